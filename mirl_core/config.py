@@ -1,0 +1,173 @@
+"""Settings: what a request may ask for, what a model wants, what the operator allows. Unknown keys fail.
+
+The docstring under each field is its documentation: the server's API reference and the README are made of it.
+"""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from mirl_core.errors import ConfigError, RequestError
+
+GateName = Literal["mi", "confidence", "random", "none"]
+EstimatorName = Literal["text", "blank", "reference"]
+Aggregation = Literal["auto", "majority", "mi_weighted", "best"]
+
+
+class Settings(BaseModel):
+    """Base of every settings model: unknown keys fail, values are frozen, field docstrings document."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, use_attribute_docstrings=True)
+
+
+class MIRLOptions(Settings):
+    """One request's knobs: `extra_body={"mirl": {...}}` in an OpenAI client."""
+
+    descriptions: Annotated[int, Field(ge=1)] = 10
+    """N: how many descriptions to sample."""
+    keep: Annotated[int, Field(ge=1)] = 6
+    """k: how many descriptions the gate keeps."""
+    forks: Annotated[int, Field(ge=1)] = 2
+    """m: reasoning chains per kept description."""
+    adaptive_keep: Annotated[float, Field(gt=0, le=1)] | None = None
+    """Keep fewer than `keep` descriptions once their softmax mass over scores reaches this; None: always k."""
+    gate: GateName = "mi"
+    """How to rank descriptions: `mi`, `confidence` (λ = 0), `random`, `none` (every description goes on)."""
+    estimator: EstimatorName = "text"
+    """The image-free term: `text` (images removed), `blank` (mean-colour image), `reference` (other images)."""
+    mi_weight: Annotated[float, Field(ge=0)] = 1.0
+    """λ: weight of the image-free term. 1 is mutual information, 0 plain confidence."""
+    normalize: Literal["token", "sum"] = "token"
+    """Rank by MI per content token, or by the plain sum."""
+    clip: Annotated[float, Field(gt=0)] | None = None
+    """Clip every per-token log-ratio to ±this many nats; None: no clipping."""
+    distinct: bool = False
+    """Rank distinct descriptions instead of samples."""
+    fork_image: Literal["keep", "drop"] = "keep"
+    """Whether chains still see the image. `drop` makes them depend on the description alone."""
+    aggregate: Aggregation = "auto"
+    """How chains become one answer: `majority`, `mi_weighted`, `best`; `auto` chooses by the answers."""
+    early_stop: bool = True
+    """Abort the remaining chains once none of them can change the winner."""
+    description_tokens: Annotated[int, Field(ge=1)] = 128
+    """Longest description; tokens. A longer one is truncated and dropped."""
+    timeout: Annotated[float, Field(gt=0)] | None = None
+    """Seconds after which the best vote so far is returned, marked partial."""
+    max_total_tokens: Annotated[int, Field(ge=1)] | None = None
+    """Most tokens sampled for this request over all descriptions and chains."""
+    token_mi: bool = False
+    """Also return every description's MI per token."""
+
+    @classmethod
+    def parse(cls, given: object, defaults: MIRLOptions | None = None) -> MIRLOptions:
+        """Options from a request's `mirl` object over `defaults`.
+
+        Raises:
+            RequestError: a key is unknown or a value is out of range; `param` is `mirl.<key>`.
+        """
+        if given is None:
+            return defaults or cls()
+        if not isinstance(given, dict):
+            raise RequestError("mirl must be an object such as {\"keep\": 4}", param="mirl")
+        base = defaults.model_dump() if defaults else {}
+        try:
+            return cls.model_validate(base | given)
+        except ValidationError as error:
+            message, where = first_problem(error, cls)
+            raise RequestError(message, param=f"mirl.{where}") from error
+
+
+class Tags(Settings):
+    """The markup of a trajectory's segments."""
+
+    description: tuple[str, str] = ("<description>", "</description>")
+    reasoning: tuple[str, str] = ("<think>", "</think>")
+    answer: tuple[str, str] = ("<answer>", "</answer>")
+
+
+DEFAULT_INSTRUCTION = (
+    "First look: describe what in the image matters for the question, briefly and concretely, inside "
+    "<description> and </description>. Then reason step by step inside <think> and </think>. "
+    "Give the final answer alone inside <answer> and </answer>."
+)
+
+
+class ModelSettings(Settings):
+    """What a model wants: the `mirl.json` beside its weights. A model without one gets the paper's values."""
+
+    tags: Tags = Tags()
+    """Markup of the segments."""
+    instruction: str = DEFAULT_INSTRUCTION
+    """Appended to the newest user message of a gated request; empty for a model trained on the format."""
+    options: MIRLOptions = MIRLOptions()
+    """Defaults of a request's knobs."""
+    temperature: Annotated[float, Field(ge=0)] = 1.0
+    """Sampling temperature where the request gives none."""
+    reference_images: tuple[str, ...] = ()
+    """Files for the `reference` estimator, relative to `mirl.json`. Never images of other requests."""
+
+    @classmethod
+    def load(cls, model: str | Path) -> ModelSettings | None:
+        """The settings of the model in folder `model`; None where it has no `mirl.json`.
+
+        Raises:
+            ConfigError: the file can't be read, or a key in it is unknown or out of range.
+        """
+        path = Path(model) / "mirl.json"
+        if not path.is_file():
+            return None
+        try:
+            settings = cls.model_validate(json.loads(path.read_text(encoding="utf-8")))
+        except ValidationError as error:
+            message, where = first_problem(error, cls)
+            raise ConfigError(f"{path}: {where}: {message}", param=where) from error
+        except (OSError, ValueError) as error:
+            raise ConfigError(f"{path} is not readable JSON: {error}") from error
+        absolute = tuple(str((path.parent / name).resolve()) for name in settings.reference_images)
+        return settings.model_copy(update={"reference_images": absolute})
+
+
+class Limits(Settings):
+    """What the operator allows one request."""
+
+    max_descriptions: Annotated[int, Field(ge=1)] = 32
+    """Largest N."""
+    max_keep: Annotated[int, Field(ge=1)] = 32
+    """Largest k."""
+    max_forks: Annotated[int, Field(ge=1)] = 16
+    """Largest m."""
+    max_total_tokens: Annotated[int, Field(ge=1)] = 65536
+    """Most tokens one request may sample."""
+    max_images: Annotated[int, Field(ge=1)] = 8
+    """Most images in one conversation."""
+    max_image_bytes: Annotated[int, Field(ge=1)] = 20 * 2**20
+    """Largest encoded image; bytes."""
+    max_image_pixels: Annotated[int, Field(ge=1)] = 40_000_000
+    """Largest decoded image; pixels."""
+
+    def check(self, options: MIRLOptions) -> None:
+        """Raise RequestError naming the first option above its limit."""
+        for name, limit in (
+            ("descriptions", self.max_descriptions),
+            ("keep", self.max_keep),
+            ("forks", self.max_forks),
+            ("max_total_tokens", self.max_total_tokens),
+        ):
+            value = getattr(options, name)
+            if value is not None and value > limit:
+                raise RequestError(f"mirl.{name} is {value}; this server allows at most {limit}", param=f"mirl.{name}")
+
+
+def first_problem(error: ValidationError, model: type[BaseModel]) -> tuple[str, str]:
+    """A ValidationError as (one sentence with the remedy, dotted field)."""
+    problem = error.errors(include_url=False)[0]
+    where = ".".join(str(part) for part in problem["loc"])
+    if problem["type"] == "extra_forbidden":
+        known: dict[str, Any] = dict(model.model_fields)
+        names = ", ".join(sorted(known)) if len(problem["loc"]) == 1 else "see the documentation"
+        return f"unknown key '{where}'; known keys: {names}", where
+    return f"{where}: {problem['msg']} (got {problem.get('input')!r:.80})", where

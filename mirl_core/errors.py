@@ -1,0 +1,74 @@
+"""The one exception tree.
+
+    MIRLError
+    ├── ConfigError               a setting, flag, recipe or `mirl.json` is wrong (command line: exit code 2)
+    ├── RequestError              the caller's request is wrong (HTTP 400)
+    │   ├── ImageError            an image can't be read, or is of a kind that isn't accepted (HTTP 400)
+    │   ├── ModelNotFoundError    the request names a model that isn't served (HTTP 404)
+    │   └── RequestTooLargeError  body, image or fan-out is over the operator's limit (HTTP 413)
+    ├── EngineError               the engine failed on this request (HTTP 500)
+    │   └── EngineDeadError       the engine is gone; nothing can be generated any more (HTTP 503)
+    └── DeadlineError             the request's timeout passed with nothing to return (HTTP 504)
+
+`mirl_server.protocol` maps each leaf to an HTTP status and an OpenAI error body; a test covers every leaf.
+"""
+
+from __future__ import annotations
+
+__all__ = [
+    "ConfigError",
+    "DeadlineError",
+    "EngineDeadError",
+    "EngineError",
+    "ImageError",
+    "MIRLError",
+    "ModelNotFoundError",
+    "RequestError",
+    "RequestTooLargeError",
+]
+
+
+class MIRLError(Exception):
+    """Base of everything MIRL raises on purpose.
+
+    Args:
+        message: one sentence that says what is wrong and what to do about it.
+        param: the field at fault, dotted (`mirl.keep`), where there is one.
+    """
+
+    def __init__(self, message: str, *, param: str | None = None) -> None:
+        super().__init__(message)
+        self.message = message
+        self.param = param
+
+
+class ConfigError(MIRLError):
+    """A setting, flag, recipe or `mirl.json` is wrong."""
+
+
+class RequestError(MIRLError):
+    """The caller's request is wrong."""
+
+
+class ImageError(RequestError):
+    """An image can't be read, or is of a kind that isn't accepted."""
+
+
+class ModelNotFoundError(RequestError):
+    """The request names a model that isn't served."""
+
+
+class RequestTooLargeError(RequestError):
+    """Body, image or fan-out is over the operator's limit."""
+
+
+class EngineError(MIRLError):
+    """The engine failed on this request."""
+
+
+class EngineDeadError(EngineError):
+    """The engine is gone; nothing can be generated any more."""
+
+
+class DeadlineError(MIRLError):
+    """The request's timeout passed with nothing to return."""

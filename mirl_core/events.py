@@ -1,0 +1,65 @@
+"""What the pipeline tells while it works, in this order; `Finished` always comes last, once.
+
+    Started → Described* → Gated → ChainDone* → Decided? → ChainDone* → Finished
+    Started → Described* → FellBack → ChainDone → Finished          (no usable description)
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from mirl_core.types import Chain, Description, Result, Vote
+
+
+@dataclass(frozen=True, slots=True)
+class Started:
+    """The conversation is rendered."""
+
+    prompt_tokens: int
+
+
+@dataclass(frozen=True, slots=True)
+class Described:
+    """One description was sampled (not yet scored)."""
+
+    description: Description
+
+
+@dataclass(frozen=True, slots=True)
+class Gated:
+    """All descriptions are scored; each says whether it was kept, or why not."""
+
+    descriptions: tuple[Description, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class FellBack:
+    """No description was usable; the request goes on as plain generation."""
+
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
+class ChainDone:
+    """One chain finished, or was aborted."""
+
+    chain: Chain
+
+
+@dataclass(frozen=True, slots=True)
+class Decided:
+    """No outstanding chain can change the winner any more."""
+
+    vote: Vote | None
+    representative: Chain
+    outstanding: int
+
+
+@dataclass(frozen=True, slots=True)
+class Finished:
+    """The end."""
+
+    result: Result
+
+
+Event = Started | Described | Gated | FellBack | ChainDone | Decided | Finished

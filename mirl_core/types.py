@@ -1,0 +1,190 @@
+"""The values that flow through the pipeline. Frozen: a stage returns new values, it never edits old ones.
+
+Log-probabilities and mutual information are in nats, lengths in tokens, durations in seconds.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any, Literal
+
+if TYPE_CHECKING:
+    from PIL.Image import Image
+
+FinishReason = Literal["stop", "length", "abort"]
+Stage = Literal["describe", "score", "fork", "plain"]
+
+
+@dataclass(frozen=True, slots=True)
+class Conversation:
+    """Chat messages in the OpenAI form, images already decoded.
+
+    An image is a content part `{"type": "image", "image": <PIL image>}`; every other part and message field
+    is passed to the chat template as it came.
+    """
+
+    messages: tuple[Mapping[str, Any], ...]
+    template_kwargs: Mapping[str, Any] = field(default_factory=dict)
+    tools: tuple[Mapping[str, Any], ...] = ()
+
+    @property
+    def images(self) -> list[Image]:
+        """All images, in the order in which the model sees them."""
+        return [part["image"] for message in self.messages for part in image_parts(message)]
+
+    @property
+    def brings_image(self) -> bool:
+        """Whether the newest message is a user's and carries an image: the only case that is described."""
+        if not self.messages or self.messages[-1].get("role") != "user":
+            return False
+        return bool(image_parts(self.messages[-1]))
+
+    def with_images(self, images: Sequence[Image] | None) -> Conversation:
+        """The same conversation with other images in the same places, or with none (`None`)."""
+        queue = list(images or ())
+        messages: list[Mapping[str, Any]] = []
+        for message in self.messages:
+            if not image_parts(message):
+                messages.append(message)
+                continue
+            parts: list[Any] = []
+            for part in message["content"]:
+                if not is_image(part):
+                    parts.append(part)
+                elif images is not None:
+                    parts.append({**part, "image": queue.pop(0)})
+            messages.append({**message, "content": parts})
+        return Conversation(tuple(messages), self.template_kwargs, self.tools)
+
+    def with_instruction(self, text: str) -> Conversation:
+        """The same conversation with `text` appended to the newest message as a text part of its own."""
+        if not text:
+            return self
+        last = self.messages[-1]
+        content = last.get("content") or ""
+        parts = [{"type": "text", "text": content}] if isinstance(content, str) else list(content)
+        parts.append({"type": "text", "text": text})
+        return Conversation(
+            (*self.messages[:-1], {**last, "content": parts}), self.template_kwargs, self.tools
+        )
+
+
+def is_image(part: object) -> bool:
+    """Whether a content part is an image."""
+    return isinstance(part, Mapping) and part.get("type") == "image"
+
+
+def image_parts(message: Mapping[str, Any]) -> list[Mapping[str, Any]]:
+    """The image parts of one message."""
+    content = message.get("content")
+    return [part for part in content if is_image(part)] if isinstance(content, list | tuple) else []
+
+
+@dataclass(frozen=True, slots=True)
+class Description:
+    """One sampled description and what became of it.
+
+    `token_ids` are exactly what was sampled, closing tag included, so that a fork continues them;
+    `content_tokens` of them, from the start, are content: what is scored and normalised by.
+    """
+
+    index: int
+    text: str
+    token_ids: tuple[int, ...]
+    content_tokens: int
+    logprob: float
+    """Σ log p(d_t | d_<t, I, q) over the content tokens; nats."""
+    marginal: float | None = None
+    """Σ log p(d_t | d_<t, q) under the estimator; None until scored, or if the gate needs none; nats."""
+    mi: float | None = None
+    """`logprob − λ·marginal` (clipped per token where that is set); nats."""
+    score: float | None = None
+    """What the gate ranked by: the MI, per content token unless `normalize` is `sum`."""
+    kept: bool = False
+    reason: str | None = None
+    """Why it was dropped: `truncated`, `empty`, `unparsable`, `duplicate`, `gate`; None where it was kept."""
+    token_mi: tuple[float, ...] | None = None
+    """Per content token, where asked for."""
+
+    @property
+    def mi_per_token(self) -> float | None:
+        return None if self.mi is None else self.mi / max(self.content_tokens, 1)
+
+
+@dataclass(frozen=True, slots=True)
+class Chain:
+    """One reasoning chain, forked from description `description` (None: plain generation)."""
+
+    description: int | None
+    fork: int
+    text: str
+    reasoning: str
+    answer: str | None
+    """The answer segment verbatim; None when the chain gave none, and then it has no vote."""
+    tokens: int
+    finish_reason: FinishReason
+    score: float | None = None
+    """Its description's gate score."""
+
+    @property
+    def finished(self) -> bool:
+        return self.finish_reason != "abort"
+
+
+@dataclass(frozen=True, slots=True)
+class Vote:
+    """The outcome of an aggregation over answers that cluster."""
+
+    answer: str
+    """The winning cluster's normalised answer."""
+    counts: Mapping[str, float]
+    """Weight by normalised answer (votes, or MI mass for `mi_weighted`)."""
+    share: float
+    """The winner's share of all weight, 0 to 1."""
+
+
+@dataclass(frozen=True, slots=True)
+class StageUsage:
+    """What one stage cost."""
+
+    stage: Stage
+    sequences: int = 0
+    generated_tokens: int = 0
+    scored_tokens: int = 0
+    seconds: float = 0.0
+
+
+@dataclass(frozen=True, slots=True)
+class Result:
+    """The answer with its evidence."""
+
+    content: str
+    reasoning: str
+    finish_reason: FinishReason
+    representative: Chain
+    description: Description | None
+    descriptions: tuple[Description, ...]
+    chains: tuple[Chain, ...]
+    vote: Vote | None
+    confidence: float | None
+    """Vote share, 0 to 1; None where answers don't cluster."""
+    margin: float | None
+    """Gate score of the representative's description above the best rejected or lower-ranked one; nats."""
+    prompt_tokens: int
+    stages: tuple[StageUsage, ...]
+    aggregation: str
+    """The rule that decided: `majority`, `mi_weighted` or `best` (`auto` resolves to one of them)."""
+    partial: bool = False
+    """The deadline passed and this is the best so far."""
+    fallback: str | None = None
+    """Why the gate was not used (`no usable description`); None where it was."""
+
+    @property
+    def completion_tokens(self) -> int:
+        """Every sampled token once, dropped and cancelled sequences included."""
+        return sum(stage.generated_tokens for stage in self.stages)
+
+    @property
+    def scored_tokens(self) -> int:
+        return sum(stage.scored_tokens for stage in self.stages)
