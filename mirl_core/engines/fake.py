@@ -1,0 +1,270 @@
+"""An engine without a model: it says what a test scripts, deterministically, and remembers what it was asked.
+
+It keeps the protocol's guarantees (`engines/base.py`) and lets a test see them kept: `running` is zero once
+every generator is closed, `sampled_tokens` counts each token that was ever sampled, once.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import re
+from collections.abc import AsyncGenerator, Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+from mirl_core.engines.base import Rendered, RequestContext, Sample, Sampling
+from mirl_core.errors import MIRLError, RequestError
+from mirl_core.types import Conversation, FinishReason
+
+Kind = Literal["render", "describe", "score", "fork", "plain"]
+EOS = 0
+_PIECE = re.compile(r"<[^<>\s]+>|\s*[^\s<]+|\s+|<")
+
+
+@dataclass(frozen=True)
+class FakeText:
+    """One scripted sample, verbatim: a description that ends properly carries its closing tag.
+
+    `logprobs` and `marginal` are nats: a number holds for every token, a sequence has one value a token (a
+    shorter one repeats its last value). `marginal` is what `score` returns for this text.
+    """
+
+    text: str
+    logprobs: float | Sequence[float] = -1.0
+    marginal: float | Sequence[float] = -2.0
+    finish_reason: FinishReason = "stop"
+    delay: float | None = None
+    """Seconds per token; None: the engine's."""
+
+
+@dataclass(frozen=True)
+class FakeCall:
+    """One call that the engine got."""
+
+    kind: Kind
+    request_id: str
+    conversation: Conversation
+    suffixes: tuple[tuple[int, ...], ...] = ()
+    """The suffix of a `generate` call; all suffixes of a `score` call."""
+    n: int = 0
+    sampling: Sampling | None = None
+
+
+Chains = Callable[[str, int], FakeText | str] | Sequence[FakeText | str]
+Scorer = Callable[[Conversation, tuple[int, ...]], Sequence[float]]
+
+
+class FakeEngine:
+    """Scripted samples.
+
+    Args:
+        descriptions: sample j of a describe call is number j modulo their count.
+        chains: the chains; a function gets (the suffix's text, branch number), a sequence is taken in order
+            over all fork calls, again from the start when it is used up.
+        plain: chains of a call without any suffix (the fallback); None: `chains`.
+        score: (conversation, suffix ids) → nats per token, instead of the scripted marginals.
+        delay: seconds per token; 0 lets the event loop turn once per token.
+        fail_at: what to raise, by kind of call (`render`, `describe`, `score`, `fork`, `plain`, `health`).
+        fail_after: how many samples a failing generate call yields first.
+        tags: opening and closing tag of a description: tell describe calls from forks.
+        eos: whether samples that end by themselves carry an end-of-turn token, which text leaves out.
+    """
+
+    def __init__(
+        self,
+        descriptions: Sequence[FakeText | str] = ("a thing</description>",),
+        chains: Chains = ("<think>so</think><answer>1</answer>",),
+        *,
+        plain: Chains | None = None,
+        score: Scorer | None = None,
+        delay: float = 0.0,
+        fail_at: Mapping[str, MIRLError] | None = None,
+        fail_after: int = 0,
+        tags: tuple[str, str] = ("<description>", "</description>"),
+        eos: bool = False,
+        max_model_len: int = 4096,
+    ) -> None:
+        self._descriptions = [_text(item) for item in descriptions]
+        self._chains = chains
+        self._plain = chains if plain is None else plain
+        self._score = score
+        self._delay = delay
+        self._fail_at = dict(fail_at or {})
+        self._fail_after = fail_after
+        self._tags = tags
+        self._eos = eos
+        self._max_model_len = max_model_len
+        self._words: list[str] = [""]
+        self._ids: dict[str, int] = {"": EOS}
+        self._taken = 0
+        self._stops: dict[str, asyncio.Event] = {}
+        self.calls: list[FakeCall] = []
+        self.rendered: list[Conversation] = []
+        self.aborted: list[str] = []
+        self.running = 0
+        """Sequences being sampled or scored now."""
+        self.sampled_tokens = 0
+        """Tokens sampled so far, those of closed generators included."""
+        self.closed = False
+
+    def of_kind(self, kind: Kind) -> list[FakeCall]:
+        """The calls of one kind, in order."""
+        return [call for call in self.calls if call.kind == kind]
+
+    async def render(self, conversation: Conversation, context: RequestContext) -> Rendered:
+        self.calls.append(FakeCall("render", context.request_id, conversation))
+        self.rendered.append(conversation)
+        await asyncio.sleep(0)
+        self._fail("render")
+        words = sum(len(self.encode(str(message.get("content")))) for message in conversation.messages)
+        if words > self._max_model_len:
+            raise RequestError(f"the prompt is longer than {self._max_model_len} tokens", param="messages")
+        return Rendered(prompt_tokens=words, inputs=conversation)
+
+    def encode(self, text: str) -> tuple[int, ...]:
+        return tuple(self._id(piece) for piece in _PIECE.findall(text))
+
+    def decode(self, token_ids: Sequence[int]) -> str:
+        return "".join(self._words[token] for token in token_ids)
+
+    async def generate(
+        self,
+        rendered: Rendered,
+        suffix_ids: Sequence[int],
+        n: int,
+        sampling: Sampling,
+        context: RequestContext,
+    ) -> AsyncGenerator[Sample, None]:
+        suffix = self.decode(suffix_ids)
+        kind: Kind = "fork" if self._tags[1] in suffix else "describe" if self._tags[0] in suffix else "plain"
+        name = context.request_id
+        self.calls.append(FakeCall(kind, name, rendered.inputs, (tuple(suffix_ids),), n, sampling))
+        if name in self._stops:
+            raise AssertionError(f"request id {name!r} is running already")
+        stop = self._stops[name] = asyncio.Event()
+        done: asyncio.Queue[Sample] = asyncio.Queue()
+        scripts = [self._script(kind, suffix, j) for j in range(n)]
+        tasks = [asyncio.create_task(self._sample(j, scripts[j], sampling, stop, done)) for j in range(n)]
+        try:
+            for count in range(n):
+                if count >= self._fail_after:
+                    self._fail(kind)
+                yield await done.get()
+        finally:
+            for task in tasks:
+                task.cancel()
+            await asyncio.gather(*tasks, return_exceptions=True)
+            del self._stops[name]
+
+    async def _sample(
+        self,
+        index: int,
+        script: FakeText,
+        sampling: Sampling,
+        stop: asyncio.Event,
+        done: asyncio.Queue[Sample],
+    ) -> None:
+        """Sample one branch, a token per `delay`, until its script, a stop string, the limit or an abort."""
+        tokens: list[int] = []
+        reason = script.finish_reason
+        delay = self._delay if script.delay is None else script.delay
+        self.running += 1
+        try:
+            for token in (*self.encode(script.text), *([EOS] if self._eos and reason == "stop" else [])):
+                if await _waited(stop, delay):
+                    reason = "abort"
+                    break
+                tokens.append(token)
+                self.sampled_tokens += 1
+                if any(self.decode(tokens).endswith(end) for end in sampling.stop):
+                    reason = "stop"
+                    break
+                if len(tokens) == sampling.max_tokens:
+                    reason = "length"
+                    break
+        finally:
+            self.running -= 1
+        logprobs = _values(script.logprobs, len(tokens))
+        done.put_nowait(Sample(index, tuple(tokens), logprobs, self.decode(tokens), reason))
+
+    async def score(
+        self, rendered: Rendered, suffixes: Sequence[Sequence[int]], context: RequestContext
+    ) -> list[tuple[float, ...]]:
+        ids = tuple(tuple(suffix) for suffix in suffixes)
+        self.calls.append(FakeCall("score", context.request_id, rendered.inputs, ids))
+        self.running += len(ids)
+        try:
+            await asyncio.sleep(self._delay)
+            self._fail("score")
+        finally:
+            self.running -= len(ids)
+        if self._score is not None:
+            return [tuple(self._score(rendered.inputs, suffix)) for suffix in ids]
+        return [self._marginal(suffix) for suffix in ids]
+
+    def _marginal(self, suffix: tuple[int, ...]) -> tuple[float, ...]:
+        """Scripted marginals of the description that starts with `suffix`; -1 nat for the opening tag."""
+        opening = self.encode(self._tags[0])
+        start = len(opening) if suffix[: len(opening)] == opening else 0
+        content = suffix[start:]
+        for script in self._descriptions:
+            if self.encode(script.text)[: len(content)] == content:
+                return (-1.0,) * start + _values(script.marginal, len(content))
+        raise AssertionError(f"nothing scripted starts with {self.decode(content)!r}")
+
+    async def abort(self, request_id: str) -> None:
+        self.aborted.append(request_id)
+        if request_id in self._stops:
+            self._stops[request_id].set()
+
+    async def health(self) -> None:
+        self._fail("health")
+
+    async def close(self) -> None:
+        self.closed = True
+
+    @property
+    def max_model_len(self) -> int:
+        return self._max_model_len
+
+    def _script(self, kind: Kind, suffix: str, j: int) -> FakeText:
+        if kind == "describe":
+            return self._descriptions[j % len(self._descriptions)]
+        chains = self._plain if kind == "plain" else self._chains
+        if callable(chains):
+            return _text(chains(suffix, j))
+        self._taken += 1
+        return _text(chains[(self._taken - 1) % len(chains)])
+
+    def _fail(self, kind: str) -> None:
+        if kind in self._fail_at:
+            raise self._fail_at[kind]
+
+    def _id(self, piece: str) -> int:
+        if piece not in self._ids:
+            self._ids[piece] = len(self._words)
+            self._words.append(piece)
+        return self._ids[piece]
+
+
+def _text(item: FakeText | str) -> FakeText:
+    return FakeText(item) if isinstance(item, str) else item
+
+
+def _values(given: float | Sequence[float], count: int) -> tuple[float, ...]:
+    if isinstance(given, int | float):
+        return (float(given),) * count
+    return tuple(float(given[min(i, len(given) - 1)]) for i in range(count))
+
+
+async def _waited(stop: asyncio.Event, seconds: float) -> bool:
+    """Wait `seconds`, or until `stop`; whether it was `stop`."""
+    if seconds <= 0:
+        await asyncio.sleep(0)
+        return stop.is_set()
+    try:
+        async with asyncio.timeout(seconds):
+            await stop.wait()
+    except TimeoutError:
+        return False
+    return True
