@@ -34,11 +34,11 @@ class MIRLOptions(Settings):
     forks: Annotated[int, Field(ge=1)] = 2
     """m: reasoning chains per kept description."""
     adaptive_keep: Annotated[float, Field(gt=0, le=1)] | None = None
-    """Keep fewer than `keep` descriptions once their softmax mass over scores reaches this; None: always k."""
+    """Keep fewer than `keep` descriptions once their softmax mass reaches this; None: always k."""
     gate: GateName = "mi"
     """How to rank descriptions: `mi`, `confidence` (λ = 0), `random`, `none` (every description goes on)."""
     estimator: EstimatorName = "text"
-    """The image-free term: `text` (images removed), `blank` (mean-colour image), `reference` (other images)."""
+    """The image-free term: `text` (images removed), `blank` (mean-colour image), `reference`."""
     mi_weight: Annotated[float, Field(ge=0)] = 1.0
     """λ: weight of the image-free term. 1 is mutual information, 0 plain confidence."""
     normalize: Literal["token", "sum"] = "token"
@@ -72,7 +72,7 @@ class MIRLOptions(Settings):
         if given is None:
             return defaults or cls()
         if not isinstance(given, dict):
-            raise RequestError("mirl must be an object such as {\"keep\": 4}", param="mirl")
+            raise RequestError('mirl must be an object such as {"keep": 4}', param="mirl")
         base = defaults.model_dump() if defaults else {}
         try:
             return cls.model_validate(base | given)
@@ -159,7 +159,9 @@ class Limits(Settings):
         ):
             value = getattr(options, name)
             if value is not None and value > limit:
-                raise RequestError(f"mirl.{name} is {value}; this server allows at most {limit}", param=f"mirl.{name}")
+                raise RequestError(
+                    f"mirl.{name} is {value}; this server allows at most {limit}", param=f"mirl.{name}"
+                )
 
 
 def first_problem(error: ValidationError, model: type[BaseModel]) -> tuple[str, str]:

@@ -1,7 +1,9 @@
 """What the pipeline tells while it works, in this order; `Finished` always comes last, once.
 
-    Started → Described* → Gated → ChainDone* → Decided? → ChainDone* → Finished
-    Started → Described* → FellBack → ChainDone → Finished          (no usable description)
+    Started → Described* → Gated → ChainDone* → Decided → ChainDone* → Finished
+    Started → Described* → FellBack → ChainDone → Decided → Finished    (no usable description)
+
+`Decided` is missing where no chain gave an answer.
 """
 
 from __future__ import annotations
@@ -48,7 +50,7 @@ class ChainDone:
 
 @dataclass(frozen=True, slots=True)
 class Decided:
-    """No outstanding chain can change the winner any more."""
+    """No outstanding chain can change the winner any more; the answer of `Finished` is this one."""
 
     vote: Vote | None
     representative: Chain

@@ -1,0 +1,399 @@
+"""Describe → score → gate → fork → vote, as one async generator of typed events.
+
+Guarantees, each property-tested in tests/unit/test_pipeline_properties.py:
+- every sampled token is counted once in `Result.completion_tokens`, dropped and aborted sequences included;
+- nothing runs in the engine once the generator is exhausted, closed or cancelled;
+- `Finished` is the last event, and comes once;
+- a request's images are rendered once, whatever N, k and m.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import AsyncGenerator, Sequence
+from contextlib import aclosing
+from dataclasses import dataclass, field, replace
+from typing import TYPE_CHECKING
+
+from mirl_core import answers, voting
+from mirl_core.config import MIRLOptions, ModelSettings
+from mirl_core.deadline import Deadline
+from mirl_core.engines.base import Engine, Rendered, RequestContext, Sample, Sampling, derive_seed
+from mirl_core.errors import DeadlineError, RequestError
+from mirl_core.events import ChainDone, Decided, Described, Event, FellBack, Finished, Gated, Started
+from mirl_core.gates import GATES, select
+from mirl_core.information import make_estimator, token_mi
+from mirl_core.prompting import cut_at_stop, read_description
+from mirl_core.streams import merge
+from mirl_core.types import Chain, Conversation, Description, Result, Stage, StageUsage
+
+if TYPE_CHECKING:
+    from PIL.Image import Image
+
+
+class Pipeline:
+    """The algorithm over one engine. Holds nothing of a request: any number may run at once.
+
+    Args:
+        engine: runs the model.
+        settings: the model's tags, instruction and defaults.
+        references: images for the `reference` estimator; never another request's.
+    """
+
+    def __init__(self, engine: Engine, settings: ModelSettings, references: Sequence[Image] = ()) -> None:
+        self.engine = engine
+        self.settings = settings
+        self.references = tuple(references)
+
+    async def run(
+        self,
+        conversation: Conversation,
+        options: MIRLOptions,
+        sampling: Sampling,
+        context: RequestContext,
+    ) -> AsyncGenerator[Event, None]:
+        """Answer one conversation. `sampling.max_tokens` bounds one trajectory: description plus chain.
+
+        Raises:
+            RequestError: the options can't be met, or the engine refuses the conversation.
+            DeadlineError: `options.timeout` passed before any chain finished.
+            EngineError: the engine failed.
+        """
+        run = _Run(self, conversation, options, sampling, context)
+        async with (
+            Deadline(options.timeout, self.engine.abort) as run.deadline,
+            aclosing(run.events()) as events,
+        ):
+            async for event in events:
+                yield event
+
+    async def score(
+        self,
+        conversation: Conversation,
+        suffixes: Sequence[Sequence[int]],
+        options: MIRLOptions,
+        context: RequestContext,
+    ) -> list[tuple[float, ...]]:
+        """Image-free log p of every token of every description under the options' estimator; nats.
+
+        `suffixes` are description token ids without the opening tag; one tuple comes back for each.
+        """
+        opening = self.engine.encode(self.settings.tags.description[0])
+        estimator = make_estimator(options.estimator, self.references)
+        prompt = conversation.with_instruction(self.settings.instruction)
+        variants = await asyncio.to_thread(estimator.variants, prompt)
+        rendered = [await self.engine.render(variant, context) for variant in variants]
+        full = [(*opening, *suffix) for suffix in suffixes]
+        per_variant = await asyncio.gather(
+            *(
+                self.engine.score(
+                    one, full, replace(context, request_id=f"{context.request_id}-score-{index}")
+                )
+                for index, one in enumerate(rendered)
+            )
+        )
+        return [
+            estimator.combine([scores[index] for scores in per_variant])[len(opening) :]
+            for index in range(len(full))
+        ]
+
+
+@dataclass(slots=True)
+class _Run:
+    """One request's way through the pipeline. Its fields fill up stage by stage."""
+
+    pipeline: Pipeline
+    conversation: Conversation
+    options: MIRLOptions
+    sampling: Sampling
+    context: RequestContext
+    deadline: Deadline = field(init=False)
+    rendered: Rendered = field(init=False)
+    opening: tuple[int, ...] = ()
+    descriptions: tuple[Description, ...] = ()
+    samples: dict[int, Sample] = field(default_factory=dict)
+    chains: list[Chain] = field(default_factory=list)
+    stages: list[StageUsage] = field(default_factory=list)
+    outcome: voting.Outcome | None = None
+    fallback: str | None = None
+
+    @property
+    def engine(self) -> Engine:
+        return self.pipeline.engine
+
+    async def events(self) -> AsyncGenerator[Event, None]:
+        self.check_budget()
+        prompt = self.conversation.with_instruction(self.pipeline.settings.instruction)
+        self.rendered = await self.engine.render(prompt, self.context)
+        self.opening = self.engine.encode(self.pipeline.settings.tags.description[0])
+        yield Started(self.rendered.prompt_tokens)
+        async with aclosing(self.describe()) as stage:
+            async for event in stage:
+                yield event
+        if any(description.reason is None for description in self.descriptions):
+            await self.gate()
+            yield Gated(self.descriptions)
+            following = self.fork()
+        else:
+            self.fallback = "no usable description"
+            yield FellBack(self.fallback)
+            following = self.plain()
+        async with aclosing(following) as stage:
+            async for event in stage:
+                yield event
+        if self.outcome is None and self.decide():
+            yield self.decision(outstanding=0)
+        yield Finished(self.result())
+
+    def decide(self) -> bool:
+        """Fix the winner by what finished so far; False where no chain gave an answer."""
+        self.outcome = voting.tally(self.chains, self.options.aggregate)
+        return self.outcome is not None
+
+    def decision(self, outstanding: int) -> Decided:
+        assert self.outcome is not None, "decided before it is told"
+        return Decided(self.outcome.vote, self.outcome.representative, outstanding)
+
+    def check_budget(self) -> None:
+        """Half of `max_total_tokens` goes to descriptions, the rest to chains: both must be worth it."""
+        total = self.options.max_total_tokens
+        if total is None:
+            return
+        needed = 2 * max(self.options.descriptions, self.chain_count(self.options.descriptions))
+        if total < needed:
+            raise RequestError(
+                f"mirl.max_total_tokens is {total}, but this many descriptions and chains need at least "
+                f"{needed}; raise it or lower mirl.descriptions, mirl.keep or mirl.forks",
+                param="mirl.max_total_tokens",
+            )
+
+    def chain_count(self, descriptions: int) -> int:
+        kept = descriptions if self.options.gate == "none" else min(self.options.keep, descriptions)
+        return kept * self.options.forks
+
+    async def describe(self) -> AsyncGenerator[Event, None]:
+        """Sample N descriptions after the opening tag."""
+        started = time.perf_counter()
+        options, tags = self.options, self.pipeline.settings.tags
+        budget = min(options.description_tokens, self.sampling.max_tokens)
+        if options.max_total_tokens is not None:
+            budget = min(budget, options.max_total_tokens // (2 * options.descriptions))
+        sampling = replace(
+            self.sampling,
+            max_tokens=self.room(budget, self.opening),
+            stop=(tags.description[1],),
+            seed=derive_seed(self.sampling.seed, "describe"),
+        )
+        found: dict[int, Description] = {}
+        context = self.stage_context("describe")
+        with self.deadline.guard(context.request_id):
+            source = self.engine.generate(
+                self.rendered, self.opening, options.descriptions, sampling, context
+            )
+            async with aclosing(source):
+                async for sample in source:
+                    description = read_description(sample, tags, self.engine.decode)
+                    if len(sample.token_ids) >= self.sampling.max_tokens and description.reason is None:
+                        description = replace(description, reason="truncated")
+                    self.samples[sample.index] = sample
+                    found[sample.index] = description
+                    yield Described(description)
+        self.descriptions = tuple(found[index] for index in sorted(found))
+        self.note_stage("describe", started, [len(one.token_ids) for one in self.samples.values()])
+        if self.deadline.passed:
+            raise DeadlineError(
+                f"mirl.timeout of {options.timeout} s passed while describing the image", param="mirl.timeout"
+            )
+
+    async def gate(self) -> None:
+        """Score what is usable, then keep the best k."""
+        started = time.perf_counter()
+        options = self.options
+        usable = [description for description in self.descriptions if description.reason is None]
+        # Identical descriptions are scored once and keep their multiplicity in the ranking.
+        contents = sorted({description.token_ids[: description.content_tokens] for description in usable})
+        marginals: dict[tuple[int, ...], tuple[float, ...]] = {}
+        scored_tokens = 0
+        # With λ = 0 the image-free term has no weight and isn't worth a forward pass.
+        if options.token_mi or (GATES[options.gate].needs_marginal and options.mi_weight > 0):
+            scores = await self.pipeline.score(
+                self.conversation, contents, options, self.stage_context("score")
+            )
+            marginals = dict(zip(contents, scores, strict=True))
+            variants = len(self.pipeline.references) if options.estimator == "reference" else 1
+            scored_tokens = variants * sum(len(self.opening) + len(content) for content in contents)
+        measured = tuple(
+            description if description.reason else self.measure(description, marginals)
+            for description in self.descriptions
+        )
+        self.descriptions = select(measured, options, derive_seed(self.sampling.seed, "gate"))
+        self.stages.append(
+            StageUsage("score", len(marginals), 0, scored_tokens, time.perf_counter() - started)
+        )
+
+    def measure(
+        self, description: Description, marginals: dict[tuple[int, ...], tuple[float, ...]]
+    ) -> Description:
+        """The description with its MI; without one where nothing was scored, unless λ = 0."""
+        options, length = self.options, description.content_tokens
+        marginal = marginals.get(description.token_ids[:length])
+        if marginal is None and options.mi_weight > 0:
+            return description
+        per_token = token_mi(
+            self.samples[description.index].logprobs[:length],
+            marginal or (0.0,) * length,
+            options.mi_weight,
+            options.clip,
+        )
+        return replace(
+            description,
+            marginal=None if marginal is None else sum(marginal),
+            mi=float(per_token.sum()),
+            token_mi=tuple(float(value) for value in per_token) if options.token_mi else None,
+        )
+
+    async def fork(self) -> AsyncGenerator[Event, None]:
+        """Continue every kept description into m chains; stop when the vote is decided."""
+        started = time.perf_counter()
+        options, tags = self.options, self.pipeline.settings.tags
+        kept = [description for description in self.descriptions if description.kept]
+        rendered = self.rendered
+        if options.fork_image == "drop":
+            prompt = self.conversation.with_instruction(self.pipeline.settings.instruction)
+            rendered = await self.engine.render(prompt.with_images(None), self.context)
+        share = self.chain_share(len(kept) * options.forks)
+        pending = {
+            (one.index, fork): voting.Pending(one.index, fork, one.score)
+            for one in kept
+            for fork in range(options.forks)
+        }
+        sources, contexts = [], []
+        for one in kept:
+            context = self.stage_context(f"fork-{one.index}")
+            suffix = (*self.opening, *one.token_ids)
+            sampling = replace(
+                self.sampling,
+                max_tokens=self.room(min(self.sampling.max_tokens - len(one.token_ids), share), suffix),
+                stop=(tags.answer[1],),
+                seed=derive_seed(self.sampling.seed, "fork", one.index),
+            )
+            contexts.append(context)
+            sources.append(self.engine.generate(rendered, suffix, options.forks, sampling, context))
+        with self.deadline.guard(*(context.request_id for context in contexts)):
+            async with aclosing(merge(sources)) as samples:
+                async for which, sample in samples:
+                    chain = self.read_chain(sample, kept[which])
+                    del pending[kept[which].index, sample.index]
+                    self.chains.append(chain)
+                    yield ChainDone(chain)
+                    if self.outcome or not options.early_stop or not pending or self.deadline.passed:
+                        continue
+                    if (
+                        voting.decided(self.chains, list(pending.values()), options.aggregate)
+                        and self.decide()
+                    ):
+                        yield self.decision(len(pending))
+                        await asyncio.gather(*(self.engine.abort(context.request_id) for context in contexts))
+        self.note_stage("fork", started, [chain.tokens for chain in self.chains])
+
+    async def plain(self) -> AsyncGenerator[Event, None]:
+        """No description was usable: one ordinary answer to the conversation as it came."""
+        started = time.perf_counter()
+        if self.pipeline.settings.instruction:
+            self.rendered = await self.engine.render(self.conversation, self.context)
+        sampling = replace(
+            self.sampling,
+            max_tokens=self.room(min(self.sampling.max_tokens, self.chain_share(1)), ()),
+            stop=(self.pipeline.settings.tags.answer[1],),
+            seed=derive_seed(self.sampling.seed, "plain"),
+        )
+        context = self.stage_context("plain")
+        with self.deadline.guard(context.request_id):
+            source = self.engine.generate(self.rendered, (), 1, sampling, context)
+            async with aclosing(source):
+                async for sample in source:
+                    chain = self.read_chain(sample, None)
+                    self.chains.append(chain)
+                    yield ChainDone(chain)
+        self.note_stage("plain", started, [chain.tokens for chain in self.chains])
+
+    def read_chain(self, sample: Sample, description: Description | None) -> Chain:
+        text = self.engine.decode(sample.token_ids)
+        reasoning, answer = answers.extract(text, self.pipeline.settings.tags, sample.finish_reason == "stop")
+        return Chain(
+            description=description.index if description else None,
+            fork=sample.index,
+            text=text,
+            reasoning=reasoning,
+            answer=None if answer is None else cut_at_stop(answer, self.sampling.stop),
+            tokens=len(sample.token_ids),
+            finish_reason=sample.finish_reason,
+            score=description.score if description else None,
+        )
+
+    def result(self) -> Result:
+        """The vote over what finished, with its evidence.
+
+        Raises:
+            DeadlineError: the deadline passed and no chain gave an answer.
+        """
+        outcome = self.outcome
+        if outcome is None and self.deadline.passed:
+            raise DeadlineError(
+                f"mirl.timeout of {self.options.timeout} s passed before any chain had an answer",
+                param="mirl.timeout",
+            )
+        # Without any answer (every chain was cut off) the best description's chain shows how far it came.
+        ranked = sorted(self.chains, key=lambda chain: (-(chain.score or 0.0), chain.fork))
+        representative = outcome.representative if outcome else ranked[0]
+        by_index = {description.index: description for description in self.descriptions}
+        description = by_index.get(-1 if representative.description is None else representative.description)
+        return Result(
+            content=representative.answer or "",
+            reasoning=representative.reasoning,
+            finish_reason=representative.finish_reason,
+            representative=representative,
+            description=description,
+            descriptions=self.descriptions,
+            chains=tuple(self.chains),
+            vote=outcome.vote if outcome else None,
+            confidence=outcome.confidence if outcome else None,
+            margin=self.margin(description),
+            prompt_tokens=self.rendered.prompt_tokens,
+            stages=tuple(self.stages),
+            aggregation=outcome.aggregation if outcome else "best",
+            partial=self.deadline.passed,
+            fallback=self.fallback,
+        )
+
+    def margin(self, winner: Description | None) -> float | None:
+        """The winner's score above the best description that says something else."""
+        if winner is None or winner.score is None:
+            return None
+        others = [d.score for d in self.descriptions if d.score is not None and d.text != winner.text]
+        return winner.score - max(others) if others else None
+
+    def chain_share(self, chains: int) -> int:
+        """How many of the request's remaining tokens one chain may sample; tokens."""
+        if self.options.max_total_tokens is None:
+            return self.sampling.max_tokens
+        used = sum(stage.generated_tokens for stage in self.stages)
+        return max((self.options.max_total_tokens - used) // chains, 1)
+
+    def room(self, wanted: int, suffix: Sequence[int]) -> int:
+        """`wanted`, or what the model's context still holds; at least 1; tokens."""
+        free = self.engine.max_model_len - self.rendered.prompt_tokens - len(suffix)
+        if free < 1:
+            raise RequestError(
+                f"the conversation takes {self.rendered.prompt_tokens} tokens, which leaves no room for an "
+                f"answer within the model's {self.engine.max_model_len}; shorten it",
+                param="messages",
+            )
+        return max(1, min(wanted, free))
+
+    def stage_context(self, stage: str) -> RequestContext:
+        return replace(self.context, request_id=f"{self.context.request_id}-{stage}")
+
+    def note_stage(self, stage: Stage, started: float, tokens: Sequence[int]) -> None:
+        self.stages.append(StageUsage(stage, len(tokens), sum(tokens), 0, time.perf_counter() - started))
