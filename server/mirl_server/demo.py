@@ -1,0 +1,175 @@
+"""`make demo`: serve the bundled model, ask it bundled questions as any OpenAI client would, show the gate.
+
+Starts `mirl-serve` on a free port, and stops it whatever happens.
+"""
+
+from __future__ import annotations
+
+import base64
+import os
+import signal
+import socket
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import httpx
+from openai import OpenAI
+from rich.console import Console
+from rich.panel import Panel
+from rich.table import Table
+
+from mirl_core.bundled import MODEL_NAME, Question, questions
+
+START_SECONDS = 180
+SHOWN = 4
+SEED = 7
+OPTIONS = {"descriptions": 10, "keep": 6, "forks": 2}
+
+
+def main() -> int:
+    """Run the demo; 0 when every question got an answer."""
+    console = Console(highlight=False)
+    asked = questions()[:SHOWN]
+    with serving(console) as url:
+        client = OpenAI(base_url=f"{url}/v1", api_key="none", timeout=120, max_retries=0)
+        right = sum([ask(client, question, console) for question in asked])
+    console.print(f"\n{right} of {len(asked)} answers match the truth. The server has stopped.")
+    console.print(
+        "The model is a toy of a few million parameters that is meant to be unsure: see docs/bundled-model.md.\n"
+        "[bold]make serve[/bold] keeps the server up; README.md shows curl and Python against it."
+    )
+    return 0
+
+
+@contextmanager
+def serving(console: Console) -> Iterator[str]:
+    """A `mirl-serve` on a free port; yields its base URL."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+    url = f"http://127.0.0.1:{port}"
+    with tempfile.TemporaryFile() as log:
+        command = [sys.executable, "-m", "mirl_server.cli", "--port", str(port)]
+        # A session of its own, so that the engine's processes go with it.
+        server = subprocess.Popen(command, stdout=log, stderr=subprocess.STDOUT, start_new_session=True)
+        try:
+            with console.status("Starting mirl-serve on the bundled model (real vLLM, CPU) …"):
+                started = time.monotonic()
+                while not answers(f"{url}/ready"):
+                    if server.poll() is not None or time.monotonic() - started > START_SECONDS:
+                        log.seek(0)
+                        sys.stderr.write(log.read().decode(errors="replace")[-8000:])
+                        raise SystemExit("mirl-serve did not start; its log is above")
+                    time.sleep(0.3)
+            console.print(f"mirl-serve is ready after {time.monotonic() - started:.0f} s at {url}")
+            yield url
+        finally:
+            stop(server)
+
+
+def answers(url: str) -> bool:
+    try:
+        return httpx.get(url, timeout=2).status_code == 200
+    except httpx.HTTPError:
+        return False
+
+
+def stop(server: subprocess.Popen[bytes]) -> None:
+    """End the server and everything it started."""
+    server.send_signal(signal.SIGTERM)
+    try:
+        server.wait(30)
+    except subprocess.TimeoutExpired:
+        pass
+    finally:
+        try:
+            os.killpg(server.pid, signal.SIGKILL)
+        except ProcessLookupError:
+            pass
+        server.wait()
+
+
+def ask(client: OpenAI, question: Question, console: Console) -> bool:
+    """Ask one question, print what the pipeline did; whether the answer is the truth."""
+    response = client.chat.completions.create(
+        model=MODEL_NAME,
+        messages=[
+            {
+                "role": "user",
+                "content": [
+                    {"type": "image_url", "image_url": {"url": data_url(question.path)}},
+                    {"type": "text", "text": question.question},
+                ],
+            }
+        ],
+        seed=SEED,
+        extra_body={"mirl": OPTIONS},
+    )
+    evidence: dict[str, Any] = (response.model_extra or {})["mirl"]
+    answer = response.choices[0].message.content or ""
+    right = answer.strip().lower() == question.answer.strip().lower()
+    console.print()
+    console.print(Panel(f"[bold]{question.question}[/bold]\n{question.path.name}  ({question.split})", expand=False))
+    console.print(descriptions_table(evidence))
+    console.print(chains_line(evidence))
+    console.print(stages_table(evidence))
+    usage = response.usage
+    assert usage is not None, "a complete answer reports its usage"
+    mark = "[green]right[/green]" if right else "[red]wrong[/red]"
+    console.print(
+        f"answer: [bold]{answer}[/bold]   truth: {question.answer}   {mark}   "
+        f"({usage.completion_tokens} tokens sampled)"
+    )
+    return right
+
+
+def data_url(path: Path) -> str:
+    return "data:image/png;base64," + base64.b64encode(path.read_bytes()).decode()
+
+
+def descriptions_table(evidence: dict[str, Any]) -> Table:
+    table = Table("description", "MI (nats)", "per token", "gate", title_justify="left")
+    for one in evidence["descriptions"]:
+        verdict = "kept" if one["kept"] else f"dropped: {one['reason']}"
+        style = "bold" if one["kept"] else "dim"
+        table.add_row(one["text"], number(one["mi"]), number(one["mi_per_token"]), verdict, style=style)
+    return table
+
+
+def chains_line(evidence: dict[str, Any]) -> str:
+    given = ", ".join(
+        "stopped early" if chain["finish_reason"] == "abort" else chain["answer"] or "no answer"
+        for chain in evidence["chains"]
+    )
+    vote = evidence["vote"]
+    counted = (
+        ", ".join(f"{answer} × {weight:g}" for answer, weight in vote["counts"].items()) if vote else "none"
+    )
+    return f"chains: {given}\nvote:   {counted}"
+
+
+def stages_table(evidence: dict[str, Any]) -> Table:
+    table = Table("stage", "sequences", "sampled tokens", "scored tokens", "seconds")
+    for stage in evidence["stages"]:
+        table.add_row(
+            stage["stage"],
+            str(stage["sequences"]),
+            str(stage["generated_tokens"]),
+            str(stage["scored_tokens"]),
+            f"{stage['seconds']:.2f}",
+        )
+    return table
+
+
+def number(value: float | None) -> str:
+    return "" if value is None else f"{value:+.2f}"
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,309 @@
+"""Describe → score → gate → fork → vote on a scripted engine: the order of things and every defined fate."""
+
+from __future__ import annotations
+
+import asyncio
+from contextlib import aclosing
+
+import pytest
+
+from mirl_core.config import MIRLOptions, ModelSettings
+from mirl_core.engines.base import Sampling
+from mirl_core.engines.fake import FakeEngine, FakeText
+from mirl_core.errors import DeadlineError, EngineDeadError, RequestError
+from mirl_core.events import ChainDone, Decided, Described, FellBack, Finished, Gated, Started
+from mirl_core.pipeline import Pipeline
+from tests.unit.pipeline_cases import (
+    CONTEXT,
+    CONVERSATION,
+    IMAGE,
+    SETTINGS,
+    chain,
+    described,
+    events_of,
+    result_of,
+)
+
+THREE = [described("a cat", -1.0, -1.5), described("a red dog", -1.0, -4.0), described("fog", -0.1, -0.1)]
+
+
+def by_description(answers: dict[str, str]):
+    """Chains that answer by what the description before them says."""
+
+    def answer(suffix: str, branch: int) -> str:
+        return chain(next(value for key, value in answers.items() if key in suffix))
+
+    return answer
+
+
+async def test_events_come_in_order() -> None:
+    events = await events_of(FakeEngine(THREE), descriptions=3, keep=2, forks=2, early_stop=False)
+    kinds = [type(event) for event in events]
+    assert kinds == [Started, *[Described] * 3, Gated, *[ChainDone] * 4, Decided, Finished]
+
+
+async def test_gate_keeps_the_descriptions_that_owe_most_to_the_image() -> None:
+    engine = FakeEngine(THREE, by_description({"dog": "dog", "cat": "cat", "fog": "fog"}))
+    result = await result_of(engine, descriptions=3, keep=1, forks=2)
+    kept = [description for description in result.descriptions if description.kept]
+    assert [description.text for description in kept] == ["a red dog"]
+    assert kept[0].mi == pytest.approx(3 * 3.0)
+    assert kept[0].mi_per_token == pytest.approx(3.0)
+    assert [d.reason for d in result.descriptions] == ["gate", None, "gate"]
+    assert result.content == "dog"
+    assert result.description == kept[0]
+
+
+async def test_confidence_gate_never_scores() -> None:
+    engine = FakeEngine(THREE, by_description({"dog": "dog", "cat": "cat", "fog": "fog"}))
+    result = await result_of(engine, descriptions=3, keep=1, forks=1, gate="confidence")
+    assert result.content == "fog"
+    assert not engine.of_kind("score")
+    assert result.scored_tokens == 0
+    assert result.description is not None
+    assert result.description.mi is None
+
+
+async def test_no_gate_forks_every_description() -> None:
+    result = await result_of(FakeEngine(THREE), descriptions=3, keep=1, forks=2, gate="none", early_stop=False)
+    assert len(result.chains) == 6
+    assert {chain.description for chain in result.chains} == {0, 1, 2}
+
+
+async def test_weight_blends_confidence_and_information() -> None:
+    engine = FakeEngine(THREE)
+    result = await result_of(engine, descriptions=3, keep=1, forks=1, mi_weight=0.5)
+    scores = [description.score for description in result.descriptions]
+    assert scores == pytest.approx([-1 + 0.75, -1 + 2.0, -0.1 + 0.05])
+
+
+async def test_identical_descriptions_are_scored_once_and_keep_their_multiplicity() -> None:
+    engine = FakeEngine([described("a cat"), described("a cat"), described("a dog")])
+    result = await result_of(engine, descriptions=3, keep=3, forks=1, early_stop=False)
+    (call,) = engine.of_kind("score")
+    assert len(call.suffixes) == 2
+    assert len(result.chains) == 3
+    stage = next(stage for stage in result.stages if stage.stage == "score")
+    assert stage.sequences == 2
+
+
+async def test_distinct_drops_repeats() -> None:
+    engine = FakeEngine([described("a cat"), described("a cat"), described("a dog")])
+    result = await result_of(engine, descriptions=3, keep=3, forks=1, distinct=True)
+    assert [d.reason for d in result.descriptions] == [None, "duplicate", None]
+
+
+@pytest.mark.parametrize(
+    ("text", "reason"),
+    [
+        (FakeText("a cat that never ends", finish_reason="length"), "truncated"),
+        (FakeText("  </description>"), "empty"),
+        (FakeText("a cat", finish_reason="stop"), "unparsable"),
+        (FakeText("a cat <think> hm </think></description>"), "unparsable"),
+    ],
+)
+async def test_unusable_descriptions_never_go_on(text: FakeText, reason: str) -> None:
+    engine = FakeEngine([text, described("a dog")])
+    result = await result_of(engine, descriptions=2, keep=2, forks=1)
+    assert [d.reason for d in result.descriptions] == [reason, None]
+    assert {chain.description for chain in result.chains} == {1}
+
+
+async def test_without_a_usable_description_it_falls_back_and_says_so() -> None:
+    engine = FakeEngine([FakeText("never ends", finish_reason="length")], plain=[chain("7")])
+    events = await events_of(engine, descriptions=4)
+    assert [type(event) for event in events[-4:]] == [FellBack, ChainDone, Decided, Finished]
+    last = events[-1]
+    assert isinstance(last, Finished)
+    assert last.result.fallback == "no usable description"
+    assert last.result.content == "7"
+    assert last.result.description is None
+    assert [stage.stage for stage in last.result.stages] == ["describe", "plain"]
+
+
+async def test_fallback_asks_without_the_instruction() -> None:
+    engine = FakeEngine([FakeText("never ends", finish_reason="length")])
+    await result_of(engine, settings=ModelSettings(instruction="Look first."), descriptions=1)
+    assert "Look first." in str(engine.rendered[0].messages)
+    assert "Look first." not in str(engine.rendered[-1].messages)
+
+
+async def test_a_chain_without_an_answer_has_no_vote() -> None:
+    chains = [FakeText("<think>round and round", finish_reason="length"), chain("4"), chain("4")]
+    result = await result_of(FakeEngine(chains=chains), descriptions=3, keep=3, forks=1, early_stop=False)
+    assert result.vote is not None
+    assert result.vote.counts == {result.vote.answer: 2}
+    assert result.confidence == 1.0
+
+
+async def test_without_any_answer_the_result_is_empty_and_says_length() -> None:
+    chains = [FakeText("<think>round and round", finish_reason="length")]
+    result = await result_of(FakeEngine(chains=chains), descriptions=2, keep=2, forks=1)
+    assert (result.content, result.finish_reason, result.vote) == ("", "length", None)
+    assert result.reasoning == "round and round"
+
+
+async def test_prose_takes_the_best_descriptions_chain_verbatim() -> None:
+    prose = "A long red dog sleeps on a mat beside the door, dreaming; its tail moves now and then."
+    other = "Somebody left a mat here, and on the mat there lies something that could be a cat or a fox."
+    engine = FakeEngine(THREE, by_description({"dog": prose, "cat": other, "fog": other}))
+    result = await result_of(engine, descriptions=3, keep=3, forks=1)
+    assert result.content == prose
+    assert (result.vote, result.confidence, result.aggregation) == (None, None, "best")
+
+
+async def test_early_stop_aborts_the_siblings_and_counts_their_tokens() -> None:
+    def slow_last(suffix: str, branch: int) -> FakeText:
+        late = "fog" in suffix
+        return FakeText(chain("1", "word " * (30 if late else 1)), delay=0.02 if late else 0.0)
+
+    engine = FakeEngine(THREE, slow_last)
+    events = await events_of(engine, descriptions=3, keep=3, forks=1)
+    last = events[-1]
+    assert isinstance(last, Finished)
+    decided = next(event for event in events if isinstance(event, Decided))
+    assert decided.outstanding == 1
+    aborted = [chain for chain in last.result.chains if chain.finish_reason == "abort"]
+    assert len(aborted) == 1
+    assert aborted[0].tokens < 30
+    assert last.result.representative == decided.representative
+    assert last.result.completion_tokens == engine.sampled_tokens
+
+
+async def test_forks_continue_the_exact_tokens_of_the_description() -> None:
+    engine = FakeEngine(THREE)
+    result = await result_of(engine, descriptions=3, keep=3, forks=1)
+    opening = engine.encode("<description>")
+    continued = {call.suffixes[0] for call in engine.of_kind("fork")}
+    assert continued == {(*opening, *description.token_ids) for description in result.descriptions}
+
+
+async def test_one_trajectory_is_bounded_by_max_tokens() -> None:
+    engine = FakeEngine(THREE)
+    await result_of(engine, sampling=Sampling(max_tokens=12), descriptions=3, keep=3, forks=1)
+    for call in engine.of_kind("fork"):
+        assert call.sampling is not None
+        assert call.sampling.max_tokens + len(call.suffixes[0]) - 1 == 12
+
+
+async def test_every_branch_has_a_seed_of_its_own() -> None:
+    engine = FakeEngine(THREE)
+    await result_of(engine, descriptions=3, keep=3, forks=1)
+    seeds = [call.sampling.seed for call in engine.calls if call.sampling]
+    assert len(set(seeds)) == len(seeds) == 4
+    again = FakeEngine(THREE)
+    await result_of(again, descriptions=3, keep=3, forks=1)
+    assert seeds == [call.sampling.seed for call in again.calls if call.sampling]
+
+
+async def test_the_image_is_rendered_once_and_the_score_has_none() -> None:
+    engine = FakeEngine(THREE)
+    await result_of(engine, descriptions=3, keep=3, forks=2)
+    assert [len(conversation.images) for conversation in engine.rendered] == [1, 0]
+
+
+async def test_blank_scores_under_a_mean_coloured_image() -> None:
+    engine = FakeEngine(THREE)
+    await result_of(engine, descriptions=3, keep=3, forks=2, estimator="blank")
+    (blank,) = engine.rendered[1].images
+    assert blank.size == IMAGE.size
+    assert blank.getpixel((0, 0)) == IMAGE.getpixel((0, 0))
+
+
+async def test_reference_without_images_says_what_to_do() -> None:
+    with pytest.raises(RequestError, match="reference_images") as caught:
+        await result_of(FakeEngine(THREE), estimator="reference")
+    assert caught.value.param == "mirl.estimator"
+
+
+async def test_dropping_the_image_forks_from_text_alone() -> None:
+    engine = FakeEngine(THREE)
+    await result_of(engine, descriptions=3, keep=3, forks=1, fork_image="drop")
+    assert all(not call.conversation.images for call in engine.of_kind("fork"))
+    assert all(call.conversation.images for call in engine.of_kind("describe"))
+
+
+async def test_the_users_stop_applies_to_the_answer() -> None:
+    engine = FakeEngine(THREE, [chain("7 apples and pears", "apples and so on")])
+    result = await result_of(engine, sampling=Sampling(max_tokens=64, stop=(" and",)), descriptions=3)
+    assert result.content == "7 apples"
+    assert result.reasoning == "apples and so on"
+
+
+async def test_token_mi_is_returned_when_asked_for() -> None:
+    plain = await result_of(FakeEngine(THREE), descriptions=3)
+    assert all(description.token_mi is None for description in plain.descriptions)
+    result = await result_of(FakeEngine(THREE), descriptions=3, token_mi=True)
+    for description in result.descriptions:
+        assert description.token_mi is not None
+        assert len(description.token_mi) == description.content_tokens
+        assert sum(description.token_mi) == pytest.approx(description.mi)
+
+
+async def test_deadline_returns_the_best_vote_so_far() -> None:
+    def slow(suffix: str, branch: int) -> FakeText:
+        return FakeText(chain("1"), delay=0.0) if "dog" in suffix else FakeText(chain("2"), delay=5.0)
+
+    engine = FakeEngine(THREE, slow)
+    result = await result_of(engine, descriptions=3, keep=3, forks=1, timeout=0.2)
+    assert result.partial
+    assert result.content == "1"
+    assert engine.running == 0
+
+
+@pytest.mark.parametrize("stage", ["describe", "fork"])
+async def test_deadline_with_nothing_to_return(stage: str) -> None:
+    slow = FakeText("a cat </description>" if stage == "describe" else chain("1"), delay=5.0)
+    engine = FakeEngine([slow]) if stage == "describe" else FakeEngine(THREE, [slow])
+    with pytest.raises(DeadlineError):
+        await result_of(engine, descriptions=3, timeout=0.1)
+    assert engine.running == 0
+
+
+async def test_max_total_tokens_bounds_everything_sampled() -> None:
+    endless = FakeText("<think>" + "word " * 500)
+    engine = FakeEngine(THREE, [endless])
+    result = await result_of(engine, descriptions=3, keep=3, forks=2, max_total_tokens=100)
+    assert result.completion_tokens <= 100
+    with pytest.raises(RequestError, match="max_total_tokens") as caught:
+        await result_of(FakeEngine(THREE), max_total_tokens=5)
+    assert caught.value.param == "mirl.max_total_tokens"
+
+
+async def test_a_conversation_that_fills_the_context_is_refused() -> None:
+    engine = FakeEngine(THREE, max_model_len=24)
+    with pytest.raises(RequestError) as caught:
+        await result_of(engine)
+    assert caught.value.param == "messages"
+
+
+@pytest.mark.parametrize("kind", ["render", "describe", "score", "fork"])
+async def test_engine_death_surfaces_and_leaves_nothing_running(kind: str) -> None:
+    engine = FakeEngine(THREE, fail_at={kind: EngineDeadError("gone")}, fail_after=1, delay=0.001)
+    with pytest.raises(EngineDeadError):
+        await result_of(engine, descriptions=3)
+    assert engine.running == 0
+
+
+async def test_cancelling_the_reader_frees_the_engine() -> None:
+    engine = FakeEngine(THREE, delay=0.01)
+
+    async def read() -> None:
+        async with aclosing(
+            Pipeline(engine, SETTINGS).run(CONVERSATION, MIRLOptions(), Sampling(max_tokens=64), CONTEXT)
+        ) as events:
+            async for _ in events:
+                pass
+
+    task = asyncio.create_task(read())
+    await asyncio.sleep(0.015)
+    assert engine.running > 0
+    task.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await task
+    assert engine.running == 0
+
+
+async def test_margin_is_the_lead_over_a_different_description() -> None:
+    result = await result_of(FakeEngine(THREE), descriptions=3, keep=1, forks=1)
+    assert result.margin == pytest.approx(3.0 - 0.5)
