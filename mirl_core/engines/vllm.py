@@ -1,0 +1,367 @@
+"""The engine in process: vLLM's `EngineClient`, its own (`VLLMEngine.start`) or the one a plugin is handed.
+
+- A conversation is rendered once; every fork reuses the token ids and the preprocessed images.
+- Each branch is one vLLM request, so that it has its own seed and can end by itself.
+- Log-probabilities are raw: vLLM takes them before bans, temperature and top-p.
+- No exception of vLLM's leaves this module.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import AsyncGenerator, Sequence
+from contextlib import aclosing
+from typing import Any
+
+from vllm.engine.arg_utils import AsyncEngineArgs
+from vllm.engine.protocol import EngineClient
+from vllm.outputs import RequestOutput
+from vllm.renderers import ChatParams
+from vllm.sampling_params import RequestOutputKind, SamplingParams
+from vllm.v1.engine.async_llm import AsyncLLM
+
+from mirl_core.engines._vllm_args import (
+    checked_logprobs_mode,
+    cpu_engine_args,
+    on_cpu,
+    placeholder_ids,
+    seeds_are_safe,
+)
+from mirl_core.engines._vllm_render import DEAD, Prompt, render_prompt, translated
+from mirl_core.engines.base import Rendered, RequestContext, Sample, Sampling, derive_seed
+from mirl_core.errors import EngineDeadError, EngineError, RequestError
+from mirl_core.types import Conversation, FinishReason
+
+logger = logging.getLogger(__name__)
+
+
+class VLLMEngine:
+    """Runs one model on vLLM.
+
+    Args:
+        client: vLLM's engine client.
+        owns_client: whether `close` shuts it down.
+        score_batch_tokens: most prompt-plus-suffix tokens that one `score` call has in flight. vLLM needs
+            vocabulary × tokens × 4 bytes for the longest of them.
+        keep_special: special tokens that stay in text: for tokenizers whose tags are special tokens.
+        chat: the server's chat settings (template, content format, defaults of template arguments).
+    """
+
+    def __init__(
+        self,
+        client: EngineClient,
+        *,
+        owns_client: bool = False,
+        score_batch_tokens: int = 8192,
+        keep_special: Sequence[str] = (),
+        chat: ChatParams | None = None,
+    ) -> None:
+        config = client.vllm_config
+        checked_logprobs_mode(config.model_config)
+        self.client = client
+        self._owns_client = owns_client
+        self._score_batch_tokens = score_batch_tokens
+        self._chat = chat or ChatParams()
+        self._tokenizer = client.renderer.get_tokenizer()
+        self._dropped_special = (
+            tuple(token for token in self._tokenizer.all_special_tokens if token not in keep_special)
+            if keep_special
+            else ()
+        )
+        self._banned = dict.fromkeys(placeholder_ids(config.model_config), float("-inf"))
+        self._seeds = seeds_are_safe(config)
+        self._max_model_len = int(config.model_config.max_model_len)
+        self._calls: dict[str, _Call] = {}
+
+    @classmethod
+    async def start(
+        cls,
+        model: str,
+        *,
+        score_batch_tokens: int = 8192,
+        keep_special: Sequence[str] = (),
+        chat: ChatParams | None = None,
+        **engine_args: Any,
+    ) -> VLLMEngine:
+        """An engine of its own, in a process of its own; takes seconds, during which the loop stands still.
+
+        Args:
+            model: folder or hub name.
+            engine_args: fields of vLLM's `AsyncEngineArgs`, over `cpu_engine_args()` on the CPU.
+
+        Raises:
+            EngineError: vLLM doesn't start.
+        """
+        defaults: dict[str, Any] = cpu_engine_args() if on_cpu() else {}
+        with translated("start"):
+            client = AsyncLLM.from_engine_args(
+                AsyncEngineArgs(**{"model": str(model), **defaults, **engine_args})
+            )
+        return cls(
+            client,
+            owns_client=True,
+            score_batch_tokens=score_batch_tokens,
+            keep_special=keep_special,
+            chat=chat,
+        )
+
+    async def render(self, conversation: Conversation, context: RequestContext) -> Rendered:
+        del context  # the salt goes in per fork, so that one rendering can serve as text-only prompt for all
+        with translated("render the conversation", param="messages"):
+            prompt = await render_prompt(self.client.renderer, conversation, self._chat)
+        length = len(prompt.token_ids)
+        if length >= self._max_model_len:
+            raise RequestError(
+                f"messages are {length} tokens long with their images; this model takes {self._max_model_len} "
+                "tokens, answer included",
+                param="messages",
+            )
+        return Rendered(prompt_tokens=length, inputs=prompt)
+
+    def encode(self, text: str) -> tuple[int, ...]:
+        return tuple(self._tokenizer.encode(text, add_special_tokens=False))
+
+    def decode(self, token_ids: Sequence[int]) -> str:
+        text = self._tokenizer.decode(list(token_ids), skip_special_tokens=not self._dropped_special)
+        return self._without_special(text)
+
+    async def generate(
+        self,
+        rendered: Rendered,
+        suffix_ids: Sequence[int],
+        n: int,
+        sampling: Sampling,
+        context: RequestContext,
+    ) -> AsyncGenerator[Sample, None]:
+        if rendered.prompt_tokens + len(suffix_ids) >= self._max_model_len:
+            for index in range(n):
+                yield Sample(index, (), (), "", "length")
+            return
+        params = [self._sampling_params(sampling, index) for index in range(n)]
+        if context.request_id in self._calls:
+            raise EngineError(f"request id {context.request_id!r} is running already")
+        call = self._calls[context.request_id] = _Call()
+        done: asyncio.Queue[Sample | BaseException] = asyncio.Queue()
+
+        async def branch(index: int) -> None:
+            try:
+                request_id = f"{context.request_id}-{index}"
+                output = await self._run(rendered, suffix_ids, params[index], request_id, context, call)
+                done.put_nowait(self._sample(index, output))
+            except asyncio.CancelledError:
+                raise
+            except BaseException as error:  # noqa: BLE001 - handed to the reader, who raises it
+                done.put_nowait(error)
+
+        tasks = [asyncio.create_task(branch(index)) for index in range(n)]
+        try:
+            for _ in range(n):
+                item = await done.get()
+                if isinstance(item, BaseException):
+                    raise item
+                yield item
+        finally:
+            # A cancelled branch closes vLLM's generator, which aborts its request in the engine.
+            for task in tasks:
+                task.cancel()
+            await asyncio.gather(*tasks, return_exceptions=True)
+            del self._calls[context.request_id]
+
+    async def score(
+        self, rendered: Rendered, suffixes: Sequence[Sequence[int]], context: RequestContext
+    ) -> list[tuple[float, ...]]:
+        """As in the protocol; identical suffixes are scored once."""
+        unique = list(dict.fromkeys(tuple(suffix) for suffix in suffixes))
+        scores: dict[tuple[int, ...], tuple[float, ...]] = {(): ()}
+        batch: list[tuple[int, ...]] = []
+        tokens = 0
+        for suffix in [*(suffix for suffix in unique if suffix), None]:
+            size = rendered.prompt_tokens + len(suffix or ())
+            if batch and (suffix is None or tokens + size > self._score_batch_tokens):
+                scores.update(zip(batch, await self._score_batch(rendered, batch, context), strict=True))
+                batch, tokens = [], 0
+            if suffix is not None:
+                batch.append(suffix)
+                tokens += size
+        return [scores[tuple(suffix)] for suffix in suffixes]
+
+    async def abort(self, request_id: str) -> None:
+        call = self._calls.get(request_id)
+        if call is None:
+            return
+        call.aborted = True
+        with translated("abort"):
+            await self.client.abort(list(call.running))
+
+    async def health(self) -> None:
+        with translated("answer a health check"):
+            await self.client.check_health()
+        if self.client.errored:
+            raise EngineDeadError(DEAD)
+
+    async def close(self) -> None:
+        if self._owns_client:
+            # Joins the engine's process: blocks for as long as that takes to leave.
+            await asyncio.to_thread(self.client.shutdown)
+
+    @property
+    def max_model_len(self) -> int:
+        return self._max_model_len
+
+    async def _score_batch(
+        self, rendered: Rendered, suffixes: Sequence[tuple[int, ...]], context: RequestContext
+    ) -> list[tuple[float, ...]]:
+        if rendered.prompt_tokens + max(map(len, suffixes)) >= self._max_model_len:
+            raise RequestError(
+                f"the prompt and a description are together longer than the {self._max_model_len - 1} tokens "
+                "that this model can score",
+                param="messages",
+            )
+        # vLLM skips reading the prefix cache by itself where prompt log-probabilities are asked for: a cached
+        # block has none (vllm#23399).
+        params = SamplingParams(
+            max_tokens=1,
+            temperature=0.0,
+            prompt_logprobs=0,
+            detokenize=False,
+            flat_logprobs=True,
+            output_kind=RequestOutputKind.FINAL_ONLY,
+        )
+        call = _Call()
+        tasks = [
+            asyncio.create_task(
+                self._run(rendered, suffix, params, f"{context.request_id}-score-{i}", context, call)
+            )
+            for i, suffix in enumerate(suffixes)
+        ]
+        try:
+            outputs = await asyncio.gather(*tasks)
+        finally:
+            for task in tasks:
+                task.cancel()
+            await asyncio.gather(*tasks, return_exceptions=True)
+        return [_suffix_logprobs(output, suffix) for output, suffix in zip(outputs, suffixes, strict=True)]
+
+    async def _run(
+        self,
+        rendered: Rendered,
+        suffix: Sequence[int],
+        params: SamplingParams,
+        request_id: str,
+        context: RequestContext,
+        call: _Call,
+    ) -> RequestOutput | None:
+        """One vLLM request, to its final output; None if it was aborted before it began."""
+        prompt: Prompt = rendered.inputs
+        for with_media in (False, True):
+            if call.aborted:
+                return None
+            engine_input, referred = prompt.fork(suffix, context.cache_salt, with_media=with_media)
+            output = await self._final_output(engine_input, params, request_id, context, call)
+            # An engine that no longer has the media referred to ends the request with an error: send them.
+            if output is None or output.outputs[0].finish_reason != "error" or not referred:
+                return output
+        return output
+
+    async def _final_output(
+        self,
+        engine_input: dict[str, Any],
+        params: SamplingParams,
+        request_id: str,
+        context: RequestContext,
+        call: _Call,
+    ) -> RequestOutput | None:
+        final: RequestOutput | None = None
+        call.running.add(request_id)
+        try:
+            with translated("generate"):
+                # Asked here, because vLLM awaits it between the call and the request's registration; cached,
+                # it leaves no moment in which an abort would miss a request that has begun.
+                await self.client.get_supported_tasks()
+                if call.aborted:
+                    return None
+                stream = self.client.generate(
+                    engine_input,
+                    params,
+                    request_id,
+                    lora_request=context.lora,
+                    trace_headers=dict(context.trace_headers) or None,
+                    priority=context.priority,
+                )
+                async with aclosing(stream):
+                    async for output in stream:
+                        final = output
+        except EngineError:
+            # vLLM reports a death that happens during a request as a failed request.
+            if self.client.errored:
+                raise EngineDeadError(DEAD) from None
+            raise
+        finally:
+            call.running.discard(request_id)
+        return final
+
+    def _sample(self, index: int, output: RequestOutput | None) -> Sample:
+        if output is None:
+            return Sample(index, (), (), "", "abort")
+        completion = output.outputs[0]
+        ids = tuple(completion.token_ids)
+        logprobs = completion.logprobs or []
+        reason = _finish_reason(completion.finish_reason)
+        values = tuple(float(logprobs[i][token].logprob) for i, token in enumerate(ids))
+        return Sample(index, ids, values, self._without_special(completion.text), reason)
+
+    def _sampling_params(self, sampling: Sampling, index: int) -> SamplingParams:
+        seed = derive_seed(sampling.seed, index)
+        if seed is not None and not self._seeds:
+            logger.warning(
+                "seeds are ignored: on the CPU vLLM dies of a seeded request whose prefill is chunked; start it "
+                "with --no-enable-chunked-prefill"
+            )
+            seed = None
+        with translated("accept the sampling settings", param="sampling"):
+            return SamplingParams(
+                max_tokens=sampling.max_tokens,
+                temperature=sampling.temperature,
+                top_p=sampling.top_p,
+                top_k=sampling.top_k,
+                min_p=sampling.min_p,
+                repetition_penalty=sampling.repetition_penalty,
+                presence_penalty=sampling.presence_penalty,
+                frequency_penalty=sampling.frequency_penalty,
+                stop=list(sampling.stop),
+                include_stop_str_in_output=True,
+                seed=seed,
+                logprobs=0,
+                flat_logprobs=True,
+                logit_bias=self._banned or None,
+                skip_special_tokens=not self._dropped_special,
+                spaces_between_special_tokens=False,
+                output_kind=RequestOutputKind.FINAL_ONLY,
+            )
+
+    def _without_special(self, text: str) -> str:
+        for token in self._dropped_special:
+            text = text.replace(token, "")
+        return text
+
+
+class _Call:
+    """One running `generate` call."""
+
+    def __init__(self) -> None:
+        self.aborted = False
+        self.running: set[str] = set()
+
+
+def _finish_reason(reason: str | None) -> FinishReason:
+    if reason in ("stop", "length", "abort"):
+        return reason  # type: ignore[return-value]
+    raise EngineError(f"vLLM ended a request with {reason!r}")
+
+
+def _suffix_logprobs(output: RequestOutput | None, suffix: Sequence[int]) -> tuple[float, ...]:
+    if output is None or output.prompt_logprobs is None:
+        raise EngineError("vLLM returned no prompt log-probabilities")
+    tail = output.prompt_logprobs[-len(suffix) :]
+    return tuple(float(position[token].logprob) for position, token in zip(tail, suffix, strict=True))
