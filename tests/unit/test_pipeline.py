@@ -65,7 +65,9 @@ async def test_confidence_gate_never_scores() -> None:
 
 
 async def test_no_gate_forks_every_description() -> None:
-    result = await result_of(FakeEngine(THREE), descriptions=3, keep=1, forks=2, gate="none", early_stop=False)
+    result = await result_of(
+        FakeEngine(THREE), descriptions=3, keep=1, forks=2, gate="none", early_stop=False
+    )
     assert len(result.chains) == 6
     assert {chain.description for chain in result.chains} == {0, 1, 2}
 
@@ -271,7 +273,8 @@ async def test_max_total_tokens_bounds_everything_sampled() -> None:
 
 
 async def test_a_conversation_that_fills_the_context_is_refused() -> None:
-    engine = FakeEngine(THREE, max_model_len=24)
+    words = len(FakeEngine().encode(str(CONVERSATION.messages[0]["content"])))
+    engine = FakeEngine(THREE, max_model_len=words)
     with pytest.raises(RequestError) as caught:
         await result_of(engine)
     assert caught.value.param == "messages"
