@@ -1,0 +1,16 @@
+"""Answers: taken out of a chain's text, brought to a canonical form, compared.
+
+    extraction.py     a chain's text → reasoning and answer, verbatim
+    normalization.py  an answer's text → kind and key; equal keys of a kind are the same answer
+    mathematics.py    the key of a mathematical expression
+
+Sameness is equality of keys, hence symmetric and transitive: what cluster an answer is in never depends on
+which other answers there are, and `voting.decided` relies on that.
+"""
+
+from __future__ import annotations
+
+from mirl_core.answers.extraction import extract
+from mirl_core.answers.normalization import Answer, Kind, clusters, equivalent, group, normalize
+
+__all__ = ["Answer", "Kind", "clusters", "equivalent", "extract", "group", "normalize"]
