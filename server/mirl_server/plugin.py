@@ -1,0 +1,140 @@
+"""The vLLM endpoint plugin: MIRL's routes on vLLM's own server, over the engine client that it is handed.
+
+Enabled by `VLLM_PLUGINS=mirl`, which `mirl-serve` sets. Beside `cli`, the only module here that imports vllm.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from argparse import Namespace
+from pathlib import Path
+from typing import Any
+
+from fastapi import FastAPI, Request, Response
+from fastapi.exceptions import RequestValidationError
+from pydantic import ValidationError
+from starlette.datastructures import State
+from vllm.engine.protocol import EngineClient
+from vllm.entrypoints.launchers.cli_args import resolve_default_chat_template_kwargs
+from vllm.entrypoints.openai.chat_completion.api_router import create_chat_completion
+from vllm.entrypoints.openai.chat_completion.protocol import ChatCompletionRequest
+from vllm.renderers import ChatParams
+from vllm.renderers.chat_utils import load_chat_template
+from vllm.transformers_utils.repo_utils import get_hf_file_to_dict, try_get_local_file
+
+from mirl_core.config import ModelSettings
+from mirl_core.engines.vllm import VLLMEngine
+from mirl_core.errors import ConfigError
+from mirl_core.pipeline import Pipeline
+from mirl_server.media import read_references
+from mirl_server.metrics import process_metrics
+from mirl_server.routes import make_router
+from mirl_server.service import Service
+from mirl_server.settings import ServerSettings, default_options
+
+logger = logging.getLogger(__name__)
+
+
+class MIRLPlugin:
+    """MIRL on a vLLM server."""
+
+    name = "mirl"
+    required_tasks = ("generate",)
+
+    def attach_router(self, app: FastAPI) -> None:
+        """Put MIRL's routes on the app; they replace vLLM's of the same path and method."""
+        app.include_router(make_router())
+
+    async def init_state(self, engine_client: EngineClient | None, state: State, args: Namespace) -> None:
+        """Build the service that the routes use, once the engine runs."""
+        _share_logging()
+        settings = getattr(args, "mirl", None) or ServerSettings.load()
+        names = tuple(args.served_model_name or [args.model])
+        model = ModelSettings()
+        pipeline = None
+        if engine_client is not None:
+            model = await asyncio.to_thread(
+                find_model_settings, engine_client.model_config, settings.calibration
+            )
+            references = await asyncio.to_thread(read_references, model.reference_images)
+            pipeline = Pipeline(_engine(engine_client, model, args), model, references)
+        state.mirl = Service(
+            pipeline=pipeline,
+            options=default_options(model, settings),
+            settings=settings,
+            names=names,
+            cards=lambda: _cards(state),
+            delegate=delegate,
+            metrics=process_metrics(),
+            # vLLM's launcher puts its server there, after the plugins are set up.
+            draining=lambda: bool(getattr(getattr(state, "server", None), "should_exit", False)),
+        )
+        logger.info("MIRL gates %s; the same model without the gate is %s:direct", names[0], names[0])
+
+
+async def delegate(body: dict[str, Any], request: Request) -> Response:
+    """vLLM's own handler of chat completions, reached as its own route would reach it."""
+    try:
+        parsed = ChatCompletionRequest.model_validate(body)
+    except ValidationError as error:
+        # What FastAPI raises for a body of the wrong shape; vLLM's app turns it into its 400.
+        problems = error.errors(include_url=False)
+        located = [{**problem, "loc": ("body", *problem["loc"])} for problem in problems]
+        raise RequestValidationError(located) from error
+    response: Response | None = await create_chat_completion(parsed, request)
+    # None: the client is gone.
+    return Response(status_code=499) if response is None else response
+
+
+def find_model_settings(model_config: Any, calibration: Path | None) -> ModelSettings:
+    """The model's `mirl.json`: the operator's, the one beside the weights, or the paper's values.
+
+    Raises:
+        ConfigError: the file is wrong, or the operator's does not exist.
+    """
+    if calibration is not None:
+        settings = ModelSettings.load(calibration if calibration.is_dir() else calibration.parent)
+        if settings is None or not (calibration.is_dir() or calibration.name == "mirl.json"):
+            raise ConfigError(f"calibration {calibration}: no mirl.json there", param="calibration")
+        return settings
+    where = (model_config.model, model_config.revision)
+    get_hf_file_to_dict("mirl.json", *where)  # for a hub model: into the local cache, if it has one
+    path = try_get_local_file(where[0], "mirl.json", where[1])
+    settings = ModelSettings.load(path.parent) if isinstance(path, Path) else None
+    if settings is None:
+        logger.warning(
+            "%s has no mirl.json: tags, prompts, N, k and m are the paper's, not this model's own", where[0]
+        )
+    return settings or ModelSettings()
+
+
+def _engine(client: EngineClient, model: ModelSettings, args: Namespace) -> VLLMEngine:
+    special = set(client.renderer.get_tokenizer().all_special_tokens)
+    tags = (*model.tags.description, *model.tags.reasoning, *model.tags.answer)
+    return VLLMEngine(
+        client,
+        keep_special=[tag for tag in tags if tag in special],
+        chat=ChatParams(
+            chat_template=load_chat_template(args.chat_template),
+            chat_template_content_format=args.chat_template_content_format,
+            chat_template_kwargs=resolve_default_chat_template_kwargs(args),
+        ),
+    )
+
+
+async def _cards(state: State) -> list[dict[str, Any]]:
+    listed = await state.openai_serving_models.show_available_models()
+    cards: list[dict[str, Any]] = listed.model_dump()["data"]
+    return cards
+
+
+def _share_logging() -> None:
+    """Log where vLLM logs, as the operator set it up; leave it alone if someone set ours up already."""
+    theirs = logging.getLogger("vllm")
+    for name in ("mirl_server", "mirl_core"):
+        ours = logging.getLogger(name)
+        if not ours.handlers and theirs.handlers:
+            ours.handlers = list(theirs.handlers)
+            ours.setLevel(theirs.level)
+            ours.propagate = False

@@ -1,0 +1,217 @@
+"""What the server says: the OpenAI schema with a `mirl` object, and one table from errors to statuses.
+
+A failure never comes as a 200: every leaf of `mirl_core.errors` has a status here, and a test covers each.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from fastapi.responses import JSONResponse
+
+from mirl_core.errors import (
+    ConfigError,
+    DeadlineError,
+    EngineDeadError,
+    EngineError,
+    ImageError,
+    MIRLError,
+    ModelNotFoundError,
+    RequestError,
+    RequestTooLargeError,
+)
+from mirl_core.events import ChainDone, Decided, Described, Event, FellBack, Finished, Gated, Started
+from mirl_core.types import Chain, Description, Result, Vote
+
+Json = dict[str, Any]
+
+STATUSES: Mapping[type[MIRLError], tuple[int, str, str | None]] = {
+    # error: (status, error.type, error.code)
+    RequestError: (400, "invalid_request_error", None),
+    ImageError: (400, "invalid_request_error", "invalid_image"),
+    ModelNotFoundError: (404, "invalid_request_error", "model_not_found"),
+    RequestTooLargeError: (413, "invalid_request_error", "request_too_large"),
+    ConfigError: (500, "server_error", "misconfigured"),
+    EngineError: (500, "server_error", "engine_error"),
+    EngineDeadError: (503, "server_error", "engine_dead"),
+    DeadlineError: (504, "timeout_error", "deadline_exceeded"),
+}
+
+
+def error_status(error: MIRLError) -> int:
+    """The HTTP status of an error."""
+    return STATUSES[type(error)][0]
+
+
+def error_body(error: MIRLError) -> Json:
+    """The OpenAI error object of an error."""
+    _, kind, code = STATUSES[type(error)]
+    return {"error": {"message": error.message, "type": kind, "param": error.param, "code": code}}
+
+
+def error_response(error: MIRLError) -> JSONResponse:
+    """The response that a failed request gets."""
+    # A 503 here means a restart of the engine: by then a client may try again.
+    headers = {"Retry-After": "5"} if error_status(error) == 503 else None
+    return JSONResponse(error_body(error), error_status(error), headers)
+
+
+@dataclass(frozen=True, slots=True)
+class Answer:
+    """What is fixed about one response: id, model as asked for, time, and what to leave out."""
+
+    id: str
+    model: str
+    created: int
+    reasoning: bool = True
+    """Whether the message carries the reasoning."""
+    reasoning_content: bool = True
+    """Whether it carries it a second time under the older name."""
+    include_usage: bool = False
+
+    @classmethod
+    def new(cls, request_id: str, model: str, **what: bool) -> Answer:
+        return cls(f"chatcmpl-{request_id}", model, int(time.time()), **what)
+
+    def completion(self, result: Result) -> Json:
+        """The whole response of a request that does not stream."""
+        message = {"role": "assistant", "content": result.content, "refusal": None, **self.thinking(result)}
+        return {
+            "id": self.id,
+            "object": "chat.completion",
+            "created": self.created,
+            "model": self.model,
+            "choices": [
+                {"index": 0, "message": message, "logprobs": None, "finish_reason": finish_reason(result)}
+            ],
+            "usage": usage(result),
+            "mirl": evidence(result),
+        }
+
+    def thinking(self, result: Result) -> Json:
+        """The message's fields that hold description and reasoning."""
+        if not self.reasoning:
+            return {}
+        described = result.description.text if result.description else ""
+        text = "\n\n".join(part for part in (described, result.reasoning) if part)
+        return {"reasoning": text, **({"reasoning_content": text} if self.reasoning_content else {})}
+
+    def chunk(self, delta: Json, mirl: Json | None = None, finish: str | None = None) -> Json:
+        """One chunk of a stream."""
+        chunk = self._frame([{"index": 0, "delta": delta, "logprobs": None, "finish_reason": finish}])
+        return chunk if mirl is None else {**chunk, "mirl": mirl}
+
+    def chunks(self, event: Event) -> list[Json]:
+        """The chunks that tell one event."""
+        if isinstance(event, Started):
+            first: Json = {"role": "assistant", "content": ""}
+            return [self.chunk(first, {"event": "started", "prompt_tokens": event.prompt_tokens})]
+        if not isinstance(event, Finished):
+            return [self.chunk({}, stage_event(event))]
+        result = event.result
+        thinking = self.thinking(result)
+        chunks = [self.chunk(thinking)] if any(thinking.values()) else []
+        chunks.append(self.chunk({"content": result.content}))
+        chunks.append(self.chunk({}, {"event": "finished", **evidence(result)}, finish_reason(result)))
+        if self.include_usage:
+            chunks.append({**self._frame([]), "usage": usage(result)})
+        return chunks
+
+    def _frame(self, choices: list[Json]) -> Json:
+        return {
+            "id": self.id,
+            "object": "chat.completion.chunk",
+            "created": self.created,
+            "model": self.model,
+            "choices": choices,
+        }
+
+
+def finish_reason(result: Result) -> str:
+    """The chain's finish reason in OpenAI's words; a chain that the deadline cut is as cut as a long one."""
+    return "stop" if result.finish_reason == "stop" else "length"
+
+
+def usage(result: Result) -> Json:
+    """Prompt tokens once, completion tokens every sampled token once."""
+    prompt, completion = result.prompt_tokens, result.completion_tokens
+    return {"prompt_tokens": prompt, "completion_tokens": completion, "total_tokens": prompt + completion}
+
+
+def evidence(result: Result) -> Json:
+    """The `mirl` object of a response."""
+    representative = result.representative
+    return {
+        "descriptions": [description_json(description) for description in result.descriptions],
+        "chains": [chain_json(chain) for chain in result.chains],
+        "representative": {"description": representative.description, "fork": representative.fork},
+        "vote": vote_json(result.vote),
+        "confidence": result.confidence,
+        "margin": result.margin,
+        "aggregation": result.aggregation,
+        "partial": result.partial,
+        "fallback": result.fallback,
+        "stages": [
+            {
+                "stage": stage.stage,
+                "sequences": stage.sequences,
+                "generated_tokens": stage.generated_tokens,
+                "scored_tokens": stage.scored_tokens,
+                "seconds": round(stage.seconds, 6),
+            }
+            for stage in result.stages
+        ],
+    }
+
+
+def description_json(description: Description) -> Json:
+    """One description; MI in nats."""
+    told = {
+        "index": description.index,
+        "text": description.text,
+        "tokens": len(description.token_ids),
+        "mi": description.mi,
+        "mi_per_token": description.mi_per_token,
+        "score": description.score,
+        "kept": description.kept,
+        "reason": description.reason,
+    }
+    return told if description.token_mi is None else {**told, "token_mi": list(description.token_mi)}
+
+
+def chain_json(chain: Chain) -> Json:
+    """One chain and its vote."""
+    return {
+        "description": chain.description,
+        "fork": chain.fork,
+        "answer": chain.answer,
+        "tokens": chain.tokens,
+        "finish_reason": chain.finish_reason,
+    }
+
+
+def vote_json(vote: Vote | None) -> Json | None:
+    """The vote, where answers cluster."""
+    return None if vote is None else {"answer": vote.answer, "counts": dict(vote.counts), "share": vote.share}
+
+
+def stage_event(event: Described | Gated | FellBack | ChainDone | Decided) -> Json:
+    """A stage event as the `mirl` field of a chunk."""
+    if isinstance(event, Described):
+        return {"event": "described", "description": description_json(event.description)}
+    if isinstance(event, Gated):
+        return {"event": "gated", "descriptions": [description_json(one) for one in event.descriptions]}
+    if isinstance(event, FellBack):
+        return {"event": "fell_back", "reason": event.reason}
+    if isinstance(event, ChainDone):
+        return {"event": "chain", "chain": chain_json(event.chain)}
+    chosen = {"description": event.representative.description, "fork": event.representative.fork}
+    return {
+        "event": "decided",
+        "vote": vote_json(event.vote),
+        "representative": chosen,
+        "outstanding": event.outstanding,
+    }

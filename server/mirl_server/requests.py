@@ -1,0 +1,297 @@
+"""A gated request's fields: every one is honoured, inert by nature, or refused by name. None is dropped.
+
+The body is read here rather than by vLLM's request model, so that the gateway reads it the same way without
+vLLM. A test holds the tables against every field of vLLM's model and of the OpenAI SDK's call.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Annotated, Any, TypeVar
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic_core import from_json
+
+from mirl_core.config import Limits, MIRLOptions, first_problem
+from mirl_core.engines.base import Sampling
+from mirl_core.errors import RequestError
+from mirl_core.types import Conversation
+from mirl_server.media import decode_images
+
+DIRECT = ":direct"
+ROLES = ("system", "developer", "user", "assistant", "tool", "function")
+MAX_STOPS = 16
+_N = TypeVar("_N", int, float)
+_PLAIN = "leave it out, or ask the model's ':direct' name"
+_IMAGE_PARTS = ("image", "image_url", "image_pil", "image_embeds", "input_image")
+
+REFUSED: Mapping[str, tuple[tuple[object, ...], str]] = {
+    # field: (values that ask for nothing, the remedy)
+    "n": ((1,), "send the request n times"),
+    "logprobs": ((False,), _PLAIN),
+    "top_logprobs": ((0,), _PLAIN),
+    "logit_bias": (({},), _PLAIN),
+    "response_format": (({"type": "text"},), _PLAIN),
+    "tools": (([],), _PLAIN),
+    "tool_choice": (("none",), _PLAIN),
+    "functions": (([],), _PLAIN),
+    "function_call": (("none",), _PLAIN),
+    "reasoning_effort": ((), "set mirl.descriptions, mirl.keep and mirl.forks"),
+    "modalities": ((["text"],), "answers are text"),
+    "audio": ((), "answers are text"),
+    "prediction": ((), "leave it out"),
+    "verbosity": ((), "leave it out"),
+    "web_search_options": ((), "leave it out"),
+    "moderation": ((), "leave it out"),
+    "service_tier": (("auto", "default"), "leave it out"),
+    "store": ((False,), "nothing is stored here"),
+    "best_of": ((1,), "set mirl.descriptions and mirl.forks"),
+    "use_beam_search": ((False,), _PLAIN),
+    "length_penalty": ((1.0,), _PLAIN),
+    "early_stopping": ((False,), _PLAIN),
+    "watermarking": ((False,), _PLAIN),
+    "thinking_token_budget": ((), "set max_completion_tokens"),
+    "stop_token_ids": (([],), _PLAIN),
+    "include_stop_str_in_output": ((False,), _PLAIN),
+    "ignore_eos": ((False,), _PLAIN),
+    "min_tokens": ((0,), _PLAIN),
+    "skip_special_tokens": ((True,), _PLAIN),
+    "spaces_between_special_tokens": ((True,), _PLAIN),
+    "truncate_prompt_tokens": ((), _PLAIN),
+    "truncation_side": ((), _PLAIN),
+    "prompt_logprobs": ((0,), _PLAIN),
+    "logprob_token_ids": (([],), _PLAIN),
+    "allowed_token_ids": ((), _PLAIN),
+    "bad_words": (([],), _PLAIN),
+    "echo": ((False,), _PLAIN),
+    "add_generation_prompt": ((True,), _PLAIN),
+    "continue_final_message": ((False,), _PLAIN),
+    "add_special_tokens": ((False,), _PLAIN),
+    "documents": (([],), _PLAIN),
+    "chat_template": ((), _PLAIN),
+    "media_io_kwargs": (({},), _PLAIN),
+    "mm_processor_kwargs": (({},), _PLAIN),
+    "structured_outputs": ((), _PLAIN),
+    "return_tokens_as_token_ids": ((False,), _PLAIN),
+    "return_token_ids": ((False,), _PLAIN),
+    "return_token_offsets": ((False,), _PLAIN),
+    "return_prompt_text": ((False,), _PLAIN),
+    "routed_experts_prompt_start": ((0,), _PLAIN),
+    "mm_payload": (("tensors",), _PLAIN),
+    "return_mm_kwargs": ((True,), _PLAIN),
+    "kv_transfer_params": ((), _PLAIN),
+    "ec_transfer_params": ((), _PLAIN),
+    "vllm_xargs": (({},), _PLAIN),
+    "repetition_detection": ((), _PLAIN),
+}
+"""Fields that a gated request can't honour yet."""
+
+INERT: Mapping[str, str] = {
+    "user": "a label for the caller's own use",
+    "metadata": "a label for the caller's own use",
+    "safety_identifier": "a label for the caller's own use",
+    "session_id": "a label for the caller's own use",
+    "prompt_cache_key": "a hint; caching needs none here",
+    "prompt_cache_retention": "a hint; caching needs none here",
+    "prompt_cache_options": "a hint; caching needs none here",
+    "parallel_tool_calls": "says how to call tools, and there are none",
+    "stream_interval": "bounds the size of chunks; an answer is one chunk",
+}
+"""Fields that never change an answer: accepted, and without effect by their nature."""
+
+
+class StreamOptions(BaseModel):
+    """How to stream."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    include_usage: bool | None = None
+    include_obfuscation: bool | None = None
+    continuous_usage_stats: bool | None = None
+
+
+class ChatRequest(BaseModel):
+    """What a gated request may say. A null is as good as nothing."""
+
+    model_config = ConfigDict(
+        extra="forbid", frozen=True, allow_inf_nan=False, use_attribute_docstrings=True, title="ChatRequest"
+    )
+
+    messages: Annotated[list[dict[str, Any]], Field(min_length=1)]
+    """The conversation. The newest message is the user's and carries images as data URLs."""
+    model: str | None = None
+    """A served name, answered through the gate; with `:direct` behind it, plainly by vLLM."""
+    mirl: dict[str, Any] | None = None
+    """MIRL's knobs (MIRLOptions)."""
+    max_completion_tokens: Annotated[int, Field(ge=1)] | None = None
+    """Most tokens of one trajectory, description and chain together."""
+    max_tokens: Annotated[int, Field(ge=1)] | None = None
+    """The older name of `max_completion_tokens`."""
+    temperature: Annotated[float, Field(ge=0)] | None = None
+    top_p: Annotated[float, Field(gt=0, le=1)] | None = None
+    top_k: Annotated[int, Field(ge=-1)] | None = None
+    """0 or -1: all tokens."""
+    min_p: Annotated[float, Field(ge=0, le=1)] | None = None
+    repetition_penalty: Annotated[float, Field(gt=0)] | None = None
+    presence_penalty: Annotated[float, Field(ge=-2, le=2)] | None = None
+    frequency_penalty: Annotated[float, Field(ge=-2, le=2)] | None = None
+    stop: str | list[str] | None = None
+    """Ends the answer; descriptions and reasoning are not affected."""
+    seed: Annotated[int, Field(ge=-(2**63), lt=2**63)] | None = None
+    stream: bool | None = None
+    stream_options: StreamOptions | None = None
+    include_reasoning: bool | None = None
+    """False leaves description and reasoning out of the message."""
+    chat_template_kwargs: dict[str, Any] | None = None
+    priority: Annotated[int, Field(ge=-(2**63), lt=2**63)] | None = None
+    cache_salt: Annotated[str, Field(min_length=1, max_length=1024)] | None = None
+    request_id: Annotated[str, Field(max_length=128)] | None = None
+
+    def sampling(self, temperature: float, longest: int) -> Sampling:
+        """How to sample; `temperature` and `longest` (tokens) hold where the request is silent."""
+        limit = self.max_completion_tokens if self.max_completion_tokens is not None else self.max_tokens
+        stops = (self.stop,) if isinstance(self.stop, str) else tuple(self.stop or ())
+        return Sampling(
+            max_tokens=min(limit or longest, longest),
+            temperature=_or(self.temperature, temperature),
+            top_p=_or(self.top_p, 1.0),
+            top_k=max(_or(self.top_k, 0), 0),
+            min_p=_or(self.min_p, 0.0),
+            repetition_penalty=_or(self.repetition_penalty, 1.0),
+            presence_penalty=_or(self.presence_penalty, 0.0),
+            frequency_penalty=_or(self.frequency_penalty, 0.0),
+            stop=stops,
+            seed=self.seed,
+        )
+
+
+def read_json(body: bytes) -> dict[str, Any]:
+    """The body as a JSON object. NaN, infinities and bottomless nesting are refused."""
+    try:
+        value = from_json(body, allow_inf_nan=False)
+    except ValueError as error:
+        raise RequestError(f"the body is not valid JSON: {error}") from error
+    if not isinstance(value, dict):
+        raise RequestError("the body must be a JSON object")
+    return value
+
+
+def brings_image(messages: object) -> bool:
+    """Whether the newest message is a user's and carries an image, before anything is validated."""
+    last = messages[-1] if isinstance(messages, list) and messages else None
+    if not isinstance(last, dict) or last.get("role") != "user" or not isinstance(last.get("content"), list):
+        return False
+    return any(
+        isinstance(part, dict) and (part.get("type") in _IMAGE_PARTS or "image_url" in part)
+        for part in last["content"]
+    )
+
+
+def read_request(body: Mapping[str, Any]) -> ChatRequest:
+    """The request of a body that goes through the gate.
+
+    Raises:
+        RequestError: a field is unknown, wrong, or can't be honoured; `param` names it.
+    """
+    for name, value in body.items():
+        neutral, remedy = REFUSED.get(name, ((), ""))
+        if remedy and value is not None and value not in neutral:
+            raise RequestError(f"{name} is not supported for gated requests; {remedy}", param=name)
+        if not remedy and name not in INERT and name not in ChatRequest.model_fields:
+            raise RequestError(f"unknown field '{name[:64]}'; leave it out", param=name[:64])
+    try:
+        request = ChatRequest.model_validate(
+            {name: body[name] for name in body if name in ChatRequest.model_fields}
+        )
+    except ValidationError as error:
+        message, where = first_problem(error, ChatRequest)
+        raise RequestError(message, param=where) from error
+    if request.stream_options is not None:
+        _check_stream_options(request)
+    if not isinstance(request.stop, str) and request.stop and len(request.stop) > MAX_STOPS:
+        raise RequestError(f"stop takes at most {MAX_STOPS} strings", param="stop")
+    if request.stop is not None and "" in ([request.stop] if isinstance(request.stop, str) else request.stop):
+        raise RequestError("stop strings can't be empty", param="stop")
+    return request
+
+
+def _check_stream_options(request: ChatRequest) -> None:
+    options = request.stream_options
+    assert options is not None
+    if not request.stream:
+        raise RequestError("stream_options needs stream: true", param="stream_options")
+    for name in ("include_obfuscation", "continuous_usage_stats"):
+        if getattr(options, name):
+            raise RequestError(f"stream_options.{name} is not supported", param=f"stream_options.{name}")
+
+
+async def read_conversation(request: ChatRequest, limits: Limits) -> Conversation:
+    """The conversation with its images decoded.
+
+    Raises:
+        RequestError: a message or content part is malformed, or of a kind that isn't taken.
+        ImageError, RequestTooLargeError: an image can't be taken; `param` is `messages[i].content[j]`.
+    """
+    urls: list[tuple[str, str]] = []
+    for i, message in enumerate(request.messages):
+        _check_message(message, f"messages[{i}]")
+        if isinstance(message.get("content"), list):
+            urls += _image_urls(message["content"], f"messages[{i}].content")
+    images = iter(await decode_images(urls, limits))
+    messages: list[Mapping[str, Any]] = []
+    for message in request.messages:
+        content = message.get("content")
+        if isinstance(content, list):
+            content = [
+                part if part["type"] == "text" else {"type": "image", "image": next(images)}
+                for part in content
+            ]
+        messages.append({**message, "content": content})
+    return Conversation(tuple(messages), request.chat_template_kwargs or {})
+
+
+def _check_message(message: Mapping[str, Any], where: str) -> None:
+    role, content = message.get("role"), message.get("content")
+    if role not in ROLES:
+        raise RequestError(f"{where}.role must be one of {', '.join(ROLES)}", param=f"{where}.role")
+    if content is not None and not isinstance(content, str | list):
+        raise RequestError(f"{where}.content must be text or a list of parts", param=f"{where}.content")
+    if content is None and not message.get("tool_calls"):
+        raise RequestError(f"{where}.content is missing", param=f"{where}.content")
+
+
+def _image_urls(parts: Sequence[object], where: str) -> list[tuple[str, str]]:
+    urls = []
+    for j, part in enumerate(parts):
+        place = f"{where}[{j}]"
+        kind = part.get("type") if isinstance(part, dict) else None
+        if not isinstance(part, dict) or not isinstance(kind, str):
+            raise RequestError(f"{place} must be an object with a type", param=place)
+        if kind == "text":
+            if not isinstance(part.get("text"), str):
+                raise RequestError(f"{place}.text must be text", param=f"{place}.text")
+        elif kind == "image_url":
+            given = part.get("image_url")
+            url = given.get("url") if isinstance(given, dict) else given
+            if not isinstance(url, str):
+                raise RequestError(f"{place}.image_url.url is missing", param=f"{place}.image_url")
+            urls.append((url, place))
+        else:
+            raise RequestError(
+                f"{place}: parts of type '{kind[:40]}' can't go through the gate; send text and image_url",
+                param=place,
+            )
+    return urls
+
+
+def request_schema() -> dict[str, Any]:
+    """The gated request's JSON schema, for `/docs`."""
+    schema = ChatRequest.model_json_schema()
+    definitions = schema.pop("$defs", {})
+    schema["properties"]["stream_options"] = {"anyOf": [definitions["StreamOptions"], {"type": "null"}]}
+    schema["properties"]["mirl"] = MIRLOptions.model_json_schema()
+    return schema
+
+
+def _or(value: _N | None, default: _N) -> _N:
+    return default if value is None else value

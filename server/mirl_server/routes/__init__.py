@@ -1,0 +1,15 @@
+"""The HTTP routes, as one router that vLLM's app and the gateway's mount alike."""
+
+from __future__ import annotations
+
+from fastapi import APIRouter
+
+from mirl_server.routes import chat, models, ready
+
+
+def make_router() -> APIRouter:
+    """A router with every route."""
+    router = APIRouter()
+    for module in (chat, models, ready):
+        router.include_router(module.router)
+    return router

@@ -1,0 +1,93 @@
+"""What the operator sets: flags of `mirl-serve`, or `MIRL_…` in the environment. Flags win.
+
+The same object whichever way MIRL is started: `mirl-serve` hands it to the plugin in vLLM's parsed arguments,
+and under vLLM's own command the plugin reads the environment.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Any
+
+from pydantic import Field, ValidationError
+from pydantic_settings import BaseSettings, SettingsConfigDict
+
+from mirl_core.config import Limits, MIRLOptions, ModelSettings, first_problem
+from mirl_core.errors import ConfigError, RequestError
+
+
+class ServerSettings(BaseSettings):
+    """The operator's settings. The docstring under each field is its documentation."""
+
+    model_config = SettingsConfigDict(
+        env_prefix="MIRL_", env_nested_delimiter="__", frozen=True, use_attribute_docstrings=True
+    )
+
+    limits: Limits = Limits()
+    """What one request may ask for. Environment: `MIRL_LIMITS__MAX_KEEP=8`."""
+    defaults: dict[str, Any] = Field(default_factory=dict)
+    """Knobs where a request gives none, over the model's own. Environment: `MIRL_DEFAULTS__KEEP=4`."""
+    calibration: Path | None = None
+    """A `mirl.json`, or the folder that holds one, in place of the one beside the model's weights."""
+    reasoning_content: bool = True
+    """Send the reasoning as `reasoning_content` too, the name that older clients read."""
+    keep_alive: Annotated[float, Field(gt=0)] = 10.0
+    """Seconds without a chunk after which a stream carries a comment, so that proxies keep it open."""
+
+    @classmethod
+    def load(cls, **flags: Any) -> ServerSettings:
+        """Settings from the environment, `flags` over them.
+
+        Raises:
+            ConfigError: a value is wrong, or a key of `limits` or `defaults` is unknown.
+        """
+        try:
+            settings = cls(**flags)
+            MIRLOptions.parse(settings.defaults)
+        except ValidationError as error:
+            message, where = first_problem(error, Limits)
+            raise ConfigError(f"{where}: {message}", param=where) from error
+        except RequestError as error:
+            raise ConfigError(f"defaults: {error.message}", param="defaults") from error
+        return settings
+
+
+def default_options(model: ModelSettings, settings: ServerSettings) -> MIRLOptions:
+    """The knobs of a request that gives none: the model's, then the operator's, within the limits.
+
+    A default is lowered to its limit rather than refused: a request that asks for nothing must work. The
+    limit on tokens always holds, so that `max_total_tokens` is never open.
+
+    Raises:
+        ConfigError: one of the operator's own defaults is above the operator's limit.
+    """
+    limits = settings.limits
+    try:
+        limits.check(MIRLOptions.parse(settings.defaults))
+    except RequestError as error:
+        # The paper's own N, k and m are not the operator's words: those are lowered, silently.
+        if (error.param or "").removeprefix("mirl.") in settings.defaults:
+            raise ConfigError(f"defaults: {error.message}", param="defaults") from error
+    options = MIRLOptions.parse(settings.defaults, model.options)
+    tokens = limits.max_total_tokens
+    return options.model_copy(
+        update={
+            "descriptions": min(options.descriptions, limits.max_descriptions),
+            "keep": min(options.keep, limits.max_keep),
+            "forks": min(options.forks, limits.max_forks),
+            "max_total_tokens": min(options.max_total_tokens or tokens, tokens),
+        }
+    )
+
+
+def request_options(given: object, defaults: MIRLOptions, limits: Limits) -> MIRLOptions:
+    """One request's knobs: its `mirl` object over the defaults, checked against the limits.
+
+    Raises:
+        RequestError: a key is unknown, or a value is out of range or above the operator's limit.
+    """
+    options = MIRLOptions.parse(given, defaults)
+    limits.check(options)
+    if options.max_total_tokens is None:
+        options = options.model_copy(update={"max_total_tokens": limits.max_total_tokens})
+    return options
