@@ -1,4 +1,4 @@
-"""Between MIRL's values and vLLM's: conversations in, engine inputs kept for any number of forks, errors out."""
+"""Between MIRL's values and vLLM's: conversations in, engine inputs for any number of forks, errors out."""
 
 from __future__ import annotations
 
@@ -127,7 +127,9 @@ def translated(what: str, param: str | None = None) -> Iterator[None]:
     except VLLMEngineDeadError as error:
         raise EngineDeadError(DEAD) from error
     except VLLMClientError as error:
-        raise RequestError(str(error.args[0] if error.args else error), param=param) from error
+        # `parameter` is vLLM's name for it, an OpenAI field for sampling settings.
+        field = param or getattr(error, "parameter", None)
+        raise RequestError(str(error.args[0] if error.args else error), param=field) from error
     except VLLMError as error:
         raise EngineError(f"vLLM failed to {what}: {error}") from error
     except (ValueError, TypeError, KeyError, TimeoutError) as error:
@@ -135,5 +137,6 @@ def translated(what: str, param: str | None = None) -> Iterator[None]:
         if param is None:
             raise EngineError(f"vLLM failed to {what}: {error}") from error
         raise RequestError(f"{param} can't be rendered: {error}", param=param) from error
-    except Exception as error:  # noqa: BLE001 - vLLM, torch and model code raise anything; callers know MIRLError
+    except Exception as error:
+        # vLLM, torch and model code raise anything; callers know MIRLError.
         raise EngineError(f"vLLM failed to {what}: {type(error).__name__}: {error}") from error

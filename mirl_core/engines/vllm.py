@@ -24,6 +24,8 @@ from vllm.v1.engine.async_llm import AsyncLLM
 from mirl_core.engines._vllm_args import (
     checked_logprobs_mode,
     cpu_engine_args,
+    cpu_environment,
+    environment,
     on_cpu,
     placeholder_ids,
     seeds_are_safe,
@@ -59,7 +61,7 @@ class VLLMEngine:
     ) -> None:
         config = client.vllm_config
         checked_logprobs_mode(config.model_config)
-        self.client = client
+        self._client: EngineClient | None = client
         self._owns_client = owns_client
         self._score_batch_tokens = score_batch_tokens
         self._chat = chat or ChatParams()
@@ -73,6 +75,7 @@ class VLLMEngine:
         self._seeds = seeds_are_safe(config)
         self._max_model_len = int(config.model_config.max_model_len)
         self._calls: dict[str, _Call] = {}
+        self._warned = False
 
     @classmethod
     async def start(
@@ -93,11 +96,10 @@ class VLLMEngine:
         Raises:
             EngineError: vLLM doesn't start.
         """
-        defaults: dict[str, Any] = cpu_engine_args() if on_cpu() else {}
-        with translated("start"):
-            client = AsyncLLM.from_engine_args(
-                AsyncEngineArgs(**{"model": str(model), **defaults, **engine_args})
-            )
+        args = cpu_engine_args(engine_args) if on_cpu() else engine_args
+        values = cpu_environment(args) if on_cpu() else {}
+        with translated("start"), environment(values):
+            client = AsyncLLM.from_engine_args(AsyncEngineArgs(model=str(model), **args))
         return cls(
             client,
             owns_client=True,
@@ -113,8 +115,8 @@ class VLLMEngine:
         length = len(prompt.token_ids)
         if length >= self._max_model_len:
             raise RequestError(
-                f"messages are {length} tokens long with their images; this model takes {self._max_model_len} "
-                "tokens, answer included",
+                f"messages are {length} tokens long with their images; this model takes "
+                f"{self._max_model_len} tokens, answer included",
                 param="messages",
             )
         return Rendered(prompt_tokens=length, inputs=prompt)
@@ -201,9 +203,17 @@ class VLLMEngine:
             raise EngineDeadError(DEAD)
 
     async def close(self) -> None:
-        if self._owns_client:
+        if self._owns_client and self._client is not None:
+            client, self._client = self._client, None
             # Joins the engine's process: blocks for as long as that takes to leave.
-            await asyncio.to_thread(self.client.shutdown)
+            await asyncio.to_thread(client.shutdown)
+
+    @property
+    def client(self) -> EngineClient:
+        """vLLM's engine client, for what the protocol leaves out: metrics, weight updates."""
+        if self._client is None:
+            raise EngineDeadError("the engine is closed")
+        return self._client
 
     @property
     def max_model_len(self) -> int:
@@ -314,12 +324,9 @@ class VLLMEngine:
     def _sampling_params(self, sampling: Sampling, index: int) -> SamplingParams:
         seed = derive_seed(sampling.seed, index)
         if seed is not None and not self._seeds:
-            logger.warning(
-                "seeds are ignored: on the CPU vLLM dies of a seeded request whose prefill is chunked; start it "
-                "with --no-enable-chunked-prefill"
-            )
+            self._warn_of_seeds()
             seed = None
-        with translated("accept the sampling settings", param="sampling"):
+        with translated("accept the sampling settings"):
             return SamplingParams(
                 max_tokens=sampling.max_tokens,
                 temperature=sampling.temperature,
@@ -338,6 +345,14 @@ class VLLMEngine:
                 skip_special_tokens=not self._dropped_special,
                 spaces_between_special_tokens=False,
                 output_kind=RequestOutputKind.FINAL_ONLY,
+            )
+
+    def _warn_of_seeds(self) -> None:
+        if not self._warned:
+            self._warned = True
+            logger.warning(
+                "seeds are ignored: on the CPU a seeded request whose prefill is chunked kills vLLM; "
+                "start it with --no-enable-chunked-prefill"
             )
 
     def _without_special(self, text: str) -> str:
