@@ -1,0 +1,60 @@
+"""The algorithm and the client load no backend, and mathematics only where an answer needs it."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+
+import pytest
+
+HEAVY = ("torch", "vllm", "transformers", "fastapi")
+LAZY = ("math_verify", "sympy")
+MODULES = (
+    "mirl_core",
+    "mirl_core.types",
+    "mirl_core.errors",
+    "mirl_core.config",
+    "mirl_core.events",
+    "mirl_core.prompting",
+    "mirl_core.information",
+    "mirl_core.gates",
+    "mirl_core.answers",
+    "mirl_core.voting",
+    "mirl_core.pipeline",
+    "mirl_core.engines",
+    "mirl_core.engines.base",
+    "mirl_client",
+)
+
+
+def loaded_after(code: str) -> set[str]:
+    """Which of the watched packages a fresh interpreter has loaded after `code`."""
+    watched = (*HEAVY, *LAZY)
+    probe = f"{code}\nimport sys\nprint(*(name for name in {watched!r} if name in sys.modules))"
+    done = subprocess.run(
+        [sys.executable, "-c", probe], capture_output=True, text=True, check=False, timeout=120
+    )
+    assert done.returncode == 0, done.stderr
+    return set(done.stdout.split())
+
+
+def test_all_of_the_algorithm_and_the_client_are_light() -> None:
+    assert loaded_after("\n".join(f"import {name}" for name in MODULES)) == set()
+
+
+def test_answers_without_mathematics_load_no_mathematics() -> None:
+    answers = ["12 cm", "(B)", "yes", "a red car", '{"a": 1}', "1/2", "A dog sleeps on the old sofa all day."]
+    code = f"from mirl_core.answers import normalize\nfor one in {answers!r}: normalize(one)"
+    assert loaded_after(code) == set()
+
+
+def test_the_probe_sees_what_is_loaded() -> None:
+    assert loaded_after("import sympy") == {"sympy"}
+
+
+@pytest.mark.parametrize("name", HEAVY)
+def test_watched_names_are_real(name: str) -> None:
+    # A misspelt package would never be found loaded.
+    import importlib.util
+
+    assert importlib.util.find_spec(name) is not None
