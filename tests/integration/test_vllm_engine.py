@@ -1,0 +1,303 @@
+"""The engine on real vLLM: what the protocol promises, seen from outside and in vLLM's own gauges."""
+
+from __future__ import annotations
+
+import asyncio
+import uuid
+from collections.abc import AsyncIterator
+from typing import Any
+
+import numpy as np
+import pytest
+from PIL import Image
+from prometheus_client import REGISTRY
+
+from mirl_core.engines.base import Rendered, RequestContext, Sample, Sampling
+from mirl_core.engines.vllm import VLLMEngine
+from mirl_core.errors import EngineError, RequestError
+from mirl_core.types import Conversation
+
+pytestmark = pytest.mark.vllm
+
+LONG = Sampling(max_tokens=1500)
+
+
+def picture(seed: int) -> Image.Image:
+    return Image.fromarray(np.random.default_rng(seed).integers(0, 256, (64, 64, 3), dtype=np.uint8))
+
+
+def question(image: Image.Image | None, text: str = "How many red digits are there?") -> Conversation:
+    image_part = [] if image is None else [{"type": "image", "image": image}]
+    return Conversation(({"role": "user", "content": [*image_part, {"type": "text", "text": text}]},))
+
+
+def context(name: str = "", **kwargs: Any) -> RequestContext:
+    return RequestContext(name or uuid.uuid4().hex, **kwargs)
+
+
+async def sample(
+    engine: VLLMEngine, rendered: Rendered, n: int, sampling: Sampling, suffix: tuple[int, ...] = ()
+) -> list[Sample]:
+    samples = [s async for s in engine.generate(rendered, suffix, n, sampling, context())]
+    return sorted(samples, key=lambda s: s.index)
+
+
+async def requests_in_engine(engine: VLLMEngine) -> float:
+    """vLLM's own count of running and waiting requests, as of a step that has just ended."""
+    rendered = await engine.render(question(None), context())
+    await sample(engine, rendered, 1, Sampling(max_tokens=1))
+    total = 0.0
+    for metric in REGISTRY.collect():
+        if metric.name in ("vllm:num_requests_running", "vllm:num_requests_waiting"):
+            total += sum(s.value for s in metric.samples)
+    return total
+
+
+async def test_samples_are_whole(vllm_engine: VLLMEngine) -> None:
+    rendered = await vllm_engine.render(question(picture(0)), context())
+    samples = await sample(vllm_engine, rendered, 8, Sampling(max_tokens=24, seed=3))
+    assert [s.index for s in samples] == list(range(8))
+    for s in samples:
+        assert len(s.logprobs) == len(s.token_ids) <= 24
+        assert all(value <= 0 for value in s.logprobs)
+        # Cut inside a character, one shows the broken byte and the other leaves it out.
+        assert s.text == vllm_engine.decode(s.token_ids).rstrip("\ufffd")
+        assert s.finish_reason == ("length" if len(s.token_ids) == 24 else "stop")
+    assert len({s.token_ids for s in samples}) > 1, "every branch has its own seed"
+
+
+async def test_prompt_is_counted_as_the_model_sees_it(vllm_engine: VLLMEngine) -> None:
+    conversation = question(picture(0))
+    with_image = await vllm_engine.render(conversation, context())
+    without = await vllm_engine.render(conversation.with_images(None), context())
+    assert with_image.prompt_tokens > without.prompt_tokens > 0
+    assert with_image.prompt_tokens == len(with_image.inputs.token_ids)
+
+
+async def test_tags_are_tokens_that_survive_decoding(vllm_engine: VLLMEngine) -> None:
+    text = "<description>3 red</description><think>3</think><answer>3</answer>"
+    assert vllm_engine.decode(vllm_engine.encode(text)) == text
+    assert len(vllm_engine.encode("</description>")) == 1
+
+
+async def test_text_ends_with_the_stop_string(vllm_engine: VLLMEngine) -> None:
+    rendered = await vllm_engine.render(question(picture(0)), context())
+    (free,) = await sample(vllm_engine, rendered, 1, Sampling(max_tokens=20, temperature=0))
+    stop = vllm_engine.decode(free.token_ids[3:5])
+    (stopped,) = await sample(vllm_engine, rendered, 1, Sampling(max_tokens=20, temperature=0, stop=(stop,)))
+    assert stopped.text.endswith(stop)
+    assert stopped.finish_reason == "stop"
+    assert stopped.token_ids == free.token_ids[: len(stopped.token_ids)]
+
+
+async def test_seeds_repeat(vllm_engine: VLLMEngine) -> None:
+    rendered = await vllm_engine.render(question(picture(1)), context())
+    first, again, other = [
+        await sample(vllm_engine, rendered, 1, Sampling(max_tokens=16, seed=seed)) for seed in (5, 5, 6)
+    ]
+    assert first[0].token_ids == again[0].token_ids != other[0].token_ids
+
+
+async def test_score_is_what_sampling_said(vllm_engine: VLLMEngine) -> None:
+    """Raw on both sides: neither temperature, top-p, penalties nor bans show in the values."""
+    rendered = await vllm_engine.render(question(picture(2)), context())
+    hot = Sampling(max_tokens=24, temperature=1.5, top_p=0.9, repetition_penalty=1.2, seed=1)
+    samples = await sample(vllm_engine, rendered, 6, hot)
+    scores = await vllm_engine.score(rendered, [s.token_ids for s in samples], context())
+    assert max(np.abs(np.subtract(a, s.logprobs)).max() for a, s in zip(scores, samples, strict=True)) < 0.05
+
+
+async def test_score_does_not_depend_on_the_batch(vllm_engine: VLLMEngine) -> None:
+    rendered = await vllm_engine.render(question(None), context())
+    suffixes = [vllm_engine.encode(f"<description>{i} red digits</description>") for i in range(6)]
+    together = await vllm_engine.score(rendered, [*suffixes, suffixes[0], ()], context())
+    assert together[6] == together[0]
+    assert together[7] == ()
+    narrow = VLLMEngine(vllm_engine.client, score_batch_tokens=1)
+    alone = await narrow.score(rendered, suffixes, context())
+    for a, b, suffix in zip(together, alone, suffixes, strict=False):
+        assert len(a) == len(suffix)
+        assert np.allclose(a, b, atol=0.05)
+
+
+async def test_placeholders_are_never_sampled(vllm_engine: VLLMEngine) -> None:
+    image_token = vllm_engine.client.model_config.hf_config.image_token_id
+    rendered = await vllm_engine.render(question(picture(3)), context())
+    samples = await sample(vllm_engine, rendered, 40, Sampling(max_tokens=100, temperature=2.0, seed=1))
+    assert sum(len(s.token_ids) for s in samples) > 1000
+    assert all(image_token not in s.token_ids for s in samples)
+
+
+async def test_images_are_processed_once(vllm_engine: VLLMEngine, monkeypatch: pytest.MonkeyPatch) -> None:
+    """One preprocessing and one pass of the vision encoder, whatever N, k and m."""
+    client = vllm_engine.client
+    processor = client.renderer.get_mm_processor().info.get_hf_processor().image_processor
+    processed = 0
+    plain = type(processor).preprocess
+
+    def counted(self: Any, images: Any, *args: Any, **kwargs: Any) -> Any:
+        nonlocal processed
+        processed += 1
+        return plain(self, images, *args, **kwargs)
+
+    monkeypatch.setattr(type(processor), "preprocess", counted)
+    (before,) = await client.collective_rpc("encoded_images")
+    conversation = question(picture(4))
+    rendered = await vllm_engine.render(conversation, context())
+    assert processed == 1
+    text_only = await vllm_engine.render(conversation.with_images(None), context())
+    opening = vllm_engine.encode("<description>")
+    samples = await sample(vllm_engine, rendered, 10, Sampling(max_tokens=8, seed=1), opening)
+    suffixes = [opening + s.token_ids for s in samples]
+    await vllm_engine.score(text_only, suffixes, context())
+    for suffix in suffixes[:6]:
+        await sample(vllm_engine, rendered, 2, Sampling(max_tokens=8, seed=1), suffix)
+    (after,) = await client.collective_rpc("encoded_images")
+    assert processed == 1
+    assert after - before == 1
+    # The same picture in another request: preprocessed at most once more.
+    await vllm_engine.render(conversation, context())
+    assert processed <= 2
+
+
+async def test_forks_outlive_every_cache(vllm_engine: VLLMEngine) -> None:
+    """A rendering keeps its images: forking it works after vLLM has forgotten them."""
+    sampling = Sampling(max_tokens=12, temperature=0)
+    rendered = await vllm_engine.render(question(picture(5)), context())
+    first = await sample(vllm_engine, rendered, 1, sampling)
+    await vllm_engine.client.reset_mm_cache()
+    await vllm_engine.client.reset_encoder_cache()
+    await vllm_engine.client.reset_prefix_cache()
+    again = await sample(vllm_engine, rendered, 3, sampling)
+    assert [s.token_ids for s in again] == [first[0].token_ids] * 3
+    # A second rendering of a picture that vLLM only remembers by reference keeps its own copy too.
+    second = await vllm_engine.render(question(picture(5)), context())
+    await vllm_engine.client.reset_mm_cache()
+    await vllm_engine.client.reset_encoder_cache()
+    await vllm_engine.client.reset_prefix_cache()
+    assert (await sample(vllm_engine, second, 1, sampling))[0].token_ids == first[0].token_ids
+
+
+async def test_abort_yields_what_was_sampled(vllm_engine: VLLMEngine) -> None:
+    rendered = await vllm_engine.render(question(picture(6)), context())
+    stream = vllm_engine.generate(rendered, (), 32, LONG, context("to-abort"))
+    samples = [await anext(stream)]
+    await vllm_engine.abort("to-abort")
+    async with asyncio.timeout(10):
+        samples += [s async for s in stream]
+    assert sorted(s.index for s in samples) == list(range(32))
+    assert any(s.finish_reason == "abort" and s.token_ids for s in samples)
+    assert all(len(s.logprobs) == len(s.token_ids) for s in samples)
+    assert await requests_in_engine(vllm_engine) == 0
+    await vllm_engine.abort("never-heard-of")
+
+
+async def test_abort_before_the_first_token(vllm_engine: VLLMEngine) -> None:
+    rendered = await vllm_engine.render(question(picture(6)), context())
+    stream = vllm_engine.generate(rendered, (), 4, LONG, context("at-once"))
+    first = asyncio.ensure_future(anext(stream))
+    await asyncio.sleep(0)
+    await vllm_engine.abort("at-once")
+    samples = [await first, *[s async for s in stream]]
+    assert [s.finish_reason for s in samples] == ["abort"] * 4
+    assert await requests_in_engine(vllm_engine) == 0
+
+
+@pytest.mark.parametrize("how", ["aclose", "cancel"])
+async def test_closing_stops_the_engine(vllm_engine: VLLMEngine, how: str) -> None:
+    rendered = await vllm_engine.render(question(picture(7)), context())
+    stream = vllm_engine.generate(rendered, (), 16, LONG, context())
+    reader = asyncio.ensure_future(anext(stream))
+    if how == "cancel":
+        await asyncio.sleep(0.1)
+        reader.cancel()
+        await asyncio.wait([reader])
+    else:
+        await reader
+        await stream.aclose()
+    assert await requests_in_engine(vllm_engine) == 0
+
+
+async def test_prompts_that_do_not_fit(vllm_engine: VLLMEngine) -> None:
+    with pytest.raises(RequestError) as caught:
+        await vllm_engine.render(question(picture(8), "red " * 5000), context())
+    assert caught.value.param == "messages"
+    rendered = await vllm_engine.render(question(None), context())
+    room = vllm_engine.max_model_len - rendered.prompt_tokens
+    (full,) = await sample(vllm_engine, rendered, 1, Sampling(max_tokens=8), (10,) * room)
+    assert (full.token_ids, full.finish_reason) == ((), "length")
+    with pytest.raises(RequestError):
+        await vllm_engine.score(rendered, [(10,) * room], context())
+
+
+@pytest.mark.parametrize(
+    "message",
+    [
+        {"role": "user", "content": [{"type": "hologram", "hologram": "x"}]},
+        {"content": "nobody says this"},
+        {"role": "user", "content": [{"type": "image_url", "image_url": {"url": "no-such-scheme://x"}}]},
+    ],
+)
+async def test_refused_conversations(vllm_engine: VLLMEngine, message: dict[str, Any]) -> None:
+    with pytest.raises(RequestError) as caught:
+        await vllm_engine.render(Conversation((message,)), context())
+    assert caught.value.param == "messages"
+
+
+async def test_refused_settings(vllm_engine: VLLMEngine) -> None:
+    rendered = await vllm_engine.render(question(None), context())
+    with pytest.raises(RequestError):
+        await sample(vllm_engine, rendered, 1, Sampling(max_tokens=4, top_p=7.0))
+    with pytest.raises(RequestError):
+        await sample(vllm_engine, rendered, 1, Sampling(max_tokens=4), (10**9,))
+
+
+async def test_one_call_per_request_id(vllm_engine: VLLMEngine) -> None:
+    rendered = await vllm_engine.render(question(None), context())
+    first = vllm_engine.generate(rendered, (), 2, LONG, context("twice"))
+    reader = asyncio.ensure_future(anext(first))
+    await asyncio.sleep(0.05)
+    with pytest.raises(EngineError):
+        await anext(vllm_engine.generate(rendered, (), 1, LONG, context("twice")))
+    reader.cancel()
+    await asyncio.wait([reader])
+
+
+async def test_context_reaches_vllm(vllm_engine: VLLMEngine, monkeypatch: pytest.MonkeyPatch) -> None:
+    seen: list[tuple[Any, dict[str, Any]]] = []
+    plain = vllm_engine.client.generate
+
+    def recorded(prompt: Any, params: Any, request_id: str, **kwargs: Any) -> AsyncIterator[Any]:
+        seen.append((prompt, kwargs))
+        result: AsyncIterator[Any] = plain(prompt, params, request_id, **kwargs)
+        return result
+
+    monkeypatch.setattr(vllm_engine.client, "generate", recorded)
+    rendered = await vllm_engine.render(question(picture(9)), context())
+    tenant = context(cache_salt="tenant-1", priority=3, trace_headers=(("traceparent", "00-1-2-01"),))
+    async for _ in vllm_engine.generate(rendered, (), 2, Sampling(max_tokens=2), tenant):
+        pass
+    await vllm_engine.score(rendered, [(10, 11)], tenant)
+    assert len(seen) == 3
+    for prompt, kwargs in seen:
+        assert prompt["cache_salt"] == "tenant-1"
+        assert kwargs["priority"] == 3
+        assert kwargs["trace_headers"] == {"traceparent": "00-1-2-01"}
+
+
+async def test_health(vllm_engine: VLLMEngine) -> None:
+    await vllm_engine.health()
+
+
+async def test_flood_of_seeded_image_requests(vllm_engine: VLLMEngine) -> None:
+    """200 at once, each with a picture and a seed: with chunked prefill these kill vLLM's CPU engine."""
+
+    async def one(number: int) -> Sample:
+        rendered = await vllm_engine.render(question(picture(1000 + number)), context())
+        sampling = Sampling(max_tokens=8 + number % 9, seed=number)
+        return (await sample(vllm_engine, rendered, 1, sampling))[0]
+
+    samples = await asyncio.gather(*[one(number) for number in range(200)])
+    assert all(s.finish_reason in ("stop", "length") for s in samples)
+    await vllm_engine.health()
+    assert await requests_in_engine(vllm_engine) == 0
