@@ -79,6 +79,7 @@ def canonical(text: str) -> tuple[Fraction | None, str]:
 
 def _parse(text: str) -> Any:
     """The sympy expression of a LaTeX text, or None."""
+    import sympy  # type: ignore[import-untyped]
     from math_verify import LatexExtractionConfig, parse
 
     # It warns on every call that without signals nobody limits its time; the bounds above do.
@@ -89,7 +90,12 @@ def _parse(text: str) -> Any:
         fallback_mode="no_fallback",
         parsing_timeout=None,
     )
-    return next((one for one in found if not isinstance(one, str)), None)
+    expression = next((one for one in found if not isinstance(one, str)), None)
+    if expression is None:
+        return None
+    # Decimals are meant exactly: 0.1 + 0.2 is 0.3.
+    decimals = expression.atoms(sympy.Float)
+    return expression.xreplace({decimal: sympy.Rational(str(decimal)) for decimal in decimals})
 
 
 def _fraction(expression: Any) -> Fraction | None:
@@ -101,12 +107,13 @@ def _fraction(expression: Any) -> Fraction | None:
         return None
     exact = Fraction(str(value))
     near = exact.limit_denominator(1000)
-    return near if abs(exact - near) <= Fraction(max(abs(near), Fraction(1)), 10**20) else None
+    # Relative, so that 10⁻⁹⁹ is not 0; an exact 0 that sympy doesn't see comes out below 10⁻¹⁰⁰.
+    return near if abs(exact - near) <= max(abs(near) / 10**27, Fraction(1, 10**100)) else None
 
 
 def _fingerprint(expression: Any) -> str:
     """Numbers for expressions; for sets, intervals, tuples and relations their kind and their parts'."""
-    import sympy  # type: ignore[import-untyped]
+    import sympy
 
     if isinstance(expression, sympy.core.relational.Relational):
         sides = [_fingerprint(side) for side in expression.args]
@@ -137,7 +144,7 @@ def _fingerprint(expression: Any) -> str:
 
 def _rounded(value: Any) -> str:
     real, imaginary = value.as_real_imag()
-    parts = ["0" if abs(part) < 1e-20 else f"{part:.{_DIGITS}g}" for part in (real, imaginary)]
+    parts = ["0" if abs(part) < 1e-40 else f"{part:.{_DIGITS}g}" for part in (real, imaginary)]
     return parts[0] if parts[1] == "0" else "+i".join(parts)
 
 

@@ -16,7 +16,6 @@ import json
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from decimal import Decimal
 from fractions import Fraction
 from typing import Any, Literal
 
@@ -215,16 +214,17 @@ def _quantity(value: Fraction, unit: str = "") -> Answer:
 
 def _decimal(value: Fraction) -> str:
     """`0.5` where the decimals end, `1/3` where they don't."""
+    twos = fives = 0
     rest = value.denominator
-    for prime in (2, 5):
-        while rest % prime == 0:
-            rest //= prime
-    if rest != 1:
+    while rest % 2 == 0:
+        rest, twos = rest // 2, twos + 1
+    while rest % 5 == 0:
+        rest, fives = rest // 5, fives + 1
+    places = max(twos, fives)
+    if rest != 1 or places == 0:
         return str(value)
-    exponent = value.denominator.bit_length()
-    digits = value * 10**exponent
-    text = f"{Decimal(int(digits)).scaleb(-exponent):f}" if exponent <= 400 else str(value)
-    return text.rstrip("0").rstrip(".") if "." in text else text
+    digits = str(abs(value.numerator) * 10**places // value.denominator).zfill(places + 1)
+    return f"{'-' if value < 0 else ''}{digits[:-places]}.{digits[-places:]}"
 
 
 def _math(text: str) -> Answer | None:
