@@ -174,7 +174,8 @@ def test_different_answers_stay_different() -> None:
     apart = [answers[0] for answers in SAME] + [
         "12 m", "50", "0.333", "-12", "C", "D) cat", "true", "blue car", '{"a": 2, "b": [2]}', "13 dogs",
         '{"name": "g", "arguments": {"x": 1}}', "no. 5", "C++", "C#", "A+", "A-", "5 mW", "5 MW", "10:30",
-        "5-10", "2024-05-01", "x+2", "x < 3", "[3, 4)", r"\{1, 3\}", "10^{-99}", "0", "I don't know", "€12", "犬",
+        "5-10", "2024-05-01", "x+2", "x < 3", "[3, 4)", r"\{1, 3\}", "10^{-99}", "0", "I don't know",
+        "€12", "犬",
     ]  # fmt: skip
     normal: dict[Answer, str] = {}
     for answer in apart:
