@@ -44,9 +44,7 @@ async def events_of(
 ) -> list[Event]:
     pipeline = Pipeline(engine, settings)
     sampling = sampling or Sampling(max_tokens=64, seed=1)
-    return [
-        event async for event in pipeline.run(conversation, MIRLOptions(**options), sampling, CONTEXT)
-    ]
+    return [event async for event in pipeline.run(conversation, MIRLOptions(**options), sampling, CONTEXT)]
 
 
 async def result_of(engine: FakeEngine, **given: Any) -> Result:

@@ -28,7 +28,9 @@ descriptions = st.lists(
     min_size=1,
     max_size=6,
 )
-answers = st.sampled_from(["1", "2", "yes", "", "a sentence of some length that nobody would call an answer."])
+answers = st.sampled_from(
+    ["1", "2", "yes", "", "a sentence of some length that nobody would call an answer."]
+)
 chains = st.lists(
     st.builds(
         FakeText,
@@ -91,9 +93,7 @@ def test_nothing_runs_after_the_generator_is_closed(
 
     async def run() -> None:
         pipeline = Pipeline(engine, SETTINGS)
-        async with aclosing(
-            pipeline.run(CONVERSATION, chosen, Sampling(max_tokens=40), CONTEXT)
-        ) as events:
+        async with aclosing(pipeline.run(CONVERSATION, chosen, Sampling(max_tokens=40), CONTEXT)) as events:
             seen = 0
             async for _ in events:
                 seen += 1
