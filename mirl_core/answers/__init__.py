@@ -2,6 +2,8 @@
 
     extraction.py     a chain's text → reasoning and answer, verbatim
     normalization.py  an answer's text → kind and key; equal keys of a kind are the same answer
+    quantities.py     the key of a number with a unit
+    structured.py     the key of JSON and tool calls
     mathematics.py    the key of a mathematical expression
 
 Sameness is equality of keys, hence symmetric and transitive: what cluster an answer is in never depends on

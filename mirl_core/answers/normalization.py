@@ -6,27 +6,25 @@ yes_no     Yes. = yes, there is
 short      the Red Car. = red car
 json       any key order
 tool_call  parsed name and arguments
-math       \\frac{\\pi}{2} = \\pi/2 (see mathematics.py)
+math       \\frac{\\pi}{2} = \\pi/2 (mathematics.py)
 prose      everything else: does not cluster
 """
 
 from __future__ import annotations
 
-import json
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from fractions import Fraction
-from typing import Any, Literal
+from typing import Literal
 
 from mirl_core.answers import mathematics
-from mirl_core.answers.units import NUMBER_WORDS, canonical_unit
+from mirl_core.answers.quantities import read_quantity, write_quantity
+from mirl_core.answers.structured import read_json
 
 Kind = Literal["number", "option", "yes_no", "short", "json", "tool_call", "math", "prose"]
 
 MAX_SHORT_WORDS = 5
 MAX_SHORT_LENGTH = 64
-MAX_JSON_LENGTH = 100_000
 
 _LEAD = re.compile(
     r"(?:so,? |thus,? )?(?:the )?(?:(?:correct|final|right) )?(?:answer|choice) ?(?:is:?|:) ?", re.I
@@ -40,14 +38,6 @@ _OPTION = re.compile(
     re.IGNORECASE,
 )
 _YES_NO = re.compile(r"(yes|no)(?:[.!]?|[.,!] [^\W\d].{0,79})", re.I)
-_NUMBER = re.compile(
-    r"([-+−]?)\s?([$€£¥]?)\s?([-+−]?)(\d{1,3}(?:,\d{3})+(?:\.\d*)?|\d+\.?\d*|\.\d+)"
-    r"(?:(?:[eE]|\s?[x×]\s?10\^)\{?([-+−]?\d{1,4})\}?|/(\d{1,15}))?(?![\d.,])\s?(.*)"
-)
-_WORD_NUMBER = re.compile(rf"({'|'.join(sorted(NUMBER_WORDS, key=len, reverse=True))})(?:\s+(.*))?", re.I)
-_UNIT = re.compile(r"(?:[^\W\d_]|[°%€£¥$²])[\w°%€£¥$²³/^·.\- ]{0,31}")
-# After a number these are variables, not units: 2x is mathematics.
-_VARIABLES = frozenset("abcnxyz")
 # Ranges, dates and scores look like subtractions and divisions.
 _NOT_MATHS = re.compile(r"[\d\s.,:/-]+")
 _ARTICLES = frozenset({"a", "an", "the"})
@@ -77,8 +67,8 @@ class Answer:
 def normalize(answer: str) -> Answer:
     """Kind and key of an answer. Never raises; linear in the answer, apart from bounded mathematics."""
     text = answer.strip()
-    if found := _json(text):
-        return found
+    if structured := read_json(text):
+        return Answer(*structured, structured[1])
     if len(text) > 4 * MAX_SHORT_LENGTH:
         return _prose(text)
     bare = _bare(text)
@@ -128,49 +118,9 @@ def _bare(text: str) -> str:
     text = re.sub(r"√(\w|\d+|\([^()]*\))(?!\w)", r"\\sqrt{\1}", text)
     # "x = 5" says 5; "y = 2x" says how y depends on x.
     named = re.fullmatch(r"[a-zA-Z] ?= ?([^=]+)", text)
-    if named and (_number(named[1]) or not re.search("[a-zA-Z]", re.sub(r"\\[a-zA-Z]+", "", named[1]))):
+    if named and (read_quantity(named[1]) or not re.search("[a-zA-Z]", re.sub(r"\\[a-zA-Z]+", "", named[1]))):
         return named[1]
     return text
-
-
-def _json(text: str) -> Answer | None:
-    if len(text) > MAX_JSON_LENGTH or not text.startswith(("{", "[", "`", "<")):
-        return None
-    fenced = re.fullmatch(r"```(?:json)?\s(.*)```", text, re.DOTALL)
-    body = fenced.group(1).strip() if fenced else text
-    try:
-        if body.startswith("<tool_call>"):
-            calls = [call.strip().removesuffix("</tool_call>") for call in body.split("<tool_call>")[1:]]
-            return _dump("tool_call", [_canonical(json.loads(call)) for call in calls])
-        if not body.startswith(("{", "[")):
-            return None
-        value = _canonical(json.loads(body, parse_constant=_refuse))
-    except (ValueError, RecursionError):
-        return None
-    if isinstance(value, dict) and "name" in value and "arguments" in value:
-        return _dump("tool_call", [value])
-    return _dump("json", value)
-
-
-def _dump(kind: Kind, value: object) -> Answer:
-    key = json.dumps(value, sort_keys=True, ensure_ascii=False, separators=(",", ":"))
-    return Answer(kind, key, key)
-
-
-def _canonical(value: Any) -> Any:
-    """Numbers that are equal become the same; a tool call's arguments may be JSON in a string."""
-    if isinstance(value, dict):
-        arguments = value.get("arguments")
-        if "name" in value and isinstance(arguments, str):
-            value = value | {"arguments": json.loads(arguments)}
-        return {key: _canonical(one) for key, one in value.items()}
-    if isinstance(value, list):
-        return [_canonical(one) for one in value]
-    return int(value) if isinstance(value, float) and value.is_integer() else value
-
-
-def _refuse(constant: str) -> None:
-    raise ValueError(f"{constant} is not JSON")
 
 
 def _option(text: str) -> Answer | None:
@@ -188,50 +138,17 @@ def _yes_no(text: str) -> Answer | None:
 
 
 def _number(text: str) -> Answer | None:
-    if match := _WORD_NUMBER.fullmatch(text):
-        value = Fraction(NUMBER_WORDS.index(match.group(1).lower()))
-        unit, currency = match.group(2) or "", ""
-    elif match := _NUMBER.fullmatch(text):
-        sign, currency, inner_sign, digits, power, denominator, unit = match.groups(default="")
-        if len(digits) > 100 or (denominator and int(denominator) == 0):
-            return None
-        if power and abs(int(power.replace("−", "-"))) > 100:
-            return None
-        value = Fraction(digits.replace(",", "")) / (int(denominator) if denominator else 1)
-        value *= Fraction(10) ** int(power.replace("−", "-") or 0)
-        value = -value if (sign + inner_sign) in ("-", "−") else value
-    else:
-        return None
-    if unit and (not _UNIT.fullmatch(unit) or len(unit.split()) > 3 or unit in _VARIABLES):
-        return None
-    return _quantity(value, canonical_unit(currency + unit))
-
-
-def _quantity(value: Fraction, unit: str = "") -> Answer:
-    key = _decimal(value) + (f" {unit}" if len(unit) > 1 else unit)
-    return Answer("number", key, key)
-
-
-def _decimal(value: Fraction) -> str:
-    """`0.5` where the decimals end, `1/3` where they don't."""
-    twos = fives = 0
-    rest = value.denominator
-    while rest % 2 == 0:
-        rest, twos = rest // 2, twos + 1
-    while rest % 5 == 0:
-        rest, fives = rest // 5, fives + 1
-    places = max(twos, fives)
-    if rest != 1 or places == 0:
-        return str(value)
-    digits = str(abs(value.numerator) * 10**places // value.denominator).zfill(places + 1)
-    return f"{'-' if value < 0 else ''}{digits[:-places]}.{digits[-places:]}"
+    key = read_quantity(text)
+    return None if key is None else Answer("number", key, key)
 
 
 def _math(text: str) -> Answer | None:
     if _NOT_MATHS.fullmatch(text) or not mathematics.looks_mathematical(text):
         return None
     value, key = mathematics.canonical(text)
-    return _quantity(value) if value is not None else Answer("math", key, text)
+    if value is not None:
+        return Answer("number", write_quantity(value), write_quantity(value))
+    return Answer("math", key, text)
 
 
 def _short(text: str) -> Answer | None:

@@ -136,7 +136,7 @@ def test_best_waits_for_better_descriptions_only() -> None:
 
 
 def test_auto_waits_while_prose_could_still_change_the_rule() -> None:
-    # Two answers of "4", two outstanding: as a majority it would stand, but two captions would make it `best`.
+    # Two answers of "4", two outstanding: as a majority it stands, but two captions would make it `best`.
     done = [chain(1, 0, "4", 1.0), chain(1, 1, "4", 1.0)]
     outstanding = [Pending(0, 0, 2.0), Pending(2, 0, 0.0)]
     assert not decided(done, outstanding, "auto")
