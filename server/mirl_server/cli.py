@@ -28,6 +28,7 @@ from mirl_core.errors import ConfigError
 from mirl_server.settings import ServerSettings, default_options
 
 PLUGIN = "mirl"
+BUNDLED_NAME = "mirl-tiny"
 NO_DOMAIN = "no-domain-is-allowed.invalid"
 EPILOG = """\
 Every flag of `vllm serve` is taken too, and means what it means there:
@@ -208,10 +209,10 @@ def parse_vllm(arguments: list[str]) -> argparse.Namespace:
         _complete_for_cpu(args)
     args.model = args.model_tag or args.model
     if args.model is None:  # after --config has had its say
-        from mirl_core.bundled import MODEL_NAME, model_path
+        from mirl_core.bundled import model_path
 
         args.model = str(model_path())
-        args.served_model_name = args.served_model_name or [MODEL_NAME]
+        args.served_model_name = args.served_model_name or [BUNDLED_NAME]
     return args
 
 

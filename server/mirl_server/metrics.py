@@ -55,7 +55,8 @@ class Metrics:
         """Count what an answered request cost."""
         for stage in result.stages:
             self.stage_seconds.labels(stage.stage).observe(stage.seconds)
-            self.tokens.labels(stage.stage, "generated").inc(stage.generated_tokens)
+            if stage.generated_tokens:
+                self.tokens.labels(stage.stage, "generated").inc(stage.generated_tokens)
             if stage.scored_tokens:
                 self.tokens.labels(stage.stage, "scored").inc(stage.scored_tokens)
         for description in result.descriptions:

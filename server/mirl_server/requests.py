@@ -21,6 +21,8 @@ from mirl_server.media import decode_images
 DIRECT = ":direct"
 ROLES = ("system", "developer", "user", "assistant", "tool", "function")
 MAX_STOPS = 16
+TEMPLATE_RESERVED = ("chat_template", "tokenize", "tools", "add_generation_prompt", "continue_final_message")
+"""Template arguments that would change what is rendered, or bring a template of the caller's own."""
 _N = TypeVar("_N", int, float)
 _PLAIN = "leave it out, or ask the model's ':direct' name"
 _IMAGE_PARTS = ("image", "image_url", "image_pil", "image_embeds", "input_image")
@@ -206,6 +208,10 @@ def read_request(body: Mapping[str, Any]) -> ChatRequest:
     except ValidationError as error:
         message, where = first_problem(error, ChatRequest)
         raise RequestError(message, param=where) from error
+    for name in request.chat_template_kwargs or {}:
+        if name in TEMPLATE_RESERVED:
+            where = f"chat_template_kwargs.{name}"
+            raise RequestError(f"{where} is the server's to set; leave it out", param=where)
     if request.stream_options is not None:
         _check_stream_options(request)
     if not isinstance(request.stop, str) and request.stop and len(request.stop) > MAX_STOPS:

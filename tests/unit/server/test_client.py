@@ -1,0 +1,39 @@
+"""The client reads what the server says, whichever way it is held."""
+
+from openai.types.chat import ChatCompletion, ChatCompletionChunk
+
+from mirl_client import Chain, Description, Evidence, Stage, Vote, evidence
+from mirl_server.protocol import chain_json, description_json
+from tests.unit.server.conftest import Harness
+from tests.unit.server.test_protocol import ANSWER, CHAIN, KEPT, RESULT
+from tests.unit.server.test_routes import events
+
+
+def test_models_name_what_the_server_sends() -> None:
+    told = ANSWER.completion(RESULT)["mirl"]
+    assert set(Evidence.model_fields) == set(told)
+    assert set(Description.model_fields) == set(description_json(KEPT))
+    assert set(Chain.model_fields) == set(chain_json(CHAIN))
+    assert set(Vote.model_fields) == set(told["vote"])
+    assert set(Stage.model_fields) == set(told["stages"][0])
+
+
+async def test_evidence_of_json_and_of_openais_objects(server: Harness) -> None:
+    response = (await server.ask()).json()
+    found = evidence(response)
+    assert found is not None
+    assert found == evidence(ChatCompletion.model_validate(response))
+    assert found.best is not None
+    assert found.best.text == "a red seven"
+    assert [one.index for one in found.kept] == [0]
+
+
+async def test_evidence_of_a_stream_is_in_its_last_stage_event(server: Harness) -> None:
+    chunks = [ChatCompletionChunk.model_validate(chunk) for chunk in events(await server.ask(stream=True))]
+    found = [evidence(chunk) for chunk in chunks]
+    assert [one is not None for one in found].count(True) == 1
+
+
+def test_plain_answers_have_none() -> None:
+    assert evidence({"choices": []}) is None
+    assert evidence(object()) is None

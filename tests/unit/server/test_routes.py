@@ -1,0 +1,354 @@
+"""The routes over a fake engine: what is gated, what is handed on, how a request ends."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from collections.abc import Callable
+from typing import Any
+
+import httpx
+import pytest
+from openai.types import Model
+from openai.types.chat import ChatCompletion, ChatCompletionChunk
+
+from mirl_core.engines.fake import FakeEngine, FakeText
+from mirl_core.errors import DeadlineError, EngineDeadError, EngineError, MIRLError, RequestError
+from tests.unit.server.conftest import Harness, question
+
+Build = Callable[..., Harness]
+
+
+def events(response: httpx.Response) -> list[Any]:
+    """The data of a finished stream, `[DONE]` checked and left out."""
+    lines = [line.removeprefix("data: ") for line in response.text.split("\n\n") if line.startswith("data: ")]
+    assert lines[-1] == "[DONE]"
+    return [json.loads(line) for line in lines[:-1]]
+
+
+async def until(true: Callable[[], bool]) -> None:
+    while not true():  # noqa: ASYNC110 - the fake engine has no event for it
+        await asyncio.sleep(0.01)
+
+
+async def test_a_gated_answer_with_its_evidence(server: Harness) -> None:
+    response = await server.ask()
+    assert response.status_code == 200
+    told = ChatCompletion.model_validate(response.json())
+    assert told.choices[0].message.content == "7"
+    assert told.choices[0].finish_reason == "stop"
+    assert told.model == "m"
+    assert told.id.startswith("chatcmpl-")
+    evidence = response.json()["mirl"]
+    assert [one["kept"] for one in evidence["descriptions"]] == [True, False]
+    assert evidence["descriptions"][1]["reason"] == "gate"
+    assert (evidence["vote"]["answer"], evidence["vote"]["share"]) == ("7", 1.0)
+    assert told.usage is not None
+    assert told.usage.completion_tokens == server.engine.sampled_tokens
+    assert server.handed == []
+
+
+async def test_a_stream_tells_stages_then_the_answer(server: Harness) -> None:
+    response = await server.ask(stream=True, stream_options={"include_usage": True})
+    assert response.headers["content-type"].startswith("text/event-stream")
+    chunks = events(response)
+    for chunk in chunks:
+        ChatCompletionChunk.model_validate(chunk, strict=True)
+    stages = [chunk["mirl"]["event"] for chunk in chunks if "mirl" in chunk]
+    assert stages[:4] == ["started", "described", "described", "gated"]
+    assert stages[-1] == "finished"
+    assert "decided" in stages
+    assert chunks[0]["choices"][0]["delta"] == {"role": "assistant", "content": ""}
+    content = "".join(c["choices"][0]["delta"].get("content", "") for c in chunks if c["choices"])
+    assert content == "7"
+    assert chunks[-1]["choices"] == []
+    assert chunks[-1]["usage"]["completion_tokens"] == server.engine.sampled_tokens
+    assert [c["choices"][0]["finish_reason"] for c in chunks if c["choices"]].count("stop") == 1
+
+
+async def test_no_usage_unless_asked_for(server: Harness) -> None:
+    assert all("usage" not in chunk for chunk in events(await server.ask(stream=True)))
+
+
+async def test_fields_reach_the_engine(server: Harness) -> None:
+    await server.ask(
+        temperature=0.3, top_p=0.9, seed=5, max_tokens=50, stop=["X"], priority=0, user="u",
+        metadata={"a": "b"}, chat_template_kwargs={"thinking": True},
+    )  # fmt: skip
+    (describe,) = server.engine.of_kind("describe")
+    assert describe.sampling is not None
+    assert (describe.sampling.temperature, describe.sampling.top_p) == (0.3, 0.9)
+    assert describe.sampling.seed is not None
+    assert describe.conversation.template_kwargs == {"thinking": True}
+
+
+async def test_models_temperature_holds_where_none_is_given(server: Harness) -> None:
+    await server.ask()
+    sampling = server.engine.of_kind("describe")[0].sampling
+    assert sampling is not None
+    assert sampling.temperature == 1.0
+
+
+async def test_the_callers_request_id_is_in_the_answers(server: Harness) -> None:
+    async with server.client() as client:
+        for header, kept in (("abc-1", True), ("bad id\u00e4", False), ("x" * 200, False)):
+            body = {"messages": [question()], "mirl": {"descriptions": 1, "keep": 1}}
+            response = await client.post(
+                "/v1/chat/completions", json=body, headers={"x-request-id": header.encode("latin-1")}
+            )
+            assert response.json()["id"].startswith(f"chatcmpl-{header}-") is kept
+            assert response.json()["model"] == "m"
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        {"model": "m", "messages": [{"role": "user", "content": "hi"}]},
+        {"model": "m", "messages": [question(), {"role": "assistant", "content": "7"}]},
+        {"model": "lora", "messages": [question()]},
+        {"model": "unknown", "messages": [question()]},
+        {"model": "unknown:direct", "messages": [question()]},
+        {"model": 3, "messages": [question()]},
+        {"messages": "hello"},
+        {},
+    ],
+)
+async def test_everything_else_is_handed_on(server: Harness, body: dict[str, Any]) -> None:
+    response = await server.ask(body)
+    assert response.status_code == 200
+    model = body.get("model")
+    name = model.removesuffix(":direct") if isinstance(model, str) else model
+    assert server.handed == [{**body, "model": name} if "model" in body else body]
+    assert server.engine.calls == []
+
+
+@pytest.mark.parametrize("name", ["m:direct", "alias:direct"])
+async def test_direct_is_handed_on_by_its_own_name(server: Harness, name: str) -> None:
+    response = await server.ask({"model": name, "messages": [question()], "n": 3})
+    assert server.handed[0] == {"model": name.removesuffix(":direct"), "messages": [question()], "n": 3}
+    assert response.json()["model"] == name
+    assert int(response.headers["content-length"]) == len(response.content)
+
+
+async def test_aliases_are_gated(server: Harness) -> None:
+    assert (await server.ask({"model": "alias", "messages": [question()]})).json()["model"] == "alias"
+
+
+async def test_knobs_on_plain_requests_are_checked_and_not_passed(server: Harness) -> None:
+    text = [{"role": "user", "content": "hi"}]
+    assert (await server.ask({"model": "m", "messages": text, "mirl": {"keep": 1}})).status_code == 200
+    assert "mirl" not in server.handed[0]
+    for body in ({"model": "m", "mirl": {"kep": 1}}, {"model": "m:direct", "mirl": {"keep": 1}}):
+        response = await server.ask({"messages": text, **body})
+        assert response.status_code == 400
+        assert response.json()["error"]["param"].startswith("mirl")
+    assert len(server.handed) == 1
+
+
+async def test_a_key_salts_the_cache_of_both_paths(server: Harness) -> None:
+    text = {"model": "m", "messages": [{"role": "user", "content": "hi"}]}
+    async with server.client() as client:
+        for key in ("Bearer one", "Bearer two"):
+            await client.post("/v1/chat/completions", json=text, headers={"authorization": key})
+    salts = [body["cache_salt"] for body in server.handed]
+    assert salts[0] != salts[1]
+    assert "one" not in salts[0]
+
+
+@pytest.mark.parametrize(
+    ("fields", "param"),
+    [
+        ({"n": 2}, "n"),
+        ({"mirl": {"kep": 1}}, "mirl.kep"),
+        ({"mirl": {"keep": 0}}, "mirl.keep"),
+        ({"mirl": {"descriptions": 33}}, "mirl.descriptions"),
+        ({"mirl": {"max_total_tokens": 10**9}}, "mirl.max_total_tokens"),
+        ({"temperature": -1}, "temperature"),
+        ({"frob": 1}, "frob"),
+        ({"messages": [question(url="https://x/y.png")]}, "messages[0].content[0]"),
+    ],
+)
+@pytest.mark.parametrize("stream", [False, True])
+async def test_bad_requests_are_400_before_anything_runs(
+    server: Harness, fields: dict[str, Any], param: str, stream: bool
+) -> None:
+    response = await server.ask(stream=stream, **fields)
+    assert response.status_code == 400
+    assert response.json()["error"]["param"] == param
+    assert response.json()["error"]["type"] == "invalid_request_error"
+    assert server.engine.calls == []
+    assert server.metric("mirl_requests_total", outcome="refused") == 1
+
+
+async def test_bodies_that_are_not_json(server: Harness) -> None:
+    async with server.client() as client:
+        for content, kind in ((b"{", "application/json"), (b"{}", "text/plain"), (b"[]", "application/json")):
+            response = await client.post(
+                "/v1/chat/completions", content=content, headers={"content-type": kind}
+            )
+            assert response.status_code == 400
+            assert set(response.json()["error"]) == {"message", "type", "param", "code"}
+
+
+@pytest.mark.parametrize("stream", [False, True])
+@pytest.mark.parametrize(
+    ("error", "status"),
+    [(RequestError("no", param="messages"), 400), (EngineError("no"), 500), (EngineDeadError("no"), 503)],
+)
+async def test_errors_before_the_first_event_have_their_status(
+    build: Build, stream: bool, error: MIRLError, status: int
+) -> None:
+    harness = build(FakeEngine(fail_at={"render": error}))
+    response = await harness.ask(stream=stream)
+    assert response.status_code == status
+    assert response.json()["error"]["message"] == "no"
+
+
+@pytest.mark.parametrize("kind", ["describe", "score", "fork"])
+async def test_errors_later_are_a_status_or_an_event(build: Build, kind: str) -> None:
+    harness = build(FakeEngine(fail_at={kind: EngineError("the engine choked")}))
+    response = await harness.ask()
+    assert (response.status_code, response.json()["error"]["code"]) == (500, "engine_error")
+    streamed = events(await harness.ask(stream=True))
+    assert streamed[-1]["error"]["message"] == "the engine choked"
+    assert harness.engine.running == 0
+    assert harness.metric("mirl_requests_total", outcome="failed") == 2
+    assert harness.metric("mirl_requests_in_flight") == 0
+
+
+async def test_a_deadline_with_nothing_to_return(build: Build) -> None:
+    harness = build(FakeEngine([FakeText("a b c</description>", delay=30)]))
+    response = await harness.ask(mirl={"timeout": 0.05})
+    assert response.status_code == 504
+    assert harness.metric("mirl_requests_total", outcome="deadline") == 1
+    assert issubclass(DeadlineError, MIRLError)
+
+
+async def test_unforeseen_errors_in_a_stream_say_nothing_of_the_inside(
+    server: Harness, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def broken(*_: object) -> None:
+        raise ZeroDivisionError("secret")
+
+    monkeypatch.setattr(server.engine, "score", broken)
+    response = await server.ask(stream=True)
+    assert events(response)[-1]["error"]["type"] == "server_error"
+    assert "secret" not in response.text
+
+
+async def test_silence_is_bridged_by_comments(build: Build) -> None:
+    harness = build(FakeEngine([FakeText("a</description>", delay=0.1)]), keep_alive=0.02)
+    response = await harness.ask(stream=True)
+    assert ": keep-alive\n\n" in response.text
+    assert events(response)[-1]["choices"][0]["finish_reason"] == "stop"
+
+
+@pytest.mark.parametrize("stream", [False, True])
+async def test_a_client_that_leaves_frees_the_engine(build: Build, stream: bool) -> None:
+    harness = build(FakeEngine([FakeText("a b c</description>", delay=30)]))
+    body = json.dumps({"messages": [question()], "stream": stream, "mirl": {"descriptions": 3}}).encode()
+    leave = asyncio.Event()
+    inbox = [{"type": "http.request", "body": body, "more_body": False}]
+    sent: list[Any] = []
+
+    async def receive() -> Any:
+        if inbox:
+            return inbox.pop()
+        await leave.wait()
+        return {"type": "http.disconnect"}
+
+    async def send(message: Any) -> None:
+        sent.append(message)
+
+    scope = {
+        "type": "http", "asgi": {"version": "3.0", "spec_version": "2.3"}, "http_version": "1.1",
+        "method": "POST", "path": "/v1/chat/completions", "raw_path": b"/v1/chat/completions",
+        "query_string": b"", "root_path": "", "scheme": "http", "server": ("t", 80), "client": ("c", 1),
+        "headers": [(b"content-type", b"application/json")], "state": {},
+    }  # fmt: skip
+    request = asyncio.create_task(harness.app(scope, receive, send))
+    async with asyncio.timeout(5):
+        await until(lambda: harness.engine.running == 3)
+        assert harness.metric("mirl_requests_in_flight") == 1
+        leave.set()
+        await request
+    assert harness.engine.running == 0
+    assert harness.metric("mirl_requests_total", outcome="cancelled") == 1
+    assert harness.metric("mirl_requests_in_flight") == 0
+    assert bool(sent and sent[0]["status"] == 200) is stream
+
+
+@pytest.mark.parametrize("stream", [False, True])
+async def test_a_cancelled_handler_frees_the_engine(build: Build, stream: bool) -> None:
+    harness = build(FakeEngine([FakeText("a b c</description>", delay=30)]))
+    request = asyncio.create_task(harness.ask(stream=stream))
+    async with asyncio.timeout(5):
+        await until(lambda: harness.engine.running > 0)
+        request.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await request
+    assert harness.engine.running == 0
+
+
+async def test_models_are_listed_twice_adapters_once(server: Harness) -> None:
+    async with server.client() as client:
+        listed = (await client.get("/v1/models")).json()
+    assert listed["object"] == "list"
+    assert [one["id"] for one in listed["data"]] == ["m", "m:direct", "lora"]
+    for one in listed["data"]:
+        Model.model_validate({"created": 1, "owned_by": "x", **one})
+
+
+async def test_ready(server: Harness, build: Build) -> None:
+    dead = build(FakeEngine(fail_at={"health": EngineDeadError("gone")}))
+    for harness, status in (
+        (server, 200),
+        (build(draining=True), 503),
+        (dead, 503),
+        (build(with_engine=False), 503),
+    ):
+        async with harness.client() as client:
+            assert (await client.get("/ready")).status_code == status
+
+
+async def test_without_an_engine_only_the_gate_is_closed(build: Build) -> None:
+    harness = build(with_engine=False)
+    assert (await harness.ask()).status_code == 503
+    assert (await harness.ask({"model": "m", "messages": []})).status_code == 200
+
+
+async def test_operator_defaults_and_limits(build: Build) -> None:
+    harness = build(
+        defaults={"descriptions": 3, "keep": 2},
+        limits={"max_keep": 2, "max_forks": 1},
+        reasoning_content=False,
+    )
+    told = (await harness.ask({"messages": [question()]})).json()
+    assert [stage["sequences"] for stage in told["mirl"]["stages"] if stage["stage"] != "score"] == [3, 2]
+    assert "reasoning_content" not in told["choices"][0]["message"]
+    assert (await harness.ask(mirl={"keep": 3})).status_code == 400
+
+
+async def test_reasoning_can_be_left_out(server: Harness) -> None:
+    message = (await server.ask(include_reasoning=False)).json()["choices"][0]["message"]
+    assert "reasoning" not in message
+    assert message["content"] == "7"
+
+
+async def test_metrics_count_stages_and_fates(server: Harness) -> None:
+    await server.ask()
+    assert server.metric("mirl_requests_total", outcome="answered") == 1
+    assert server.metric("mirl_descriptions_total", fate="kept") == 1
+    assert server.metric("mirl_descriptions_total", fate="gate") == 1
+    assert server.metric("mirl_stage_seconds_count", stage="describe") == 1
+    generated = sum(
+        server.metric("mirl_tokens_total", stage=stage, kind="generated") for stage in ("describe", "fork")
+    )
+    assert generated == server.engine.sampled_tokens
+
+
+def test_openapi_documents_the_request(server: Harness) -> None:
+    operation = server.app.openapi()["paths"]["/v1/chat/completions"]["post"]
+    properties = operation["requestBody"]["content"]["application/json"]["schema"]["properties"]
+    assert "descriptions" in properties["mirl"]["properties"]
+    assert {"400", "404", "413", "500", "503", "504"} <= set(operation["responses"])
