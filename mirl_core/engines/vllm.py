@@ -205,8 +205,9 @@ class VLLMEngine:
     async def close(self) -> None:
         if self._owns_client and self._client is not None:
             client, self._client = self._client, None
-            # Joins the engine's process: blocks for as long as that takes to leave.
-            await asyncio.to_thread(client.shutdown)
+            # On the loop, though it joins the engine's process and so blocks for seconds: let go on, vLLM's
+            # output handler would take the end of the process for its death.
+            client.shutdown()
 
     @property
     def client(self) -> EngineClient:
