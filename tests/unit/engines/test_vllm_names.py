@@ -1,0 +1,186 @@
+"""Every name of vLLM's that MIRL uses, held against vLLM's source without importing it.
+
+By default against the installed version. To try another one, unpack its wheel and name the folder that holds
+the package `vllm`:
+
+    MIRL_VLLM_SOURCE=/where/it/is python -m pytest tests/unit/engines/test_vllm_names.py
+"""
+
+from __future__ import annotations
+
+import ast
+import os
+from collections.abc import Iterator
+from functools import cache
+from importlib.util import find_spec
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[3]
+
+# (module, class or function, parameters or members that MIRL relies on)
+USED: list[tuple[str, str, str]] = [
+    ("vllm.engine.arg_utils", "AsyncEngineArgs", ""),
+    (
+        "vllm.engine.arg_utils",
+        "EngineArgs",
+        (
+            "model enable_chunked_prefill enable_prefix_caching block_size kv_cache_memory_bytes enforce_eager "
+            "max_num_seqs distributed_executor_backend tensor_parallel_size pipeline_parallel_size "
+            "data_parallel_size dtype worker_extension_cls"
+        ),
+    ),
+    ("vllm.engine.protocol", "EngineClient", "vllm_config model_config renderer errored"),
+    (
+        "vllm.engine.protocol",
+        "EngineClient.generate",
+        "prompt sampling_params request_id lora_request trace_headers priority",
+    ),
+    ("vllm.engine.protocol", "EngineClient.abort", "request_id"),
+    ("vllm.engine.protocol", "EngineClient.check_health", ""),
+    ("vllm.v1.engine.async_llm", "AsyncLLM.from_engine_args", "engine_args"),
+    ("vllm.v1.engine.async_llm", "AsyncLLM.get_supported_tasks", ""),
+    ("vllm.v1.engine.async_llm", "AsyncLLM.abort", "request_id"),
+    ("vllm.v1.engine.async_llm", "AsyncLLM.shutdown", ""),
+    ("vllm.outputs", "RequestOutput.__init__", "outputs prompt_logprobs"),
+    ("vllm.outputs", "CompletionOutput", "text token_ids logprobs finish_reason"),
+    ("vllm.logprobs", "Logprob", "logprob"),
+    ("vllm.logprobs", "FlatLogprobs", "__getitem__ __len__"),
+    (
+        "vllm.renderers.base",
+        "BaseRenderer",
+        "config get_tokenizer default_chat_tok_params mm_processor_cache render_chat_async",
+    ),
+    (
+        "vllm.renderers.base",
+        "BaseRenderer.render_chat_async",
+        "conversations chat_params tok_params skip_mm_cache",
+    ),
+    (
+        "vllm.renderers.params",
+        "ChatParams",
+        "chat_template chat_template_content_format chat_template_kwargs media_io_kwargs mm_processor_kwargs",
+    ),
+    ("vllm.renderers.params", "TokenizeParams", "with_kwargs add_special_tokens"),
+    (
+        "vllm.sampling_params",
+        "SamplingParams",
+        (
+            "max_tokens temperature top_p top_k min_p repetition_penalty presence_penalty frequency_penalty stop "
+            "include_stop_str_in_output seed logprobs prompt_logprobs flat_logprobs logit_bias detokenize "
+            "skip_special_tokens spaces_between_special_tokens output_kind skip_reading_prefix_cache"
+        ),
+    ),
+    ("vllm.sampling_params", "RequestOutputKind", "FINAL_ONLY"),
+    ("vllm.config.scheduler", "SchedulerConfig", "enable_chunked_prefill"),
+    (
+        "vllm.config.model",
+        "ModelConfig",
+        "hf_config max_model_len logprobs_mode tokenizer_mode get_vocab_size",
+    ),
+    ("vllm.platforms.interface", "Platform", "is_cpu"),
+    ("vllm.inputs.engine", "MultiModalInput", "mm_kwargs"),
+]
+
+# (file or folder, text): what has no name in Python's sense.
+WORDS = [
+    ("envs.py", '"VLLM_ENABLE_V1_MULTIPROCESSING"'),
+    ("envs.py", '"VLLM_CPU_OMP_THREADS_BIND"'),
+    ("renderers", '"image_pil": lambda part'),
+    ("multimodal/cache/lru.py", "raise MultiModalCacheMissError"),
+    ("v1/engine/core.py", "finish_reason=FinishReason.ERROR"),
+    ("config/model.py", '"raw_logprobs"'),
+]
+
+
+def source() -> Path:
+    if given := os.environ.get("MIRL_VLLM_SOURCE"):
+        return Path(given) / "vllm"
+    spec = find_spec("vllm")
+    if spec is None or spec.origin is None:
+        pytest.skip("vLLM is not installed")
+    return Path(spec.origin).parent
+
+
+@cache
+def module(name: str) -> ast.Module:
+    path = source().joinpath(*name.split(".")[1:])
+    path = path / "__init__.py" if path.is_dir() else path.with_suffix(".py")
+    assert path.is_file(), f"vLLM has no module {name}"
+    return ast.parse(path.read_text(encoding="utf-8"))
+
+
+def statements(body: list[ast.stmt]) -> Iterator[ast.stmt]:
+    """Statements of one scope, those under `if` and `try` included."""
+    for statement in body:
+        yield statement
+        for block in ("body", "orelse", "handlers", "finalbody"):
+            if not isinstance(statement, ast.ClassDef | ast.FunctionDef | ast.AsyncFunctionDef):
+                for child in getattr(statement, block, []):
+                    yield from statements(child.body if isinstance(child, ast.ExceptHandler) else [child])
+
+
+def names(body: list[ast.stmt]) -> dict[str, ast.stmt]:
+    """What a scope defines."""
+    found: dict[str, ast.stmt] = {}
+    for statement in statements(body):
+        match statement:
+            case ast.ClassDef(name=name) | ast.FunctionDef(name=name) | ast.AsyncFunctionDef(name=name):
+                found[name] = statement
+            case ast.Assign(targets=targets):
+                found |= {node.id: statement for node in targets if isinstance(node, ast.Name)}
+            case ast.AnnAssign(target=ast.Name(id=name)):
+                found[name] = statement
+            case ast.ImportFrom(names=aliases) | ast.Import(names=aliases):
+                found |= {alias.asname or alias.name: statement for alias in aliases}
+    return found
+
+
+def members(module_name: str, path: str) -> set[str]:
+    """Parameters of a function, or names in a class and what its methods set on `self`."""
+    scope: dict[str, ast.stmt] = names(module(module_name).body)
+    node: ast.stmt | None = None
+    for part in path.split("."):
+        assert part in scope, f"{module_name} has no {path}"
+        node = scope[part]
+        scope = names(node.body) if isinstance(node, ast.ClassDef) else {}
+    if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef):
+        arguments = node.args
+        return {a.arg for a in (*arguments.posonlyargs, *arguments.args, *arguments.kwonlyargs)}
+    assert isinstance(node, ast.ClassDef), f"{module_name}.{path} is neither a class nor a function"
+    on_self = {
+        child.attr
+        for child in ast.walk(node)
+        if isinstance(child, ast.Attribute) and isinstance(child.value, ast.Name) and child.value.id == "self"
+    }
+    return set(scope) | on_self
+
+
+def imports() -> list[tuple[str, str]]:
+    """Every `from vllm… import name` in the product."""
+    found = set()
+    for folder in ("mirl_core", "server"):
+        for path in (ROOT / folder).rglob("*.py"):
+            for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+                if isinstance(node, ast.ImportFrom) and (node.module or "").split(".")[0] == "vllm":
+                    found |= {(node.module or "", alias.name) for alias in node.names}
+    return sorted(found)
+
+
+@pytest.mark.parametrize(("module_name", "name"), imports())
+def test_imports_exist(module_name: str, name: str) -> None:
+    package = source().joinpath(*module_name.split(".")[1:], name)
+    assert name in names(module(module_name).body) or package.is_dir() or package.with_suffix(".py").is_file()
+
+
+@pytest.mark.parametrize(("module_name", "path", "wanted"), USED, ids=[path for _, path, _ in USED])
+def test_members_exist(module_name: str, path: str, wanted: str) -> None:
+    assert set(wanted.split()) <= members(module_name, path)
+
+
+@pytest.mark.parametrize(("where", "text"), WORDS)
+def test_words_exist(where: str, text: str) -> None:
+    path = source() / where
+    files = path.rglob("*.py") if path.is_dir() else [path]
+    assert any(text in file.read_text(encoding="utf-8") for file in files)
