@@ -18,7 +18,11 @@ from mirl_core.types import Chain
 from mirl_core.voting import AGGREGATORS, Outcome, Pending, decided, resolve, tally
 
 PROSE = "The dog in the picture is sleeping on a sofa."
-OTHER_PROSE = "A cat can be seen behind the window of the house."
+PROSES = (
+    PROSE,
+    "A cat can be seen behind the window of the house.",
+    "Nobody is at home at this time of the day.",
+)
 
 
 def chain(
@@ -135,18 +139,32 @@ def test_best_waits_for_better_descriptions_only() -> None:
     assert not decided([chain(1, 1, "4", 1.0)], [Pending(1, 0, 1.0)], "best")
 
 
-def test_auto_waits_while_prose_could_still_change_the_rule() -> None:
-    # Two answers of "4", two outstanding: as a majority it stands, but two captions would make it `best`.
-    done = [chain(1, 0, "4", 1.0), chain(1, 1, "4", 1.0)]
-    outstanding = [Pending(0, 0, 2.0), Pending(2, 0, 0.0)]
+def test_auto_waits_while_the_rest_could_still_change_the_rule() -> None:
+    # "4" four times against three captions: a vote so far, and as a vote decided; two more captions make it
+    # `best`, whose answer is another one, or not yet known.
+    four = [chain(i, 0, "4", 1.0) for i in range(4)]
+    captions = [chain(4 + i, 0, text, 0.0) for i, text in enumerate(PROSES)]
+    worst = [Pending(7, 0, -1.0), Pending(7, 1, -1.0)]
+    best = [Pending(7, 0, 9.0), Pending(7, 1, 9.0)]
+    assert decided([*four, *captions], best, "majority")
+    assert not decided([*four, *captions], best, "auto")
+    assert not decided([*four, *(replace(one, score=2.0) for one in captions)], worst, "auto")
+    assert decided([*four, *captions], worst, "auto")
+    # One more "4", and the captions can't outnumber them any more.
+    assert decided([*four, chain(8, 0, "4", 1.0), *captions], best[:1], "auto")
+
+
+def test_auto_waits_while_the_rest_could_still_make_it_a_vote() -> None:
+    # A caption is best so far and nothing better is to come, but with two more "4" they are three of five.
+    done = [chain(0, 0, PROSES[0], 2.0), chain(0, 1, PROSES[1], 2.0), chain(1, 0, "4", 1.0)]
+    outstanding = [Pending(1, 1, 1.0), Pending(2, 0, 1.0)]
+    assert decided(done, outstanding, "best")
     assert not decided(done, outstanding, "auto")
-    # Under `best` it would stand too where the outstanding descriptions are worse.
-    assert decided(done, [Pending(0, 0, 0.5), Pending(2, 0, 0.0)], "auto")
-    assert decided([*done, chain(3, 0, "4", 0.0)], [outstanding[0]], "auto")
+    assert decided(done, [], "auto")
 
 
-ANSWERS = ["1", "2", "1.0", PROSE]
-ENDS = ["1", "2", "3", PROSE, OTHER_PROSE, None, "abort"]
+ANSWERS = ["1", "1", "1.0", "2", *PROSES, None]
+ENDS = ["1", "2", "3", PROSE, "A new caption that nobody else has given so far.", None, "abort"]
 SCORES: list[float | None] = [None, 0.0, 0.5, math.log(2), 3.0, -800.0]
 
 
@@ -175,17 +193,17 @@ def winner(chains: list[Chain], aggregation: Aggregation) -> tuple[str, str] | N
 
 @st.composite
 def races(draw: st.DrawFn) -> tuple[list[Chain], list[Pending]]:
-    """Up to four descriptions with two forks each, some finished, at most three outstanding, in any order."""
-    scores = draw(st.lists(st.sampled_from(SCORES) | st.floats(-3, 3), min_size=1, max_size=4))
+    """Up to five descriptions with two forks each, in any order; at most three chains outstanding."""
+    scores = draw(st.lists(st.sampled_from(SCORES) | st.floats(-3, 3), min_size=1, max_size=5))
     places = draw(st.permutations([(i, fork) for i in range(len(scores)) for fork in range(2)]))
     waiting = draw(st.integers(0, min(3, len(places) - 1)))
     done = [
         chain(
             i,
             fork,
-            draw(st.sampled_from([*ANSWERS, None])),
+            draw(st.sampled_from(ANSWERS)),
             scores[i],
-            draw(st.sampled_from(["stop", "stop", "length", "abort"])),
+            draw(st.sampled_from(["stop", "stop", "stop", "stop", "length", "abort"])),
         )
         for i, fork in places[waiting:]
     ]
