@@ -164,22 +164,18 @@ def test_auto_waits_while_the_rest_could_still_make_it_a_vote() -> None:
 
 
 ANSWERS = ["1", "1", "1.0", "2", *PROSES, None]
-ENDS = ["1", "2", "3", PROSE, "A new caption that nobody else has given so far.", None, "abort"]
+NEW = ["3", "A new caption that nobody else has given so far.", None]
 SCORES: list[float | None] = [None, 0.0, 0.5, math.log(2), 3.0, -800.0]
 
 
 def completions(done: list[Chain], outstanding: list[Pending]) -> Iterator[list[Chain]]:
-    """Every way in which the outstanding chains can end."""
-    for ends in itertools.product(ENDS, repeat=len(outstanding)):
+    """Every way in which the outstanding chains can end: any answer there is, a new one, or none."""
+    ends = [*{normalize(one.answer): one.answer for one in done if one.answer is not None}.values(), *NEW]
+    for chosen in itertools.product(ends, repeat=len(outstanding)):
         yield done + [
-            chain(
-                one.description,
-                one.fork,
-                "1" if end == "abort" else end,
-                one.score,
-                "abort" if end == "abort" else "stop",
-            )
-            for one, end in zip(outstanding, ends, strict=True)
+            # Without an answer, by the end of its text or because it was aborted.
+            chain(one.description, one.fork, end, one.score, "abort" if end is None and one.fork else "stop")
+            for one, end in zip(outstanding, chosen, strict=True)
         ]
 
 
