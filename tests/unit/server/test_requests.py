@@ -80,6 +80,7 @@ def test_nulls_are_as_good_as_nothing() -> None:
     ("field", "value", "param"),
     [
         ("temperature", -0.1, "temperature"),
+        ("temperature", 2.1, "temperature"),
         ("temperature", "hot", "temperature"),
         ("top_p", 0, "top_p"),
         ("top_p", 1.5, "top_p"),

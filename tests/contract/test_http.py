@@ -1,0 +1,95 @@
+"""The server without a client library: raw bodies, health, metrics, documentation."""
+
+from __future__ import annotations
+
+import json
+
+import httpx
+import psutil
+import pytest
+
+from tests.contract.conftest import asking, small
+from tests.server_fixture import NAME, RunningServer
+
+
+def post(server: RunningServer, content: bytes, kind: str = "application/json") -> httpx.Response:
+    headers = {"content-type": kind}
+    return httpx.post(f"{server.url}/v1/chat/completions", content=content, headers=headers, timeout=60)
+
+
+def test_health_and_ready(server: RunningServer) -> None:
+    assert httpx.get(f"{server.url}/health").status_code == 200
+    assert httpx.get(f"{server.url}/ready").status_code == 200
+
+
+@pytest.mark.parametrize(
+    ("content", "kind"),
+    [
+        (b"", "application/json"),
+        (b"{", "application/json"),
+        (b"[]", "application/json"),
+        (b"{}", "application/json"),
+        (b"{}", "text/plain"),
+        (b'{"messages": 3}', "application/json"),
+        (b'{"messages": [], "model": ["x"]}', "application/json"),
+        (b'{"messages": [{"role": "user", "content": "hi"}], "temperature": "hot"}', "application/json"),
+        (b"[" * 50_000, "application/json"),
+        (b"\xff\xfe", "application/json"),
+    ],
+    ids=repr,
+)
+def test_malformed_bodies_are_400_in_openais_shape(server: RunningServer, content: bytes, kind: str) -> None:
+    response = post(server, content, kind)
+    assert response.status_code == 400
+    assert response.json()["error"]["message"]
+    assert {"message", "type", "param", "code"} <= set(response.json()["error"])
+
+
+def test_wire_form_of_a_stream(server: RunningServer) -> None:
+    body = {"model": NAME, "messages": asking(), "stream": True, "max_tokens": 60, **small()}
+    response = post(server, json.dumps(body).encode())
+    assert response.headers["content-type"].startswith("text/event-stream")
+    assert "content-length" not in response.headers
+    frames = response.text.split("\n\n")
+    assert frames[-1] == ""
+    assert frames[-2] == "data: [DONE]"
+    assert all(frame.startswith(("data: {", ": ")) for frame in frames[:-2])
+
+
+def test_our_metrics_are_beside_vllms(server: RunningServer) -> None:
+    body = {"model": NAME, "messages": asking(), "max_tokens": 60, **small()}
+    before = server.gauge("mirl_requests_total")
+    assert post(server, json.dumps(body).encode()).status_code == 200
+    assert server.gauge("mirl_requests_total") == before + 1
+    assert server.gauge("mirl_descriptions_total") >= 3
+    assert server.gauge("mirl_tokens_total") > 0
+    assert server.gauge("mirl_requests_in_flight") == 0
+    assert server.gauge("vllm:generation_tokens_total") > 0
+
+
+def test_documentation_shows_the_knobs(server: RunningServer) -> None:
+    assert httpx.get(f"{server.url}/docs").status_code == 200
+    paths = httpx.get(f"{server.url}/openapi.json", timeout=60).json()["paths"]
+    schema = paths["/v1/chat/completions"]["post"]["requestBody"]["content"]["application/json"]["schema"]
+    assert "mi_weight" in schema["properties"]["mirl"]["properties"]
+    assert "/v1/completions" in paths
+
+
+def test_nothing_private_is_logged(server: RunningServer) -> None:
+    secret = "a-very-private-question"
+    body = {"model": NAME, "messages": asking(secret), "max_tokens": 20, **small()}
+    headers = {"authorization": "Bearer sk-private-key"}
+    url = f"{server.url}/v1/chat/completions"
+    assert httpx.post(url, json=body, headers=headers, timeout=60).status_code == 200
+    assert httpx.post(url, json={**body, "frob": 1}, headers=headers, timeout=60).status_code == 400
+    log = server.log.read_text(errors="replace")
+    assert secret not in log
+    assert "sk-private-key" not in log
+    assert "base64," not in log
+
+
+def test_the_server_listens_on_loopback_only(server: RunningServer) -> None:
+    port = httpx.URL(server.url).port
+    sockets = psutil.Process(server.process.pid).net_connections("tcp")
+    hosts = {one.laddr.ip for one in sockets if one.status == psutil.CONN_LISTEN and one.laddr.port == port}
+    assert hosts == {"127.0.0.1"}

@@ -1,0 +1,274 @@
+"""The real openai package against a real `mirl-serve`: what an application sees, streaming and not."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import Any
+
+import openai
+import pytest
+from openai.types.chat import ChatCompletion
+
+from mirl_client import Evidence, evidence
+from tests.contract.conftest import asking, image_part, small
+from tests.server_fixture import NAME, RunningServer
+
+MESSAGES = asking()
+TEXT: list[Any] = [{"role": "user", "content": "hello"}]
+
+
+def told(response: Any) -> Evidence:
+    found = evidence(response)
+    assert found is not None
+    return found
+
+
+def sampled(found: Evidence) -> int:
+    return sum(stage.generated_tokens for stage in found.stages)
+
+
+def test_both_names_are_listed(server: RunningServer) -> None:
+    models = {model.id: model for model in server.client().models.list()}
+    assert {NAME, f"{NAME}:direct"} <= set(models)
+    assert models[NAME].object == "model"
+
+
+@pytest.fixture(scope="module")
+def answer(server: RunningServer) -> ChatCompletion:
+    return server.client().chat.completions.create(
+        model=NAME, messages=MESSAGES, seed=1, max_tokens=150, extra_body=small(token_mi=True)
+    )
+
+
+def test_a_gated_answer(answer: ChatCompletion) -> None:
+    (choice,) = answer.choices
+    assert answer.object == "chat.completion"
+    assert answer.model == NAME
+    assert answer.id.startswith("chatcmpl-")
+    assert choice.message.role == "assistant"
+    assert isinstance(choice.message.content, str)
+    assert choice.finish_reason in ("stop", "length")
+    extra = choice.message.model_extra or {}
+    assert extra["reasoning"] == extra["reasoning_content"]
+
+
+def test_its_evidence(answer: ChatCompletion) -> None:
+    found = told(answer)
+    assert [one.index for one in found.descriptions] == [0, 1, 2]
+    for one in found.descriptions:
+        assert one.kept == (one.reason is None)
+        if one.mi is not None and one.token_mi is not None:
+            assert sum(one.token_mi) == pytest.approx(one.mi, abs=1e-4)
+    assert found.chains
+    chosen = [one for one in found.chains if one.fork == found.representative.fork
+              and one.description == found.representative.description]  # fmt: skip
+    assert len(chosen) == 1
+    assert answer.choices[0].message.content == (chosen[0].answer or "")
+
+
+def test_usage_counts_every_sampled_token_once(answer: ChatCompletion) -> None:
+    found, usage = told(answer), answer.usage
+    assert usage is not None
+    assert usage.completion_tokens == sampled(found)
+    assert sampled(found) == sum(d.tokens for d in found.descriptions) + sum(c.tokens for c in found.chains)
+    assert usage.total_tokens == usage.prompt_tokens + usage.completion_tokens
+    assert usage.prompt_tokens < 150
+
+
+def test_a_stream(server: RunningServer) -> None:
+    stream = server.client().chat.completions.create(
+        model=NAME,
+        messages=MESSAGES,
+        seed=1,
+        max_tokens=150,
+        stream=True,
+        stream_options={"include_usage": True},
+        extra_body=small(),
+    )
+    chunks = list(stream)
+    assert len({chunk.id for chunk in chunks}) == 1
+    assert chunks[0].choices[0].delta.role == "assistant"
+    stages = [
+        (chunk.model_extra or {})["mirl"]["event"] for chunk in chunks if "mirl" in (chunk.model_extra or {})
+    ]
+    assert stages[0] == "started"
+    assert stages.count("described") == 3
+    assert stages[-1] == "finished"
+    finish = [chunk.choices[0].finish_reason for chunk in chunks if chunk.choices]
+    assert finish[-1] in ("stop", "length")
+    assert set(finish[:-1]) == {None}
+    found = [one for chunk in chunks if (one := evidence(chunk))]
+    assert len(found) == 1
+    assert chunks[-1].choices == []
+    assert chunks[-1].usage is not None
+    assert chunks[-1].usage.completion_tokens == sampled(found[0])
+    order = [key for chunk in chunks if chunk.choices for key in ("reasoning", "content")
+             if getattr(chunk.choices[0].delta, key, None)]  # fmt: skip
+    assert order == sorted(order, reverse=True)
+
+
+def test_streamed_and_whole_are_the_same_answer(server: RunningServer, answer: ChatCompletion) -> None:
+    # Serial requests with a seed repeat exactly.
+    stream = server.client().chat.completions.create(
+        model=NAME, messages=MESSAGES, seed=1, max_tokens=150, stream=True, extra_body=small()
+    )
+    parts = [chunk.choices[0].delta for chunk in stream]
+    assert "".join(part.content or "" for part in parts) == answer.choices[0].message.content
+    reasoning = "".join(getattr(part, "reasoning", None) or "" for part in parts)
+    assert reasoning == answer.choices[0].message.reasoning  # type: ignore[attr-defined]
+
+
+def test_the_sdks_own_stream_helper(server: RunningServer) -> None:
+    with server.client().chat.completions.stream(
+        model=NAME, messages=MESSAGES, seed=1, max_tokens=150, extra_body=small()
+    ) as stream:
+        for _ in stream:
+            pass
+        # Not get_final_completion(): that raises where the answer was cut off, which untrained weights do.
+        final = stream.current_completion_snapshot
+    assert isinstance(final.choices[0].message.content, str)
+
+
+async def test_the_async_client(server: RunningServer) -> None:
+    async with server.async_client() as client:
+        responses = await asyncio.gather(
+            *(
+                client.chat.completions.create(
+                    model=NAME, messages=asking(seed=seed), seed=seed, max_tokens=100, extra_body=small()
+                )
+                for seed in range(4)
+            )
+        )
+        stream = await client.chat.completions.create(
+            model=NAME, messages=MESSAGES, max_tokens=100, stream=True, extra_body=small()
+        )
+        assert [chunk async for chunk in stream]
+    assert len({response.id for response in responses}) == 4
+
+
+@pytest.mark.parametrize("messages", [MESSAGES, TEXT], ids=["picture", "text"])
+def test_direct_is_plain_vllm(server: RunningServer, messages: list[Any]) -> None:
+    client = server.client()
+    response = client.chat.completions.create(
+        model=f"{NAME}:direct", messages=messages, seed=1, max_tokens=5, n=2, logprobs=True
+    )
+    assert response.model == f"{NAME}:direct"
+    assert len(response.choices) == 2
+    assert response.choices[0].logprobs is not None
+    assert evidence(response) is None
+    chunks = list(
+        client.chat.completions.create(
+            model=f"{NAME}:direct", messages=messages, max_tokens=5, stream=True,
+            stream_options={"include_usage": True},
+        )
+    )  # fmt: skip
+    assert {chunk.model for chunk in chunks} == {f"{NAME}:direct"}
+    assert chunks[-1].usage is not None
+
+
+def test_text_and_follow_ups_pass_through(server: RunningServer) -> None:
+    client = server.client()
+    follow_up = [*MESSAGES, {"role": "assistant", "content": "7"}, {"role": "user", "content": "sure?"}]
+    for messages in (TEXT, follow_up):
+        response = client.chat.completions.create(
+            model=NAME, messages=messages, max_tokens=4, extra_body={"mirl": {"keep": 2}}
+        )
+        assert response.model == NAME
+        assert evidence(response) is None
+
+
+def test_several_pictures_earlier_turns_and_a_system_prompt(server: RunningServer) -> None:
+    messages: list[Any] = [
+        {"role": "system", "content": "Be brief."},
+        *asking(seed=1),
+        {"role": "assistant", "content": "7"},
+        {"role": "user", "content": [image_part(2), image_part(3), {"type": "text", "text": "And these?"}]},
+    ]
+    response = server.client().chat.completions.create(
+        model=NAME, messages=messages, max_tokens=60, extra_body=small()
+    )
+    assert response.usage is not None
+    assert response.usage.prompt_tokens > 3 * 16
+    assert told(response).descriptions
+
+
+def test_every_honoured_field_is_taken(server: RunningServer) -> None:
+    response = server.client().chat.completions.create(
+        model=NAME, messages=MESSAGES, max_completion_tokens=60, temperature=0.8, top_p=0.95, seed=3,
+        presence_penalty=0.1, frequency_penalty=0.1, stop=["###", "\n\n"], user="someone",
+        metadata={"run": "1"}, n=1, logprobs=False,
+        extra_body={**small(), "top_k": 50, "min_p": 0.01, "repetition_penalty": 1.05, "priority": 0,
+                    "chat_template_kwargs": {"colour": "red"}, "include_reasoning": False},
+    )  # fmt: skip
+    assert "reasoning" not in (response.choices[0].message.model_extra or {})
+
+
+def test_temperature_zero_is_one_description_many_times(server: RunningServer) -> None:
+    response = server.client().chat.completions.create(
+        model=NAME, messages=MESSAGES, temperature=0, max_tokens=60, extra_body=small()
+    )
+    assert len({one.text for one in told(response).descriptions}) == 1
+
+
+@pytest.mark.parametrize(
+    ("fields", "param"),
+    [
+        ({"extra_body": {"mirl": {"kep": 2}}}, "mirl.kep"),
+        ({"extra_body": {"mirl": {"descriptions": 1000}}}, "mirl.descriptions"),
+        ({"extra_body": {"frobnicate": 1}}, "frobnicate"),
+        ({"n": 2}, "n"),
+        ({"logprobs": True}, "logprobs"),
+        ({"response_format": {"type": "json_object"}}, "response_format"),
+        ({"tools": [{"type": "function", "function": {"name": "f", "parameters": {}}}]}, "tools"),
+        ({"reasoning_effort": "high"}, "reasoning_effort"),
+        ({"temperature": -1}, "temperature"),
+        ({"max_tokens": 0}, "max_tokens"),
+        ({"messages": [{"role": "user", "content": [
+            {"type": "image_url", "image_url": {"url": "https://example.com/a.png"}}]}]},
+         "messages[0].content[0]"),
+        ({"messages": [{"role": "user", "content": [
+            {"type": "image_url", "image_url": {"url": "data:image/png;base64,aGk="}}]}]},
+         "messages[0].content[0]"),
+    ],
+    ids=lambda value: value if isinstance(value, str) else "",
+)  # fmt: skip
+@pytest.mark.parametrize("stream", [False, True])
+def test_what_cannot_be_done_is_a_400_that_names_it(
+    server: RunningServer, fields: dict[str, Any], param: str, stream: bool
+) -> None:
+    with pytest.raises(openai.BadRequestError) as caught:
+        server.client().chat.completions.create(
+            **{"model": NAME, "messages": MESSAGES, "stream": stream, **fields}
+        )
+    assert caught.value.param == param
+    assert caught.value.type == "invalid_request_error"
+
+
+def test_a_prompt_that_is_too_long_is_a_400(server: RunningServer) -> None:
+    with pytest.raises(openai.BadRequestError) as caught:
+        server.client().chat.completions.create(
+            model=NAME, messages=asking("word " * 4000), stream=True, extra_body=small()
+        )
+    assert caught.value.status_code == 400
+
+
+def test_unknown_models_are_a_404(server: RunningServer) -> None:
+    for messages in (MESSAGES, TEXT):
+        with pytest.raises(openai.NotFoundError):
+            server.client().chat.completions.create(model="gpt-5", messages=messages)
+
+
+def test_pictures_by_url_are_not_fetched_for_direct_either(server: RunningServer) -> None:
+    url = {"type": "image_url", "image_url": {"url": f"{server.url}/health"}}
+    with pytest.raises(openai.BadRequestError):
+        server.client().chat.completions.create(
+            model=f"{NAME}:direct", messages=[{"role": "user", "content": [url]}], max_tokens=2
+        )
+
+
+def test_a_deadline_is_a_504_or_a_partial_answer(server: RunningServer) -> None:
+    client = server.client()
+    with pytest.raises(openai.InternalServerError) as caught:
+        client.chat.completions.create(model=NAME, messages=MESSAGES, extra_body=small(timeout=1e-4))
+    assert caught.value.status_code == 504
+    assert caught.value.param == "mirl.timeout"
