@@ -8,15 +8,15 @@ from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-import numpy as np
 import pytest
 import pytest_asyncio
-from PIL import Image
 
 import mirl_core
 
 if TYPE_CHECKING:
     from mirl_core.engines.vllm import VLLMEngine
+
+pytest_plugins = ["tests.server_fixture"]
 
 # Read when vLLM is first imported, in this process and in the engine's.
 os.environ.setdefault("VLLM_LOGGING_LEVEL", "WARNING")
@@ -45,9 +45,3 @@ async def vllm_engine(bundled_model: Path) -> AsyncIterator[VLLMEngine]:
     # vLLM's client ends up in reference cycles; freed at interpreter exit it would complain.
     del engine
     gc.collect()
-
-
-def picture(seed: int, size: int = 64) -> Image.Image:
-    """Noise, different for every seed."""
-    pixels = np.random.default_rng(seed).integers(0, 256, (size, size, 3), dtype=np.uint8)
-    return Image.fromarray(pixels)

@@ -3,14 +3,11 @@
 from __future__ import annotations
 
 import os
-import re
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
 
 from mirl_core.errors import ConfigError
-
-_PLACEHOLDER = re.compile(r"(image|video|audio|vision)\w*_token_(id|index)")
 
 
 def cpu_engine_args(given: Mapping[str, Any] | None = None) -> dict[str, Any]:
@@ -82,19 +79,6 @@ def on_cpu() -> bool:
 def seeds_are_safe(vllm_config: Any) -> bool:
     """Whether a request may carry a seed without endangering the engine (see `cpu_engine_args`)."""
     return not (on_cpu() and vllm_config.scheduler_config.enable_chunked_prefill)
-
-
-def placeholder_ids(model_config: Any) -> tuple[int, ...]:
-    """Tokens that stand for media in a prompt: sampled, they ask the model for media that isn't there."""
-    config = model_config.hf_config
-    found = {
-        value
-        for name, value in vars(config).items()
-        if _PLACEHOLDER.fullmatch(name)
-        and isinstance(value, int)
-        and 0 <= value < model_config.get_vocab_size()
-    }
-    return tuple(sorted(found))
 
 
 def checked_logprobs_mode(model_config: Any) -> None:

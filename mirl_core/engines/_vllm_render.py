@@ -28,6 +28,8 @@ class Prompt:
     def __init__(self, engine_input: dict[str, Any], by_reference: bool) -> None:
         self.engine_input = engine_input
         self.token_ids: list[int] = engine_input["prompt_token_ids"]
+        self.media_tokens = _media_tokens(engine_input)
+        """Tokens that stand for the media in this very prompt."""
         self._by_reference = by_reference and engine_input["type"] == "multimodal"
         self._sent = False
 
@@ -99,6 +101,16 @@ def vllm_messages(conversation: Conversation) -> list[dict[str, Any]]:
             ]
         messages.append({**message, "content": content})
     return messages
+
+
+def _media_tokens(engine_input: dict[str, Any]) -> frozenset[int]:
+    found: set[int] = set()
+    for places in engine_input.get("mm_placeholders", {}).values():
+        for place in places:
+            tokens = engine_input["prompt_token_ids"][place.offset : place.offset + place.length]
+            mask = [True] * len(tokens) if place.is_embed is None else place.is_embed.tolist()
+            found.update(token for token, stands in zip(tokens, mask, strict=True) if stands)
+    return frozenset(found)
 
 
 def _lacks_media(engine_input: dict[str, Any]) -> bool:

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import asyncio
 import inspect
-import re
 from collections.abc import AsyncGenerator, Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
@@ -19,6 +18,7 @@ import jinja2
 import torch
 from transformers import AutoModelForImageTextToText, AutoProcessor, DynamicCache
 
+from mirl_core.engines._placeholders import placeholder_ids
 from mirl_core.engines._sampling import TokenChooser
 from mirl_core.engines.base import Rendered, RequestContext, Sample, Sampling, derive_seed
 from mirl_core.errors import EngineDeadError, EngineError, MIRLError, RequestError
@@ -28,7 +28,6 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
 T = TypeVar("T")
-_PLACEHOLDER = re.compile(r"(image|video|audio|vision)\w*_token_(id|index)")
 
 
 class _Call:
@@ -63,11 +62,7 @@ class HFEngine:
         text_config = model.config.get_text_config()
         self._vocab_size = int(text_config.vocab_size)
         self._max_model_len = int(text_config.max_position_embeddings)
-        self._banned = sorted(
-            value
-            for name, value in vars(model.config).items()
-            if _PLACEHOLDER.fullmatch(name) and isinstance(value, int) and 0 <= value < self._vocab_size
-        )
+        self._banned = sorted(placeholder_ids(model.config, self._vocab_size))
         end = model.generation_config.eos_token_id
         self._end = frozenset([end] if isinstance(end, int) else end or [])
         keeps = "logits_to_keep" in inspect.signature(model.forward).parameters

@@ -21,16 +21,17 @@ from vllm.renderers import ChatParams
 from vllm.sampling_params import RequestOutputKind, SamplingParams
 from vllm.v1.engine.async_llm import AsyncLLM
 
+from mirl_core.engines._placeholders import placeholder_ids
 from mirl_core.engines._vllm_args import (
     checked_logprobs_mode,
     cpu_engine_args,
     cpu_environment,
     environment,
     on_cpu,
-    placeholder_ids,
     seeds_are_safe,
 )
 from mirl_core.engines._vllm_render import DEAD, Prompt, render_prompt, translated
+from mirl_core.engines._vllm_score import score_suffixes
 from mirl_core.engines.base import Rendered, RequestContext, Sample, Sampling, derive_seed
 from mirl_core.errors import EngineDeadError, EngineError, RequestError
 from mirl_core.types import Conversation, FinishReason
@@ -71,8 +72,10 @@ class VLLMEngine:
             if keep_special
             else ()
         )
-        self._banned = dict.fromkeys(placeholder_ids(config.model_config), float("-inf"))
+        model_config = config.model_config
+        self._banned = placeholder_ids(model_config.hf_config, model_config.get_vocab_size())
         self._seeds = seeds_are_safe(config)
+        self._prefix_caching = bool(config.cache_config.enable_prefix_caching)
         self._max_model_len = int(config.model_config.max_model_len)
         self._calls: dict[str, _Call] = {}
         self._warned = False
@@ -140,7 +143,8 @@ class VLLMEngine:
             for index in range(n):
                 yield Sample(index, (), (), "", "length")
             return
-        params = [self._sampling_params(sampling, index) for index in range(n)]
+        banned = self._banned | rendered.inputs.media_tokens
+        params = [self._sampling_params(sampling, index, banned) for index in range(n)]
         if context.request_id in self._calls:
             raise EngineError(f"request id {context.request_id!r} is running already")
         call = self._calls[context.request_id] = _Call()
@@ -174,19 +178,24 @@ class VLLMEngine:
         self, rendered: Rendered, suffixes: Sequence[Sequence[int]], context: RequestContext
     ) -> list[tuple[float, ...]]:
         """As in the protocol; identical suffixes are scored once."""
-        unique = list(dict.fromkeys(tuple(suffix) for suffix in suffixes))
-        scores: dict[tuple[int, ...], tuple[float, ...]] = {(): ()}
-        batch: list[tuple[int, ...]] = []
-        tokens = 0
-        for suffix in [*(suffix for suffix in unique if suffix), None]:
-            size = rendered.prompt_tokens + len(suffix or ())
-            if batch and (suffix is None or tokens + size > self._score_batch_tokens):
-                scores.update(zip(batch, await self._score_batch(rendered, batch, context), strict=True))
-                batch, tokens = [], 0
-            if suffix is not None:
-                batch.append(suffix)
-                tokens += size
-        return [scores[tuple(suffix)] for suffix in suffixes]
+        unique = list(dict.fromkeys(tuple(suffix) for suffix in suffixes if suffix))
+        if rendered.prompt_tokens + max(map(len, unique), default=0) >= self._max_model_len:
+            raise RequestError(
+                f"the prompt and a description are together longer than the {self._max_model_len - 1} tokens "
+                "that this model can score",
+                param="messages",
+            )
+        call = _Call()
+        scores = await score_suffixes(
+            lambda suffix, params, name: self._run(
+                rendered, suffix, params, f"{context.request_id}-{name}", context, call
+            ),
+            rendered.prompt_tokens,
+            unique,
+            self._score_batch_tokens,
+            prefix_caching=self._prefix_caching,
+        )
+        return [scores[tuple(suffix)] if suffix else () for suffix in suffixes]
 
     async def abort(self, request_id: str) -> None:
         call = self._calls.get(request_id)
@@ -219,40 +228,6 @@ class VLLMEngine:
     @property
     def max_model_len(self) -> int:
         return self._max_model_len
-
-    async def _score_batch(
-        self, rendered: Rendered, suffixes: Sequence[tuple[int, ...]], context: RequestContext
-    ) -> list[tuple[float, ...]]:
-        if rendered.prompt_tokens + max(map(len, suffixes)) >= self._max_model_len:
-            raise RequestError(
-                f"the prompt and a description are together longer than the {self._max_model_len - 1} tokens "
-                "that this model can score",
-                param="messages",
-            )
-        # vLLM skips reading the prefix cache by itself where prompt log-probabilities are asked for: a cached
-        # block has none (vllm#23399).
-        params = SamplingParams(
-            max_tokens=1,
-            temperature=0.0,
-            prompt_logprobs=0,
-            detokenize=False,
-            flat_logprobs=True,
-            output_kind=RequestOutputKind.FINAL_ONLY,
-        )
-        call = _Call()
-        tasks = [
-            asyncio.create_task(
-                self._run(rendered, suffix, params, f"{context.request_id}-score-{i}", context, call)
-            )
-            for i, suffix in enumerate(suffixes)
-        ]
-        try:
-            outputs = await asyncio.gather(*tasks)
-        finally:
-            for task in tasks:
-                task.cancel()
-            await asyncio.gather(*tasks, return_exceptions=True)
-        return [_suffix_logprobs(output, suffix) for output, suffix in zip(outputs, suffixes, strict=True)]
 
     async def _run(
         self,
@@ -322,7 +297,7 @@ class VLLMEngine:
         values = tuple(float(logprobs[i][token].logprob) for i, token in enumerate(ids))
         return Sample(index, ids, values, self._without_special(completion.text), reason)
 
-    def _sampling_params(self, sampling: Sampling, index: int) -> SamplingParams:
+    def _sampling_params(self, sampling: Sampling, index: int, banned: frozenset[int]) -> SamplingParams:
         seed = derive_seed(sampling.seed, index)
         if seed is not None and not self._seeds:
             self._warn_of_seeds()
@@ -342,7 +317,7 @@ class VLLMEngine:
                 seed=seed,
                 logprobs=0,
                 flat_logprobs=True,
-                logit_bias=self._banned or None,
+                logit_bias=dict.fromkeys(banned, float("-inf")) or None,
                 skip_special_tokens=not self._dropped_special,
                 spaces_between_special_tokens=False,
                 output_kind=RequestOutputKind.FINAL_ONLY,
@@ -374,10 +349,3 @@ def _finish_reason(reason: str | None) -> FinishReason:
     if reason in ("stop", "length", "abort"):
         return reason  # type: ignore[return-value]
     raise EngineError(f"vLLM ended a request with {reason!r}")
-
-
-def _suffix_logprobs(output: RequestOutput | None, suffix: Sequence[int]) -> tuple[float, ...]:
-    if output is None or output.prompt_logprobs is None:
-        raise EngineError("vLLM returned no prompt log-probabilities")
-    tail = output.prompt_logprobs[-len(suffix) :]
-    return tuple(float(position[token].logprob) for position, token in zip(tail, suffix, strict=True))

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import uuid
 from collections.abc import AsyncIterator
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -12,9 +13,10 @@ import pytest
 from PIL import Image
 from prometheus_client import REGISTRY
 
+from mirl_core.engines import _vllm_score
 from mirl_core.engines.base import Rendered, RequestContext, Sample, Sampling
 from mirl_core.engines.vllm import VLLMEngine
-from mirl_core.errors import EngineError, RequestError
+from mirl_core.errors import EngineDeadError, EngineError, RequestError
 from mirl_core.types import Conversation
 
 pytestmark = pytest.mark.vllm
@@ -116,6 +118,24 @@ async def test_score_does_not_depend_on_the_batch(vllm_engine: VLLMEngine) -> No
     narrow = VLLMEngine(vllm_engine.client, score_batch_tokens=1)
     alone = await narrow.score(rendered, suffixes, context())
     for a, b, suffix in zip(together, alone, suffixes, strict=False):
+        assert len(a) == len(suffix)
+        assert np.allclose(a, b, atol=0.05)
+
+
+async def test_score_of_a_long_prompt_goes_through_the_cache(
+    vllm_engine: VLLMEngine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The same values; also for suffixes that share their beginning, or were sampled before."""
+    rendered = await vllm_engine.render(question(picture(2), "Count. " * 100), context())
+    assert rendered.prompt_tokens >= _vllm_score.LONG_PROMPT
+    beginning = vllm_engine.encode("one two three four five six seven eight nine " * 8)
+    suffixes = [beginning[:40], (*beginning, 20), (*beginning, 21, 22), (30, 31), (32,)]
+    sampled = await sample(vllm_engine, rendered, 2, Sampling(max_tokens=80, seed=1))
+    suffixes += [s.token_ids for s in sampled]
+    cached = await vllm_engine.score(rendered, suffixes, context())
+    monkeypatch.setattr(_vllm_score, "LONG_PROMPT", 10**9)
+    plain = await vllm_engine.score(rendered, suffixes, context())
+    for a, b, suffix in zip(cached, plain, suffixes, strict=True):
         assert len(a) == len(suffix)
         assert np.allclose(a, b, atol=0.05)
 
@@ -287,6 +307,29 @@ async def test_context_reaches_vllm(vllm_engine: VLLMEngine, monkeypatch: pytest
 
 async def test_health(vllm_engine: VLLMEngine) -> None:
     await vllm_engine.health()
+
+
+@pytest.mark.full
+async def test_death_is_reported(bundled_model: Path) -> None:
+    """The engine's process is killed under a running request: everything says so from then on."""
+    engine = await VLLMEngine.start(str(bundled_model))
+    rendered = await engine.render(question(picture(1)), context())
+    stream = engine.generate(rendered, (), 4, LONG, context())
+    reader = asyncio.ensure_future(anext(stream))
+    await asyncio.sleep(0.02)
+    for process in engine.client.engine_core.resources.engine_manager.processes:
+        process.kill()
+    with pytest.raises(EngineDeadError):
+        await reader
+    with pytest.raises(EngineDeadError):
+        await engine.health()
+    with pytest.raises(EngineDeadError):
+        await sample(engine, rendered, 1, Sampling(max_tokens=4))
+    with pytest.raises(EngineDeadError):
+        await engine.score(rendered, [(10, 11)], context())
+    await engine.close()
+    with pytest.raises(EngineDeadError):
+        await engine.health()
 
 
 async def test_flood_of_seeded_image_requests(vllm_engine: VLLMEngine) -> None:

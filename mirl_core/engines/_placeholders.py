@@ -1,0 +1,17 @@
+"""Which tokens stand for media in a prompt: sampled, they ask the model for media that isn't there."""
+
+from __future__ import annotations
+
+import re
+from typing import Any
+
+_NAME = re.compile(r"(image|video|audio|vision)\w*_token_(id|index)")
+
+
+def placeholder_ids(config: Any, vocab_size: int) -> frozenset[int]:
+    """Those that a transformers model config names, inside the vocabulary."""
+    return frozenset(
+        value
+        for name, value in vars(config).items()
+        if _NAME.fullmatch(name) and isinstance(value, int) and 0 <= value < vocab_size
+    )

@@ -1,0 +1,176 @@
+"""The parts of VLLMEngine that need no engine: arguments, renderings, errors, batches."""
+
+from __future__ import annotations
+
+import os
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+import torch
+from PIL import Image
+from vllm.exceptions import QueueOverflowError, VLLMValidationError
+from vllm.v1.engine.exceptions import EngineDeadError as VLLMEngineDeadError
+from vllm.v1.engine.exceptions import EngineGenerateError
+
+from mirl_core.engines import _vllm_args
+from mirl_core.engines._placeholders import placeholder_ids
+from mirl_core.engines._vllm_render import Prompt, translated, vllm_messages
+from mirl_core.engines._vllm_score import batches
+from mirl_core.engines.base import Sampling
+from mirl_core.engines.vllm import VLLMEngine
+from mirl_core.errors import ConfigError, EngineDeadError, EngineError, MIRLError, RequestError
+from mirl_core.types import Conversation
+
+
+def test_cpu_arguments_yield_to_the_users() -> None:
+    args = _vllm_args.cpu_engine_args({"block_size": 64})
+    assert args["block_size"] == 64
+    assert args["enable_chunked_prefill"] is False
+    assert args["distributed_executor_backend"] == "uni"
+    assert "distributed_executor_backend" not in _vllm_args.cpu_engine_args({"tensor_parallel_size": 2})
+
+
+def test_cpu_environment_goes_with_the_arguments() -> None:
+    plain = _vllm_args.cpu_environment(_vllm_args.cpu_engine_args())
+    assert plain["VLLM_ENABLE_V1_MULTIPROCESSING"] == "0"
+    assert plain["TORCH_COMPILE_DISABLE"] == "1"
+    other = _vllm_args.cpu_environment(_vllm_args.cpu_engine_args({"enforce_eager": False}))
+    assert "TORCH_COMPILE_DISABLE" not in other
+
+
+def test_environment_is_given_back(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("MIRL_SET", "user's")
+    monkeypatch.delenv("MIRL_UNSET", raising=False)
+    with _vllm_args.environment({"MIRL_SET": "ours", "MIRL_UNSET": "ours"}):
+        assert (os.environ["MIRL_SET"], os.environ["MIRL_UNSET"]) == ("user's", "ours")
+    assert "MIRL_UNSET" not in os.environ
+
+
+@pytest.mark.parametrize(
+    ("cpu", "chunked", "safe"), [(True, True, False), (True, False, True), (False, True, True)]
+)
+def test_seeds_are_dropped_where_they_kill(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture, cpu: bool, chunked: bool, safe: bool
+) -> None:
+    monkeypatch.setattr(_vllm_args, "on_cpu", lambda: cpu)
+    engine = VLLMEngine(fake_client(chunked=chunked))
+    params = [engine._sampling_params(Sampling(max_tokens=4, seed=1), j, frozenset({7})) for j in range(3)]
+    seeds = [p.seed for p in params]
+    assert len(set(seeds)) == (3 if safe else 1)
+    assert (seeds[0] is None) is not safe
+    assert caplog.text.count("seeds are ignored") == (0 if safe else 1)
+    assert params[0].logit_bias == {7: float("-inf")}
+
+
+def test_other_log_probabilities_are_refused() -> None:
+    with pytest.raises(ConfigError, match="raw_logprobs"):
+        VLLMEngine(fake_client(logprobs_mode="processed_logprobs"))
+
+
+def test_special_tags_can_be_kept() -> None:
+    engine = VLLMEngine(fake_client(), keep_special=["<think>"])
+    assert engine._sampling_params(Sampling(max_tokens=4), 0, frozenset()).skip_special_tokens is False
+    assert engine._without_special("<think>so</s>") == "<think>so"
+
+
+def test_placeholders_named_by_a_config() -> None:
+    config = SimpleNamespace(
+        image_token_id=5, video_token_index=6, vision_start_token_id=7, audio_token_id=99, eos_token_id=1
+    )
+    assert placeholder_ids(config, vocab_size=50) == {5, 6, 7}
+
+
+def media_prompt(*, by_reference: bool = True) -> Prompt:
+    place = SimpleNamespace(offset=1, length=3, is_embed=torch.tensor([True, False, True]))
+    return Prompt(
+        {
+            "type": "multimodal",
+            "prompt_token_ids": [1, 5, 8, 5, 2],
+            "mm_kwargs": {"image": ["pixels"]},
+            "mm_placeholders": {"image": [place]},
+        },
+        by_reference,
+    )
+
+
+def test_forks_carry_the_media_once() -> None:
+    prompt = media_prompt()
+    first, referred = prompt.fork([3], "salt")
+    assert first["prompt_token_ids"] == [1, 5, 8, 5, 2, 3]
+    assert (first["cache_salt"], first["mm_kwargs"], referred) == ("salt", {"image": ["pixels"]}, False)
+    later, referred = prompt.fork([4], None)
+    assert (later["mm_kwargs"], referred, "cache_salt" in later) == ({"image": [None]}, True, False)
+    again, referred = prompt.fork([4], None, with_media=True)
+    assert (again["mm_kwargs"], referred) == ({"image": ["pixels"]}, False)
+    assert prompt.token_ids == [1, 5, 8, 5, 2]
+
+
+def test_forks_always_carry_the_media_where_the_engine_keeps_none() -> None:
+    prompt = media_prompt(by_reference=False)
+    assert [prompt.fork((), None)[1] for _ in range(3)] == [False] * 3
+
+
+def test_tokens_that_stand_for_media_are_known() -> None:
+    assert media_prompt().media_tokens == {5}
+    assert Prompt({"type": "token", "prompt_token_ids": [1]}, True).media_tokens == frozenset()
+
+
+def test_images_become_vllms_parts() -> None:
+    image = Image.new("RGB", (2, 2))
+    content = [{"type": "image", "image": image}, {"type": "text", "text": "?"}]
+    first, second = vllm_messages(
+        Conversation(({"role": "user", "content": content}, {"role": "assistant", "content": "!"}))
+    )
+    assert first["content"] == [{"type": "image_pil", "image_pil": image}, content[1]]
+    assert second == {"role": "assistant", "content": "!"}
+
+
+@pytest.mark.parametrize(
+    ("raised", "param", "expected"),
+    [
+        (VLLMValidationError("no", parameter="top_p"), None, RequestError),
+        (VLLMValidationError("no"), "messages", RequestError),
+        (ValueError("no"), "messages", RequestError),
+        (ValueError("no"), None, EngineError),
+        (VLLMEngineDeadError(), "messages", EngineDeadError),
+        (EngineGenerateError(), None, EngineError),
+        (QueueOverflowError(), None, EngineError),
+        (RuntimeError("no"), "messages", EngineError),
+        (RequestError("mine"), None, RequestError),
+    ],
+)
+def test_no_exception_of_vllms_passes(
+    raised: Exception, param: str | None, expected: type[MIRLError]
+) -> None:
+    with pytest.raises(MIRLError) as caught, translated("try", param):
+        raise raised
+    assert type(caught.value) is expected
+    if isinstance(raised, VLLMValidationError):
+        assert caught.value.param == (param or "top_p")
+
+
+def test_batches_are_bounded() -> None:
+    suffixes = [(1,) * size for size in (5, 5, 5, 90, 5)]
+    groups = batches(suffixes, prompt_tokens=10, limit=40)
+    assert [len(group) for group in groups] == [2, 1, 1, 1]
+    assert [suffix for group in groups for suffix in group] == suffixes
+
+
+def fake_client(*, chunked: bool = False, logprobs_mode: str = "raw_logprobs") -> Any:
+    """As much of vLLM's engine client as VLLMEngine reads when it is made."""
+    model_config = SimpleNamespace(
+        logprobs_mode=logprobs_mode,
+        hf_config=SimpleNamespace(image_token_id=2),
+        get_vocab_size=lambda: 10,
+        max_model_len=100,
+    )
+    tokenizer = SimpleNamespace(all_special_tokens=["</s>", "<think>"])
+    return SimpleNamespace(
+        vllm_config=SimpleNamespace(
+            model_config=model_config,
+            scheduler_config=SimpleNamespace(enable_chunked_prefill=chunked),
+            cache_config=SimpleNamespace(enable_prefix_caching=True),
+        ),
+        renderer=SimpleNamespace(get_tokenizer=lambda: tokenizer),
+    )
