@@ -1,0 +1,1 @@
+"""Training: the bundled model's recipes and `mirl-train`. Nothing heavy is imported here."""

@@ -1,0 +1,96 @@
+"""The recipe of a supervised stage: one pydantic tree, unknown keys rejected."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Literal
+
+import yaml
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from mirl_core.errors import ConfigError
+
+Stage = Literal["lm", "vision", "joint"]
+
+
+class Recipe(BaseModel):
+    """One stage of supervised training, resumable from its own folder."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    stage: Stage
+    """What is trained: `lm` (language model on text), `vision` (tower with auxiliary heads), `joint`
+    (everything)."""
+    seed: int = 0
+    """Seeds weights and data; a step's data depend on (seed, stage, step) only."""
+    steps: int = Field(gt=0)
+    """Optimiser steps of the whole schedule."""
+    stop: int | None = Field(default=None, gt=0)
+    """End the stage at this step, before the schedule does; None: at its end."""
+    output: Path
+    """Folder of checkpoint, log and final weights; keep it outside the work tree."""
+    init: tuple[Path, ...] = ()
+    """Finished stages' folders whose weights are the start: the tower from a `vision`, the rest from an
+    `lm` stage."""
+    learning_rate: float = Field(default=2e-3, gt=0)
+    """Peak learning rate; linear warm-up, then a cosine down to a fiftieth."""
+    warmup: int = Field(default=200, ge=0)
+    """Steps of linear warm-up."""
+    connector_steps: int = Field(default=0, ge=0)
+    """`joint` only: first steps in which the connector alone is trained."""
+    weight_decay: float = Field(default=0.05, ge=0)
+    """AdamW's decay of matrices."""
+    ema: float = Field(default=0.998, ge=0, lt=1)
+    """Decay of the averaged weights, which are what is evaluated and exported."""
+    digits_images: int = Field(default=0, ge=0)
+    """Digits pictures a step (`vision`, `joint`)."""
+    easy_images: int = Field(default=0, ge=0)
+    """easy-VQA pictures a step (`vision`, `joint`)."""
+    rows_per_image: int = Field(default=2, ge=1)
+    """`joint` only: question rows that share one picture; the first has a true description, the last a
+    corrupted one."""
+    text_rows: int = Field(default=0, ge=0)
+    """Image-free rows a step (`lm`, `joint`), a fifth of them easy-VQA."""
+    corrupted: float = Field(default=0.5, ge=0, le=1)
+    """`joint` only: chance that a picture's last row has a corrupted description."""
+    corrupted_text: float = Field(default=0.5, ge=0, le=1)
+    """Chance that an image-free row has a corrupted description."""
+    ambiguous: float = Field(default=0.15, ge=0, le=1)
+    """Share of ambiguous scenes among training scenes."""
+    smallest: float = Field(default=18.0, gt=0, le=27)
+    """Least size of a glyph in training scenes, in pixels; below the world's own 18 it is augmentation."""
+    slips: float = Field(default=0.18, ge=0, le=1)
+    """Share of chains of the slip family with one wrong running total."""
+    description_weight: float = Field(default=1.0, ge=0)
+    """Weight of description tokens against reasoning tokens in the loss."""
+    auxiliary: float = Field(default=0.0, ge=0)
+    """`joint` only: weight of the auxiliary vision heads' loss."""
+    dev_every: int = Field(default=500, gt=0)
+    """Steps between measurements on dev data."""
+    save_seconds: float = Field(default=60.0, gt=0)
+    """Seconds between checkpoints."""
+
+    @property
+    def last_step(self) -> int:
+        """The step at which the stage is finished."""
+        return self.steps if self.stop is None else min(self.stop, self.steps)
+
+
+def load_recipe(path: Path) -> Recipe:
+    """The recipe in a YAML file.
+
+    Raises:
+        ConfigError: the file cannot be read or does not describe a recipe.
+    """
+    try:
+        raw = yaml.safe_load(path.read_text())
+    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
+        raise ConfigError(f"cannot read recipe {path}: {' '.join(str(error).split())}") from error
+    if not isinstance(raw, dict):
+        raise ConfigError(f"recipe {path} must be a mapping of settings")
+    try:
+        return Recipe.model_validate(raw)
+    except ValidationError as error:
+        first = error.errors()[0]
+        field = ".".join(str(part) for part in first["loc"])
+        raise ConfigError(f"recipe {path}: {field}: {first['msg']}", param=field) from error
