@@ -1,0 +1,197 @@
+"""What is measured on each split, from cases and a bench: plain figures with their intervals."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+
+import numpy as np
+
+from mirl_core.evaluation.model_card.bench import Bench, Prompt
+from mirl_core.evaluation.model_card.cases import Case, Turn, take_apart
+from mirl_core.evaluation.model_card.intervals import Estimate, estimate
+from mirl_core.evaluation.worlds import digits
+
+_MISSING = math.log(1e-7)
+
+
+@dataclass(frozen=True, slots=True)
+class SplitFigures:
+    """One split's figures; keys of `by_family` end with "all"."""
+
+    split: str
+    by_family: Mapping[str, Mapping[str, Estimate]]
+    """family -> measure -> estimate."""
+    implied: Mapping[str, Estimate] = field(default_factory=dict)
+
+
+MEASURES = {
+    "sampled_answer": "one sampled trajectory (T = 1): answer right",
+    "sampled_description": "one sampled trajectory: description right",
+    "greedy_answer": "greedy: answer right",
+    "greedy_description": "greedy: description right",
+    "faithful_greedy": "wrong description swapped in, greedy: answer is the one it implies",
+    "faithful_sampled": "the same, sampled",
+    "reasoning_greedy": "right description swapped in, greedy: answer right",
+    "reasoning_sampled": "the same, sampled",
+}
+
+
+def measure_split(bench: Bench, cases: Sequence[Case]) -> SplitFigures:
+    """All of `MEASURES` on one split."""
+
+    def turns(temperature: float, begin: Callable[[Case], str]) -> list[Turn]:
+        prompts = [Prompt(c.question, c.image, begin(c)) for c in cases]
+        return [take_apart(text) for text in bench.complete(prompts, temperature)]
+
+    def wrong(case: Case) -> str:
+        return f"<description>{case.wrong_description}</description>"
+
+    def right(case: Case) -> str:
+        return f"<description>{case.right_description}</description>"
+
+    hits: dict[str, list[float]] = {}
+    for name, temperature in (("sampled", 1.0), ("greedy", 0.0)):
+        free = turns(temperature, lambda _: "")
+        hits[f"{name}_answer"] = [float(t.answer == c.answer) for t, c in zip(free, cases, strict=True)]
+        hits[f"{name}_description"] = [
+            float(t.description is not None and c.judge(t.description))
+            for t, c in zip(free, cases, strict=True)
+        ]
+        hits[f"faithful_{name}"] = [
+            float(t.answer == c.wrong_answer) for t, c in zip(turns(temperature, wrong), cases, strict=True)
+        ]
+        hits[f"reasoning_{name}"] = [
+            float(t.answer == c.answer) for t, c in zip(turns(temperature, right), cases, strict=True)
+        ]
+    families = list(dict.fromkeys(c.family for c in cases))
+    table: dict[str, dict[str, Estimate]] = {}
+    for family in (*sorted(families), "all"):
+        chosen = [i for i, c in enumerate(cases) if family in (c.family, "all")]
+        clusters = [cases[i].clusters for i in chosen]
+        table[family] = {m: estimate([hits[m][i] for i in chosen], clusters) for m in MEASURES}
+    return SplitFigures(cases[0].split, table)
+
+
+@dataclass(frozen=True, slots=True)
+class Readings:
+    """The model's own probabilities for every digit and colour of a split's scenes, the earlier ones
+    given."""
+
+    split: str
+    digit: np.ndarray
+    """[things, 10] probabilities."""
+    digit_truth: np.ndarray
+    """[things] 0..9."""
+    colour: np.ndarray
+    """[things, 4] probabilities."""
+    colour_truth: np.ndarray
+    """[things] 0..3."""
+    colour_exact: np.ndarray
+    """[things, 4]: the exact posterior under the language prior that the model was trained with."""
+    clusters: tuple[tuple[str, ...], ...]
+    """[things]: the scene and the glyphs of each."""
+
+
+def read_objects(bench: Bench, cases: Sequence[Case]) -> Readings:
+    """Force the true full description and read the model's probabilities at every colour and digit."""
+    colour_ids = [_only(bench, f" {name}") for name in digits.COLOURS]
+    digit_ids = [_only(bench, f" {d}") for d in range(10)]
+    prompts = [Prompt(c.question, c.image, f"<description>{_full(c)}") for c in cases]
+    colour, digit, things, clusters = [], [], [], []
+    for case, (ids, tops) in zip(cases, bench.watch(prompts), strict=True):
+        scene = case.scene
+        assert scene is not None
+        begin = len(ids) - 1 - ids[::-1].index(_only(bench, "<description>"))
+        for thing in scene.things:
+            at = next(
+                i for i in range(begin, len(ids)) if ids[i] == colour_ids[thing.colour] and i + 1 < len(ids)
+            )
+            assert ids[at + 1] == digit_ids[thing.digit]
+            colour.append(_distribution(tops[at], colour_ids))
+            digit.append(_distribution(tops[at + 1], digit_ids))
+            things.append((scene, thing))
+            glyphs = (thing.glyph, thing.other_glyph) if thing.blend else (thing.glyph,)
+            clusters.append((scene.name, *(f"glyph-{g}" for g in glyphs)))
+            begin = at + 2
+    return Readings(
+        cases[0].split,
+        np.array(digit),
+        np.array([t.digit for _, t in things]),
+        np.array(colour),
+        np.array([t.colour for _, t in things]),
+        np.array([digits.colour_posterior(t, s.kind, "iid") for s, t in things]),
+        tuple(clusters),
+    )
+
+
+def _full(case: Case) -> str:
+    assert case.scene is not None
+    return ", ".join(
+        f"{digits.CELLS[t.cell]} {digits.COLOURS[t.colour]} {t.digit}" for t in case.scene.things
+    )
+
+
+def _only(bench: Bench, text: str) -> int:
+    ids = bench.tokenizer.encode(text, add_special_tokens=False)
+    assert len(ids) == 1, text
+    return int(ids[0])
+
+
+def _distribution(top: Mapping[int, float], ids: Sequence[int]) -> list[float]:
+    logits = np.array([top.get(i, _MISSING) for i in ids])
+    weights = np.exp(logits - logits.max())
+    return list(weights / weights.sum())
+
+
+@dataclass(frozen=True, slots=True)
+class Calibration:
+    """Summary of one attribute's probabilities on one split; nats and shares."""
+
+    right_top: Estimate
+    """Share of objects whose most likely value is the truth."""
+    right_sampled: Estimate
+    """Mean probability of the truth: what one sample gets right."""
+    mean_confidence: float
+    """Mean probability of the most likely value."""
+    nats: Estimate
+    """Mean -log p(truth)."""
+    expected_error: float
+    """Expected calibration error over ten bins of all values' probabilities."""
+
+
+def calibrate(p: np.ndarray, truth: np.ndarray, clusters: Sequence[Sequence[str]]) -> Calibration:
+    """Calibration of probabilities [objects, values] against the truth [objects]."""
+    rows = np.arange(len(p))
+    own = np.clip(p[rows, truth], 1e-7, 1.0)
+    bins = reliability(p, truth)
+    total = sum(b.n for b in bins)
+    return Calibration(
+        estimate((p.argmax(1) == truth).astype(float).tolist(), clusters),
+        estimate(own.tolist(), clusters),
+        float(p.max(1).mean()),
+        estimate((-np.log(own)).tolist(), clusters),
+        sum(b.n / total * abs(b.said - b.true) for b in bins),
+    )
+
+
+@dataclass(frozen=True, slots=True)
+class Bin:
+    """Values whose probability fell in one tenth: what was said, what was true."""
+
+    said: float
+    true: float
+    n: int
+
+
+def reliability(p: np.ndarray, truth: np.ndarray) -> list[Bin]:
+    """Ten equal bins over all values' probabilities, empty ones left out."""
+    hit = (np.arange(p.shape[1])[None, :] == truth[:, None]).ravel()
+    flat = p.ravel()
+    place = np.minimum((flat * 10).astype(int), 9)
+    return [
+        Bin(float(flat[place == b].mean()), float(hit[place == b].mean()), int((place == b).sum()))
+        for b in range(10)
+        if (place == b).any()
+    ]

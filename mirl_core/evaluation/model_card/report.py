@@ -1,0 +1,137 @@
+"""The report as Markdown, with picture grids and a calibration plot."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+import numpy as np
+from PIL import Image
+
+from mirl_core.evaluation.model_card.cases import DIGITS_SPLITS, Case
+from mirl_core.evaluation.model_card.measures import (
+    MEASURES,
+    Calibration,
+    Readings,
+    SplitFigures,
+    reliability,
+)
+
+_FAMILY_MEASURES = (
+    "sampled_answer",
+    "greedy_answer",
+    "sampled_description",
+    "faithful_greedy",
+    "reasoning_sampled",
+)
+_SHORT = {
+    "sampled_answer": "answer, sampled",
+    "greedy_answer": "answer, greedy",
+    "sampled_description": "description, sampled",
+    "faithful_greedy": "faithful, greedy",
+    "reasoning_sampled": "reasoning given a right description, sampled",
+}
+
+
+def picture_grid(cases: Sequence[Case], file: Path, columns: int = 8, rows: int = 3, zoom: int = 2) -> None:
+    """The first pictures of a split, by their order and nothing else, as one PNG."""
+    seen = {c.clusters[0]: c.image for c in cases}
+    pictures = [np.asarray(i) for i in list(seen.values())[: columns * rows]]
+    gap = np.full((64, 2, 3), 255, np.uint8)
+    lines = []
+    for r in range(rows):
+        row = pictures[r * columns : (r + 1) * columns]
+        lines.append(np.concatenate([x for p in row for x in (p, gap)][:-1], axis=1))
+        lines.append(np.full((2, lines[0].shape[1], 3), 255, np.uint8))
+    grid = Image.fromarray(np.concatenate(lines[:-1]))
+    grid.resize((grid.width * zoom, grid.height * zoom), Image.Resampling.NEAREST).save(file, optimize=True)
+
+
+def calibration_plot(readings: Sequence[Readings], file: Path) -> None:
+    """Reliability of digits and colours, and the model's colour probabilities against the exact posterior."""
+    import matplotlib as mpl
+
+    mpl.use("Agg")
+    import matplotlib.pyplot as plt
+
+    figure, axes = plt.subplots(1, 3, figsize=(10.5, 3.4), dpi=90)
+    for axis, title in zip(
+        axes, ("digits", "colours", "colours: model against exact posterior"), strict=True
+    ):
+        axis.plot([0, 1], [0, 1], color="0.7", linewidth=1)
+        axis.set_title(title, fontsize=9)
+        axis.set_xlabel("exact posterior" if "exact" in title else "the model's probability", fontsize=8)
+        axis.tick_params(labelsize=7)
+    axes[0].set_ylabel("share that is true", fontsize=8)
+    axes[2].set_ylabel("the model's probability", fontsize=8)
+    for r in readings:
+        for axis, p, truth in ((axes[0], r.digit, r.digit_truth), (axes[1], r.colour, r.colour_truth)):
+            bins = reliability(p, truth)
+            axis.plot([b.said for b in bins], [b.true for b in bins], marker="o", markersize=3, label=r.split)
+    for r in readings:
+        axes[2].scatter(r.colour_exact[:400].ravel(), r.colour[:400].ravel(), s=2, alpha=0.35)
+    axes[1].legend(fontsize=7)
+    figure.tight_layout()
+    figure.savefig(file)
+    plt.close(figure)
+
+
+def family_table(figures: SplitFigures) -> str:
+    """One split's table by question family."""
+    head = ["family", "n", *(_SHORT[m] for m in _FAMILY_MEASURES)]
+    lines = ["| " + " | ".join(head) + " |", "|" + " --- |" * len(head)]
+    for family, row in figures.by_family.items():
+        cells = [family, str(row["greedy_answer"].n), *(str(row[m]) for m in _FAMILY_MEASURES)]
+        lines.append("| " + " | ".join(cells) + " |")
+    return "\n".join(lines)
+
+
+def overall_table(figures: Sequence[SplitFigures]) -> str:
+    """All splits side by side."""
+    lines = [
+        "| measure, % | " + " | ".join(f.split for f in figures) + " |",
+        "|" + " --- |" * (len(figures) + 1),
+    ]
+    lines.append(
+        "| questions | " + " | ".join(str(f.by_family["all"]["greedy_answer"].n) for f in figures) + " |"
+    )
+    for name, words in MEASURES.items():
+        lines.append(f"| {words} | " + " | ".join(str(f.by_family["all"][name]) for f in figures) + " |")
+    return "\n".join(lines)
+
+
+def calibration_table(
+    rows: Mapping[tuple[str, str], Calibration], distance: Mapping[str, tuple[float, float]]
+) -> str:
+    """Calibration of digits and colours on the digits splits."""
+    head = (
+        "split",
+        "attribute",
+        "objects",
+        "most likely is right, %",
+        "a sample is right, %",
+        "mean confidence, %",
+        "-log p(truth), nats",
+        "ECE, points",
+    )
+    lines = ["| " + " | ".join(head) + " |", "|" + " --- |" * len(head)]
+    for (split, attribute), c in rows.items():
+        nats = f"{c.nats.mean:.3f} [{c.nats.low:.3f}, {c.nats.high:.3f}]"
+        lines.append(
+            f"| {split} | {attribute} | {c.right_top.n} | {c.right_top} | {c.right_sampled} "
+            f"| {100 * c.mean_confidence:.1f} | {nats} | {100 * c.expected_error:.1f} |"
+        )
+    lines += [
+        "",
+        "Distance of the model's colour probabilities from the exact posterior under the training prior:",
+        "",
+        "| split | KL(exact, model), nats per object | mean absolute difference, points |",
+        "| --- | --- | --- |",
+    ]
+    lines += [f"| {s} | {kl:.3f} | {100 * gap:.1f} |" for s, (kl, gap) in distance.items()]
+    return "\n".join(lines)
+
+
+def image_section() -> str:
+    """Links to the grids."""
+    return "\n\n".join(f"**{s}**\n\n![{s}](images/{s}.png)" for s in (*DIGITS_SPLITS, "easy-vqa"))
