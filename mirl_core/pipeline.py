@@ -24,6 +24,7 @@ from mirl_core.errors import DeadlineError, RequestError
 from mirl_core.events import ChainDone, Decided, Described, Event, FellBack, Finished, Gated, Started
 from mirl_core.gates import GATES, select
 from mirl_core.information import make_estimator, token_mi
+from mirl_core.marginals import image_free_logprobs
 from mirl_core.prompting import cut_at_stop, read_description
 from mirl_core.streams import merge
 from mirl_core.types import Chain, Conversation, Description, Result, Stage, StageUsage
@@ -68,36 +69,6 @@ class Pipeline:
             async for event in events:
                 yield event
 
-    async def score(
-        self,
-        conversation: Conversation,
-        suffixes: Sequence[Sequence[int]],
-        options: MIRLOptions,
-        context: RequestContext,
-    ) -> list[tuple[float, ...]]:
-        """Image-free log p of every token of every description under the options' estimator; nats.
-
-        `suffixes` are description token ids without the opening tag; one tuple comes back for each.
-        """
-        opening = self.engine.encode(self.settings.tags.description[0])
-        estimator = make_estimator(options.estimator, self.references)
-        prompt = conversation.with_instruction(self.settings.instruction)
-        variants = await asyncio.to_thread(estimator.variants, prompt)
-        rendered = [await self.engine.render(variant, context) for variant in variants]
-        full = [(*opening, *suffix) for suffix in suffixes]
-        per_variant = await asyncio.gather(
-            *(
-                self.engine.score(
-                    one, full, replace(context, request_id=f"{context.request_id}-score-{index}")
-                )
-                for index, one in enumerate(rendered)
-            )
-        )
-        return [
-            estimator.combine([scores[index] for scores in per_variant])[len(opening) :]
-            for index in range(len(full))
-        ]
-
 
 @dataclass(slots=True)
 class _Run:
@@ -122,10 +93,14 @@ class _Run:
     def engine(self) -> Engine:
         return self.pipeline.engine
 
+    @property
+    def prompt(self) -> Conversation:
+        """The conversation with the model's instruction to look first."""
+        return self.conversation.with_instruction(self.pipeline.settings.instruction)
+
     async def events(self) -> AsyncGenerator[Event, None]:
         self.check_budget()
-        prompt = self.conversation.with_instruction(self.pipeline.settings.instruction)
-        self.rendered = await self.engine.render(prompt, self.context)
+        self.rendered = await self.engine.render(self.prompt, self.context)
         self.opening = self.engine.encode(self.pipeline.settings.tags.description[0])
         yield Started(self.rendered.prompt_tokens)
         async with aclosing(self.describe()) as stage:
@@ -142,9 +117,13 @@ class _Run:
         async with aclosing(following) as stage:
             async for event in stage:
                 yield event
-        if self.outcome is None and self.decide():
+        if self.outcome is None and await asyncio.to_thread(self.decide):
             yield self.decision(outstanding=0)
         yield Finished(self.result())
+
+    def settled(self, pending: Sequence[voting.Pending]) -> bool:
+        """Fix the winner if none of `pending` can change it any more."""
+        return voting.decided(self.chains, pending, self.options.aggregate) and self.decide()
 
     def decide(self) -> bool:
         """Fix the winner by what finished so far; False where no chain gave an answer."""
@@ -217,8 +196,13 @@ class _Run:
         scored_tokens = 0
         # With λ = 0 the image-free term has no weight and isn't worth a forward pass.
         if options.token_mi or (GATES[options.gate].needs_marginal and options.mi_weight > 0):
-            scores = await self.pipeline.score(
-                self.conversation, contents, options, self.stage_context("score")
+            scores = await image_free_logprobs(
+                self.engine,
+                make_estimator(options.estimator, self.pipeline.references),
+                self.prompt,
+                self.opening,
+                contents,
+                self.stage_context("score"),
             )
             marginals = dict(zip(contents, scores, strict=True))
             variants = len(self.pipeline.references) if options.estimator == "reference" else 1
@@ -260,8 +244,7 @@ class _Run:
         kept = [description for description in self.descriptions if description.kept]
         rendered = self.rendered
         if options.fork_image == "drop":
-            prompt = self.conversation.with_instruction(self.pipeline.settings.instruction)
-            rendered = await self.engine.render(prompt.with_images(None), self.context)
+            rendered = await self.engine.render(self.prompt.with_images(None), self.context)
         share = self.chain_share(len(kept) * options.forks)
         pending = {
             (one.index, fork): voting.Pending(one.index, fork, one.score)
