@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any
 
@@ -14,6 +14,7 @@ from vllm.v1.engine.exceptions import EngineDeadError as VLLMEngineDeadError
 from mirl_core.errors import EngineDeadError, EngineError, MIRLError, RequestError
 from mirl_core.types import Conversation, is_image
 
+_TEXT_PARTS = ("text", "refusal", "thinking", "tool_reference")
 DEAD = "the engine has stopped; the server must be restarted"
 
 
@@ -75,9 +76,10 @@ async def render_prompt(renderer: BaseRenderer, conversation: Conversation, chat
         media_io_kwargs=chat.media_io_kwargs,
         mm_processor_kwargs=chat.mm_processor_kwargs,
     )
+    extras = {"mm_processor_kwargs": chat.mm_processor_kwargs} if chat.mm_processor_kwargs else None
     tokenize = renderer.default_chat_tok_params.with_kwargs(add_special_tokens=False)
     messages = vllm_messages(conversation)
-    _, (engine_input,) = await renderer.render_chat_async([messages], params, tokenize)
+    _, (engine_input,) = await renderer.render_chat_async([messages], params, tokenize, prompt_extras=extras)
     if _lacks_media(engine_input):
         _, (engine_input,) = await renderer.render_chat_async(
             [messages], params, tokenize, skip_mm_cache=True
@@ -90,17 +92,29 @@ async def render_prompt(renderer: BaseRenderer, conversation: Conversation, chat
 
 
 def vllm_messages(conversation: Conversation) -> list[dict[str, Any]]:
-    """The messages with images in vLLM's own form, which takes decoded PIL images."""
+    """The messages with images in vLLM's own form, which takes decoded PIL images.
+
+    Raises:
+        RequestError: a part is neither text nor a decoded image; vLLM would fetch what it refers to.
+    """
     messages = []
-    for message in conversation.messages:
+    for number, message in enumerate(conversation.messages):
         content = message.get("content")
         if isinstance(content, list | tuple):
-            content = [
-                {"type": "image_pil", "image_pil": part["image"]} if is_image(part) else part
-                for part in content
-            ]
+            content = [_vllm_part(part, f"messages[{number}].content") for part in content]
         messages.append({**message, "content": content})
     return messages
+
+
+def _vllm_part(part: Any, where: str) -> Any:
+    if is_image(part):
+        return {"type": "image_pil", "image_pil": part["image"]}
+    if isinstance(part, str) or (isinstance(part, Mapping) and part.get("type") in _TEXT_PARTS):
+        return part
+    kind = part.get("type") if isinstance(part, Mapping) else type(part).__name__
+    raise RequestError(
+        f"{where}: a part of type {kind!r} is neither text nor a decoded image", param="messages"
+    )
 
 
 def _media_tokens(engine_input: dict[str, Any]) -> frozenset[int]:

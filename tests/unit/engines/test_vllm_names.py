@@ -56,7 +56,7 @@ USED: list[tuple[str, str, str]] = [
     (
         "vllm.renderers.base",
         "BaseRenderer.render_chat_async",
-        "conversations chat_params tok_params skip_mm_cache",
+        "conversations chat_params tok_params prompt_extras skip_mm_cache",
     ),
     (
         "vllm.renderers.params",

@@ -126,6 +126,13 @@ def test_images_become_vllms_parts() -> None:
     assert second == {"role": "assistant", "content": "!"}
 
 
+@pytest.mark.parametrize("kind", ["image_url", "video_url", "input_audio", "image_embeds", None])
+def test_media_that_vllm_would_fetch_are_refused(kind: str | None) -> None:
+    with pytest.raises(RequestError) as caught:
+        vllm_messages(Conversation(({"role": "user", "content": [{"type": kind, "image_url": "http://x"}]},)))
+    assert caught.value.param == "messages"
+
+
 @pytest.mark.parametrize(
     ("raised", "param", "expected"),
     [
