@@ -14,9 +14,8 @@ import sys
 import tempfile
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import Any
 
 import httpx
 from openai import OpenAI
@@ -24,7 +23,9 @@ from rich.console import Console
 from rich.panel import Panel
 from rich.table import Table
 
-from mirl_core.bundled import MODEL_NAME, Question, questions
+from mirl_client import Chain, Evidence, evidence
+from mirl_core.bundled import DemoQuestion, questions
+from mirl_server.cli import BUNDLED_NAME
 
 START_SECONDS = 180
 SHOWN = 4
@@ -41,7 +42,7 @@ def main() -> int:
         right = sum([ask(client, question, console) for question in asked])
     console.print(f"\n{right} of {len(asked)} answers match the truth. The server has stopped.")
     console.print(
-        "The model is a toy of a few million parameters that is meant to be unsure: see docs/bundled-model.md.\n"
+        "The model is a toy of a few million parameters, made to be unsure: see docs/bundled-model.md.\n"
         "[bold]make serve[/bold] keeps the server up; README.md shows curl and Python against it."
     )
     return 0
@@ -57,11 +58,13 @@ def serving(console: Console) -> Iterator[str]:
     with tempfile.TemporaryFile() as log:
         command = [sys.executable, "-m", "mirl_server.cli", "--port", str(port)]
         # A session of its own, so that the engine's processes go with it.
-        server = subprocess.Popen(command, stdout=log, stderr=subprocess.STDOUT, start_new_session=True)
+        server = subprocess.Popen(  # noqa: S603 - a command of our own
+            command, stdout=log, stderr=subprocess.STDOUT, start_new_session=True
+        )
         try:
             with console.status("Starting mirl-serve on the bundled model (real vLLM, CPU) …"):
                 started = time.monotonic()
-                while not answers(f"{url}/ready"):
+                while not is_ready(f"{url}/ready"):
                     if server.poll() is not None or time.monotonic() - started > START_SECONDS:
                         log.seek(0)
                         sys.stderr.write(log.read().decode(errors="replace")[-8000:])
@@ -73,7 +76,7 @@ def serving(console: Console) -> Iterator[str]:
             stop(server)
 
 
-def answers(url: str) -> bool:
+def is_ready(url: str) -> bool:
     try:
         return httpx.get(url, timeout=2).status_code == 200
     except httpx.HTTPError:
@@ -84,26 +87,23 @@ def stop(server: subprocess.Popen[bytes]) -> None:
     """End the server and everything it started."""
     server.send_signal(signal.SIGTERM)
     try:
-        server.wait(30)
-    except subprocess.TimeoutExpired:
-        pass
+        with suppress(subprocess.TimeoutExpired):
+            server.wait(30)
     finally:
-        try:
+        with suppress(ProcessLookupError):
             os.killpg(server.pid, signal.SIGKILL)
-        except ProcessLookupError:
-            pass
         server.wait()
 
 
-def ask(client: OpenAI, question: Question, console: Console) -> bool:
+def ask(client: OpenAI, question: DemoQuestion, console: Console) -> bool:
     """Ask one question, print what the pipeline did; whether the answer is the truth."""
     response = client.chat.completions.create(
-        model=MODEL_NAME,
+        model=BUNDLED_NAME,
         messages=[
             {
                 "role": "user",
                 "content": [
-                    {"type": "image_url", "image_url": {"url": data_url(question.path)}},
+                    {"type": "image_url", "image_url": {"url": data_url(question.file)}},
                     {"type": "text", "text": question.question},
                 ],
             }
@@ -111,20 +111,23 @@ def ask(client: OpenAI, question: Question, console: Console) -> bool:
         seed=SEED,
         extra_body={"mirl": OPTIONS},
     )
-    evidence: dict[str, Any] = (response.model_extra or {})["mirl"]
+    told = evidence(response)
+    assert told is not None, "a gated answer carries its evidence"
     answer = response.choices[0].message.content or ""
     right = answer.strip().lower() == question.answer.strip().lower()
     console.print()
-    console.print(Panel(f"[bold]{question.question}[/bold]\n{question.path.name}  ({question.split})", expand=False))
-    console.print(descriptions_table(evidence))
-    console.print(chains_line(evidence))
-    console.print(stages_table(evidence))
-    usage = response.usage
-    assert usage is not None, "a complete answer reports its usage"
+    title = f"[bold]{question.question}[/bold]\n{question.file}  ({question.split}, test data)"
+    console.print(Panel(title, expand=False))
+    if told.fallback:
+        console.print(f"the gate was not used: {told.fallback}")
+    console.print(descriptions_table(told))
+    console.print(f"vote: {vote_line(told)}")
+    console.print(stages_table(told))
     mark = "[green]right[/green]" if right else "[red]wrong[/red]"
+    sampled = response.usage.completion_tokens if response.usage else 0
     console.print(
-        f"answer: [bold]{answer}[/bold]   truth: {question.answer}   {mark}   "
-        f"({usage.completion_tokens} tokens sampled)"
+        f"answer: [bold]{answer}[/bold]   truth: [bold]{question.answer}[/bold]   {mark}   "
+        f"({sampled} tokens sampled)"
     )
     return right
 
@@ -133,36 +136,46 @@ def data_url(path: Path) -> str:
     return "data:image/png;base64," + base64.b64encode(path.read_bytes()).decode()
 
 
-def descriptions_table(evidence: dict[str, Any]) -> Table:
-    table = Table("description", "MI (nats)", "per token", "gate", title_justify="left")
-    for one in evidence["descriptions"]:
-        verdict = "kept" if one["kept"] else f"dropped: {one['reason']}"
-        style = "bold" if one["kept"] else "dim"
-        table.add_row(one["text"], number(one["mi"]), number(one["mi_per_token"]), verdict, style=style)
+def descriptions_table(told: Evidence) -> Table:
+    """Every description, the gate's verdict, and what its chains answered."""
+    table = Table("description", "MI, nats", "per token", "gate", "its chains' answers")
+    for one in told.descriptions:
+        answers = [spoken(chain) for chain in told.chains if chain.description == one.index]
+        verdict = "kept" if one.kept else f"dropped: {one.reason}"
+        table.add_row(
+            one.text,
+            number(one.mi),
+            number(one.mi_per_token),
+            verdict,
+            ", ".join(answers),
+            style="bold" if one.kept else "dim",
+        )
     return table
 
 
-def chains_line(evidence: dict[str, Any]) -> str:
-    given = ", ".join(
-        "stopped early" if chain["finish_reason"] == "abort" else chain["answer"] or "no answer"
-        for chain in evidence["chains"]
-    )
-    vote = evidence["vote"]
-    counted = (
-        ", ".join(f"{answer} × {weight:g}" for answer, weight in vote["counts"].items()) if vote else "none"
-    )
-    return f"chains: {given}\nvote:   {counted}"
+def spoken(chain: Chain) -> str:
+    if chain.finish_reason == "abort":
+        return "(stopped: decided)"
+    return chain.answer or "(no answer)"
 
 
-def stages_table(evidence: dict[str, Any]) -> Table:
+def vote_line(told: Evidence) -> str:
+    if told.vote is None:
+        return "none; the best description's chain answers"
+    counts = ", ".join(f"{answer} × {weight:g}" for answer, weight in told.vote.counts.items())
+    return f"{counts}   →  {told.vote.answer}  ({told.vote.share:.0%})"
+
+
+def stages_table(told: Evidence) -> Table:
+    """What each stage cost."""
     table = Table("stage", "sequences", "sampled tokens", "scored tokens", "seconds")
-    for stage in evidence["stages"]:
+    for stage in told.stages:
         table.add_row(
-            stage["stage"],
-            str(stage["sequences"]),
-            str(stage["generated_tokens"]),
-            str(stage["scored_tokens"]),
-            f"{stage['seconds']:.2f}",
+            stage.stage,
+            str(stage.sequences),
+            str(stage.generated_tokens),
+            str(stage.scored_tokens),
+            f"{stage.seconds:.2f}",
         )
     return table
 
