@@ -279,8 +279,8 @@ async def test_one_call_per_request_id(vllm_engine: VLLMEngine) -> None:
     await asyncio.sleep(0.05)
     with pytest.raises(EngineError):
         await anext(vllm_engine.generate(rendered, (), 1, LONG, context("twice")))
-    reader.cancel()
-    await asyncio.wait([reader])
+    await reader
+    await first.aclose()
 
 
 async def test_context_reaches_vllm(vllm_engine: VLLMEngine, monkeypatch: pytest.MonkeyPatch) -> None:
