@@ -93,7 +93,12 @@ class Engine(Protocol):
         ...
 
     def generate(
-        self, rendered: Rendered, suffix_ids: Sequence[int], n: int, sampling: Sampling, context: RequestContext
+        self,
+        rendered: Rendered,
+        suffix_ids: Sequence[int],
+        n: int,
+        sampling: Sampling,
+        context: RequestContext,
     ) -> AsyncGenerator[Sample, None]:
         """Sample `n` continuations of the prompt plus `suffix_ids`; yields each as it finishes.
 
