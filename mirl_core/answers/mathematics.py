@@ -79,7 +79,7 @@ def canonical(text: str) -> tuple[Fraction | None, str]:
 
 def _parse(text: str) -> Any:
     """The sympy expression of a LaTeX text, or None."""
-    import sympy  # type: ignore[import-untyped]
+    import sympy
     from math_verify import LatexExtractionConfig, parse
 
     # It warns on every call that without signals nobody limits its time; the bounds above do.
