@@ -26,7 +26,7 @@ SMALL = {"descriptions": 4, "keep": 3, "forks": 2}
 
 def picture(number: int = 0) -> Conversation:
     question = questions()[number]
-    with Image.open(question.path) as image:
+    with Image.open(question.file) as image:
         content = [
             {"type": "image", "image": image.convert("RGB")},
             {"type": "text", "text": question.question},

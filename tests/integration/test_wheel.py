@@ -25,7 +25,7 @@ for name in ("mirl_core", "mirl_core.pipeline", "mirl_core.config", "mirl_core.e
     assert module.__file__.startswith(sys.argv[1]), module.__file__
 from mirl_core.bundled import model_path, questions
 assert (model_path() / "model.safetensors").is_file()
-assert all(question.path.is_file() for question in questions())
+assert all(question.file.is_file() for question in questions())
 """
 
 
