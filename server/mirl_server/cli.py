@@ -13,7 +13,9 @@ from __future__ import annotations
 
 import argparse
 import json
+import multiprocessing
 import os
+import signal
 import sys
 from collections.abc import Sequence
 from importlib import metadata
@@ -64,6 +66,7 @@ def main(argv: Sequence[str] | None = None) -> int:
             own_parser().print_help()
             return 0
         settings = ServerSettings.load(**own_settings(own))
+        default_options(ModelSettings(), settings)
         _prepare_environment()
         return _serve(rest, settings)
     except (UsageError, ConfigError) as error:
@@ -158,6 +161,7 @@ def plugin_names(given: str | None) -> str:
 
 def _serve(arguments: list[str], settings: ServerSettings) -> int:
     """Parse vLLM's flags and run its server. Imports vLLM: seconds."""
+    signal.signal(signal.SIGTERM, _stop_start_up)
     from vllm.entrypoints.cli.serve import ServeSubcommand
     from vllm.entrypoints.launchers.cli_args import validate_parsed_serve_args
     from vllm.entrypoints.serve.utils.api_utils import cli_env_setup
@@ -173,7 +177,10 @@ def _serve(arguments: list[str], settings: ServerSettings) -> int:
         raise UsageError(str(error)) from error
     _check_model(args, settings)
     try:
-        ServeSubcommand.cmd(args)
+        if _several_processes(args):
+            ServeSubcommand.cmd(args)
+        else:
+            _run(args)
     except pydantic.ValidationError as error:
         # vLLM checks engine flags against the model when it builds its configuration.
         raise UsageError(error.errors()[0]["msg"]) from error
@@ -181,6 +188,46 @@ def _serve(arguments: list[str], settings: ServerSettings) -> int:
         # vLLM raises it with a word for a SIGTERM during start-up, without one for Ctrl-C.
         return 0 if stop.args else 130
     return 0
+
+
+def _several_processes(args: argparse.Namespace) -> bool:
+    """Whether vLLM's own dispatcher must start more than one API server with its engine."""
+    import vllm.envs as envs
+
+    several = args.data_parallel_size > 1 or (args.api_server_count or 1) != 1
+    elsewhere = args.headless or args.grpc or args.data_parallel_multi_port_external_lb
+    return bool(several or elsewhere or envs.VLLM_USE_RUST_FRONTEND)
+
+
+def _run(args: argparse.Namespace) -> None:
+    """vLLM's `run_server`, but for the handler of a SIGTERM during start-up.
+
+    vLLM's raises KeyboardInterrupt, which pyzmq swallows while vLLM waits for its engine: the server then
+    hangs until a second signal (seen with vLLM 0.32 and pyzmq 27). Once it serves, vLLM's own handler holds.
+    """
+    import uvloop
+    from vllm.entrypoints.launchers.api_server.entry import run_server_worker
+    from vllm.entrypoints.launchers.launcher import setup_server
+    from vllm.utils.system_utils import decorate_logs
+
+    async def run() -> None:
+        address, listening = setup_server(args, reuse_port=False)
+        await run_server_worker(address, listening, args)
+
+    args.api_server_count = None
+    decorate_logs("APIServer", skip_if_decorated=True)
+    uvloop.run(run())
+
+
+def _stop_start_up(*_: object) -> None:
+    """SIGTERM before the server serves: end what was started, then this process. Nothing needs draining."""
+    children = multiprocessing.active_children()
+    for child in children:
+        child.terminate()
+    for child in children:
+        child.join(3)
+        child.kill()
+    os._exit(0)
 
 
 def parse_vllm(arguments: list[str]) -> argparse.Namespace:

@@ -50,6 +50,8 @@ class MIRLPlugin:
         """Build the service that the routes use, once the engine runs."""
         _share_logging()
         settings = getattr(args, "mirl", None) or ServerSettings.load()
+        if args.sse_keep_alive_interval:
+            settings = settings.model_copy(update={"keep_alive": float(args.sse_keep_alive_interval)})
         names = tuple(args.served_model_name or [args.model])
         model = ModelSettings()
         pipeline = None
@@ -67,6 +69,7 @@ class MIRLPlugin:
             cards=lambda: _cards(state),
             delegate=delegate,
             metrics=process_metrics(),
+            force_usage=args.enable_force_include_usage,
             # vLLM's launcher puts its server there, after the plugins are set up.
             draining=lambda: bool(getattr(getattr(state, "server", None), "should_exit", False)),
         )

@@ -40,6 +40,8 @@ class Service:
     """Answers a plain chat completion: the backend's own handler."""
     metrics: Metrics
     draining: Callable[[], bool] = lambda: False
+    force_usage: bool = False
+    """Streams end with usage whether asked to or not (vLLM's `--enable-force-include-usage`)."""
 
     def engine_pipeline(self) -> Pipeline:
         """The pipeline; EngineDeadError on a server without an engine."""

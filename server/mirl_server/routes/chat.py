@@ -89,7 +89,8 @@ async def _gated(service: Service, request: Request, body: dict[str, Any]) -> Re
                 asked.model or service.names[0],
                 reasoning=asked.include_reasoning is not False,
                 reasoning_content=service.settings.reasoning_content,
-                include_usage=bool(asked.stream_options and asked.stream_options.include_usage),
+                include_usage=service.force_usage
+                or bool(asked.stream_options and asked.stream_options.include_usage),
             )
             events = Events(await _start(service, asked, context))
             closing.push_async_callback(events.close)

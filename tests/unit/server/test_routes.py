@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import dataclasses
 import json
 from collections.abc import Callable
 from typing import Any
@@ -68,6 +69,8 @@ async def test_a_stream_tells_stages_then_the_answer(server: Harness) -> None:
 
 async def test_no_usage_unless_asked_for(server: Harness) -> None:
     assert all("usage" not in chunk for chunk in events(await server.ask(stream=True)))
+    server.app.state.mirl = dataclasses.replace(server.service, force_usage=True)
+    assert "usage" in events(await server.ask(stream=True))[-1]
 
 
 async def test_fields_reach_the_engine(server: Harness) -> None:
