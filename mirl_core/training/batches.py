@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import pairwise
@@ -133,6 +134,8 @@ def draw_batch(recipe: Recipe, tokenizer: Tokenizer, step: int) -> Batch:
                         rows.append(digits_row(scenes[n], mix, rng, n, wrong))
                     else:
                         rows.append(easy_vqa_row(shown[n - len(scenes)], mix, rng, n, wrong))
+            if recipe.describe_only:
+                rows = [dataclasses.replace(row, rest="") for row in rows]
     for i in range(recipe.text_rows):
         wrong = bool(rng.random() < recipe.corrupted_text)
         if rng.random() < 0.2:
@@ -142,5 +145,5 @@ def draw_batch(recipe: Recipe, tokenizer: Tokenizer, step: int) -> Batch:
     if not rows:
         return Batch((), pictures)
     rows.sort(key=lambda r: (r.picture is not None, len(r.prompt) + len(r.description) + len(r.rest)))
-    edges = np.linspace(0, len(rows), _CHUNKS + 1).astype(int)
+    edges = np.linspace(0, len(rows), min(_CHUNKS, len(rows)) + 1).astype(int)
     return Batch(tuple(tokenize(rows[a:b], tokenizer) for a, b in pairwise(edges)), pictures)

@@ -117,6 +117,7 @@ class TrainingForward(nn.Module):
         self.shape = nn.Linear(4 * width, 3)
         self.shape_colour = nn.Linear(4 * width, 8)
         self.aux_norm = nn.LayerNorm(width)
+        self.cell_name = nn.Linear(model.config.text_config.hidden_size, 4)
 
     def see(self, pixels: torch.Tensor) -> torch.Tensor:
         """[n, 3, 64, 64] in -1..1 -> [n, 64, vision width], patches in reading order."""
@@ -148,7 +149,24 @@ class TrainingForward(nn.Module):
     def _pool(self, features: torch.Tensor) -> torch.Tensor:
         """Means of 2 x 2 patches: [n, 4, 4, width]."""
         n = len(features)
-        return self.aux_norm(features).view(n, 4, 2, 4, 2, -1).mean((2, 4))
+        return torch.as_tensor(self.aux_norm(features).view(n, 4, 2, 4, 2, -1).mean((2, 4)))
+
+    def read_words(
+        self, connected: torch.Tensor, digit_ids: torch.Tensor, colour_ids: torch.Tensor
+    ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+        """What image tokens say as words, by their likeness to the words' embeddings.
+
+        [n, 16, text width] -> logits of `digit_ids` [n, 4 cells, 2 tokens, ...], of `colour_ids` at the
+        other two tokens of each cell, and of the cell itself at every token [n, 4 cells, 4 tokens, 4].
+        """
+        n = len(connected)
+        cells = connected.view(n, 2, 2, 2, 2, -1).permute(0, 1, 3, 2, 4, 5).reshape(n, 4, 4, -1)
+        words = self.model.model.text_model.embed_tokens.weight.detach()
+        # A token that equals a word's embedding gives it about 8 nats over an unrelated word.
+        sharpness = 8.0 / words.square().sum(1).mean()
+        digit = cells[:, :, 1:3] @ words[digit_ids].T * sharpness
+        colour = cells[:, :, 0::3] @ words[colour_ids].T * sharpness
+        return digit, colour, self.cell_name(cells)
 
     def speak(
         self, ids: torch.Tensor, pictures: torch.Tensor | None, owner: torch.Tensor | None

@@ -65,6 +65,10 @@ class Recipe(BaseModel):
     """Weight of description tokens against reasoning tokens in the loss."""
     auxiliary: float = Field(default=0.0, ge=0)
     """`joint` only: weight of the auxiliary vision heads' loss."""
+    word_weight: float = Field(default=0.0, ge=0)
+    """`joint` only: weight of the loss that makes image tokens stand near the words for what they show."""
+    describe_only: bool = False
+    """`joint` only: picture rows end after the description, which teaches looking at a lower cost."""
     dev_every: int = Field(default=500, gt=0)
     """Steps between measurements on dev data."""
     save_seconds: float = Field(default=60.0, gt=0)

@@ -19,8 +19,9 @@ from tokenizers import Tokenizer
 from torch.nn.functional import cross_entropy
 
 from mirl_core.errors import ConfigError
+from mirl_core.evaluation.worlds.digits import COLOURS
 from mirl_core.training import text
-from mirl_core.training.batches import Batch, draw_batch
+from mirl_core.training.batches import Batch, Pictures, draw_batch
 from mirl_core.training.measure import measure
 from mirl_core.training.model import ModelShape, TrainingForward, build_model
 from mirl_core.training.recipe import Recipe
@@ -58,7 +59,7 @@ class Trainer:
             raise ConfigError(f"{path} does not exist: finish the stage of that folder first", param="init")
         saved = torch.load(path, weights_only=True)
         stage, weights = saved["stage"], saved["weights"]
-        tower = ("model.model.vision_model.", "cell_", "shape", "aux_norm")
+        tower = ("model.model.vision_model.", "cell_digit", "cell_colour", "shape", "aux_norm")
         keep = {
             k: v for k, v in weights.items() if stage == "joint" or k.startswith(tower) == (stage == "vision")
         }
@@ -94,7 +95,7 @@ class Trainer:
     def train_step(self) -> dict[str, float]:
         """One optimiser step on the step's own batch; returns its losses, in nats."""
         batch = draw_batch(self.recipe, self.tokenizer, self.step)
-        loss, figures = losses(self.forward, batch, self.recipe)
+        loss, figures = losses(self.forward, batch, self.recipe, self.tokenizer)
         self.optimizer.zero_grad(set_to_none=True)
         loss.backward()  # type: ignore[no-untyped-call]
         torch.nn.utils.clip_grad_norm_([p for p in self.forward.parameters() if p.grad is not None], 1.0)
@@ -175,7 +176,9 @@ def prepare_tokenizer(folder: Path) -> Tokenizer:
     return Tokenizer.from_file(str(path))
 
 
-def losses(forward: TrainingForward, batch: Batch, recipe: Recipe) -> tuple[torch.Tensor, dict[str, float]]:
+def losses(
+    forward: TrainingForward, batch: Batch, recipe: Recipe, tokenizer: Tokenizer
+) -> tuple[torch.Tensor, dict[str, float]]:
     """The stage's loss, and its parts as plain numbers in nats per token or per reading."""
     figures: dict[str, float] = {}
     terms: list[torch.Tensor] = []
@@ -195,6 +198,10 @@ def losses(forward: TrainingForward, batch: Batch, recipe: Recipe) -> tuple[torc
             terms += [weight * (2.0 if k == "digit" else 0.5) * v for k, v in parts.items()]
             figures |= {k: v.item() for k, v in parts.items()}
         connected = forward.connect(features) if recipe.stage == "joint" else None
+        if recipe.word_weight and connected is not None:
+            terms.append(
+                recipe.word_weight * _word_loss(forward, connected, batch.pictures, tokenizer, figures)
+            )
     sums = {1: torch.zeros(()), 2: torch.zeros(())}
     counts = {1: 0, 2: 0}
     for tokens in batch.chunks:
@@ -214,6 +221,29 @@ def losses(forward: TrainingForward, batch: Batch, recipe: Recipe) -> tuple[torc
     loss = torch.stack(terms).sum()
     figures["loss"] = loss.item()
     return loss, figures
+
+
+def _word_loss(
+    forward: TrainingForward,
+    connected: torch.Tensor,
+    pictures: Pictures,
+    tokenizer: Tokenizer,
+    figures: dict[str, float],
+) -> torch.Tensor:
+    """Nats by which image tokens fail to say digit, colour and cell as words; an empty cell says " no"."""
+    n = len(pictures.digit)
+    names = [*(f" {d}" for d in range(10)), " no"]
+    digit_ids = torch.tensor([tokenizer.encode(w).ids[0] for w in names])
+    colour_ids = torch.tensor([tokenizer.encode(f" {w}").ids[0] for w in (*COLOURS, "no")])
+    digit, colour, cell = forward.read_words(connected[:n], digit_ids, colour_ids)
+    wanted_colour = torch.where(pictures.colour < 0, 4, pictures.colour)
+    parts = {
+        "digit_word": cross_entropy(digit.flatten(0, 2), pictures.digit.flatten().repeat_interleave(2)),
+        "colour_word": cross_entropy(colour.flatten(0, 2), wanted_colour.flatten().repeat_interleave(2)),
+        "cell_word": cross_entropy(cell.flatten(0, 2), torch.arange(4).repeat(n).repeat_interleave(4)),
+    }
+    figures |= {k: v.item() for k, v in parts.items()}
+    return torch.stack(list(parts.values())).sum()
 
 
 def _part(name: str) -> str:

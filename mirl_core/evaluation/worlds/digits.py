@@ -139,23 +139,15 @@ def colour_log_likelihood(thing_evidence: Sequence[float], kind: Kind) -> npt.ND
     e = np.asarray(thing_evidence, np.float64)
     terms = []
     if kind == "ambiguous":
-        eye = np.eye(4) - 0.25
-        mixed = np.empty(4)
-        for k in range(4):
-            means = [
-                MIXED_STRENGTH * (u * eye[k] + (1 - u) * eye[j])
-                for j in range(4)
-                if j != k
-                for u in _MIXED_NODES
-            ]
-            mixed[k] = _log_mean_exp(-0.5 * ((e - np.array(means)) ** 2).sum(1)) + 0.5 * float(e @ e)
+        distance = ((e - _mixed_means()) ** 2).sum(2)
+        mixed = np.array([_log_mean_exp(-0.5 * row) for row in distance]) + 0.5 * float(e @ e)
         terms.append(mixed + math.log(AMBIGUOUS_SHARE))
         scale = 1.0 - AMBIGUOUS_SHARE
     else:
         scale = 1.0
     for share, s in zip((WEAK_SHARE, 1.0 - WEAK_SHARE), STRENGTHS, strict=True):
         terms.append(s * e - 0.375 * s * s + math.log(share * scale))
-    return np.logaddexp.reduce(np.stack(terms), axis=0)
+    return np.asarray(np.logaddexp.reduce(np.stack(terms), axis=0))
 
 
 def colour_posterior(thing: Thing, kind: Kind, prior: Kind | None = None) -> npt.NDArray[np.float64]:
@@ -166,6 +158,23 @@ def colour_posterior(thing: Thing, kind: Kind, prior: Kind | None = None) -> npt
     logits = colour_log_likelihood(thing.evidence, kind) + np.log(colour_prior(prior or kind)[thing.cell])
     logits -= logits.max()
     return np.asarray(np.exp(logits) / np.exp(logits).sum())
+
+
+@functools.lru_cache(maxsize=1)
+def _mixed_means() -> npt.NDArray[np.float64]:
+    """[4 colours, rivals x shares, 4]: where the evidence of an ambiguous thing of each colour is centred."""
+    eye = np.eye(4) - 0.25
+    return np.array(
+        [
+            [
+                MIXED_STRENGTH * (u * eye[k] + (1 - u) * eye[j])
+                for j in range(4)
+                if j != k
+                for u in _MIXED_NODES
+            ]
+            for k in range(4)
+        ]
+    )
 
 
 def _log_mean_exp(x: npt.NDArray[np.float64]) -> float:

@@ -71,13 +71,13 @@ def test_the_likelihood_is_that_of_the_generator() -> None:
 
 @pytest.mark.parametrize("kind", digits.KINDS)
 def test_the_exact_posterior_is_calibrated(kind: digits.Kind) -> None:
-    things = [t for s in digits.scenes(kind, "test", 2500) for t in s.things]
+    things = [t for s in digits.scenes(kind, "test", 1500) for t in s.things]
     p = np.array([digits.colour_posterior(t, kind) for t in things])
     hit = np.arange(4)[None, :] == np.array([t.colour for t in things])[:, None]
     assert np.allclose(p.sum(1), 1)
     for low, high in ((0.0, 0.2), (0.2, 0.5), (0.5, 0.8), (0.8, 1.0)):
         chosen = (p >= low) & (p < high)
-        assert abs(p[chosen].mean() - hit[chosen].mean()) < 0.04
+        assert abs(p[chosen].mean() - hit[chosen].mean()) < 0.05
 
 
 def test_weak_evidence_is_about_as_strong_as_the_prior() -> None:
