@@ -116,7 +116,7 @@ def ask(client: OpenAI, question: DemoQuestion, console: Console) -> bool:
     answer = response.choices[0].message.content or ""
     right = answer.strip().lower() == question.answer.strip().lower()
     console.print()
-    title = f"[bold]{question.question}[/bold]\n{question.file}  ({question.split}, test data)"
+    title = f"[bold]{question.question}[/bold]\n{shown(question.file)}  ({question.split}, test data)"
     console.print(Panel(title, expand=False))
     if told.fallback:
         console.print(f"the gate was not used: {told.fallback}")
@@ -130,6 +130,11 @@ def ask(client: OpenAI, question: DemoQuestion, console: Console) -> bool:
         f"({sampled} tokens sampled)"
     )
     return right
+
+
+def shown(path: Path) -> str:
+    """A path as one would type it here."""
+    return str(path.relative_to(Path.cwd()) if path.is_relative_to(Path.cwd()) else path)
 
 
 def data_url(path: Path) -> str:
