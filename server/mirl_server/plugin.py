@@ -69,6 +69,7 @@ class MIRLPlugin:
             cards=lambda: _cards(state),
             delegate=delegate,
             metrics=process_metrics(),
+            priorities=args.scheduling_policy == "priority",
             force_usage=args.enable_force_include_usage,
             # vLLM's launcher puts its server there, after the plugins are set up.
             draining=lambda: bool(getattr(getattr(state, "server", None), "should_exit", False)),

@@ -11,6 +11,7 @@ from typing import Annotated, Any, TypeVar
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from pydantic_core import from_json
+from starlette.requests import Request
 
 from mirl_core.config import Limits, MIRLOptions, first_problem
 from mirl_core.engines.base import Sampling
@@ -165,6 +166,13 @@ class ChatRequest(BaseModel):
             stop=stops,
             seed=self.seed,
         )
+
+
+async def read_body(request: Request) -> dict[str, Any]:
+    """A request's body as a JSON object."""
+    if request.headers.get("content-type", "").split(";")[0].strip().lower() != "application/json":
+        raise RequestError("the content type must be application/json")
+    return read_json(await request.body())
 
 
 def read_json(body: bytes) -> dict[str, Any]:

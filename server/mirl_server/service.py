@@ -13,7 +13,7 @@ from fastapi import Request, Response
 
 from mirl_core.config import MIRLOptions
 from mirl_core.engines.base import RequestContext
-from mirl_core.errors import EngineDeadError
+from mirl_core.errors import EngineDeadError, RequestError
 from mirl_core.pipeline import Pipeline
 from mirl_server.metrics import Metrics
 from mirl_server.requests import DIRECT
@@ -40,6 +40,8 @@ class Service:
     """Answers a plain chat completion: the backend's own handler."""
     metrics: Metrics
     draining: Callable[[], bool] = lambda: False
+    priorities: bool = False
+    """Whether the engine schedules by priority."""
     force_usage: bool = False
     """Streams end with usage whether asked to or not (vLLM's `--enable-force-include-usage`)."""
 
@@ -48,6 +50,13 @@ class Service:
         if self.pipeline is None:
             raise EngineDeadError("this server has no engine: it can't answer questions about images")
         return self.pipeline
+
+    def check_priority(self, priority: int | None) -> None:
+        """RequestError where a request asks for a priority that the engine does not know."""
+        if priority and not self.priorities:
+            raise RequestError(
+                "priority needs a server that was started with --scheduling-policy priority", param="priority"
+            )
 
     def backend_name(self, asked: str) -> str:
         """The name that the backend knows: without `:direct`, unless a model is really called so."""

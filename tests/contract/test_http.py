@@ -93,3 +93,18 @@ def test_the_server_listens_on_loopback_only(server: RunningServer) -> None:
     sockets = psutil.Process(server.process.pid).net_connections("tcp")
     hosts = {one.laddr.ip for one in sockets if one.status == psutil.CONN_LISTEN and one.laddr.port == port}
     assert hosts == {"127.0.0.1"}
+
+
+def test_scores_agree_with_the_pipelines(server: RunningServer) -> None:
+    asked = {"model": NAME, "messages": asking(), "seed": 1, "temperature": 0, "max_tokens": 60, **small()}
+    told = post(server, json.dumps(asked).encode()).json()["mirl"]["descriptions"][0]
+    if told["mi"] is None:
+        pytest.skip("these weights gave no usable description")
+    body = {"model": NAME, "messages": asking(), "descriptions": [told["text"], "completely something else"]}
+    scored = httpx.post(f"{server.url}/v1/mirl/score", json=body, timeout=60)
+    assert scored.status_code == 200, scored.text
+    first, other = scored.json()["data"]
+    # The text may be tokenized otherwise than it was sampled; in bfloat16 the same tokens differ a little.
+    if first["tokens"] == told["tokens"] - 1:
+        assert first["mi_per_token"] == pytest.approx(told["mi_per_token"], abs=0.15)
+    assert first["logprob"] > other["logprob"]

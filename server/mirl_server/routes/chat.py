@@ -24,8 +24,8 @@ from mirl_server.protocol import Answer, error_response, error_status
 from mirl_server.requests import (
     ChatRequest,
     brings_image,
+    read_body,
     read_conversation,
-    read_json,
     read_request,
     request_schema,
 )
@@ -63,9 +63,7 @@ async def chat_completions(request: Request) -> Response:
     """Answer a conversation."""
     service = service_of(request)
     try:
-        if request.headers.get("content-type", "").split(";")[0].strip().lower() != "application/json":
-            raise RequestError("the content type must be application/json")
-        body = read_json(await request.body())
+        body = await read_body(request)
         asked = body.get("model")
         if (not asked or asked in service.names) and brings_image(body.get("messages")):
             return await _gated(service, request, body)
@@ -120,6 +118,7 @@ async def _start(
 ) -> AsyncGenerator[Event, None]:
     """Check the request, decode its images, and set the pipeline to it."""
     pipeline = service.engine_pipeline()
+    service.check_priority(asked.priority)
     options = request_options(asked.mirl, service.options, service.settings.limits)
     sampling = asked.sampling(pipeline.settings.temperature, pipeline.engine.max_model_len)
     conversation = await read_conversation(asked, service.settings.limits)

@@ -85,6 +85,12 @@ async def test_fields_reach_the_engine(server: Harness) -> None:
     assert describe.conversation.template_kwargs == {"thinking": True}
 
 
+async def test_priority_needs_an_engine_that_knows_it(server: Harness) -> None:
+    assert (await server.ask(priority=2)).json()["error"]["param"] == "priority"
+    server.app.state.mirl = dataclasses.replace(server.service, priorities=True)
+    assert (await server.ask(priority=2)).status_code == 200
+
+
 async def test_models_temperature_holds_where_none_is_given(server: Harness) -> None:
     await server.ask()
     sampling = server.engine.of_kind("describe")[0].sampling

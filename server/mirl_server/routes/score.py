@@ -1,0 +1,137 @@
+"""POST /v1/mirl/score: the mutual information of given descriptions with an image.
+
+Useful without the pipeline, as a check for hallucinations: a description that says no more than what the
+model would expect unseen has an MI near zero.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from dataclasses import replace
+from typing import Any
+
+from fastapi import APIRouter, Request, Response
+from fastapi.responses import JSONResponse
+from starlette.requests import ClientDisconnect
+
+from mirl_core.config import MIRLOptions
+from mirl_core.engines.base import RequestContext
+from mirl_core.errors import MIRLError, ModelNotFoundError, RequestError, RequestTooLargeError
+from mirl_core.information import make_estimator, token_mi
+from mirl_core.marginals import image_free_logprobs
+from mirl_core.pipeline import Pipeline
+from mirl_core.types import Conversation
+from mirl_server.protocol import error_response
+from mirl_server.requests import brings_image, read_body, read_conversation, read_request
+from mirl_server.service import Service, request_context, service_of
+from mirl_server.settings import request_options
+from mirl_server.streaming import ClientGone, unless_gone
+
+router = APIRouter()
+
+TAKEN = ("model", "messages", "mirl", "chat_template_kwargs", "cache_salt", "priority", "request_id", "user")
+_SCHEMA = {
+    "type": "object",
+    "required": ["messages", "descriptions"],
+    "properties": {
+        "model": {"type": "string"},
+        "messages": {"type": "array", "items": {"type": "object"}},
+        "descriptions": {"type": "array", "items": {"type": "string"}, "minItems": 1},
+        "mirl": MIRLOptions.model_json_schema(),
+    },
+}
+
+
+@router.post(
+    "/v1/mirl/score",
+    response_class=Response,
+    responses={status: {"description": "As for chat completions"} for status in (400, 404, 413, 500, 503)},
+    openapi_extra={"requestBody": {"required": True, "content": {"application/json": {"schema": _SCHEMA}}}},
+)
+async def score(request: Request) -> Response:
+    """Score descriptions of an image: nats under the model, with the image and without."""
+    service = service_of(request)
+    try:
+        body = await read_body(request)
+        return JSONResponse(await _score(service, request, body))
+    except MIRLError as error:
+        return error_response(error)
+    except (ClientGone, ClientDisconnect):
+        return Response(status_code=499)  # nobody reads it
+
+
+async def _score(service: Service, request: Request, body: dict[str, Any]) -> dict[str, Any]:
+    texts = _descriptions(body.pop("descriptions", None), service)
+    for name, value in body.items():
+        if name not in TAKEN and value is not None:
+            raise RequestError(f"unknown field '{name[:64]}'; leave it out", param=name[:64])
+    asked = read_request(body)
+    if asked.model and asked.model not in service.names:
+        raise ModelNotFoundError(f"the model '{asked.model[:64]}' is not served here", param="model")
+    if not brings_image(asked.messages):
+        raise RequestError("the newest message must be the user's and bring an image", param="messages")
+    pipeline = service.engine_pipeline()
+    options = request_options(asked.mirl, service.options, service.settings.limits)
+    service.check_priority(asked.priority)
+    conversation = await read_conversation(asked, service.settings.limits)
+    context = request_context(request, asked.request_id, asked.cache_salt, asked.priority or 0)
+    contents = [pipeline.engine.encode(text) for text in texts]
+    tokens = sum(map(len, contents))
+    if tokens > service.settings.limits.max_total_tokens:
+        raise RequestTooLargeError(
+            f"the descriptions have {tokens} tokens; this server scores at most "
+            f"{service.settings.limits.max_total_tokens}",
+            param="descriptions",
+        )
+    work = _both_terms(pipeline, conversation, contents, options, context)
+    prompt_tokens, seen, unseen = await unless_gone(request.receive, work)
+    data = []
+    for index, (text, logprobs, marginal) in enumerate(zip(texts, seen, unseen, strict=True)):
+        per_token = token_mi(logprobs, marginal, options.mi_weight, options.clip)
+        told = {
+            "index": index,
+            "text": text,
+            "tokens": len(logprobs),
+            "logprob": sum(logprobs),
+            "marginal": sum(marginal),
+            "mi": float(per_token.sum()),
+            "mi_per_token": float(per_token.mean()),
+        }
+        data.append(told | ({"token_mi": [float(one) for one in per_token]} if options.token_mi else {}))
+    model = asked.model or service.names[0]
+    usage = {"prompt_tokens": prompt_tokens, "scored_tokens": 2 * tokens, "completion_tokens": 0}
+    return {"object": "mirl.score", "model": model, "data": data, "usage": usage}
+
+
+async def _both_terms(
+    pipeline: Pipeline,
+    conversation: Conversation,
+    contents: list[tuple[int, ...]],
+    options: MIRLOptions,
+    context: RequestContext,
+) -> tuple[int, list[tuple[float, ...]], list[tuple[float, ...]]]:
+    """Length of the prompt, then log p of every token with the image and without; nats."""
+    engine = pipeline.engine
+    opening = engine.encode(pipeline.settings.tags.description[0])
+    prompt = conversation.with_instruction(pipeline.settings.instruction)
+    estimator = make_estimator(options.estimator, pipeline.references)
+    rendered = await engine.render(prompt, context)
+    with_image = replace(context, request_id=f"{context.request_id}-seen")
+    without = replace(context, request_id=f"{context.request_id}-unseen")
+    seen, unseen = await asyncio.gather(
+        engine.score(rendered, [(*opening, *content) for content in contents], with_image),
+        image_free_logprobs(engine, estimator, prompt, opening, contents, without),
+    )
+    return rendered.prompt_tokens, [one[len(opening) :] for one in seen], unseen
+
+
+def _descriptions(given: object, service: Service) -> list[str]:
+    most = service.settings.limits.max_descriptions
+    if not isinstance(given, list) or not given or not all(isinstance(one, str) for one in given):
+        raise RequestError("descriptions must be a list of texts", param="descriptions")
+    if len(given) > most:
+        raise RequestError(f"descriptions has {len(given)} texts; at most {most}", param="descriptions")
+    for index, text in enumerate(given):
+        if not text.strip():
+            raise RequestError("a description can't be empty", param=f"descriptions[{index}]")
+    return given

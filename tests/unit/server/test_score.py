@@ -1,0 +1,82 @@
+"""POST /v1/mirl/score over the fake engine: exact MI, and every refusal."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import httpx
+import pytest
+
+from mirl_core.engines.fake import FakeEngine
+from mirl_core.errors import EngineError
+from mirl_core.types import Conversation
+from tests.unit.server.conftest import Harness, make_harness, question
+
+BODY: dict[str, Any] = {"model": "m", "messages": [question()], "descriptions": ["a red seven", "an eight"]}
+
+
+def scorer(conversation: Conversation, ids: tuple[int, ...]) -> list[float]:
+    """-1 nat a token with the image, -3 without; the opening tag far off."""
+    return [-50.0, *[-1.0 if conversation.images else -3.0] * (len(ids) - 1)]
+
+
+async def ask(harness: Harness, **fields: Any) -> httpx.Response:
+    async with harness.client() as client:
+        body = {name: value for name, value in (BODY | fields).items() if value is not ...}
+        return await client.post("/v1/mirl/score", json=body)
+
+
+async def test_mi_of_given_descriptions() -> None:
+    harness = make_harness(FakeEngine(score=scorer))
+    told = (await ask(harness, mirl={"token_mi": True})).json()
+    assert told["object"] == "mirl.score"
+    first, second = told["data"]
+    assert (first["text"], first["tokens"], first["mi"], first["mi_per_token"]) == (
+        "a red seven",
+        3,
+        6.0,
+        2.0,
+    )
+    assert (first["logprob"], first["marginal"], first["token_mi"]) == (-3.0, -9.0, [2.0, 2.0, 2.0])
+    assert (second["tokens"], second["mi"]) == (2, 4.0)
+    assert told["usage"]["scored_tokens"] == 10
+    assert harness.engine.running == 0
+
+
+async def test_weight_and_clip_apply() -> None:
+    harness = make_harness(FakeEngine(score=scorer))
+    assert (await ask(harness, mirl={"mi_weight": 0})).json()["data"][0]["mi"] == -3.0
+    assert (await ask(harness, mirl={"clip": 0.5})).json()["data"][0]["mi"] == 1.5
+
+
+@pytest.mark.parametrize(
+    ("fields", "status", "param"),
+    [
+        ({"descriptions": ...}, 400, "descriptions"),
+        ({"descriptions": []}, 400, "descriptions"),
+        ({"descriptions": "a"}, 400, "descriptions"),
+        ({"descriptions": [" "]}, 400, "descriptions[0]"),
+        ({"descriptions": ["a"] * 33}, 400, "descriptions"),
+        ({"descriptions": ["a " * 70_000]}, 413, "descriptions"),
+        ({"model": "unknown"}, 404, "model"),
+        ({"model": "m:direct"}, 404, "model"),
+        ({"messages": [{"role": "user", "content": "hi"}]}, 400, "messages"),
+        ({"mirl": {"kep": 1}}, 400, "mirl.kep"),
+        ({"mirl": {"estimator": "reference"}}, 400, None),
+        ({"temperature": 1}, 400, "temperature"),
+        ({"priority": 1}, 400, "priority"),
+    ],
+)
+async def test_refusals(fields: dict[str, Any], status: int, param: str | None) -> None:
+    harness = make_harness(FakeEngine(score=scorer))
+    response = await ask(harness, **fields)
+    assert response.status_code == status
+    if param is not None:
+        assert response.json()["error"]["param"] == param
+    assert harness.engine.of_kind("score") == []
+
+
+async def test_a_failing_engine_is_a_500() -> None:
+    harness = make_harness(FakeEngine(fail_at={"score": EngineError("choked")}))
+    assert (await ask(harness)).status_code == 500
+    assert (await ask(make_harness(with_engine=False))).status_code == 503
