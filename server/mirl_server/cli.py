@@ -163,9 +163,9 @@ def _serve(arguments: list[str], settings: ServerSettings) -> int:
     """Parse vLLM's flags and run its server. Imports vLLM: seconds."""
     signal.signal(signal.SIGTERM, _stop_start_up)
     from vllm.entrypoints.cli.serve import ServeSubcommand
-    from vllm.entrypoints.launchers.cli_args import validate_parsed_serve_args
-    from vllm.entrypoints.serve.utils.api_utils import cli_env_setup
     from vllm.logger import configure_logging_from_args
+
+    from mirl_server.vllm_names import cli_env_setup, validate_parsed_serve_args
 
     cli_env_setup()
     args = parse_vllm(arguments)
@@ -236,9 +236,10 @@ def parse_vllm(arguments: list[str]) -> argparse.Namespace:
     Raises:
         UsageError: a flag is unknown or its value wrong.
     """
-    from vllm.entrypoints.launchers.cli_args import make_arg_parser
     from vllm.platforms import current_platform
     from vllm.utils.argparse_utils import FlexibleArgumentParser
+
+    from mirl_server.vllm_names import make_arg_parser
 
     class Parser(FlexibleArgumentParser):  # type: ignore[misc]
         def error(self, message: str) -> NoReturn:
