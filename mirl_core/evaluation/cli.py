@@ -5,13 +5,13 @@ Bad input is one line on standard error and exit code 2.
 
 from __future__ import annotations
 
-import sys
 from enum import StrEnum
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, NoReturn
 
 import typer
 
+from mirl_core.command_line import run
 from mirl_core.errors import ConfigError
 
 app = typer.Typer(name="mirl-eval", help="Measure models and gates.", add_completion=False)
@@ -42,34 +42,19 @@ def model_card(
     from mirl_core.evaluation.model_card import write_report
 
     folder = model_path() if model is None else model
+    if not (folder / "config.json").is_file():
+        raise ConfigError(f"{folder} holds no model (config.json is missing)", param="model")
     try:
-        if not (folder / "config.json").is_file():
-            raise ConfigError(f"{folder} holds no model (config.json is missing)", param="model")
-        try:
-            words = "" if notes is None else notes.read_text()
-        except (OSError, UnicodeDecodeError) as error:
-            raise ConfigError(f"cannot read notes {notes}: {error}", param="notes") from error
-        write_report(folder, output, scenes, part.value, lambda line: typer.echo(line, err=True), words)
-    except ConfigError as error:
-        typer.echo(f"mirl-eval: {error}", err=True)
-        raise typer.Exit(2) from error
+        words = "" if notes is None else notes.read_text()
+    except (OSError, UnicodeDecodeError) as error:
+        raise ConfigError(f"cannot read notes {notes}: {error}", param="notes") from error
+    write_report(folder, output, scenes, part.value, lambda line: typer.echo(line, err=True), words)
     typer.echo(f"wrote {output / 'bundled-model.md'}")
 
 
-# typer carries its own copy of click and exports one leaf of its tree of usage errors; this is their root.
-_UsageError: type[Exception] = typer.BadParameter.__mro__[1]
-
-
-def main() -> None:
+def main() -> NoReturn:
     """Entry point of the command."""
-    try:
-        code = app(args=sys.argv[1:] or ["--help"], standalone_mode=False)
-    except _UsageError as error:
-        typer.echo(f"mirl-eval: {' '.join(str(error).split())}", err=True)
-        code = 2
-    except typer.Abort:
-        code = 130
-    sys.exit(code or 0)
+    run(app, "mirl-eval")
 
 
 if __name__ == "__main__":

@@ -5,13 +5,12 @@ Bad input is one line on standard error and exit code 2.
 
 from __future__ import annotations
 
-import sys
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, NoReturn
 
 import typer
 
-from mirl_core.errors import ConfigError
+from mirl_core.command_line import run
 
 app = typer.Typer(
     name="mirl-train", help="Train models from recipes.", no_args_is_help=True, add_completion=False
@@ -42,40 +41,25 @@ def sft(
     """Supervised stages of the bundled model: `lm`, `vision`, `joint`."""
     from mirl_core.training.recipe import load_recipe
 
-    try:
-        recipe = load_recipe(config)
-        changes: dict[str, object] = {}
-        if output is not None:
-            changes["output"] = output
-        if init:
-            changes["init"] = tuple(init)
-        recipe = recipe.model_copy(update=changes)
-        if dry_run:
-            typer.echo(recipe.model_dump_json(indent=2))
-            return
-        from mirl_core.training.console import run_stage
+    recipe = load_recipe(config)
+    changes: dict[str, object] = {}
+    if output is not None:
+        changes["output"] = output
+    if init:
+        changes["init"] = tuple(init)
+    recipe = recipe.model_copy(update=changes)
+    if dry_run:
+        typer.echo(recipe.model_dump_json(indent=2))
+        return
+    from mirl_core.training.console import run_stage
 
-        finished = run_stage(recipe, max_seconds, export)
-    except ConfigError as error:
-        typer.echo(f"mirl-train: {error}", err=True)
-        raise typer.Exit(2) from error
+    finished = run_stage(recipe, max_seconds, export)
     typer.echo("finished" if finished else "stopped on time; run the same command again to go on")
 
 
-# typer carries its own copy of click and exports one leaf of its tree of usage errors; this is their root.
-_UsageError: type[Exception] = typer.BadParameter.__mro__[1]
-
-
-def main() -> None:
+def main() -> NoReturn:
     """Entry point of the command."""
-    try:
-        code = app(args=sys.argv[1:] or ["--help"], standalone_mode=False)
-    except _UsageError as error:
-        typer.echo(f"mirl-train: {' '.join(str(error).split())}", err=True)
-        code = 2
-    except typer.Abort:
-        code = 130
-    sys.exit(code or 0)
+    run(app, "mirl-train")
 
 
 if __name__ == "__main__":

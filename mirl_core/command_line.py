@@ -1,0 +1,25 @@
+"""What the project's command lines share: bad input is one line on standard error and exit code 2."""
+
+from __future__ import annotations
+
+import sys
+from typing import NoReturn
+
+import typer
+
+from mirl_core.errors import ConfigError
+
+# typer carries its own copy of click and exports one leaf of its tree of usage errors; this is their root.
+_UsageError: type[Exception] = typer.BadParameter.__mro__[1]
+
+
+def run(app: typer.Typer, name: str) -> NoReturn:
+    """Run the command `name` on the process's arguments, and exit."""
+    try:
+        code = app(args=sys.argv[1:] or ["--help"], standalone_mode=False)
+    except (_UsageError, ConfigError) as error:
+        typer.echo(f"{name}: {' '.join(str(error).split())}", err=True)
+        code = 2
+    except typer.Abort:
+        code = 130
+    sys.exit(code or 0)
