@@ -57,6 +57,8 @@ class Recipe(BaseModel):
     """Chance that an image-free row has a corrupted description."""
     ambiguous: float = Field(default=0.15, ge=0, le=1)
     """Share of ambiguous scenes among training scenes."""
+    colour_rows: float = Field(default=0.0, ge=0, le=1)
+    """Share of digits rows that are made to ask about colours, the harder families."""
     smallest: float = Field(default=18.0, gt=0, le=27)
     """Least size of a glyph in training scenes, in pixels; below the world's own 18 it is augmentation."""
     slips: float = Field(default=0.18, ge=0, le=1)

@@ -32,6 +32,9 @@ class Mix:
     slips: float
     smallest: float = digits.SIZE_RANGE[0]
     """Least size of a glyph, pixels."""
+    colour_rows: float = 0.0
+    """Share of digits rows that ask about colours whatever the draw of families says; those are the harder
+    ones."""
     system: float = 0.03
     image_last: float = 0.12
 
@@ -58,7 +61,10 @@ def digits_row(
     scene: digits.Scene, mix: Mix, rng: np.random.Generator, picture: int | None, corrupted: bool
 ) -> Row:
     """A row about a scene; with `corrupted`, its description is wrong and is not learned."""
-    question = language.ask(scene, rng)
+    family: language.Family | None = None
+    if rng.random() < mix.colour_rows:
+        family = language.COLOUR_FAMILIES[int(rng.integers(len(language.COLOUR_FAMILIES)))]
+    question = language.ask(scene, rng, family)
     seen: Sequence[language.Item] = language.see(scene)
     if corrupted:
         seen = language.corrupt(seen, rng)

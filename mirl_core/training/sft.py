@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 import math
 import os
+import shutil
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -18,6 +19,7 @@ import torch
 from tokenizers import Tokenizer
 from torch.nn.functional import cross_entropy
 
+from mirl_core.bundled import model_path
 from mirl_core.errors import ConfigError
 from mirl_core.evaluation.worlds.digits import COLOURS
 from mirl_core.training import text
@@ -169,8 +171,10 @@ class Trainer:
 
 
 def prepare_tokenizer(folder: Path) -> Tokenizer:
-    """The folder's tokenizer, trained on the worlds' text (a fixed corpus) if it is not there yet."""
-    path = folder / "tokenizer.json"
+    """The folder's tokenizer: the frozen one; one trained on the worlds' text where none is bundled."""
+    path, frozen = folder / "tokenizer.json", model_path() / "tokenizer.json"
+    if not path.exists() and frozen.exists():
+        shutil.copyfile(frozen, path)
     if not path.exists():
         text.build_tokenizer(corpus(TOKENIZER_TEXTS), TOKENIZER_VOCABULARY).save(str(path))
     return Tokenizer.from_file(str(path))

@@ -20,6 +20,7 @@ from mirl_core.evaluation.worlds.digits import CELLS, COLOURS, Scene
 
 Family = Literal["sum_all", "sum_colour", "count_colour", "largest", "where_largest", "more"]
 FAMILIES: tuple[Family, ...] = get_args(Family)
+COLOUR_FAMILIES: tuple[Family, ...] = ("sum_colour", "count_colour", "more")
 
 _PHRASINGS: dict[Family, tuple[str, ...]] = {
     "sum_all": (
@@ -225,27 +226,35 @@ def reason(question: Question, reading: Reading, slip: np.random.Generator | Non
     answer = imply(question, reading)
     if answer is None:
         raise ValueError("the description does not say enough to reason about the question")
-    if question.family in ("sum_all", "sum_colour"):
-        items = [i for i in reading.items if not question.colours or i.colour == question.colours[0]]
-        return _add([i.digit or 0 for i in items], slip)
+    if question.family == "sum_all":
+        return _add([i.digit or 0 for i in reading.items], slip)
     if question.family in ("largest", "where_largest"):
         return _climb(reading.items, question.family == "where_largest"), answer
-    found = {c: [i for i in reading.items if i.colour == c] for c in question.colours}
-    if question.family == "count_colour":
-        steps = [
-            f"{'' if i.cell is None else CELLS[i.cell]} {n}".strip()
-            for n, i in enumerate(found[question.colours[0]], 1)
-        ]
-        return ", ".join(steps) or "none", answer
-    first, second = (len(found[c]) for c in question.colours)
-    sign = ">" if first > second else "<" if first < second else "="
-    names = [COLOURS[c] for c in question.colours]
-    return f"{names[0]} {first}, {names[1]} {second}, {first}{sign}{second}", answer
+    return _scan(reading.items, question), answer
+
+
+def _scan(items: Sequence[Item], question: Question) -> str:
+    """Every item's colour with the running total, count or pair of counts: `red 0+3=3, blue 3, red
+    3+9=12`."""
+    steps, total, counts = [], 0, [0] * len(question.colours)
+    for item in items:
+        wanted = item.colour in question.colours
+        before = total
+        if wanted:
+            counts[question.colours.index(item.colour or 0)] += 1
+            total += item.digit or 0
+        if question.family == "sum_colour":
+            state = f"{before}+{item.digit}={total}" if wanted else str(total)
+        else:
+            state = "-".join(map(str, counts))
+        steps.append(f"{COLOURS[item.colour or 0]} {state}")
+    if question.family == "more":
+        first, second = counts
+        steps.append(f"{first}{'>' if first > second else '<' if first < second else '='}{second}")
+    return ", ".join(steps) or "none"
 
 
 def _add(digits: Sequence[int], slip: np.random.Generator | None) -> tuple[str, str]:
-    if not digits:
-        return "none", "0"
     total, steps = digits[0], [f"start {digits[0]}"]
     wrong = int(slip.integers(1, len(digits))) if slip is not None and len(digits) > 1 else 0
     for n, digit in enumerate(digits[1:], 1):

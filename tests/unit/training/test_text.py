@@ -9,6 +9,7 @@ from tokenizers import Tokenizer
 
 from mirl_core.bundled import model_path
 from mirl_core.training import text
+from mirl_core.training.rows import corpus
 from mirl_core.training.sft import prepare_tokenizer
 
 MODEL = model_path()
@@ -51,9 +52,15 @@ def test_special_tokens_leave_text(tokenizer: Tokenizer, name: str) -> None:
     assert tokenizer.decode(ids, skip_special_tokens=True) == ""
 
 
-def test_the_shipped_tokenizer_is_the_one_that_the_recipes_build(tmp_path: Path) -> None:
-    built, shipped = prepare_tokenizer(tmp_path), Tokenizer.from_file(str(MODEL / "tokenizer.json"))
-    assert built.get_vocab(with_added_tokens=True) == shipped.get_vocab(with_added_tokens=True)
+def test_training_uses_the_frozen_tokenizer(tmp_path: Path, tokenizer: Tokenizer) -> None:
+    assert prepare_tokenizer(tmp_path).get_vocab() == tokenizer.get_vocab()
+
+
+def test_a_tokenizer_is_built_the_same_every_time() -> None:
+    texts = corpus(300)
+    first, again = (text.build_tokenizer(texts, 500) for _ in range(2))
+    assert first.to_str() == again.to_str()
+    assert first.token_to_id("<think>") is not None
 
 
 def _template(messages: list[dict[str, object]], generate: bool = True) -> str:

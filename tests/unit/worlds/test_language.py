@@ -83,9 +83,21 @@ def test_missing_what_is_needed_is_not_right() -> None:
     [
         ("sum_all", (), "3, 7, 2", "start 3, 3+7=10, 10+2=12", "12"),
         ("sum_all", (), "top left red 5", "start 5", "5"),
-        ("sum_colour", (0,), "top left red 3, top right blue 4, bottom left red 9", "start 3, 3+9=12", "12"),
+        (
+            "sum_colour",
+            (0,),
+            "top left red 3, top right blue 4, bottom left red 9",
+            "red 0+3=3, blue 3, red 3+9=12",
+            "12",
+        ),
         ("sum_colour", (0,), "no red", "none", "0"),
-        ("count_colour", (2,), "top left blue, bottom left blue", "top left 1, bottom left 2", "2"),
+        (
+            "count_colour",
+            (2,),
+            "top left blue, top right red, bottom left blue",
+            "blue 1, red 1, blue 2",
+            "2",
+        ),
         ("largest", (), "3, 7, 2", "start 3, 7>3 so 7, 2<7", "7"),
         (
             "where_largest",
@@ -94,8 +106,14 @@ def test_missing_what_is_needed_is_not_right() -> None:
             "start 3 top left, 7>3 so 7 bottom right",
             "bottom right",
         ),
-        ("more", (0, 2), "top left red, top right blue, bottom left red", "red 2, blue 1, 2>1", "yes"),
-        ("more", (0, 2), "no red, no blue", "red 0, blue 0, 0=0", "no"),
+        (
+            "more",
+            (0, 2),
+            "top left red, top right blue, bottom left red",
+            "red 1-0, blue 1-1, red 2-1, 2>1",
+            "yes",
+        ),
+        ("more", (0, 2), "no red, no blue", "0=0", "no"),
     ],
 )
 def test_reasoning_follows_the_description(
