@@ -29,7 +29,6 @@ from mirl_server.cli import BUNDLED_NAME
 
 START_SECONDS = 180
 SHOWN = 4
-SEED = 7
 OPTIONS = {"descriptions": 10, "keep": 6, "forks": 2}
 
 
@@ -39,7 +38,7 @@ def main() -> int:
     asked = questions()[:SHOWN]
     with serving(console) as url:
         client = OpenAI(base_url=f"{url}/v1", api_key="none", timeout=120, max_retries=0)
-        right = sum([ask(client, question, console) for question in asked])
+        right = sum([ask(client, question, seed, console) for seed, question in enumerate(asked)])
     console.print(f"\n{right} of {len(asked)} answers match the truth. The server has stopped.")
     console.print(
         "The model is a toy of a few million parameters, made to be unsure: see docs/bundled-model.md.\n"
@@ -95,7 +94,7 @@ def stop(server: subprocess.Popen[bytes]) -> None:
         server.wait()
 
 
-def ask(client: OpenAI, question: DemoQuestion, console: Console) -> bool:
+def ask(client: OpenAI, question: DemoQuestion, seed: int, console: Console) -> bool:
     """Ask one question, print what the pipeline did; whether the answer is the truth."""
     response = client.chat.completions.create(
         model=BUNDLED_NAME,
@@ -108,7 +107,7 @@ def ask(client: OpenAI, question: DemoQuestion, console: Console) -> bool:
                 ],
             }
         ],
-        seed=SEED,
+        seed=seed,
         extra_body={"mirl": OPTIONS},
     )
     told = evidence(response)
