@@ -92,7 +92,7 @@ def _samples() -> tuple[tuple[str, list[Case]], ...]:
     return tuple(
         (
             f"{split}-{part}",
-            easy_cases(part)[:SAMPLE] if split == "easy-vqa" else digits_cases(split, part, SAMPLE),
+            easy_cases(part, SAMPLE) if split == "easy-vqa" else digits_cases(split, part, SAMPLE),
         )
         for part in PARTS
         for split in (*DIGITS_SPLITS, "easy-vqa")

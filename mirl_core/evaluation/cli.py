@@ -35,7 +35,6 @@ def model_card(
     model: Annotated[Path | None, typer.Option(help="Model folder; the bundled model if not given.")] = None,
     scenes: Annotated[int, typer.Option(min=24, help="Digits scenes per split.")] = 1500,
     part: Annotated[Part, typer.Option(help="Data to measure on.")] = Part.test,
-    notes: Annotated[Path | None, typer.Option(help="Markdown to put under the table of bounds.")] = None,
 ) -> None:
     """Measure the bundled model on vLLM and write its report."""
     from mirl_core.bundled import model_path
@@ -44,10 +43,8 @@ def model_card(
     folder = model_path() if model is None else model
     if not (folder / "config.json").is_file():
         raise ConfigError(f"{folder} holds no model (config.json is missing)", param="model")
-    try:
-        words = "" if notes is None else notes.read_text()
-    except (OSError, UnicodeDecodeError) as error:
-        raise ConfigError(f"cannot read notes {notes}: {error}", param="notes") from error
+    # How the bundled model came about is no measurement: written by hand, and only in its own report.
+    words = (Path(__file__).parent / "model_card" / "notes.md").read_text() if model is None else ""
     write_report(folder, output, scenes, part.value, lambda line: typer.echo(line, err=True), words)
     typer.echo(f"wrote {output / 'bundled-model.md'}")
 

@@ -103,14 +103,16 @@ def _digits_case(split: str, scene: digits.Scene, image: Image.Image, rng: np.ra
     )
 
 
-def easy_cases(part: digits.Part) -> list[Case]:
-    """Every published question of a part."""
+def easy_cases(part: digits.Part, count: int | None = None) -> list[Case]:
+    """A part's published questions, all of them or the first `count`."""
     rng = np.random.default_rng([_SEED, 9, digits.PARTS.index(part)])
     cases = []
     for picture in easy_vqa.pictures(part):
         image = picture.image()
         cases += [_easy_case(picture, image, q, a, rng) for q, a in picture.questions]
-    return cases
+        if count is not None and len(cases) >= count:
+            break
+    return cases[:count]
 
 
 def _easy_case(
