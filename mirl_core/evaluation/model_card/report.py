@@ -44,7 +44,9 @@ def picture_grid(cases: Sequence[Case], file: Path, columns: int = 8, rows: int 
         lines.append(np.concatenate([x for p in row for x in (p, gap)][:-1], axis=1))
         lines.append(np.full((2, lines[0].shape[1], 3), 255, np.uint8))
     grid = Image.fromarray(np.concatenate(lines[:-1]))
-    grid.resize((grid.width * zoom, grid.height * zoom), Image.Resampling.NEAREST).save(file, optimize=True)
+    # Pixel noise does not compress: a palette keeps the file small.
+    large = grid.quantize(200).resize((grid.width * zoom, grid.height * zoom), Image.Resampling.NEAREST)
+    large.save(file, optimize=True)
 
 
 def calibration_plot(readings: Sequence[Readings], file: Path) -> None:
