@@ -10,7 +10,7 @@ import pytest
 from PIL import Image
 
 from mirl_core import bundled
-from mirl_core.bundled import freeze
+from mirl_core.evaluation import freeze
 
 MANIFEST = json.loads(bundled.manifest_path().read_text())
 

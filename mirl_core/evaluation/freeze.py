@@ -1,8 +1,8 @@
 """Freeze the bundled model and its worlds: hashes of weights, tokenizer and fixed samples, and the demo's
 questions.
 
-python -m mirl_core.bundled.freeze questions    # write mirl_core/bundled/questions
-python -m mirl_core.bundled.freeze manifest     # write mirl_core/bundled/manifest.json
+python -m mirl_core.evaluation.freeze questions    # write mirl_core/bundled/questions
+python -m mirl_core.evaluation.freeze manifest     # write mirl_core/bundled/manifest.json
 """
 
 from __future__ import annotations
@@ -140,7 +140,7 @@ def main() -> None:
     elif sys.argv[1:] == ["manifest"]:
         manifest_path().write_text(json.dumps(manifest(), indent=2) + "\n")
     else:
-        sys.exit("usage: python -m mirl_core.bundled.freeze questions|manifest")
+        sys.exit("usage: python -m mirl_core.evaluation.freeze questions|manifest")
 
 
 if __name__ == "__main__":
