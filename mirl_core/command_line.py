@@ -20,6 +20,11 @@ def run(app: typer.Typer, name: str) -> NoReturn:
     except (_UsageError, ConfigError) as error:
         typer.echo(f"{name}: {' '.join(str(error).split())}", err=True)
         code = 2
+    except ModuleNotFoundError as error:
+        if (error.name or "").startswith(("mirl_core", "mirl_server")):
+            raise
+        typer.echo(f"{name}: {error.name} is not installed: pip install 'mirl[train,eval]'", err=True)
+        code = 2
     except typer.Abort:
         code = 130
     sys.exit(code or 0)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import pairwise
@@ -94,14 +95,10 @@ def picture_tensors(scenes: Sequence[digits.Scene], shown: Sequence[easy_vqa.Pic
     )
 
 
-_loaded: dict[str, np.ndarray] = {}
-
-
+@functools.cache
 def easy_pixels(picture: easy_vqa.Picture) -> np.ndarray:
     """[64, 64, 3] uint8, decoded once per process."""
-    if picture.path not in _loaded:
-        _loaded[picture.path] = np.asarray(picture.image(), np.uint8)
-    return _loaded[picture.path]
+    return np.asarray(picture.image(), np.uint8)
 
 
 def _jitter(pixels: torch.Tensor, rng: np.random.Generator) -> torch.Tensor:

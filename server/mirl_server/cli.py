@@ -19,6 +19,7 @@ import signal
 import sys
 from collections.abc import Sequence
 from importlib import metadata
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -161,6 +162,8 @@ def plugin_names(given: str | None) -> str:
 
 def _serve(arguments: list[str], settings: ServerSettings) -> int:
     """Parse vLLM's flags and run its server. Imports vLLM: seconds."""
+    if find_spec("vllm") is None:
+        raise UsageError("vLLM is not installed: on a GPU, pip install 'mirl[gpu]'; on a CPU, make install")
     signal.signal(signal.SIGTERM, _stop_start_up)
     from vllm.entrypoints.cli.serve import ServeSubcommand
     from vllm.logger import configure_logging_from_args

@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
+
+import mirl_core
 
 HEAVY = ("torch", "vllm", "transformers", "fastapi")
 LAZY = ("math_verify", "sympy")
@@ -58,3 +61,27 @@ def test_watched_names_are_real(name: str) -> None:
     import importlib.util
 
     assert importlib.util.find_spec(name) is not None
+
+
+@pytest.mark.parametrize(
+    ("command", "missing", "remedy"),
+    [
+        (["mirl_server.cli"], "vllm", "pip install 'mirl[gpu]'"),
+        (["mirl_core.training.cli", "sft", "--config", "lm"], "torch", "pip install 'mirl[train,eval]'"),
+    ],
+)
+def test_a_missing_backend_is_one_line_and_exit_code_2(command: list[str], missing: str, remedy: str) -> None:
+    recipe = Path(mirl_core.__file__).parent / "training" / "recipes" / "lm.yaml"
+    words = [str(recipe) if word == "lm" else word for word in command[1:]]
+    code = f"""
+import importlib.util, runpy, sys
+find = importlib.util.find_spec
+importlib.util.find_spec = lambda name, *given: None if name == {missing!r} else find(name, *given)
+sys.modules[{missing!r}] = None
+sys.argv = {[command[0], *words]!r}
+runpy.run_module({command[0]!r}, run_name="__main__")
+"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert done.returncode == 2, done.stderr
+    assert remedy in done.stderr
+    assert len(done.stderr.strip().splitlines()) == 1
