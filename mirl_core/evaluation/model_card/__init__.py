@@ -124,7 +124,6 @@ def _targets(figures: Sequence[SplitFigures]) -> str:
     """Each bound set for the model beside its figure, missed ones said so."""
     by = {f.split: f.by_family for f in figures}
     iid = by["digits-iid"]
-    others = [v for k, v in iid.items() if k not in ("sum_all", "all")]
     faithful = min(by[s]["all"]["faithful_greedy"].mean for s in by)
     rows = [
         (
@@ -146,11 +145,16 @@ def _targets(figures: Sequence[SplitFigures]) -> str:
     lines = ["## Bounds", "", "| what | bound | measured, % | |", "| --- | --- | --- | --- |"]
     for words, bound, e, low, high in rows:
         lines.append(f"| {words} | {bound} | {e} | {'met' if low <= e.mean <= high else '**missed**'} |")
-    worst = min(v["reasoning_sampled"].mean for v in others)
-    lines.append(
-        f"| every other family given a right description, one sampled chain (lowest, `iid`) | at least 95% "
-        f"| {100 * worst:.1f} | {'met' if worst >= 0.95 else '**missed**'} |"
-    )
+    # The bound names no split, so each is held against it.
+    for split, families in by.items():
+        others = [v["reasoning_sampled"] for k, v in families.items() if k not in ("sum_all", "all")]
+        if split == "easy-vqa" or not others:
+            continue
+        worst = min(others, key=lambda e: e.mean)
+        lines.append(
+            f"| every other family given a right description, one sampled chain (lowest, `{split}`) "
+            f"| at least 95% | {worst} | {'met' if worst.mean >= 0.95 else '**missed**'} |"
+        )
     lines.append(
         f"| answer follows a swapped-in wrong description, greedy (lowest split) | at least 90% "
         f"| {100 * faithful:.1f} | {'met' if faithful >= 0.9 else '**missed**'} |"
