@@ -9,7 +9,7 @@ export PIP_DISABLE_PIP_VERSION_CHECK := 1
 TORCH := torch==2.13.0
 TORCH_CPU_INDEX := https://download.pytorch.org/whl/cpu
 
-.PHONY: help install install-dev demo serve test test-full check format lock clean
+.PHONY: help install install-dev demo serve test test-full check format model lock clean
 
 help:  ## list the targets
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
@@ -55,6 +55,14 @@ check: install-dev  ## lint, types, import rules
 format: install-dev  ## rewrite the code in the project's format
 	$(BIN)/ruff format .
 	$(BIN)/ruff check --fix .
+
+STAGES := lm vision joint-1-look joint-2-look-again joint-3-reason
+
+model: install-dev  ## rebuild the bundled model from nothing; about an hour of one core, run again to resume
+	set -e; for stage in $(STAGES); do \
+	  $(BIN)/mirl-train sft --config mirl_core/training/recipes/$$stage.yaml --export /tmp/mirl-train/export/$$stage; \
+	done
+	cp /tmp/mirl-train/export/$(lastword $(STAGES))/* mirl_core/bundled/model/
 
 lock: install-dev  ## resolve requirements/*.in anew
 	requirements/lock $(BIN)

@@ -113,7 +113,7 @@ def _jitter(pixels: torch.Tensor, rng: np.random.Generator) -> torch.Tensor:
 def draw_batch(recipe: Recipe, tokenizer: Tokenizer, step: int) -> Batch:
     """The training batch of one step."""
     rng = np.random.default_rng([recipe.seed, _STAGES[recipe.stage], step])
-    mix = Mix(recipe.corrupted, recipe.ambiguous, recipe.slips, recipe.smallest, recipe.colour_rows)
+    mix = Mix(recipe.corrupted, recipe.ambiguous, recipe.slips, recipe.smallest)
     published = easy_vqa.pictures("train")
     base = (_STAGES[recipe.stage] * 1_000_000 + step) * 1_000
     pictures, rows = None, []

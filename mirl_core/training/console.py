@@ -34,7 +34,7 @@ def run_stage(recipe: Recipe, max_seconds: float | None, export: Path | None) ->
         TextColumn("{task.fields[figures]}"),
     )
     with Progress(*columns) as bar:
-        task = bar.add_task(recipe.stage, total=recipe.last_step, completed=trainer.step, figures="")
+        task = bar.add_task(recipe.stage, total=recipe.steps, completed=trainer.step, figures="")
 
         def show(step: int, figures: dict[str, float]) -> None:
             text = "  ".join(f"{name} {value:.3f}" for name, value in figures.items() if name != "loss")

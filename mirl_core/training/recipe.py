@@ -25,8 +25,6 @@ class Recipe(BaseModel):
     """Seeds weights and data; a step's data depend on (seed, stage, step) only."""
     steps: int = Field(gt=0)
     """Optimiser steps of the whole schedule."""
-    stop: int | None = Field(default=None, gt=0)
-    """End the stage at this step, before the schedule does; None: at its end."""
     output: Path
     """Folder of checkpoint, log and final weights; keep it outside the work tree."""
     init: tuple[Path, ...] = ()
@@ -55,10 +53,8 @@ class Recipe(BaseModel):
     """`joint` only: chance that a picture's last row has a corrupted description."""
     corrupted_text: float = Field(default=0.5, ge=0, le=1)
     """Chance that an image-free row has a corrupted description."""
-    ambiguous: float = Field(default=0.15, ge=0, le=1)
+    ambiguous: float = Field(default=0.25, ge=0, le=1)
     """Share of ambiguous scenes among training scenes."""
-    colour_rows: float = Field(default=0.0, ge=0, le=1)
-    """Share of digits rows that are made to ask about colours, the harder families."""
     smallest: float = Field(default=18.0, gt=0, le=27)
     """Least size of a glyph in training scenes, in pixels; below the world's own 18 it is augmentation."""
     slips: float = Field(default=0.18, ge=0, le=1)
@@ -75,11 +71,6 @@ class Recipe(BaseModel):
     """Steps between measurements on dev data."""
     save_seconds: float = Field(default=60.0, gt=0)
     """Seconds between checkpoints."""
-
-    @property
-    def last_step(self) -> int:
-        """The step at which the stage is finished."""
-        return self.steps if self.stop is None else min(self.stop, self.steps)
 
 
 def load_recipe(path: Path) -> Recipe:

@@ -32,9 +32,6 @@ class Mix:
     slips: float
     smallest: float = digits.SIZE_RANGE[0]
     """Least size of a glyph, pixels."""
-    colour_rows: float = 0.0
-    """Share of digits rows that ask about colours whatever the draw of families says; those are the harder
-    ones."""
     system: float = 0.03
     image_last: float = 0.12
 
@@ -61,10 +58,7 @@ def digits_row(
     scene: digits.Scene, mix: Mix, rng: np.random.Generator, picture: int | None, corrupted: bool
 ) -> Row:
     """A row about a scene; with `corrupted`, its description is wrong and is not learned."""
-    family: language.Family | None = None
-    if rng.random() < mix.colour_rows:
-        family = language.COLOUR_FAMILIES[int(rng.integers(len(language.COLOUR_FAMILIES)))]
-    question = language.ask(scene, rng, family)
+    question = language.ask(scene, rng)
     seen: Sequence[language.Item] = language.see(scene)
     if corrupted:
         seen = language.corrupt(seen, rng)
@@ -113,7 +107,7 @@ objects. The answer is one of: A, B, C, D. First think about it step by step, th
 def corpus(count: int, seed: int = 7) -> list[str]:
     """Text on which the tokenizer is trained: both worlds' rows and a little general English."""
     rng = np.random.default_rng(seed)
-    mix = Mix(corrupted=0.5, ambiguous=0.15, slips=0.2)
+    mix = Mix(corrupted=0.5, ambiguous=0.25, slips=0.2)
     texts = _GENERAL.split("\n") * 4
     shown = easy_vqa.pictures("train")
     for index in range(count):

@@ -11,7 +11,7 @@ import math
 import os
 import shutil
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +19,6 @@ import torch
 from tokenizers import Tokenizer
 from torch.nn.functional import cross_entropy
 
-from mirl_core.bundled import model_path
 from mirl_core.errors import ConfigError
 from mirl_core.evaluation.worlds.digits import COLOURS
 from mirl_core.training import text
@@ -42,7 +41,7 @@ class Trainer:
         self.recipe = recipe
         self.folder = recipe.output
         self.folder.mkdir(parents=True, exist_ok=True)
-        self.tokenizer = prepare_tokenizer(self.folder)
+        self.tokenizer = prepare_tokenizer(self.folder, recipe.init)
         self.forward = TrainingForward(build_model(ModelShape(), self.tokenizer, recipe.seed))
         for folder in recipe.init:
             self._take(folder)
@@ -115,11 +114,11 @@ class Trainer:
         """Train until the stage is finished (True) or the time is over (False); always leaves a
         checkpoint."""
         begin = saved = time.monotonic()
-        while self.step < self.recipe.last_step:
+        while self.step < self.recipe.steps:
             figures = self.train_step()
             if progress is not None:
                 progress(self.step, figures)
-            if self.step % self.recipe.dev_every == 0 or self.step == self.recipe.last_step:
+            if self.step % self.recipe.dev_every == 0 or self.step == self.recipe.steps:
                 self._log({**figures, **self.measure(), "seconds": time.monotonic() - begin})
             now = time.monotonic()
             if max_seconds is not None and now - begin > max_seconds:
@@ -128,7 +127,7 @@ class Trainer:
                 self.save()
                 saved = time.monotonic()
         self.save()
-        if self.step < self.recipe.last_step:
+        if self.step < self.recipe.steps:
             return False
         _write(self.folder / "weights.pt", {"stage": self.recipe.stage, "weights": self.average})
         return True
@@ -170,11 +169,12 @@ class Trainer:
             log.write(json.dumps({"step": self.step, **{k: round(v, 5) for k, v in figures.items()}}) + "\n")
 
 
-def prepare_tokenizer(folder: Path) -> Tokenizer:
-    """The folder's tokenizer: the frozen one; one trained on the worlds' text where none is bundled."""
-    path, frozen = folder / "tokenizer.json", model_path() / "tokenizer.json"
-    if not path.exists() and frozen.exists():
-        shutil.copyfile(frozen, path)
+def prepare_tokenizer(folder: Path, init: Sequence[Path] = ()) -> Tokenizer:
+    """The folder's tokenizer: there already, that of the first stage in `init`, or trained on the worlds'
+    text."""
+    path = folder / "tokenizer.json"
+    if not path.exists() and init and (init[0] / "tokenizer.json").exists():
+        shutil.copyfile(init[0] / "tokenizer.json", path)
     if not path.exists():
         text.build_tokenizer(corpus(TOKENIZER_TEXTS), TOKENIZER_VOCABULARY).save(str(path))
     return Tokenizer.from_file(str(path))

@@ -20,7 +20,6 @@ from mirl_core.evaluation.worlds.digits import CELLS, COLOURS, Scene
 
 Family = Literal["sum_all", "sum_colour", "count_colour", "largest", "where_largest", "more"]
 FAMILIES: tuple[Family, ...] = get_args(Family)
-COLOUR_FAMILIES: tuple[Family, ...] = ("sum_colour", "count_colour", "more")
 
 _PHRASINGS: dict[Family, tuple[str, ...]] = {
     "sum_all": (
@@ -55,6 +54,16 @@ _PHRASINGS: dict[Family, tuple[str, ...]] = {
         "Are more digits {0} than {1}?",
     ),
 }
+
+FAMILY_SHARES: dict[Family, float] = {
+    "sum_all": 0.15,
+    "sum_colour": 0.30,
+    "count_colour": 0.20,
+    "largest": 0.10,
+    "where_largest": 0.10,
+    "more": 0.15,
+}
+"""How often each family is asked: mostly about colours, since colours are what the language prior is about."""
 
 SLIP_FAMILY: Family = "sum_all"
 """The one family whose written reasoning slips now and then, so that several chains of one description
@@ -99,7 +108,9 @@ def ask(scene: Scene, rng: np.random.Generator, family: Family | None = None) ->
     options = [
         f for f in FAMILIES if f != "where_largest" or [t.digit for t in scene.things].count(largest) == 1
     ]
-    chosen: Family = family if family is not None else options[int(rng.integers(len(options)))]
+    shares = np.array([FAMILY_SHARES[f] for f in options])
+    drawn = options[int(rng.choice(len(options), p=shares / shares.sum()))]
+    chosen: Family = drawn if family is None else family
     first = int(rng.choice(cells)) if rng.random() < 0.6 else int(rng.integers(4))
     second = (first + 1 + int(rng.integers(3))) % 4
     colours: tuple[int, ...] = ()
@@ -117,23 +128,26 @@ def see(scene: Scene) -> tuple[Item, ...]:
 
 
 def select(seen: Sequence[Item], question: Question, rng: np.random.Generator) -> Reading:
-    """What a description of these items mentions: everything, or only what the question needs."""
+    """What a description of these items mentions: as a rule, of every item exactly what the question is about.
+
+    Exceptions are rare on purpose. A score per token compares descriptions fairly only while they talk about
+    the same things; one that mentions more is not better for it.
+    """
     count = len(seen) if rng.random() < 0.25 else None
-    if rng.random() < 0.4:
+    if rng.random() < 0.1:
         return Reading(tuple(seen), (), count)
-    if question.family in ("sum_all", "largest"):
-        with_cell = rng.random() < 0.6
-        return Reading(tuple(Item(i.cell if with_cell else None, None, i.digit) for i in seen), (), count)
     if question.family == "where_largest":
         return Reading(tuple(Item(i.cell, None, i.digit) for i in seen), (), count)
-    wanted = [i for i in seen if i.colour in question.colours]
+    if question.family in ("sum_all", "largest"):
+        with_cell = rng.random() < 0.8
+        return Reading(tuple(Item(i.cell if with_cell else None, None, i.digit) for i in seen), (), count)
+    with_digit = question.family == "sum_colour"
+    items = tuple(Item(i.cell, i.colour, i.digit if with_digit else None) for i in seen)
+    if rng.random() < 0.85:
+        return Reading(items, (), count)
+    wanted = tuple(i for i in items if i.colour in question.colours)
     absent = tuple(c for c in question.colours if all(i.colour != c for i in wanted))
-    if question.family == "sum_colour":
-        with_cell = rng.random() < 0.6
-        return Reading(tuple(Item(i.cell if with_cell else None, i.colour, i.digit) for i in wanted), absent)
-    if rng.random() < 0.5:
-        return Reading(tuple(Item(i.cell, i.colour, None) for i in seen), (), count)
-    return Reading(tuple(Item(i.cell, i.colour, None) for i in wanted), absent)
+    return Reading(wanted, absent)
 
 
 def write_description(reading: Reading, rng: np.random.Generator) -> str:

@@ -52,7 +52,7 @@ def test_special_tokens_leave_text(tokenizer: Tokenizer, name: str) -> None:
     assert tokenizer.decode(ids, skip_special_tokens=True) == ""
 
 
-def test_training_uses_the_frozen_tokenizer(tmp_path: Path, tokenizer: Tokenizer) -> None:
+def test_the_recipes_rebuild_the_frozen_tokenizer(tmp_path: Path, tokenizer: Tokenizer) -> None:
     assert prepare_tokenizer(tmp_path).get_vocab() == tokenizer.get_vocab()
 
 
