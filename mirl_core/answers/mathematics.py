@@ -18,6 +18,8 @@ from typing import Any
 
 MAX_LENGTH = 120
 MAX_POWER = 200
+MAX_VALUE = 10**300
+"""Beyond it a number is written out only by its text: Python refuses to print integers without bound."""
 _DIGITS = 12
 
 _FUNCTIONS = frozenset({"sin", "cos", "tan", "cot", "log", "ln", "pi", "sqrt"})
@@ -28,7 +30,7 @@ _COMMANDS = _FUNCTIONS | {
 }  # fmt: skip
 _MARK = re.compile(r"[\\^=+*/<>|]|\d\s*-|-\s*\d|\d[a-z(]|^[(\[{].*,.*[)\]}]$")
 _CHARACTERS = re.compile(r"[\w\s\\^=+*/<>|().,\[\]{}:-]*")
-_POWER = re.compile(r"\^(?:\{\s*([-+/\s0-9a-z]{1,7})\}|([0-9a-z]|\\pi))(?!\s*\^)")
+_POWER = re.compile(r"\^(?:\{\s*([-+/\s0-9a-z]{1,7})\}|(\d++|[a-z]|\\pi))(?!\s*\^)")
 
 
 def looks_mathematical(text: str) -> bool:
@@ -69,7 +71,7 @@ def canonical(text: str) -> tuple[Fraction | None, str]:
         if expression is None:
             return None, plain
         if not expression.free_symbols and (value := _fraction(expression)) is not None:
-            return value, plain
+            return (value, plain) if abs(value) <= MAX_VALUE else (None, plain)
         return None, _fingerprint(expression)
     except ImportError:
         return None, plain

@@ -15,6 +15,7 @@ from __future__ import annotations
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from functools import lru_cache
 from typing import Literal
 
 from mirl_core.answers import mathematics
@@ -66,6 +67,21 @@ class Answer:
 
 def normalize(answer: str) -> Answer:
     """Kind and key of an answer. Never raises; linear in the answer, apart from bounded mathematics."""
+    found = _normalize_short(answer) if len(answer) <= MAX_SHORT_LENGTH else None
+    return _normalize(answer) if found is None else found
+
+
+@lru_cache(maxsize=4096)
+def _normalize_short(answer: str) -> Answer | None:
+    """Cached because a vote is taken anew after every chain, over few different answers.
+
+    A pure function of its argument: None for mathematics, which depends on what is installed and has a cache
+    of its own.
+    """
+    return None if mathematics.looks_mathematical(answer) else _normalize(answer)
+
+
+def _normalize(answer: str) -> Answer:
     text = answer.strip()
     if structured := read_json(text):
         return Answer(*structured, structured[1])
