@@ -62,7 +62,7 @@ REFUSED: Mapping[str, tuple[tuple[object, ...], str]] = {
     "spaces_between_special_tokens": ((True,), _PLAIN),
     "truncate_prompt_tokens": ((), _PLAIN),
     "truncation_side": ((), _PLAIN),
-    "prompt_logprobs": ((0,), _PLAIN),
+    "prompt_logprobs": ((), _PLAIN),
     "logprob_token_ids": (([],), _PLAIN),
     "allowed_token_ids": ((), _PLAIN),
     "bad_words": (([],), _PLAIN),
