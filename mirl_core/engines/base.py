@@ -47,6 +47,8 @@ class Sampling:
     """Strings that end a sample; the one that did is included in its text."""
     seed: int | None = None
     """Branch j of a call samples with `derive_seed(seed, j)`; None: no seed."""
+    alternatives: int = 0
+    """How many of the likeliest tokens at each position go into `Sample.confidence`; 0: none is computed."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,6 +73,10 @@ class Sample:
     """Raw log p of each sampled token; nats; as long as `token_ids`."""
     text: str
     finish_reason: FinishReason
+    confidence: tuple[float, ...] = ()
+    """Per sampled token, −1/k Σ_j log p(j) over the k = `Sampling.alternatives` likeliest tokens j at its
+    position, from the raw log-probabilities; nats; empty for k = 0. High where the model is sure: the token
+    confidence of Fu et al. 2025, "Deep Think with Confidence", section 2."""
 
 
 class Engine(Protocol):

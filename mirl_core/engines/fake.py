@@ -26,7 +26,8 @@ class FakeText:
     """One scripted sample, verbatim: a description that ends properly carries its closing tag.
 
     `logprobs` and `marginal` are nats: a number holds for every token, a sequence has one value a token (a
-    shorter one repeats its last value). `marginal` is what `score` returns for this text.
+    shorter one repeats its last value). `marginal` is what `score` returns for this text. Where a call asks
+    for alternatives, each is as likely as the sampled token, so a token's confidence is minus its logprob.
     """
 
     text: str
@@ -185,7 +186,8 @@ class FakeEngine:
         finally:
             self.running -= 1
         logprobs = _values(script.logprobs, len(tokens))
-        done.put_nowait(Sample(index, tuple(tokens), logprobs, self.decode(tokens), reason))
+        confidence = tuple(-value for value in logprobs) if sampling.alternatives else ()
+        done.put_nowait(Sample(index, tuple(tokens), logprobs, self.decode(tokens), reason, confidence))
 
     async def score(
         self, rendered: Rendered, suffixes: Sequence[Sequence[int]], context: RequestContext

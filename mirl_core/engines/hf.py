@@ -242,6 +242,7 @@ class HFEngine:
         longest = min(sampling.max_tokens, max(room, 0))
         ids: list[list[int]] = [[] for _ in range(n)]
         logprobs: list[list[float]] = [[] for _ in range(n)]
+        confidence: list[list[float]] = [[] for _ in range(n)]
         alive = list(range(n))
 
         def end(branch: int, reason: FinishReason) -> None:
@@ -249,7 +250,8 @@ class HFEngine:
             if (cut := _stop_end(text, sampling.stop)) is not None:
                 text = text[:cut]
             alive.remove(branch)
-            emit(Sample(branch, tuple(ids[branch]), tuple(logprobs[branch]), text, reason))
+            values, sure = tuple(logprobs[branch]), tuple(confidence[branch])
+            emit(Sample(branch, tuple(ids[branch]), values, text, reason, sure))
 
         if longest == 0 or call.stopped:
             for branch in list(alive):
@@ -274,6 +276,9 @@ class HFEngine:
                 token = choosers[branch].choose(logits[row])
                 ids[branch].append(token)
                 logprobs[branch].append(float(raw[row, token]))
+                if sampling.alternatives:
+                    likeliest = raw[row].topk(min(sampling.alternatives, raw.shape[-1])).values
+                    confidence[branch].append(-float(likeliest.mean()))
             rows = list(alive)
             for branch in rows:
                 if ids[branch][-1] in self._end or self._stops(ids[branch], sampling.stop):

@@ -22,6 +22,7 @@ from vllm.sampling_params import RequestOutputKind, SamplingParams
 from vllm.v1.engine.async_llm import AsyncLLM
 
 from mirl_core.engines._placeholders import placeholder_ids
+from mirl_core.engines._vllm_alternatives import cut_at_stop_string, stop_by_token, token_logprobs
 from mirl_core.engines._vllm_args import (
     checked_logprobs_mode,
     cpu_engine_args,
@@ -144,7 +145,8 @@ class VLLMEngine:
                 yield Sample(index, (), (), "", "length")
             return
         banned = self._banned | rendered.inputs.media_tokens
-        params = [self._sampling_params(sampling, index, banned) for index in range(n)]
+        ending = self._ending(sampling)
+        params = [self._sampling_params(sampling, index, banned, **ending) for index in range(n)]
         if context.request_id in self._calls:
             raise EngineError(f"request id {context.request_id!r} is running already")
         call = self._calls[context.request_id] = _Call()
@@ -154,7 +156,7 @@ class VLLMEngine:
             try:
                 request_id = f"{context.request_id}-{index}"
                 output = await self._run(rendered, suffix_ids, params[index], request_id, context, call)
-                done.put_nowait(self._sample(index, output))
+                done.put_nowait(self._sample(index, output, sampling))
             except asyncio.CancelledError:
                 raise
             except BaseException as error:  # noqa: BLE001 - handed to the reader, who raises it
@@ -287,17 +289,24 @@ class VLLMEngine:
             call.running.discard(request_id)
         return final
 
-    def _sample(self, index: int, output: RequestOutput | None) -> Sample:
+    def _sample(self, index: int, output: RequestOutput | None, sampling: Sampling) -> Sample:
         if output is None:
             return Sample(index, (), (), "", "abort")
         completion = output.outputs[0]
         ids = tuple(completion.token_ids)
-        logprobs = completion.logprobs or []
         reason = _finish_reason(completion.finish_reason)
-        values = tuple(float(logprobs[i][token].logprob) for i, token in enumerate(ids))
-        return Sample(index, ids, values, self._without_special(completion.text), reason)
+        values, confidence = token_logprobs(completion.logprobs, len(ids), sampling.alternatives)
+        sample = Sample(index, ids, values, self._without_special(completion.text), reason, confidence)
+        return cut_at_stop_string(sample, sampling.stop, self.decode) if sampling.alternatives else sample
 
-    def _sampling_params(self, sampling: Sampling, index: int, banned: frozenset[int]) -> SamplingParams:
+    def _ending(self, sampling: Sampling) -> dict[str, Any]:
+        """vLLM's fields for what ends a sample by its text."""
+        by_token = stop_by_token(sampling.stop, self.encode) if sampling.alternatives else None
+        return by_token or {"stop": list(sampling.stop), "include_stop_str_in_output": True}
+
+    def _sampling_params(
+        self, sampling: Sampling, index: int, banned: frozenset[int], **ending: Any
+    ) -> SamplingParams:
         seed = derive_seed(sampling.seed, index)
         if seed is not None and not self._seeds:
             self._warn_of_seeds()
@@ -312,15 +321,14 @@ class VLLMEngine:
                 repetition_penalty=sampling.repetition_penalty,
                 presence_penalty=sampling.presence_penalty,
                 frequency_penalty=sampling.frequency_penalty,
-                stop=list(sampling.stop),
-                include_stop_str_in_output=True,
                 seed=seed,
-                logprobs=0,
+                logprobs=sampling.alternatives,
                 flat_logprobs=True,
                 logit_bias=dict.fromkeys(banned, float("-inf")) or None,
                 skip_special_tokens=not self._dropped_special,
                 spaces_between_special_tokens=False,
                 output_kind=RequestOutputKind.FINAL_ONLY,
+                **ending,
             )
 
     def _warn_of_seeds(self) -> None:

@@ -99,13 +99,17 @@ async def test_mi_agrees_in_bfloat16(bundled_model: Path, vllm_engine: VLLMEngin
 @pytest.mark.vllm
 async def test_both_render_and_decode_alike(hf_float32: HFEngine, vllm_float32: VLLMEngine) -> None:
     """Same prompt, and the same greedy continuation."""
-    greedy = Sampling(max_tokens=16, temperature=0)
+    greedy = Sampling(max_tokens=16, temperature=0, alternatives=20)
     texts = []
+    confidence = []
     for engine in (hf_float32, vllm_float32):
         rendered = await engine.render(QUESTION, context())
         (only,) = await sample(engine, rendered, 1, greedy)
         texts.append((rendered.prompt_tokens, only.token_ids, only.text.rstrip("\ufffd"), only.finish_reason))
+        confidence.append(only.confidence)
     assert texts[0] == texts[1]
+    assert len(confidence[0]) == len(texts[0][1])
+    assert confidence[0] == pytest.approx(confidence[1], abs=1e-3)
 
 
 @pytest.mark.vllm

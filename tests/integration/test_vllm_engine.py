@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import uuid
 from collections.abc import AsyncIterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -90,6 +91,26 @@ async def test_text_ends_with_the_stop_string(vllm_engine: VLLMEngine) -> None:
     assert stopped.text.endswith(stop)
     assert stopped.finish_reason == "stop"
     assert stopped.token_ids == free.token_ids[: len(stopped.token_ids)]
+
+
+async def test_alternatives_change_nothing_but_the_confidence(vllm_engine: VLLMEngine) -> None:
+    """Same samples with and without; the tag is one token, so vLLM stops by it and detokenizes nothing."""
+    rendered = await vllm_engine.render(question(picture(0)), context())
+    opening = vllm_engine.encode("<description>")
+    sampling = Sampling(max_tokens=60, seed=5, stop=("</description>",))
+    plain = await sample(vllm_engine, rendered, 6, sampling, opening)
+    sure = await sample(vllm_engine, rendered, 6, replace(sampling, alternatives=20), opening)
+    assert [replace(one, confidence=()) for one in sure] == plain
+    assert any(one.text.endswith("</description>") for one in sure)
+    for one in sure:
+        assert len(one.confidence) == len(one.token_ids)
+        assert all(0 < value < 100 for value in one.confidence)
+
+
+async def test_more_alternatives_than_vllm_gives_are_refused(vllm_engine: VLLMEngine) -> None:
+    rendered = await vllm_engine.render(question(None), context())
+    with pytest.raises(RequestError, match="21"):
+        await sample(vllm_engine, rendered, 1, Sampling(max_tokens=2, alternatives=21))
 
 
 async def test_seeds_repeat(vllm_engine: VLLMEngine) -> None:

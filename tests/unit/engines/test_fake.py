@@ -45,6 +45,16 @@ async def test_scripted_samples_and_marginals() -> None:
     assert engine.sampled_tokens == 6
 
 
+async def test_alternatives_are_as_likely_as_the_sampled_token() -> None:
+    engine = FakeEngine(chains=[FakeText("a b", logprobs=[-0.5, -1])])
+    prompt = await rendered(engine)
+    (plain,) = [s async for s in engine.generate(prompt, (), 1, Sampling(max_tokens=9), context())]
+    assert plain.confidence == ()
+    sampling = Sampling(max_tokens=9, alternatives=20)
+    (sample,) = [s async for s in engine.generate(prompt, (), 1, sampling, context())]
+    assert sample.confidence == (0.5, 1.0)
+
+
 async def test_truncation_and_end_of_turn() -> None:
     engine = FakeEngine(chains=["one two three"], eos=True)
     prompt = await rendered(engine)

@@ -47,7 +47,7 @@ USED: list[tuple[str, str, str]] = [
     ("vllm.outputs", "RequestOutput.__init__", "outputs prompt_logprobs num_cached_tokens"),
     ("vllm.outputs", "CompletionOutput", "text token_ids logprobs finish_reason"),
     ("vllm.logprobs", "Logprob", "logprob"),
-    ("vllm.logprobs", "FlatLogprobs", "__getitem__ __len__"),
+    ("vllm.logprobs", "FlatLogprobs", "__getitem__ __len__ start_indices end_indices logprobs"),
     (
         "vllm.renderers.base",
         "BaseRenderer",
@@ -69,8 +69,8 @@ USED: list[tuple[str, str, str]] = [
         "SamplingParams",
         (
             "max_tokens temperature top_p top_k min_p repetition_penalty presence_penalty frequency_penalty "
-            "stop include_stop_str_in_output seed logprobs prompt_logprobs flat_logprobs logit_bias "
-            "detokenize skip_special_tokens spaces_between_special_tokens output_kind "
+            "stop stop_token_ids include_stop_str_in_output seed logprobs prompt_logprobs flat_logprobs "
+            "logit_bias detokenize skip_special_tokens spaces_between_special_tokens output_kind "
             "skip_reading_prefix_cache"
         ),
     ),

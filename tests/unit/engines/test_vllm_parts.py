@@ -10,14 +10,16 @@ import pytest
 import torch
 from PIL import Image
 from vllm.exceptions import QueueOverflowError, VLLMValidationError
+from vllm.logprobs import FlatLogprobs
 from vllm.v1.engine.exceptions import EngineDeadError as VLLMEngineDeadError
 from vllm.v1.engine.exceptions import EngineGenerateError
 
 from mirl_core.engines import _vllm_args
 from mirl_core.engines._placeholders import placeholder_ids
+from mirl_core.engines._vllm_alternatives import cut_at_stop_string, stop_by_token, token_logprobs
 from mirl_core.engines._vllm_render import Prompt, translated, vllm_messages
 from mirl_core.engines._vllm_score import batches
-from mirl_core.engines.base import Sampling
+from mirl_core.engines.base import Sample, Sampling
 from mirl_core.engines.vllm import VLLMEngine
 from mirl_core.errors import ConfigError, EngineDeadError, EngineError, MIRLError, RequestError
 from mirl_core.types import Conversation
@@ -181,3 +183,39 @@ def fake_client(*, chunked: bool = False, logprobs_mode: str = "raw_logprobs") -
         ),
         renderer=SimpleNamespace(get_tokenizer=lambda: tokenizer),
     )
+
+
+def test_sampled_tokens_come_first_and_the_likeliest_after() -> None:
+    flat = FlatLogprobs()
+    flat.append_fast([7, 3, 7], [-1.5, -0.5, -1.5], (2, 1, 2), [None] * 3)  # type: ignore[arg-type]
+    flat.append_fast([9, 3, 4], [-6.0, -0.25, -1.75], (5, 1, 2), [None] * 3)  # type: ignore[arg-type]
+    assert token_logprobs(flat, 2, 2) == ((-1.5, -6.0), (1.0, 1.0))
+    assert token_logprobs(flat, 1, 2) == ((-1.5,), (1.0,))
+    assert token_logprobs(flat, 2, 0) == ((-1.5, -6.0), ())
+    assert token_logprobs(None, 0, 2) == ((), ())
+
+
+def test_a_stop_string_spelled_by_other_tokens_still_ends_the_sample() -> None:
+    words = {0: "a", 1: "</", 2: "d", 3: ">", 4: " more", 5: "</d>"}
+
+    def decode(ids: Any) -> str:
+        return "".join(words[token] for token in ids)
+
+    def cut(ids: tuple[int, ...], reason: Any = "length") -> Sample:
+        values = tuple(-float(place) for place in range(len(ids)))
+        return cut_at_stop_string(Sample(0, ids, values, "", reason, values), ("</d>",), decode)
+
+    assert cut((0, 1, 2, 3, 4, 5)) == Sample(
+        0, (0, 1, 2, 3), (0, -1, -2, -3), "a</d>", "stop", (0, -1, -2, -3)
+    )
+    assert cut((0, 5), "stop") == Sample(0, (0, 5), (0, -1), "a</d>", "stop", (0, -1))
+    assert cut((0, 4)) == Sample(0, (0, 4), (0, -1), "a more", "length", (0, -1))
+    assert cut((0,), "abort").finish_reason == "abort"
+
+
+def test_stopping_by_token_needs_one_token_each() -> None:
+    def encode(text: str) -> tuple[int, ...]:
+        return {"</d>": (5,), "end": (1, 2)}[text]
+
+    assert stop_by_token(("</d>",), encode) == {"stop_token_ids": [5], "detokenize": False}
+    assert stop_by_token(("</d>", "end"), encode) is None
