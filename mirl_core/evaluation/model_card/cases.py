@@ -125,14 +125,21 @@ def _easy_case(
         said = easy_vqa.parse_description(wrong)
         other = (None if said is None else easy_vqa.imply(question, said)) or answer
 
-    def judge(text: str) -> bool:
-        return easy_vqa.is_right(easy_vqa.parse_description(text), picture.sight, question)
-
     def implied(text: str) -> str | None:
         said = easy_vqa.parse_description(text)
         return None if said is None else easy_vqa.imply(question, said)
 
-    family = "shape" if answer in easy_vqa.SHAPES else "colour" if answer in easy_vqa.COLOURS else "yes/no"
+    family, judge = easy_family(answer), easy_judge(picture, question)
     return Case(
         "easy-vqa", family, image, question, answer, (picture.name,), right, wrong, other, judge, implied
     )
+
+
+def easy_family(answer: str) -> str:
+    """What kind of question has this answer."""
+    return "shape" if answer in easy_vqa.SHAPES else "colour" if answer in easy_vqa.COLOURS else "yes/no"
+
+
+def easy_judge(picture: easy_vqa.Picture, question: str) -> Callable[[str], bool]:
+    """Tells whether a description of the picture is right for the question."""
+    return lambda text: easy_vqa.is_right(easy_vqa.parse_description(text), picture.sight, question)

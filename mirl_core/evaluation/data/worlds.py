@@ -1,0 +1,101 @@
+"""The bundled worlds as data sets: the same questions as in the model's own report, judges included."""
+
+from __future__ import annotations
+
+import numpy as np
+from PIL import Image
+
+from mirl_core.errors import ConfigError
+from mirl_core.evaluation.model_card.cases import Case, digits_cases, easy_family, easy_judge
+from mirl_core.evaluation.questions import DataSet, Question
+from mirl_core.evaluation.worlds import digits, easy_vqa
+
+NAMES = (*(f"digits/{kind}" for kind in digits.KINDS), "easy-vqa")
+PARTS: tuple[digits.Part, ...] = ("dev", "test")
+"""What may be evaluated on; `train` is what the bundled model has seen."""
+SCENES = 1000
+"""How many digits scenes there are where nobody says: the world itself has no end."""
+_TRAINING_SCENES = 1_000_000
+_SEED = 929
+
+
+def open_world(name: str, part: str, limit: int | None, seed: int) -> DataSet:
+    """A world's questions.
+
+    Digits: one question on each of the part's first `limit` scenes; their seed is the world's own. easy-VQA:
+    the published questions, in an order by `seed` that asks every picture once before any twice, and of that
+    the first `limit`. A larger limit only ever appends.
+
+    Raises:
+        ConfigError: there is no such part.
+    """
+    chosen = next((known for known in PARTS if known == part), None)
+    if chosen is None:
+        raise ConfigError(f"{name} has no part '{part}'; there are: {', '.join(PARTS)}", param="part")
+    if name == "easy-vqa":
+        questions = _easy_questions(chosen, seed)
+        return DataSet(name, part, tuple(questions[:limit]))
+    cases = digits_cases(name.replace("/", "-"), chosen, SCENES if limit is None else limit)
+    return DataSet(name, part, tuple(_digits_question(case) for case in cases))
+
+
+def _digits_question(case: Case) -> Question:
+    return Question(
+        key=case.clusters[0],
+        text=case.question,
+        answer=case.answer,
+        image=lambda: case.image,
+        family=case.family,
+        clusters=case.clusters,
+        describes=case.judge,
+    )
+
+
+def _easy_questions(part: digits.Part, seed: int) -> list[Question]:
+    rng = np.random.default_rng([_SEED, seed])
+    placed: list[tuple[int, int, Question]] = []
+    pictures = easy_vqa.pictures(part)
+    for turn, place in enumerate(rng.permutation(len(pictures))):
+        picture = pictures[place]
+        for round_, number in enumerate(rng.permutation(len(picture.questions))):
+            text, answer = picture.questions[number]
+            question = Question(
+                key=f"{picture.name}-{number:02d}",
+                text=text,
+                answer=answer,
+                image=picture.image,
+                family=easy_family(answer),
+                clusters=(picture.name,),
+                describes=easy_judge(picture, text),
+            )
+            placed.append((round_, turn, question))
+    return [question for *_, question in sorted(placed, key=lambda one: one[:2])]
+
+
+def references(name: str, count: int, seed: int) -> tuple[Image.Image, ...]:
+    """Pictures for the `reference` estimator, drawn from the world's *training* pictures.
+
+    All digits data sets get pictures of `iid` scenes: those are what a deployment has before it meets a shift
+    that it doesn't know of.
+
+    Raises:
+        ConfigError: `name` is no world, and so has no training pictures; or `count` is out of range.
+    """
+    if name not in NAMES:
+        raise ConfigError(
+            f"{name} has no training pictures for the `reference` estimator; use the estimators text and "
+            f"blank, or a world: {', '.join(NAMES)}",
+            param="estimators",
+        )
+    if not 1 <= count <= 1000:
+        raise ConfigError(f"references: {count} pictures; give 1 to 1000", param="references")
+    rng = np.random.default_rng([_SEED, 1, seed])
+    if name == "easy-vqa":
+        pictures = easy_vqa.pictures("train")
+        return tuple(pictures[place].image() for place in _draw(rng, len(pictures), count))
+    scenes = [digits.draw_scene("iid", "train", place) for place in _draw(rng, _TRAINING_SCENES, count)]
+    return tuple(Image.fromarray(picture) for picture in digits.render(scenes))
+
+
+def _draw(rng: np.random.Generator, total: int, count: int) -> list[int]:
+    return [int(place) for place in rng.choice(total, size=count, replace=False)]
