@@ -1,0 +1,123 @@
+"""A data set into a store: several questions in flight, finished ones never again."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Callable, Sequence
+from typing import TYPE_CHECKING
+
+from mirl_core.config import MIRLOptions, ModelSettings
+from mirl_core.engines.base import Engine
+from mirl_core.errors import RequestError
+from mirl_core.evaluation.bank.engine import CONCURRENCY
+from mirl_core.evaluation.bank.live import play_live
+from mirl_core.evaluation.bank.sample import BankPlan, sample_question
+from mirl_core.evaluation.bank.store import Bank, LiveBank, R, Store
+from mirl_core.evaluation.questions import DataSet, Question
+
+if TYPE_CHECKING:
+    from PIL.Image import Image
+
+__all__ = ["Progress", "fill", "fill_live"]
+
+Progress = Callable[[int, int], None]
+"""(questions done, questions in all): told at the start and after every question."""
+
+
+async def fill(
+    bank: Bank,
+    engine: Engine,
+    settings: ModelSettings,
+    data: DataSet,
+    plan: BankPlan,
+    references: Sequence[Image] = (),
+    *,
+    concurrency: int = CONCURRENCY,
+    progress: Progress | None = None,
+) -> None:
+    """Bank every question of `data` that isn't there yet.
+
+    Raises:
+        RequestError: the engine refuses a question; the message names it.
+        EngineError: the engine failed. What was banked until then stays.
+    """
+
+    async def work(question: Question) -> None:
+        bank.append(await sample_question(engine, settings, question, plan, references, data=data.name))
+
+    await _each(bank, data, work, concurrency, progress)
+
+
+async def fill_live(
+    bank: LiveBank,
+    engine: Engine,
+    settings: ModelSettings,
+    data: DataSet,
+    options: MIRLOptions,
+    seed: int,
+    references: Sequence[Image] = (),
+    *,
+    concurrency: int = 1,
+    progress: Progress | None = None,
+    max_tokens: int = 512,
+    temperature: float | None = None,
+) -> None:
+    """Run the pipeline on every question of `data` that hasn't been; at concurrency 1 its seconds count.
+
+    Raises:
+        RequestError: the engine refuses a question; the message names it.
+        EngineError: the engine failed. What was finished until then stays.
+    """
+
+    async def work(question: Question) -> None:
+        bank.append(
+            await play_live(
+                engine,
+                settings,
+                question,
+                options,
+                seed,
+                references,
+                data=data.name,
+                max_tokens=max_tokens,
+                temperature=temperature,
+            )
+        )
+
+    await _each(bank, data, work, concurrency, progress)
+
+
+async def _each(
+    store: Store[R],
+    data: DataSet,
+    work: Callable[[Question], Awaitable[None]],
+    concurrency: int,
+    progress: Progress | None,
+) -> None:
+    """Do `work` on the questions that `store` lacks. The first failure ends it, and is raised as it came."""
+    done = store.keys(data.name)
+    waiting = iter([question for question in data.questions if question.key not in done])
+    total = len(data.questions)
+    finished = sum(question.key in done for question in data.questions)
+    tell = progress or (lambda finished, total: None)
+    tell(finished, total)
+
+    async def worker() -> None:
+        nonlocal finished
+        for question in waiting:
+            try:
+                await work(question)
+            except RequestError as error:
+                raise RequestError(f"{question.key}: {error.message}", param=error.param) from error
+            finished += 1
+            tell(finished, total)
+
+    try:
+        async with asyncio.TaskGroup() as group:
+            for _ in range(concurrency):
+                group.create_task(worker())
+    except BaseExceptionGroup as errors:
+        failure: BaseException = errors
+        while isinstance(failure, BaseExceptionGroup):
+            failure = failure.exceptions[0]
+        raise failure from None

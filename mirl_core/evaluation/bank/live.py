@@ -1,0 +1,106 @@
+"""The real pipeline on one question, as a user would have it: what confirms a replay, and what takes time."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Mapping, Sequence
+from contextlib import aclosing
+from dataclasses import asdict, dataclass, field
+from typing import TYPE_CHECKING, Any
+
+from mirl_core.config import MIRLOptions, ModelSettings
+from mirl_core.engines.base import Engine, RequestContext, Sampling
+from mirl_core.evaluation.bank.sample import question_seed
+from mirl_core.evaluation.questions import Question, is_right
+from mirl_core.events import Finished
+from mirl_core.pipeline import Pipeline
+
+if TYPE_CHECKING:
+    from PIL.Image import Image
+
+__all__ = ["LivePlayed", "play_live"]
+
+
+@dataclass(frozen=True, slots=True)
+class LivePlayed:
+    """One question answered by the pipeline."""
+
+    key: str
+    data: str
+    answer: str | None
+    right: bool
+    generated_tokens: int
+    """Every sampled token once, aborted ones included."""
+    scored_tokens: int
+    trajectories: int
+    """Chains that ran to their end."""
+    confidence: float | None
+    """Vote share, 0 to 1."""
+    seconds: float
+    """From the decoded picture to the answer: wall time, which depends on how many ran at once."""
+    stage_seconds: Mapping[str, float] = field(default_factory=dict)
+    """Wall time by stage."""
+
+    def to_json(self) -> dict[str, Any]:
+        """A plain dict for JSON."""
+        return asdict(self) | {"stage_seconds": dict(self.stage_seconds)}
+
+    @classmethod
+    def from_json(cls, given: Mapping[str, Any]) -> LivePlayed:
+        """The inverse of `to_json`. Raises TypeError on other data."""
+        return cls(**given)
+
+
+async def play_live(
+    engine: Engine,
+    settings: ModelSettings,
+    question: Question,
+    options: MIRLOptions,
+    seed: int,
+    references: Sequence[Image] = (),
+    *,
+    data: str = "",
+    max_tokens: int = 512,
+    temperature: float | None = None,
+) -> LivePlayed:
+    """Answer one question by `mirl_core.pipeline.Pipeline` under `options`.
+
+    `seed` is the run's, from which every question's own is derived as for the bank: with the bank's seed the
+    descriptions and chains are among the bank's, as far as the engine repeats itself.
+
+    Args:
+        max_tokens: longest trajectory; tokens.
+        temperature: None for the model's.
+
+    Raises:
+        RequestError, DeadlineError, EngineError: as the pipeline.
+    """
+    conversation = await asyncio.to_thread(question.conversation)
+    sampling = Sampling(
+        max_tokens=max_tokens,
+        temperature=settings.temperature if temperature is None else temperature,
+        seed=question_seed(seed, question.key),
+    )
+    pipeline = Pipeline(engine, settings, references)
+    started = time.perf_counter()
+    async with aclosing(
+        pipeline.run(conversation, options, sampling, RequestContext(f"live-{data}-{question.key}"))
+    ) as events:
+        async for event in events:
+            last = event
+    seconds = time.perf_counter() - started
+    assert isinstance(last, Finished), "the pipeline always finishes"
+    result = last.result
+    return LivePlayed(
+        key=question.key,
+        data=data,
+        answer=result.representative.answer,
+        right=is_right(question, result.representative.answer),
+        generated_tokens=result.completion_tokens,
+        scored_tokens=result.scored_tokens,
+        trajectories=sum(chain.finished for chain in result.chains),
+        confidence=result.confidence,
+        seconds=seconds,
+        stage_seconds={stage.stage: stage.seconds for stage in result.stages},
+    )

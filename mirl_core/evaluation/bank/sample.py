@@ -1,0 +1,320 @@
+"""One question into the bank: the real pipeline with every description kept, listened to while it samples.
+
+The bank's samples are the pipeline's own (same prompt, tags, seeds and fates), because they are made by it:
+a live run with the same seed asks the engine for a part of the same branches.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncGenerator, Sequence
+from contextlib import aclosing
+from dataclasses import replace
+from typing import TYPE_CHECKING, Annotated, Literal
+
+from pydantic import Field
+
+from mirl_core.config import EstimatorName, MIRLOptions, ModelSettings, Settings
+from mirl_core.engines.base import Engine, Rendered, RequestContext, Sample, Sampling, derive_seed
+from mirl_core.errors import ConfigError
+from mirl_core.evaluation.bank.records import BankedChain, BankedDescription, BankedQuestion
+from mirl_core.evaluation.questions import Question, is_right
+from mirl_core.events import Finished
+from mirl_core.information import make_estimator
+from mirl_core.marginals import image_free_logprobs
+from mirl_core.pipeline import Pipeline
+from mirl_core.types import Chain, Conversation, Description, Result
+
+if TYPE_CHECKING:
+    from PIL.Image import Image
+
+__all__ = ["WINDOW", "BankPlan", "question_seed", "sample_question"]
+
+WINDOW = 16
+"""Tokens in a group of the lowest group confidence: DeepConf's 2,048 scaled to chains of dozens of tokens."""
+
+
+class BankPlan(Settings):
+    """What a bank holds of every question. Two runs with equal plans on one model fill one bank."""
+
+    descriptions: Annotated[int, Field(ge=1)] = 16
+    """Descriptions sampled per question."""
+    forks: Annotated[int, Field(ge=1)] = 3
+    """Chains per usable description."""
+    estimators: tuple[EstimatorName, ...] = ("text", "blank")
+    """The image-free terms that every usable description is scored under."""
+    references: Annotated[int, Field(ge=0)] = 0
+    """How many pictures the `reference` estimator gets; 0: it is left out."""
+    seed: int = 0
+    """Every question's branches are derived from it and the question's key."""
+    temperature: Annotated[float, Field(gt=0)] | None = None
+    """Of descriptions and chains; None: the model's setting."""
+    description_tokens: Annotated[int, Field(ge=1)] | None = None
+    """Longest description; tokens. None: the model's setting."""
+    max_tokens: Annotated[int, Field(ge=1)] = 512
+    """Longest trajectory, description and chain; tokens."""
+    fork_image: Literal["keep", "drop"] = "keep"
+    """Whether chains still see the picture."""
+    alternatives: Annotated[int, Field(ge=0)] = 20
+    """How many of the likeliest tokens DeepConf's confidence is taken over; 0: it is left out."""
+
+    def resolved(self, settings: ModelSettings) -> BankPlan:
+        """The plan with what it leaves to the model filled in from `settings`."""
+        return self.model_copy(
+            update={
+                "temperature": self.temperature if self.temperature is not None else settings.temperature,
+                "description_tokens": self.description_tokens or settings.options.description_tokens,
+                "estimators": tuple(
+                    name for name in self.estimators if name != "reference" or self.references
+                ),
+            }
+        )
+
+
+def question_seed(seed: int, key: str) -> int:
+    """A question's own seed: the same in the bank and in a live run, whatever else is asked."""
+    derived = derive_seed(seed, key)
+    assert derived is not None, "only no seed derives no seed"
+    return derived
+
+
+async def sample_question(
+    engine: Engine,
+    settings: ModelSettings,
+    question: Question,
+    plan: BankPlan,
+    references: Sequence[Image] = (),
+    *,
+    data: str = "",
+) -> BankedQuestion:
+    """Sample, score and judge everything that the bank keeps of one question.
+
+    Args:
+        references: the pictures of the `reference` estimator, as many as the plan says; never the
+            question's own.
+        data: the data set's name.
+
+    Raises:
+        ConfigError: the number of `references` isn't the plan's.
+        RequestError, EngineError: the engine refuses the question, or failed.
+    """
+    plan = plan.resolved(settings)
+    if "reference" in plan.estimators and len(references) != plan.references:
+        raise ConfigError(
+            f"the bank's plan has {plan.references} reference pictures, but {len(references)} were given",
+            param="references",
+        )
+    conversation = await asyncio.to_thread(question.conversation)
+    heard = _Heard(engine)
+    context = RequestContext(f"bank-{data}-{question.key}")
+    assert plan.temperature is not None, "resolved above"
+    sampling = Sampling(
+        max_tokens=plan.max_tokens,
+        temperature=plan.temperature,
+        seed=question_seed(plan.seed, question.key),
+        alternatives=plan.alternatives,
+    )
+    result = await _trajectories(heard, settings, conversation, plan, sampling, context)
+    alone = plan.model_copy(update={"descriptions": 1, "forks": 1})
+    greedy_context = replace(context, request_id=f"{context.request_id}-greedy")
+    # One stage after the other: what fails leaves nothing running, and other questions keep the engine busy.
+    greedy = await _trajectories(
+        heard, settings, conversation, alone, replace(sampling, temperature=0.0), greedy_context
+    )
+    marginals = await _marginals(
+        heard, settings, conversation, plan, references, result.descriptions, context
+    )
+
+    def judged() -> BankedQuestion:
+        descriptions = tuple(
+            _description(question, one, heard.sample(context, "describe", one.index), marginals)
+            for one in result.descriptions
+        )
+        chains = [_chain(question, chain, heard, context) for chain in result.chains]
+        (only,) = greedy.descriptions
+        return BankedQuestion(
+            key=question.key,
+            data=data,
+            family=question.family,
+            question=question.text,
+            truth=question.answer,
+            clusters=question.clusters or (question.key,),
+            descriptions=descriptions,
+            chains=()
+            if result.fallback
+            else tuple(sorted(chains, key=lambda chain: (chain.description, chain.fork))),
+            greedy=(
+                _description(question, only, heard.sample(greedy_context, "describe", 0), {}),
+                None
+                if greedy.fallback
+                else replace(_chain(question, greedy.chains[0], heard, greedy_context), description=-1),
+            ),
+            plain_fallback=chains[0] if result.fallback else None,
+        )
+
+    # Equivalence of mathematical answers may take a while; other questions are being sampled meanwhile.
+    return await asyncio.to_thread(judged)
+
+
+class _Heard:
+    """An engine that keeps what it samples for one question, and renders each conversation once."""
+
+    def __init__(self, engine: Engine) -> None:
+        self._engine = engine
+        self._samples: dict[tuple[str, int], Sample] = {}
+        self._rendered: list[tuple[Conversation, Rendered]] = []
+        self.encode = engine.encode
+        self.decode = engine.decode
+        self.score = engine.score
+        self.abort = engine.abort
+        self.health = engine.health
+        self.close = engine.close
+
+    @property
+    def max_model_len(self) -> int:
+        return self._engine.max_model_len
+
+    async def render(self, conversation: Conversation, context: RequestContext) -> Rendered:
+        for known, rendered in self._rendered:
+            if _same(known, conversation):
+                return rendered
+        rendered = await self._engine.render(conversation, context)
+        self._rendered.append((conversation, rendered))
+        return rendered
+
+    async def generate(
+        self,
+        rendered: Rendered,
+        suffix_ids: Sequence[int],
+        n: int,
+        sampling: Sampling,
+        context: RequestContext,
+    ) -> AsyncGenerator[Sample, None]:
+        source = self._engine.generate(rendered, suffix_ids, n, sampling, context)
+        async with aclosing(source):
+            async for sample in source:
+                self._samples[context.request_id, sample.index] = sample
+                yield sample
+
+    def sample(self, context: RequestContext, stage: str, index: int) -> Sample:
+        """What branch `index` of a stage of the pipeline's request sampled."""
+        return self._samples[f"{context.request_id}-{stage}", index]
+
+
+def _same(one: Conversation, other: Conversation) -> bool:
+    """Whether two conversations are equal and show the same objects; pixels aren't compared."""
+    pictures, others = one.images, other.images
+    return (
+        len(pictures) == len(others)
+        and all(mine is yours for mine, yours in zip(pictures, others, strict=True))
+        and one.with_images(None) == other.with_images(None)
+    )
+
+
+async def _trajectories(
+    engine: Engine,
+    settings: ModelSettings,
+    conversation: Conversation,
+    plan: BankPlan,
+    sampling: Sampling,
+    context: RequestContext,
+) -> Result:
+    """All trajectories of the plan, by the pipeline without gate and without early stop."""
+    assert plan.description_tokens is not None, "plans are resolved first"
+    options = MIRLOptions(
+        descriptions=plan.descriptions,
+        forks=plan.forks,
+        gate="none",
+        fork_image=plan.fork_image,
+        description_tokens=plan.description_tokens,
+        early_stop=False,
+        # The vote isn't used, and this one compares no answers.
+        aggregate="best",
+    )
+    async with aclosing(Pipeline(engine, settings).run(conversation, options, sampling, context)) as events:
+        async for event in events:
+            if isinstance(event, Finished):
+                return event.result
+    raise AssertionError("the pipeline always finishes")
+
+
+async def _marginals(
+    engine: Engine,
+    settings: ModelSettings,
+    conversation: Conversation,
+    plan: BankPlan,
+    references: Sequence[Image],
+    descriptions: Sequence[Description],
+    context: RequestContext,
+) -> dict[tuple[int, ...], dict[str, tuple[float, ...]]]:
+    """Content token ids → estimator → nats per token, for every distinct usable description."""
+    contents = sorted({one.token_ids[: one.content_tokens] for one in descriptions if _usable(one)})
+    if not contents:
+        return {}
+    prompt = conversation.with_instruction(settings.instruction)
+    opening = engine.encode(settings.tags.description[0])
+    marginals: dict[tuple[int, ...], dict[str, tuple[float, ...]]] = {content: {} for content in contents}
+    for name in plan.estimators:
+        own = replace(context, request_id=f"{context.request_id}-score-{name}")
+        estimator = make_estimator(name, references)
+        scores = await image_free_logprobs(engine, estimator, prompt, opening, contents, own)
+        for content, values in zip(contents, scores, strict=True):
+            marginals[content][name] = values
+    return marginals
+
+
+def _usable(description: Description) -> bool:
+    """Whether chains may continue it; the gate `none` keeps all that may."""
+    return description.reason is None
+
+
+def _description(
+    question: Question,
+    description: Description,
+    sample: Sample,
+    marginals: dict[tuple[int, ...], dict[str, tuple[float, ...]]],
+) -> BankedDescription:
+    length = description.content_tokens
+    return BankedDescription(
+        text=description.text,
+        tokens=len(description.token_ids),
+        content_tokens=length,
+        reason=description.reason,
+        logprobs=sample.logprobs[:length],
+        marginals=marginals.get(description.token_ids[:length], {}) if _usable(description) else {},
+        right=question.describes(description.text) if question.describes else None,
+    )
+
+
+def _chain(question: Question, chain: Chain, heard: _Heard, context: RequestContext) -> BankedChain:
+    if chain.description is None:
+        tokens = heard.sample(context, "plain", chain.fork).confidence
+    else:
+        before = heard.sample(context, "describe", chain.description).confidence
+        tokens = (*before, *heard.sample(context, f"fork-{chain.description}", chain.fork).confidence)
+    return BankedChain(
+        description=-1 if chain.description is None else chain.description,
+        fork=chain.fork,
+        answer=chain.answer,
+        right=is_right(question, chain.answer),
+        tokens=chain.tokens,
+        finish_reason=chain.finish_reason,
+        confidence=sum(tokens) / len(tokens) if tokens else None,
+        lowest_confidence=lowest_group(tokens),
+    )
+
+
+def lowest_group(confidence: Sequence[float], window: int = WINDOW) -> float | None:
+    """The lowest mean over `window` neighbouring tokens, or over all of fewer; nats; None without tokens.
+
+    DeepConf's lowest group confidence (Fu et al. 2025, section 3.1), with its windows fully inside the
+    trajectory.
+    """
+    if not confidence:
+        return None
+    width = min(window, len(confidence))
+    total = lowest = sum(confidence[:width])
+    for place in range(width, len(confidence)):
+        total += confidence[place] - confidence[place - width]
+        lowest = min(lowest, total)
+    return lowest / width
