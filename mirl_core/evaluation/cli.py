@@ -5,14 +5,18 @@ Bad input is one line on standard error and exit code 2.
 
 from __future__ import annotations
 
+import json
 from enum import StrEnum
 from pathlib import Path
-from typing import Annotated, NoReturn
+from typing import TYPE_CHECKING, Annotated, NoReturn
 
 import typer
 
-from mirl_core.command_line import run
+from mirl_core.command_line import run as run_app
 from mirl_core.errors import ConfigError
+
+if TYPE_CHECKING:
+    from mirl_core.evaluation.comparison import Row
 
 app = typer.Typer(name="mirl-eval", help="Measure models and gates.", add_completion=False)
 
@@ -24,34 +28,249 @@ class Part(StrEnum):
     test = "test"
 
 
+class ForkImage(StrEnum):
+    """Whether a chain sees the picture."""
+
+    keep = "keep"
+    drop = "drop"
+
+
+# Options that several commands share.
+ModelOption = Annotated[Path | None, typer.Option(help="Model folder; the bundled model if not given.")]
+DataOption = Annotated[
+    str, typer.Option(help="Data sets, with commas: digits/iid, easy-vqa, FILE.jsonl, hf:NAME.")
+]
+SeedOption = Annotated[int, typer.Option(help="Of the questions, the samples and the draws.")]
+DescriptionsOption = Annotated[int, typer.Option(min=1, help="Descriptions banked per question.")]
+ForksOption = Annotated[int, typer.Option(min=1, help="Chains banked per description.")]
+EstimatorsOption = Annotated[str, typer.Option(help="Image-free terms to bank: text, blank, reference.")]
+ReferencesOption = Annotated[int, typer.Option(min=1, help="Pictures of the reference estimator.")]
+ForkImageOption = Annotated[
+    ForkImage | None, typer.Option(help="Whether chains see the picture; the model's setting if not given.")
+]
+MaxTokensOption = Annotated[int, typer.Option(min=2, help="Longest trajectory, description and chain.")]
+MappingOption = Annotated[
+    Path | None, typer.Option(help="YAML file that maps an hf: data set's columns; ready ones need none.")
+]
+
+
 @app.callback()
 def _root() -> None:
     """Measure models and gates."""
 
 
+@app.command("run")
+def run(
+    data: DataOption,
+    output: Annotated[Path, typer.Option(help="Folder for the bank, figures, report and plots.")],
+    methods: Annotated[
+        str, typer.Option(help="Methods, with commas: direct, sc@16, sc@16+stop, mirl, 'mirl(keep=3)', ….")
+    ] = "direct,greedy,sc@16,sc@16+stop,mirl,confidence,random,none",
+    model: ModelOption = None,
+    n: Annotated[int, typer.Option(min=1, help="Questions per data set, at most.")] = 1000,
+    part: Annotated[str, typer.Option(help="dev to choose settings on, test to report.")] = "test",
+    seed: SeedOption = 0,
+    replays: Annotated[int, typer.Option(min=1, help="Replays of every question per method.")] = 8,
+    live: Annotated[str, typer.Option(help="Methods to also run end to end, once a question.")] = "",
+    live_n: Annotated[
+        int | None, typer.Option(min=1, help="Live runs on the first so many questions; all if not given.")
+    ] = None,
+    descriptions: DescriptionsOption = 16,
+    forks: ForksOption = 3,
+    estimators: EstimatorsOption = "text,blank",
+    references: ReferencesOption = 8,
+    fork_image: ForkImageOption = None,
+    max_tokens: MaxTokensOption = 512,
+    mapping: MappingOption = None,
+) -> None:
+    """Sample every question once, replay methods on the samples, and report.
+
+    Run the same command again to continue after an interruption, or with other --methods to replay those:
+    what is in the output folder's bank is never sampled twice.
+    """
+    from mirl_core.evaluation.run import command_line, names, run_blocking
+    from mirl_core.evaluation.study import RunSettings
+
+    settings = RunSettings(
+        model=_model(model),
+        data=names(data),
+        methods=methods,
+        output=output,
+        live=live,
+        live_n=live_n,
+        n=n,
+        part=part,
+        seed=seed,
+        descriptions=descriptions,
+        forks=forks,
+        replays=replays,
+        estimators=names(estimators),
+        references=references,
+        fork_image=fork_image,
+        max_tokens=max_tokens,
+        mapping=mapping,
+        command=command_line(),
+    )
+    run_blocking(settings)
+    typer.echo(f"wrote {output / 'summary.json'}, {output / 'report.md'} and {output / 'plots'}")
+
+
+@app.command("report")
+def report(folder: Annotated[Path, typer.Argument(help="Output folder of a run.")]) -> None:
+    """Draw a run's report and plots anew from its summary.json."""
+    from mirl_core.evaluation.report import write_report
+
+    for path in write_report(folder):
+        typer.echo(f"wrote {path}")
+
+
+@app.command("compare")
+def compare(
+    a: Annotated[str, typer.Argument(help="Run folder, or FOLDER:method.")],
+    b: Annotated[str, typer.Argument(help="Run folder, or FOLDER:method.")],
+    method_a: Annotated[str | None, typer.Option(help="Method of the first run.")] = None,
+    method_b: Annotated[str | None, typer.Option(help="Method of the second run.")] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="Print JSON instead of a table.")] = False,
+) -> None:
+    """Compare two methods, or two runs, on the questions that both answered.
+
+    Without a method: every method that both runs have.
+    """
+    from mirl_core.evaluation.comparison import compare_runs, read_side
+    from mirl_core.evaluation.report.summary import strict
+
+    rows = compare_runs(read_side(a, method_a), read_side(b, method_b))
+    if as_json:
+        typer.echo(json.dumps(strict([row.to_json() for row in rows]), indent=1, allow_nan=False))
+    else:
+        _print_rows(rows)
+
+
+@app.command("calibrate")
+def calibrate(
+    data: DataOption,
+    bank: Annotated[Path, typer.Option(help="Output folder of a run on dev; missing questions are sampled.")],
+    model: ModelOption = None,
+    output: Annotated[
+        Path | None, typer.Option(help="File to write; the model folder's mirl.json if not given.")
+    ] = None,
+    n: Annotated[int, typer.Option(min=1, help="Questions per data set, at most.")] = 600,
+    part: Annotated[str, typer.Option(help="Which data; never choose on what you report.")] = "dev",
+    seed: SeedOption = 0,
+    budget: Annotated[
+        float | None,
+        typer.Option(min=1, help="Most tokens a question; what sc@16+stop takes if not given."),
+    ] = None,
+    replays: Annotated[int, typer.Option(min=1, help="Replays of every question per setting.")] = 4,
+    descriptions: DescriptionsOption = 16,
+    forks: ForksOption = 3,
+    estimators: EstimatorsOption = "text,blank",
+    references: ReferencesOption = 8,
+    fork_image: ForkImageOption = None,
+    max_tokens: MaxTokensOption = 512,
+    mapping: MappingOption = None,
+) -> None:
+    """Choose λ, N, k, m and estimator on dev data, and write a model's mirl.json."""
+    from mirl_core.evaluation.calibration_run import calibrate_blocking
+    from mirl_core.evaluation.run import command_line, names
+    from mirl_core.evaluation.study import RunSettings
+
+    if output is None and model is None:
+        raise ConfigError(
+            "the bundled model's own mirl.json is not overwritten: name a file with --output", param="output"
+        )
+    folder = _model(model)
+    settings = RunSettings(
+        model=folder,
+        data=names(data),
+        methods="mirl",
+        output=bank,
+        n=n,
+        part=part,
+        seed=seed,
+        descriptions=descriptions,
+        forks=forks,
+        replays=replays,
+        estimators=names(estimators),
+        references=references,
+        fork_image=fork_image,
+        max_tokens=max_tokens,
+        mapping=mapping,
+        command=command_line(),
+    )
+    target = folder / "mirl.json" if output is None else output
+    calibrate_blocking(settings, target, budget)
+    typer.echo(f"wrote {target} and {bank / 'calibration.json'}")
+
+
 @app.command("model-card")
 def model_card(
     output: Annotated[Path, typer.Option(help="Folder for bundled-model.md and its images.")],
-    model: Annotated[Path | None, typer.Option(help="Model folder; the bundled model if not given.")] = None,
+    model: ModelOption = None,
     scenes: Annotated[int, typer.Option(min=24, help="Digits scenes per split.")] = 1500,
     part: Annotated[Part, typer.Option(help="Data to measure on.")] = Part.test,
 ) -> None:
     """Measure the bundled model on vLLM and write its report."""
-    from mirl_core.bundled import model_path
     from mirl_core.evaluation.model_card import write_report
 
-    folder = model_path() if model is None else model
-    if not (folder / "config.json").is_file():
-        raise ConfigError(f"{folder} holds no model (config.json is missing)", param="model")
+    folder = _model(model)
     # How the bundled model came about is no measurement: written by hand, and only in its own report.
     words = (Path(__file__).parent / "model_card" / "notes.md").read_text() if model is None else ""
     write_report(folder, output, scenes, part.value, lambda line: typer.echo(line, err=True), words)
     typer.echo(f"wrote {output / 'bundled-model.md'}")
 
 
+def _model(folder: Path | None) -> Path:
+    from mirl_core.bundled import model_path
+
+    found = model_path() if folder is None else folder
+    if not (found / "config.json").is_file():
+        raise ConfigError(f"{found} holds no model (config.json is missing)", param="model")
+    return found
+
+
+def _print_rows(rows: list[Row]) -> None:
+    """The comparison as a table; the legend below says what is what."""
+    from rich import box
+    from rich.console import Console
+    from rich.table import Table
+
+    table = Table(box=box.SIMPLE_HEAD)
+    table.add_column("data", no_wrap=True)
+    table.add_column("A", overflow="fold")
+    table.add_column("B", overflow="fold")
+    for head in ("n", "A, %", "B, %", "A - B, points", "only A / B", "p", "tokens A/B"):
+        table.add_column(head, justify="right", no_wrap=True)
+    for row in rows:
+        found = row.comparison
+        table.add_row(
+            row.data,
+            row.method_a,
+            row.method_b,
+            str(found.difference.n),
+            f"{100 * row.accuracy_a:.1f}",
+            f"{100 * row.accuracy_b:.1f}",
+            f"{100 * found.difference.mean:+.1f} "
+            f"[{100 * found.difference.low:+.1f}, {100 * found.difference.high:+.1f}]".replace("[", "\\["),
+            f"{found.mcnemar.only_a} / {found.mcnemar.only_b}",
+            "<0.001" if found.mcnemar.p < 0.001 else f"{found.mcnemar.p:.3f}",
+            f"{found.tokens_ratio.mean:.2f}",
+        )
+    console = Console()
+    if not console.is_terminal:
+        # A file has no edge: a figure must not be cut off at one.
+        console = Console(width=160)
+    console.print(table)
+    console.print(
+        "Brackets: 95% bootstrap interval over scenes and glyphs. p: McNemar's exact test, first draw.",
+        highlight=False,
+        markup=False,
+    )
+
+
 def main() -> NoReturn:
     """Entry point of the command."""
-    run(app, "mirl-eval")
+    run_app(app, "mirl-eval")
 
 
 if __name__ == "__main__":

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from mirl_core.engines._vllm_args import cpu_engine_args, cpu_environment
 from mirl_core.training.text import ASSISTANT, END, IMAGE, USER
 
 if TYPE_CHECKING:
@@ -33,47 +34,43 @@ class Prompt:
 
 
 class Bench:
-    """A vLLM engine with the bundled model."""
+    """A vLLM engine with the bundled model, in this process."""
 
     def __init__(self, model: Path, dtype: str = "bfloat16") -> None:
-        os.environ.setdefault("VLLM_CPU_KVCACHE_SPACE", "1")
-        os.environ.setdefault("VLLM_ENABLE_V1_MULTIPROCESSING", "0")
+        # The server's own settings, among them blocks small enough that turns about one picture share a
+        # prefix, and one compute thread less than a small machine has cores. Batches are larger: nobody waits
+        # for one answer.
+        settings = cpu_engine_args({"max_num_seqs": 512, "max_num_batched_tokens": 16384})
+        # vLLM warns twice a request that it leaves the number of threads alone: that would hide the bar.
+        quiet = {"VLLM_LOGGING_LEVEL": "ERROR"}
+        for name, value in (cpu_environment(settings) | quiet).items():
+            os.environ.setdefault(name, value)
         from vllm import LLM
 
         self._llm = LLM(
             str(model),
             dtype=dtype,
             max_model_len=256,
-            max_num_seqs=128,
-            max_num_batched_tokens=8192,
-            enable_chunked_prefill=False,
-            enforce_eager=True,
             limit_mm_per_prompt={"image": 1},
             max_logprobs=64,
             seed=0,
+            **settings,
         )
         self.tokenizer = self._llm.get_tokenizer()
 
-    def complete(self, prompts: Sequence[Prompt], temperature: float, tokens: int = 120) -> list[str]:
-        """Each prompt's continuation, its prefix included."""
+    def complete(
+        self, prompts: Sequence[Prompt], temperatures: Sequence[float], tokens: int = 120
+    ) -> list[str]:
+        """Each prompt's continuation at its temperature, its prefix included.
+
+        Prompts about one picture belong side by side: the picture is then encoded, and its tokens are
+        prefilled, once for all of them.
+        """
         from vllm import SamplingParams
 
-        settings = SamplingParams(temperature=temperature, max_tokens=tokens)
+        settings = [SamplingParams(temperature=t, max_tokens=tokens) for t in temperatures]
         outputs = self._llm.generate([p.as_vllm() for p in prompts], settings, use_tqdm=False)
         return [p.prefix + o.outputs[0].text for p, o in zip(prompts, outputs, strict=True)]
-
-    def sample(self, prompt: Prompt, stop: str, n: int) -> list[tuple[list[int], list[float]]]:
-        """Token ids and raw log-probabilities (nats) of `n` continuations up to the token `stop`, at
-        temperature 1."""
-        from vllm import SamplingParams
-
-        stop_id = self.tokenizer.convert_tokens_to_ids(stop)
-        settings = SamplingParams(n=n, temperature=1.0, max_tokens=80, logprobs=0, stop_token_ids=[stop_id])
-        samples = self._llm.generate([prompt.as_vllm()], settings, use_tqdm=False)[0].outputs
-        return [
-            (list(s.token_ids), [step[t].logprob for t, step in zip(s.token_ids, s.logprobs, strict=True)])
-            for s in samples
-        ]
 
     def watch(
         self, prompts: Sequence[Prompt], top: int = 32
@@ -82,7 +79,8 @@ class Bench:
         tokens."""
         from vllm import SamplingParams
 
-        settings = SamplingParams(temperature=0.0, max_tokens=1, prompt_logprobs=top)
+        # No text: vLLM would decode each of the `top` tokens at every position.
+        settings = SamplingParams(temperature=0.0, max_tokens=1, prompt_logprobs=top, detokenize=False)
         outputs = self._llm.generate([p.as_vllm() for p in prompts], settings, use_tqdm=False)
         return [
             (

@@ -16,6 +16,7 @@ from mirl_core.evaluation.model_card.measures import (
     SplitFigures,
     reliability,
 )
+from mirl_core.evaluation.resampling import Estimate
 
 _FAMILY_MEASURES = (
     "sampled_answer",
@@ -79,27 +80,34 @@ def calibration_plot(readings: Sequence[Readings], file: Path) -> None:
 
 
 def family_table(figures: SplitFigures) -> str:
-    """One split's table by question family."""
+    """One split's table by question family; a figure on fewer questions than its row's `n` says so."""
     head = ["family", "n", *(_SHORT[m] for m in _FAMILY_MEASURES)]
     lines = ["| " + " | ".join(head) + " |", "|" + " --- |" * len(head)]
     for family, row in figures.by_family.items():
-        cells = [family, str(row["greedy_answer"].n), *(str(row[m]) for m in _FAMILY_MEASURES)]
+        n = row["greedy_answer"].n
+        cells = [family, str(n), *(_cell(row[m], n) for m in _FAMILY_MEASURES)]
         lines.append("| " + " | ".join(cells) + " |")
     return "\n".join(lines)
 
 
 def overall_table(figures: Sequence[SplitFigures]) -> str:
-    """All splits side by side."""
+    """All splits side by side; a figure on fewer questions than its column has says so."""
     lines = [
         "| measure, % | " + " | ".join(f.split for f in figures) + " |",
         "|" + " --- |" * (len(figures) + 1),
     ]
-    lines.append(
-        "| questions | " + " | ".join(str(f.by_family["all"]["greedy_answer"].n) for f in figures) + " |"
-    )
+    asked = [f.by_family["all"]["greedy_answer"].n for f in figures]
+    lines.append("| questions | " + " | ".join(str(n) for n in asked) + " |")
     for name, words in MEASURES.items():
-        lines.append(f"| {words} | " + " | ".join(str(f.by_family["all"][name]) for f in figures) + " |")
+        cells = [_cell(f.by_family["all"][name], n) for f, n in zip(figures, asked, strict=True)]
+        lines.append(f"| {words} | " + " | ".join(cells) + " |")
     return "\n".join(lines)
+
+
+def _cell(figure: Estimate, asked: int) -> str:
+    if figure.n == 0:
+        return "none asked"
+    return str(figure) if figure.n == asked else f"{figure} (n = {figure.n})"
 
 
 def calibration_table(

@@ -63,7 +63,7 @@ FAMILY_SHARES: dict[Family, float] = {
     "where_largest": 0.10,
     "more": 0.15,
 }
-"""How often each family is asked: mostly about colours, since colours are what the language prior is about."""
+"""How often each family is asked: mostly about colours, which are what the language prior is about."""
 
 SLIP_FAMILY: Family = "sum_all"
 """The one family whose written reasoning slips now and then, so that several chains of one description
@@ -128,7 +128,7 @@ def see(scene: Scene) -> tuple[Item, ...]:
 
 
 def select(seen: Sequence[Item], question: Question, rng: np.random.Generator) -> Reading:
-    """What a description of these items mentions: as a rule, of every item exactly what the question is about.
+    """What a description of these items mentions: as a rule, of every item just what the question is about.
 
     Exceptions are rare on purpose. A score per token compares descriptions fairly only while they talk about
     the same things; one that mentions more is not better for it.

@@ -1,13 +1,26 @@
-"""The report's own arithmetic: cases, intervals, calibration."""
+"""The report's own arithmetic: cases, tables, calibration."""
 
 from __future__ import annotations
+
+import itertools
+from collections.abc import Sequence
 
 import numpy as np
 import pytest
 
-from mirl_core.evaluation.model_card.cases import DIGITS_SPLITS, Turn, digits_cases, take_apart
-from mirl_core.evaluation.model_card.intervals import estimate
-from mirl_core.evaluation.model_card.measures import calibrate, reliability
+from mirl_core.evaluation.model_card import _worlds, measures, report
+from mirl_core.evaluation.model_card.bench import Bench, Prompt
+from mirl_core.evaluation.model_card.cases import DIGITS_SPLITS, Case, Turn, digits_cases, take_apart
+from mirl_core.evaluation.model_card.measures import (
+    MEASURES,
+    SplitFigures,
+    calibrate,
+    reliability,
+    tabulate,
+    turns_of,
+)
+from mirl_core.evaluation.worlds.language import FAMILY_SHARES
+from mirl_core.training.recipe import Recipe
 
 
 @pytest.mark.parametrize("split", DIGITS_SPLITS)
@@ -31,34 +44,66 @@ def test_a_turn_is_taken_apart_or_not_at_all() -> None:
     assert take_apart("<description>a</description><think>b</think>") == Turn(None, None, None)
 
 
-def test_independent_cases_get_wilsons_interval() -> None:
-    got = estimate([1.0] * 80 + [0.0] * 20, [(str(i),) for i in range(100)])
-    assert (round(got.mean, 3), round(got.low, 3), round(got.high, 3), got.n) == (0.8, 0.711, 0.867, 100)
+def test_each_measure_has_the_n_of_its_own_cases() -> None:
+    """Swapped-in descriptions are tried on the first cases only: their figures and their `n` are of these."""
+    cases = digits_cases("digits-iid", "dev", 60)
+    few = 20
+    hits = {m: [1.0] * 60 for m in MEASURES} | {"faithful_greedy": [1.0] * 10 + [0.0] * 10}
+    table = tabulate(cases, hits)
+    assert list(table)[-1] == "all"
+    assert sum(row["greedy_answer"].n for row in table.values()) == 2 * 60
+    assert sum(row["faithful_greedy"].n for row in table.values()) == 2 * few
+    assert (table["all"]["faithful_greedy"].mean, table["all"]["faithful_greedy"].n) == (0.5, few)
+    text = report.overall_table([SplitFigures("digits-iid", table)])
+    assert text.count(f"(n = {few})") == 1
+    families = report.family_table(SplitFigures("digits-iid", table))
+    assert f"| all | 60 | {table['all']['sampled_answer']} |" in families
+    assert f"{table['all']['faithful_greedy']} (n = {few})" in families
 
 
-def test_cases_that_share_a_glyph_widen_the_interval() -> None:
-    values = [1.0] * 80 + [0.0] * 20
-    alone = estimate(values, [(str(i),) for i in range(100)])
-    shared = estimate(values, [(str(i), f"glyph-{i // 5}") for i in range(100)])
-    assert shared.high - shared.low > 1.8 * (alone.high - alone.low)
+class ScriptedBench(Bench):
+    """Answers every prompt as a perfect, faithful model would, and keeps the prompts."""
+
+    def __init__(self, cases: Sequence[Case]) -> None:
+        self.by_question = {(c.question, id(c.image)): c for c in cases}
+        self.prompts: list[tuple[Prompt, float]] = []
+
+    def complete(
+        self, prompts: Sequence[Prompt], temperatures: Sequence[float], tokens: int = 120
+    ) -> list[str]:
+        self.prompts += zip(prompts, temperatures, strict=True)
+        return [self._answer(p) for p in prompts]
+
+    def _answer(self, prompt: Prompt) -> str:
+        case = self.by_question[prompt.question, id(prompt.image)]
+        said = prompt.prefix or f"<description>{case.right_description}</description>"
+        text = said.removeprefix("<description>").removesuffix("</description>")
+        return f"{said}<think>so</think><answer>{case.implied(text)}</answer>"
 
 
-def test_the_interval_covers_when_glyphs_decide() -> None:
-    """Errors that hang on the glyph alone: 95% intervals cover the truth about as often as they say."""
-    rng = np.random.default_rng(0)
-    covered = 0
-    for _ in range(200):
-        easy = rng.random(40) < 0.7
-        glyph = rng.integers(40, size=240)
-        got = estimate(
-            easy[glyph].astype(float).tolist(), [(str(i), f"glyph-{g}") for i, g in enumerate(glyph)]
-        )
-        covered += got.low <= 0.7 <= got.high
-    assert covered >= 180
+def test_a_split_is_measured_turn_by_turn(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(measures, "SWAPPED", 12)
+    monkeypatch.setattr(measures, "_CHUNK", 7)
+    cases = digits_cases("digits-shifted", "dev", 30)
+    bench = ScriptedBench(cases)
+    done: list[int] = []
+    row = measures.measure_split(bench, cases, done.append).by_family["all"]
+    assert {m: (e.mean, e.n) for m, e in row.items()} == {
+        m: (1.0, 12 if m.startswith(("faithful", "reasoning")) else 30) for m in MEASURES
+    }
+    assert sum(done) == len(bench.prompts) == turns_of(30) == 2 * 30 + 4 * 12
+    # Turns about one picture stand together, half of them sampled.
+    pictures = [id(p.image) for p, _ in bench.prompts]
+    assert list(dict.fromkeys(pictures)) == [key for key, _ in itertools.groupby(pictures)]
+    assert sum(t for _, t in bench.prompts) == len(bench.prompts) / 2
 
 
-def test_no_cases_have_no_mean() -> None:
-    assert np.isnan(estimate([], []).mean)
+def test_the_worlds_are_described_by_their_own_constants() -> None:
+    text = _worlds()
+    assert "{" not in text
+    assert f"with {Recipe.model_fields['ambiguous'].default:.0%} of `ambiguous`" in text
+    for family, share in FAMILY_SHARES.items():
+        assert f"`{family}` {share:.0%}" in text
 
 
 def test_calibrated_probabilities_have_no_error() -> None:

@@ -1,0 +1,93 @@
+"""Methods: ways to answer a question, replayed on the trajectory bank. One small class each.
+
+    direct, greedy            one trajectory, sampled or at temperature 0
+    sc@K, sc@K+stop           K trajectories and a vote, without and with the product's stopping rule
+    mirl                      the model's own options
+    confidence, random, none  the same with another gate
+    auto-RULE                 the gate `mi`, λ chosen by a rule: information, conflict, stable, average,
+                              agreement (per request), traffic, prior (per deployment)
+    deepconf@K, deepconf-low@K, adaptive@K, esc@K   published rivals
+    oracle, oracle-answer@K   bounds: of every gate, of every vote
+
+Options follow in parentheses, separated by semicolons: `mirl(mi_weight=0.5;keep=3)`, `deepconf@16(keep=0.1)`;
+the gated methods take those of `mirl_core.config.MIRLOptions`.
+"""
+
+from __future__ import annotations
+
+from typing import Protocol
+
+from mirl_core.config import ModelSettings
+from mirl_core.errors import ConfigError
+from mirl_core.evaluation.methods.automatic import Agreement, Automatic, FromTraffic
+from mirl_core.evaluation.methods.base import Draw, Method, Played, Prepared, draws, unlabelled
+from mirl_core.evaluation.methods.deepconf import DeepConf, DeepConfLow
+from mirl_core.evaluation.methods.gated import Confidence, Gated, NoGate, Oracle, Random
+from mirl_core.evaluation.methods.parsing import Spec, read, split
+from mirl_core.evaluation.methods.sampled import (
+    Adaptive,
+    Direct,
+    EarlyStopping,
+    Greedy,
+    OracleAnswer,
+    SelfConsistency,
+)
+
+__all__ = ["METHODS", "Draw", "Method", "Played", "Prepared", "draws", "parse_methods", "unlabelled"]
+
+
+class Maker(Protocol):
+    """A method's class."""
+
+    def make(self, spec: Spec) -> Method:
+        """The method as its name asks for it. Raises ConfigError where the name asks for what it lacks."""
+        ...
+
+
+METHODS: dict[str, Maker] = {
+    "direct": Direct,
+    "greedy": Greedy,
+    "sc": SelfConsistency,
+    "mirl": Gated,
+    "confidence": Confidence,
+    "random": Random,
+    "none": NoGate,
+    "auto-information": Automatic,
+    "auto-conflict": Automatic,
+    "auto-stable": Automatic,
+    "auto-average": Automatic,
+    "auto-agreement": Agreement,
+    "auto-traffic": FromTraffic,
+    "auto-prior": FromTraffic,
+    "deepconf": DeepConf,
+    "deepconf-low": DeepConfLow,
+    "adaptive": Adaptive,
+    "esc": EarlyStopping,
+    "oracle": Oracle,
+    "oracle-answer": OracleAnswer,
+}
+
+
+def parse_methods(text: str, settings: ModelSettings, opening_tokens: int = 1) -> tuple[Method, ...]:
+    """The methods named in `text`, separated by commas, in their order.
+
+    Args:
+        settings: the model's; its options are what a gated method starts from.
+        opening_tokens: length of the model's opening tag of a description, which is scored with each; tokens.
+
+    Raises:
+        ConfigError: a name is unknown, comes twice or has options that don't fit; `param` is `methods`.
+    """
+    found: dict[str, Method] = {}
+    for name in split(text):
+        spec = read(name, settings, opening_tokens)
+        if spec.base not in METHODS:
+            raise ConfigError(
+                f"methods: there is no {spec.base!r}; there are {', '.join(METHODS)}", param="methods"
+            )
+        if name in found:
+            raise ConfigError(f"methods: {name} comes twice; name it once", param="methods")
+        found[name] = METHODS[spec.base].make(spec)
+    if not found:
+        raise ConfigError("methods: name at least one, such as direct,sc@16,mirl", param="methods")
+    return tuple(found.values())

@@ -1,0 +1,150 @@
+"""Rules that choose λ, the weight of the image-free term, without labels, for one request at a time.
+
+Why there is something to choose: with evidence p(I | d), a model trained where descriptions follow p(d) says
+p(d | I) ∝ p(I | d) p(d). Deployed where they follow p'(d), the right ranking is by
+
+    log p(I | d) + log p'(d) = log p(d | I) − log p(d) + log p'(d) + const,
+
+so λ = 0 (confidence) where p' = p, λ = 1 (mutual information) where p' is uniform, λ > 1 where what was usual
+is rare; in between and beyond, λ is exact for p'(d) ∝ p(d)^(1−λ). `traffic.py` estimates that from many
+requests; the rules here have only the N descriptions of one.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+from mirl_core.config import MIRLOptions
+from mirl_core.evaluation.methods.gated import sums_of_token_mi
+
+__all__ = ["GRID", "REQUEST_RULES", "Rule", "Sampled", "fixed_weight"]
+
+Array = NDArray[np.float64]
+GRID = tuple(step / 10 for step in range(21))
+"""Weights that are tried, 0 to 2."""
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Sampled:
+    """One usable description of a request, scored."""
+
+    text: str
+    logprobs: Array
+    """(T,) log p(d_t | d_<t, I, q); nats."""
+    marginal: Array
+    """(T,) log p(d_t | d_<t, q); nats."""
+    question: str = ""
+    """What was asked: the prior p(d | q) is one per question."""
+
+
+class Rule(Protocol):
+    """(N,) ranking scores of one request's descriptions, in the gate's unit (nats, a token or in all)."""
+
+    def scores(self, sampled: Sequence[Sampled], options: MIRLOptions) -> Array: ...
+
+
+def fixed_weight(sampled: Sequence[Sampled], weight: float, options: MIRLOptions) -> Array:
+    """(N,) what the gate `mi` ranks by at λ = `weight`."""
+    mi = sums_of_token_mi([(one.logprobs, one.marginal) for one in sampled], weight, options.clip)
+    return np.array([value / _length(one, options) for value, one in zip(mi, sampled, strict=True)])
+
+
+@dataclass(frozen=True, slots=True)
+class InformationShare:
+    """`information`: λ = 1 − Σ log p(d | I) / Σ log p(d), over the tokens of all N; within 0 and 1.
+
+    Theil's uncertainty coefficient with the request's samples: which share of a description's surprise under
+    the prior the image explains. An image that explains nothing leaves ranking to the posterior (λ = 0:
+    nothing is known but what is usual); one that says much against or beyond the prior lets the prior go.
+    """
+
+    def weight(self, sampled: Sequence[Sampled], options: MIRLOptions) -> float:
+        posterior = sum(float(one.logprobs.sum()) for one in sampled)
+        prior = sum(float(one.marginal.sum()) for one in sampled)
+        return float(np.clip(1 - posterior / prior, 0, 1)) if prior < 0 else options.mi_weight
+
+    def scores(self, sampled: Sequence[Sampled], options: MIRLOptions) -> Array:
+        return fixed_weight(sampled, self.weight(sampled, options), options)
+
+
+@dataclass(frozen=True, slots=True)
+class Conflict:
+    """`conflict`: λ = (1 − ρ) / 2, ρ the correlation of evidence and prior over the N samples.
+
+    Evidence is log p(d | I) − log p(d), which is log p(I | d) up to a constant, prior log p(d), each in the
+    gate's unit. Where the image argues for what is usual anyway (ρ = 1) the prior is right for this request;
+    where it argues against it (ρ = −1), prior and image disagree and the image is believed: the idea of a
+    check for prior–data conflict (Evans and Moshonov 2006). Being sampled at all makes the two look opposed
+    (a description needs one or the other), so the rule leans towards λ = 1.
+    """
+
+    def weight(self, sampled: Sequence[Sampled], options: MIRLOptions) -> float:
+        prior = np.array([float(one.marginal.sum()) / _length(one, options) for one in sampled])
+        evidence = fixed_weight(sampled, 1.0, options)
+        spread = float(prior.std() * evidence.std())
+        if not np.isfinite(spread) or spread < 1e-9:
+            return options.mi_weight
+        covariance = float(((prior - prior.mean()) * (evidence - evidence.mean())).mean())
+        return float(np.clip((1 - covariance / spread) / 2, 0, 1))
+
+    def scores(self, sampled: Sequence[Sampled], options: MIRLOptions) -> Array:
+        return fixed_weight(sampled, self.weight(sampled, options), options)
+
+
+@dataclass(frozen=True, slots=True)
+class Stable:
+    """`stable`: the middle of the longest stretch of λ in `GRID` over which the first choice stays the same.
+
+    A choice that doesn't hang on λ needs no λ; where it does, the one that survives most of the plausible
+    range is the most robust (the persistence argument of stability selection, Meinshausen and Bühlmann 2010).
+    Ties go to the stretch with the smaller λ.
+    """
+
+    def weight(self, sampled: Sequence[Sampled], options: MIRLOptions) -> float:
+        table = np.array([fixed_weight(sampled, weight, options) for weight in GRID])
+        firsts = [sampled[int(place)].text for place in table.argmax(axis=1)]
+        best, start = (0, 0), 0
+        for place in range(1, len(GRID) + 1):
+            if place == len(GRID) or firsts[place] != firsts[start]:
+                if place - start > best[1] - best[0]:
+                    best = (start, place)
+                start = place
+        return GRID[(best[0] + best[1] - 1) // 2]
+
+    def scores(self, sampled: Sequence[Sampled], options: MIRLOptions) -> Array:
+        return fixed_weight(sampled, self.weight(sampled, options), options)
+
+
+@dataclass(frozen=True, slots=True)
+class Average:
+    """`average`: no single λ: the log of a description's mean softmax weight over λ from 0 to 1.
+
+    Averaging over the unknown deployment prior (uniform over the family p^(1−λ)) instead of choosing one:
+    Bayesian model averaging. Softmax is over whole descriptions, so per-token scores count times the mean
+    length.
+    """
+
+    def scores(self, sampled: Sequence[Sampled], options: MIRLOptions) -> Array:
+        length = 1.0 if options.normalize == "sum" else float(np.mean([len(one.logprobs) for one in sampled]))
+        table = length * np.array([fixed_weight(sampled, weight, options) for weight in GRID if weight <= 1])
+        shares = table - np.logaddexp.reduce(table, axis=1, keepdims=True)
+        means = np.logaddexp.reduce(shares, axis=0) - np.log(len(table))
+        averaged: Array = means / length
+        return averaged
+
+
+REQUEST_RULES: dict[str, type[InformationShare] | type[Conflict] | type[Stable] | type[Average]] = {
+    "information": InformationShare,
+    "conflict": Conflict,
+    "stable": Stable,
+    "average": Average,
+}
+
+
+def _length(one: Sampled, options: MIRLOptions) -> int:
+    return max(len(one.logprobs), 1) if options.normalize == "token" else 1

@@ -1,0 +1,130 @@
+"""`auto-RULE`: the gate `mi` with λ chosen by a rule instead of given."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import Self
+
+import numpy as np
+
+from mirl_core.engines.base import derive_seed
+from mirl_core.evaluation.bank.records import BankedDescription, BankedQuestion
+from mirl_core.evaluation.methods.auto_weight import REQUEST_RULES, Array, Rule, Sampled, fixed_weight
+from mirl_core.evaluation.methods.base import Draw, Played, unlabelled
+from mirl_core.evaluation.methods.gated import Gated, as_descriptions, marginal_of
+from mirl_core.evaluation.methods.parsing import Spec
+from mirl_core.evaluation.methods.replay import drawn, fallback, forked, run
+from mirl_core.evaluation.methods.traffic import TRAFFIC_RULES
+from mirl_core.gates import select
+from mirl_core.types import Description
+
+__all__ = ["Agreement", "Automatic", "FromTraffic"]
+
+
+@dataclass(frozen=True, slots=True)
+class Automatic(Gated):
+    """`auto-information`, `auto-conflict`, `auto-stable`, `auto-average`: by the request's own descriptions.
+
+    `mi_weight` is what a rule falls back to where it can't tell.
+    """
+
+    rule: Rule | None = None
+
+    @classmethod
+    def make(cls, spec: Spec) -> Self:
+        # A dataclass with slots is a new class: the bare super() would still mean the old one.
+        made = super(Automatic, cls).make(spec)
+        kind = REQUEST_RULES.get(spec.base.removeprefix("auto-"))
+        return replace(made, rule=kind() if kind else None)
+
+    @classmethod
+    def fixed(cls) -> dict[str, object]:
+        return {"gate": "mi"}
+
+    def measure(
+        self, banked: BankedQuestion, descriptions: Sequence[BankedDescription]
+    ) -> tuple[list[Description], int]:
+        if self.rule is None:
+            raise ValueError(
+                f"{self.name} must be prepared with a deployment's questions before it is played"
+            )
+        measured = self.ranked_by(
+            self.rule.scores(self.sampled(banked, descriptions), self.options), descriptions
+        )
+        # Always scored, whatever λ turns out to be: choosing it takes the image-free term.
+        return measured, self.scored_tokens(descriptions)
+
+    def sampled(self, banked: BankedQuestion, descriptions: Sequence[BankedDescription]) -> list[Sampled]:
+        """The usable ones as rules take them."""
+        return [
+            Sampled(
+                one.text,
+                np.asarray(one.logprobs, dtype=np.float64),
+                np.asarray(marginal_of(one, self.options, self.name), dtype=np.float64),
+                banked.question or banked.family,
+            )
+            for one in descriptions
+            if not one.reason
+        ]
+
+    def ranked_by(self, scores: Array, descriptions: Sequence[BankedDescription]) -> list[Description]:
+        """The descriptions with an MI that the gate normalises back to the usable ones' `scores`."""
+        by_token = self.options.normalize == "token"
+        lengths = [max(one.content_tokens, 1) if by_token else 1 for one in descriptions if not one.reason]
+        return as_descriptions(
+            descriptions, [score * n for score, n in zip(scores.tolist(), lengths, strict=True)]
+        )
+
+
+class FromTraffic(Automatic):
+    """`auto-traffic`, `auto-prior`: by a deployment's unlabelled requests; prepare it once per data set.
+
+    It learns from the first N descriptions of each question as banked, as many as a request would sample.
+    """
+
+    __slots__ = ()
+
+    def prepare(self, questions: Sequence[BankedQuestion]) -> Self:
+        blind = [unlabelled(question) for question in questions]
+        traffic = [self.sampled(one, one.descriptions[: self.options.descriptions]) for one in blind]
+        kind = TRAFFIC_RULES[self.name.partition("(")[0].removeprefix("auto-")]
+        return replace(self, rule=kind.fit(traffic, self.options))
+
+
+class Agreement(Automatic):
+    """`auto-agreement`: of λ = 0, ½ and 1, the one whose kept descriptions' chains agree most.
+
+    Self-consistency as the judge of λ: descriptions that are right lead to one answer, wrong ones to many.
+    All chains that any of the three needs are run to their end (a chain that several need, once), which is
+    what the choice costs; the greatest vote share wins, a tie goes to ½, then to 1. Where nothing votes (best
+    description wins), λ = ½.
+    """
+
+    __slots__ = ()
+    weights = (0.5, 1.0, 0.0)
+
+    def play(self, banked: BankedQuestion, draw: Draw) -> Played:
+        options = self.options
+        descriptions = drawn(banked, draw, options.descriptions, self.name)
+        if all(one.reason for one in descriptions):
+            return fallback(banked, descriptions, options.aggregate)
+        sampled = self.sampled(banked, descriptions)
+        described = sum(one.tokens for one in descriptions)
+        scored = self.scored_tokens(descriptions)
+        candidates: list[Played] = []
+        costs: dict[tuple[int | None, int], int] = {}
+        for weight in self.weights:
+            measured = self.ranked_by(fixed_weight(sampled, weight, options), descriptions)
+            selected = select(measured, options, derive_seed(draw.seed, "gate"))
+            kept = {one.index: one.score for one in selected if one.kept}
+            traces = forked(banked, draw, kept, options.forks, self.name)
+            costs |= {(one.chain.description, one.chain.fork): one.ticks for one in traces}
+            candidates.append(run(traces, options.aggregate, early_stop=False))
+        winner = max(candidates, key=lambda one: -1.0 if one.confidence is None else one.confidence)
+        return replace(
+            winner,
+            generated_tokens=described + sum(costs.values()),
+            scored_tokens=scored,
+            trajectories=len(costs),
+        )

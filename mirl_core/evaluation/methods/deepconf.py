@@ -1,0 +1,85 @@
+"""DeepConf's offline rule: keep the trajectories that were surest of themselves, weigh their votes by it.
+
+Fu et al. 2025, "Deep Think with Confidence" (arXiv 2508.15260), sections 2 and 3.2: a token's confidence is
+−1/k Σ_j log P(j) over the k likeliest tokens; a trace's is the mean over its tokens, or the lowest mean over
+a sliding group of them. Of the traces with an answer those at or above the (1 − η) quantile of confidence
+stay, η being 90% or 10%; an answer's weight is the sum of its traces' confidences.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Annotated, ClassVar, Self
+
+import numpy as np
+from pydantic import Field
+
+from mirl_core import answers
+from mirl_core.config import Settings
+from mirl_core.evaluation.bank.records import BankedQuestion
+from mirl_core.evaluation.methods.base import Draw, Played
+from mirl_core.evaluation.methods.parsing import Spec
+from mirl_core.evaluation.methods.replay import Trace, drawn, fallback, refuse, trajectories
+
+__all__ = ["DeepConf", "DeepConfLow"]
+
+
+class DeepConfOptions(Settings):
+    """Of `deepconf` and `deepconf-low`."""
+
+    keep: Annotated[float, Field(gt=0, le=1)] = 0.9
+    """η: the share of traces that vote; the paper's are 0.9 and 0.1."""
+
+
+@dataclass(frozen=True, slots=True)
+class DeepConf:
+    """`deepconf@K`: by mean confidence. Offline: all K run to their end, so it costs what sc@K costs."""
+
+    name: str
+    count: int
+    options: DeepConfOptions
+    lowest: ClassVar[bool] = False
+
+    @classmethod
+    def make(cls, spec: Spec) -> Self:
+        spec.plain(count=True)
+        return cls(spec.name, spec.k, spec.options(DeepConfOptions()))
+
+    def play(self, banked: BankedQuestion, draw: Draw) -> Played:
+        traces = trajectories(banked, draw, self.count, self.name)
+        if not any(one.reaches_answer for one in traces):
+            return fallback(banked, drawn(banked, draw, self.count, self.name), "majority")
+        cost = sum(one.ticks for one in traces)
+        complete = sum(one.reaches_answer for one in traces)
+        answered = [one for one in traces if one.chain.answer is not None]
+        if not answered:
+            return Played(None, False, cost, 0, complete, None)
+        winner, share = self.vote(answered)
+        return Played(winner.chain.answer, winner.right, cost, 0, complete, share)
+
+    def vote(self, answered: Sequence[Trace]) -> tuple[Trace, float]:
+        """The winning answer's surest trace, and the answer's share of the weight; ties to the surer one."""
+        sureness = np.array([self.confidence(one) for one in answered])
+        bar = np.quantile(sureness, 1 - self.options.keep)
+        kept = [place for place in np.argsort(-sureness, kind="stable").tolist() if sureness[place] >= bar]
+        groups = answers.group([answered[place].chain.answer or "" for place in kept])
+        weights = [sum(float(sureness[kept[place]]) for place in group) for group in groups]
+        heaviest = max(range(len(groups)), key=lambda number: weights[number])
+        whole = sum(weights)
+        share = weights[heaviest] / whole if whole else 1 / len(groups)
+        return answered[kept[groups[heaviest][0]]], share
+
+    def confidence(self, one: Trace) -> float:
+        """Nats; high where the trace was sure."""
+        found = one.lowest_confidence if self.lowest else one.confidence
+        if found is None:
+            refuse(self.name, "the bank holds no confidence of trajectories; bank anew")
+        return found
+
+
+class DeepConfLow(DeepConf):
+    """`deepconf-low@K`: by the lowest group confidence."""
+
+    __slots__ = ()
+    lowest: ClassVar[bool] = True

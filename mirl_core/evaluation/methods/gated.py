@@ -1,0 +1,215 @@
+"""The gated methods: describe all N, score, gate, fork; the gate, the MI and the vote are the product's."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Self
+
+import numpy as np
+
+from mirl_core.config import MIRLOptions
+from mirl_core.engines.base import derive_seed
+from mirl_core.evaluation.bank.records import BankedDescription, BankedQuestion
+from mirl_core.evaluation.methods.base import Draw, Played
+from mirl_core.evaluation.methods.parsing import Spec
+from mirl_core.evaluation.methods.replay import drawn, fallback, forked, refuse, run
+from mirl_core.gates import GATES, select
+from mirl_core.information import token_mi
+from mirl_core.types import Description
+
+if TYPE_CHECKING:
+    from numpy.typing import ArrayLike
+
+__all__ = [
+    "UNREPLAYABLE",
+    "Confidence",
+    "Gated",
+    "NoGate",
+    "Oracle",
+    "Random",
+    "as_descriptions",
+    "marginal_of",
+]
+
+# What was fixed when the bank was filled, or has no meaning without a clock of seconds.
+UNREPLAYABLE = ("description_tokens", "fork_image", "timeout", "max_total_tokens")
+
+
+@dataclass(frozen=True, slots=True)
+class Gated:
+    """`mirl`: the model's own options, with those changed that the name gives in parentheses."""
+
+    name: str
+    options: MIRLOptions
+    opening_tokens: int = 1
+    """Length of the description's opening tag, which is scored with every description; tokens."""
+    references: int = 0
+    """How many images the `reference` estimator takes a description's mean over."""
+
+    @classmethod
+    def make(cls, spec: Spec) -> Self:
+        spec.plain()
+        return cls(
+            spec.name,
+            spec.options(spec.settings.options, cls.fixed(), UNREPLAYABLE),
+            spec.opening_tokens,
+            len(spec.settings.reference_images),
+        )
+
+    @classmethod
+    def fixed(cls) -> dict[str, object]:
+        """Options that the method's name decides."""
+        return {}
+
+    def play(self, banked: BankedQuestion, draw: Draw) -> Played:
+        options = self.options
+        descriptions = drawn(banked, draw, options.descriptions, self.name)
+        if all(description.reason for description in descriptions):
+            return fallback(banked, descriptions, options.aggregate)
+        measured, scored = self.measure(banked, descriptions)
+        selected = select(measured, options, derive_seed(draw.seed, "gate"))
+        kept = {one.index: one.score for one in selected if one.kept}
+        traces = forked(banked, draw, kept, options.forks, self.name)
+        described = sum(description.tokens for description in descriptions)
+        return run(traces, options.aggregate, options.early_stop, described, scored)
+
+    def measure(
+        self, banked: BankedQuestion, descriptions: Sequence[BankedDescription]
+    ) -> tuple[list[Description], int]:
+        """The descriptions as the gate takes them, and the tokens that scoring them took.
+
+        With an MI only where the gate ranks by it; see `mirl_core.pipeline` for the same on live samples.
+        """
+        options = self.options
+        ranks_by_mi = GATES[options.gate].needs_marginal
+        scored = 0
+        if options.token_mi or (ranks_by_mi and options.mi_weight > 0):
+            scored = self.scored_tokens(descriptions)
+        return as_descriptions(
+            descriptions, self.mutual_information(descriptions) if ranks_by_mi else None
+        ), scored
+
+    def mutual_information(self, descriptions: Sequence[BankedDescription]) -> list[float]:
+        """Of the usable ones; nats."""
+        options = self.options
+        usable = [one for one in descriptions if not one.reason]
+        # With λ = 0 the image-free term has no say, and needn't be there.
+        pairs: list[tuple[Sequence[float], Sequence[float]]] = [
+            (one.logprobs, marginal_of(one, options, self.name) if options.mi_weight else one.logprobs)
+            for one in usable
+        ]
+        return sums_of_token_mi(pairs, options.mi_weight, options.clip)
+
+    def scored_tokens(self, descriptions: Sequence[BankedDescription]) -> int:
+        """Distinct contents, each after the opening tag, once per reference image."""
+        contents = {key for key in _content_keys(descriptions) if key is not None}
+        variants = self.references if self.options.estimator == "reference" else 1
+        return variants * sum(self.opening_tokens + length for _, length in contents)
+
+
+class Confidence(Gated):
+    """`confidence`: the model's options, ranked by log p(d | I, q)."""
+
+    __slots__ = ()
+
+    @classmethod
+    def fixed(cls) -> dict[str, object]:
+        return {"gate": "confidence"}
+
+
+class Random(Gated):
+    """`random`: the model's options, ranked by lot."""
+
+    __slots__ = ()
+
+    @classmethod
+    def fixed(cls) -> dict[str, object]:
+        return {"gate": "random"}
+
+
+class NoGate(Gated):
+    """`none`: every usable description goes on."""
+
+    __slots__ = ()
+
+    @classmethod
+    def fixed(cls) -> dict[str, object]:
+        return {"gate": "none"}
+
+
+class Oracle(Gated):
+    """`oracle`: descriptions that are true of the picture first; the bound of every gate with this k and m.
+
+    Like a gate of fixed k it fills up with wrong ones where there are too few right ones.
+    """
+
+    __slots__ = ()
+
+    @classmethod
+    def fixed(cls) -> dict[str, object]:
+        return {"gate": "mi", "normalize": "sum", "adaptive_keep": None}
+
+    def measure(
+        self, banked: BankedQuestion, descriptions: Sequence[BankedDescription]
+    ) -> tuple[list[Description], int]:
+        if any(one.right is None and not one.reason for one in descriptions):
+            refuse(self.name, "this data can't tell a right description from a wrong one; leave it out")
+        return as_descriptions(
+            descriptions, [float(one.right or False) for one in descriptions if not one.reason]
+        ), 0
+
+
+def marginal_of(one: BankedDescription, options: MIRLOptions, method: str) -> tuple[float, ...]:
+    """The image-free term under the options' estimator; nats per content token."""
+    if options.estimator not in one.marginals:
+        known = ", ".join(one.marginals) or "none"
+        refuse(
+            method,
+            f"the bank holds no scores of the estimator {options.estimator!r} (it holds: {known}); bank them "
+            f"with --estimators",
+        )
+    return one.marginals[options.estimator]
+
+
+def _content_keys(descriptions: Sequence[BankedDescription]) -> list[tuple[str, int] | None]:
+    """What tells contents apart: text and tokens (the bank has no token ids); None where unusable."""
+    return [None if one.reason else (one.text, one.content_tokens) for one in descriptions]
+
+
+def as_descriptions(
+    descriptions: Sequence[BankedDescription], usable_mi: Sequence[float] | None = None
+) -> list[Description]:
+    """As the product's values; `index` is the place in the draw, `usable_mi` the MI of the usable ones, nats.
+
+    Token ids are made up, such that two descriptions have the same content iff their `_content_keys` agree.
+    """
+    numbers: dict[tuple[str, int] | None, int] = {}
+    mi = iter(usable_mi or ())
+    return [
+        Description(
+            index=place,
+            text=one.text,
+            token_ids=(numbers.setdefault(key, len(numbers)),) * one.tokens,
+            content_tokens=one.content_tokens,
+            logprob=sum(one.logprobs),
+            mi=None if one.reason else next(mi, None),
+            reason=one.reason,
+        )
+        for place, (one, key) in enumerate(zip(descriptions, _content_keys(descriptions), strict=True))
+    ]
+
+
+def sums_of_token_mi(
+    pairs: Sequence[tuple[ArrayLike, ArrayLike]], weight: float, clip: float | None
+) -> list[float]:
+    """Σ_t token MI of each (logprobs, marginal), nats; one call for all, since calls are what costs."""
+    logprobs = np.concatenate([np.asarray(one) for one, _ in pairs])
+    marginals = np.concatenate([np.asarray(one) for _, one in pairs])
+    values = token_mi(logprobs, marginals, weight, clip).tolist()
+    found, start = [], 0
+    for one, _ in pairs:
+        end = start + np.size(one)
+        found.append(sum(values[start:end]))
+        start = end
+    return found

@@ -1,0 +1,107 @@
+"""A method's name, `base@K+stop(key=value;key=value)`, taken apart and checked."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import TypeVar
+
+from pydantic import ValidationError
+
+from mirl_core.config import ModelSettings, Settings, first_problem
+from mirl_core.errors import ConfigError
+
+__all__ = ["Spec", "read", "split"]
+
+_NAME = re.compile(
+    r"(?P<base>[a-z]+(?:-[a-z]+)*)(?:@(?P<count>\d+))?(?P<stop>\+stop)?(?:\((?P<given>[^()]*)\))?"
+)
+_OPTIONS = TypeVar("_OPTIONS", bound=Settings)
+
+
+@dataclass(frozen=True, slots=True)
+class Spec:
+    """What a name says, and what every method may need of the model."""
+
+    name: str
+    base: str
+    count: int | None
+    """K, where the name has `@K`."""
+    stop: bool
+    given: Mapping[str, str]
+    settings: ModelSettings
+    opening_tokens: int
+
+    @property
+    def k(self) -> int:
+        """K, which this method must have.
+
+        Raises:
+            ConfigError: the name has none, or it is 0.
+        """
+        if not self.count:
+            raise self.problem(f"say how many trajectories, as in {self.base}@16")
+        return self.count
+
+    def plain(self, count: bool = False, stop: bool = False) -> None:
+        """Raise ConfigError if the name has `@K` or `+stop` where the method takes neither."""
+        if self.count is not None and not count:
+            raise self.problem(f"{self.base} takes no @K")
+        if self.stop and not stop:
+            raise self.problem(f"{self.base} takes no +stop")
+
+    def options(
+        self, defaults: _OPTIONS, fixed: Mapping[str, object] | None = None, refused: Sequence[str] = ()
+    ) -> _OPTIONS:
+        """`defaults` with the given options changed, then the `fixed` ones.
+
+        Args:
+            fixed: what the name decides; it can't be given as well.
+            refused: keys that a replay can't follow.
+
+        Raises:
+            ConfigError: an unknown key, a value out of range, a fixed or refused key.
+        """
+        fixed = dict(fixed or {})
+        for key in self.given:
+            if key in fixed:
+                raise self.problem(f"'{key}' is what the name says; leave it out")
+            if key in refused:
+                raise self.problem(
+                    f"'{key}' can't be replayed from a bank; change the model's mirl.json and bank anew"
+                )
+        values = {key: None if value in ("none", "null") else value for key, value in self.given.items()}
+        try:
+            return type(defaults).model_validate(defaults.model_dump() | values | fixed)
+        except ValidationError as error:
+            raise self.problem(first_problem(error, type(defaults))[0]) from error
+
+    def problem(self, message: str) -> ConfigError:
+        return ConfigError(f"methods: {self.name}: {message}", param="methods")
+
+
+def split(text: str) -> list[str]:
+    """The names in a list with commas, without white space; commas inside parentheses don't count."""
+    names = [re.sub(r"\s+", "", name) for name in re.findall(r"(?:[^,(]|\([^)]*\)?)+", text)]
+    return [name for name in names if name]
+
+
+def read(name: str, settings: ModelSettings, opening_tokens: int) -> Spec:
+    """One name, taken apart. Raises ConfigError where it has another form."""
+    match = _NAME.fullmatch(name)
+    if match is None:
+        raise ConfigError(
+            f"methods: {name!r} is not of the form name, name@K, name@K+stop or name(key=value;key=value)",
+            param="methods",
+        )
+    given: dict[str, str] = {}
+    for part in filter(None, (match["given"] or "").split(";")):
+        key, equals, value = part.partition("=")
+        if not equals or not key or not value or key in given:
+            raise ConfigError(
+                f"methods: {name}: {part!r} is not key=value, or a key comes twice", param="methods"
+            )
+        given[key] = value
+    count = None if match["count"] is None else int(match["count"])
+    return Spec(name, match["base"], count, bool(match["stop"]), given, settings, opening_tokens)

@@ -1,0 +1,213 @@
+"""Methods that sample whole trajectories: one, K at once, or one after the other."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import Annotated, Self
+
+from pydantic import Field
+
+from mirl_core import answers
+from mirl_core.config import Aggregation, Settings
+from mirl_core.evaluation.bank.records import BankedQuestion
+from mirl_core.evaluation.methods.base import Draw, Played
+from mirl_core.evaluation.methods.parsing import Spec
+from mirl_core.evaluation.methods.replay import Trace, drawn, fallback, run, trajectories
+
+__all__ = ["Adaptive", "Direct", "EarlyStopping", "Greedy", "OracleAnswer", "SelfConsistency"]
+
+
+class NoOptions(Settings):
+    """The method takes none."""
+
+
+class VoteOptions(Settings):
+    """Of methods that only vote."""
+
+    aggregate: Aggregation = "auto"
+    """As `mirl_core.config.MIRLOptions.aggregate`."""
+
+
+class AdaptiveOptions(VoteOptions):
+    """Of `adaptive`."""
+
+    threshold: Annotated[float, Field(gt=0, lt=1)] = 0.95
+    """Stop at this probability that the leading answer stays ahead; the paper's."""
+
+
+class EarlyStoppingOptions(VoteOptions):
+    """Of `esc`."""
+
+    window: Annotated[int, Field(ge=2)] = 4
+    """Trajectories sampled side by side before they are compared."""
+
+
+@dataclass(frozen=True, slots=True)
+class Direct:
+    """`direct`: one sampled trajectory, what a client without us gets. Nothing votes: no confidence."""
+
+    name: str
+    aggregate: Aggregation
+
+    @classmethod
+    def make(cls, spec: Spec) -> Self:
+        spec.plain()
+        spec.options(NoOptions())
+        return cls(spec.name, spec.settings.options.aggregate)
+
+    def play(self, banked: BankedQuestion, draw: Draw) -> Played:
+        return replace(_sample(banked, draw, 1, self.aggregate, False, self.name), confidence=None)
+
+
+@dataclass(frozen=True, slots=True)
+class Greedy:
+    """`greedy`: the banked trajectory at temperature 0; the same in every draw."""
+
+    name: str
+
+    @classmethod
+    def make(cls, spec: Spec) -> Self:
+        spec.plain()
+        spec.options(NoOptions())
+        return cls(spec.name)
+
+    def play(self, banked: BankedQuestion, draw: Draw) -> Played:
+        description, chain = banked.greedy
+        if chain is None:
+            return Played(None, False, description.tokens, 0, 0, None)
+        return Played(chain.answer, chain.right, description.tokens + chain.tokens, 0, 1, None)
+
+
+@dataclass(frozen=True, slots=True)
+class SelfConsistency:
+    """`sc@K`: K trajectories and a vote (Wang et al. 2022); `sc@K+stop` with the product's stopping rule."""
+
+    name: str
+    count: int
+    stop: bool
+    aggregate: Aggregation
+
+    @classmethod
+    def make(cls, spec: Spec) -> Self:
+        options = spec.options(VoteOptions(aggregate=spec.settings.options.aggregate))
+        return cls(spec.name, spec.k, spec.stop, options.aggregate)
+
+    def play(self, banked: BankedQuestion, draw: Draw) -> Played:
+        return _sample(banked, draw, self.count, self.aggregate, self.stop, self.name)
+
+
+@dataclass(frozen=True, slots=True)
+class OracleAnswer:
+    """`oracle-answer@K`: right if any of K trajectories is (pass@K), the bound of every vote over them."""
+
+    name: str
+    count: int
+
+    @classmethod
+    def make(cls, spec: Spec) -> Self:
+        spec.plain(count=True)
+        spec.options(NoOptions())
+        return cls(spec.name, spec.k)
+
+    def play(self, banked: BankedQuestion, draw: Draw) -> Played:
+        played = _sample(banked, draw, self.count, "majority", False, self.name)
+        found = next((one for one in trajectories(banked, draw, self.count, self.name) if one.right), None)
+        if found is None or played.right:
+            return replace(played, confidence=None)
+        return replace(played, answer=found.chain.answer, right=True, confidence=None)
+
+
+@dataclass(frozen=True, slots=True)
+class Adaptive:
+    """`adaptive@K`: Adaptive-Consistency (Aggarwal et al. 2023, "Let's Sample Step by Step").
+
+    One trajectory at a time, at most K. With v₁ and v₂ votes for the two leading answers and a uniform prior,
+    the leader's share of their future votes is Beta(v₁ + 1, v₂ + 1); stop once P(share > 1/2) ≥ threshold.
+    Cheap in tokens and slow in seconds: nothing runs side by side.
+    """
+
+    name: str
+    count: int
+    options: AdaptiveOptions
+
+    @classmethod
+    def make(cls, spec: Spec) -> Self:
+        spec.plain(count=True)
+        return cls(
+            spec.name, spec.k, spec.options(AdaptiveOptions(aggregate=spec.settings.options.aggregate))
+        )
+
+    def play(self, banked: BankedQuestion, draw: Draw) -> Played:
+        traces = trajectories(banked, draw, self.count, self.name)
+        for taken in range(1, self.count):
+            if self.enough(traces[:taken]):
+                return _played(banked, draw, traces[:taken], self.options.aggregate, self.name)
+        return _played(banked, draw, traces, self.options.aggregate, self.name)
+
+    def enough(self, traces: Sequence[Trace]) -> bool:
+        """Whether the leading answer is likely enough to stay so."""
+        votes = sorted(map(len, _groups(traces)), reverse=True)
+        if not votes:
+            return False
+        leading, second = votes[0], votes[1] if len(votes) > 1 else 0
+        # For whole a and b, P(Beta(a, b) > 1/2) is the chance of fewer than a heads in a + b − 1 tosses.
+        tosses = leading + second + 1
+        ahead = sum(math.comb(tosses, heads) for heads in range(leading + 1)) * 0.5**tosses
+        return ahead >= self.options.threshold
+
+
+@dataclass(frozen=True, slots=True)
+class EarlyStopping:
+    """`esc@K`: Early-Stopping Self-Consistency (Li et al. 2024, "Escape Sky-high Cost").
+
+    Windows of a few trajectories side by side, at most K in all; stop after a window whose answers all agree,
+    then vote over everything sampled.
+    """
+
+    name: str
+    count: int
+    options: EarlyStoppingOptions
+
+    @classmethod
+    def make(cls, spec: Spec) -> Self:
+        spec.plain(count=True)
+        options = spec.options(EarlyStoppingOptions(aggregate=spec.settings.options.aggregate))
+        return cls(spec.name, spec.k, options)
+
+    def play(self, banked: BankedQuestion, draw: Draw) -> Played:
+        traces = trajectories(banked, draw, self.count, self.name)
+        window = self.options.window
+        for start in range(0, self.count, window):
+            groups = _groups(traces[start : start + window])
+            if len(groups) == 1 and len(groups[0]) == window:
+                traces = traces[: start + window]
+                break
+        return _played(banked, draw, traces, self.options.aggregate, self.name)
+
+
+def _groups(traces: Sequence[Trace]) -> list[list[int]]:
+    """Places, in `traces` without those that gave no answer, of equal answers."""
+    return answers.group([one.chain.answer for one in traces if one.chain.answer is not None])
+
+
+def _sample(
+    banked: BankedQuestion, draw: Draw, count: int, aggregate: Aggregation, stop: bool, name: str
+) -> Played:
+    traces = trajectories(banked, draw, count, name)
+    return _played(banked, draw, traces, aggregate, name, stop)
+
+
+def _played(
+    banked: BankedQuestion,
+    draw: Draw,
+    traces: Sequence[Trace],
+    aggregate: Aggregation,
+    name: str,
+    stop: bool = False,
+) -> Played:
+    """The vote over the draw's first trajectories, or the fallback where none has a usable description."""
+    if not any(one.reaches_answer for one in traces):
+        return fallback(banked, drawn(banked, draw, len(traces), name), aggregate)
+    return run(traces, aggregate, stop)

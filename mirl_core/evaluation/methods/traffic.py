@@ -1,0 +1,182 @@
+"""Rules that learn from a deployment's unlabelled traffic how usual things are there.
+
+The image-free term doesn't depend on the image, so requests with the same question meet the same *contexts*:
+the same tokens of a description so far, with the same prior p(c | context) over what may come next. In a
+context that many requests pass, the continuations that were sampled cover nearly all of that prior. Each
+passing request brings evidence: p(c | context, I) / p(c | context) is, up to a constant, the likelihood of
+its image under continuation c. From these, without any label, follows how often each c is *true* there:
+
+    L(p') = Π_requests Σ_c p'(c | context) · p(c | context, I) / p(c | context)
+
+(Saerens, Latinne and Decaestecker 2002, "Adjusting the outputs of a classifier to new a priori
+probabilities"). A context in which the image changes nothing has the same likelihood under every p' and says
+nothing, as it should. Continuations that a request didn't sample share what its posterior left over, in
+proportion to their prior.
+
+The bank has no token ids, so a context is told by the question's text and the prior's log-probabilities of
+the tokens before it, and a continuation by its own. Two contexts that agree in all of these to `DIGITS` are
+taken for one; one whose continuations then have more than all probability is left out.
+"""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Protocol, Self
+
+import numpy as np
+from numpy.typing import NDArray
+
+from mirl_core.config import MIRLOptions
+from mirl_core.evaluation.methods.auto_weight import Rule, Sampled, fixed_weight
+
+__all__ = ["TRAFFIC_RULES", "TrafficPrior", "TrafficRule", "TrafficWeight"]
+
+Array = NDArray[np.float64]
+Context = tuple[str, tuple[float, ...]]
+
+DIGITS = 3
+COVERED = 0.9
+"""A context takes part once the continuations seen there hold this much of its prior."""
+GRID = tuple(step / 20 for step in range(51))
+"""Weights whose likelihood is compared."""
+SHRINKAGE = 20.0
+"""How many requests' worth the tempered prior counts against a context's own traffic."""
+
+
+class TrafficRule(Rule, Protocol):
+    """A rule that must see traffic before it can score."""
+
+    @classmethod
+    def fit(cls, traffic: Sequence[Sequence[Sampled]], options: MIRLOptions) -> Self:
+        """Learn from requests, each with its usable descriptions."""
+        ...
+
+
+@dataclass(slots=True)
+class _Node:
+    """One context: the prior of the continuations seen, and for each passing request its posterior."""
+
+    prior: dict[float, float] = field(default_factory=dict)
+    requests: dict[int, dict[float, float]] = field(default_factory=lambda: defaultdict(dict))
+
+    def table(self) -> tuple[list[float], Array, Array] | None:
+        """(continuations, their prior (C,), likelihood ratios (R, C)); None where it can't teach anything."""
+        names = sorted(self.prior)
+        prior = np.array([self.prior[name] for name in names])
+        covered = float(prior.sum())
+        if len(names) < 2 or len(self.requests) < 2 or not COVERED <= covered <= 1 + 1e-3:
+            return None
+        ratios = np.empty((len(self.requests), len(names)))
+        for row, posterior in enumerate(self.requests.values()):
+            seen = np.array([name in posterior for name in names])
+            left = max(1 - sum(posterior.values()), 0.0) / max(1 - float(prior[seen].sum()), 1e-9)
+            ratios[row] = [posterior.get(name, left * mass) for name, mass in zip(names, prior, strict=True)]
+        return names, prior / covered, np.maximum(ratios / prior, 1e-12)
+
+
+@dataclass(frozen=True, slots=True)
+class TrafficWeight:
+    """`traffic`: the λ under which p'(c) ∝ p(c)^(1−λ), in every context, makes the traffic most likely.
+
+    0 where descriptions are as usual as in training, 1 where all are equally so, above 1 where the unusual
+    prevails. Without a context that many requests share, the options' λ.
+    """
+
+    weight: float
+
+    @classmethod
+    def fit(cls, traffic: Sequence[Sequence[Sampled]], options: MIRLOptions) -> Self:
+        return cls(_tempering([table for _, table in _tables(traffic)], options))
+
+    def scores(self, sampled: Sequence[Sampled], options: MIRLOptions) -> Array:
+        return fixed_weight(sampled, self.weight, options)
+
+
+@dataclass(frozen=True, slots=True)
+class TrafficPrior:
+    """`prior`: λ as `traffic` has it, corrected in each known context by what is usual there.
+
+    score = Σ_t log p(d_t | I) − λ log p(d_t) + log p'(d_t) − log p_λ(d_t), the last two in known contexts.
+    p' by expectation maximisation, shrunk towards the tempered p_λ ∝ p^(1−λ) by `SHRINKAGE` requests' worth.
+    So tokens that vary with the speaker and not with the deployment keep their own prior.
+    """
+
+    weight: float
+    corrections: Mapping[Context, Mapping[float, float]]
+    """log p' − log p_λ of each continuation of each known context; nats."""
+
+    @classmethod
+    def fit(cls, traffic: Sequence[Sequence[Sampled]], options: MIRLOptions) -> Self:
+        tables = list(_tables(traffic))
+        weight = _tempering([table for _, table in tables], options)
+        corrections = {}
+        for context, (names, prior, ratios) in tables:
+            tempered = _tempered(prior, weight)
+            learned = tempered
+            for _ in range(50):
+                joint = ratios * learned
+                counts = (joint / joint.sum(axis=1, keepdims=True)).sum(axis=0)
+                learned = (counts + SHRINKAGE * tempered) / (len(ratios) + SHRINKAGE)
+            corrections[context] = dict(zip(names, np.log(learned / tempered).tolist(), strict=True))
+        return cls(weight, corrections)
+
+    def scores(self, sampled: Sequence[Sampled], options: MIRLOptions) -> Array:
+        plain = fixed_weight(sampled, self.weight, options)
+        extra: list[float] = [
+            sum(self.corrections.get(context, {}).get(name, 0.0) for context, name in _steps(one))
+            / (max(len(one.logprobs), 1) if options.normalize == "token" else 1)
+            for one in sampled
+        ]
+        corrected: Array = plain + np.array(extra)
+        return corrected
+
+
+TRAFFIC_RULES: dict[str, type[TrafficWeight] | type[TrafficPrior]] = {
+    "traffic": TrafficWeight,
+    "prior": TrafficPrior,
+}
+
+
+def _tables(
+    traffic: Sequence[Sequence[Sampled]],
+) -> Iterator[tuple[Context, tuple[list[float], Array, Array]]]:
+    """Every context that can teach something, with its table."""
+    nodes: dict[Context, _Node] = defaultdict(_Node)
+    for number, request in enumerate(traffic):
+        for one in request:
+            posteriors = np.exp(one.logprobs).tolist()
+            priors = np.exp(one.marginal).tolist()
+            for (context, name), posterior, prior in zip(_steps(one), posteriors, priors, strict=True):
+                node = nodes[context]
+                node.prior[name] = prior
+                node.requests[number][name] = posterior
+    for context, node in nodes.items():
+        if (table := node.table()) is not None:
+            yield context, table
+
+
+def _steps(one: Sampled) -> list[tuple[Context, float]]:
+    """The context before each token, and what tells the token from the others that could stand there."""
+    names = tuple(np.round(one.marginal, DIGITS).tolist())
+    return [((one.question, names[:place]), name) for place, name in enumerate(names)]
+
+
+def _tempering(tables: Sequence[tuple[list[float], Array, Array]], options: MIRLOptions) -> float:
+    """The weight in `GRID` with the greatest likelihood; the options' where all are alike."""
+    total = np.zeros(len(GRID))
+    for _, prior, ratios in tables:
+        tempered = np.array([_tempered(prior, weight) for weight in GRID])
+        total += np.log(ratios @ tempered.T).sum(axis=0)
+    if np.ptp(total) < 1e-9:
+        return options.mi_weight
+    return GRID[int(total.argmax())]
+
+
+def _tempered(prior: Array, weight: float) -> Array:
+    """(C,) p^(1−λ), normalised."""
+    logs = (1 - weight) * np.log(prior)
+    masses = np.exp(logs - logs.max())
+    tempered: Array = masses / masses.sum()
+    return tempered

@@ -1,0 +1,164 @@
+"""What every method made of every question of a data set, in memory and on disk (`questions/<data>.jsonl`).
+
+One line a question: `{"key", "family", "truth", "clusters", "methods": {name: {"right": [...], ...}}}`, each
+list one entry a draw. Figures, comparisons and plots are made of these lines alone.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any, Protocol
+
+import numpy as np
+import numpy.typing as npt
+
+from mirl_core.errors import ConfigError
+
+__all__ = [
+    "Outcomes",
+    "PlayedLike",
+    "as_entry",
+    "file_name",
+    "outcomes_of",
+    "read_outcomes",
+    "read_rows",
+    "write_rows",
+]
+
+Array = npt.NDArray[np.float64]
+_FIELDS = ("right", "generated_tokens", "scored_tokens", "trajectories", "confidence", "seconds")
+
+
+class PlayedLike(Protocol):
+    """One replay or one live run of a method on a question."""
+
+    @property
+    def answer(self) -> str | None: ...
+    @property
+    def right(self) -> bool: ...
+    @property
+    def generated_tokens(self) -> int: ...
+    @property
+    def scored_tokens(self) -> int: ...
+    @property
+    def trajectories(self) -> int: ...
+    @property
+    def confidence(self) -> float | None: ...
+
+
+@dataclass(frozen=True, slots=True)
+class Outcomes:
+    """One method on one data set. Arrays are [questions, draws]; NaN stands for what there is not."""
+
+    keys: tuple[str, ...]
+    clusters: tuple[tuple[str, ...], ...]
+    """Per question: its scene, then its glyphs."""
+    answered: Array
+    """1 where there was an answer."""
+    right: Array
+    """1 where the answer was right."""
+    generated_tokens: Array
+    scored_tokens: Array
+    trajectories: Array
+    """Chains that ran to their end."""
+    confidence: Array
+    """Vote share, 0 to 1; NaN where the answers don't vote."""
+    seconds: Array
+    """Engine seconds; NaN for replays."""
+
+    @property
+    def accuracy(self) -> Array:
+        """[questions]: share of draws that were right."""
+        return np.asarray(self.right.mean(axis=1))
+
+    @property
+    def tokens(self) -> Array:
+        """[questions]: generated plus scored tokens, mean over draws."""
+        return np.asarray((self.generated_tokens + self.scored_tokens).mean(axis=1))
+
+    def only(self, keys: Sequence[str]) -> Outcomes:
+        """The same on some of its questions, in the order of `keys`."""
+        places = {key: place for place, key in enumerate(self.keys)}
+        rows = [places[key] for key in keys]
+        arrays = {name: getattr(self, name)[rows] for name in (*_FIELDS, "answered")}
+        return replace(self, keys=tuple(keys), clusters=tuple(self.clusters[row] for row in rows), **arrays)
+
+    @classmethod
+    def of(
+        cls, keys: Sequence[str], clusters: Sequence[Sequence[str]], entries: Sequence[Mapping[str, Any]]
+    ) -> Outcomes:
+        """From the entries of the questions' lines, one a question, all with as many draws."""
+        blank = [None] * len(entries[0]["right"]) if entries else []
+        arrays = {
+            name: np.array([entry.get(name, blank) for entry in entries], np.float64) for name in _FIELDS
+        }
+        answered = np.array([[one is not None for one in entry["answer"]] for entry in entries], np.float64)
+        # A question without clusters is a scene of its own.
+        scenes = tuple(tuple(names) or (key,) for key, names in zip(keys, clusters, strict=True))
+        return cls(tuple(keys), scenes, answered, **arrays)
+
+
+def as_entry(plays: Sequence[PlayedLike], seconds: Sequence[float] | None = None) -> dict[str, Any]:
+    """One method's entry in a question's line, of its draws."""
+    entry: dict[str, Any] = {
+        "right": [int(play.right) for play in plays],
+        "answer": [play.answer for play in plays],
+        "generated_tokens": [play.generated_tokens for play in plays],
+        "scored_tokens": [play.scored_tokens for play in plays],
+        "trajectories": [play.trajectories for play in plays],
+        "confidence": [None if play.confidence is None else round(play.confidence, 4) for play in plays],
+    }
+    return entry if seconds is None else entry | {"seconds": [round(one, 4) for one in seconds]}
+
+
+def file_name(data: str) -> str:
+    """A data set's or method's name as a file name, without suffix."""
+    return re.sub(r"[^A-Za-z0-9.@+=-]+", "_", data).strip("._") or "data"
+
+
+def write_rows(path: Path, rows: Iterable[Mapping[str, Any]]) -> None:
+    """Write JSON lines as a whole: readers see the old file or the new one, never half of it."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    part = path.with_name(path.name + ".part")
+    with part.open("w", encoding="utf-8") as file:
+        for row in rows:
+            file.write(json.dumps(row, ensure_ascii=False) + "\n")
+    part.replace(path)
+
+
+def read_rows(path: Path) -> list[dict[str, Any]]:
+    """The rows of a JSON lines file.
+
+    Raises:
+        ConfigError: it is not there, or a line is not JSON.
+    """
+    try:
+        return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines() if line.strip()]
+    except (OSError, ValueError) as error:
+        raise ConfigError(f"{path} can't be read as JSON lines: {error}") from error
+
+
+def outcomes_of(rows: Sequence[Mapping[str, Any]]) -> dict[str, Outcomes]:
+    """Method → its outcomes, of one data set's lines; a method that misses a question is left out."""
+    if not rows:
+        return {}
+    names = [name for name in rows[0]["methods"] if all(name in row["methods"] for row in rows)]
+    keys, clusters = [row["key"] for row in rows], [row["clusters"] for row in rows]
+    return {name: Outcomes.of(keys, clusters, [row["methods"][name] for row in rows]) for name in names}
+
+
+def read_outcomes(path: Path) -> dict[str, Outcomes]:
+    """`outcomes_of` a `questions/<data>.jsonl`.
+
+    Raises:
+        ConfigError: the file is not there, or `mirl-eval run` did not write it.
+    """
+    rows = read_rows(path)
+    try:
+        return outcomes_of(rows)
+    except (KeyError, TypeError, ValueError) as error:
+        raise ConfigError(f"{path} was not written by `mirl-eval run`: {error!r}") from error

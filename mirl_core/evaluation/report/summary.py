@@ -1,0 +1,147 @@
+"""`summary.json`: every figure of a run. The report and the plots are made of it and nothing else.
+
+model, fingerprint, versions, settings, part, seed, draws, bank, command    what was run
+methods         name → its options, where it has any
+data            data set → method → figures (`statistics.figures`)
+comparisons     data set → {"baseline": name, "methods": {name: `statistics.Comparison`}}
+reliability     data set → method → bins
+selection       data set → rows of `selection.selection_quality`
+length          data set → rows of `selection.length_correlation`
+causality       data set → `selection.causality`
+live            data set → method → {"live": figures, "replay": figures, "comparison": live against replay}
+"""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+from mirl_core.errors import ConfigError
+from mirl_core.evaluation.bank.records import BankedQuestion
+from mirl_core.evaluation.outcomes import Outcomes
+from mirl_core.evaluation.resampling import Resampling
+from mirl_core.evaluation.selection import causality, length_correlation, selection_quality
+from mirl_core.evaluation.statistics import compare, figures, reliability
+
+__all__ = [
+    "BASELINE",
+    "add_data",
+    "choose_baseline",
+    "new_summary",
+    "read_summary",
+    "strict",
+    "write_summary",
+]
+
+BASELINE = "sc@16"
+_PER_DATA = ("data", "comparisons", "reliability", "selection", "length", "causality", "live")
+
+
+def new_summary(facts: Mapping[str, Any]) -> dict[str, Any]:
+    """A summary without any data yet; `facts` say what was run."""
+    return {**facts, **{name: {} for name in _PER_DATA}}
+
+
+def add_data(
+    summary: dict[str, Any],
+    name: str,
+    outcomes: Mapping[str, Outcomes],
+    live: Mapping[str, Outcomes],
+    questions: Sequence[BankedQuestion],
+    estimators: Sequence[str],
+) -> None:
+    """Enter one data set's figures.
+
+    Args:
+        outcomes: method → what it made of every question; all of the same questions.
+        live: method → the same from live runs, possibly of fewer questions.
+        questions: the bank's lines of these questions.
+    """
+    some = next(iter(outcomes.values()))
+    resampling = Resampling(some.clusters)
+    summary["data"][name] = {method: figures(one, resampling) for method, one in outcomes.items()}
+    baseline = choose_baseline(list(outcomes))
+    summary["comparisons"][name] = {
+        "baseline": baseline,
+        "methods": {
+            method: compare(one, outcomes[baseline], resampling).to_json()
+            for method, one in outcomes.items()
+            if method != baseline
+        },
+    }
+    summary["reliability"][name] = {
+        method: [asdict(one) for one in bins]
+        for method, found in outcomes.items()
+        if (bins := reliability(found.confidence, found.right))
+    }
+    summary["selection"][name] = selection_quality(questions, estimators)
+    summary["length"][name] = length_correlation(questions, estimators)
+    summary["causality"][name] = causality(questions)
+    summary["live"][name] = {
+        method: _against_replay(one, outcomes[method])
+        for method, one in live.items()
+        if one.keys and method in outcomes
+    }
+
+
+def choose_baseline(methods: Sequence[str]) -> str:
+    """What the others are compared with: `sc@16` where it was played, else the first."""
+    return BASELINE if BASELINE in methods else methods[0]
+
+
+def write_summary(folder: Path, summary: Mapping[str, Any]) -> Path:
+    """Write `summary.json` as strict JSON: what is not a number is null."""
+    folder.mkdir(parents=True, exist_ok=True)
+    path = folder / "summary.json"
+    part = path.with_name("summary.json.part")
+    part.write_text(json.dumps(strict(summary), indent=1, allow_nan=False) + "\n", encoding="utf-8")
+    part.replace(path)
+    return path
+
+
+def read_summary(folder: Path) -> dict[str, Any]:
+    """The summary in `folder`.
+
+    Raises:
+        ConfigError: it is not there or is no summary.
+    """
+    path = folder / "summary.json"
+    try:
+        summary = json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise ConfigError(
+            f"{folder} holds no summary.json: give the --output folder of a `mirl-eval run`", param="folder"
+        ) from None
+    except (OSError, ValueError) as error:
+        raise ConfigError(f"{path} is not readable JSON: {error}", param="folder") from error
+    missing = [name for name in _PER_DATA if not isinstance(summary, dict) or name not in summary]
+    if missing:
+        raise ConfigError(
+            f"{path} was not written by `mirl-eval run`: no {', '.join(missing)}", param="folder"
+        )
+    return dict(summary)
+
+
+def _against_replay(live: Outcomes, replay: Outcomes) -> dict[str, Any]:
+    same = replay.only(live.keys)
+    resampling = Resampling(live.clusters)
+    return {
+        "live": figures(live, resampling),
+        "replay": figures(same, resampling),
+        "comparison": compare(live, same, resampling).to_json(),
+    }
+
+
+def strict(value: Any) -> Any:
+    """The same for strict JSON: six significant digits, null for what is not a finite number."""
+    if isinstance(value, Mapping):
+        return {str(key): strict(one) for key, one in value.items()}
+    if isinstance(value, list | tuple):
+        return [strict(one) for one in value]
+    if isinstance(value, float):
+        return float(f"{value:.6g}") if math.isfinite(value) else None
+    return value

@@ -1,0 +1,296 @@
+"""The Markdown report: tables of a summary's figures, with what each column means."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from mirl_core.config import ModelSettings
+
+__all__ = ["markdown", "percent", "points", "table"]
+
+_PREFACE = """Accuracy is the share of right answers, every question's draws averaged; brackets are 95%
+intervals: Wilson's for accuracies, at the number of independent cases that a bootstrap over scenes and
+glyphs leaves; that bootstrap's percentiles for differences and ratios. Tokens and trajectories are means a
+question: *generated* counts every sampled token once, aborted ones until their abort; *scored* is the
+image-free forward pass; a *trajectory* is a chain that ran to its end. *p* is McNemar's exact test on the
+first draw, which takes questions for independent: quote the interval."""
+
+_WORDS = frozenset({"", " ", "data", "method", "estimator", "score", "normalised", "chains"})
+
+
+def markdown(summary: Mapping[str, Any], plots: Sequence[Path] = ()) -> str:
+    """The report. `plots` are paths relative to it."""
+    images = {plot.stem: f"![{plot.stem.replace('-', ' ')}]({plot.as_posix()})" for plot in plots}
+    sections = [
+        f"# Evaluation of {summary.get('model', 'a model')}",
+        _facts(summary),
+        "## Accuracy and cost",
+        _PREFACE,
+        images.get("accuracy-cost"),
+        *(f"### {name}\n\n{_methods(summary, name)}" for name in summary["data"]),
+        _section("## Live against replay", _live(summary), _LIVE),
+        _section("## Calibration of the reported confidence", _calibration(summary), _CALIBRATION),
+        images.get("reliability"),
+        _section("## Selection", _selection(summary), _SELECTION),
+        images.get("selection"),
+        images.get("mi-weight"),
+        _section("## Score and length", _length(summary), _LENGTH),
+        _section("## What a right description is worth", _causality(summary), _CAUSALITY),
+        _section("## Faithfulness", _faithfulness(summary), _FAITHFULNESS),
+        _section("## Sample size", _sample_size(summary), _SAMPLE_SIZE),
+    ]
+    return "\n\n".join(section.strip() for section in sections if section) + "\n"
+
+
+def table(head: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
+    """A Markdown table, columns of words left, of figures right; empty without rows."""
+    lines = [
+        "| " + " | ".join(cell.replace("|", "\\|").replace("\n", " ") for cell in row) + " |" for row in rows
+    ]
+    if not lines:
+        return ""
+    ruler = "|" + "".join(" --- |" if name in _WORDS else " ---: |" for name in head)
+    return "\n".join(["| " + " | ".join(head) + " |", ruler, *lines])
+
+
+def percent(mean: float | None, low: float | None = None, high: float | None = None) -> str:
+    """Shares as per cent: `71.3 [68.0, 74.4]`; a dash for None."""
+    if mean is None:
+        return "–"
+    text = f"{100 * mean:.1f}"
+    return text if low is None or high is None else f"{text} [{100 * low:.1f}, {100 * high:.1f}]"
+
+
+def points(row: Mapping[str, Any], name: str = "difference", low: str = "low", high: str = "high") -> str:
+    """A difference of shares in points, with its sign: `+2.1 [-0.4, +4.6]`."""
+    if row.get(name) is None:
+        return "–"
+    return f"{100 * row[name]:+.1f} [{100 * row[low]:+.1f}, {100 * row[high]:+.1f}]"
+
+
+def _number(value: float | None, digits: int = 1) -> str:
+    return "–" if value is None else f"{value:.{digits}f}"
+
+
+def _p(value: float | None) -> str:
+    if value is None:
+        return "–"
+    return "<0.001" if value < 0.001 else f"{value:.3f}"
+
+
+def _section(title: str, body: str, words: str) -> str:
+    return f"{title}\n\n{words}\n\n{body}" if body else ""
+
+
+def _facts(summary: Mapping[str, Any]) -> str:
+    versions = ", ".join(f"{name} {one}" for name, one in (summary.get("versions") or {}).items())
+    bank = ", ".join(f"{name} {_plain(one)}" for name, one in (summary.get("bank") or {}).items())
+    usual = dict(_flat(ModelSettings().model_dump(mode="json")))
+    changed = ", ".join(
+        f"{name} = {_plain(one)}"
+        for name, one in _flat(summary.get("settings") or {})
+        if one != usual.get(name, one) or name not in usual
+    )
+    sizes = ", ".join(
+        f"{name}: {next(iter(methods.values()))['n']}" for name, methods in summary["data"].items() if methods
+    )
+    rows = [
+        (
+            "model",
+            f"{summary.get('model', '–')} ({str(summary.get('fingerprint') or 'no fingerprint')[:16]})",
+        ),
+        ("part", str(summary.get("part", "–"))),
+        ("questions", sizes),
+        ("replays of each question", str(summary.get("draws", "–"))),
+        ("seed", str(summary.get("seed", "–"))),
+        ("bank", bank or "–"),
+        ("model's settings other than the defaults", changed or "none"),
+        ("versions", versions or "–"),
+        ("command", f"`{summary['command']}`" if summary.get("command") else "–"),
+    ]
+    return table(["", " "], rows)
+
+
+def _plain(value: Any) -> str:
+    return "+".join(map(str, value)) if isinstance(value, list) else str(value)
+
+
+def _flat(settings: Mapping[str, Any], prefix: str = "") -> Iterable[tuple[str, Any]]:
+    """Settings by dotted name; long texts cut."""
+    for name, value in settings.items():
+        if isinstance(value, Mapping):
+            yield from _flat(value, f"{prefix}{name}.")
+        else:
+            words = isinstance(value, str) and (" " in value or not value)
+            yield f"{prefix}{name}", f"'{value:.60}'" if words else value
+
+
+def _methods(summary: Mapping[str, Any], name: str) -> str:
+    compared = summary["comparisons"].get(name) or {"baseline": None, "methods": {}}
+    baseline = compared["baseline"]
+    rows = []
+    for method, row in summary["data"][name].items():
+        against = compared["methods"].get(method, {})
+        ratio = against.get("tokens_ratio")
+        rows.append(
+            [
+                f"`{method}`",
+                percent(row["accuracy"], row["low"], row["high"]),
+                _number(row["generated_tokens"]),
+                _number(row["scored_tokens"]),
+                _number(row["complete_trajectories"]),
+                points(against),
+                _p(against.get("mcnemar_p")),
+                "1" if method == baseline else _number(ratio, 2),
+            ]
+        )
+    head = [
+        "method",
+        "accuracy, %",
+        "generated tokens",
+        "scored tokens",
+        "trajectories",
+        f"against `{baseline}`, points",
+        "p",
+        f"tokens, × `{baseline}`",
+    ]
+    return table(head, rows)
+
+
+_LIVE = """The real pipeline, end to end, on the same questions: one run a question, one question at a time.
+*Difference* is live minus replay, paired. *Engine seconds* are wall time from the picture to the answer, on
+the machine that ran it: compare methods of one run, nothing else."""
+
+
+def _live(summary: Mapping[str, Any]) -> str:
+    rows = []
+    for name, methods in summary["live"].items():
+        for method, both in methods.items():
+            live, replay = both["live"], both["replay"]
+            rows.append(
+                [
+                    name,
+                    f"`{method}`",
+                    str(live["n"]),
+                    percent(live["accuracy"], live["low"], live["high"]),
+                    percent(replay["accuracy"], replay["low"], replay["high"]),
+                    points(both["comparison"]),
+                    f"{_number(live['tokens'])} / {_number(replay['tokens'])}",
+                    f"{_number(live['complete_trajectories'])} / {_number(replay['complete_trajectories'])}",
+                    _number(live["engine_seconds"], 3),
+                ]
+            )
+    head = ["data", "method", "n", "live, %", "replay, %", "difference, points"]
+    return table([*head, "tokens, live / replay", "trajectories", "engine seconds"], rows)
+
+
+_CALIBRATION = """Reported confidence is the vote's share. ECE: mean distance between confidence and
+accuracy over ten bins, in points."""
+
+
+def _calibration(summary: Mapping[str, Any]) -> str:
+    rows = [
+        [name, f"`{method}`", percent(row["confidence"]), percent(row["accuracy"]), percent(row["ece"])]
+        for name, methods in summary["data"].items()
+        for method, row in methods.items()
+        if row.get("confidence") is not None
+    ]
+    return table(["data", "method", "mean confidence, %", "accuracy, %", "ECE, points"], rows)
+
+
+_SELECTION = """Chance that a right description of a question scores above a wrong one (AUROC within
+questions, mean over the questions that have both; 0.5: the score knows nothing). λ = 0 is plain
+confidence."""
+
+
+def _selection(summary: Mapping[str, Any]) -> str:
+    parts = []
+    for name, found in summary["selection"].items():
+        weights = sorted({row["mi_weight"] for row in found})
+        rows = [
+            [f"{estimator}, per {'token' if normalize == 'token' else 'description'}"]
+            + [
+                f"{row['auroc']:.3f} [{row['low']:.3f}, {row['high']:.3f}]"
+                for row in found
+                if (row["estimator"], row["normalize"]) == (estimator, normalize)
+            ]
+            for estimator, normalize in dict.fromkeys((row["estimator"], row["normalize"]) for row in found)
+        ]
+        if rows:
+            body = table(["estimator", *(f"λ = {weight:g}" for weight in weights)], rows)
+            parts.append(f"**{name}** (n = {found[0]['n']})\n\n{body}")
+    return "\n\n".join(parts)
+
+
+_LENGTH = """Spearman's correlation of the score with the description's length in tokens: over all
+descriptions, and within questions (mean). Near ±1 the gate chooses by length."""
+
+
+def _length(summary: Mapping[str, Any]) -> str:
+    rows = [
+        [
+            name,
+            "confidence (λ = 0)" if row["mi_weight"] == 0 else f"MI, {row['estimator']} (λ = 1)",
+            "per token" if row["normalize"] == "token" else "sum",
+            _number(row["overall"], 2),
+            _number(row["within"], 2),
+        ]
+        for name, found in summary["length"].items()
+        for row in found
+    ]
+    return table(["data", "score", "normalised", "overall", "within questions"], rows)
+
+
+_CAUSALITY = """Right answers after right and after wrong descriptions of the same questions, in the bank.
+Where the two hardly differ, no gate can gain: the chains don't depend on what they were forked from."""
+
+
+def _causality(summary: Mapping[str, Any]) -> str:
+    rows = [
+        [
+            name,
+            str(row["n"]),
+            percent(row["descriptions_right"]),
+            percent(row["after_right"], row["after_right_low"], row["after_right_high"]),
+            percent(row["after_wrong"], row["after_wrong_low"], row["after_wrong_high"]),
+            points(row, "difference", "difference_low", "difference_high"),
+        ]
+        for name, row in summary["causality"].items()
+        if row
+    ]
+    head = ["data", "questions with both", "descriptions right, %", "answers after right ones, %"]
+    return table([*head, "after wrong ones, %", "difference, points"], rows)
+
+
+_FAITHFULNESS = """A wrong description is swapped in: how often is the answer the one that it implies?"""
+
+
+def _faithfulness(summary: Mapping[str, Any]) -> str:
+    rows = [
+        [name, label, str(row.get("n", "–")), percent(row["share"], row.get("low"), row.get("high"))]
+        for name, found in (summary.get("faithfulness") or {}).items()
+        for label, row in found.items()
+    ]
+    return table(["data", "chains", "n", "faithful, %"], rows)
+
+
+_SAMPLE_SIZE = """Questions at which a difference of two points to the baseline would be found with 80%
+power (McNemar, 5% two-sided), from the measured share of questions that exactly one of the two got right,
+times the design effect of shared scenes and glyphs."""
+
+
+def _sample_size(summary: Mapping[str, Any]) -> str:
+    rows = [
+        [
+            name,
+            f"`{method}`",
+            percent(row["discordance"]),
+            _number(row["design_effect"], 2),
+            "–" if row["needed_for_2_points"] is None else str(row["needed_for_2_points"]),
+        ]
+        for name, compared in summary["comparisons"].items()
+        for method, row in compared["methods"].items()
+    ]
+    return table(["data", "method", "discordant, %", "design effect", "questions for 2 points"], rows)

@@ -1,0 +1,166 @@
+"""Intervals of means over cases that share scenes and glyphs: a bootstrap over both.
+
+A thousand scenes drawn from 297 glyphs are not a thousand independent cases: one glyph that is hard to read
+spoils every scene it stands in. Resampling cases, or scenes alone, misses that. Scenes and glyphs *cross*
+(a scene has several glyphs, a glyph many scenes), so neither can be nested in the other, and both are
+resampled: every draw gives each scene and each glyph a Poisson(1) multiplicity (mean 1, variance 1: the
+bootstrap's multiplicities for many clusters). With residuals r_c = value - mean, the mean moves by
+
+    sum_c (u_scene(c) - 1) r_c / n  +  s * sum_c sum_{g of c} (v_g - 1) r_c / n
+
+Why s: a glyph sum also varies where glyphs explain nothing, since each of its cases varies by itself, and the
+scenes' part already counts that. Were every (scene, glyph) pair given a multiplier of its own, the glyph sum
+would have the variance V0; s^2 = max(0, 1 - V0 / Var(glyph sum)) keeps what glyphs explain beyond that. The
+variance of the draws is then the multiway cluster-robust "scenes + glyphs - scenes x glyphs" of Cameron,
+Gelbach & Miller (2011, Journal of Business & Economic Statistics 29), without letting the glyphs' part fall
+below zero. Bootstraps with multipliers per dimension: Owen & Eckles (2012, Annals of Applied Statistics 6),
+Davezies, D'Haultfoeuille & Guyonvarch (2021, Annals of Statistics 49); without s they are too wide where a
+dimension explains little.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+
+Array = npt.NDArray[np.float64]
+Values = Sequence[float] | Array
+
+_TAILS = (0.025, 0.975)
+_Z = 1.959964
+_BLOCK = 200
+"""Draws that are multiplied out at once: bounds the memory, not the result."""
+
+
+@dataclass(frozen=True, slots=True)
+class Estimate:
+    """A mean with its 95% interval."""
+
+    mean: float
+    low: float
+    high: float
+    n: int
+
+    def __str__(self) -> str:
+        return f"{100 * self.mean:.1f} [{100 * self.low:.1f}, {100 * self.high:.1f}]"
+
+
+class Resampling:
+    """Bootstrap draws over the clusters of a fixed list of cases, shared by every statistic of these cases.
+
+    `clusters[i]` names case i's scene, then its glyphs; an empty one makes the case a scene of its own. The
+    multiplicities are drawn once, [draws, scenes] and [draws, glyphs], so that figures of one list of cases
+    are compared under the same draws.
+    """
+
+    def __init__(self, clusters: Sequence[Sequence[str]], draws: int = 2000, seed: int = 0) -> None:
+        if draws < 1:
+            raise ValueError(f"draws must be at least 1, not {draws}")
+        self.n = len(clusters)
+        scenes: dict[str | int, int] = {}
+        glyphs: dict[str, int] = {}
+        pairs: dict[tuple[int, int], int] = {}
+        # A case without clusters gets its own number as its scene: no name can be equal to it.
+        self._scene = np.array(
+            [scenes.setdefault(names[0] if names else i, len(scenes)) for i, names in enumerate(clusters)],
+            np.intp,
+        )
+        mentions = [
+            (case, glyphs.setdefault(name, len(glyphs)))
+            for case, names in enumerate(clusters)
+            for name in dict.fromkeys(names[1:])
+        ]
+        self._case = np.array([case for case, _ in mentions], np.intp)
+        self._glyph = np.array([glyph for _, glyph in mentions], np.intp)
+        self._pair = np.array(
+            [pairs.setdefault((int(self._scene[c]), g), len(pairs)) for c, g in mentions], np.intp
+        )
+        self._sizes = len(scenes), len(glyphs), len(pairs)
+        rng = np.random.default_rng(seed)
+        # A byte holds any Poisson(1) that will ever be drawn, and 9,673 scenes x 2,000 draws stay at 20 MB.
+        self._u = _multiplicities(rng, draws, len(scenes))
+        self._v = _multiplicities(rng, draws, len(glyphs))
+
+    def deviations(self, values: Values) -> Array:
+        """Draws [draws] of what resampling adds to the mean of `values` [cases]."""
+        residual = self._checked(values)
+        residual = residual - residual.mean() if self.n else residual
+        scenes, glyphs, pairs = self._sizes
+        by_scene = _sums(self._scene, residual, scenes)
+        mentioned = residual[self._case]
+        by_glyph = _sums(self._glyph, mentioned, glyphs)
+        by_pair = _sums(self._pair, mentioned, pairs)
+        # The draws are linear in multipliers of variance 1, so both variances are sums of squares.
+        shared, alone = float(by_glyph @ by_glyph), float(by_pair @ by_pair)
+        s = math.sqrt(max(0.0, 1.0 - alone / shared)) if shared > 0 else 0.0
+        return (_weigh(self._u, by_scene) + s * _weigh(self._v, by_glyph)) / max(self.n, 1)
+
+    def proportion(self, values: Values) -> Estimate:
+        """Wilson's interval of a mean of values in 0..1, at the number of independent cases that would give
+        the draws' variance: n over the design effect Var(draws) / Var(simple random sample).
+
+        The variance is never taken below the simple random sample's. Where all values are equal they tell
+        nothing about how cases depend on each other: every scene then counts as one case (Kish's effective
+        number, n^2 / sum of squared scene sizes), and what its glyphs add is unknown and left out, so that
+        such an interval may be too narrow.
+        """
+        x = self._checked(values)
+        if self.n == 0:
+            return Estimate(math.nan, math.nan, math.nan, 0)
+        if x.min() < 0 or x.max() > 1:
+            raise ValueError("a proportion's values lie within 0..1")
+        mean = float(x.mean())
+        if x.min() == x.max():
+            effective = self.n**2 / float((np.bincount(self._scene) ** 2).sum())
+        else:
+            simple = float(x.var()) / self.n
+            effective = mean * (1 - mean) / max(simple, float(self.deviations(x).var()))
+        shrink = 1 + _Z**2 / effective
+        centre = (mean + _Z**2 / (2 * effective)) / shrink
+        half = _Z / shrink * math.sqrt(mean * (1 - mean) / effective + _Z**2 / (4 * effective**2))
+        # Rounding must not push the interval of a share of 0 or 1 off its own mean.
+        return Estimate(mean, max(0.0, min(mean, centre - half)), min(1.0, max(mean, centre + half)), self.n)
+
+    def mean(self, values: Values) -> Estimate:
+        """Mean of `values` [cases] in their own unit, with the percentile interval of the draws."""
+        if self.n == 0:
+            return Estimate(math.nan, math.nan, math.nan, 0)
+        mean = float(self._checked(values).mean())
+        low, high = np.quantile(self.deviations(values), _TAILS)
+        return Estimate(mean, mean + float(low), mean + float(high), self.n)
+
+    def difference(self, a: Values, b: Values) -> Estimate:
+        """Mean of a - b over the same cases, [cases] each: paired, with the percentile interval."""
+        return self.mean(self._checked(a) - self._checked(b))
+
+    def _checked(self, values: Values) -> Array:
+        x = np.asarray(values, np.float64)
+        if x.shape != (self.n,):
+            raise ValueError(f"{self.n} cases need {self.n} values, not an array of shape {x.shape}")
+        return x
+
+
+def _multiplicities(rng: np.random.Generator, draws: int, clusters: int) -> npt.NDArray[np.uint8]:
+    drawn = np.empty((draws, clusters), np.uint8)
+    for begin in range(0, draws, _BLOCK):
+        block = drawn[begin : begin + _BLOCK]
+        block[:] = rng.poisson(1.0, block.shape)
+    return drawn
+
+
+def _sums(labels: npt.NDArray[np.intp], values: Array, count: int) -> Array:
+    """Sum of the values under each of the labels 0..count-1: [count]."""
+    return np.bincount(labels, values, count).astype(np.float64)
+
+
+def _weigh(multiplicities: npt.NDArray[np.uint8], sums: Array) -> Array:
+    """Sum over clusters of (multiplicity - 1) * sum: [draws]."""
+    weighed = np.empty(len(multiplicities))
+    for begin in range(0, len(multiplicities), _BLOCK):
+        block = multiplicities[begin : begin + _BLOCK].astype(np.float64)
+        weighed[begin : begin + _BLOCK] = block @ sums - sums.sum()
+    return weighed

@@ -1,0 +1,253 @@
+"""`mirl-eval run`: sample every question once, replay methods on the samples, report.
+
+    OUTPUT/bank/           what was sampled; never sampled twice, whatever is replayed (`bank/store.py`)
+    OUTPUT/live/METHOD/    outcomes of the real pipeline, for methods given as `live`
+    OUTPUT/questions/      one line a question: what every method made of it
+    OUTPUT/summary.json, report.md, plots/
+
+The model is loaded only if something is missing in the first two.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import shlex
+import signal
+import sys
+from collections.abc import AsyncGenerator, Callable, Coroutine, Sequence
+from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontextmanager
+from pathlib import Path
+from typing import Any, TypeVar
+
+import typer
+
+from mirl_core.config import MIRLOptions
+from mirl_core.engines.base import Engine
+from mirl_core.errors import ConfigError, MIRLError
+from mirl_core.evaluation.bank.fill import fill_live
+from mirl_core.evaluation.bank.store import LiveBank
+from mirl_core.evaluation.methods import Method
+from mirl_core.evaluation.methods.gated import Confidence, Gated, NoGate, Oracle, Random
+from mirl_core.evaluation.methods.sampled import Direct, SelfConsistency
+from mirl_core.evaluation.outcomes import Outcomes, as_entry, file_name, outcomes_of, write_rows
+from mirl_core.evaluation.progress import Bars
+from mirl_core.evaluation.questions import DataSet
+from mirl_core.evaluation.replay import replay
+from mirl_core.evaluation.study import OpenEngine, RunSettings, Study, missing
+
+__all__ = [
+    "command_line",
+    "live_options",
+    "names",
+    "once",
+    "one_line",
+    "run",
+    "run_blocking",
+    "vllm_engine",
+]
+
+T = TypeVar("T")
+EngineFactory = Callable[[], AbstractAsyncContextManager[Engine]]
+
+
+async def run(settings: RunSettings, engine_factory: EngineFactory | None = None) -> Path:
+    """Everything of `mirl-eval run`; returns the summary's path.
+
+    Args:
+        engine_factory: opens the engine, when it is first needed; None: vLLM on the run's model.
+
+    Raises:
+        ConfigError: settings, data, methods or the output folder don't fit.
+        RequestError, EngineError: the engine refused a question, or failed; what was finished stays.
+    """
+    from mirl_core.evaluation.report import write_report
+    from mirl_core.evaluation.report.summary import add_data, new_summary, write_summary
+
+    study = Study(settings)
+    methods = study.methods(settings.methods)
+    live = {one.name: one for one in (study.methods(settings.live) if settings.live else ())}
+    options = {name: live_options(one, study) for name, one in live.items()}
+    # A live run is confirmed against its replay, so that is played too.
+    methods += tuple(one for name, one in live.items() if name not in {other.name for other in methods})
+    _check(methods, study)
+    with Bars() as bars:
+        async with AsyncExitStack() as stack:
+            engine = once(stack, engine_factory or vllm_engine(settings.model))
+            await study.fill(engine, bars)
+            lived = {name: await _live(study, name, one, engine, bars) for name, one in options.items()}
+        summary = new_summary(study.facts() | {"methods": {one.name: _options_json(one) for one in methods}})
+        for data in study.data:
+            banked = study.banked(data)
+            with bars.bar(f"{data.name}: replaying", len(banked)) as bar:
+                rows = replay(banked, methods, settings.replays, settings.seed, bar.step)
+            write_rows(settings.output / "questions" / f"{file_name(data.name)}.jsonl", rows)
+            with bars.bar(f"{data.name}: statistics", 1):
+                found = {name: outcomes for name, by in lived.items() if (outcomes := by.get(data.name))}
+                add_data(summary, data.name, outcomes_of(rows), found, banked, study.plan.estimators)
+    path = write_summary(settings.output, summary)
+    write_report(settings.output)
+    return path
+
+
+def run_blocking(settings: RunSettings) -> None:
+    """`run` for a command line."""
+    one_line(run(settings))
+
+
+def one_line(work: Coroutine[Any, Any, T]) -> T:
+    """Run `work`; what the engine reports is one line on standard error, and exit code 1."""
+    try:
+        return asyncio.run(_stopped_by_sigterm(work))
+    except ConfigError:
+        raise
+    except MIRLError as error:
+        typer.echo(f"mirl-eval: {error.message}; run the same command again to continue", err=True)
+        raise typer.Exit(1) from error
+    except (KeyboardInterrupt, asyncio.CancelledError) as stopped:
+        typer.echo("mirl-eval: interrupted; run the same command again to continue", err=True)
+        raise typer.Exit(130) from stopped
+
+
+async def _stopped_by_sigterm(work: Coroutine[Any, Any, T]) -> T:
+    """`work`, cancelled by SIGTERM: dying on the spot would leave the engine's processes behind."""
+    task = asyncio.ensure_future(work)
+    asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, task.cancel)
+    return await task
+
+
+def vllm_engine(model: Path) -> EngineFactory:
+    """Opens vLLM on the model, and closes it."""
+
+    @asynccontextmanager
+    async def opened() -> AsyncGenerator[Engine, None]:
+        from mirl_core.evaluation.bank.engine import start_engine
+
+        # vLLM's own lines would tear the progress bars apart.
+        os.environ.setdefault("VLLM_LOGGING_LEVEL", "ERROR")
+        engine = await start_engine(model)
+        try:
+            yield engine
+        finally:
+            await engine.close()
+
+    return opened
+
+
+def live_options(method: Method, study: Study) -> MIRLOptions:
+    """Options under which the pipeline does what the method replays.
+
+    Raises:
+        ConfigError: the product has no such method; `param` is `live`.
+    """
+    # By exact class: rules that choose λ and oracles are gated methods that no pipeline has.
+    if isinstance(method, Gated) and type(method) in (Gated, Confidence, Random, NoGate):
+        return method.options.model_copy(update={"fork_image": study.plan.fork_image})
+    plain = study.model_settings.options.model_copy(
+        update={"gate": "none", "forks": 1, "distinct": False, "fork_image": study.plan.fork_image}
+    )
+    if isinstance(method, SelfConsistency):
+        wanted = {"descriptions": method.count, "early_stop": method.stop, "aggregate": method.aggregate}
+        return plain.model_copy(update=wanted)
+    if isinstance(method, Direct):
+        return plain.model_copy(update={"descriptions": 1, "early_stop": False})
+    raise ConfigError(
+        f"live: the pipeline has no {method.name}; take gated methods, sc@K, sc@K+stop or direct",
+        param="live",
+    )
+
+
+def names(text: str) -> tuple[str, ...]:
+    """A list with commas."""
+    return tuple(name for part in text.split(",") if (name := part.strip()))
+
+
+def command_line() -> str:
+    """What was typed, without this machine's folders."""
+
+    def short(word: str) -> str:
+        return ",".join(Path(part).name if part.startswith(("/", "~")) else part for part in word.split(","))
+
+    return " ".join(["mirl-eval", *(shlex.quote(short(word)) for word in sys.argv[1:])])
+
+
+async def _live(
+    study: Study, name: str, options: MIRLOptions, engine: OpenEngine, bars: Bars
+) -> dict[str, Outcomes]:
+    """Data set → outcomes of the real pipeline under `options`; runs what isn't there yet."""
+    settings = study.settings
+    folder = settings.output / "live" / file_name(name)
+    store = LiveBank.open(folder, settings.model, study.model_settings, options, settings.part, settings.seed)
+    found = {}
+    with store:
+        for whole in study.data:
+            data = DataSet(whole.name, whole.part, whole.questions[: settings.live_n])
+            lacking = missing(data, store.keys(data.name))
+            if lacking:
+                started = await engine()
+                with bars.bar(f"{data.name}: {name} live", len(data.questions), missing=lacking) as bar:
+                    await fill_live(
+                        store,
+                        started,
+                        study.model_settings,
+                        data,
+                        options,
+                        settings.seed,
+                        study.references(data) if options.estimator == "reference" else (),
+                        progress=bar.at,
+                        max_tokens=study.plan.max_tokens,
+                        temperature=study.plan.temperature,
+                    )
+            lines = {one.key: one for one in store.load(data.name)}
+            entries = [as_entry([one], [one.seconds]) for q in data.questions for one in (lines[q.key],)]
+            found[data.name] = Outcomes.of(
+                [question.key for question in data.questions],
+                [question.clusters or (question.key,) for question in data.questions],
+                entries,
+            )
+    return found
+
+
+def once(stack: AsyncExitStack, factory: EngineFactory) -> OpenEngine:
+    """The engine, opened the first time it is asked for and closed with the stack."""
+    opened: list[Engine] = []
+
+    async def engine() -> Engine:
+        if not opened:
+            opened.append(await stack.enter_async_context(factory()))
+        return opened[0]
+
+    return engine
+
+
+def _check(methods: Sequence[Method], study: Study) -> None:
+    """Raise ConfigError for what the bank can't be enough for, before hours are spent on filling it."""
+    settings = study.settings
+    for method in methods:
+        if isinstance(method, Oracle):
+            for data in study.data:
+                if any(question.describes is None for question in data.questions):
+                    raise ConfigError(
+                        f"methods: {data.name} can't tell a right description from a wrong one; leave out "
+                        f"{method.name}",
+                        param="methods",
+                    )
+        wanted = getattr(method, "count", None)
+        options = getattr(method, "options", None)
+        if isinstance(options, MIRLOptions):
+            wanted = options.descriptions
+            if options.forks > settings.forks:
+                raise ConfigError(
+                    f"methods: {method.name} needs --forks {options.forks}, not {settings.forks}",
+                    param="forks",
+                )
+        if isinstance(wanted, int) and wanted > settings.descriptions:
+            raise ConfigError(
+                f"methods: {method.name} needs --descriptions {wanted}, not {settings.descriptions}",
+                param="descriptions",
+            )
+
+
+def _options_json(method: Method) -> dict[str, Any] | None:
+    options = getattr(method, "options", None)
+    return options.model_dump(mode="json") if isinstance(options, MIRLOptions) else None
