@@ -56,7 +56,7 @@ format: install-dev  ## rewrite the code in the project's format
 	$(BIN)/ruff format .
 	$(BIN)/ruff check --fix .
 
-STAGES := lm vision joint-1-look joint-2-look-again joint-3-reason
+STAGES := lm vision joint-1-look joint-2-look-again joint-3-reason joint-4-settle
 
 model: install-dev  ## rebuild the bundled model from nothing; about an hour of one core, run again to resume
 	set -e; for stage in $(STAGES); do \
