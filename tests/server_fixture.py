@@ -55,8 +55,9 @@ def running(
     flags: Sequence[str] = (),
     command: Sequence[str] = MIRL_SERVE,
     environment: Mapping[str, str] | None = None,
+    ready: str = "/ready",
 ) -> Iterator[RunningServer]:
-    """A server on a free port, ready; it and all it started are gone afterwards."""
+    """A server on a free port, ready once `ready` answers 200; it and all it started are gone afterwards."""
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]
@@ -72,7 +73,7 @@ def running(
         )
     try:
         started = time.monotonic()
-        while not _ready(url):
+        while not _answers(f"{url}{ready}"):
             if process.poll() is not None or time.monotonic() - started > START_SECONDS:
                 raise RuntimeError(f"the server did not start:\n{log.read_text(errors='replace')[-6000:]}")
             time.sleep(0.2)
@@ -86,9 +87,9 @@ def running(
         process.wait()
 
 
-def _ready(url: str) -> bool:
+def _answers(url: str) -> bool:
     try:
-        return httpx.get(f"{url}/ready", timeout=5).status_code == 200
+        return httpx.get(url, timeout=5).status_code == 200
     except httpx.HTTPError:
         return False
 
