@@ -29,7 +29,6 @@ from mirl_server.cli import BUNDLED_NAME
 
 START_SECONDS = 180
 SHOWN = 4
-OPTIONS = {"descriptions": 10, "keep": 6, "forks": 2}
 
 
 def main() -> int:
@@ -108,7 +107,6 @@ def ask(client: OpenAI, question: DemoQuestion, seed: int, console: Console) -> 
             }
         ],
         seed=seed,
-        extra_body={"mirl": OPTIONS},
     )
     told = evidence(response)
     assert told is not None, "a gated answer carries its evidence"

@@ -177,7 +177,7 @@ def main(
     try:
         found = asyncio.run(measure(data.split(","), part, n, loaded, peer_n, peers_folder, console))
     except ConfigError as error:
-        console.print(f"error: {error}")
+        console.print(f"error: {error}", soft_wrap=True)
         raise typer.Exit(2) from error
     write(output, found, report(found), document, "rivals")
     print(report(found))

@@ -51,9 +51,8 @@ def test_a_disconnect_frees_the_engine(server: RunningServer, stream: bool) -> N
     until(lambda: server.sequences() == 0, 20)
     cancelled = server.gauge('mirl_requests_total{outcome="cancelled"}')
     with connect(server, {**LONG, "stream": stream}):
-        until(lambda: server.sequences() >= 4, 20)
-        time.sleep(0.3)
-        assert server.sequences() >= 4, "the work must last long enough to be interrupted"
+        # More than there are descriptions: hundreds of forks run, and no pause between stages is left.
+        until(lambda: server.sequences() > 64, 20)
     freed = until(lambda: server.sequences() == 0, 5)
     print(f"engine idle {freed:.2f} s after the disconnect ({'stream' if stream else 'whole'})")
     assert freed < 2
