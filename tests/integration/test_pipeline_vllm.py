@@ -14,7 +14,7 @@ from mirl_core.config import MIRLOptions, ModelSettings
 from mirl_core.engines.base import RequestContext, Sampling
 from mirl_core.engines.vllm import VLLMEngine
 from mirl_core.errors import DeadlineError
-from mirl_core.events import Decided, Finished, Gated
+from mirl_core.events import ChainDone, Decided, Finished, Gated
 from mirl_core.pipeline import Pipeline
 from mirl_core.types import Conversation, Result
 
@@ -143,11 +143,18 @@ async def test_a_reader_that_leaves_frees_the_engine(vllm_engine: VLLMEngine) ->
     pipeline = Pipeline(vllm_engine, settings())
     options = MIRLOptions(descriptions=8, keep=8, forks=4)
     context = RequestContext(f"pipeline-{next(NUMBERS)}")
+    kept = 0
     async with aclosing(pipeline.run(picture(), options, Sampling(max_tokens=200), context)) as events:
         async for event in events:
             if isinstance(event, Gated):
+                kept = sum(description.kept for description in event.descriptions)
+            # Only now does the engine work: when the gate has told, no chain has begun.
+            if isinstance(event, ChainDone):
                 break
-    await nothing_runs(vllm_engine)
+        assert kept > 1
+        assert unfinished(vllm_engine) > 0
+    # At once: left alone, chains this short would soon have ended by themselves.
+    assert unfinished(vllm_engine) == 0
 
 
 async def test_without_a_usable_description_it_falls_back(vllm_engine: VLLMEngine) -> None:
@@ -176,7 +183,12 @@ async def test_concurrent_requests_keep_apart(vllm_engine: VLLMEngine) -> None:
 async def nothing_runs(engine: VLLMEngine) -> None:
     """Within a second the engine has no unfinished request."""
     for _ in range(50):
-        if not engine.client.get_num_unfinished_requests():  # type: ignore[attr-defined]
+        if not unfinished(engine):
             return
         await asyncio.sleep(0.02)
     raise AssertionError("requests still run in the engine")
+
+
+def unfinished(engine: VLLMEngine) -> int:
+    """Requests that vLLM has not finished."""
+    return engine.client.get_num_unfinished_requests()  # type: ignore[attr-defined,no-any-return]

@@ -326,8 +326,12 @@ async def test_context_reaches_vllm(vllm_engine: VLLMEngine, monkeypatch: pytest
         assert kwargs["trace_headers"] == {"traceparent": "00-1-2-01"}
 
 
-async def test_health(vllm_engine: VLLMEngine) -> None:
+async def test_health(vllm_engine: VLLMEngine, monkeypatch: pytest.MonkeyPatch) -> None:
     await vllm_engine.health()
+    assert not vllm_engine.client.errored
+    monkeypatch.setattr(type(vllm_engine.client), "errored", True)
+    with pytest.raises(EngineDeadError):
+        await vllm_engine.health()
 
 
 @pytest.mark.full

@@ -49,7 +49,11 @@ def test_vllms_defaults_ask_for_nothing() -> None:
 
     # A client that spells out every default of vLLM's must not be refused.
     spelled = ChatCompletionRequest(messages=BODY["messages"], model="m").model_dump(mode="json")
-    read_request({**spelled, **BODY})
+    request, silent = read_request({**spelled, **BODY}), read_request(BODY)
+    assert request.sampling(0.7, 512) == silent.sampling(0.7, 512)
+    # A reasoning that is left in is the default; the rest are names.
+    said = {name for name, value in request.model_dump(exclude=set(BODY)).items() if value}
+    assert said == {"model", "request_id", "include_reasoning"}
 
 
 def test_places_do_not_overlap() -> None:
@@ -63,12 +67,12 @@ def test_refused_fields_say_so_and_their_neutral_values_pass(name: str) -> None:
         read_request({**BODY, name: "asks for something"})
     assert caught.value.param == name
     for neutral in (None, *REFUSED[name][0]):
-        read_request({**BODY, name: neutral})
+        assert read_request({**BODY, name: neutral}) == read_request(BODY)
 
 
 @pytest.mark.parametrize("name", sorted(INERT))
 def test_inert_fields_pass(name: str) -> None:
-    read_request({**BODY, name: "x"})
+    assert read_request({**BODY, name: "x"}) == read_request(BODY)
 
 
 def test_nulls_are_as_good_as_nothing() -> None:
