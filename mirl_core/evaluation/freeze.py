@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 from mirl_core.bundled import manifest_path, model_path
 
 if TYPE_CHECKING:
-    from mirl_core.evaluation.model_card.cases import Case
+    from mirl_core.evaluation.worlds.cases import Case
 
 FROZEN_FILES = (
     "config.json",
@@ -86,7 +86,7 @@ def sample_means() -> dict[str, list[float]]:
 
 @functools.lru_cache(maxsize=1)
 def _samples() -> tuple[tuple[str, list[Case]], ...]:
-    from mirl_core.evaluation.model_card.cases import DIGITS_SPLITS, digits_cases, easy_cases
+    from mirl_core.evaluation.worlds.cases import DIGITS_SPLITS, digits_cases, easy_cases
     from mirl_core.evaluation.worlds.digits import PARTS
 
     return tuple(
@@ -117,7 +117,7 @@ def write_questions() -> None:
     """
     import numpy as np
 
-    from mirl_core.evaluation.model_card.cases import digits_cases, easy_cases
+    from mirl_core.evaluation.worlds.cases import digits_cases, easy_cases
 
     rng = np.random.default_rng(_DEMO_SEED)
     folder = model_path().parent / "questions"

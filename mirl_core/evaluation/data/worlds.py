@@ -6,9 +6,9 @@ import numpy as np
 from PIL import Image
 
 from mirl_core.errors import ConfigError
-from mirl_core.evaluation.model_card.cases import Case, digits_cases, easy_family, easy_judge
 from mirl_core.evaluation.questions import DataSet, Question
 from mirl_core.evaluation.worlds import digits, easy_vqa
+from mirl_core.evaluation.worlds.cases import Case, digits_cases, easy_family, easy_judge
 
 NAMES = (*(f"digits/{kind}" for kind in digits.KINDS), "easy-vqa")
 PARTS: tuple[digits.Part, ...] = ("dev", "test")

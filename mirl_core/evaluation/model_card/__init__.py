@@ -65,7 +65,6 @@ def write_report(
 
     from mirl_core.evaluation.model_card import report
     from mirl_core.evaluation.model_card.bench import Bench
-    from mirl_core.evaluation.model_card.cases import DIGITS_SPLITS, digits_cases, easy_cases
     from mirl_core.evaluation.model_card.measures import (
         SWAPPED,
         calibrate,
@@ -73,6 +72,7 @@ def write_report(
         read_objects,
         turns_of,
     )
+    from mirl_core.evaluation.worlds.cases import DIGITS_SPLITS, digits_cases, easy_cases
     from mirl_core.evaluation.worlds.digits import PARTS
 
     chosen = next(p for p in PARTS if p == part)

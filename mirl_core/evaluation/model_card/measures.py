@@ -3,17 +3,21 @@
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 
 from mirl_core.evaluation.model_card.bench import Bench, Prompt
-from mirl_core.evaluation.model_card.cases import Case, take_apart
 from mirl_core.evaluation.resampling import Estimate, Resampling
 from mirl_core.evaluation.worlds import digits
+from mirl_core.evaluation.worlds.cases import Case
 
 _MISSING = math.log(1e-7)
+_TRAJECTORY = re.compile(
+    r"<description>(.*?)</description><think>(.*?)</think><answer>(.*?)</answer>", re.DOTALL
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,6 +47,21 @@ four of a case's six; this many tell a share of 95% to about a point, and easy-V
 _TEMPERATURES = {"sampled": 1.0, "greedy": 0.0}
 _CHUNK = 256
 """Cases in one call of vLLM: enough to keep its batch full, few enough for a progress bar to move."""
+
+
+@dataclass(frozen=True, slots=True)
+class Turn:
+    """An assistant's turn taken apart; None where the format is broken."""
+
+    description: str | None
+    reasoning: str | None
+    answer: str | None
+
+
+def take_apart(text: str) -> Turn:
+    """Description, reasoning and answer of a turn."""
+    match = _TRAJECTORY.match(text)
+    return Turn(None, None, None) if match is None else Turn(*match.groups())
 
 
 def turns_of(cases: int) -> int:

@@ -8,7 +8,6 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from mirl_core.evaluation.model_card.cases import DIGITS_SPLITS, Case
 from mirl_core.evaluation.model_card.measures import (
     MEASURES,
     Calibration,
@@ -17,6 +16,7 @@ from mirl_core.evaluation.model_card.measures import (
     reliability,
 )
 from mirl_core.evaluation.resampling import Estimate
+from mirl_core.evaluation.worlds.cases import DIGITS_SPLITS, Case
 
 _FAMILY_MEASURES = (
     "sampled_answer",

@@ -9,8 +9,8 @@ from mirl_core.errors import ConfigError
 from mirl_core.evaluation.data import WORLDS, names, open_data
 from mirl_core.evaluation.data import worlds as worlds_module
 from mirl_core.evaluation.data.worlds import references
-from mirl_core.evaluation.model_card.cases import digits_cases, easy_cases
 from mirl_core.evaluation.questions import Question, is_right
+from mirl_core.evaluation.worlds.cases import digits_cases, easy_cases
 
 
 def pixels(question: Question) -> list[int]:

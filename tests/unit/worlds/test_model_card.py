@@ -1,4 +1,4 @@
-"""The report's own arithmetic: cases, tables, calibration."""
+"""The report's own arithmetic: turns, tables, calibration."""
 
 from __future__ import annotations
 
@@ -10,33 +10,19 @@ import pytest
 
 from mirl_core.evaluation.model_card import _worlds, measures, report
 from mirl_core.evaluation.model_card.bench import Bench, Prompt
-from mirl_core.evaluation.model_card.cases import DIGITS_SPLITS, Case, Turn, digits_cases, take_apart
 from mirl_core.evaluation.model_card.measures import (
     MEASURES,
     SplitFigures,
+    Turn,
     calibrate,
     reliability,
     tabulate,
+    take_apart,
     turns_of,
 )
+from mirl_core.evaluation.worlds.cases import Case, digits_cases
 from mirl_core.evaluation.worlds.language import FAMILY_SHARES
 from mirl_core.training.recipe import Recipe
-
-
-@pytest.mark.parametrize("split", DIGITS_SPLITS)
-def test_cases_carry_a_right_and_a_wrong_description(split: str) -> None:
-    for case in digits_cases(split, "dev", 60):
-        assert case.judge(case.right_description)
-        assert case.implied(case.right_description) == case.answer
-        assert not case.judge(case.wrong_description)
-        assert case.implied(case.wrong_description) == case.wrong_answer != case.answer
-
-
-def test_cases_are_the_same_every_time() -> None:
-    first, again = (digits_cases("digits-iid", "dev", 20) for _ in range(2))
-    assert [(c.question, c.wrong_description) for c in first] == [
-        (c.question, c.wrong_description) for c in again
-    ]
 
 
 def test_a_turn_is_taken_apart_or_not_at_all() -> None:

@@ -1,9 +1,7 @@
-"""Cases on which the bundled model is measured: a picture, a question, the truth, and who shares data with
-whom."""
+"""Cases on which models are measured: a picture, a question, the truth, and who shares data with whom."""
 
 from __future__ import annotations
 
-import re
 from collections.abc import Callable
 from dataclasses import dataclass
 
@@ -13,9 +11,6 @@ from PIL import Image
 from mirl_core.evaluation.worlds import digits, easy_vqa, language
 
 DIGITS_SPLITS = ("digits-iid", "digits-shifted", "digits-ambiguous")
-_TRAJECTORY = re.compile(
-    r"<description>(.*?)</description><think>(.*?)</think><answer>(.*?)</answer>", re.DOTALL
-)
 _SEED = 515
 
 
@@ -41,21 +36,6 @@ class Case:
     implied: Callable[[str], str | None]
     """The answer that a description implies."""
     scene: digits.Scene | None = None
-
-
-@dataclass(frozen=True, slots=True)
-class Turn:
-    """An assistant's turn taken apart; None where the format is broken."""
-
-    description: str | None
-    reasoning: str | None
-    answer: str | None
-
-
-def take_apart(text: str) -> Turn:
-    """Description, reasoning and answer of a turn."""
-    match = _TRAJECTORY.match(text)
-    return Turn(None, None, None) if match is None else Turn(*match.groups())
 
 
 def digits_cases(split: str, part: digits.Part, count: int) -> list[Case]:
