@@ -11,6 +11,7 @@ import numpy as np
 
 from mirl_core.evaluation.model_card.bench import Bench, Prompt
 from mirl_core.evaluation.resampling import Estimate, Resampling
+from mirl_core.evaluation.statistics import Bin, expected_error, reliability
 from mirl_core.evaluation.worlds import digits
 from mirl_core.evaluation.worlds.cases import Case
 
@@ -210,34 +211,18 @@ def calibrate(p: np.ndarray, truth: np.ndarray, clusters: Sequence[Sequence[str]
     """Calibration of probabilities [objects, values] against the truth [objects]."""
     rows = np.arange(len(p))
     own = np.clip(p[rows, truth], 1e-7, 1.0)
-    bins = reliability(p, truth)
-    total = sum(b.n for b in bins)
+    error = expected_error(value_bins(p, truth))
+    assert error is not None, "no objects"
     resampling = Resampling(clusters)
     return Calibration(
         resampling.proportion((p.argmax(1) == truth).astype(float)),
         resampling.mean(own),
         float(p.max(1).mean()),
         resampling.mean(-np.log(own)),
-        sum(b.n / total * abs(b.said - b.true) for b in bins),
+        error,
     )
 
 
-@dataclass(frozen=True, slots=True)
-class Bin:
-    """Values whose probability fell in one tenth: what was said, what was true."""
-
-    said: float
-    true: float
-    n: int
-
-
-def reliability(p: np.ndarray, truth: np.ndarray) -> list[Bin]:
-    """Ten equal bins over all values' probabilities, empty ones left out."""
-    hit = (np.arange(p.shape[1])[None, :] == truth[:, None]).ravel()
-    flat = p.ravel()
-    place = np.minimum((flat * 10).astype(int), 9)
-    return [
-        Bin(float(flat[place == b].mean()), float(hit[place == b].mean()), int((place == b).sum()))
-        for b in range(10)
-        if (place == b).any()
-    ]
+def value_bins(p: np.ndarray, truth: np.ndarray) -> list[Bin]:
+    """Ten equal bins over the probabilities [objects, values]; right is each object's `truth` [objects]."""
+    return reliability(p, np.eye(p.shape[1])[truth])

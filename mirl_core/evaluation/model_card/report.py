@@ -13,7 +13,7 @@ from mirl_core.evaluation.model_card.measures import (
     Calibration,
     Readings,
     SplitFigures,
-    reliability,
+    value_bins,
 )
 from mirl_core.evaluation.resampling import Estimate
 from mirl_core.evaluation.worlds.cases import DIGITS_SPLITS, Case
@@ -69,8 +69,10 @@ def calibration_plot(readings: Sequence[Readings], file: Path) -> None:
     axes[2].set_ylabel("the model's probability", fontsize=8)
     for r in readings:
         for axis, p, truth in ((axes[0], r.digit, r.digit_truth), (axes[1], r.colour, r.colour_truth)):
-            bins = reliability(p, truth)
-            axis.plot([b.said for b in bins], [b.true for b in bins], marker="o", markersize=3, label=r.split)
+            bins = value_bins(p, truth)
+            axis.plot(
+                [b.said for b in bins], [b.right for b in bins], marker="o", markersize=3, label=r.split
+            )
     for r in readings:
         axes[2].scatter(r.colour_exact[:400].ravel(), r.colour[:400].ravel(), s=2, alpha=0.35)
     axes[1].legend(fontsize=7)

@@ -15,10 +15,10 @@ from mirl_core.evaluation.model_card.measures import (
     SplitFigures,
     Turn,
     calibrate,
-    reliability,
     tabulate,
     take_apart,
     turns_of,
+    value_bins,
 )
 from mirl_core.evaluation.worlds.cases import Case, digits_cases
 from mirl_core.evaluation.worlds.language import FAMILY_SHARES
@@ -98,6 +98,6 @@ def test_calibrated_probabilities_have_no_error() -> None:
     truth = (rng.random(20000)[:, None] > p.cumsum(1)).sum(1)
     figures = calibrate(p, truth, [(str(i),) for i in range(len(p))])
     assert figures.expected_error < 0.01
-    assert sum(b.n for b in reliability(p, truth)) == p.size
+    assert sum(b.n for b in value_bins(p, truth)) == p.size
     # The most likely value is right about as often as it claims.
     assert abs(figures.right_top.mean - figures.mean_confidence) < 0.01
