@@ -7,7 +7,7 @@ a live run with the same seed asks the engine for a part of the same branches.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncGenerator, Sequence
+from collections.abc import Sequence
 from contextlib import aclosing
 from dataclasses import replace
 from typing import TYPE_CHECKING, Annotated, Literal
@@ -15,7 +15,8 @@ from typing import TYPE_CHECKING, Annotated, Literal
 from pydantic import Field
 
 from mirl_core.config import EstimatorName, MIRLOptions, ModelSettings, Settings
-from mirl_core.engines.base import Engine, Rendered, RequestContext, Sample, Sampling, derive_seed
+from mirl_core.engines.base import Engine, RequestContext, Sample, Sampling, derive_seed
+from mirl_core.engines.recording import RecordingEngine
 from mirl_core.errors import ConfigError
 from mirl_core.evaluation.bank.records import BankedChain, BankedDescription, BankedQuestion
 from mirl_core.evaluation.questions import Question, is_right
@@ -105,7 +106,7 @@ async def sample_question(
             param="references",
         )
     conversation = await asyncio.to_thread(question.conversation)
-    heard = _Heard(engine)
+    heard = RecordingEngine(engine)
     context = RequestContext(f"bank-{data}-{question.key}")
     assert plan.temperature is not None, "resolved above"
     sampling = Sampling(
@@ -154,61 +155,6 @@ async def sample_question(
 
     # Equivalence of mathematical answers may take a while; other questions are being sampled meanwhile.
     return await asyncio.to_thread(judged)
-
-
-class _Heard:
-    """An engine that keeps what it samples for one question, and renders each conversation once."""
-
-    def __init__(self, engine: Engine) -> None:
-        self._engine = engine
-        self._samples: dict[tuple[str, int], Sample] = {}
-        self._rendered: list[tuple[Conversation, Rendered]] = []
-        self.encode = engine.encode
-        self.decode = engine.decode
-        self.score = engine.score
-        self.abort = engine.abort
-        self.health = engine.health
-        self.close = engine.close
-
-    @property
-    def max_model_len(self) -> int:
-        return self._engine.max_model_len
-
-    async def render(self, conversation: Conversation, context: RequestContext) -> Rendered:
-        for known, rendered in self._rendered:
-            if _same(known, conversation):
-                return rendered
-        rendered = await self._engine.render(conversation, context)
-        self._rendered.append((conversation, rendered))
-        return rendered
-
-    async def generate(
-        self,
-        rendered: Rendered,
-        suffix_ids: Sequence[int],
-        n: int,
-        sampling: Sampling,
-        context: RequestContext,
-    ) -> AsyncGenerator[Sample, None]:
-        source = self._engine.generate(rendered, suffix_ids, n, sampling, context)
-        async with aclosing(source):
-            async for sample in source:
-                self._samples[context.request_id, sample.index] = sample
-                yield sample
-
-    def sample(self, context: RequestContext, stage: str, index: int) -> Sample:
-        """What branch `index` of a stage of the pipeline's request sampled."""
-        return self._samples[f"{context.request_id}-{stage}", index]
-
-
-def _same(one: Conversation, other: Conversation) -> bool:
-    """Whether two conversations are equal and show the same objects; pixels aren't compared."""
-    pictures, others = one.images, other.images
-    return (
-        len(pictures) == len(others)
-        and all(mine is yours for mine, yours in zip(pictures, others, strict=True))
-        and one.with_images(None) == other.with_images(None)
-    )
 
 
 async def _trajectories(
@@ -286,7 +232,7 @@ def _description(
     )
 
 
-def _chain(question: Question, chain: Chain, heard: _Heard, context: RequestContext) -> BankedChain:
+def _chain(question: Question, chain: Chain, heard: RecordingEngine, context: RequestContext) -> BankedChain:
     if chain.description is None:
         tokens = heard.sample(context, "plain", chain.fork).confidence
     else:
