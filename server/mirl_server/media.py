@@ -16,10 +16,11 @@ import zlib
 from collections.abc import Sequence
 from pathlib import Path
 
-from PIL import Image, ImageOps
+from PIL import Image
 
 from mirl_core.config import Limits
 from mirl_core.errors import ConfigError, ImageError, RequestTooLargeError
+from mirl_core.images import upright_rgb
 
 FORMATS = {
     "image/png": "PNG",
@@ -85,8 +86,7 @@ def decode_bytes(raw: bytes, where: str, limits: Limits) -> Image.Image:
                     f"the image has {image.width}×{image.height} pixels, more than {limits.max_image_pixels}",
                     param=where,
                 )
-            image.load()
-            return _rgb(ImageOps.exif_transpose(image))
+            return upright_rgb(image)
     except (Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
         raise RequestTooLargeError(
             f"the image has more than {limits.max_image_pixels} pixels", param=where
@@ -111,13 +111,3 @@ def _refusal(scheme: str) -> str:
         return "images by URL are not enabled; send a data URL (data:image/png;base64,…)"
     what = f"'{scheme}:' URLs are not accepted" if scheme else "that is not a URL"
     return f"{what}; send a data URL (data:image/png;base64,…)"
-
-
-def _rgb(image: Image.Image) -> Image.Image:
-    if image.mode.startswith("I"):
-        # 16-bit grey: Pillow's own conversion clips instead of scaling.
-        image = image.point(lambda value: value * (1 / 256)).convert("L")
-    if image.has_transparency_data:
-        image = image.convert("RGBA")
-        return Image.alpha_composite(Image.new("RGBA", image.size, "white"), image).convert("RGB")
-    return image.convert("RGB")

@@ -20,6 +20,7 @@ MODULES = (
     "mirl_core.events",
     "mirl_core.prompting",
     "mirl_core.information",
+    "mirl_core.images",
     "mirl_core.gates",
     "mirl_core.answers",
     "mirl_core.voting",

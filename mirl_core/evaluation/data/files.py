@@ -21,6 +21,7 @@ from pydantic import ConfigDict, Field, ValidationError
 from mirl_core.config import Settings, first_problem
 from mirl_core.errors import ConfigError
 from mirl_core.evaluation.questions import DataSet, Question, chosen, render_choices
+from mirl_core.images import upright_rgb
 
 if TYPE_CHECKING:
     from PIL.Image import Image
@@ -137,24 +138,16 @@ def from_data_url(url: str) -> bytes:
 
 
 def read_image(data: bytes) -> Image:
-    """An encoded picture as RGB, upright, what is transparent white (as vLLM has it).
+    """An encoded picture as RGB; see `upright_rgb`.
 
     Raises:
         OSError, ValueError: it is no picture, or is cut off.
     """
-    from PIL import Image, ImageOps
+    from PIL import Image
 
     try:
-        with Image.open(io.BytesIO(data)) as file:
-            image = ImageOps.exif_transpose(file)
-            image.load()
+        with Image.open(io.BytesIO(data)) as image:
+            return upright_rgb(image)
     except (Image.DecompressionBombError, SyntaxError) as error:
         # PIL reports some broken files by SyntaxError.
         raise ValueError(str(error)) from error
-    if image.mode.startswith("I"):
-        # 16-bit grey: Pillow's own conversion clips instead of scaling.
-        image = image.point(lambda value: value * (1 / 256)).convert("L")
-    if image.has_transparency_data:
-        image = image.convert("RGBA")
-        image = Image.alpha_composite(Image.new("RGBA", image.size, "white"), image)
-    return image.convert("RGB")

@@ -1,0 +1,29 @@
+"""Pictures as models see them, wherever they come from: a request, a file, a data set."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from PIL.Image import Image
+
+__all__ = ["upright_rgb"]
+
+
+def upright_rgb(image: Image) -> Image:
+    """The first frame of an opened picture, upright by its EXIF, what is transparent white (as vLLM has it).
+
+    Broken pixels raise whatever Pillow raises.
+    """
+    from PIL import Image as Images
+    from PIL import ImageOps
+
+    image.load()
+    image = ImageOps.exif_transpose(image)
+    if image.mode.startswith("I"):
+        # 16-bit grey: Pillow's own conversion clips instead of scaling.
+        image = image.point(lambda value: value * (1 / 256)).convert("L")
+    if image.has_transparency_data:
+        image = image.convert("RGBA")
+        image = Images.alpha_composite(Images.new("RGBA", image.size, "white"), image)
+    return image.convert("RGB")
