@@ -1,1 +1,1 @@
-"""What runs the model. `base` is the contract; `vllm`, `hf` and `fake` keep it; `recording` goes around one."""
+"""What runs the model. `base` is the contract; `vllm`, `hf` and `fake` keep it; `recording` wraps one."""
