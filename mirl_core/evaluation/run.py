@@ -106,7 +106,9 @@ def one_line(work: Coroutine[Any, Any, T]) -> T:
         raise typer.Exit(1) from error
     except (KeyboardInterrupt, asyncio.CancelledError) as stopped:
         typer.echo("mirl-eval: interrupted; run the same command again to continue", err=True)
-        raise typer.Exit(130) from stopped
+        sent = signal.SIGINT if isinstance(stopped, KeyboardInterrupt) else signal.SIGTERM
+        # What a shell reports of a process that such a signal killed.
+        raise typer.Exit(128 + sent) from stopped
 
 
 async def _stopped_by_sigterm(work: Coroutine[Any, Any, T]) -> T:

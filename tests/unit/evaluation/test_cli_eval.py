@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 import json
-import signal
 import subprocess
 import sys
-import time
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +13,6 @@ import pytest
 
 from mirl_core.config import ModelSettings
 from mirl_core.errors import ConfigError
-from mirl_core.evaluation.bank.store import Bank
 from mirl_core.evaluation.calibrate import Candidate, Choice, Grid, calibrate, frontier
 from mirl_core.evaluation.calibration_run import calibrate_run
 from mirl_core.evaluation.comparison import compare_runs, read_side
@@ -227,43 +224,3 @@ async def test_calibrate_replaces_the_models_own_file_when_asked(tmp_path: Path)
     assert read.options.descriptions <= 6
     # A new mirl.json leaves the bank valid: gates are replayed.
     await calibrate_run(settings, settings.model / "mirl.json", 200.0, no_engine())
-
-
-SLOW_RUN = """
-import signal, sys
-from pathlib import Path
-import mirl_core.evaluation.run as command
-from mirl_core.engines.fake import FakeEngine
-from tests.unit.evaluation.run_cases import data_file, model_folder, one_engine
-# A shell's background jobs begin with the signal ignored.
-signal.signal(signal.SIGINT, signal.default_int_handler)
-where = Path(sys.argv[1])
-command.vllm_engine = lambda model: one_engine(FakeEngine(delay=0.02))
-model, data = model_folder(where / "tiny"), data_file(where / "set" / "q.jsonl", 400)
-words = ["--data", data, "--model", model, "--output", where / "out", "--n", 400, "--descriptions", 4]
-sys.argv = ["mirl-eval", "run", "--methods", "direct", *map(str, words)]
-from mirl_core.evaluation.cli import main
-main()
-"""
-
-
-def test_ctrl_c_keeps_what_was_sampled_and_says_how_to_go_on(tmp_path: Path) -> None:
-    bank = tmp_path / "out" / "bank" / "q.jsonl.jsonl"
-    with subprocess.Popen(
-        [sys.executable, "-c", SLOW_RUN, str(tmp_path)],
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-        cwd=Path(__file__).parents[3],
-    ) as running:
-        deadline = time.monotonic() + 60
-        while not (bank.exists() and bank.stat().st_size) and running.poll() is None:
-            assert time.monotonic() < deadline
-            time.sleep(0.02)
-        running.send_signal(signal.SIGINT)
-        _, errors = running.communicate(timeout=60)
-    assert running.returncode == 130, errors
-    assert "run the same command again to continue" in errors
-    assert "Traceback" not in errors
-    kept = Bank.existing(bank.parent).keys("q.jsonl")
-    assert 0 < len(kept) < 400
