@@ -58,7 +58,7 @@ format: install-dev  ## rewrite the code in the project's format
 
 STAGES := lm vision joint-1-look joint-2-look-again joint-3-reason joint-4-settle
 
-model: install-dev  ## rebuild the bundled model from nothing; about an hour of one core, run again to resume
+model: install-dev  ## rebuild the bundled model from nothing; about 80 minutes of one core, run again to resume
 	set -e; for stage in $(STAGES); do \
 	  $(BIN)/mirl-train sft --config mirl_core/training/recipes/$$stage.yaml --export /tmp/mirl-train/export/$$stage; \
 	done
