@@ -10,22 +10,18 @@ import asyncio
 import inspect
 from collections.abc import AsyncGenerator, Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
 from dataclasses import replace
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import Any, TypeVar
 
-import jinja2
 import torch
 from transformers import AutoModelForImageTextToText, AutoProcessor, DynamicCache
 
+from mirl_core.engines._hf_render import render_conversation, translated
 from mirl_core.engines._placeholders import placeholder_ids
 from mirl_core.engines._sampling import TokenChooser
 from mirl_core.engines.base import Rendered, RequestContext, Sample, Sampling, derive_seed
-from mirl_core.errors import EngineDeadError, EngineError, MIRLError, RequestError
-from mirl_core.types import Conversation, FinishReason, is_image
-
-if TYPE_CHECKING:
-    from collections.abc import Iterator
+from mirl_core.errors import EngineDeadError, EngineError, RequestError
+from mirl_core.types import Conversation, FinishReason
 
 T = TypeVar("T")
 
@@ -96,7 +92,7 @@ class HFEngine:
                 keep_special=keep_special,
             )
 
-        with _translated(f"load {model}"):
+        with translated(f"load {model}"):
             return await asyncio.to_thread(load)
 
     async def render(self, conversation: Conversation, context: RequestContext) -> Rendered:
@@ -200,31 +196,11 @@ class HFEngine:
 
     def _render(self, conversation: Conversation) -> dict[str, torch.Tensor]:
         """The processor's tensors for one conversation: `input_ids` of shape (1, P), pixels and the like."""
-        messages = []
-        for message in conversation.messages:
-            content = message.get("content")
-            if isinstance(content, list | tuple):
-                content = [{"type": "image"} if is_image(part) else part for part in content]
-            messages.append({**message, "content": content})
-        with _translated("render the conversation", param="messages"):
-            text = self._processor.apply_chat_template(
-                messages,
-                tokenize=False,
-                **{"add_generation_prompt": True, **conversation.template_kwargs},
-                tools=[dict(tool) for tool in conversation.tools] or None,
-            )
-            inputs = self._processor(
-                text=[text],
-                images=[conversation.images] if conversation.images else None,
-                return_tensors="pt",
-                add_special_tokens=False,
-            )
         return {
             name: value.to(self._model.device, self._model.dtype)
             if value.is_floating_point()
             else value.to(self._model.device)
-            for name, value in inputs.items()
-            if isinstance(value, torch.Tensor)
+            for name, value in render_conversation(self._processor, conversation).items()
         }
 
     @torch.inference_mode()
@@ -349,7 +325,7 @@ class HFEngine:
     async def _in_thread(self, work: Callable[[], T], call: _Call, what: str) -> T:
         """Run `work` in the model's thread. Cancelled, it tells the thread, and waits for it."""
         await self.health()
-        with _translated(what):
+        with translated(what):
             running = asyncio.get_running_loop().run_in_executor(self._thread, work)
             try:
                 return await asyncio.shield(running)
@@ -363,19 +339,3 @@ def _stop_end(text: str, stop: Sequence[str]) -> int | None:
     """Where the stop string that ends first ends."""
     ends = [at + len(end) for end in stop if (at := text.find(end)) >= 0]
     return min(ends, default=None)
-
-
-@contextmanager
-def _translated(what: str, param: str | None = None) -> Iterator[None]:
-    """Turn what transformers, torch and model code raise into MIRL's errors; `param` blames the request."""
-    try:
-        yield
-    except MIRLError:
-        raise
-    except (jinja2.TemplateError, ValueError, TypeError, KeyError) as error:
-        if param is None:
-            raise EngineError(f"transformers failed to {what}: {error}") from error
-        raise RequestError(f"{param} can't be rendered: {error}", param=param) from error
-    except Exception as error:
-        # Anything may come out of model code; callers know MIRLError.
-        raise EngineError(f"transformers failed to {what}: {type(error).__name__}: {error}") from error
