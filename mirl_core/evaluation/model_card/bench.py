@@ -36,6 +36,9 @@ class Prompt:
 class Bench:
     """A vLLM engine with the bundled model, in this process."""
 
+    # Not the bank's `start_engine`: `watch` needs the distribution at positions inside a prompt, which the
+    # engine protocol has no call for, and a list that is handed over whole is batched, and so sampled from
+    # one seed, alike every time; requests that arrive one by one are not.
     def __init__(self, model: Path, dtype: str = "bfloat16") -> None:
         # The server's own settings, among them blocks small enough that turns about one picture share a
         # prefix, and one compute thread less than a small machine has cores. Batches are larger: nobody waits
