@@ -6,16 +6,39 @@ The docstring under each field is its documentation: the server's API reference 
 from __future__ import annotations
 
 import json
+from contextlib import suppress
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    Field,
+    ValidationError,
+    ValidatorFunctionWrapHandler,
+    WrapValidator,
+)
+from pydantic_core import PydanticCustomError
 
 from mirl_core.errors import ConfigError, RequestError
 
 GateName = Literal["mi", "confidence", "random", "none"]
 EstimatorName = Literal["text", "blank", "reference"]
 Aggregation = Literal["auto", "majority", "mi_weighted", "best"]
+
+
+def _weight(given: object, read: ValidatorFunctionWrapHandler) -> Any:
+    """One problem at the field itself, where a union has one for each of its members."""
+    # True is 1.0 to pydantic, but nobody's λ.
+    if not isinstance(given, bool):
+        with suppress(ValidationError):
+            return read(given)
+    raise PydanticCustomError("mi_weight", "Input should be a number of at least 0, or 'auto'")
+
+
+MIWeight = Annotated[
+    Annotated[float, Field(ge=0, allow_inf_nan=False)] | Literal["auto"], WrapValidator(_weight)
+]
 
 
 class Settings(BaseModel):
@@ -39,8 +62,9 @@ class MIRLOptions(Settings):
     """How to rank descriptions: `mi`, `confidence` (λ = 0), `random`, `none` (every description goes on)."""
     estimator: EstimatorName = "text"
     """The image-free term: `text` (images removed), `blank` (mean-colour image), `reference`."""
-    mi_weight: Annotated[float, Field(ge=0)] = 1.0
-    """λ: weight of the image-free term. 1 is mutual information, 0 plain confidence."""
+    mi_weight: MIWeight = 1.0
+    """λ: weight of the image-free term. 1 is mutual information, 0 plain confidence, `auto` the share of the
+    descriptions' surprise that the image explains."""
     normalize: Literal["token", "sum"] = "token"
     """Rank by MI per content token, or by the plain sum."""
     clip: Annotated[float, Field(gt=0)] | None = None

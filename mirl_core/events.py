@@ -32,6 +32,8 @@ class Gated:
     """All descriptions are scored; each says whether it was kept, or why not."""
 
     descriptions: tuple[Description, ...]
+    mi_weight: float | None = None
+    """λ of their `mi`, `auto` resolved; None where none has one."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -16,6 +16,7 @@ over images and descriptions:
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Protocol
@@ -36,6 +37,7 @@ __all__ = [
     "Estimator",
     "ReferenceEstimator",
     "TextEstimator",
+    "information_share",
     "make_estimator",
     "mean_colour",
     "token_mi",
@@ -57,10 +59,7 @@ def token_mi(
     Returns:
         (T,) float64. A token impossible under both terms is worth 0, not NaN: it tells the gate nothing.
     """
-    given_image = np.asarray(logprobs, dtype=np.float64)
-    given_none = np.asarray(marginal, dtype=np.float64)
-    if given_image.shape != given_none.shape or given_image.ndim != 1:
-        raise ValueError(f"shapes differ or are not (T,): {given_image.shape} and {given_none.shape}")
+    given_image, given_none = _both(logprobs, marginal)
     if weight == 0:
         ratio = given_image.copy()
     else:
@@ -68,6 +67,40 @@ def token_mi(
             ratio = given_image - weight * given_none
         ratio[np.isnan(ratio)] = 0.0
     return ratio if clip is None else np.clip(ratio, -clip, clip)
+
+
+def information_share(logprobs: ArrayLike, marginals: ArrayLike) -> float:
+    """Which share of the tokens' surprise without the image it explains: `1 − Σ logprobs / Σ marginals`.
+
+    Theil's uncertainty coefficient (H(d) − H(d | I)) / H(d), with samples for both entropies (Theil 1970, "On
+    the estimation of relationships involving qualitative variables"). As λ it needs no labels: an image that
+    explains nothing leaves ranking to what is usual (0), one that explains everything lets that go (1).
+
+    Args:
+        logprobs: (T,) log p(d_t | d_<t, I, q) of all tokens of all descriptions; nats.
+        marginals: (T,) log p(d_t | d_<t, q) of the same tokens; nats.
+
+    Returns:
+        Within 0 and 1. 0 where there is nothing to explain (no tokens, or marginals that add up to 0) and
+        where a token is impossible given the image; else 1 where one is impossible without it.
+
+    Raises:
+        ValueError: the shapes differ or are not (T,).
+    """
+    given_image, given_none = _both(logprobs, marginals)
+    # Exact sums: the order of the descriptions must not decide a tie.
+    posterior, prior = math.fsum(given_image.tolist()), math.fsum(given_none.tolist())
+    if prior >= 0 or posterior == -math.inf:
+        return 0.0
+    return min(max(1 - posterior / prior, 0.0), 1.0)
+
+
+def _both(logprobs: ArrayLike, marginal: ArrayLike) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    given_image = np.asarray(logprobs, dtype=np.float64)
+    given_none = np.asarray(marginal, dtype=np.float64)
+    if given_image.shape != given_none.shape or given_image.ndim != 1:
+        raise ValueError(f"shapes differ or are not (T,): {given_image.shape} and {given_none.shape}")
+    return given_image, given_none
 
 
 class Estimator(Protocol):

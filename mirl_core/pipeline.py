@@ -22,9 +22,10 @@ from mirl_core.deadline import Deadline
 from mirl_core.engines.base import Engine, Rendered, RequestContext, Sample, Sampling, derive_seed
 from mirl_core.errors import DeadlineError, RequestError
 from mirl_core.events import ChainDone, Decided, Described, Event, FellBack, Finished, Gated, Started
-from mirl_core.gates import GATES, select
-from mirl_core.information import make_estimator, token_mi
+from mirl_core.gates import select
+from mirl_core.information import make_estimator
 from mirl_core.marginals import image_free_logprobs
+from mirl_core.measuring import measure, needs_marginals
 from mirl_core.prompting import cut_at_stop, read_description
 from mirl_core.streams import merge
 from mirl_core.types import Chain, Conversation, Description, Result, Stage, StageUsage
@@ -86,6 +87,7 @@ class _Run:
     samples: dict[int, Sample] = field(default_factory=dict)
     chains: list[Chain] = field(default_factory=list)
     stages: list[StageUsage] = field(default_factory=list)
+    mi_weight: float | None = None
     outcome: voting.Outcome | None = None
     fallback: str | None = None
 
@@ -108,7 +110,7 @@ class _Run:
                 yield event
         if any(description.reason is None for description in self.descriptions):
             await self.gate()
-            yield Gated(self.descriptions)
+            yield Gated(self.descriptions, self.mi_weight)
             following = self.fork()
         else:
             self.fallback = "no usable description"
@@ -194,8 +196,7 @@ class _Run:
         contents = sorted({description.token_ids[: description.content_tokens] for description in usable})
         marginals: dict[tuple[int, ...], tuple[float, ...]] = {}
         scored_tokens = 0
-        # With λ = 0 the image-free term has no weight and isn't worth a forward pass.
-        if options.token_mi or (GATES[options.gate].needs_marginal and options.mi_weight > 0):
+        if needs_marginals(options):
             scores = await image_free_logprobs(
                 self.engine,
                 make_estimator(options.estimator, self.pipeline.references),
@@ -207,34 +208,11 @@ class _Run:
             marginals = dict(zip(contents, scores, strict=True))
             variants = len(self.pipeline.references) if options.estimator == "reference" else 1
             scored_tokens = variants * sum(len(self.opening) + len(content) for content in contents)
-        measured = tuple(
-            description if description.reason else self.measure(description, marginals)
-            for description in self.descriptions
-        )
+        logprobs = {index: sample.logprobs for index, sample in self.samples.items()}
+        measured, self.mi_weight = measure(self.descriptions, logprobs, marginals, options)
         self.descriptions = select(measured, options, derive_seed(self.sampling.seed, "gate"))
         self.stages.append(
             StageUsage("score", len(marginals), 0, scored_tokens, time.perf_counter() - started)
-        )
-
-    def measure(
-        self, description: Description, marginals: dict[tuple[int, ...], tuple[float, ...]]
-    ) -> Description:
-        """The description with its MI; without one where nothing was scored, unless λ = 0."""
-        options, length = self.options, description.content_tokens
-        marginal = marginals.get(description.token_ids[:length])
-        if marginal is None and options.mi_weight > 0:
-            return description
-        per_token = token_mi(
-            self.samples[description.index].logprobs[:length],
-            marginal or (0.0,) * length,
-            options.mi_weight,
-            options.clip,
-        )
-        return replace(
-            description,
-            marginal=None if marginal is None else sum(marginal),
-            mi=float(per_token.sum()),
-            token_mi=tuple(float(value) for value in per_token) if options.token_mi else None,
         )
 
     async def fork(self) -> AsyncGenerator[Event, None]:
@@ -348,6 +326,7 @@ class _Run:
             aggregation=outcome.aggregation if outcome else "best",
             partial=self.deadline.passed,
             fallback=self.fallback,
+            mi_weight=self.mi_weight,
         )
 
     def margin(self, winner: Description | None) -> float | None:

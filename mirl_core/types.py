@@ -179,6 +179,8 @@ class Result:
     """The deadline passed and this is the best so far."""
     fallback: str | None = None
     """Why the gate was not used (`no usable description`); None where it was."""
+    mi_weight: float | None = None
+    """λ of every description's `mi`, `auto` resolved; None where none has one."""
 
     @property
     def completion_tokens(self) -> int:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import math
+import random
 
 import numpy as np
 import pytest
@@ -18,6 +19,7 @@ from mirl_core.information import (
     BlankEstimator,
     ReferenceEstimator,
     TextEstimator,
+    information_share,
     make_estimator,
     mean_colour,
     token_mi,
@@ -169,6 +171,63 @@ def test_token_mi_refuses_terms_of_different_length() -> None:
         token_mi([-1.0], [-1.0, -2.0])
     with pytest.raises(ValueError, match="shapes differ"):
         token_mi([[-1.0]], [[-1.0]])
+
+
+nats = st.one_of(st.floats(-50, 0), st.just(-math.inf))
+
+
+@given(st.lists(st.tuples(nats, nats), max_size=30), st.randoms(use_true_random=False))
+def test_information_share_is_a_share_whatever_the_order(
+    tokens: list[tuple[float, float]], numbers: random.Random
+) -> None:
+    share = information_share([seen for seen, _ in tokens], [unseen for _, unseen in tokens])
+    assert 0 <= share <= 1
+    numbers.shuffle(tokens)
+    assert information_share([seen for seen, _ in tokens], [unseen for _, unseen in tokens]) == share
+
+
+@given(st.lists(st.tuples(st.floats(-50, 0), st.floats(-50, -1e-3)), min_size=1, max_size=30))
+def test_information_share_is_one_less_the_ratio_of_sums(tokens: list[tuple[float, float]]) -> None:
+    posterior, prior = sum(seen for seen, _ in tokens), sum(unseen for _, unseen in tokens)
+    share = information_share([seen for seen, _ in tokens], [unseen for _, unseen in tokens])
+    assert share == pytest.approx(max(1 - posterior / prior, 0), abs=NATS)
+
+
+@given(seed=st.integers(0, 10_000))
+@settings(max_examples=15, deadline=None)
+def test_information_share_is_theils_coefficient_of_the_table(seed: int) -> None:
+    # Every (image, description) as often as it is likely, to a millionth; entropies from the definition.
+    table, prior = random_table(seed, length=1), np.array([0.5, 0.3, 0.2])
+    joint = prior[:, None] * table
+    marginal = joint.sum(axis=0)
+    counts = np.rint(joint * 1e6).astype(int).ravel()
+    seen, unseen = np.log(table).ravel(), np.tile(np.log(marginal), len(prior))
+    share = information_share(np.repeat(seen, counts), np.repeat(unseen, counts))
+    entropy = -float((marginal * np.log(marginal)).sum())
+    assert share == pytest.approx(exact_mi(prior, table) / entropy, abs=1e-4)
+
+
+@pytest.mark.parametrize(
+    ("logprobs", "marginals", "share"),
+    [
+        ([], [], 0),
+        ([0.0, 0.0], [0.0, 0.0], 0),
+        ([-1.0], [0.0], 0),
+        ([-1.0, -2.0], [-math.inf, -2.0], 1),
+        ([-math.inf, -1.0], [-3.0, -3.0], 0),
+        ([-math.inf, -1.0], [-math.inf, -3.0], 0),
+        ([-math.inf, -1.0], [-1.0, -math.inf], 0),
+        ([-1.0, 0.0], [-1.0, -3.0], 0.75),
+        ([-9.0], [-3.0], 0),
+    ],
+)
+def test_information_share_at_its_edges(logprobs: list[float], marginals: list[float], share: float) -> None:
+    assert information_share(logprobs, marginals) == share
+
+
+def test_information_share_refuses_terms_of_different_length() -> None:
+    with pytest.raises(ValueError, match="shapes differ"):
+        information_share([-1.0], [-1.0, -2.0])
 
 
 RED = Image.new("RGB", (4, 2), (200, 0, 0))

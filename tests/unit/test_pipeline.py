@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from contextlib import aclosing
+from typing import Any
 
 import pytest
 
@@ -11,8 +12,9 @@ from mirl_core.config import MIRLOptions, ModelSettings
 from mirl_core.engines.base import Sampling
 from mirl_core.engines.fake import FakeEngine, FakeText
 from mirl_core.errors import DeadlineError, EngineDeadError, RequestError
-from mirl_core.events import ChainDone, Decided, Described, FellBack, Finished, Gated, Started
+from mirl_core.events import ChainDone, Decided, Described, Event, FellBack, Finished, Gated, Started
 from mirl_core.pipeline import Pipeline
+from mirl_core.types import Result
 from tests.unit.pipeline_cases import (
     CONTEXT,
     CONVERSATION,
@@ -25,6 +27,12 @@ from tests.unit.pipeline_cases import (
 )
 
 THREE = [described("a cat", -1.0, -1.5), described("a red dog", -1.0, -4.0), described("fog", -0.1, -0.1)]
+
+
+def finished(events: list[Event]) -> Result:
+    last = events[-1]
+    assert isinstance(last, Finished)
+    return last.result
 
 
 def by_description(answers: dict[str, str]):
@@ -79,6 +87,57 @@ async def test_weight_blends_confidence_and_information() -> None:
     assert scores == pytest.approx([-1 + 0.75, -1 + 2.0, -0.1 + 0.05])
 
 
+async def test_auto_weighs_by_what_the_image_explains_of_all_usable_samples() -> None:
+    # Content: "a cat" 2 tokens twice, "a red dog" 3, the truncated one none: 1 − (2·2 + 3) / (2·2·1.5 + 3·4).
+    engine = FakeEngine([*THREE[:2], THREE[0], FakeText("never ends", -9.0, -9.0, "length")])
+    events = await events_of(engine, descriptions=4, keep=1, forks=1, mi_weight="auto")
+    result = finished(events)
+    assert result.mi_weight == pytest.approx(1 - 7 / 18)
+    assert [one.mi_weight for one in events if isinstance(one, Gated)] == [result.mi_weight]
+    assert result.description is not None
+    assert result.description.mi == pytest.approx(3 * (-1 + result.mi_weight * 4))
+    assert [one.score for one in result.descriptions[:2]] == pytest.approx(
+        [-1 + result.mi_weight * 1.5, -1 + result.mi_weight * 4]
+    )
+    assert result.descriptions[3].mi is None
+
+
+async def test_auto_gates_as_its_number_does() -> None:
+    auto = await result_of(FakeEngine(THREE), descriptions=3, keep=2, forks=1, mi_weight="auto", clip=0.7)
+    fixed = await result_of(
+        FakeEngine(THREE), descriptions=3, keep=2, forks=1, mi_weight=auto.mi_weight, clip=0.7
+    )
+    assert auto.descriptions == fixed.descriptions
+    assert auto.mi_weight == fixed.mi_weight
+    assert auto.scored_tokens == fixed.scored_tokens
+
+
+async def test_auto_scores_even_where_it_comes_to_confidence() -> None:
+    engine = FakeEngine([described("a cat", -2.0, -2.0)])
+    result = await result_of(engine, descriptions=2, mi_weight="auto")
+    assert (result.mi_weight, len(engine.of_kind("score"))) == (0.0, 1)
+    assert (result.descriptions[0].mi, result.descriptions[0].marginal) == (-4.0, -4.0)
+
+
+@pytest.mark.parametrize("gate", ["confidence", "random", "none"])
+async def test_auto_asks_no_marginals_of_gates_that_need_none(gate: str) -> None:
+    engine = FakeEngine(THREE)
+    result = await result_of(engine, descriptions=3, gate=gate, mi_weight="auto")
+    assert not engine.of_kind("score")
+    assert {one.mi for one in result.descriptions} == {result.mi_weight} == {None}
+    asked = await result_of(FakeEngine(THREE), descriptions=3, gate=gate, mi_weight="auto", token_mi=True)
+    assert asked.mi_weight == pytest.approx(1 - (2 + 3 + 0.1) / (3 + 12 + 0.1))
+    assert all(one.token_mi for one in asked.descriptions)
+
+
+@pytest.mark.parametrize(
+    ("options", "weight"),
+    [({}, 1.0), ({"mi_weight": 0.5}, 0.5), ({"mi_weight": 0}, 0.0), ({"gate": "random"}, None)],
+)
+async def test_the_weight_that_was_used_is_told(options: dict[str, Any], weight: float | None) -> None:
+    assert (await result_of(FakeEngine(THREE), descriptions=3, **options)).mi_weight == weight
+
+
 async def test_identical_descriptions_are_scored_once_and_keep_their_multiplicity() -> None:
     engine = FakeEngine([described("a cat"), described("a cat"), described("a dog")])
     result = await result_of(engine, descriptions=3, keep=3, forks=1, early_stop=False)
@@ -120,6 +179,7 @@ async def test_without_a_usable_description_it_falls_back_and_says_so() -> None:
     assert last.result.fallback == "no usable description"
     assert last.result.content == "7"
     assert last.result.description is None
+    assert last.result.mi_weight is None
     assert [stage.stage for stage in last.result.stages] == ["describe", "plain"]
 
 

@@ -54,7 +54,7 @@ options = st.builds(
     distinct=st.booleans(),
     normalize=st.sampled_from(["token", "sum"]),
     adaptive_keep=st.one_of(st.none(), st.floats(0.1, 1.0)),
-    mi_weight=st.sampled_from([0.0, 0.5, 1.0]),
+    mi_weight=st.sampled_from([0.0, 0.5, 1.0, "auto"]),
     fork_image=st.sampled_from(["keep", "drop"]),
 )
 
@@ -79,6 +79,7 @@ def test_every_sampled_token_is_counted_once_and_finished_is_last(
     sampled = sum(stage.sequences for stage in result.stages if stage.stage != "score")
     assert sampled == sum(call.n for call in engine.calls)
     assert len(result.descriptions) == chosen.descriptions
+    assert (result.mi_weight is None) == all(one.mi is None for one in result.descriptions)
     if result.content:
         assert result.content == result.representative.answer
         assert result.content in result.representative.text

@@ -5,7 +5,8 @@
     mirl                      the model's own options
     confidence, random, none  the same with another gate
     auto-RULE                 the gate `mi`, λ chosen by a rule: information, conflict, stable, average,
-                              agreement (per request), traffic, prior (per deployment)
+                              agreement (per request), traffic, prior (per deployment); `mirl(mi_weight=auto)`
+                              is auto-information as the product has it
     deepconf@K, deepconf-low@K, adaptive@K, esc@K   published rivals
     oracle, oracle-answer@K   bounds: of every gate, of every vote
 

@@ -21,6 +21,7 @@ from numpy.typing import NDArray
 
 from mirl_core.config import MIRLOptions
 from mirl_core.evaluation.methods.gated import sums_of_token_mi
+from mirl_core.measuring import resolve_weight
 
 __all__ = ["GRID", "REQUEST_RULES", "Rule", "Sampled", "fixed_weight"]
 
@@ -41,6 +42,11 @@ class Sampled:
     question: str = ""
     """What was asked: the prior p(d | q) is one per question."""
 
+    @property
+    def terms(self) -> tuple[list[float], list[float]]:
+        """`logprobs` and `marginal`."""
+        return self.logprobs.tolist(), self.marginal.tolist()
+
 
 class Rule(Protocol):
     """(N,) ranking scores of one request's descriptions, in the gate's unit (nats, a token or in all)."""
@@ -58,18 +64,14 @@ def fixed_weight(sampled: Sequence[Sampled], weight: float, options: MIRLOptions
 class InformationShare:
     """`information`: λ = 1 − Σ log p(d | I) / Σ log p(d), over the tokens of all N; within 0 and 1.
 
-    Theil's uncertainty coefficient with the request's samples: which share of a description's surprise under
-    the prior the image explains. An image that explains nothing leaves ranking to the posterior (λ = 0:
-    nothing is known but what is usual); one that says much against or beyond the prior lets the prior go.
+    The product's own `mi_weight: "auto"`; see `mirl_core.information.information_share`.
     """
 
-    def weight(self, sampled: Sequence[Sampled], options: MIRLOptions) -> float:
-        posterior = sum(float(one.logprobs.sum()) for one in sampled)
-        prior = sum(float(one.marginal.sum()) for one in sampled)
-        return float(np.clip(1 - posterior / prior, 0, 1)) if prior < 0 else options.mi_weight
+    def weight(self, sampled: Sequence[Sampled]) -> float:
+        return resolve_weight("auto", [one.terms for one in sampled])
 
     def scores(self, sampled: Sequence[Sampled], options: MIRLOptions) -> Array:
-        return fixed_weight(sampled, self.weight(sampled, options), options)
+        return fixed_weight(sampled, self.weight(sampled), options)
 
 
 @dataclass(frozen=True, slots=True)
@@ -88,7 +90,7 @@ class Conflict:
         evidence = fixed_weight(sampled, 1.0, options)
         spread = float(prior.std() * evidence.std())
         if not np.isfinite(spread) or spread < 1e-9:
-            return options.mi_weight
+            return resolve_weight(options.mi_weight, [one.terms for one in sampled])
         covariance = float(((prior - prior.mean()) * (evidence - evidence.mean())).mean())
         return float(np.clip((1 - covariance / spread) / 2, 0, 1))
 

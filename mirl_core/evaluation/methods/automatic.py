@@ -26,7 +26,8 @@ __all__ = ["Agreement", "Automatic", "FromTraffic"]
 class Automatic(Gated):
     """`auto-information`, `auto-conflict`, `auto-stable`, `auto-average`: by the request's own descriptions.
 
-    `mi_weight` is what a rule falls back to where it can't tell.
+    `mi_weight` is what a rule falls back to where it can't tell; `information` always can. It is the
+    product's `mi_weight: "auto"`, so `mirl(mi_weight=auto)` comes to the same.
     """
 
     rule: Rule | None = None

@@ -16,6 +16,7 @@ from mirl_core.evaluation.methods.parsing import Spec
 from mirl_core.evaluation.methods.replay import drawn, fallback, forked, refuse, run
 from mirl_core.gates import GATES, select
 from mirl_core.information import token_mi
+from mirl_core.measuring import needs_marginals, resolve_weight
 from mirl_core.types import Description
 
 if TYPE_CHECKING:
@@ -81,14 +82,10 @@ class Gated:
 
         With an MI only where the gate ranks by it; see `mirl_core.pipeline` for the same on live samples.
         """
-        options = self.options
-        ranks_by_mi = GATES[options.gate].needs_marginal
-        scored = 0
-        if options.token_mi or (ranks_by_mi and options.mi_weight > 0):
-            scored = self.scored_tokens(descriptions)
-        return as_descriptions(
-            descriptions, self.mutual_information(descriptions) if ranks_by_mi else None
-        ), scored
+        ranks_by_mi = GATES[self.options.gate].needs_marginal
+        mi = self.mutual_information(descriptions) if ranks_by_mi else None
+        scored = self.scored_tokens(descriptions) if needs_marginals(self.options) else 0
+        return as_descriptions(descriptions, mi), scored
 
     def mutual_information(self, descriptions: Sequence[BankedDescription]) -> list[float]:
         """Of the usable ones; nats."""
@@ -96,10 +93,10 @@ class Gated:
         usable = [one for one in descriptions if not one.reason]
         # With λ = 0 the image-free term has no say, and needn't be there.
         pairs: list[tuple[Sequence[float], Sequence[float]]] = [
-            (one.logprobs, marginal_of(one, options, self.name) if options.mi_weight else one.logprobs)
+            (one.logprobs, one.logprobs if options.mi_weight == 0 else marginal_of(one, options, self.name))
             for one in usable
         ]
-        return sums_of_token_mi(pairs, options.mi_weight, options.clip)
+        return sums_of_token_mi(pairs, resolve_weight(options.mi_weight, pairs), options.clip)
 
     def scored_tokens(self, descriptions: Sequence[BankedDescription]) -> int:
         """Distinct contents, each after the opening tag, once per reference image."""

@@ -30,6 +30,7 @@ from numpy.typing import NDArray
 
 from mirl_core.config import MIRLOptions
 from mirl_core.evaluation.methods.auto_weight import Rule, Sampled, fixed_weight
+from mirl_core.measuring import resolve_weight
 
 __all__ = ["TRAFFIC_RULES", "TrafficPrior", "TrafficRule", "TrafficWeight"]
 
@@ -81,14 +82,14 @@ class TrafficWeight:
     """`traffic`: the λ under which p'(c) ∝ p(c)^(1−λ), in every context, makes the traffic most likely.
 
     0 where descriptions are as usual as in training, 1 where all are equally so, above 1 where the unusual
-    prevails. Without a context that many requests share, the options' λ.
+    prevails. Without a context that many requests share, the options' λ (`auto`: over all of the traffic).
     """
 
     weight: float
 
     @classmethod
     def fit(cls, traffic: Sequence[Sequence[Sampled]], options: MIRLOptions) -> Self:
-        return cls(_tempering([table for _, table in _tables(traffic)], options))
+        return cls(_tempering([table for _, table in _tables(traffic)], traffic, options))
 
     def scores(self, sampled: Sequence[Sampled], options: MIRLOptions) -> Array:
         return fixed_weight(sampled, self.weight, options)
@@ -110,7 +111,7 @@ class TrafficPrior:
     @classmethod
     def fit(cls, traffic: Sequence[Sequence[Sampled]], options: MIRLOptions) -> Self:
         tables = list(_tables(traffic))
-        weight = _tempering([table for _, table in tables], options)
+        weight = _tempering([table for _, table in tables], traffic, options)
         corrections = {}
         for context, (names, prior, ratios) in tables:
             tempered = _tempered(prior, weight)
@@ -163,14 +164,18 @@ def _steps(one: Sampled) -> list[tuple[Context, float]]:
     return [((one.question, names[:place]), name) for place, name in enumerate(names)]
 
 
-def _tempering(tables: Sequence[tuple[list[float], Array, Array]], options: MIRLOptions) -> float:
+def _tempering(
+    tables: Sequence[tuple[list[float], Array, Array]],
+    traffic: Sequence[Sequence[Sampled]],
+    options: MIRLOptions,
+) -> float:
     """The weight in `GRID` with the greatest likelihood; the options' where all are alike."""
     total = np.zeros(len(GRID))
     for _, prior, ratios in tables:
         tempered = np.array([_tempered(prior, weight) for weight in GRID])
         total += np.log(ratios @ tempered.T).sum(axis=0)
     if np.ptp(total) < 1e-9:
-        return options.mi_weight
+        return resolve_weight(options.mi_weight, [one.terms for request in traffic for one in request])
     return GRID[int(total.argmax())]
 
 

@@ -1,7 +1,8 @@
 """POST /v1/mirl/score: the mutual information of given descriptions with an image.
 
 Useful without the pipeline, as a check for hallucinations: a description that says no more than what the
-model would expect unseen has an MI near zero.
+model would expect unseen has an MI (λ = 1) near zero. `mi_weight: "auto"` takes λ from all descriptions of
+the call, so that an MI then depends on what else the call brings; the response says which λ it was.
 """
 
 from __future__ import annotations
@@ -19,6 +20,7 @@ from mirl_core.engines.base import RequestContext
 from mirl_core.errors import MIRLError, ModelNotFoundError, RequestError, RequestTooLargeError
 from mirl_core.information import make_estimator, token_mi
 from mirl_core.marginals import image_free_logprobs
+from mirl_core.measuring import resolve_weight
 from mirl_core.pipeline import Pipeline
 from mirl_core.types import Conversation
 from mirl_server.protocol import error_response
@@ -85,9 +87,11 @@ async def _score(service: Service, request: Request, body: dict[str, Any]) -> di
         )
     work = _both_terms(pipeline, conversation, contents, options, context)
     prompt_tokens, seen, unseen = await unless_gone(request.receive, work)
+    # `auto` goes by the descriptions of this call, as it goes by those of a gated request.
+    weight = resolve_weight(options.mi_weight, list(zip(seen, unseen, strict=True)))
     data = []
     for index, (text, logprobs, marginal) in enumerate(zip(texts, seen, unseen, strict=True)):
-        per_token = token_mi(logprobs, marginal, options.mi_weight, options.clip)
+        per_token = token_mi(logprobs, marginal, weight, options.clip)
         told = {
             "index": index,
             "text": text,
@@ -100,7 +104,7 @@ async def _score(service: Service, request: Request, body: dict[str, Any]) -> di
         data.append(told | ({"token_mi": [float(one) for one in per_token]} if options.token_mi else {}))
     model = asked.model or service.names[0]
     usage = {"prompt_tokens": prompt_tokens, "scored_tokens": 2 * tokens, "completion_tokens": 0}
-    return {"object": "mirl.score", "model": model, "data": data, "usage": usage}
+    return {"object": "mirl.score", "model": model, "mi_weight": weight, "data": data, "usage": usage}
 
 
 async def _both_terms(

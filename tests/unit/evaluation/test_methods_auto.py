@@ -36,10 +36,10 @@ def sampled(*pairs: tuple[float, float]) -> list[Sampled]:
 
 def test_information_share_is_what_the_image_explains() -> None:
     rule = InformationShare()
-    assert rule.weight(sampled((-1.0, -4.0), (-1.0, -4.0)), OPTIONS) == pytest.approx(0.75)
-    assert rule.weight(sampled((-4.0, -4.0)), OPTIONS) == 0
-    assert rule.weight(sampled((-9.0, -4.0)), OPTIONS) == 0
-    assert rule.weight(sampled((0.0, 0.0)), OPTIONS) == 0.3
+    assert rule.weight(sampled((-1.0, -4.0), (-1.0, -4.0))) == pytest.approx(0.75)
+    assert rule.weight(sampled((-4.0, -4.0))) == 0
+    assert rule.weight(sampled((-9.0, -4.0))) == 0
+    assert rule.weight(sampled((0.0, 0.0))) == 0, "no λ changes a ranking here"
 
 
 def test_conflict_is_zero_where_the_image_agrees_with_the_prior() -> None:
@@ -48,6 +48,12 @@ def test_conflict_is_zero_where_the_image_agrees_with_the_prior() -> None:
     assert Conflict().weight(agree, OPTIONS) == pytest.approx(0)
     assert Conflict().weight(against, OPTIONS) == pytest.approx(1)
     assert Conflict().weight(sampled((-1.0, -2.0)), OPTIONS) == 0.3
+
+
+def test_where_a_rule_can_not_tell_auto_means_the_information_share() -> None:
+    alone = sampled((-1.0, -4.0))
+    assert Conflict().weight(alone, MIRLOptions(mi_weight="auto")) == pytest.approx(0.75)
+    assert TrafficWeight.fit([alone, alone], MIRLOptions(mi_weight="auto")).weight == pytest.approx(0.75)
 
 
 def test_stable_is_the_middle_of_the_longest_stretch() -> None:
@@ -76,11 +82,27 @@ def test_rules_rank_as_the_gate_does_at_their_weight() -> None:
     settings = ModelSettings(options=MIRLOptions(descriptions=3, keep=1, forks=1))
     (auto,) = parse_methods("auto-information", settings)
     assert isinstance(auto, Automatic)
-    weight = InformationShare().weight(auto.sampled(banked, banked.descriptions), auto.options)
+    weight = InformationShare().weight(auto.sampled(banked, banked.descriptions))
     (fixed,) = parse_methods(f"mirl(mi_weight={weight})", settings)
     assert auto.play(banked, in_order(banked)) == fixed.play(banked, in_order(banked))
     scores = fixed_weight(auto.sampled(banked, banked.descriptions), weight, auto.options)
     assert auto.play(banked, in_order(banked)).answer == str(int(scores.argmax()))
+
+
+@pytest.mark.parametrize(
+    "given",
+    ["clip=none", "clip=0.5", "normalize=sum", "distinct=true", "adaptive_keep=0.6;aggregate=mi_weighted"],
+)
+def test_the_products_auto_is_auto_information(given: str) -> None:
+    settings = ModelSettings(options=MIRLOptions(descriptions=16, keep=2, forks=1))
+    names = f"auto-information({given}),mirl(mi_weight=auto;{given}),mirl({given})"
+    rule, product, fixed = (
+        [method.play(one, draw) for one in scenes(40, 0.25, seed=7) for draw in draws(one, 2, 0)]
+        for method in parse_methods(names, settings)
+    )
+    # A share of MI mass may differ in its last digit: the gate divides by lengths once more.
+    assert product == [replace(one, confidence=pytest.approx(one.confidence)) for one in rule]
+    assert product != fixed, "or λ wouldn't matter here"
 
 
 def test_rules_score_even_where_they_choose_confidence() -> None:

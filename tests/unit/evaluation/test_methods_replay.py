@@ -44,7 +44,7 @@ OPTIONS = st.fixed_dictionaries(
         "distinct": st.booleans(),
         "normalize": st.sampled_from(["token", "sum"]),
         "adaptive_keep": st.sampled_from([None, 0.3, 0.9]),
-        "mi_weight": st.sampled_from([0.0, 0.5, 1.0]),
+        "mi_weight": st.sampled_from([0.0, 0.5, 1.0, "auto"]),
         "clip": st.sampled_from([None, 0.4]),
         "token_mi": st.booleans(),
     }

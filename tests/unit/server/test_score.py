@@ -49,6 +49,14 @@ async def test_weight_and_clip_apply() -> None:
     assert (await ask(harness, mirl={"clip": 0.5})).json()["data"][0]["mi"] == 1.5
 
 
+async def test_auto_weighs_by_the_descriptions_of_the_call() -> None:
+    harness = make_harness(FakeEngine(score=scorer))
+    told = (await ask(harness, mirl={"mi_weight": "auto"})).json()
+    assert told["mi_weight"] == pytest.approx(1 - 1 / 3)
+    assert [one["mi_per_token"] for one in told["data"]] == pytest.approx([-1 + 2 / 3 * 3] * 2)
+    assert (await ask(harness)).json()["mi_weight"] == 1.0
+
+
 @pytest.mark.parametrize(
     ("fields", "status", "param"),
     [
@@ -62,6 +70,7 @@ async def test_weight_and_clip_apply() -> None:
         ({"model": "m:direct"}, 404, "model"),
         ({"messages": [{"role": "user", "content": "hi"}]}, 400, "messages"),
         ({"mirl": {"kep": 1}}, 400, "mirl.kep"),
+        ({"mirl": {"mi_weight": "automatic"}}, 400, "mirl.mi_weight"),
         ({"mirl": {"estimator": "reference"}}, 400, None),
         ({"temperature": 1}, 400, "temperature"),
         ({"priority": 1}, 400, "priority"),
