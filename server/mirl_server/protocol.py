@@ -151,6 +151,7 @@ def evidence(result: Result) -> Json:
         "vote": vote_json(result.vote),
         "confidence": result.confidence,
         "margin": result.margin,
+        "mi_weight": result.mi_weight,
         "aggregation": result.aggregation,
         "partial": result.partial,
         "fallback": result.fallback,
@@ -203,7 +204,8 @@ def stage_event(event: Described | Gated | FellBack | ChainDone | Decided) -> Js
     if isinstance(event, Described):
         return {"event": "described", "description": description_json(event.description)}
     if isinstance(event, Gated):
-        return {"event": "gated", "descriptions": [description_json(one) for one in event.descriptions]}
+        descriptions = [description_json(one) for one in event.descriptions]
+        return {"event": "gated", "descriptions": descriptions, "mi_weight": event.mi_weight}
     if isinstance(event, FellBack):
         return {"event": "fell_back", "reason": event.reason}
     if isinstance(event, ChainDone):

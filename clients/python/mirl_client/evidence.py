@@ -81,6 +81,8 @@ class Evidence(_Told):
     """The deadline passed and this is the best so far."""
     fallback: str | None
     """Why the gate was not used; None where it was."""
+    mi_weight: float | None = None
+    """λ of every description's `mi`, also where the request said `auto`; None where none has one."""
     stages: tuple[Stage, ...]
 
     @property

@@ -30,6 +30,7 @@ RESULT = Result(
         StageUsage("fork", 1, 5),
     ),
     aggregation="majority",
+    mi_weight=0.5,
 )
 ANSWER = Answer("chatcmpl-1", "m", 1, include_usage=True)
 

@@ -13,6 +13,7 @@ import pytest
 from openai.types import Model
 from openai.types.chat import ChatCompletion, ChatCompletionChunk
 
+from mirl_client import evidence
 from mirl_core.engines.fake import FakeEngine, FakeText
 from mirl_core.errors import DeadlineError, EngineDeadError, EngineError, MIRLError, RequestError
 from tests.unit.server.conftest import Harness, question
@@ -47,6 +48,39 @@ async def test_a_gated_answer_with_its_evidence(server: Harness) -> None:
     assert told.usage is not None
     assert told.usage.completion_tokens == server.engine.sampled_tokens
     assert server.handed == []
+
+
+@pytest.mark.parametrize(
+    ("knobs", "weight"),
+    [
+        ({}, 1.0),
+        ({"mi_weight": 0.25}, 0.25),
+        # 1 − (3 · 0.5 + 3 · 0.5) / (3 · 3 + 3 · 0.6)
+        ({"mi_weight": "auto"}, 1 - 3 / 10.8),
+        ({"mi_weight": "auto", "gate": "random"}, None),
+    ],
+)
+async def test_the_answer_says_which_weight_it_was(
+    server: Harness, knobs: dict[str, Any], weight: float | None
+) -> None:
+    expected = None if weight is None else pytest.approx(weight)
+    mirl = {"descriptions": 2, "keep": 1, **knobs}
+    answer = (await server.ask(mirl=mirl)).json()
+    assert answer["mirl"]["mi_weight"] == expected
+    told = evidence(answer)
+    assert told is not None
+    assert told.mi_weight == expected
+    stages = [chunk["mirl"] for chunk in events(await server.ask(mirl=mirl, stream=True)) if "mirl" in chunk]
+    assert {one["event"]: one["mi_weight"] for one in stages if "mi_weight" in one} == {
+        "gated": expected,
+        "finished": expected,
+    }
+
+
+async def test_a_bad_weight_is_a_400_that_names_it(server: Harness) -> None:
+    response = await server.ask(mirl={"mi_weight": "automatic"})
+    assert response.status_code == 400
+    assert response.json()["error"]["param"] == "mirl.mi_weight"
 
 
 async def test_a_stream_tells_stages_then_the_answer(server: Harness) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from pathlib import Path
 from typing import Any
 
@@ -39,6 +40,31 @@ def test_the_environment_is_read_and_flags_win(monkeypatch: pytest.MonkeyPatch) 
 def test_wrong_settings_are_config_errors(flags: dict[str, Any]) -> None:
     with pytest.raises(ConfigError):
         ServerSettings.load(**flags)
+
+
+@pytest.mark.parametrize("given", ["automatic", "Auto", "", -1, True, None, math.nan, math.inf, "nan", [0.5]])
+def test_a_bad_weight_is_one_sentence_about_one_field(given: object) -> None:
+    with pytest.raises(RequestError) as caught:
+        request_options({"mi_weight": given}, MIRLOptions(), Limits())
+    assert caught.value.param == "mirl.mi_weight"
+    says = f"mi_weight: Input should be a number of at least 0, or 'auto' (got {given!r})"
+    assert caught.value.message == says
+    with pytest.raises(ConfigError, match="Input should be a number of at least 0"):
+        ServerSettings.load(defaults={"mi_weight": given})
+
+
+def test_a_weight_may_be_auto_wherever_it_is_set(tmp_path: Path) -> None:
+    (tmp_path / "mirl.json").write_text('{"options": {"mi_weight": "auto"}}')
+    model = ModelSettings.load(tmp_path)
+    assert model is not None
+    defaults = default_options(model, ServerSettings.load())
+    assert defaults.mi_weight == "auto"
+    assert request_options({"keep": 2}, defaults, Limits()).mi_weight == "auto"
+    assert request_options({"mi_weight": 0.5}, defaults, Limits()).mi_weight == 0.5
+    flags = own_settings(own_parser().parse_args(["--mirl-default", "mi_weight=auto"]))
+    assert default_options(ModelSettings(), ServerSettings.load(**flags)).mi_weight == "auto"
+    # As the environment has it.
+    assert options(defaults={"mi_weight": "0.5"}).mi_weight == 0.5
 
 
 def test_request_over_operator_over_model_over_paper() -> None:
