@@ -17,7 +17,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from mirl_core.config import MIRLOptions, ModelSettings
+from mirl_core.config import MIRLOptions, MIWeight, ModelSettings
 from mirl_core.errors import ConfigError
 from mirl_core.evaluation.bank.records import BankedQuestion
 from mirl_core.evaluation.methods import Method, draws, parse_methods
@@ -40,7 +40,7 @@ _PLAIN: dict[str, object] = {"adaptive_keep": None, "distinct": False}
 class Grid:
     """What is tried."""
 
-    mi_weight: tuple[float, ...] = (0.0, 0.25, 0.5, 0.75, 1.0, 1.5, 2.0)
+    mi_weight: tuple[MIWeight, ...] = (0.0, 0.25, 0.5, 0.75, 1.0, 1.5, 2.0, "auto")
     descriptions: tuple[int, ...] = (4, 6, 8, 10, 12, 16)
     keep: tuple[int, ...] = (1, 2, 3, 4, 6)
     forks: tuple[int, ...] = (1, 2, 3)
@@ -57,7 +57,7 @@ class Grid:
             for weight, estimator, normalize, clip in product(
                 self.mi_weight, self.estimator, self.normalize, self.clip
             )
-            if weight or estimator == self.estimator[0]
+            if weight != 0 or estimator == self.estimator[0]
         ]
 
     def shapes(self) -> list[dict[str, object]]:

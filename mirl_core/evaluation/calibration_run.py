@@ -112,7 +112,8 @@ def _read(path: Path) -> dict[str, Any]:
 
 def _words(one: Candidate) -> str:
     given = dict(one.options)
-    parts = [f"λ={given.pop('mi_weight'):g}"]
+    weight = given.pop("mi_weight")
+    parts = [f"λ={weight:g}" if isinstance(weight, float) else f"λ={weight}"]
     parts += [f"{short}={given.pop(name)}" for name, short in _SHORT.items()]
     parts += [str(given.pop("estimator")), f"per {given.pop('normalize')}"]
     return " ".join([*parts, *(f"{name}={value}" for name, value in given.items() if value)])

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +15,7 @@ import pytest
 from mirl_core.config import ModelSettings
 from mirl_core.errors import ConfigError
 from mirl_core.evaluation.calibrate import Candidate, Choice, Grid, calibrate, frontier
-from mirl_core.evaluation.calibration_run import calibrate_run
+from mirl_core.evaluation.calibration_run import _words, calibrate_run
 from mirl_core.evaluation.comparison import compare_runs, read_side
 from mirl_core.evaluation.run import run
 from tests.unit.evaluation.run_cases import fill_bank, model_folder, no_engine, settings_of
@@ -164,6 +165,15 @@ def test_calibration_finds_the_weight_that_the_made_up_world_wants() -> None:
     assert plain.best.mean == max(accuracies.values())
     assert plain.best.mean - plain.chosen.mean <= plain.error + 1e-12
     assert plain.chosen.cost <= plain.best.cost <= plain.budget
+
+
+def test_calibration_tries_auto_and_shows_it() -> None:
+    grid = replace(SMALL, mi_weight=("auto",))
+    assert "auto" in Grid().mi_weight
+    found = chosen(banked_questions(30, misled=True), grid=grid)
+    assert found.settings.options.mi_weight == "auto"
+    assert ModelSettings.model_validate(found.settings.model_dump()) == found.settings
+    assert _words(found.chosen).startswith("λ=auto N=")
 
 
 def test_a_smaller_budget_is_kept() -> None:
