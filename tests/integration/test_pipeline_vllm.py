@@ -96,6 +96,20 @@ async def test_estimators(vllm_engine: VLLMEngine, estimator: str) -> None:
         assert sum(one.token_mi) == pytest.approx(one.mi, abs=1e-6)
 
 
+async def test_auto_weighs_by_the_requests_own_descriptions(vllm_engine: VLLMEngine) -> None:
+    auto = await run(vllm_engine, mi_weight="auto", early_stop=False)
+    scored = [one for one in auto.descriptions if one.marginal is not None]
+    posterior, prior = sum(one.logprob for one in scored), sum(one.marginal or 0.0 for one in scored)
+    assert auto.mi_weight == pytest.approx(1 - posterior / prior)
+    assert 0 < auto.mi_weight < 1, "these digits say something, and not everything"
+    for one in scored:
+        assert one.mi == pytest.approx(one.logprob - auto.mi_weight * (one.marginal or 0.0), abs=1e-4)
+    fixed = await run(vllm_engine, mi_weight=auto.mi_weight, early_stop=False)
+    assert [one.token_ids for one in fixed.descriptions] == [one.token_ids for one in auto.descriptions]
+    assert [one.kept for one in fixed.descriptions] == [one.kept for one in auto.descriptions]
+    assert fixed.mi_weight == auto.mi_weight
+
+
 @pytest.mark.parametrize("aggregate", ["auto", "majority", "mi_weighted", "best"])
 async def test_aggregations(vllm_engine: VLLMEngine, aggregate: str) -> None:
     result = await run(vllm_engine, aggregate=aggregate)
