@@ -1,6 +1,6 @@
-"""How well a gate's score picks right descriptions, and what else it follows: from banked descriptions alone.
+"""How well a gate's score picks right descriptions, what else it follows, and what a right one is worth.
 
-No vote and no chain comes in here, so these figures say what the score itself is worth.
+No vote comes in here, so these figures say what score and description are worth by themselves.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from mirl_core.evaluation.bank.records import BankedDescription, BankedQuestion
 from mirl_core.evaluation.resampling import Estimate, Resampling
 from mirl_core.information import token_mi
 
-__all__ = ["WEIGHTS", "causality", "length_correlation", "selection_quality", "within_auroc"]
+__all__ = ["WEIGHTS", "causality", "faithfulness", "length_correlation", "selection_quality", "within_auroc"]
 
 Array = npt.NDArray[np.float64]
 Normalize = Literal["token", "sum"]
@@ -121,18 +121,15 @@ def causality(questions: Sequence[BankedQuestion]) -> dict[str, Any] | None:
     described = 0.0
     total = 0
     for question in questions:
-        usable = {i: one for i, one in enumerate(question.descriptions) if one.reason is None}
-        if any(one.right is None for one in usable.values()):
+        after = _answers_after(question)
+        if after is None:
             return None
-        described += sum(one.right is True for one in usable.values())
+        usable = _usable(question)
+        described += sum(one.right is True for one in usable)
         total += len(usable)
-        groups: dict[bool, list[bool]] = {True: [], False: []}
-        for chain in question.chains:
-            if chain.description in usable:
-                groups[bool(usable[chain.description].right)].append(chain.right)
-        if groups[True] and groups[False]:
-            rights.append(float(np.mean(groups[True])))
-            wrongs.append(float(np.mean(groups[False])))
+        if after[True] and after[False]:
+            rights.append(float(np.mean(after[True])))
+            wrongs.append(float(np.mean(after[False])))
             clusters.append(question.clusters)
     if not rights:
         return None
@@ -144,6 +141,29 @@ def causality(questions: Sequence[BankedQuestion]) -> dict[str, Any] | None:
         **_bounds("after_wrong", resampling.proportion(wrongs)),
         **_bounds("difference", resampling.difference(rights, wrongs)),
     }
+
+
+def faithfulness(questions: Sequence[BankedQuestion]) -> dict[str, dict[str, float]] | None:
+    """P(chain right | description right) and P(chain right | description wrong) over all banked chains.
+
+    `after_right` and `after_wrong`, each where there are such chains: `share`, `low`, `high`, `n` (chains).
+    Intervals are over questions and what these share, not over chains. None where the data set can't tell
+    right descriptions, or no chain was banked.
+    """
+    groups = [(question.clusters or (question.key,), _answers_after(question)) for question in questions]
+    found = {}
+    for name, kind in (("after_right", True), ("after_wrong", False)):
+        hits: list[float] = []
+        clusters: list[tuple[str, ...]] = []
+        for names, after in groups:
+            if after is None:
+                return None
+            hits += map(float, after[kind])
+            clusters += [names] * len(after[kind])
+        if hits:
+            one = Resampling(clusters).proportion(hits)
+            found[name] = {"share": one.mean, "low": one.low, "high": one.high, "n": one.n}
+    return found or None
 
 
 _SCALES: dict[Normalize, Callable[[Array, Array], Array]] = {
@@ -158,6 +178,18 @@ def _bounds(name: str, found: Estimate) -> dict[str, float]:
 
 def _usable(question: BankedQuestion) -> list[BankedDescription]:
     return [one for one in question.descriptions if one.reason is None]
+
+
+def _answers_after(question: BankedQuestion) -> dict[bool, list[bool]] | None:
+    """Whether each chain's answer is right, by whether its description is; None where that is not known."""
+    usable = {place: one for place, one in enumerate(question.descriptions) if one.reason is None}
+    if any(one.right is None for one in usable.values()):
+        return None
+    after: dict[bool, list[bool]] = {True: [], False: []}
+    for chain in question.chains:
+        if chain.description in usable:
+            after[bool(usable[chain.description].right)].append(chain.right)
+    return after
 
 
 def _nats(

@@ -8,6 +8,7 @@ reliability     data set → method → bins
 selection       data set → rows of `selection.selection_quality`
 length          data set → rows of `selection.length_correlation`
 causality       data set → `selection.causality`
+faithfulness    data set → `selection.faithfulness`
 live            data set → method → {"live": figures, "replay": figures, "comparison": live against replay}
 """
 
@@ -24,7 +25,7 @@ from mirl_core.errors import ConfigError
 from mirl_core.evaluation.bank.records import BankedQuestion
 from mirl_core.evaluation.outcomes import Outcomes
 from mirl_core.evaluation.resampling import Resampling
-from mirl_core.evaluation.selection import causality, length_correlation, selection_quality
+from mirl_core.evaluation.selection import causality, faithfulness, length_correlation, selection_quality
 from mirl_core.evaluation.statistics import compare, figures, reliability
 
 __all__ = [
@@ -39,11 +40,13 @@ __all__ = [
 
 BASELINE = "sc@16"
 _PER_DATA = ("data", "comparisons", "reliability", "selection", "length", "causality", "live")
+_SINCE = ("faithfulness",)
+"""Entries that earlier summaries lack."""
 
 
 def new_summary(facts: Mapping[str, Any]) -> dict[str, Any]:
     """A summary without any data yet; `facts` say what was run."""
-    return {**facts, **{name: {} for name in _PER_DATA}}
+    return {**facts, **{name: {} for name in (*_PER_DATA, *_SINCE)}}
 
 
 def add_data(
@@ -81,6 +84,7 @@ def add_data(
     summary["selection"][name] = selection_quality(questions, estimators)
     summary["length"][name] = length_correlation(questions, estimators)
     summary["causality"][name] = causality(questions)
+    summary["faithfulness"][name] = faithfulness(questions)
     summary["live"][name] = {
         method: _against_replay(one, outcomes[method])
         for method, one in live.items()

@@ -17,7 +17,7 @@ question: *generated* counts every sampled token once, aborted ones until their 
 image-free forward pass; a *trajectory* is a chain that ran to its end. *p* is McNemar's exact test on the
 first draw, which takes questions for independent: quote the interval."""
 
-_WORDS = frozenset({"", " ", "data", "method", "estimator", "score", "normalised", "chains"})
+_WORDS = frozenset({"", " ", "data", "method", "estimator", "score", "normalised", "description"})
 
 
 def markdown(summary: Mapping[str, Any], plots: Sequence[Path] = ()) -> str:
@@ -38,7 +38,7 @@ def markdown(summary: Mapping[str, Any], plots: Sequence[Path] = ()) -> str:
         images.get("mi-weight"),
         _section("## Score and length", _length(summary), _LENGTH),
         _section("## What a right description is worth", _causality(summary), _CAUSALITY),
-        _section("## Faithfulness", _faithfulness(summary), _FAITHFULNESS),
+        _section("## Chains after right and wrong descriptions", _faithfulness(summary), _FAITHFULNESS),
         _section("## Sample size", _sample_size(summary), _SAMPLE_SIZE),
     ]
     return "\n\n".join(section.strip() for section in sections if section) + "\n"
@@ -264,16 +264,19 @@ def _causality(summary: Mapping[str, Any]) -> str:
     return table([*head, "after wrong ones, %", "difference, points"], rows)
 
 
-_FAITHFULNESS = """A wrong description is swapped in: how often is the answer the one that it implies?"""
+_FAITHFULNESS = """How often a chain's answer is right, by whether its description was. Over all chains of the
+bank: easy questions have more of the right descriptions. Chains that follow their description are seldom
+right after a wrong one."""
 
 
 def _faithfulness(summary: Mapping[str, Any]) -> str:
     rows = [
-        [name, label, str(row.get("n", "–")), percent(row["share"], row.get("low"), row.get("high"))]
+        [name, words, str(row["n"]), percent(row["share"], row["low"], row["high"])]
         for name, found in (summary.get("faithfulness") or {}).items()
-        for label, row in found.items()
+        for kind, words in (("after_right", "right"), ("after_wrong", "wrong"))
+        if (row := (found or {}).get(kind))
     ]
-    return table(["data", "chains", "n", "faithful, %"], rows)
+    return table(["data", "description", "chains", "answer right, %"], rows)
 
 
 _SAMPLE_SIZE = """Questions at which a difference of two points to the baseline would be found with 80%

@@ -107,11 +107,20 @@ def test_the_gate_beats_the_vote_where_the_made_up_world_says_so(summary: dict[s
     assert shifted["mirl(mi_weight=0)"]["high"] < shifted["mirl"]["difference"]
 
 
-def test_faithfulness_is_shown_where_it_was_measured(summary: dict[str, Any]) -> None:
-    assert "## Faithfulness" not in markdown(summary)
-    measured = {"digits/iid": {"fork_image keep": {"share": 0.9, "low": 0.8, "high": 0.95, "n": 100}}}
-    text = markdown(summary | {"faithfulness": measured})
-    assert "| digits/iid | fork_image keep | 100 | 90.0 [80.0, 95.0] |" in text
+def test_chains_after_right_and_wrong_descriptions_are_shown_where_the_bank_can_tell(
+    summary: dict[str, Any],
+) -> None:
+    text = markdown(summary)
+    assert "## Chains after right and wrong descriptions" in text
+    for name, found in summary["faithfulness"].items():
+        for kind, words in (("after_right", "right"), ("after_wrong", "wrong")):
+            row = found[kind]
+            low, high = 100 * row["low"], 100 * row["high"]
+            cells = f"{row['n']} | {100 * row['share']:.1f} [{low:.1f}, {high:.1f}]"
+            assert f"| {name} | {words} | {cells} |" in text
+    # A data set that can't tell, and a summary from before there was such a table.
+    for unknown in ({"faithfulness": {"digits/iid": None}}, {"faithfulness": None}):
+        assert "## Chains after" not in markdown(summary | unknown)
 
 
 def test_plots_are_pictures_with_something_on_them(summary: dict[str, Any], tmp_path: Path) -> None:

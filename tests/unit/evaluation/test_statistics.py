@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -10,7 +11,13 @@ import pytest
 from mirl_core.evaluation.bank.records import BankedChain, BankedDescription, BankedQuestion
 from mirl_core.evaluation.outcomes import Outcomes
 from mirl_core.evaluation.resampling import Resampling
-from mirl_core.evaluation.selection import causality, length_correlation, selection_quality, within_auroc
+from mirl_core.evaluation.selection import (
+    causality,
+    faithfulness,
+    length_correlation,
+    selection_quality,
+    within_auroc,
+)
 from mirl_core.evaluation.statistics import (
     compare,
     expected_error,
@@ -199,6 +206,7 @@ def test_data_that_cannot_tell_right_descriptions_has_no_selection_figures() -> 
     unknown = question([None, None], [-1.0, -2.0], [-1.0, -1.0], chains=[(0, True), (1, False)])
     assert selection_quality([unknown], ["text"]) == []
     assert causality([unknown]) is None
+    assert faithfulness([unknown]) is None
 
 
 def test_length_correlation_is_of_the_score_that_ranks() -> None:
@@ -217,6 +225,32 @@ def test_causality_compares_within_questions() -> None:
     assert found is not None
     assert (found["n"], found["after_right"], found["after_wrong"], found["difference"]) == (1, 1.0, 0.5, 0.5)
     assert found["descriptions_right"] == pytest.approx(3 / 4)
+
+
+def test_faithfulness_counts_all_chains() -> None:
+    both = question([True, False], [0.0, 0.0], [0.0, 0.0], chains=[(0, True), (1, False), (1, True)], key="a")
+    easy = question([True, True], [0.0, 0.0], [0.0, 0.0], chains=[(0, True), (1, False)], key="b")
+    found = faithfulness([both, easy])
+    assert found is not None
+    assert {name: (row["share"], row["n"]) for name, row in found.items()} == {
+        "after_right": (pytest.approx(2 / 3), 3),
+        "after_wrong": (0.5, 2),
+    }
+    assert list(faithfulness([easy]) or {}) == ["after_right"]
+
+
+def test_chains_of_one_question_are_not_independent() -> None:
+    # Every question's chains agree: 100 questions tell as much as 100 chains, however many there are.
+    alike = [
+        question([True], [0.0], [0.0], chains=[(0, number % 2 == 0)] * 20, key=f"q{number}")
+        for number in range(100)
+    ]
+    found = faithfulness(alike)
+    assert found is not None
+    row = found["after_right"]
+    assert (row["share"], row["n"]) == (0.5, 2000)
+    assert row["high"] - row["low"] == pytest.approx(2 * 1.96 * 0.5 / 10, rel=0.1)
+    assert found == faithfulness([replace(one, clusters=()) for one in alike])
 
 
 def test_made_up_worlds_show_what_they_were_made_for() -> None:
