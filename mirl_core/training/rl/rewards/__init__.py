@@ -1,0 +1,58 @@
+"""What a trajectory is worth. A reward of chains is one small class, entered in `REWARDS`.
+
+    judge.py      the rewards of a chain, added up; one that raises stops nothing
+    equality.py   exact, numeric, math: is the answer the truth
+    form.py       format: are all tags in place
+    imported.py   callable: a function of the user's own
+    mi.py         what a description owes to the image, for the description's own tokens
+
+Light to import: no torch, and mathematics only where an answer needs it.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+
+from mirl_core.config import Tags
+from mirl_core.errors import ConfigError
+from mirl_core.training.rl.config import AnswerReward
+from mirl_core.training.rl.rewards.equality import ExactReward, MathReward, NumericReward
+from mirl_core.training.rl.rewards.form import FormatReward
+from mirl_core.training.rl.rewards.imported import CallableReward
+from mirl_core.training.rl.rewards.judge import Judge, Judged, Reward
+
+__all__ = ["REWARDS", "Judge", "Judged", "Reward", "make_rewards"]
+
+REWARDS: dict[
+    str,
+    type[ExactReward] | type[NumericReward] | type[MathReward] | type[FormatReward] | type[CallableReward],
+] = {
+    "exact": ExactReward,
+    "numeric": NumericReward,
+    "math": MathReward,
+    "format": FormatReward,
+    "callable": CallableReward,
+}
+
+
+def make_rewards(configs: Sequence[AnswerReward], tags: Tags | None = None) -> tuple[Reward, ...]:
+    """The rewards of a recipe, imported and ready; before any model is loaded.
+
+    Args:
+        configs: `rewards.answer` of the recipe.
+        tags: the model's markup, for `format`; None: the default.
+
+    Raises:
+        ConfigError: one of them can't be made; `param` is its key, `rewards.answer.0.target`.
+    """
+    rewards: list[Reward] = []
+    for place, config in enumerate(configs):
+        key = f"rewards.answer.{place}"
+        if not math.isfinite(config.weight):
+            raise ConfigError(f"{key}.weight: {config.weight} is not a weight", param=f"{key}.weight")
+        name = config.kind if config.target is None else config.target.rpartition(":")[2]
+        taken = sum(reward.name.partition("-")[0] == name for reward in rewards)
+        name = f"{name}-{taken + 1}" if taken else name
+        rewards.append(REWARDS[config.kind].make(name, config, tags or Tags(), key))
+    return tuple(rewards)

@@ -1,0 +1,42 @@
+"""Are all tags in place."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Self
+
+from mirl_core.config import Tags
+from mirl_core.evaluation.questions import Question
+from mirl_core.training.rl.config import AnswerReward
+from mirl_core.types import Chain
+
+
+@dataclass(frozen=True, slots=True)
+class FormatReward:
+    """1 where a finished chain is `<think>…</think><answer>…</answer>` in the model's own tags and no more.
+
+    Both parts hold something, each tag stands once, and only white space stands around and between.
+    """
+
+    name: str
+    weight: float
+    tags: Tags
+
+    @classmethod
+    def make(cls, name: str, config: AnswerReward, tags: Tags, key: str) -> Self:
+        return cls(name, config.weight, tags)
+
+    def score(self, question: Question, chain: Chain) -> float:
+        (think, end_think), (answer, end_answer) = self.tags.reasoning, self.tags.answer
+        before, opened, rest = chain.text.partition(think)
+        reasoning, closed, rest = rest.partition(end_think)
+        between, answered, rest = rest.partition(answer)
+        said, ended, after = rest.partition(end_answer)
+        in_place = (
+            chain.finish_reason == "stop"
+            and all((opened, closed, answered, ended))
+            and not (before + between + after).strip()
+            and all((reasoning.strip(), said.strip()))
+        )
+        everything = (*self.tags.description, *self.tags.reasoning, *self.tags.answer)
+        return float(in_place and not any(tag in part for tag in everything for part in (reasoning, said)))

@@ -1,0 +1,53 @@
+"""A reward function of the user's own, by import path."""
+
+from __future__ import annotations
+
+import importlib
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import reduce
+from typing import Any, Self
+
+from mirl_core.config import Tags
+from mirl_core.errors import ConfigError
+from mirl_core.evaluation.questions import Question
+from mirl_core.training.rl.config import AnswerReward
+from mirl_core.types import Chain
+
+
+@dataclass(frozen=True, slots=True)
+class CallableReward:
+    """What `function(question, answer, text)` returns, as a float.
+
+    `question` is a `mirl_core.evaluation.questions.Question`, `answer` the chain's answer (None where it has
+    none), `text` the chain as it was sampled after the description.
+    """
+
+    name: str
+    weight: float
+    function: Callable[[Question, str | None, str], Any]
+
+    @classmethod
+    def make(cls, name: str, config: AnswerReward, tags: Tags, key: str) -> Self:
+        return cls(name, config.weight, _import(config.target or "", f"{key}.target"))
+
+    def score(self, question: Question, chain: Chain) -> float:
+        return float(self.function(question, chain.answer, chain.text))
+
+
+def _import(target: str, key: str) -> Callable[..., Any]:
+    """What `package.module:function` names. Raises ConfigError with `key`."""
+    module, colon, path = target.partition(":")
+    if not (module and colon and path):
+        raise ConfigError(f"{key}: '{target}' is not of the form package.module:function", param=key)
+    try:
+        found = reduce(getattr, path.split("."), importlib.import_module(module))
+    except Exception as error:  # an import runs anyone's code
+        reason = " ".join(f"{type(error).__name__}: {error}".split())
+        raise ConfigError(
+            f"{key}: can't import '{target}' ({reason}); its folder must be on PYTHONPATH", param=key
+        ) from error
+    if not callable(found):
+        raise ConfigError(f"{key}: '{target}' is a {type(found).__name__}, not a function", param=key)
+    function: Callable[..., Any] = found
+    return function
