@@ -9,11 +9,12 @@ here: the sample is the one that stop strings would have given.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import Any
-
-from vllm.logprobs import FlatLogprobs
+from typing import TYPE_CHECKING, Any
 
 from mirl_core.engines.base import Sample
+
+if TYPE_CHECKING:
+    from vllm.logprobs import FlatLogprobs
 
 
 def stop_by_token(stop: Sequence[str], encode: Callable[[str], tuple[int, ...]]) -> dict[str, Any] | None:

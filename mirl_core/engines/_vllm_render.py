@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
@@ -11,10 +11,10 @@ from vllm.multimodal.cache import LruKeyReplicatedSenderCache
 from vllm.renderers import BaseRenderer, ChatParams
 from vllm.v1.engine.exceptions import EngineDeadError as VLLMEngineDeadError
 
+from mirl_core.engines._messages import messages_with
 from mirl_core.errors import EngineDeadError, EngineError, MIRLError, RequestError
-from mirl_core.types import Conversation, is_image
+from mirl_core.types import Conversation
 
-_TEXT_PARTS = ("text", "refusal", "thinking", "tool_reference")
 DEAD = "the engine has stopped; the server must be restarted"
 
 
@@ -97,24 +97,7 @@ def vllm_messages(conversation: Conversation) -> list[dict[str, Any]]:
     Raises:
         RequestError: a part is neither text nor a decoded image; vLLM would fetch what it refers to.
     """
-    messages = []
-    for number, message in enumerate(conversation.messages):
-        content = message.get("content")
-        if isinstance(content, list | tuple):
-            content = [_vllm_part(part, f"messages[{number}].content") for part in content]
-        messages.append({**message, "content": content})
-    return messages
-
-
-def _vllm_part(part: Any, where: str) -> Any:
-    if is_image(part):
-        return {"type": "image_pil", "image_pil": part["image"]}
-    if isinstance(part, str) or (isinstance(part, Mapping) and part.get("type") in _TEXT_PARTS):
-        return part
-    kind = part.get("type") if isinstance(part, Mapping) else type(part).__name__
-    raise RequestError(
-        f"{where}: a part of type {kind!r} is neither text nor a decoded image", param="messages"
-    )
+    return messages_with(conversation, lambda image: {"type": "image_pil", "image_pil": image})
 
 
 def _media_tokens(engine_input: dict[str, Any]) -> frozenset[int]:

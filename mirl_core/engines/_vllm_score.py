@@ -8,36 +8,17 @@ cached beyond the prompt has no values, and that suffix is scored again without 
 
 from __future__ import annotations
 
-import asyncio
-from collections.abc import Awaitable, Callable, Coroutine, Sequence
+from collections.abc import Callable, Coroutine, Sequence
 from typing import Any
 
 from vllm.outputs import RequestOutput
 from vllm.sampling_params import RequestOutputKind, SamplingParams
 
+from mirl_core.engines._score_batches import LONG_PROMPT, Scores, Suffix, batches, together
 from mirl_core.errors import EngineError
 
-LONG_PROMPT = 256
-"""Tokens from which on a prompt is scored through the prefix cache: a dozen blocks."""
-
-Suffix = tuple[int, ...]
-Scores = tuple[float, ...]
 Run = Callable[[Suffix, SamplingParams, str], Coroutine[Any, Any, RequestOutput | None]]
 """(suffix, settings, a name for the request) → its final output."""
-
-
-def batches(suffixes: Sequence[Suffix], prompt_tokens: int, limit: int) -> list[list[Suffix]]:
-    """`suffixes` in groups of at most `limit` tokens, prompts counted each time; at least one a group."""
-    groups: list[list[Suffix]] = []
-    used = 0
-    for suffix in suffixes:
-        size = prompt_tokens + len(suffix)
-        if not groups or used + size > limit:
-            groups.append([])
-            used = 0
-        groups[-1].append(suffix)
-        used += size
-    return groups
 
 
 async def score_suffixes(
@@ -50,7 +31,7 @@ async def score_suffixes(
     scores: dict[Suffix, Scores] = {}
     for group in batches(suffixes, prompt_tokens, limit):
         params = _params(prompt_logprobs=0, skip_reading_prefix_cache=not through_cache)
-        outputs = await _all(run(suffix, params, f"{len(scores)}-{i}") for i, suffix in enumerate(group))
+        outputs = await together(run(suffix, params, f"{len(scores)}-{i}") for i, suffix in enumerate(group))
         for suffix, output in zip(group, outputs, strict=True):
             if output is not None and (output.num_cached_tokens or 0) >= prompt_tokens:
                 plain = _params(prompt_logprobs=0, skip_reading_prefix_cache=True)
@@ -68,18 +49,6 @@ def _params(**kwargs: Any) -> SamplingParams:
         output_kind=RequestOutputKind.FINAL_ONLY,
         **kwargs,
     )
-
-
-async def _all(work: Any) -> list[RequestOutput | None]:
-    """Run together; if one fails or the caller is cancelled, end the others and wait for them."""
-    tasks: list[asyncio.Task[RequestOutput | None]] = [asyncio.create_task(one) for one in work]
-    try:
-        gathered: Awaitable[list[RequestOutput | None]] = asyncio.gather(*tasks)
-        return await gathered
-    finally:
-        for task in tasks:
-            task.cancel()
-        await asyncio.gather(*tasks, return_exceptions=True)
 
 
 def _values(output: RequestOutput | None, suffix: Suffix) -> Scores:
