@@ -28,15 +28,19 @@ class FormatReward:
 
     def score(self, question: Question, chain: Chain) -> float:
         (think, end_think), (answer, end_answer) = self.tags.reasoning, self.tags.answer
-        before, opened, rest = chain.text.partition(think)
-        reasoning, closed, rest = rest.partition(end_think)
-        between, answered, rest = rest.partition(answer)
-        said, ended, after = rest.partition(end_answer)
+        # After a tag that is missing nothing is left, so that the last one's presence tells of all.
+        before, _, rest = chain.text.partition(think)
+        reasoning, _, rest = rest.partition(end_think)
+        between, _, rest = rest.partition(answer)
+        said, complete, after = rest.partition(end_answer)
         in_place = (
             chain.finish_reason == "stop"
-            and all((opened, closed, answered, ended))
+            and complete
             and not (before + between + after).strip()
-            and all((reasoning.strip(), said.strip()))
+            and reasoning.strip()
+            and said.strip()
         )
         everything = (*self.tags.description, *self.tags.reasoning, *self.tags.answer)
-        return float(in_place and not any(tag in part for tag in everything for part in (reasoning, said)))
+        return float(
+            bool(in_place) and not any(tag in part for tag in everything for part in (reasoning, said))
+        )

@@ -168,9 +168,11 @@ def test_the_gradient_equals_finite_differences(settings: OptimizerConfig) -> No
             )
 
 
-def test_the_on_policy_gradient_is_that_of_reinforce() -> None:
+@pytest.mark.parametrize("cap", [None, 2.0])
+def test_the_on_policy_gradient_is_that_of_reinforce(cap: float | None) -> None:
     new = logprobs(0).requires_grad_()
-    loss_of(new, new.detach(), new.detach(), None, OptimizerConfig(importance_cap=None)).backward()
+    # Whether or not the caller detached them: old and sampler are numbers.
+    loss_of(new, new, new, None, OptimizerConfig(importance_cap=cap)).backward()
     tokens = {"description": 7, "reasoning": 7, "trajectory": 4}
     expected = torch.tensor(
         [[-one.advantage / tokens[one.segment] if kept else 0.0 for kept in one.loss_mask] for one in ROWS],
@@ -321,13 +323,13 @@ def test_diagnostics_are_means_and_maxima_over_trained_tokens() -> None:
     rows = [row("description", "..xx..", 1.0), row("reasoning", "....xx", -1.0)]
     new = torch.full((2, 6), -2.0, dtype=torch.float64)
     ratios, shifts = torch.zeros_like(new), torch.zeros_like(new)
-    ratios[0, 2:4], ratios[1, 4:] = torch.tensor([1.0, 1.4]), torch.tensor([0.5, 1.4])
+    ratios[0, 2:4], ratios[1, 4:] = torch.tensor([0.8, 1.4]), torch.tensor([0.5, 1.4])
     shifts[0, 2:4], shifts[1, 4:] = torch.tensor([0.0, 0.5]), torch.tensor([-0.2, 0.0])
     ratios[~masks(rows)], shifts[~masks(rows)] = 50.0, 9.0
     old = new - ratios.log()
     found = diagnosed(rows, (new, old, old - shifts, new + 0.1), settings).metrics()
     expected = {
-        "ratio/mean": (1.0 + 1.4 + 0.5 + 1.4) / 4,
+        "ratio/mean": (0.8 + 1.4 + 0.5 + 1.4) / 4,
         "ratio/max": 1.4,
         "clip/low": 1 / 4,
         "clip/high": 1 / 4,

@@ -22,6 +22,7 @@ from mirl_core.training.rl.config import AnswerReward, MIReward
 from mirl_core.training.rl.rewards import REWARDS, Judge, make_rewards
 from mirl_core.training.rl.rewards.mi import description_rewards, repetition
 from mirl_core.types import Chain, Description, FinishReason
+from tests.unit.test_light_imports import loaded_after
 
 GOOD = "<think>two and two</think><answer>4</answer>"
 
@@ -37,6 +38,11 @@ def chain(answer: str | None, text: str = GOOD, finish: FinishReason = "stop") -
 def worth(config: AnswerReward, asked: Question, given_chain: Chain) -> float:
     (reward,) = make_rewards([config])
     return reward.score(asked, given_chain)
+
+
+def test_rewards_and_advantages_load_no_backend() -> None:
+    names = ("rows", "config", "advantages", "rewards", "rewards.mi")
+    assert loaded_after("\n".join(f"import mirl_core.training.rl.{name}" for name in names)) == set()
 
 
 def test_there_is_a_class_for_every_kind() -> None:
