@@ -1,14 +1,16 @@
-"""The recipe of a supervised stage: one pydantic tree, unknown keys rejected."""
+"""Recipes as files, and the recipe of a supervised stage: pydantic trees, unknown keys rejected."""
 
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal, TypeVar
 
-import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
+from mirl_core.config import first_problem
 from mirl_core.errors import ConfigError
+
+T = TypeVar("T", bound=BaseModel)
 
 Stage = Literal["lm", "vision", "joint"]
 
@@ -74,20 +76,39 @@ class Recipe(BaseModel):
 
 
 def load_recipe(path: Path) -> Recipe:
-    """The recipe in a YAML file.
+    """The stage in a YAML file.
 
     Raises:
-        ConfigError: the file cannot be read or does not describe a recipe.
+        ConfigError: the file cannot be read or does not describe a stage.
     """
+    return validated(read_yaml(path), Recipe, path)
+
+
+def read_yaml(path: Path) -> dict[str, Any]:
+    """A YAML file that holds a mapping.
+
+    Raises:
+        ConfigError: it cannot be read, or holds something else.
+    """
+    import yaml
+
     try:
-        raw = yaml.safe_load(path.read_text())
+        raw = yaml.safe_load(path.read_text(encoding="utf-8"))
     except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
         raise ConfigError(f"cannot read recipe {path}: {' '.join(str(error).split())}") from error
     if not isinstance(raw, dict):
         raise ConfigError(f"recipe {path} must be a mapping of settings")
+    return raw
+
+
+def validated(raw: dict[str, Any], model: type[T], path: Path) -> T:
+    """The settings in `raw`, which came from `path`.
+
+    Raises:
+        ConfigError: a key is unknown, missing or out of range; `param` is the dotted key.
+    """
     try:
-        return Recipe.model_validate(raw)
+        return model.model_validate(raw)
     except ValidationError as error:
-        first = error.errors()[0]
-        field = ".".join(str(part) for part in first["loc"])
-        raise ConfigError(f"recipe {path}: {field}: {first['msg']}", param=field) from error
+        message, where = first_problem(error, model)
+        raise ConfigError(f"recipe {path}: {message}", param=where) from error

@@ -13,7 +13,8 @@ import mirl_core.training
 from mirl_core.errors import ConfigError
 from mirl_core.training.recipe import Recipe, load_recipe
 
-RECIPES = sorted((Path(mirl_core.training.__file__).parent / "recipes").glob("*.yaml"))
+FOLDER = Path(mirl_core.training.__file__).parent / "recipes"
+RECIPES = sorted(path for path in FOLDER.glob("*.yaml") if not path.stem.startswith("rl-"))
 
 
 @pytest.mark.parametrize("path", RECIPES, ids=lambda p: p.stem)
