@@ -136,7 +136,7 @@ READY: dict[str, Mapping] = {
     ),
     "chartqa": Mapping(
         path="HuggingFaceM4/ChartQA",
-        splits={"dev": "val", "test": "test"},
+        splits={"train": "train", "dev": "val", "test": "test"},
         question="query",
         answer="label",
         tolerance=0.05,

@@ -62,6 +62,8 @@ class RolloutConfig(Settings):
     """Sampling is from the policy itself: ratios need log-probabilities at the sampling temperature."""
     asynchronous: bool = False
     """Sample the next step's batch with the old weights while this one is trained on (staleness 1)."""
+    serial: bool = False
+    """One question at a time, one branch at a time: exactly repeatable on the CPU, slower."""
     engine: str = "in-process"
     """Where rollouts run: `in-process` vLLM, or the base URL of a vLLM server (several with commas)."""
     engine_args: dict[str, Any] = Field(default_factory=dict)
@@ -120,8 +122,8 @@ class RewardConfig(Settings):
     answer: Annotated[tuple[AnswerReward, ...], Field(min_length=1)] = (AnswerReward(),)
     """The chains' rewards."""
     credit: Literal["decoupled", "shared"] = "decoupled"
-    """`decoupled`: descriptions and reasoning have rewards of their own. `shared` (an ablation): every chain's
-    whole trajectory is trained on the sum of both advantages."""
+    """`decoupled`: descriptions and reasoning have rewards of their own. `shared` (an ablation): every
+    chain's whole trajectory is trained on the sum of both advantages."""
     baseline: Literal["prompt", "description"] = "prompt"
     """Chains are compared with all chains of the question, or with those of the same description."""
     scale: Literal["group", "none"] = "group"
@@ -160,6 +162,8 @@ class OptimizerConfig(Settings):
     """AdamW's, of matrices."""
     max_grad_norm: Positive = 1.0
     """Gradients are clipped to this norm."""
+    stop_grad_norm: Positive | None = 1e4
+    """A norm above this, before clipping, stops the run with a checkpoint, as NaN does: the loss explodes."""
     clip_low: Share = 0.2
     """Ratios below 1 − this stop counting."""
     clip_high: Positive = 0.2
@@ -214,6 +218,8 @@ class EvaluationConfig(Settings):
     """Which part of them."""
     n: PositiveInt = 200
     """Questions a set."""
+    seed: int = 0
+    """Which questions, where there are more, and of their samples: the same in runs of several seeds."""
 
 
 class LogConfig(Settings):
@@ -255,3 +261,5 @@ class RLRecipe(Settings):
     """Looks at dev data."""
     log: LogConfig = LogConfig()
     """What is written."""
+    assumed_parameters: PositiveInt | None = None
+    """Only for the estimate of `--dry-run`: how large a model is that isn't on this machine."""
