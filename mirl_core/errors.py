@@ -8,7 +8,8 @@
     │   └── RequestTooLargeError  body, image or fan-out is over the operator's limit (HTTP 413)
     ├── EngineError               the engine failed on this request (HTTP 500)
     │   └── EngineDeadError       the engine is gone; nothing can be generated any more (HTTP 503)
-    └── DeadlineError             the request's timeout passed with nothing to return (HTTP 504)
+    ├── DeadlineError             the request's timeout passed with nothing to return (HTTP 504)
+    └── TrainingError             a training step would ruin the weights: they are left as they were
 
 `mirl_server.protocol` maps each leaf to an HTTP status and an OpenAI error body; a test covers every leaf.
 """
@@ -25,6 +26,7 @@ __all__ = [
     "ModelNotFoundError",
     "RequestError",
     "RequestTooLargeError",
+    "TrainingError",
 ]
 
 
@@ -72,3 +74,8 @@ class EngineDeadError(EngineError):
 
 class DeadlineError(MIRLError):
     """The request's timeout passed with nothing to return."""
+
+
+class TrainingError(MIRLError):
+    """A training step would ruin the weights (a loss or gradient that is NaN, infinite or exploding): they
+    are left as they were."""

@@ -22,6 +22,7 @@ from mirl_core.errors import (
     ModelNotFoundError,
     RequestError,
     RequestTooLargeError,
+    TrainingError,
 )
 from mirl_core.events import ChainDone, Decided, Described, Event, FellBack, Finished, Gated, Started
 from mirl_core.types import Chain, Description, Result, Vote
@@ -38,6 +39,8 @@ STATUSES: Mapping[type[MIRLError], tuple[int, str, str | None]] = {
     EngineError: (500, "server_error", "engine_error"),
     EngineDeadError: (503, "server_error", "engine_dead"),
     DeadlineError: (504, "timeout_error", "deadline_exceeded"),
+    # No server raises it; the table covers the tree.
+    TrainingError: (500, "server_error", "training_failed"),
 }
 
 
@@ -150,6 +153,7 @@ def evidence(result: Result) -> Json:
         "representative": {"description": representative.description, "fork": representative.fork},
         "vote": vote_json(result.vote),
         "confidence": result.confidence,
+        "calibrated": result.calibrated,
         "margin": result.margin,
         "mi_weight": result.mi_weight,
         "aggregation": result.aggregation,
