@@ -120,6 +120,17 @@ DEFAULT_INSTRUCTION = (
 )
 
 
+class Calibration(Settings):
+    """What makes a vote a probability, on the logit scale; see `mirl_core.confidence`."""
+
+    intercept: Annotated[float, Field(allow_inf_nan=False)]
+    """Logit where both shares are 0."""
+    vote_share: Annotated[float, Field(allow_inf_nan=False)]
+    """Weight of the winner's share of the vote."""
+    distinct_share: Annotated[float, Field(allow_inf_nan=False)]
+    """Weight of the share of distinct descriptions among the usable ones."""
+
+
 class ModelSettings(Settings):
     """What a model wants: the `mirl.json` beside its weights. A model without one gets the paper's values."""
 
@@ -133,6 +144,9 @@ class ModelSettings(Settings):
     """Sampling temperature where the request gives none."""
     reference_images: tuple[str, ...] = ()
     """Files for the `reference` estimator, relative to `mirl.json`. Never images of other requests."""
+    calibration: Calibration | None = None
+    """Confidence is the calibrated probability that the answer is right; None: the raw vote share. Fitted for
+    `options`: change those, and `mirl-eval calibrate --confidence-only` fits it anew."""
 
     @classmethod
     def load(cls, model: str | Path) -> ModelSettings | None:

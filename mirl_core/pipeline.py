@@ -17,6 +17,7 @@ from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING
 
 from mirl_core import answers, voting
+from mirl_core.confidence import calibration_for, reported
 from mirl_core.config import MIRLOptions, ModelSettings
 from mirl_core.deadline import Deadline
 from mirl_core.engines.base import Engine, Rendered, RequestContext, Sample, Sampling, derive_seed
@@ -308,6 +309,7 @@ class _Run:
         # Without any answer (every chain was cut off) the best description's chain shows how far it came.
         ranked = sorted(self.chains, key=lambda chain: (-(chain.score or 0.0), chain.fork))
         representative = outcome.representative if outcome else ranked[0]
+        confidence, calibrated = self.confidence()
         by_index = {description.index: description for description in self.descriptions}
         description = by_index.get(-1 if representative.description is None else representative.description)
         return Result(
@@ -319,7 +321,7 @@ class _Run:
             descriptions=self.descriptions,
             chains=tuple(self.chains),
             vote=outcome.vote if outcome else None,
-            confidence=outcome.confidence if outcome else None,
+            confidence=confidence,
             margin=self.margin(description),
             prompt_tokens=self.rendered.prompt_tokens,
             stages=tuple(self.stages),
@@ -327,7 +329,16 @@ class _Run:
             partial=self.deadline.passed,
             fallback=self.fallback,
             mi_weight=self.mi_weight,
+            calibrated=calibrated,
         )
+
+    def confidence(self) -> tuple[float | None, bool]:
+        """How sure the answer is, and whether that is calibrated."""
+        calibration = calibration_for(self.pipeline.settings, self.options, self.sampling)
+        # A vote that the deadline cut short is none of those that a calibration is fitted on.
+        if self.deadline.passed:
+            calibration = None
+        return reported(self.outcome.confidence if self.outcome else None, self.descriptions, calibration)
 
     def margin(self, winner: Description | None) -> float | None:
         """The winner's score above the best description that says something else."""

@@ -168,7 +168,8 @@ class Result:
     chains: tuple[Chain, ...]
     vote: Vote | None
     confidence: float | None
-    """Vote share, 0 to 1; None where answers don't cluster."""
+    """Vote share, or the probability of being right where `calibrated`, 0 to 1; None where answers don't
+    cluster."""
     margin: float | None
     """Gate score of the representative's description above the best rejected or lower-ranked one; nats."""
     prompt_tokens: int
@@ -181,6 +182,8 @@ class Result:
     """Why the gate was not used (`no usable description`); None where it was."""
     mi_weight: float | None = None
     """λ of every description's `mi`, `auto` resolved; None where none has one."""
+    calibrated: bool = False
+    """Whether the model's calibration made `confidence` of the vote share."""
 
     @property
     def completion_tokens(self) -> int:

@@ -17,6 +17,7 @@ MODULES = (
     "mirl_core.types",
     "mirl_core.errors",
     "mirl_core.config",
+    "mirl_core.confidence",
     "mirl_core.events",
     "mirl_core.prompting",
     "mirl_core.information",

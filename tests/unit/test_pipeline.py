@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from mirl_core.config import MIRLOptions, ModelSettings
+from mirl_core.config import Calibration, MIRLOptions, ModelSettings
 from mirl_core.engines.base import Sampling
 from mirl_core.engines.fake import FakeEngine, FakeText
 from mirl_core.errors import DeadlineError, EngineDeadError, RequestError
@@ -307,9 +307,16 @@ async def test_deadline_returns_the_best_vote_so_far() -> None:
         return FakeText(chain("1"), delay=0.0) if "dog" in suffix else FakeText(chain("2"), delay=5.0)
 
     engine = FakeEngine(THREE, slow)
-    result = await result_of(engine, descriptions=3, keep=3, forks=1, timeout=0.2)
+    own: dict[str, Any] = {"descriptions": 3, "keep": 3, "forks": 1}
+    settings = ModelSettings(
+        instruction="",
+        options=MIRLOptions(**own),
+        calibration=Calibration(intercept=0, vote_share=1, distinct_share=1),
+    )
+    result = await result_of(engine, settings=settings, **own, timeout=0.2)
     assert result.partial
     assert result.content == "1"
+    assert (result.confidence, result.calibrated) == (1.0, False), "one vote of three is none that was fitted"
     assert engine.running == 0
 
 
