@@ -119,6 +119,7 @@ def ask(client: OpenAI, question: DemoQuestion, seed: int, console: Console) -> 
         console.print(f"the gate was not used: {told.fallback}")
     console.print(descriptions_table(told))
     console.print(f"vote: {vote_line(told)}")
+    console.print(f"confidence: {confidence_line(told)}")
     console.print(stages_table(told))
     mark = "[green]right[/green]" if right else "[red]wrong[/red]"
     sampled = response.usage.completion_tokens if response.usage else 0
@@ -165,7 +166,14 @@ def vote_line(told: Evidence) -> str:
     if told.vote is None:
         return "none; the best description's chain answers"
     counts = ", ".join(f"{answer} × {weight:g}" for answer, weight in told.vote.counts.items())
-    return f"{counts}   →  {told.vote.answer}  ({told.vote.share:.0%})"
+    return f"{counts}   →  {told.vote.answer}  ({told.vote.share:.0%} of the votes)"
+
+
+def confidence_line(told: Evidence) -> str:
+    if told.confidence is None:
+        return "none without a vote"
+    meaning = "calibrated: how often such a vote is right" if told.calibrated else "the share of the votes"
+    return f"{told.confidence:.0%} ({meaning})"
 
 
 def stages_table(told: Evidence) -> Table:

@@ -34,6 +34,6 @@ def test_demo_asks_at_least_three_questions_and_cleans_up() -> None:
     assert done.returncode == 0, done.stdout[-2000:] + done.stderr[-2000:]
     assert time.monotonic() - started < 120
     assert done.stdout.count("truth:") >= 3
-    for word in ("MI, nats", "per token", "kept", "vote:", "describe", "score", "fork"):
+    for word in ("MI, nats", "per token", "kept", "vote:", "calibrated", "describe", "score", "fork"):
         assert word in done.stdout
     assert servers() <= before

@@ -75,6 +75,9 @@ class Evidence(_Told):
     representative: Representative
     vote: Vote | None
     confidence: float | None
+    """How sure the answer is, 0 to 1: `vote.share`, or where `calibrated` the probability that it is right."""
+    calibrated: bool = False
+    """Whether the model's calibration made `confidence`: its own options, and a vote that ran its course."""
     margin: float | None
     aggregation: str
     partial: bool

@@ -69,7 +69,11 @@ class Harness:
 
 
 def make_harness(
-    engine: FakeEngine | None = None, with_engine: bool = True, draining: bool = False, **settings: Any
+    engine: FakeEngine | None = None,
+    with_engine: bool = True,
+    draining: bool = False,
+    model: ModelSettings | None = None,
+    **settings: Any,
 ) -> Harness:
     engine = engine or FakeEngine(
         DESCRIPTIONS, lambda suffix, j: f"<think>so</think><answer>{7 if 'seven' in suffix else 1}</answer>"
@@ -78,7 +82,7 @@ def make_harness(
     app = FastAPI()
     app.include_router(make_router())
     loaded = ServerSettings.load(**settings)
-    model = ModelSettings(instruction="")
+    model = model or ModelSettings(instruction="")
     handed: list[dict[str, Any]] = []
 
     async def delegate(body: dict[str, Any], request: Request) -> Response:

@@ -14,6 +14,7 @@ from openai.types import Model
 from openai.types.chat import ChatCompletion, ChatCompletionChunk
 
 from mirl_client import evidence
+from mirl_core.config import Calibration, MIRLOptions, ModelSettings
 from mirl_core.engines.fake import FakeEngine, FakeText
 from mirl_core.errors import DeadlineError, EngineDeadError, EngineError, MIRLError, RequestError
 from tests.unit.server.conftest import Harness, question
@@ -75,6 +76,29 @@ async def test_the_answer_says_which_weight_it_was(
         "gated": expected,
         "finished": expected,
     }
+
+
+@pytest.mark.parametrize(
+    ("knobs", "calibrated"), [({}, True), ({"token_mi": True}, True), ({"forks": 1}, False)]
+)
+async def test_the_answer_says_whether_its_confidence_is_calibrated(
+    build: Build, knobs: dict[str, Any], calibrated: bool
+) -> None:
+    calibration = Calibration(intercept=-1, vote_share=2, distinct_share=-1)
+    options = MIRLOptions(descriptions=2, keep=1)
+    harness = build(model=ModelSettings(instruction="", options=options, calibration=calibration))
+    answer = (await harness.ask(mirl=knobs)).json()
+    stages = [
+        chunk["mirl"] for chunk in events(await harness.ask(mirl=knobs, stream=True)) if "mirl" in chunk
+    ]
+    for told in (answer["mirl"], stages[-1]):
+        assert told["vote"]["share"] == 1.0
+        # −1 + 2 · 1 − 1 · 1: two descriptions that differ.
+        assert told["confidence"] == pytest.approx(0.5 if calibrated else 1.0)
+        assert told["calibrated"] is calibrated
+    read = evidence(answer)
+    assert read is not None
+    assert (read.confidence, read.calibrated) == (answer["mirl"]["confidence"], calibrated)
 
 
 async def test_a_bad_weight_is_a_400_that_names_it(server: Harness) -> None:
