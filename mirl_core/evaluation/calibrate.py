@@ -212,7 +212,8 @@ def calibrate(
         baseline,
         tuple(finalists),
         len(search.found),
-        settings.model_copy(update={"options": MIRLOptions.model_validate(changed)}),
+        # Whatever calibration there is was fitted for other options.
+        settings.model_copy(update={"options": MIRLOptions.model_validate(changed), "calibration": None}),
     )
 
 

@@ -66,7 +66,7 @@ class Outcomes:
     trajectories: Array
     """Chains that ran to their end."""
     confidence: Array
-    """Vote share, 0 to 1; NaN where the answers don't vote."""
+    """Vote share, or the calibrated probability of being right, 0 to 1; NaN where the answers don't vote."""
     seconds: Array
     """Engine seconds; NaN for replays."""
 

@@ -28,7 +28,7 @@ from mirl_core.errors import ConfigError, MIRLError
 from mirl_core.evaluation.bank.fill import fill_live
 from mirl_core.evaluation.bank.store import LiveBank
 from mirl_core.evaluation.methods import Method
-from mirl_core.evaluation.methods.gated import Confidence, Gated, NoGate, Oracle, Random
+from mirl_core.evaluation.methods.gated import Gated, Oracle
 from mirl_core.evaluation.methods.sampled import Direct, SelfConsistency
 from mirl_core.evaluation.outcomes import Outcomes, as_entry, file_name, outcomes_of, write_rows
 from mirl_core.evaluation.progress import Bars
@@ -142,8 +142,8 @@ def live_options(method: Method, study: Study) -> MIRLOptions:
     Raises:
         ConfigError: the product has no such method; `param` is `live`.
     """
-    # By exact class: rules that choose λ and oracles are gated methods that no pipeline has.
-    if isinstance(method, Gated) and type(method) in (Gated, Confidence, Random, NoGate):
+    # Rules that choose λ and oracles are gated methods that no pipeline has.
+    if isinstance(method, Gated) and method.served:
         return method.options.model_copy(update={"fork_image": study.plan.fork_image})
     plain = study.model_settings.options.model_copy(
         update={"gate": "none", "forks": 1, "distinct": False, "fork_image": study.plan.fork_image}

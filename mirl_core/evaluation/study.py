@@ -106,6 +106,9 @@ class Study:
         if self.plan.references:
             # What is scored once a picture costs as many pictures as the bank has.
             settings = settings.model_copy(update={"reference_images": ("reference",) * self.plan.references})
+        if self.plan.fork_image != settings.options.fork_image:
+            # These chains are not the ones that it was fitted on; methods don't know what the bank's saw.
+            settings = settings.model_copy(update={"calibration": None})
         return parse_methods(text, settings, self.opening_tokens)
 
     async def fill(self, engine: OpenEngine, bars: Bars) -> None:

@@ -36,7 +36,7 @@ class LivePlayed:
     trajectories: int
     """Chains that ran to their end."""
     confidence: float | None
-    """Vote share, 0 to 1."""
+    """As the pipeline reports it, 0 to 1; None where nothing voted."""
     seconds: float
     """From the decoded picture to the answer: wall time, which depends on how many ran at once."""
     stage_seconds: Mapping[str, float] = field(default_factory=dict)

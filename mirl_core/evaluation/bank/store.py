@@ -18,6 +18,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import IO, Any, Generic, Protocol, Self, TypeVar
 
+from mirl_core.confidence import calibration_for
 from mirl_core.config import MIRLOptions, ModelSettings
 from mirl_core.errors import ConfigError
 from mirl_core.evaluation.bank.live import LivePlayed
@@ -229,17 +230,20 @@ class LiveBank(Store[LivePlayed]):
         """The outcomes in `folder`, begun or gone on with.
 
         Raises:
-            ConfigError: the folder was filled with another model, settings, options, seed or part.
+            ConfigError: the folder was filled with another model, settings, options, calibration (where these
+                options are calibrated), seed or part.
         """
+        calibration = calibration_for(settings, options)
         header = {
             "model": fingerprint(model),
             "settings": settings.model_dump(mode="json", include={"tags", "instruction", "temperature"}),
             "options": options.model_dump(mode="json"),
+            "calibration": calibration.model_dump(mode="json") if calibration else None,
             "seed": seed,
             "part": part,
             "versions": versions(),
         }
-        held = ("model", "settings", "options", "seed", "part")
+        held = ("model", "settings", "options", "calibration", "seed", "part")
         return cls(folder, LivePlayed.from_json, header, held)
 
 

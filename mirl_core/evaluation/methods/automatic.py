@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from typing import Self
+from typing import ClassVar, Self
 
 import numpy as np
 
@@ -31,6 +31,7 @@ class Automatic(Gated):
     """
 
     rule: Rule | None = None
+    served: ClassVar[bool] = False
 
     @classmethod
     def make(cls, spec: Spec) -> Self:

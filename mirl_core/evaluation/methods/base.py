@@ -38,7 +38,8 @@ class Played:
     trajectories: int
     """Chains that ran to their end."""
     confidence: float | None
-    """The winner's share of the vote, 0 to 1; None where there was no vote."""
+    """The winner's share of the vote, or the probability that the pipeline would make of it, 0 to 1; None
+    where there was no vote."""
 
 
 class Method(Protocol):

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Self
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, ClassVar, Self
 
 import numpy as np
 
-from mirl_core.config import MIRLOptions
+from mirl_core.confidence import calibration_for, reported
+from mirl_core.config import Calibration, MIRLOptions
 from mirl_core.engines.base import derive_seed
 from mirl_core.evaluation.bank.records import BankedDescription, BankedQuestion
 from mirl_core.evaluation.methods.base import Draw, Played
@@ -47,15 +48,21 @@ class Gated:
     """Length of the description's opening tag, which is scored with every description; tokens."""
     references: int = 0
     """How many images the `reference` estimator takes a description's mean over."""
+    calibration: Calibration | None = None
+    """What makes the reported confidence of the vote share; None: nothing."""
+    served: ClassVar[bool] = True
+    """Whether the pipeline does the same under these options."""
 
     @classmethod
     def make(cls, spec: Spec) -> Self:
         spec.plain()
+        options = spec.options(spec.settings.options, cls.fixed(), UNREPLAYABLE)
         return cls(
             spec.name,
-            spec.options(spec.settings.options, cls.fixed(), UNREPLAYABLE),
+            options,
             spec.opening_tokens,
             len(spec.settings.reference_images),
+            calibration_for(spec.settings, options) if cls.served else None,
         )
 
     @classmethod
@@ -73,7 +80,9 @@ class Gated:
         kept = {one.index: one.score for one in selected if one.kept}
         traces = forked(banked, draw, kept, options.forks, self.name)
         described = sum(description.tokens for description in descriptions)
-        return run(traces, options.aggregate, options.early_stop, described, scored)
+        played = run(traces, options.aggregate, options.early_stop, described, scored)
+        confidence, _ = reported(played.confidence, selected, self.calibration)
+        return replace(played, confidence=confidence)
 
     def measure(
         self, banked: BankedQuestion, descriptions: Sequence[BankedDescription]
@@ -142,6 +151,7 @@ class Oracle(Gated):
     """
 
     __slots__ = ()
+    served = False
 
     @classmethod
     def fixed(cls) -> dict[str, object]:

@@ -157,7 +157,7 @@ def _reliability(summary: Mapping[str, Any], path: Path) -> Path | None:
         axis.set_xlim(-0.02, 1.03)
         axis.set_ylim(-0.02, 1.03)
         axis.set_aspect("equal")
-        _titles(axis, name, "reported confidence (vote share)", "share right")
+        _titles(axis, name, "reported confidence", "share right")
     return save(figure, path, entries)
 
 

@@ -186,8 +186,9 @@ def _live(summary: Mapping[str, Any]) -> str:
     return table([*head, "tokens, live / replay", "trajectories", "engine seconds"], rows)
 
 
-_CALIBRATION = """Reported confidence is the vote's share. ECE: mean distance between confidence and
-accuracy over ten bins, in points."""
+_CALIBRATION = """Reported confidence is the vote's share; of a gate under the model's own options it is the
+calibrated probability, where the model's `mirl.json` has a calibration. ECE: mean distance between confidence
+and accuracy over ten bins, in points."""
 
 
 def _calibration(summary: Mapping[str, Any]) -> str:

@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 from PIL import Image
 
-from mirl_core.config import MIRLOptions, ModelSettings
+from mirl_core.config import Calibration, MIRLOptions, ModelSettings
 from mirl_core.engines.base import RequestContext, Sampling
 from mirl_core.engines.fake import FakeEngine, FakeText
 from mirl_core.errors import ConfigError, EngineDeadError, EngineError, RequestError
@@ -348,6 +348,21 @@ async def test_live_is_the_pipeline_with_the_banks_seed(tmp_path: Path, model: P
     with pytest.raises(ConfigError, match="another output folder") as caught:
         LiveBank.open(tmp_path / "live", model, SETTINGS, MIRLOptions(), "dev", 7)
     assert caught.value.param == "options.descriptions"
+    # Confidences that are told in two ways don't mix; what is never calibrated doesn't care.
+    calibration = Calibration(intercept=0, vote_share=1, distinct_share=1)
+    LiveBank.open(
+        tmp_path / "live", model, SETTINGS.model_copy(update={"calibration": calibration}), options, "dev", 7
+    )
+    with pytest.raises(ConfigError, match="another output folder") as caught:
+        LiveBank.open(
+            tmp_path / "live",
+            model,
+            SETTINGS.model_copy(update={"calibration": calibration, "options": options}),
+            options,
+            "dev",
+            7,
+        )
+    assert str(caught.value.param).startswith("calibration")
 
 
 async def test_an_engine_error_in_a_live_run_comes_out_plain(tmp_path: Path, model: Path) -> None:

@@ -6,7 +6,8 @@ from dataclasses import replace
 
 import pytest
 
-from mirl_core.config import MIRLOptions, ModelSettings
+from mirl_core.confidence import probability
+from mirl_core.config import Calibration, MIRLOptions, ModelSettings
 from mirl_core.errors import ConfigError
 from mirl_core.evaluation.bank.records import BankedQuestion
 from mirl_core.evaluation.methods import METHODS, Draw, Played, draws, parse_methods
@@ -107,6 +108,34 @@ def test_random_gate_depends_on_the_draw_alone() -> None:
 )
 def test_options_change_what_is_kept(options: str, answer: str) -> None:
     assert play(f"mirl({options})").answer == answer
+
+
+@pytest.mark.parametrize(
+    ("name", "calibrated"),
+    [
+        ("mirl", True),
+        ("mirl(keep=1)", True),
+        ("mirl(gate=confidence)", False),
+        ("mirl(keep=2)", False),
+        ("confidence", False),
+        ("none", False),
+        ("sc@3", False),
+        # These rank by what no request can ask for, whatever their options say.
+        ("auto-information", False),
+        ("auto-agreement", False),
+        ("oracle", False),
+    ],
+)
+def test_only_what_a_request_gets_by_default_is_calibrated(name: str, calibrated: bool) -> None:
+    # Three distinct descriptions of three.
+    calibration = Calibration(intercept=-2, vote_share=1, distinct_share=1)
+    own = SETTINGS.options.model_copy(update={"normalize": "sum"})
+    (raw,) = parse_methods(name, SETTINGS.model_copy(update={"options": own}))
+    (method,) = parse_methods(name, SETTINGS.model_copy(update={"options": own, "calibration": calibration}))
+    share = raw.play(HAND, in_order(HAND)).confidence
+    assert share is not None
+    expected = probability(calibration, share, 1.0) if calibrated else share
+    assert method.play(HAND, in_order(HAND)).confidence == pytest.approx(expected)
 
 
 def test_adaptive_keep_spends_fewer_forks() -> None:

@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from mirl_core.answers import normalize
-from mirl_core.config import MIRLOptions, ModelSettings
+from mirl_core.config import Calibration, MIRLOptions, ModelSettings
 from mirl_core.engines.base import Sampling
 from mirl_core.engines.fake import FakeEngine, FakeText
 from mirl_core.evaluation.bank.records import BankedChain, BankedDescription, BankedQuestion
@@ -21,7 +21,7 @@ from mirl_core.evaluation.methods.replay import run, trace
 from mirl_core.types import Result
 from mirl_core.voting import Pending, decided
 from tests.unit.evaluation.bank_cases import in_order, question, reasoned, said
-from tests.unit.pipeline_cases import chain, result_of
+from tests.unit.pipeline_cases import SETTINGS, chain, result_of
 
 DESCRIPTIONS, FORKS = 6, 3
 WORDS = ("red", "blue dog", "3 cats here", "left of it", "a fog")
@@ -72,8 +72,8 @@ def engine_of(described: list[tuple[str, str]], numbers: random.Random) -> FakeE
     return FakeEngine(texts, answer, plain=[chain("1")])
 
 
-def live(engine: FakeEngine, options: dict[str, Any]) -> Result:
-    return asyncio.run(result_of(engine, sampling=Sampling(max_tokens=64, seed=5), **options))
+def live(engine: FakeEngine, options: dict[str, Any], model: ModelSettings = SETTINGS) -> Result:
+    return asyncio.run(result_of(engine, settings=model, sampling=Sampling(max_tokens=64, seed=5), **options))
 
 
 def banked_from(engine: FakeEngine, everything: Result) -> BankedQuestion:
@@ -120,14 +120,23 @@ def test_replay_is_the_pipeline(
     banked = banked_from(engine, live(engine, everything))
     draw = Draw(tuple(range(DESCRIPTIONS)), tuple(range(FORKS)), seed=5)
 
-    real = live(engine, {**options, "early_stop": False})
-    replayed = Gated("mirl", MIRLOptions(**options, early_stop=False)).play(banked, draw)
+    model = ModelSettings(
+        instruction="",
+        options=MIRLOptions(**options, early_stop=False),
+        calibration=Calibration(intercept=-1, vote_share=3, distinct_share=-2),
+    )
+    real = live(engine, {**options, "early_stop": False}, model)
+    (method,) = parse_methods("mirl", model)
+    replayed = method.play(banked, draw)
     assert (replayed.answer or "") == real.content
     assert replayed.generated_tokens == real.completion_tokens
     assert replayed.scored_tokens == real.scored_tokens
     assert replayed.trajectories == len(real.chains)
     assert replayed.confidence == (None if real.confidence is None else pytest.approx(real.confidence))
     assert replayed.right == (real.content == "1")
+    assert real.calibrated == (real.vote is not None and real.fallback is None)
+    raw = Gated("mirl", model.options).play(banked, draw)
+    assert raw.confidence == (None if real.vote is None else pytest.approx(real.vote.share))
 
     real = live(engine, {**options, "early_stop": True})
     stopped = Gated("mirl", MIRLOptions(**options)).play(banked, draw)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -12,9 +13,17 @@ import pytest
 from mirl_core.engines.fake import FakeEngine, FakeText
 from mirl_core.errors import ConfigError, EngineError
 from mirl_core.evaluation.bank.store import Bank
+from mirl_core.evaluation.methods.gated import Gated
 from mirl_core.evaluation.run import live_options, names, run
 from mirl_core.evaluation.study import Study
-from tests.unit.evaluation.run_cases import data_file, fill_bank, no_engine, one_engine, settings_of
+from tests.unit.evaluation.run_cases import (
+    data_file,
+    fill_bank,
+    model_folder,
+    no_engine,
+    one_engine,
+    settings_of,
+)
 from tests.unit.pipeline_cases import chain, described
 
 KEYS = {
@@ -215,6 +224,15 @@ def test_live_options_do_what_the_method_replays(tmp_path: Path) -> None:
     assert live_options(stop, study).early_stop
     assert live_options(direct, study).descriptions == 1
     assert (live_options(gated, study).gate, live_options(gated, study).keep) == ("confidence", 2)
+
+
+def test_chains_that_saw_something_else_are_not_calibrated(tmp_path: Path) -> None:
+    settings = settings_of(tmp_path / "out")
+    model_folder(settings.model, calibration={"intercept": 0, "vote_share": 1, "distinct_share": 1})
+    for fork_image, calibrated in (("keep", True), ("drop", False)):
+        (method,) = Study(replace(settings, fork_image=fork_image)).methods("mirl")
+        assert isinstance(method, Gated)
+        assert (method.calibration is not None) is calibrated
 
 
 def test_names_are_a_list_with_commas() -> None:
