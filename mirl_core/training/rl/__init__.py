@@ -1,4 +1,4 @@
-"""Reinforcement learning on the pipeline's own trajectories: descriptions and reasoning have separate rewards.
+"""Reinforcement learning on the pipeline's own trajectories; descriptions and reasoning are rewarded apart.
 
 rows.py        what a planner hands to the trainer
 planners/      rollouts by the pipeline, rewards, advantages: `mirl`, and plain GRPO as `grpo`
