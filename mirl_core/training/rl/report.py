@@ -1,0 +1,164 @@
+"""`mirl-train report`: runs side by side, as report.md, plots and pages of trajectories.
+
+Runs whose recipes differ only in their seed are one group.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+from mirl_core.errors import ConfigError
+from mirl_core.evaluation.outcomes import file_name
+from mirl_core.evaluation.report.tables import percent, table
+from mirl_core.evaluation.resampling import Resampling
+from mirl_core.training.rl.curves import COSTS, Curve, Group, Reach, groups_of, reach, read_run
+from mirl_core.training.rl.pages import write_page
+from mirl_core.training.rl.plots import draw_plots
+
+__all__ = ["write_report"]
+
+_PREFACE = """Accuracy is the share of right answers to one sampled trajectory a question, runs averaged;
+brackets are 95% intervals over questions, resampled by scenes and glyphs. *n* is questions times runs."""
+
+_REACH = """The cost at which the mean curve over runs first has the accuracy that **{baseline}** ends with,
+linear between looks; *each run* is the same of every run's own curve. Brackets are 95% intervals over
+questions, both curves resampled together; they take the runs as they are. A dash: never reached. *Share* is
+of what the baseline itself took to first have that accuracy. Cost is of training alone, without looks."""
+
+
+def write_report(runs: Sequence[Path], output: Path, baseline: str | None = None) -> list[Path]:
+    """Write the report of some runs; returns the files.
+
+    Args:
+        baseline: label of the group whose final accuracy is to be reached; None: the one of planner grpo.
+
+    Raises:
+        ConfigError: a folder is no run, runs were looked at with different questions, or there is no such
+            baseline.
+    """
+    groups = groups_of([read_run(folder) for folder in runs])
+    base = _baseline(groups, baseline)
+    output.mkdir(parents=True, exist_ok=True)
+    plots = draw_plots(groups, output / "plots")
+    pages = []
+    for group in groups:
+        for run in group.runs:
+            suffix = f"-{file_name(group.label)}-{run.recipe.get('seed', 0)}" if len(runs) > 1 else ""
+            pages.append(write_page(run.folder, output / f"trajectories{suffix}.html"))
+    sections = [
+        "# Training runs",
+        _runs(groups),
+        *_section("## Accuracy at the end", _PREFACE, _final(groups)),
+        *_section("## Cost to reach the baseline", *_reaching(groups, base)),
+        *(f"![{path.stem}](plots/{path.name})" for path in plots),
+        *(f"[Trajectories: {path.stem}]({path.name})" for path in pages if path is not None),
+    ]
+    written = output / "report.md"
+    written.write_text("\n\n".join(part for part in sections if part) + "\n", encoding="utf-8")
+    return [written, *plots, *(path for path in pages if path is not None)]
+
+
+def _baseline(groups: Sequence[Group], wanted: str | None) -> Group | None:
+    if wanted is None:
+        found = [group for group in groups if group.runs[0].recipe.get("planner") == "grpo"]
+        return found[0] if found else None
+    for group in groups:
+        if wanted == group.label or any(wanted == str(run.folder) for run in group.runs):
+            return group
+    raise ConfigError(
+        f"baseline: there is no '{wanted}'; there are: {', '.join(group.label for group in groups)}",
+        param="baseline",
+    )
+
+
+def _section(title: str, words: str, figures: str) -> Iterator[str]:
+    if figures:
+        yield from (title, words, figures)
+
+
+def _runs(groups: Sequence[Group]) -> str:
+    head = (
+        "run",
+        "planner",
+        "seeds",
+        "steps",
+        "trajectories",
+        "generated tokens",
+        "scored tokens",
+        "seconds",
+    )
+    rows = []
+    for group in groups:
+        last = [run.metrics[-1] for run in group.runs if run.metrics]
+        means = [
+            _count(sum(line.get(f"total/{name}") or 0 for line in last) / max(len(last), 1))
+            for name in ("complete_trajectories", "generated_tokens", "scored_tokens", "seconds")
+        ]
+        seeds = ", ".join(str(run.recipe.get("seed", 0)) for run in group.runs)
+        steps = "/".join(str(line["step"]) for line in last)
+        rows.append((group.label, str(group.runs[0].recipe.get("planner", "mirl")), seeds, steps, *means))
+    return table(head, rows)
+
+
+def _final(groups: Sequence[Group]) -> str:
+    head = (
+        "run",
+        "data",
+        "n",
+        "accuracy at the start, %",
+        "at the end, %",
+        "right descriptions at the start, %",
+    )
+    rows = []
+    for group in groups:
+        for name, curve in group.curves.items():
+            resampling = Resampling(curve.clusters)
+            n = curve.right.shape[0] * curve.right.shape[2]
+            start, end = (_share(resampling, curve.right, look) for look in (0, -1))
+            seen = ("–", "–")
+            if curve.described is not None:
+                seen = (_share(resampling, curve.described, 0), _share(resampling, curve.described, -1))
+            rows.append((group.label, name, str(n), start, end, *seen))
+    return table((*head, "at the end, %"), rows)
+
+
+def _share(resampling: Resampling, values: object, look: int) -> str:
+    found = resampling.proportion(values[:, look].mean(axis=0))  # type: ignore[index]
+    return percent(found.mean, found.low, found.high)
+
+
+def _reaching(groups: Sequence[Group], base: Group | None) -> tuple[str, str]:
+    if base is None or not base.curves:
+        return "", ""
+    head = ("run", "data", "n", "target, %", "cost", "reached at", "each run", "share of the baseline's")
+    rows = []
+    for name, wanted in base.curves.items():
+        target = percent(float(wanted.right[:, -1].mean()))
+        for group in groups:
+            curve = group.curves.get(name)
+            if curve is None:
+                continue
+            n = str(curve.right.shape[0] * curve.right.shape[2])
+            rows += [(group.label, name, n, target, *_reach_cells(curve, wanted, cost)) for cost in COSTS]
+    return _REACH.format(baseline=base.label), table(head, rows)
+
+
+def _reach_cells(curve: Curve, wanted: Curve, cost: str) -> tuple[str, str, str, str]:
+    found: Reach = reach(curve, wanted, cost)
+    each = " / ".join(_count(one) for one in found.each)
+    return (
+        COSTS[cost],
+        f"{_count(found.cost)} [{_count(found.low)}, {_count(found.high)}]",
+        each if len(found.each) > 1 else "",
+        f"{_ratio(found.ratio)} [{_ratio(found.ratio_low)}, {_ratio(found.ratio_high)}]",
+    )
+
+
+def _count(value: float) -> str:
+    return f"{value:,.0f}" if math.isfinite(value) else "–"
+
+
+def _ratio(value: float) -> str:
+    return f"{value:.2f}" if math.isfinite(value) else "–"
