@@ -161,6 +161,9 @@ def calibrate(
         float | None,
         typer.Option(min=1, help="Most tokens a question; what sc@16+stop takes if not given."),
     ] = None,
+    confidence_only: Annotated[
+        bool, typer.Option("--confidence-only", help="Keep the options; fit the confidence of their votes.")
+    ] = False,
     replays: Annotated[int, typer.Option(min=1, help="Replays of every question per setting.")] = 4,
     descriptions: DescriptionsOption = 16,
     forks: ForksOption = 3,
@@ -170,8 +173,8 @@ def calibrate(
     max_tokens: MaxTokensOption = 512,
     mapping: MappingOption = None,
 ) -> None:
-    """Choose λ, N, k, m and estimator on dev data, and write a model's mirl.json."""
-    from mirl_core.evaluation.calibration_run import calibrate_blocking
+    """Choose λ, N, k, m and estimator on dev data, fit the confidence, and write a model's mirl.json."""
+    from mirl_core.evaluation.calibration_run import calibrate_blocking, confidence_blocking
     from mirl_core.evaluation.run import command_line, names
     from mirl_core.evaluation.study import RunSettings
 
@@ -179,6 +182,8 @@ def calibrate(
         raise ConfigError(
             "the bundled model's own mirl.json is not overwritten: name a file with --output", param="output"
         )
+    if confidence_only and budget is not None:
+        raise ConfigError("budget: --confidence-only keeps the options; leave --budget out", param="budget")
     folder = _model(model)
     settings = RunSettings(
         model=folder,
@@ -199,8 +204,12 @@ def calibrate(
         command=command_line(),
     )
     target = folder / "mirl.json" if output is None else output
-    calibrate_blocking(settings, target, budget)
-    typer.echo(f"wrote {target} and {bank / 'calibration.json'}")
+    if confidence_only:
+        confidence_blocking(settings, target)
+        typer.echo(f"wrote {target} and {bank / 'confidence.json'}")
+    else:
+        calibrate_blocking(settings, target, budget)
+        typer.echo(f"wrote {target}, {bank / 'calibration.json'} and {bank / 'confidence.json'}")
 
 
 @app.command("model-card")

@@ -37,6 +37,7 @@ from mirl_core.evaluation.replay import replay
 from mirl_core.evaluation.study import OpenEngine, RunSettings, Study, missing
 
 __all__ = [
+    "check",
     "command_line",
     "live_options",
     "names",
@@ -70,7 +71,7 @@ async def run(settings: RunSettings, engine_factory: EngineFactory | None = None
     options = {name: live_options(one, study) for name, one in live.items()}
     # A live run is confirmed against its replay, so that is played too.
     methods += tuple(one for name, one in live.items() if name not in {other.name for other in methods})
-    _check(methods, study)
+    check(methods, study)
     with Bars() as bars:
         async with AsyncExitStack() as stack:
             engine = once(stack, engine_factory or vllm_engine(settings.model))
@@ -222,7 +223,7 @@ def once(stack: AsyncExitStack, factory: EngineFactory) -> OpenEngine:
     return engine
 
 
-def _check(methods: Sequence[Method], study: Study) -> None:
+def check(methods: Sequence[Method], study: Study) -> None:
     """Raise ConfigError for what the bank can't be enough for, before hours are spent on filling it."""
     settings = study.settings
     for method in methods:

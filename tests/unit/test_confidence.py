@@ -15,7 +15,7 @@ from mirl_core.config import Calibration, MIRLOptions, ModelSettings
 from mirl_core.engines.base import Sampling
 from mirl_core.engines.fake import FakeEngine, FakeText
 from mirl_core.gates import select
-from mirl_core.types import Description
+from mirl_core.types import Description, Result
 from tests.unit.pipeline_cases import chain, described, result_of
 
 CALIBRATION = Calibration(intercept=-1.0, vote_share=3.0, distinct_share=-2.0)
@@ -134,7 +134,7 @@ def engine() -> FakeEngine:
     return FakeEngine(FOUR, lambda suffix, branch: chain("dog" if "dog" in suffix else "cat"))
 
 
-async def ask(settings: ModelSettings = SETTINGS, **changed: Any):
+async def ask(settings: ModelSettings = SETTINGS, **changed: Any) -> Result:
     given = settings.options.model_dump() | changed
     return await result_of(engine(), settings=settings, sampling=SAMPLING, **given)
 

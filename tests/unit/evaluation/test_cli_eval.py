@@ -31,6 +31,7 @@ SMALL = Grid(
     clip=(None,),
     adaptive_keep=(None, 0.8),
 )
+CALIBRATE = ["calibrate", "--data", "digits/iid", "--bank", "{tmp}"]
 
 
 def mirl_eval(*words: str | Path) -> subprocess.CompletedProcess[str]:
@@ -131,7 +132,8 @@ def test_report_on_the_command_line(folders: tuple[Path, Path]) -> None:
         (["run", "--data", "digits/iid", "--output", "{tmp}", "--n", "0"], "greater than or equal to 1"),
         (["run", "--data", "digits/iid", "--output", "{tmp}", "--model", "{tmp}"], "config.json"),
         (["run", "--output", "{tmp}"], "data"),
-        (["calibrate", "--data", "digits/iid", "--bank", "{tmp}"], "--output"),
+        (CALIBRATE, "--output"),
+        ([*CALIBRATE, "--output", "{tmp}/x", "--confidence-only", "--budget", "9"], "leave --budget out"),
         (["nonsense"], "nonsense"),
     ],
 )
@@ -203,11 +205,14 @@ def test_grid_stays_within_the_bank() -> None:
 async def test_calibrate_writes_mirl_json_that_the_product_reads(tmp_path: Path) -> None:
     settings = settings_of(tmp_path / "bank", part="dev", n=30, descriptions=8, forks=2, replays=2)
     model = model_folder(
-        settings.model, temperature=0.8, options={"description_tokens": 64, "keep": 9, "early_stop": False}
+        settings.model,
+        temperature=0.8,
+        options={"description_tokens": 64, "keep": 9, "early_stop": False},
+        calibration={"intercept": 1, "vote_share": 1, "distinct_share": 1},
     )
     fill_bank(settings, misled=True)
     target = tmp_path / "new" / "mirl.json"
-    choice = await calibrate_run(settings, target, None, no_engine())
+    choice, fitted = await calibrate_run(settings, target, None, no_engine())
     written = json.loads(target.read_text())
     # What calibration doesn't choose is kept, and the model's own file is left alone.
     assert written["instruction"] == ""
@@ -222,6 +227,11 @@ async def test_calibrate_writes_mirl_json_that_the_product_reads(tmp_path: Path)
     assert record["chosen"]["options"] == dict(choice.chosen.options)
     assert record["questions"] == 30
     assert (tmp_path / "bank" / "plots" / "calibration.png").stat().st_size > 5000
+    # 30 questions are no ground for a calibration, and what the model had was fitted for other options.
+    assert fitted.calibration is None
+    assert "30 voted questions are too few" in fitted.left_out
+    assert read.calibration is None
+    assert json.loads((tmp_path / "bank" / "confidence.json").read_text())["left_out"] == fitted.left_out
 
 
 async def test_calibrate_replaces_the_models_own_file_when_asked(tmp_path: Path) -> None:
