@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
-from typing import TYPE_CHECKING, TypeVar
+from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -22,7 +22,7 @@ from mirl_core.training.rl.config import DataConfig
 if TYPE_CHECKING:
     from PIL.Image import Image
 
-__all__ = ["FIRST_SCENE", "TRAINING_SCENES", "Cursor", "Source", "shard"]
+__all__ = ["FIRST_SCENE", "TRAINING_SCENES", "Cursor", "Source"]
 
 TRAINING_SCENES = 20_000
 """Scenes of a digits world without a `limit`."""
@@ -30,7 +30,6 @@ FIRST_SCENE = 10_000_000_000
 """Index of the first training scene. Supervised training draws between one and four thousand million, its
 tokenizer and the worlds' reference pictures come from below a million."""
 _SEED = 931
-_T = TypeVar("_T")
 
 
 @dataclass(frozen=True, slots=True)
@@ -135,11 +134,6 @@ class Source:
             ]
             self._orders = (epoch, orders)
         return orders
-
-
-def shard(questions: Sequence[_T], rank: int, world: int) -> tuple[_T, ...]:
-    """What rank `rank` of `world` takes of a batch: every `world`-th question."""
-    return tuple(questions[rank::world])
 
 
 def _open_set(name: str, config: DataConfig, seed: int) -> QuestionSet:

@@ -16,7 +16,7 @@ from mirl_core.evaluation.data import WORLDS, open_data
 from mirl_core.evaluation.questions import Question, is_right
 from mirl_core.evaluation.worlds import digits
 from mirl_core.training.rl.config import DataConfig
-from mirl_core.training.rl.data import FIRST_SCENE, Cursor, QuestionSet, Source, shard
+from mirl_core.training.rl.data import FIRST_SCENE, Cursor, QuestionSet, Source
 
 IMAGE = Image.new("RGB", (8, 8))
 
@@ -92,13 +92,6 @@ def test_a_batch_must_be_filled() -> None:
 def test_a_cursor_that_is_none(given_: dict[str, int]) -> None:
     with pytest.raises((ValueError, TypeError)):
         Cursor.from_json(given_)
-
-
-@pytest.mark.parametrize("world", [1, 2, 3, 8, 9])
-def test_shards_are_everything_once(world: int) -> None:
-    parts = [shard(range(8), rank, world) for rank in range(world)]
-    assert sorted(one for part in parts for one in part) == list(range(8))
-    assert max(map(len, parts)) - min(map(len, parts)) <= 1
 
 
 @pytest.mark.parametrize("name", WORLDS)
