@@ -28,6 +28,15 @@ MODULES = (
     "mirl_core.pipeline",
     "mirl_core.engines",
     "mirl_core.engines.base",
+    "mirl_core.engines.recording",
+    "mirl_core.training.rl.config",
+    "mirl_core.training.rl.rows",
+    "mirl_core.training.rl.advantages",
+    "mirl_core.training.rl.rewards",
+    "mirl_core.training.rl.planners",
+    "mirl_core.training.rl.scorers",
+    "mirl_core.training.rl.data",
+    "mirl_core.training.rl.sync",
     "mirl_client",
 )
 

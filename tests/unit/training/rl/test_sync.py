@@ -1,4 +1,4 @@
-"""The order of a push, what it leaves behind, and vLLM's weight transfer up to the wire; without an engine."""
+"""The order of a push and what it leaves behind, and weight transfer up to the wire; without an engine."""
 
 from __future__ import annotations
 

@@ -1,0 +1,290 @@
+"""One step's rollouts: the pipeline on every question, with every token that it sampled kept.
+
+What a planner does is a function of (recipe seed, step, question) as far as the engine repeats itself; with
+`rollout.serial` one question runs after the other, and nothing beside it.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import time
+from collections.abc import Coroutine, Iterable, Mapping, Sequence
+from contextlib import aclosing
+from dataclasses import dataclass, field
+from typing import Any, Literal, Protocol, TypeVar
+
+from mirl_core.config import MIRLOptions, ModelSettings
+from mirl_core.engines.base import Engine, RequestContext, Sample, Sampling, derive_seed
+from mirl_core.engines.recording import RecordingEngine
+from mirl_core.errors import RequestError
+from mirl_core.evaluation.questions import Question, is_right
+from mirl_core.events import Finished, Gated
+from mirl_core.pipeline import Pipeline
+from mirl_core.training.rl.config import RLRecipe
+from mirl_core.training.rl.rewards import Judge, Judged
+from mirl_core.training.rl.rewards.mi import is_invalid
+from mirl_core.training.rl.rows import Plan, Row, Segment, Trajectory
+from mirl_core.training.rl.scorers import MIScorer, ScoredMI
+from mirl_core.types import Chain, Conversation, Description, Result
+
+logger = logging.getLogger(__name__)
+_T = TypeVar("_T")
+
+Place = tuple[int, int | None]
+"""Description and fork; no fork stands for the description itself."""
+
+
+class Planner(Protocol):
+    """Makes a step's rows."""
+
+    async def plan(self, questions: Sequence[Question], step: int) -> Plan:
+        """Roll out all questions, judge, compare.
+
+        A question that the engine refuses (a prompt that is too long) is left out, logged and counted.
+
+        Raises:
+            RequestError: every question was refused.
+            EngineError: the engine failed.
+            ConfigError: a question's picture can't be read.
+        """
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class JudgedChain:
+    """One chain of a kept description."""
+
+    chain: Chain
+    sample: Sample
+    judged: Judged
+    right: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Rollout:
+    """What was sampled for one question."""
+
+    question: Question
+    prompt: Conversation
+    """As descriptions were sampled from it, instruction and images included."""
+    opening: tuple[int, ...]
+    """Token ids of the description's opening tag, which was prefilled."""
+    result: Result
+    descriptions: tuple[tuple[Description, Sample], ...]
+    chains: tuple[JudgedChain, ...]
+    """Of kept descriptions, by description and fork; a fallback's plain chain is none of them."""
+    scored: Mapping[int, ScoredMI]
+    """By the description's index, where a scorer was asked and the description is valid."""
+    seconds: Mapping[str, float]
+    """What the pipeline doesn't time: `mi` (the scorer's) and `judge`."""
+
+    @property
+    def described(self) -> dict[int, Sample]:
+        """What each description sampled, by its index."""
+        return {one.index: sample for one, sample in self.descriptions}
+
+    def trajectory(self, chain: JudgedChain, segment: Segment, reward: float, advantage: float) -> Trajectory:
+        """A whole trajectory for the log."""
+        before = next(one.text for one, _ in self.descriptions if one.index == chain.chain.description)
+        return Trajectory(
+            question=self.question.key,
+            text=f"{before}\n{chain.chain.text}",
+            segment=segment,
+            reward=reward,
+            advantage=advantage,
+            parts=chain.judged.parts,
+            answer=chain.chain.answer,
+            right=chain.right,
+        )
+
+    def row(
+        self,
+        parts: Iterable[tuple[Sample, bool]],
+        advantage: float,
+        segment: Segment,
+        group: str,
+        *,
+        prompt: Conversation | None = None,
+    ) -> Row:
+        """The opening tag and `parts` as one completion, the parts marked True in the loss."""
+        ids, mask, logprobs = list(self.opening), [False] * len(self.opening), [0.0] * len(self.opening)
+        for sample, trained in parts:
+            ids += sample.token_ids
+            mask += [trained] * len(sample.token_ids)
+            logprobs += sample.logprobs if trained else [0.0] * len(sample.token_ids)
+        return Row(
+            prompt=prompt or self.prompt,
+            completion_ids=tuple(ids),
+            loss_mask=tuple(mask),
+            sampler_logprobs=tuple(logprobs),
+            advantage=advantage,
+            segment=segment,
+            group=f"{self.question.key}/{group}",
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class Group:
+    """Rewards that were compared with each other, and what came of it."""
+
+    of: Literal["description", "answer"]
+    members: tuple[Place, ...]
+    rewards: tuple[float, ...]
+    advantages: tuple[float, ...]
+    name: str
+    """Last part of its rows' `group`."""
+
+    @property
+    def flat(self) -> bool:
+        """Whether there is nothing to learn from it."""
+        return not any(self.advantages)
+
+
+@dataclass(frozen=True, slots=True)
+class Draft:
+    """What a planner made of one question's rollout."""
+
+    groups: tuple[Group, ...]
+    rows: tuple[Row, ...]
+    trajectories: tuple[Trajectory, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Rollouts:
+    """Samples a step's questions.
+
+    Args:
+        options: of every pipeline run; the engine's own options of the model play no part.
+        scorer: asked for the MI of the valid descriptions, while chains are being sampled.
+    """
+
+    engine: Engine
+    settings: ModelSettings
+    recipe: RLRecipe
+    options: MIRLOptions
+    judge: Judge
+    scorer: MIScorer | None = None
+    _judging: asyncio.Lock = field(default_factory=asyncio.Lock)
+
+    async def sample(self, questions: Sequence[Question], step: int) -> list[Rollout]:
+        """The rollouts of the questions that the engine takes, in their order. Raises as `Planner.plan`."""
+        self.judge.start_step()
+        if self.recipe.rollout.serial:
+            found = [await self._attempt(question, step) for question in questions]
+        else:
+            found = await _together([self._attempt(question, step) for question in questions])
+        refusals = [one for one in found if isinstance(one, RequestError)]
+        if questions and len(refusals) == len(questions):
+            raise refusals[0]
+        return [one for one in found if isinstance(one, Rollout)]
+
+    async def _attempt(self, question: Question, step: int) -> Rollout | RequestError:
+        try:
+            return await self._rollout(question, step)
+        except RequestError as error:
+            logger.warning("question %s is left out of step %d: %s", question.key, step, error)
+            return error
+
+    async def _rollout(self, question: Question, step: int) -> Rollout:
+        conversation = await asyncio.to_thread(question.conversation)
+        recording = RecordingEngine(self.engine)
+        context = RequestContext(f"rl-{step}-{question.key}")
+        sampling = Sampling(
+            max_tokens=self.recipe.rollout.max_tokens,
+            temperature=self.recipe.rollout.temperature,
+            seed=derive_seed(self.recipe.seed, step, question.key),
+        )
+        prompt = conversation.with_instruction(self.settings.instruction)
+        opening = recording.encode(self.settings.tags.description[0])
+        scoring: asyncio.Task[tuple[dict[int, ScoredMI], float]] | None = None
+        result: Result | None = None
+        events = Pipeline(recording, self.settings).run(conversation, self.options, sampling, context)
+        try:
+            async with aclosing(events):
+                async for event in events:
+                    if isinstance(event, Gated) and self.scorer is not None:
+                        scoring = asyncio.create_task(
+                            self._score(self.scorer, recording, prompt, opening, event.descriptions, context)
+                        )
+                        if self.recipe.rollout.serial:
+                            await scoring
+                    elif isinstance(event, Finished):
+                        result = event.result
+            scored, seconds = await scoring if scoring is not None else ({}, 0.0)
+        finally:
+            if scoring is not None:
+                scoring.cancel()
+                await asyncio.gather(scoring, return_exceptions=True)
+        assert result is not None, "the pipeline always finishes"
+        # Verifiers may take a while, and a user's own need not bear several threads at once.
+        async with self._judging:
+            started = time.perf_counter()
+            chains = await asyncio.to_thread(self._judged, question, result, recording, context)
+            judging = time.perf_counter() - started
+        return Rollout(
+            question=question,
+            prompt=prompt,
+            opening=opening,
+            result=result,
+            descriptions=tuple(
+                (one, recording.sample(context, "describe", one.index)) for one in result.descriptions
+            ),
+            chains=chains,
+            scored=scored,
+            seconds={"mi": seconds, "judge": judging},
+        )
+
+    async def _score(
+        self,
+        scorer: MIScorer,
+        recording: RecordingEngine,
+        prompt: Conversation,
+        opening: tuple[int, ...],
+        descriptions: Sequence[Description],
+        context: RequestContext,
+    ) -> tuple[dict[int, ScoredMI], float]:
+        """The MI of the valid descriptions by index, and the seconds that it took."""
+        started = time.perf_counter()
+        valid = [one for one in descriptions if not is_invalid(one, self.recipe.rewards.mi)]
+        if not valid:
+            return {}, 0.0
+        samples = [recording.sample(context, "describe", one.index) for one in valid]
+        scored = await scorer.score(
+            prompt,
+            opening,
+            [one.token_ids[: one.content_tokens] for one in valid],
+            [sample.logprobs[: one.content_tokens] for one, sample in zip(valid, samples, strict=True)],
+            RequestContext(f"{context.request_id}-mi"),
+        )
+        by_index = {one.index: score for one, score in zip(valid, scored, strict=True)}
+        return by_index, time.perf_counter() - started
+
+    def _judged(
+        self, question: Question, result: Result, recording: RecordingEngine, context: RequestContext
+    ) -> tuple[JudgedChain, ...]:
+        """The chains in the order of their places, not of their ends."""
+        chains = sorted(
+            (chain for chain in result.chains if chain.description is not None),
+            key=lambda chain: (chain.description, chain.fork),
+        )
+        return tuple(
+            JudgedChain(
+                chain,
+                recording.sample(context, f"fork-{chain.description}", chain.fork),
+                self.judge.judge(question, chain),
+                is_right(question, chain.answer),
+            )
+            for chain in chains
+        )
+
+
+async def _together(work: Sequence[Coroutine[Any, Any, _T]]) -> list[_T]:
+    """Run all; if one fails or the caller is cancelled, end the others and wait for them."""
+    tasks = [asyncio.create_task(one) for one in work]
+    try:
+        return await asyncio.gather(*tasks)
+    finally:
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
