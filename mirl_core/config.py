@@ -146,7 +146,7 @@ class ModelSettings(Settings):
     """Files for the `reference` estimator, relative to `mirl.json`. Never images of other requests."""
     calibration: Calibration | None = None
     """Confidence is the calibrated probability that the answer is right; None: the raw vote share. Fitted for
-    `options`: change those, and `mirl-eval calibrate --confidence-only` fits it anew."""
+    these weights and `options`: `mirl-eval calibrate --confidence-only` fits it anew for others."""
 
     @classmethod
     def load(cls, model: str | Path) -> ModelSettings | None:

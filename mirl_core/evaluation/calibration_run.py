@@ -269,8 +269,8 @@ def _print_confidence(fitted: Fitted) -> None:
     console.print(table)
     given = fitted.calibration
     console.print(
-        f"p(right) = logistic({given.intercept:g} {given.vote_share:+g} · vote share "
-        f"{given.distinct_share:+g} · distinct descriptions)\n"
+        f"p(right) = logistic({given.intercept:g} {given.vote_share:+g} × vote share "
+        f"{given.distinct_share:+g} × distinct descriptions per usable one)\n"
         "Fitted on these questions: report it on test.",
         markup=False,
         highlight=False,

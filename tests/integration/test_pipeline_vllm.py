@@ -10,6 +10,7 @@ import pytest
 from PIL import Image
 
 from mirl_core.bundled import model_path, questions
+from mirl_core.confidence import distinct_share, probability
 from mirl_core.config import MIRLOptions, ModelSettings
 from mirl_core.engines.base import RequestContext, Sampling
 from mirl_core.engines.vllm import VLLMEngine
@@ -73,6 +74,20 @@ async def test_a_voted_answer_with_its_evidence(vllm_engine: VLLMEngine) -> None
         one.tokens for one in result.chains
     )
     assert result.completion_tokens == sampled
+
+
+async def test_confidence_is_calibrated_under_the_models_own_options(vllm_engine: VLLMEngine) -> None:
+    own = settings()
+    assert own.calibration is not None
+    result = await run(vllm_engine, **own.options.model_dump())
+    assert result.vote is not None
+    distinct = distinct_share(result.descriptions)
+    assert distinct is not None
+    assert result.calibrated
+    assert result.confidence == probability(own.calibration, result.vote.share, distinct)
+    changed = await run(vllm_engine, **(own.options.model_dump() | {"forks": 1}))
+    assert changed.vote is not None
+    assert (changed.confidence, changed.calibrated) == (changed.vote.share, False)
 
 
 @pytest.mark.parametrize("gate", ["mi", "confidence", "random", "none"])
