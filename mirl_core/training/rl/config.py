@@ -58,7 +58,7 @@ class RolloutConfig(Settings):
     """Longest description; a longer one is truncated, and is worth what invalid ones are."""
     max_tokens: PositiveInt = 512
     """Longest trajectory, description included."""
-    temperature: Literal[1.0] = 1.0
+    temperature: Annotated[float, Field(ge=1, le=1)] = 1.0
     """Sampling is from the policy itself: ratios need log-probabilities at the sampling temperature."""
     asynchronous: bool = False
     """Sample the next step's batch with the old weights while this one is trained on (staleness 1)."""
@@ -67,7 +67,11 @@ class RolloutConfig(Settings):
     engine: str = "in-process"
     """Where rollouts run: `in-process` vLLM, or the base URL of a vLLM server (several with commas)."""
     engine_args: dict[str, Any] = Field(default_factory=dict)
-    """Fields of vLLM's `AsyncEngineArgs`, for `in-process`."""
+    """Fields of vLLM's `AsyncEngineArgs`, for `in-process`. With `weight_transfer_config: {backend: ipc}` (or
+    `nccl`) weights go to the engine by that way, else through a file."""
+    weights_folder: Path | None = None
+    """Folder for that file, under a path that trainer and servers share; one in memory (`/dev/shm/…`) is
+    fastest. What it holds is deleted. None: in the run's own folder."""
 
 
 class MIReward(Settings):

@@ -72,9 +72,9 @@ class Board:
         }
         if looked:
             text = "  ".join(f"{name} {100 * value:.1f}%" for name, value in looked.items())
-            self._console.print(f"step {step}: {text}", highlight=False, markup=False)
+            self._console.print(f"step {step}: {text}", highlight=False, markup=False, soft_wrap=True)
             return
-        main = {said: figures[name] for name, said in _MAIN.items() if figures.get(name) is not None}
+        main = {said: figures[name] for name, said in _MAIN.items() if figures.get(name)}
         text = "  ".join(f"{name} {value:.3g}" for name, value in main.items())
         if self._bar.disable:
             seconds = figures.get("seconds/step", 0.0)

@@ -5,8 +5,10 @@ Every rank samples its own share of a step's questions and takes part in every u
 
 from __future__ import annotations
 
+import asyncio
 import os
 from collections.abc import Mapping, Sequence
+from concurrent.futures import Executor
 from typing import Any, TypeVar
 
 __all__ = ["Peers", "merged"]
@@ -47,6 +49,11 @@ class Peers:
         found: list[Any] = [None] * self.world
         distributed.all_gather_object(found, value, group=self._group)
         return found
+
+    async def barrier(self, thread: Executor) -> None:
+        """Wait in `thread` until all ranks are here."""
+        if self.world > 1:
+            await asyncio.get_running_loop().run_in_executor(thread, self.gather, None)
 
     def any(self, flag: bool) -> bool:
         """Whether it is so on any rank; all ranks must call it. Blocks."""

@@ -176,7 +176,7 @@ def _values(curve: Curve, field: str) -> Array | None:
 
 def _entry(group: Group) -> str:
     count = len(group.runs)
-    return f"{group.label} ({count} seeds)" if count > 1 else group.label
+    return f"{group.label} ({count} seeds, band: their range)" if count > 1 else f"{group.label} (one seed)"
 
 
 def _colour(place: int) -> str:

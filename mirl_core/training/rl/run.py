@@ -1,0 +1,280 @@
+"""A recipe → engine, frozen scorer, policy, trainer, sync; one loop over them; everything closed again.
+
+    OUTPUT/recipe.yaml, metrics.jsonl, looks.jsonl, trajectories.jsonl, pictures/, checkpoints/, export/
+
+Resumes by itself: what stands in OUTPUT decides where the run goes on.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import shutil
+import signal
+import time
+from collections.abc import AsyncIterator, Callable, Mapping
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import AsyncExitStack, ExitStack, asynccontextmanager
+from dataclasses import asdict
+from typing import TYPE_CHECKING, Any
+
+import typer
+
+from mirl_core.config import ModelSettings
+from mirl_core.engines.base import Engine
+from mirl_core.errors import ConfigError, MIRLError
+from mirl_core.training.rl.checks import model_folder
+from mirl_core.training.rl.config import RLRecipe
+from mirl_core.training.rl.console import Board
+from mirl_core.training.rl.data import Cursor, Source
+from mirl_core.training.rl.looks import Looks
+from mirl_core.training.rl.loop import Loop, Parts, State, Totals
+from mirl_core.training.rl.monitor import Monitor
+from mirl_core.training.rl.pages import TrajectoryLog
+from mirl_core.training.rl.peers import Peers
+from mirl_core.training.rl.planners import make_planner
+from mirl_core.training.rl.rewards import Judge, make_rewards
+from mirl_core.training.rl.sampler import opened_sampler
+from mirl_core.training.rl.scorers import SCORERS, MIScorer, reference_pictures
+from mirl_core.training.rl.store import CHECKPOINTS, EXPORT, claimed, is_finished, mark_finished
+
+if TYPE_CHECKING:
+    from mirl_core.training.rl.policy import Policy
+    from mirl_core.training.rl.trainer import Trainer
+
+__all__ = ["run_blocking", "train"]
+
+
+def run_blocking(recipe: RLRecipe, max_seconds: float | None = None) -> bool:
+    """Train on a terminal; True when the recipe is done, False when the time was over.
+
+    Raises:
+        ConfigError: the recipe doesn't fit this machine or its folder.
+        typer.Exit: stopped by a signal (128 + its number), or failed (1); a line on standard error says so.
+    """
+    peers = Peers.from_environment()
+    _prepare(recipe)
+    with Board(recipe.output.name, recipe.steps, quiet=not peers.first) as board:
+        received: list[int] = []
+        try:
+            finished = asyncio.run(_until_stopped(recipe, peers, max_seconds, board, received))
+        except ConfigError:
+            raise
+        except MIRLError as error:
+            # Ctrl-C reaches the engine's process too, which may die of it first.
+            if not received:
+                _say(f"{error.message}; the last good state was kept: run the same command again to continue")
+                raise typer.Exit(1) from error
+            finished = False
+        except (KeyboardInterrupt, asyncio.CancelledError):
+            finished = False
+            received = received or [signal.SIGINT]
+    if received:
+        _say("interrupted; run the same command again to continue")
+        # What a shell reports of a process that such a signal killed.
+        raise typer.Exit(128 + received[0])
+    return finished
+
+
+async def _until_stopped(
+    recipe: RLRecipe, peers: Peers, max_seconds: float | None, board: Board, received: list[int]
+) -> bool:
+    """`train`, ended by the first SIGTERM or SIGINT after the update under way, by the second at once."""
+    stop = asyncio.Event()
+    until = None if max_seconds is None else time.monotonic() + max_seconds
+    task = asyncio.ensure_future(train(recipe, peers, stop, until, board))
+
+    def on(number: int) -> None:
+        received.append(number)
+        stop.set()
+        if len(received) > 1:
+            task.cancel()
+
+    for number in (signal.SIGTERM, signal.SIGINT):
+        asyncio.get_running_loop().add_signal_handler(number, on, number)
+    return await task
+
+
+async def train(
+    recipe: RLRecipe,
+    peers: Peers,
+    stop: asyncio.Event,
+    until: float | None = None,
+    board: Board | None = None,
+) -> bool:
+    """Train from where the output folder stands; True when the recipe is done and exported.
+
+    Args:
+        stop: set, it ends the run after the update under way.
+        until: `time.monotonic()` after which no further step begins.
+
+    Raises:
+        ConfigError: before anything is sampled: data, model, folder or package don't fit.
+        TrainingError, EngineError, RequestError: a step failed; the state before it is saved.
+    """
+    with ExitStack() as folder:
+        if peers.first:
+            folder.enter_context(claimed(recipe))
+        if is_finished(recipe):
+            return True
+        async with _opened(recipe, peers) as (parts, state, saved):
+            show: Callable[[int, Mapping[str, float]], None] = lambda step, figures: None  # noqa: E731
+            if board is not None:
+                board.begin(state.step)
+                show = board.show
+            loop = Loop(recipe, parts, peers, state, saved, show)
+            finished = await loop.run(stop, until)
+            if finished:
+                await asyncio.get_running_loop().run_in_executor(parts.thread, parts.export, "final")
+        if finished and peers.first:
+            mark_finished(recipe)
+        return finished
+
+
+@asynccontextmanager
+async def _opened(recipe: RLRecipe, peers: Peers) -> AsyncIterator[tuple[Parts, State, int | None]]:
+    """Everything that a loop turns, the engine in step with the policy; closed at the end."""
+    async with AsyncExitStack() as stack:
+        # What may be wrong with data or packages comes out before minutes are spent on models.
+        source = Source.open(recipe.data, recipe.seed)
+        settings = ModelSettings.load(model_folder(recipe)) or ModelSettings()
+        judge = Judge(make_rewards(recipe.rewards.answer, settings.tags))
+        references = reference_pictures(settings, recipe.data.sets, recipe.seed)
+        looks = Looks(recipe, settings, peers)
+        thread = stack.enter_context(ThreadPoolExecutor(1, thread_name_prefix="trainer"))
+        sampler = await stack.enter_async_context(opened_sampler(recipe, peers, thread))
+        in_thread = asyncio.get_running_loop().run_in_executor
+        policy, trainer, resumed = await in_thread(thread, lambda: _trainer(recipe))
+        state = State() if resumed is None else _state(resumed.step, resumed.cursor, resumed.extra)
+        scorer = await _scorer(recipe, sampler.engine, references, policy, stack)
+
+        async def push(version: int) -> None:
+            await sampler.push(policy, version)
+
+        if state.step or not sampler.own:
+            await push(state.step)
+        looks.open(state.step)
+        stack.callback(looks.close)
+        monitor, samples = None, None
+        if peers.first:
+            monitor = Monitor(recipe.output, recipe.log, state.step, recipe.model_dump(mode="json"))
+            samples = TrajectoryLog(recipe.output, state.step)
+            stack.callback(monitor.close)
+            stack.callback(samples.close)
+        parts = Parts(
+            engine=sampler.engine,
+            source=source,
+            planner=make_planner(sampler.engine, settings, recipe, judge, scorer),
+            trainer=trainer,
+            push=push,
+            save=_saver(recipe, trainer),
+            export=_exporter(recipe, policy, peers),
+            looks=looks,
+            monitor=monitor,
+            samples=samples,
+            thread=thread,
+        )
+        yield parts, state, None if resumed is None else state.step
+
+
+def _prepare(recipe: RLRecipe) -> None:
+    """The environment of this process and the engine's, before torch is loaded."""
+    # Others' lines would tear the progress bar apart.
+    quiet = {
+        "VLLM_LOGGING_LEVEL": "ERROR",
+        "TRANSFORMERS_VERBOSITY": "error",
+        "TORCH_CPP_LOG_LEVEL": "ERROR",
+        "TOKENIZERS_PARALLELISM": "false",
+    }
+    for name, value in quiet.items():
+        os.environ.setdefault(name, value)
+    if recipe.rollout.serial:
+        # Sums over several threads are added up in an order of their own each time.
+        os.environ["OMP_NUM_THREADS"] = "1"
+
+
+def _trainer(recipe: RLRecipe) -> tuple[Policy, Trainer, Any]:
+    """Policy and trainer, continued from the newest checkpoint if there is one."""
+    import torch
+    from transformers.utils import logging
+
+    from mirl_core.training.rl import checkpoint
+    from mirl_core.training.rl.policy import Policy
+    from mirl_core.training.rl.ranks import make_accelerator
+    from mirl_core.training.rl.trainer import Trainer
+
+    logging.disable_progress_bar()
+    if recipe.rollout.serial:
+        torch.use_deterministic_algorithms(True, warn_only=torch.cuda.is_available())
+    torch.manual_seed(recipe.seed)
+    accelerator = make_accelerator()
+    policy = Policy.load(model_folder(recipe), recipe.optimizer, accelerator.device)
+    trainer = Trainer(
+        policy, recipe.optimizer, recipe.steps, accelerator, max_tokens=recipe.rollout.max_tokens
+    )
+    return policy, trainer, checkpoint.load(recipe.output / CHECKPOINTS, trainer)
+
+
+async def _scorer(
+    recipe: RLRecipe, engine: Engine, references: Any, policy: Policy, stack: AsyncExitStack
+) -> MIScorer | None:
+    """What scores descriptions, where MI rewards them."""
+    wanted = recipe.rewards.mi
+    if recipe.planner != "mirl" or recipe.rewards.description != "mi":
+        return None
+    scoring = engine
+    if wanted.scorer == "frozen":
+        from mirl_core.engines.hf import HFEngine
+
+        on_cpu = policy.device.type == "cpu"
+        scoring = await HFEngine.start(
+            model_folder(recipe), dtype="float32" if on_cpu else "auto", device=str(policy.device)
+        )
+        stack.push_async_callback(scoring.close)
+    return SCORERS[wanted.scorer](scoring, wanted, references)
+
+
+def _state(step: int, cursor: Mapping[str, int], extra: Mapping[str, Any]) -> State:
+    try:
+        return State(step, Cursor.from_json(cursor), Totals(**extra["totals"]))
+    except (TypeError, ValueError, KeyError) as error:
+        raise ConfigError(
+            f"output: the checkpoint is of another version ({error!r})", param="output"
+        ) from error
+
+
+def _saver(recipe: RLRecipe, trainer: Trainer) -> Callable[[State], None]:
+    from mirl_core.training.rl import checkpoint
+
+    def save(state: State) -> None:
+        try:
+            checkpoint.save(
+                recipe.output / CHECKPOINTS,
+                state.step,
+                trainer,
+                state.cursor.to_json(),
+                {"totals": asdict(state.totals)},
+                keep=recipe.checkpoint.keep,
+            )
+        except OSError as error:
+            raise MIRLError(f"the checkpoint can't be written: {error}") from error
+
+    return save
+
+
+def _exporter(recipe: RLRecipe, policy: Policy, peers: Peers) -> Callable[[str], None]:
+    def export(name: str) -> None:
+        target, partial = (recipe.output / EXPORT / one for one in (name, f".{name}.partial"))
+        if peers.first:
+            shutil.rmtree(partial, ignore_errors=True)
+            partial.mkdir(parents=True)
+        policy.export(partial)
+        if peers.first:
+            shutil.rmtree(target, ignore_errors=True)
+            partial.rename(target)
+
+    return export
+
+
+def _say(text: str) -> None:
+    typer.echo(f"mirl-train: {text}", err=True)

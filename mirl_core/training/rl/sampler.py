@@ -1,0 +1,121 @@
+"""What samples: vLLM in this process or on servers, and the way by which it gets the policy's weights."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import AsyncIterator, Awaitable, Callable
+from concurrent.futures import Executor
+from contextlib import AsyncExitStack, asynccontextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from mirl_core.engines.base import Engine
+from mirl_core.errors import ConfigError
+from mirl_core.training.rl.checks import model_folder
+from mirl_core.training.rl.config import RLRecipe
+from mirl_core.training.rl.peers import Peers
+
+if TYPE_CHECKING:
+    from mirl_core.training.rl.policy import Policy
+
+__all__ = ["Sampler", "opened_sampler"]
+
+WEIGHTS = "weights"
+"""Folder of the run through which weights go to the engine, where the recipe names none."""
+_PORT = 29650
+"""First of the ports that ranks offer their engines for NCCL."""
+
+
+@dataclass(frozen=True, slots=True)
+class Sampler:
+    """The rollout engine."""
+
+    engine: Engine
+    push: Callable[[Policy, int], Awaitable[None]]
+    """Afterwards it samples from this policy, under this version; all ranks call it. Raises EngineError."""
+    own: bool
+    """Whether it has just been started, and so has the start's weights."""
+
+
+@asynccontextmanager
+async def opened_sampler(recipe: RLRecipe, peers: Peers, thread: Executor) -> AsyncIterator[Sampler]:
+    """The recipe's engine, closed at the end.
+
+    Args:
+        thread: where torch works, collectives of all ranks among it.
+
+    Raises:
+        ConfigError: the engine's settings are wrong, or servers take no weights.
+        EngineError: it doesn't start, or no server answers.
+    """
+    async with AsyncExitStack() as stack:
+        if recipe.rollout.engine == "in-process":
+            yield await _in_process(recipe, peers, thread, stack)
+        else:
+            yield await _servers(recipe, peers, thread, stack)
+
+
+async def _in_process(recipe: RLRecipe, peers: Peers, thread: Executor, stack: AsyncExitStack) -> Sampler:
+    from mirl_core.evaluation.bank.engine import start_engine
+    from mirl_core.training.rl.sync import IPCSync, NCCLSync, ReloadSync, WeightSync
+
+    rollout = recipe.rollout
+    args: dict[str, Any] = {"use_tqdm_on_load": False}
+    if rollout.serial:
+        # One sequence at a time: what else is in a batch changes the last bits of its sums.
+        args |= {"max_num_seqs": 1, "enable_prefix_caching": False}
+    engine = await start_engine(model_folder(recipe), **(args | rollout.engine_args))
+    stack.push_async_callback(engine.close)
+    backend = (rollout.engine_args.get("weight_transfer_config") or {}).get("backend")
+    sync: WeightSync
+    if backend == "ipc":
+        sync = IPCSync(engine, thread)
+    elif backend == "nccl":
+        sync = NCCLSync(engine, "127.0.0.1", _PORT + peers.rank, thread)
+    else:
+        sync = ReloadSync(engine, _weights_folder(recipe), thread)
+    stack.push_async_callback(sync.close)
+    return Sampler(engine, sync.push, own=True)
+
+
+async def _servers(recipe: RLRecipe, peers: Peers, thread: Executor, stack: AsyncExitStack) -> Sampler:
+    from mirl_core.engines.remote import RemoteEngine
+    from mirl_core.training.rl.sync_remote import RemoteReloadSync
+
+    urls = [url.strip() for url in recipe.rollout.engine.split(",")]
+    # A key is no setting: recipes are copied into run folders.
+    key = os.environ.get("VLLM_API_KEY")
+    engine = await RemoteEngine.start(urls, tokenizer=model_folder(recipe), api_key=key)
+    stack.push_async_callback(engine.close)
+    sync = RemoteReloadSync(engine, _weights_folder(recipe), first=peers.first)
+    try:
+        await sync.check()
+    except ConfigError as error:
+        raise ConfigError(f"rollout.engine: {error.message}", param="rollout.engine") from error
+
+    async def push(policy: Policy, version: int) -> None:
+        await sync.push(_Writer(policy, thread), version)
+        # Ranks but the first come here at once: none may sample before the servers have the weights.
+        await peers.barrier(thread)
+
+    return Sampler(engine, push, own=False)
+
+
+class _Writer:
+    """Writes a policy's weights in torch's thread, in the type that servers compute in."""
+
+    def __init__(self, policy: Policy, thread: Executor) -> None:
+        self._policy = policy
+        self._thread = thread
+
+    def save_weights(self, folder: Path) -> None:
+        import torch
+
+        # On the CPU servers compute in float32; rounding would part them from the trainer.
+        dtype = torch.float32 if self._policy.device.type == "cpu" else None
+        self._thread.submit(self._policy.save_weights, folder, dtype).result()
+
+
+def _weights_folder(recipe: RLRecipe) -> Path:
+    return recipe.rollout.weights_folder or recipe.output / WEIGHTS
