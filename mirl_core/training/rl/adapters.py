@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any
 
@@ -30,51 +30,63 @@ def add_adapters(model: Any, settings: LoRAConfig, seed: int = 0) -> None:
     """
     try:
         from peft import LoraConfig, inject_adapter_in_model
-        from peft.tuners.lora import Linear
-        from peft.tuners.tuners_utils import BaseTunerLayer
     except ImportError as error:
         raise ConfigError(
             "adapters need the package peft: pip install peft", param="optimizer.lora"
         ) from error
-    targets = linear_layers(model) if settings.targets == "all-linear" else settings.targets
     config = LoraConfig(
         r=settings.rank,
         lora_alpha=settings.alpha,
         lora_dropout=settings.dropout,
-        target_modules=targets if isinstance(targets, str) else list(targets),
+        target_modules=adapted_layers(model, settings.targets),
     )
     with torch.random.fork_rng():
         torch.manual_seed(seed)
-        try:
-            inject_adapter_in_model(config, model, adapter_name=_NAME)
-        except ValueError as error:
-            raise ConfigError(f"adapters can't be added: {error}", param="optimizer.lora.targets") from error
-    for name, module in model.named_modules():
-        if isinstance(module, BaseTunerLayer) and not isinstance(module, Linear):
-            raise ConfigError(
-                f"{name} is not a linear layer: its adapter could not be merged for export",
-                param="optimizer.lora.targets",
-            )
-        if isinstance(module, nn.Dropout) and ".lora_dropout." in name:
-            module.train()
+        inject_adapter_in_model(config, model, adapter_name=_NAME)
+    model.eval()
     if settings.dropout:
         _LOG.warning("dropout in the adapters makes the trained policy differ from the one that samples")
+        for name, module in model.named_modules():
+            if isinstance(module, nn.Dropout) and ".lora_dropout." in name:
+                module.train()
 
 
-def linear_layers(model: Any) -> list[str]:
-    """Names of the linear layers of the language model, its head excepted.
+def adapted_layers(model: Any, targets: Sequence[str] | str) -> list[str]:
+    """Full names of the layers that get adapters.
+
+    Args:
+        model: a transformers image-text-to-text model.
+        targets: last parts of names; or `all-linear`: all linear layers of the language model but its head.
 
     Raises:
-        ConfigError: the language model can't be told from the rest.
+        ConfigError: there are none, or one of them is not linear, or is the head: its adapter could not be
+            merged for export.
     """
-    decoder, head = model.get_decoder(), model.get_output_embeddings()
-    if decoder is None or decoder is model or decoder is model.base_model:
-        raise ConfigError(
-            "which part of this model is the language model is not known: name the layers",
-            param="optimizer.lora.targets",
-        )
-    inside = {id(module) for module in decoder.modules() if isinstance(module, nn.Linear)}
-    return [name for name, module in model.named_modules() if id(module) in inside and module is not head]
+    head = model.get_output_embeddings()
+    if isinstance(targets, str) and targets == "all-linear":
+        decoder = model.get_decoder()
+        if decoder is None or decoder is model or decoder is model.base_model:
+            raise ConfigError(
+                "which part of this model is the language model is not known: name the layers",
+                param="optimizer.lora.targets",
+            )
+        inside = {id(module) for module in decoder.modules() if isinstance(module, nn.Linear)}
+        return [name for name, module in model.named_modules() if id(module) in inside and module is not head]
+    found: list[str] = []
+    for target in [targets] if isinstance(targets, str) else targets:
+        modules = {n: m for n, m in model.named_modules() if f".{n}".endswith(f".{target}")}
+        bad = [
+            name for name, module in modules.items() if not isinstance(module, nn.Linear) or module is head
+        ]
+        if bad or not modules:
+            raise ConfigError(
+                f"{bad[0]} can't have an adapter: only linear layers other than the head can"
+                if bad
+                else f"no layer is called {target!r}",
+                param="optimizer.lora.targets",
+            )
+        found += modules
+    return found
 
 
 @contextmanager

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import copy
+import logging
 import re
 import shutil
 from collections.abc import Mapping, Sequence
 from contextlib import nullcontext
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +26,7 @@ from mirl_core.training.rl.network import LogProbs, checkpoint_layers, repeated_
 from mirl_core.training.rl.rows import Row
 from mirl_core.types import Conversation
 
+_LOG = logging.getLogger(__name__)
 _OWN_FILES = re.compile(
     r"README.*|(generation_)?config\.json|.*\.(safetensors|bin|pt|pth|gguf|h5|msgpack)(\.index\.json)?"
 )
@@ -96,7 +99,7 @@ class Policy:
         self.network = network(model)
         self.runner: nn.Module = self.network
         """What runs: the network, or DDP around it."""
-        self._check_head()
+        self._probe()
 
     @classmethod
     def load(cls, name: str, settings: OptimizerConfig, device: str | torch.device = "cpu") -> Policy:
@@ -176,9 +179,10 @@ class Policy:
         return {name: value for name, value in self.network.named_parameters() if value.requires_grad}
 
     def weights(self) -> dict[str, Tensor]:
-        """All weights under transformers' names, whole and on the CPU, adapters merged.
+        """All weights under transformers' names, whole and on the CPU, adapters merged. They may share
+        memory with the weights in training.
 
-        Every rank must call this; ranks but the first get an empty dictionary where weights are sharded.
+        Every rank must call this; ranks but the first get an empty dictionary where there are several.
         """
         options = StateDictOptions(full_state_dict=True, cpu_offload=True)
         found: Mapping[str, Any] = get_model_state_dict(self.network, options=options)
@@ -220,27 +224,44 @@ class Policy:
             if file.is_file() and not _OWN_FILES.fullmatch(file.name):
                 shutil.copyfile(file, folder / file.name)
 
-    @torch.no_grad()
-    def _check_head(self) -> None:
-        """Hold our way from hidden states to log-probabilities against the model's own, once."""
-        row = self.idle_row()
-        row = Row(row.prompt, row.completion_ids, (True,), (0.0,), 0.0, "trajectory", "idle")
+    def _probe(self) -> None:
+        """Run one row: hold our way from hidden states to log-probabilities against the model's own, and
+        freeze what no row can reach (LLaVA's vision tower has a layer that is never read), since ranks that
+        add up gradients would wait for it."""
+        row = replace(self.idle_row(), loss_mask=(True,))
         batch = self.encode([row])
-        with (
-            torch.autocast(self.device.type, self.network.autocast)
-            if self.network.autocast
-            else nullcontext()
-        ):
+        half = self.network.autocast
+        value = self.network(batch)[0, 0]
+        with torch.no_grad(), torch.autocast(self.device.type, half) if half else nullcontext():
             logits = self.model(**prompt_inputs(batch)).logits[:, -1].double()
         logits[:, sorted(self._banned)] = -torch.inf
         theirs = logits.log_softmax(-1)[0, row.completion_ids[0]]
-        ours = self.network(batch)[0, 0].double()
-        if (ours - theirs).abs() > 1e-3 * theirs.abs().clamp(min=1) * (100 if self.network.autocast else 1):
+        bound = (0.1 if half else 1e-3) * theirs.abs().clamp(min=1)
+        if (value.double() - theirs).abs() > bound:
             raise ConfigError(
                 f"{type(self.model).__name__} changes its logits after the LM head (scaling or a soft cap), "
                 "which training does not know about",
                 param="model",
             )
+        reached = _leaves(value)
+        for name, parameter in self.trained().items():
+            if id(parameter) not in reached:
+                _LOG.info("%s is never used and is not trained", name)
+                parameter.requires_grad_(False)
+
+
+def _leaves(value: Tensor) -> set[int]:
+    """The `id`s of the parameters that a value depends on."""
+    found, seen, queue = set(), set(), [value.grad_fn]
+    while queue:
+        node = queue.pop()
+        if node is None or node in seen:
+            continue
+        seen.add(node)
+        queue += [following for following, _ in node.next_functions]
+        if (leaf := getattr(node, "variable", None)) is not None:
+            found.add(id(leaf))
+    return found
 
 
 def _freeze(model: nn.Module, patterns: Sequence[str]) -> None:

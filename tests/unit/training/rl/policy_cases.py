@@ -3,14 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import partial
 from typing import Any
 
 import numpy as np
 import torch
 from PIL import Image
+from tokenizers import Tokenizer
 from torch import Tensor
+from torch.nn.functional import rms_norm
 
 from mirl_core.bundled import model_path
+from mirl_core.training.model import ModelShape, build_model
 from mirl_core.training.rl.config import OptimizerConfig
 from mirl_core.training.rl.policy import Policy
 from mirl_core.training.rl.rows import Row, Segment
@@ -55,16 +59,34 @@ def make_rows() -> list[Row]:
 
 
 def make_policy(
-    weights: torch.dtype = torch.float32, prompts_once: bool | None = None, **changes: Any
+    weights: torch.dtype = torch.float32,
+    prompts_once: bool | None = None,
+    tiny: bool = False,
+    **changes: Any,
 ) -> Policy:
-    """The bundled model, its weights of this type."""
+    """The bundled model, or one of its kind that is tiny and knows nothing, with weights of this type."""
     from transformers import AutoModelForImageTextToText, AutoProcessor
 
     folder = model_path()
-    model = AutoModelForImageTextToText.from_pretrained(folder, dtype=weights)
+    if tiny:
+        shape = ModelShape(
+            text_width=32, text_layers=2, text_inner=48, vision_width=32, vision_layers=1, vision_inner=32
+        )
+        model = build_model(shape, Tokenizer.from_file(str(folder / "tokenizer.json")), seed=3).to(weights)
+    else:
+        model = AutoModelForImageTextToText.from_pretrained(folder, dtype=weights)
+    if weights == torch.float64:
+        for module in model.modules():
+            if hasattr(module, "variance_epsilon"):
+                # transformers' own rounds to float32 in between.
+                module.forward = partial(_norm, module)
     processor = AutoProcessor.from_pretrained(folder)
     settings = OptimizerConfig(**{"learning_rate": 1e-3, **changes})
     return Policy(model, processor, settings, folder=folder, prompts_once=prompts_once)
+
+
+def _norm(module: Any, hidden: Tensor) -> Tensor:
+    return rms_norm(hidden, hidden.shape[-1:], module.weight, module.variance_epsilon)
 
 
 def weights_of(policy: Policy) -> dict[str, Tensor]:
