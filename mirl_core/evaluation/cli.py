@@ -116,11 +116,17 @@ def run(
 
 
 @app.command("report")
-def report(folder: Annotated[Path, typer.Argument(help="Output folder of a run.")]) -> None:
+def report(
+    folder: Annotated[Path, typer.Argument(help="Output folder of a run.")],
+    show: Annotated[
+        str | None, typer.Option(help="Methods in the plots, with commas; all if not given. Tables have all.")
+    ] = None,
+) -> None:
     """Draw a run's report and plots anew from its summary.json."""
+    from mirl_core.evaluation.methods.parsing import split
     from mirl_core.evaluation.report import write_report
 
-    for path in write_report(folder):
+    for path in write_report(folder, None if show is None else split(show)):
         typer.echo(f"wrote {path}")
 
 

@@ -161,6 +161,18 @@ def test_report_is_redrawn_from_the_file_alone(summary: dict[str, Any], tmp_path
     assert (tmp_path / "report.md").read_text() == first.replace("made-up", "renamed")
 
 
+def test_plots_may_show_some_methods_while_tables_keep_all(summary: dict[str, Any], tmp_path: Path) -> None:
+    write_summary(tmp_path, summary)
+    write_report(tmp_path)
+    crowded = (tmp_path / "plots/accuracy-cost.png").read_bytes()
+    write_report(tmp_path, ["direct", "mirl"])
+    assert all(f"| `{name}` |" in (tmp_path / "report.md").read_text() for name in METHODS.split(","))
+    assert (tmp_path / "plots/accuracy-cost.png").read_bytes() != crowded
+    with pytest.raises(ConfigError, match="no method 'nothing'") as refused:
+        write_report(tmp_path, ["direct", "nothing"])
+    assert refused.value.param == "show"
+
+
 @pytest.mark.parametrize(
     ("content", "words"), [(None, "summary.json"), ("{", "not readable"), ("{}", "not written")]
 )
