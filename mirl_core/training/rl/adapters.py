@@ -106,15 +106,16 @@ def without_adapters(model: nn.Module) -> Iterator[None]:
 
 
 def merge(weights: Mapping[str, Tensor], settings: LoRAConfig) -> dict[str, Tensor]:
-    """Weights under their names before adapters were added: W + alpha / rank · B A, in float32."""
+    """Weights under their names before adapters were added: W + alpha / rank · B A."""
     merged = {}
     for name, weight in weights.items():
         if ".lora_" in name:
             continue
         layer, dot, kind = name.partition(".base_layer.")
         if dot and kind == "weight":
-            first = weights[f"{layer}.lora_A.{_NAME}.weight"].float()
-            second = weights[f"{layer}.lora_B.{_NAME}.weight"].float()
-            weight = (weight.float() + settings.alpha / settings.rank * (second @ first)).to(weight.dtype)
+            first = weights[f"{layer}.lora_A.{_NAME}.weight"]
+            second = weights[f"{layer}.lora_B.{_NAME}.weight"]
+            # Trained factors are of at least float32, which the sum is then made in.
+            weight = (weight + settings.alpha / settings.rank * (second @ first)).to(weight.dtype)
         merged[f"{layer}.{kind}" if dot else name] = weight
     return merged

@@ -61,8 +61,9 @@ class _Figures:
 class Trainer:
     """AdamW on a policy.
 
-    A step's result depends on all ranks' rows together, not on which rank or forward pass has which (up to
-    the order of additions). It never leaves weights that are not numbers.
+    An optimiser step depends on all ranks' rows together, not on which rank or forward pass has which (up to
+    the order of additions); only where one batch makes several updates, each rank chooses by itself which of
+    its rows are in which. No step leaves weights that are not numbers.
 
     Args:
         policy: on this rank's device; made to run on all ranks.
@@ -118,8 +119,9 @@ class Trainer:
         and optimiser stay as they are.
 
         Returns:
-            Metrics, equal on every rank: loss by segment, gradient norm, `Diagnostics.metrics`, rows and
-            trained tokens, tokens read by the language model, seconds, and on GPUs peak memory (GiB) and MFU.
+            Metrics of all ranks together: loss by segment, gradient norm, `Diagnostics.metrics`, rows,
+            trained tokens, tokens read by the language model; and of this rank: seconds, and on GPUs peak
+            memory (GiB) and MFU (`hardware.py`).
 
         Raises:
             TrainingError: loss or gradient is not finite, or the gradient explodes; the weights are those

@@ -17,9 +17,9 @@ from mirl_core.training.rl.network import keeps_plain_keys
 from mirl_core.training.rl.policy import Policy
 from mirl_core.training.rl.rows import Row
 from mirl_core.types import Conversation
+from tests.fixtures.patches import IMAGE, START, PatchProcessor
 from tests.unit.training.rl.policy_cases import furthest, gradients, make_row
 
-IMAGE, START, END = 5, 6, 7
 TEXT: dict[str, Any] = {
     "vocab_size": 700,
     "hidden_size": 32,
@@ -33,46 +33,6 @@ TEXT: dict[str, Any] = {
     "eos_token_id": 2,
     "pad_token_id": 0,
 }
-
-
-class PatchProcessor:
-    """Stands in for a processor: an image of 14·h x 14·w pixels is h·w patches in one line (Qwen-VL), or one
-    picture of a fixed size (`flat` is False)."""
-
-    def __init__(self, flat: bool, tokens: Callable[[int], int]) -> None:
-        self.flat, self.tokens = flat, tokens
-        self.tokenizer = None
-
-    def apply_chat_template(self, messages: list[dict[str, Any]], **_: Any) -> str:
-        parts = messages[0]["content"]
-        return " ".join("image" if part["type"] == "image" else part["text"] for part in parts)
-
-    def __call__(
-        self, text: list[str], images: list[list[Image.Image]] | None, **_: Any
-    ) -> dict[str, Tensor]:
-        queue = list(images[0]) if images else []
-        ids: list[int] = [1]
-        grids, pixels = [], []
-        for word in text[0].split():
-            if word != "image":
-                ids.append(20 + len(word))
-                continue
-            image = queue.pop(0)
-            noise = torch.Generator().manual_seed(image.width * 1000 + image.height)
-            height, width = (image.height // 28 * 2, image.width // 28 * 2) if self.flat else (2, 2)
-            grids.append([1, height, width])
-            shape = (height * width, 3 * 2 * 14 * 14) if self.flat else (1, 3, 28, 28)
-            pixels.append(torch.randn(shape, generator=noise))
-            ids += [START, *[IMAGE] * self.tokens(height * width), END]
-        inputs = {"input_ids": torch.tensor([ids])}
-        inputs["attention_mask"] = torch.ones_like(inputs["input_ids"])
-        if self.flat:
-            inputs["mm_token_type_ids"] = (inputs["input_ids"] == IMAGE).long()
-        if pixels:
-            inputs["pixel_values"] = torch.cat(pixels)
-            if self.flat:
-                inputs["image_grid_thw"] = torch.tensor(grids)
-        return inputs
 
 
 def qwen(version: str) -> tuple[Any, PatchProcessor]:

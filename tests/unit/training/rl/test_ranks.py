@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 import subprocess
 import sys
@@ -10,6 +11,7 @@ from typing import Any
 
 import pytest
 import torch
+from torch import Tensor
 
 from mirl_core.training.rl.config import OptimizerConfig
 from mirl_core.training.rl.policy import Policy
@@ -37,21 +39,32 @@ def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
+def alike(one: dict[str, Tensor], other: dict[str, Tensor], start: dict[str, Tensor]) -> float:
+    """The cosine between two ways from the start."""
+    ways = [torch.cat([(end[key] - start[key]).flatten() for key in sorted(start)]) for end in (one, other)]
+    return float(torch.nn.functional.cosine_similarity(*ways, dim=0))
+
+
 @pytest.mark.parametrize("name", list(VARIANTS))
 def test_two_ranks_equal_one_process(trained: Path, name: str) -> None:
     found: dict[str, Any] = torch.load(trained / f"{name}.pt", weights_only=True)
-    policy = make_policy(torch.float64, tiny=True, **VARIANTS[name])
+    policy = make_policy(**{"weights": torch.float64, "tiny": True, **VARIANTS[name]})
     start = policy.weights()
     start = {key: value.clone() for key, value in start.items()}
     trainer = Trainer(policy, policy.settings, 10)
     expected = [trainer.step(make_rows()) for _ in range(2)]
     moved = furthest(policy.weights(), start)
     assert moved > 1e-4
-    assert furthest(found["weights"], policy.weights()) < 1e-7 * moved
+    half = name == "fsdp2-half"
+    if half:
+        # Sums in bfloat16 depend on how rows are spread, and AdamW blows up the smallest gradients.
+        assert alike(found["weights"], policy.weights(), start) > 0.99
+    else:
+        assert furthest(found["weights"], policy.weights()) < 1e-7 * moved
     for ours, theirs in zip(found["metrics"], expected, strict=True):
         assert ours.keys() == theirs.keys()
         for key in ours.keys() - {"seconds/train", "tokens/read"}:
-            assert ours[key] == pytest.approx(theirs[key], rel=1e-6, abs=1e-9), key
+            assert ours[key] == pytest.approx(theirs[key], rel=0.1 if half else 1e-6, abs=0.02 * half + 1e-9)
     assert found["refused"]
     assert found["resumed_exactly"]
     assert found["step"] == 2
@@ -68,6 +81,14 @@ def test_sharded_ranks_export_a_whole_model(trained: Path, name: str) -> None:
     found = torch.load(trained / f"{name}.pt", weights_only=True)["weights"]
     policy = Policy.load(str(trained / f"{name}-export"), OptimizerConfig())
     assert furthest(policy.weights(), found) == 0
+
+
+def test_ranks_may_have_fewer_rows_than_updates(trained: Path) -> None:
+    one, other = (torch.load(trained / f"updates-{rank}.pt", weights_only=True) for rank in range(2))
+    del one["seconds/train"], other["seconds/train"]
+    assert one == other
+    assert one["rows"] == 11
+    assert all(math.isfinite(value) for value in one.values())
 
 
 def test_another_model_s_checkpoint_is_refused_on_every_rank(trained: Path) -> None:
