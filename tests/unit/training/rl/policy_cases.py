@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from functools import partial
+from functools import cache, partial
 from typing import Any
 
 import numpy as np
@@ -58,6 +58,14 @@ def make_rows() -> list[Row]:
     return rows + [make_row(prompts[i % 4], 20 - 2 * i, 50 + i, "reasoning", masked=4) for i in range(6)]
 
 
+@cache
+def load_processor() -> Any:
+    """The bundled model's."""
+    from transformers import AutoProcessor
+
+    return AutoProcessor.from_pretrained(model_path())
+
+
 def make_policy(
     weights: torch.dtype = torch.float32,
     prompts_once: bool | None = None,
@@ -65,7 +73,7 @@ def make_policy(
     **changes: Any,
 ) -> Policy:
     """The bundled model, or one of its kind that is tiny and knows nothing, with weights of this type."""
-    from transformers import AutoModelForImageTextToText, AutoProcessor
+    from transformers import AutoModelForImageTextToText
 
     folder = model_path()
     if tiny:
@@ -80,9 +88,8 @@ def make_policy(
             if hasattr(module, "variance_epsilon"):
                 # transformers' own rounds to float32 in between.
                 module.forward = partial(_norm, module)
-    processor = AutoProcessor.from_pretrained(folder)
     settings = OptimizerConfig(**{"learning_rate": 1e-3, **changes})
-    return Policy(model, processor, settings, folder=folder, prompts_once=prompts_once)
+    return Policy(model, load_processor(), settings, folder=folder, prompts_once=prompts_once)
 
 
 def _norm(module: Any, hidden: Tensor) -> Tensor:
