@@ -75,7 +75,7 @@ class Evidence(_Told):
     representative: Representative
     vote: Vote | None
     confidence: float | None
-    """How sure the answer is, 0 to 1: `vote.share`, or where `calibrated` the probability that it is right."""
+    """0 to 1: the probability that the answer is right where `calibrated`, else `vote.share`."""
     calibrated: bool = False
     """Whether the model's calibration made `confidence`: its own options, and a vote that ran its course."""
     margin: float | None
