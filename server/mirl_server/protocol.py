@@ -154,7 +154,6 @@ def evidence(result: Result) -> Json:
         "vote": vote_json(result.vote),
         "confidence": result.confidence,
         "calibrated": result.calibrated,
-        "calibrated": result.calibrated,
         "margin": result.margin,
         "mi_weight": result.mi_weight,
         "aggregation": result.aggregation,
