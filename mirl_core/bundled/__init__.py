@@ -7,7 +7,7 @@ import json
 from dataclasses import dataclass
 from pathlib import Path
 
-__all__ = ["DemoQuestion", "manifest_path", "model_path", "questions"]
+__all__ = ["DemoQuestion", "manifest_path", "model_path", "questions", "start_path"]
 
 _HERE = Path(__file__).parent
 
@@ -27,6 +27,11 @@ class DemoQuestion:
 def model_path() -> Path:
     """Folder of the bundled model, as Hugging Face and vLLM load it."""
     return _HERE / "model"
+
+
+def start_path() -> Path:
+    """Folder of the same model less trained: where reinforcement learning starts in docs/training.md."""
+    return _HERE / "start"
 
 
 def manifest_path() -> Path:

@@ -73,11 +73,10 @@ def dump(recipe: RLRecipe) -> str:
 
 def model_folder(recipe: RLRecipe) -> str:
     """The start as transformers and vLLM take it: a folder, or a name on the hub."""
-    if recipe.model == "bundled":
-        from mirl_core.bundled import model_path
+    from mirl_core.bundled import model_path, start_path
 
-        return str(model_path())
-    return recipe.model
+    own = {"bundled": model_path, "bundled-start": start_path}
+    return str(own[recipe.model]()) if recipe.model in own else recipe.model
 
 
 def check(recipe: RLRecipe, world: int = 1) -> None:

@@ -242,7 +242,7 @@ class RLRecipe(Settings):
 
     model: str
     """Folder or hub name of the start: the policy, the frozen scorer and the KL reference; `bundled` is the
-    bundled model."""
+    bundled model, `bundled-start` the same less trained."""
     output: Path
     """Folder of the run: checkpoints, metrics, export. Run the same command again to resume."""
     planner: Literal["mirl", "grpo"] = "mirl"
