@@ -2,7 +2,7 @@
 
     python -m tests.benchmarks.baseline        # rewrites baseline.json, about two minutes
 
-They guard against drift, not for evidence: few questions of `dev`, and a tolerance that sampling stays within.
+They guard against drift and are no evidence: few questions of `dev`, with a tolerance for sampling.
 """
 
 from __future__ import annotations
