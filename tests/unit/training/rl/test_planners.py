@@ -401,7 +401,7 @@ class Hanging:
     async def score(self, *given: Any) -> list[ScoredMI]:
         self.began += 1
         try:
-            await asyncio.sleep(60)
+            await asyncio.sleep(3600)
         finally:
             self.ended += 1
         return []
@@ -412,7 +412,8 @@ async def test_scoring_ends_with_the_step() -> None:
     source = engine(delay=0.001, fail_at={"fork": EngineError("gone")}, fail_after=1)
     asked = make_planner(source, SETTINGS, recipe(), Judge([]), scorer)
     with pytest.raises(EngineError):
-        await asked.plan(QUESTIONS, 0)
+        async with asyncio.timeout(20):
+            await asked.plan(QUESTIONS, 0)
     assert scorer.began == scorer.ended > 0
 
 
