@@ -1,1 +1,2 @@
-"""What runs the model. `base` is the contract; `vllm`, `hf` and `fake` keep it; `recording` wraps one."""
+"""What runs the model. `base` is the contract; `vllm`, `remote`, `hf` and `fake` keep it, `recording` wraps
+one."""

@@ -30,7 +30,8 @@ from tests.server_fixture import RunningServer, running
 
 pytestmark = pytest.mark.vllm
 
-LONG = Sampling(max_tokens=1500)
+# What this goes on from repeats itself until the context is full: half a minute for 16 branches.
+ENDLESS = Sampling(max_tokens=1500, temperature=0.2, frequency_penalty=-2.0)
 FLAGS = (
     "--enable-scale-out",
     "--enable-prompt-tokens-details",
@@ -63,11 +64,11 @@ async def hf() -> AsyncIterator[HFEngine]:
     await engine.close()
 
 
-async def quiet(fleet: RunningServer) -> None:
-    """Wait until vLLM's own gauges say that nothing runs; they are of its last step."""
-    async with asyncio.timeout(10):
-        while await asyncio.to_thread(fleet.sequences):  # noqa: ASYNC110 - asked over HTTP
-            await asyncio.sleep(0.05)
+async def settles(fleet: RunningServer, *, quiet: bool) -> None:
+    """Wait until vLLM's own gauges say that nothing runs, or that something does."""
+    async with asyncio.timeout(5):
+        while bool(await asyncio.to_thread(fleet.sequences)) is quiet:  # noqa: ASYNC110 - asked over HTTP
+            await asyncio.sleep(0.02)
 
 
 async def test_samples_and_forks_are_the_models_own(remote: RemoteEngine, hf: HFEngine) -> None:
@@ -187,44 +188,47 @@ async def test_images_are_encoded_once_and_forks_outlive_every_cache(
 
 async def test_abort_yields_what_was_sampled(remote: RemoteEngine, fleet: RunningServer) -> None:
     rendered = await remote.render(question(picture(6)), context())
-    stream = remote.generate(rendered, (), 32, LONG, context("to-abort"))
-    samples = [await anext(stream)]
+    stream = remote.generate(rendered, remote.encode("red " * 60), 16, ENDLESS, context("to-abort"))
+    first = asyncio.ensure_future(anext(stream))
+    await settles(fleet, quiet=False)
     await remote.abort("to-abort")
-    async with asyncio.timeout(10):
-        samples += [one async for one in stream]
-    assert sorted(one.index for one in samples) == list(range(32))
-    assert any(one.finish_reason == "abort" and one.token_ids for one in samples)
+    async with asyncio.timeout(5):
+        samples = [await first, *[one async for one in stream]]
+    assert sorted(one.index for one in samples) == list(range(16))
+    assert {one.finish_reason for one in samples} == {"abort"}
+    assert any(one.token_ids for one in samples)
     assert all(len(one.logprobs) == len(one.token_ids) for one in samples)
-    await quiet(fleet)
+    await settles(fleet, quiet=True)
     await remote.abort("never-heard-of")
 
 
 async def test_abort_before_the_first_token(remote: RemoteEngine, fleet: RunningServer) -> None:
     rendered = await remote.render(question(picture(6)), context())
-    stream = remote.generate(rendered, (), 4, LONG, context("at-once"))
+    stream = remote.generate(rendered, remote.encode("red " * 60), 4, ENDLESS, context("at-once"))
     first = asyncio.ensure_future(anext(stream))
     await asyncio.sleep(0)
     await remote.abort("at-once")
     samples = [await first, *[one async for one in stream]]
     assert [one.finish_reason for one in samples] == ["abort"] * 4
-    await quiet(fleet)
+    await settles(fleet, quiet=True)
 
 
 @pytest.mark.parametrize("how", ["aclose", "cancel"])
 async def test_closing_stops_the_server(remote: RemoteEngine, fleet: RunningServer, how: str) -> None:
     rendered = await remote.render(question(picture(7)), context())
-    stream = remote.generate(rendered, (), 16, LONG, context())
+    # Some of 32 end by themselves; as many requests as are left go on.
+    suffix = () if how == "aclose" else remote.encode("red " * 60)
+    sampling = replace(ENDLESS, temperature=1.0) if how == "aclose" else ENDLESS
+    stream = remote.generate(rendered, suffix, 32, sampling, context())
     reader = asyncio.ensure_future(anext(stream))
-    if how == "cancel":
-        async with asyncio.timeout(10):
-            while not await asyncio.to_thread(fleet.sequences):  # noqa: ASYNC110 - asked over HTTP
-                await asyncio.sleep(0.01)
-        reader.cancel()
-        await asyncio.wait([reader])
-    else:
+    if how == "aclose":
         await reader
         await stream.aclose()
-    await quiet(fleet)
+    else:
+        await settles(fleet, quiet=False)
+        assert reader.cancel()
+        await asyncio.wait([reader])
+    await settles(fleet, quiet=True)
 
 
 async def test_what_is_refused(remote: RemoteEngine) -> None:
@@ -248,11 +252,11 @@ async def test_what_is_refused(remote: RemoteEngine) -> None:
     assert (full.token_ids, full.finish_reason) == ((), "length")
     with pytest.raises(RequestError):
         await remote.score(rendered, [(10,) * room], context())
-    stream = remote.generate(rendered, (), 2, LONG, context("twice"))
+    stream = remote.generate(rendered, (), 2, Sampling(max_tokens=40), context("twice"))
     reader = asyncio.ensure_future(anext(stream))
-    await asyncio.sleep(0.05)
-    with pytest.raises(EngineError):
-        await anext(remote.generate(rendered, (), 1, LONG, context("twice")))
+    await asyncio.sleep(0)
+    with pytest.raises(EngineError, match="already"):
+        await anext(remote.generate(rendered, (), 1, Sampling(max_tokens=40), context("twice")))
     await reader
     await stream.aclose()
 
@@ -289,7 +293,7 @@ async def test_pipeline_runs_over_it(remote: RemoteEngine, fleet: RunningServer)
     assert result.content
     assert result.vote is not None
     assert all(one.mi is not None for one in result.descriptions if one.reason in (None, "gate"))
-    await quiet(fleet)
+    await settles(fleet, quiet=True)
 
 
 async def test_conversations_take_turns_and_stay(remote: RemoteEngine) -> None:
@@ -325,11 +329,14 @@ async def test_wrong_set_ups_are_told_at_the_start(fleet: RunningServer, tmp_pat
 async def test_weights_reach_the_servers(
     remote: RemoteEngine, hf: HFEngine, fleet: RunningServer, tmp_path: Path
 ) -> None:
-    """With an image and without, of a rendering that was there before: no cache survives the old weights."""
+    """With an image and without, of renderings that were there before: no cache survives the old weights."""
     suffixes = [remote.encode("<description>3 red, 1 blue</description>"), (30, 31, 32)]
-    conversations = [question(picture(40)), question()]
+    # Long enough for whole blocks of the prefix cache.
+    conversations = [question(picture(40), text="Count. " * 60), question(text="Count. " * 60)]
     before = [await remote.render(one, context()) for one in conversations]
     old = [await remote.score(one, suffixes, context()) for one in before]
+    for one in before:
+        await sample(remote, one, 2, Sampling(max_tokens=8))
     policy = Perturbed(0.05)
     sync = RemoteReloadSync(remote, tmp_path / "weights")
     await sync.check()
@@ -356,12 +363,14 @@ async def test_weights_reach_the_servers(
     # A push that waits for what runs, and one that carries it over.
     for version, running_ones in ((8, "wait"), (9, "keep")):
         sync = RemoteReloadSync(remote, tmp_path / "weights", running=running_ones)
-        stream = remote.generate(before[0], (), 4, Sampling(max_tokens=300, stop=("never",)), context())
+        sampling = Sampling(max_tokens=200, temperature=0.2, frequency_penalty=-2.0)
+        stream = remote.generate(before[0], remote.encode("red " * 60), 4, sampling, context())
         first = asyncio.ensure_future(anext(stream))
-        await asyncio.sleep(0.1)
+        await settles(fleet, quiet=False)
         await sync.push(policy, version)
+        assert first.done() is (running_ones == "wait")
         assert len([await first, *[one async for one in stream]]) == 4
-    await quiet(fleet)
+    await settles(fleet, quiet=True)
 
     # A server that is started anew has other weights: here it only says so.
     async with httpx.AsyncClient(base_url=fleet.url) as client:

@@ -28,6 +28,7 @@ MODULES = (
     "mirl_core.pipeline",
     "mirl_core.engines",
     "mirl_core.engines.base",
+    "mirl_core.engines.remote",
     "mirl_core.engines.recording",
     "mirl_core.training.rl.config",
     "mirl_core.training.rl.rows",
