@@ -59,12 +59,14 @@ class Requests:
     async def render(self, body: bytes, pictures: tuple[Picture, ...], context: RequestContext) -> Prompt:
         """The rendering by the server whose turn it is."""
 
+        home = await self._pool.next()
+
         async def ask(server: Server) -> Prompt:
             headers = dict(context.trace_headers)
             answer = await server.ask(RENDER, body, headers=headers, param="messages")
             return read_rendering(answer, pictures, server)
 
-        return await self._somewhere(await self._pool.next(), ask)
+        return await self._somewhere(lambda: home, ask)
 
     async def run(
         self,
@@ -103,7 +105,7 @@ class Requests:
                 raise self._pool.restarted(server)
             return answer
 
-        return await self._somewhere(prompt.server, ask)
+        return await self._somewhere(lambda: prompt.server, ask)
 
     async def abort(self, call: Call) -> None:
         """End a call's requests; returns when they have ended.
@@ -198,11 +200,14 @@ class Requests:
         found = prompt.image_tokens()
         return [*sorted(found & self._banned), *sorted(found - self._banned)][:CANDIDATES]
 
-    async def _somewhere(self, server: Server, ask: Callable[[Server], Awaitable[T]]) -> T:
-        """What `ask` gets from `server`, or from another one if that can't be reached."""
+    async def _somewhere(self, home: Callable[[], Server], ask: Callable[[Server], Awaitable[T]]) -> T:
+        """What `ask` gets from the server that is home, or from another one if that can't be reached.
+
+        Home is looked up each time: where one branch of a prompt had to move, the others follow.
+        """
         lost = 0
         for _ in range(len(self._pool.servers) + 1):
-            server = await self._pool.keep(server)
+            server = await self._pool.keep(home())
             try:
                 return await ask(server)
             except Lost as error:

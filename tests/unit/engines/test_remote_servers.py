@@ -42,9 +42,9 @@ async def test_a_server_that_dies_is_left_out_and_its_conversations_move() -> No
 
     answers = {path: unless_dead(answer) for path, answer in ((RENDER, RENDERED), ("/health", {}))}
     fake = FakeServers({**answers, GENERATE: unless_dead(sampled("a"))})
-    one = engine(fake, "http://one:1", "http://two:2")
-    rendered = [await one.render(TEXT, CONTEXT) for _ in range(4)]
-    assert fake.hosts(RENDER) == ["http://one:1", "http://two:2"] * 2
+    one = engine(fake, "http://one:1", "http://two:2", "http://three:3")
+    rendered = [await one.render(TEXT, CONTEXT) for _ in range(6)]
+    assert fake.hosts(RENDER) == ["http://one:1", "http://two:2", "http://three:3"] * 2
     await samples(one, rendered[0], 2)
     assert set(fake.hosts(GENERATE)) == {"http://one:1"}
     dead.add("http://one:1")
@@ -52,10 +52,11 @@ async def test_a_server_that_dies_is_left_out_and_its_conversations_move() -> No
     await one.health()
     fake.asked.clear()
     assert len(await samples(one, rendered[0], 3)) == 3
+    assert len(set(fake.hosts(GENERATE))) == 1, "its branches stay together"
     await one.render(TEXT, CONTEXT)
     await one.render(TEXT, CONTEXT)
-    assert {asked.url for asked in fake.asked} == {"http://two:2"}
-    dead.add("http://two:2")
+    assert set(fake.hosts(RENDER)) == {"http://two:2", "http://three:3"}
+    dead.update(("http://two:2", "http://three:3"))
     with pytest.raises(EngineDeadError, match="can't be reached"):
         await samples(one, rendered[0])
     with pytest.raises(EngineDeadError):
