@@ -11,7 +11,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -164,9 +164,10 @@ async def check_export(folder: Path) -> None:
 class Command:
     """`mirl-train rl` in a process of its own, with whatever it starts."""
 
-    def __init__(self, config: Path, *words: str) -> None:
+    def __init__(self, config: Path, *words: str, before: Sequence[str] = ()) -> None:
+        command = ["-m", *before, "mirl_core.training.cli", "rl", "--config", str(config), *words]
         self.process = subprocess.Popen(
-            [sys.executable, "-m", "mirl_core.training.cli", "rl", "--config", str(config), *words],
+            [sys.executable, *command],
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
             text=True,
@@ -273,3 +274,32 @@ def test_a_ruined_update_is_one_line_and_leaves_the_last_good_state(tmp_path: Pa
     assert "gradient norm" in told[0]
     assert "Traceback" not in errors
     assert os.readlink(tmp_path / "run" / "checkpoints" / "latest") == "step-00000000"
+
+
+@pytest.mark.full
+@pytest.mark.timeout(900)
+def test_two_ranks_train_as_one(tmp_path: Path) -> None:
+    """Each rank samples one of the two questions on an engine of its own."""
+    config = tmp_path / "recipe.yaml"
+    config.write_text(yaml.safe_dump({**SMALL, "steps": 2, "output": str(tmp_path / "one")}))
+    code, errors = Command(config).end()
+    assert code == 0, errors
+    two = tmp_path / "two"
+    torchrun = ("torch.distributed.run", "--standalone", "--nproc-per-node", "2", "-m")
+    code, errors = Command(config, "--output", str(two), before=torchrun).end()
+    assert code == 0, errors
+    for left, right in zip(
+        lines(tmp_path / "one", "metrics.jsonl"), lines(two, "metrics.jsonl"), strict=True
+    ):
+        for name in ("step", "epoch", "rows", "tokens/trained", "total/complete_trajectories"):
+            assert left[name] == right[name], name
+        for name in ("loss", "grad_norm", "reward/answer", "reward/description"):
+            assert left[name] == pytest.approx(right[name], rel=1e-3, abs=1e-6), name
+    assert lines(tmp_path / "one", "looks.jsonl") == lines(two, "looks.jsonl")
+    left, right = state(tmp_path / "one")["weights"], state(two)["weights"]
+    assert left.keys() == right.keys()
+    # Adam makes a whole step of a gradient's sign, so where it is nearly 0 weights may part by a step or two.
+    for name in left:
+        gap = (left[name] - right[name]).abs()
+        assert gap.max() <= 4e-4, name
+        assert gap.mean() <= 1e-5, name

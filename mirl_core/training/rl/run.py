@@ -69,7 +69,7 @@ def run_blocking(recipe: RLRecipe, max_seconds: float | None = None) -> bool:
         except (KeyboardInterrupt, asyncio.CancelledError):
             finished = False
             received = received or [signal.SIGINT]
-    if received:
+    if received and not finished:
         _say("interrupted; run the same command again to continue")
         # What a shell reports of a process that such a signal killed.
         raise typer.Exit(128 + received[0])

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from mirl_core.engines._guard import guarded
 from mirl_core.engines.base import Engine
 from mirl_core.errors import ConfigError
 from mirl_core.training.rl.checks import model_folder
@@ -65,6 +66,7 @@ async def _in_process(recipe: RLRecipe, peers: Peers, thread: Executor, stack: A
     if rollout.serial:
         # One sequence at a time: what else is in a batch changes the last bits of its sums.
         args |= {"max_num_seqs": 1, "enable_prefix_caching": False}
+    stack.enter_context(guarded())
     engine = await start_engine(model_folder(recipe), **(args | rollout.engine_args))
     stack.push_async_callback(engine.close)
     backend = (rollout.engine_args.get("weight_transfer_config") or {}).get("backend")
