@@ -78,7 +78,8 @@ class ReloadSync:
 
     def __init__(self, engine: VLLMEngine, folder: Path, thread: Executor | None = None) -> None:
         self._engine = engine
-        self._folder = folder
+        # The engine is another process, maybe in another folder.
+        self._folder = folder.absolute()
         self._thread = thread
         self._last: Path | None = None
 
