@@ -27,15 +27,21 @@ def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """What two ranks left."""
     folder = tmp_path_factory.mktemp("ranks")
     command = [sys.executable, "-m", "torch.distributed.run", "--nproc_per_node", "2", "--standalone"]
-    done = subprocess.run(
-        [*command, str(ROOT / "tests/fixtures/rl_ranks.py"), str(folder)],
-        env={**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT), "CUDA_VISIBLE_DEVICES": ""},
-        cwd=ROOT,
-        capture_output=True,
-        text=True,
-        timeout=240,
-    )
-    assert done.returncode == 0, done.stderr[-4000:]
+    with (folder / "log").open("w") as log:
+        process = subprocess.Popen(
+            [*command, str(ROOT / "tests/fixtures/rl_ranks.py"), str(folder)],
+            env={**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT), "CUDA_VISIBLE_DEVICES": ""},
+            cwd=ROOT,
+            stdout=log,
+            stderr=log,
+        )
+        try:
+            process.wait(timeout=240)
+        finally:
+            # Killed, it would leave ranks that wait for each other.
+            process.terminate()
+            process.wait()
+    assert process.returncode == 0, (folder / "log").read_text()[-4000:]
     return folder
 
 
