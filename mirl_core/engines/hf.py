@@ -63,6 +63,7 @@ class HFEngine:
         self._end = frozenset([end] if isinstance(end, int) else end or [])
         keeps = "logits_to_keep" in inspect.signature(model.forward).parameters
         self._last_logits_only = {"logits_to_keep": 1} if keeps else {}
+        self._shifted = [module for module in model.modules() if hasattr(module, "rope_deltas")]
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="hf-engine")
         self._calls: dict[str, _Call] = {}
         self._closed = False
@@ -302,6 +303,10 @@ class HFEngine:
 
     def _prefill(self, rendered: Rendered, suffix: Sequence[int]) -> tuple[DynamicCache, torch.Tensor]:
         """Cache of prompt plus suffix, batch of one, and the logits after it, shape (1, V), float32."""
+        for module in self._shifted:
+            # How far images shift the positions behind them (Qwen-VL and its kin) is kept on the model; a
+            # prompt without images doesn't write it, and would go on with an earlier prompt's.
+            module.rope_deltas = None
         cache = DynamicCache(config=self._model.config)
         inputs = dict(rendered.inputs)
         if suffix:
