@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import json
 import logging
 import re
 import shutil
@@ -212,7 +213,8 @@ class Policy:
 
     def export(self, folder: Path, dtype: torch.dtype | None = None) -> None:
         """Write the folder that transformers and vLLM load: weights, tokenizer, processor, chat template, and
-        the start's `mirl.json` if it had one. Arguments and ranks are as for `save_weights`."""
+        the start's `mirl.json` if it had one, without its calibration: other weights are sure of other things.
+        Arguments and ranks are as for `save_weights`."""
         self.save_weights(folder, dtype)
         if torch.distributed.is_initialized() and torch.distributed.get_rank():
             return
@@ -223,6 +225,11 @@ class Policy:
             # Copied, since a tokenizer that is loaded and saved again is not the same file.
             if file.is_file() and not _OWN_FILES.fullmatch(file.name):
                 shutil.copyfile(file, folder / file.name)
+        settings = folder / "mirl.json"
+        if settings.exists():
+            kept = json.loads(settings.read_text(encoding="utf-8"))
+            kept.pop("calibration", None)
+            settings.write_text(json.dumps(kept, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
 
     def _probe(self) -> None:
         """Run one row: hold our way from hidden states to log-probabilities against the model's own, and
