@@ -9,9 +9,9 @@ import pytest
 import torch
 from transformers import AutoModelForImageTextToText, AutoProcessor
 
+from mirl_core.config import ModelSettings
 from mirl_core.engines.base import RequestContext
 from mirl_core.engines.hf import HFEngine
-from mirl_core.config import ModelSettings
 from mirl_core.errors import ConfigError
 from mirl_core.training.rl.encoding import prompt_inputs
 from mirl_core.training.rl.policy import Policy
