@@ -213,8 +213,8 @@ class Policy:
 
     def export(self, folder: Path, dtype: torch.dtype | None = None) -> None:
         """Write the folder that transformers and vLLM load: weights, tokenizer, processor, chat template, and
-        the start's `mirl.json` if it had one, without its calibration: that was of other weights. Arguments and
-        ranks are as for `save_weights`."""
+        the start's `mirl.json` if it had one, without its calibration, which was of other weights. Arguments
+        and ranks are as for `save_weights`."""
         self.save_weights(folder, dtype)
         if torch.distributed.is_initialized() and torch.distributed.get_rank():
             return
