@@ -90,9 +90,8 @@ class LogProbs(nn.Module):
         base, inputs = self.model.base_model, prompt_inputs(batch)
         there, count = inputs["attention_mask"], len(batch.prompts)
         if hasattr(base, "rope_deltas"):
-            base.rope_deltas = (
-                None  # What an earlier batch left there would be used for prompts without images.
-            )
+            # What an earlier batch left there would be used for prompts without images.
+            base.rope_deltas = None
         layers = [_KeptLayer() for _ in range(self.model.config.get_text_config().num_hidden_layers)]
         prompts = base(**inputs, past_key_values=Cache(layers=layers), use_cache=True).last_hidden_state
         lengths = there.sum(dim=1)

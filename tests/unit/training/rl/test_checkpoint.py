@@ -143,6 +143,14 @@ def test_the_oldest_go_first(tmp_path: Path) -> None:
     assert found.cursor == {"again": True}
 
 
+def test_a_damaged_checkpoint_does_not_push_out_a_whole_one(tmp_path: Path) -> None:
+    trainer = make_trainer()
+    checkpoint.save(tmp_path, 1, trainer, keep=2)
+    cut_state(checkpoint.save(tmp_path, 2, trainer, keep=2))
+    checkpoint.save(tmp_path, 3, trainer, keep=2)
+    assert [path.name for path in checkpoint.intact(tmp_path)] == ["step-00000001", "step-00000003"]
+
+
 def test_what_is_not_json_is_refused_before_anything_is_written(tmp_path: Path) -> None:
     with pytest.raises(TypeError):
         checkpoint.save(tmp_path, 1, make_trainer(), cursor=object())

@@ -238,9 +238,12 @@ def test_export_is_the_policy(tmp_path: Path, bundled_model: Path) -> None:
             value.add_(0.01 * torch.randn_like(value))
     policy.export(tmp_path / "model", torch.float32)
     again = Policy.load(str(tmp_path / "model"), policy.settings)
+    assert furthest(policy.weights(), again.weights()) == 0
     rows = make_rows()
     with torch.no_grad():
-        assert torch.equal(again.logprobs(again.encode(rows)), policy.logprobs(policy.encode(rows)))
+        # Loaded weights stand elsewhere in memory, which sums of products may depend on.
+        apart = again.logprobs(again.encode(rows)) - policy.logprobs(policy.encode(rows))
+    assert apart.abs().max() < 1e-4
     theirs = {path.name for path in bundled_model.iterdir()} - {"README.md"}
     assert {path.name for path in (tmp_path / "model").iterdir()} == theirs
     # What the start's votes were worth says nothing of other weights.
