@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import os
+import random
 import shutil
 import signal
 import time
@@ -18,6 +19,7 @@ from contextlib import AsyncExitStack, ExitStack, asynccontextmanager
 from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
 import typer
 
 from mirl_core.config import ModelSettings
@@ -144,7 +146,7 @@ async def _opened(recipe: RLRecipe, peers: Peers) -> AsyncIterator[tuple[Parts, 
         thread = stack.enter_context(ThreadPoolExecutor(1, thread_name_prefix="trainer"))
         sampler = await stack.enter_async_context(opened_sampler(recipe, peers, thread))
         in_thread = asyncio.get_running_loop().run_in_executor
-        policy, trainer, resumed = await in_thread(thread, lambda: _trainer(recipe))
+        policy, trainer, resumed = await in_thread(thread, lambda: _trainer(recipe, peers))
         state = State() if resumed is None else _state(resumed.step, resumed.cursor, resumed.extra)
         scorer = await _scorer(recipe, sampler.engine, references, policy, stack)
 
@@ -193,7 +195,7 @@ def _prepare(recipe: RLRecipe) -> None:
         os.environ["OMP_NUM_THREADS"] = "1"
 
 
-def _trainer(recipe: RLRecipe) -> tuple[Policy, Trainer, Any]:
+def _trainer(recipe: RLRecipe, peers: Peers) -> tuple[Policy, Trainer, Any]:
     """Policy and trainer, continued from the newest checkpoint if there is one."""
     import torch
     from transformers.utils import logging
@@ -206,8 +208,15 @@ def _trainer(recipe: RLRecipe) -> tuple[Policy, Trainer, Any]:
     logging.disable_progress_bar()
     if recipe.rollout.serial:
         torch.use_deterministic_algorithms(True, warn_only=torch.cuda.is_available())
-    torch.manual_seed(recipe.seed)
-    accelerator = make_accelerator()
+    for seed in (random.seed, np.random.seed, torch.manual_seed):
+        seed(recipe.seed)
+    # Told `auto` on a machine without one, accelerate leaves several ranks each to itself.
+    accelerator = make_accelerator("auto" if torch.accelerator.is_available() else "cpu")
+    if accelerator.num_processes != peers.world:
+        raise ConfigError(
+            f"{peers.world} processes were started, but they don't find each other: accelerate counts "
+            f"{accelerator.num_processes}; start them with torchrun or accelerate launch"
+        )
     policy = Policy.load(model_folder(recipe), recipe.optimizer, accelerator.device)
     trainer = Trainer(
         policy, recipe.optimizer, recipe.steps, accelerator, max_tokens=recipe.rollout.max_tokens
