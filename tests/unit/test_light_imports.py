@@ -38,6 +38,10 @@ MODULES = (
     "mirl_core.training.rl.scorers",
     "mirl_core.training.rl.data",
     "mirl_core.training.rl.sync",
+    "mirl_core.training.rl.checks",
+    "mirl_core.training.rl.run",
+    "mirl_core.training.rl.report",
+    "mirl_core.training.rl.study",
     "mirl_client",
 )
 
