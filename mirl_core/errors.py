@@ -7,7 +7,8 @@
     │   ├── ModelNotFoundError    the request names a model that isn't served (HTTP 404)
     │   └── RequestTooLargeError  body, image or fan-out is over the operator's limit (HTTP 413)
     ├── EngineError               the engine failed on this request (HTTP 500)
-    │   └── EngineDeadError       the engine is gone; nothing can be generated any more (HTTP 503)
+    │   ├── EngineDeadError       the engine is gone; nothing can be generated any more (HTTP 503)
+    │   └── ServerError           a server that the engine asks failed (HTTP 502)
     ├── DeadlineError             the request's timeout passed with nothing to return (HTTP 504)
     └── TrainingError             a training step would ruin the weights: they are left as they were
 
@@ -26,6 +27,7 @@ __all__ = [
     "ModelNotFoundError",
     "RequestError",
     "RequestTooLargeError",
+    "ServerError",
     "TrainingError",
 ]
 
@@ -70,6 +72,18 @@ class EngineError(MIRLError):
 
 class EngineDeadError(EngineError):
     """The engine is gone; nothing can be generated any more."""
+
+
+class ServerError(EngineError):
+    """A server that the engine asks failed, or refuses for a reason that isn't the request's.
+
+    Args:
+        status: of its answer; None: it didn't answer in time.
+    """
+
+    def __init__(self, message: str, status: int | None = None, *, param: str | None = None) -> None:
+        super().__init__(message, param=param)
+        self.status = status
 
 
 class DeadlineError(MIRLError):

@@ -11,8 +11,8 @@ from typing import Any
 from mirl_core.engines._placeholders import placeholder_ids
 from mirl_core.engines._remote_prompt import render_request
 from mirl_core.engines._remote_score import parameters, values
-from mirl_core.engines._remote_server import Server, ServerError
-from mirl_core.errors import ConfigError, EngineError, RequestError
+from mirl_core.engines._remote_server import Server
+from mirl_core.errors import ConfigError, EngineError, RequestError, ServerError
 from mirl_core.types import Conversation
 
 PROBE = "<description>Two red 7s,\n née</description> <think>a + b</think>"

@@ -13,9 +13,9 @@ from mirl_core.engines._remote_pool import Pool
 from mirl_core.engines._remote_prompt import Picture, Prompt, read_rendering
 from mirl_core.engines._remote_sampling import weight_versions
 from mirl_core.engines._remote_score import parameters
-from mirl_core.engines._remote_server import Lost, Server, ServerError, to_json
+from mirl_core.engines._remote_server import Lost, Server, to_json
 from mirl_core.engines.base import RequestContext
-from mirl_core.errors import EngineError, RequestError
+from mirl_core.errors import EngineError, RequestError, ServerError
 
 T = TypeVar("T")
 

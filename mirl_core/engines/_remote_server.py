@@ -21,6 +21,7 @@ from mirl_core.errors import (
     ModelNotFoundError,
     RequestError,
     RequestTooLargeError,
+    ServerError,
 )
 
 CONNECT_SECONDS = 10.0
@@ -40,18 +41,6 @@ class Lost(Exception):  # noqa: N818 - says what happened to the request; the en
     def __init__(self, message: str, *, sent: bool) -> None:
         super().__init__(message)
         self.sent = sent
-
-
-class ServerError(EngineError):
-    """A server failed, or refuses for a reason that isn't the request's.
-
-    Args:
-        status: of its answer; None: it didn't answer in time.
-    """
-
-    def __init__(self, message: str, status: int | None) -> None:
-        super().__init__(message)
-        self.status = status
 
 
 class Server:

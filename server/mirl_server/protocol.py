@@ -22,6 +22,7 @@ from mirl_core.errors import (
     ModelNotFoundError,
     RequestError,
     RequestTooLargeError,
+    ServerError,
     TrainingError,
 )
 from mirl_core.events import ChainDone, Decided, Described, Event, FellBack, Finished, Gated, Started
@@ -40,6 +41,7 @@ STATUSES: Mapping[type[MIRLError], tuple[int, str, str | None]] = {
     EngineDeadError: (503, "server_error", "engine_dead"),
     DeadlineError: (504, "timeout_error", "deadline_exceeded"),
     # No server raises it; the table covers the tree.
+    ServerError: (502, "server_error", "bad_gateway"),
     TrainingError: (500, "server_error", "training_failed"),
 }
 

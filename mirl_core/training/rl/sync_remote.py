@@ -16,9 +16,9 @@ from contextlib import suppress
 from pathlib import Path, PurePath
 from typing import Any, Literal, Protocol
 
-from mirl_core.engines._remote_server import Lost, Server, ServerError
+from mirl_core.engines._remote_server import Lost, Server
 from mirl_core.engines.remote import RemoteEngine
-from mirl_core.errors import ConfigError, EngineError, RequestError
+from mirl_core.errors import ConfigError, EngineError, RequestError, ServerError
 
 __all__ = ["RemoteReloadSync"]
 

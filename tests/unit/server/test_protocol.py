@@ -60,7 +60,7 @@ def test_the_table_is_the_tree() -> None:
     [
         ("RequestError", 400), ("ImageError", 400), ("ModelNotFoundError", 404),
         ("RequestTooLargeError", 413), ("EngineError", 500), ("EngineDeadError", 503),
-        ("DeadlineError", 504), ("ConfigError", 500),
+        ("DeadlineError", 504), ("ConfigError", 500), ("ServerError", 502),
     ],
 )  # fmt: skip
 def test_statuses(name: str, status: int) -> None:
