@@ -17,7 +17,7 @@ question: *generated* counts every sampled token once, aborted ones until their 
 image-free forward pass; a *trajectory* is a chain that ran to its end. *p* is McNemar's exact test on the
 first draw, which takes questions for independent: quote the interval."""
 
-_WORDS = frozenset({"", " ", "data", "method", "estimator", "score", "normalised", "description"})
+_WORDS = frozenset({"", " ", "data", "method", "estimator", "score", "normalised", "description", "run"})
 
 
 def markdown(summary: Mapping[str, Any], plots: Sequence[Path] = ()) -> str:
