@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 import pytest
 from PIL import Image
-from prometheus_client import REGISTRY
+from vllm.v1.metrics.loggers import PrometheusStatLogger
 
 from mirl_core.engines import _vllm_score
 from mirl_core.engines.base import Rendered, RequestContext, Sample, Sampling
@@ -22,7 +22,10 @@ from mirl_core.types import Conversation
 
 pytestmark = pytest.mark.vllm
 
-LONG = Sampling(max_tokens=1500)
+# What this goes on from repeats itself until the context is full: half a minute for 16 branches. From the
+# prompt alone the bundled model ends within 50 tokens, so that an abort would have nothing to do.
+ENDLESS = Sampling(max_tokens=1500, temperature=0.2, frequency_penalty=-2.0)
+REPEATED = "red " * 60
 
 
 def picture(seed: int) -> Image.Image:
@@ -49,11 +52,18 @@ async def requests_in_engine(engine: VLLMEngine) -> float:
     """vLLM's own count of running and waiting requests, as of a step that has just ended."""
     rendered = await engine.render(question(None), context())
     await sample(engine, rendered, 1, Sampling(max_tokens=1))
-    total = 0.0
-    for metric in REGISTRY.collect():
-        if metric.name in ("vllm:num_requests_running", "vllm:num_requests_waiting"):
-            total += sum(s.value for s in metric.samples)
-    return total
+    # This engine's own gauges: in the registry they are replaced when a second engine starts.
+    loggers = engine.client.logger_manager.stat_loggers
+    (gauges,) = [one for one in loggers if isinstance(one, PrometheusStatLogger)]
+    running, waiting = gauges.gauge_scheduler_running, gauges.gauge_scheduler_waiting
+    return float(sum(gauge._value.get() for gauge in (*running.values(), *waiting.values())))
+
+
+async def runs(engine: VLLMEngine) -> None:
+    """Wait until the engine works on something."""
+    async with asyncio.timeout(30):
+        while not await requests_in_engine(engine):
+            pass
 
 
 async def test_samples_are_whole(vllm_engine: VLLMEngine) -> None:
@@ -221,13 +231,16 @@ async def test_forks_outlive_every_cache(vllm_engine: VLLMEngine) -> None:
 
 async def test_abort_yields_what_was_sampled(vllm_engine: VLLMEngine) -> None:
     rendered = await vllm_engine.render(question(picture(6)), context())
-    stream = vllm_engine.generate(rendered, (), 32, LONG, context("to-abort"))
-    samples = [await anext(stream)]
+    suffix = vllm_engine.encode(REPEATED)
+    stream = vllm_engine.generate(rendered, suffix, 16, ENDLESS, context("to-abort"))
+    first = asyncio.ensure_future(anext(stream))
+    await runs(vllm_engine)
     await vllm_engine.abort("to-abort")
-    async with asyncio.timeout(10):
-        samples += [s async for s in stream]
-    assert sorted(s.index for s in samples) == list(range(32))
-    assert any(s.finish_reason == "abort" and s.token_ids for s in samples)
+    async with asyncio.timeout(5):
+        samples = [await first, *[s async for s in stream]]
+    assert sorted(s.index for s in samples) == list(range(16))
+    assert {s.finish_reason for s in samples} == {"abort"}
+    assert any(s.token_ids for s in samples)
     assert all(len(s.logprobs) == len(s.token_ids) for s in samples)
     assert await requests_in_engine(vllm_engine) == 0
     await vllm_engine.abort("never-heard-of")
@@ -235,11 +248,13 @@ async def test_abort_yields_what_was_sampled(vllm_engine: VLLMEngine) -> None:
 
 async def test_abort_before_the_first_token(vllm_engine: VLLMEngine) -> None:
     rendered = await vllm_engine.render(question(picture(6)), context())
-    stream = vllm_engine.generate(rendered, (), 4, LONG, context("at-once"))
+    suffix = vllm_engine.encode(REPEATED)
+    stream = vllm_engine.generate(rendered, suffix, 4, ENDLESS, context("at-once"))
     first = asyncio.ensure_future(anext(stream))
     await asyncio.sleep(0)
     await vllm_engine.abort("at-once")
-    samples = [await first, *[s async for s in stream]]
+    async with asyncio.timeout(5):
+        samples = [await first, *[s async for s in stream]]
     assert [s.finish_reason for s in samples] == ["abort"] * 4
     assert await requests_in_engine(vllm_engine) == 0
 
@@ -247,14 +262,18 @@ async def test_abort_before_the_first_token(vllm_engine: VLLMEngine) -> None:
 @pytest.mark.parametrize("how", ["aclose", "cancel"])
 async def test_closing_stops_the_engine(vllm_engine: VLLMEngine, how: str) -> None:
     rendered = await vllm_engine.render(question(picture(7)), context())
-    stream = vllm_engine.generate(rendered, (), 16, LONG, context())
+    # A stream is closed between two samples: about two thirds of these end by themselves, the others go on.
+    suffix = () if how == "aclose" else vllm_engine.encode(REPEATED)
+    sampling = replace(ENDLESS, temperature=1.5, seed=1) if how == "aclose" else ENDLESS
+    stream = vllm_engine.generate(rendered, suffix, 32, sampling, context())
     reader = asyncio.ensure_future(anext(stream))
     if how == "cancel":
-        await asyncio.sleep(0.1)
-        reader.cancel()
+        await runs(vllm_engine)
+        assert reader.cancel()
         await asyncio.wait([reader])
     else:
         await reader
+        assert await requests_in_engine(vllm_engine) > 0
         await stream.aclose()
     assert await requests_in_engine(vllm_engine) == 0
 
@@ -295,11 +314,11 @@ async def test_refused_settings(vllm_engine: VLLMEngine) -> None:
 
 async def test_one_call_per_request_id(vllm_engine: VLLMEngine) -> None:
     rendered = await vllm_engine.render(question(None), context())
-    first = vllm_engine.generate(rendered, (), 2, LONG, context("twice"))
+    first = vllm_engine.generate(rendered, (), 2, Sampling(max_tokens=40), context("twice"))
     reader = asyncio.ensure_future(anext(first))
     await asyncio.sleep(0.05)
     with pytest.raises(EngineError):
-        await anext(vllm_engine.generate(rendered, (), 1, LONG, context("twice")))
+        await anext(vllm_engine.generate(rendered, (), 1, Sampling(max_tokens=40), context("twice")))
     await reader
     await first.aclose()
 
@@ -339,9 +358,9 @@ async def test_death_is_reported(bundled_model: Path) -> None:
     """The engine's process is killed under a running request: everything says so from then on."""
     engine = await VLLMEngine.start(str(bundled_model))
     rendered = await engine.render(question(picture(1)), context())
-    stream = engine.generate(rendered, (), 4, LONG, context())
+    stream = engine.generate(rendered, engine.encode(REPEATED), 4, ENDLESS, context())
     reader = asyncio.ensure_future(anext(stream))
-    await asyncio.sleep(0.02)
+    await runs(engine)
     for process in engine.client.engine_core.resources.engine_manager.processes:
         process.kill()
     with pytest.raises(EngineDeadError):
