@@ -15,6 +15,7 @@ from collections.abc import AsyncGenerator, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal, Protocol
 
+from mirl_core.errors import RequestError
 from mirl_core.types import Conversation, FinishReason
 
 ImageMode = Literal["keep", "drop"]
@@ -28,6 +29,21 @@ class Rendered:
     """Length as the model sees it, image placeholders included; tokens."""
     inputs: Any
     """The engine's own form. Only the engine that made it may look inside."""
+
+
+def fitting(prompt_tokens: int, inputs: Any, max_model_len: int) -> Rendered:
+    """A rendering that leaves room for an answer.
+
+    Raises:
+        RequestError: it fills the model's context.
+    """
+    if prompt_tokens >= max_model_len:
+        raise RequestError(
+            f"messages are {prompt_tokens} tokens long with their images; this model takes "
+            f"{max_model_len} tokens, answer included",
+            param="messages",
+        )
+    return Rendered(prompt_tokens=prompt_tokens, inputs=inputs)
 
 
 @dataclass(frozen=True, slots=True)

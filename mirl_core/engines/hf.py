@@ -19,7 +19,8 @@ from transformers import AutoModelForImageTextToText, AutoProcessor, DynamicCach
 from mirl_core.engines._hf_render import render_conversation, translated
 from mirl_core.engines._placeholders import placeholder_ids
 from mirl_core.engines._sampling import TokenChooser
-from mirl_core.engines.base import Rendered, RequestContext, Sample, Sampling, derive_seed
+from mirl_core.engines._text import TextCodec
+from mirl_core.engines.base import Rendered, RequestContext, Sample, Sampling, derive_seed, fitting
 from mirl_core.errors import EngineDeadError, EngineError, RequestError
 from mirl_core.types import Conversation, FinishReason
 
@@ -48,13 +49,8 @@ class HFEngine:
     ) -> None:
         self._model = model.eval()
         self._processor = processor
-        self._tokenizer = processor.tokenizer
         self._score_batch_tokens = score_batch_tokens
-        self._dropped_special = (
-            tuple(token for token in self._tokenizer.all_special_tokens if token not in keep_special)
-            if keep_special
-            else ()
-        )
+        self._text = TextCodec(processor.tokenizer, keep_special, clean_up_tokenization_spaces=False)
         text_config = model.config.get_text_config()
         self._vocab_size = int(text_config.vocab_size)
         self._max_model_len = int(text_config.max_position_embeddings)
@@ -99,27 +95,13 @@ class HFEngine:
     async def render(self, conversation: Conversation, context: RequestContext) -> Rendered:
         del context
         inputs = await self._in_thread(lambda: self._render(conversation), _Call(), "render the conversation")
-        length = inputs["input_ids"].shape[1]
-        if length >= self._max_model_len:
-            raise RequestError(
-                f"messages are {length} tokens long with their images; this model takes "
-                f"{self._max_model_len} tokens, answer included",
-                param="messages",
-            )
-        return Rendered(prompt_tokens=length, inputs=inputs)
+        return fitting(inputs["input_ids"].shape[1], inputs, self._max_model_len)
 
     def encode(self, text: str) -> tuple[int, ...]:
-        return tuple(self._tokenizer.encode(text, add_special_tokens=False))
+        return self._text.encode(text)
 
     def decode(self, token_ids: Sequence[int]) -> str:
-        text: str = self._tokenizer.decode(
-            list(token_ids),
-            skip_special_tokens=not self._dropped_special,
-            clean_up_tokenization_spaces=False,
-        )
-        for token in self._dropped_special:
-            text = text.replace(token, "")
-        return text
+        return self._text.decode(token_ids)
 
     async def generate(
         self,

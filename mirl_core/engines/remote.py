@@ -35,7 +35,8 @@ from mirl_core.engines._remote_requests import Call, Requests
 from mirl_core.engines._remote_sampling import read_sample, sampling_params
 from mirl_core.engines._remote_score import score_suffixes
 from mirl_core.engines._remote_server import Lost, Server
-from mirl_core.engines.base import Rendered, RequestContext, Sample, Sampling
+from mirl_core.engines._text import TextCodec
+from mirl_core.engines.base import Rendered, RequestContext, Sample, Sampling, fitting
 from mirl_core.errors import ConfigError, EngineDeadError, EngineError, RequestError
 from mirl_core.types import Conversation
 
@@ -67,13 +68,8 @@ class RemoteEngine:
     ) -> None:
         self._pool = Pool(servers, self._admit)
         self._card = card
-        self._tokenizer = tokenizer
         self._score_batch_tokens = score_batch_tokens
-        self._dropped_special = (
-            tuple(token for token in tokenizer.all_special_tokens if token not in keep_special)
-            if keep_special
-            else ()
-        )
+        self._text = TextCodec(tokenizer, keep_special)
         self._requests = Requests(self._pool, card.name, banned)
         self._calls: dict[str, Call] = {}
 
@@ -129,6 +125,7 @@ class RemoteEngine:
             )
             await engine._pool.start()
         except BaseException:
+            # Cancelled too: connections that nobody holds any more would stay open.
             await asyncio.gather(*(server.close() for server in servers))
             raise
         return engine
@@ -137,23 +134,13 @@ class RemoteEngine:
         body, pictures = await asyncio.to_thread(render_request, conversation, self._card.name)
 
         prompt = await self._requests.render(body, pictures, context)
-        length = len(prompt.token_ids)
-        if length >= self.max_model_len:
-            raise RequestError(
-                f"messages are {length} tokens long with their images; this model takes "
-                f"{self.max_model_len} tokens, answer included",
-                param="messages",
-            )
-        return Rendered(prompt_tokens=length, inputs=prompt)
+        return fitting(len(prompt.token_ids), prompt, self.max_model_len)
 
     def encode(self, text: str) -> tuple[int, ...]:
-        return tuple(self._tokenizer.encode(text, add_special_tokens=False))
+        return self._text.encode(text)
 
     def decode(self, token_ids: Sequence[int]) -> str:
-        text: str = self._tokenizer.decode(list(token_ids), skip_special_tokens=not self._dropped_special)
-        for token in self._dropped_special:
-            text = text.replace(token, "")
-        return text
+        return self._text.decode(token_ids)
 
     async def generate(
         self,

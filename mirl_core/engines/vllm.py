@@ -22,6 +22,7 @@ from vllm.sampling_params import RequestOutputKind, SamplingParams
 from vllm.v1.engine.async_llm import AsyncLLM
 
 from mirl_core.engines._placeholders import placeholder_ids
+from mirl_core.engines._text import TextCodec
 from mirl_core.engines._vllm_alternatives import cut_at_stop_string, stop_by_token, token_logprobs
 from mirl_core.engines._vllm_args import (
     checked_logprobs_mode,
@@ -33,7 +34,7 @@ from mirl_core.engines._vllm_args import (
 )
 from mirl_core.engines._vllm_render import DEAD, Prompt, render_prompt, translated
 from mirl_core.engines._vllm_score import score_suffixes
-from mirl_core.engines.base import Rendered, RequestContext, Sample, Sampling, derive_seed
+from mirl_core.engines.base import Rendered, RequestContext, Sample, Sampling, derive_seed, fitting
 from mirl_core.errors import EngineDeadError, EngineError, RequestError
 from mirl_core.types import Conversation, FinishReason
 
@@ -67,12 +68,7 @@ class VLLMEngine:
         self._owns_client = owns_client
         self._score_batch_tokens = score_batch_tokens
         self._chat = chat or ChatParams()
-        self._tokenizer = client.renderer.get_tokenizer()
-        self._dropped_special = (
-            tuple(token for token in self._tokenizer.all_special_tokens if token not in keep_special)
-            if keep_special
-            else ()
-        )
+        self._text = TextCodec(client.renderer.get_tokenizer(), keep_special)
         model_config = config.model_config
         self._banned = placeholder_ids(model_config.hf_config, model_config.get_vocab_size())
         self._seeds = seeds_are_safe(config)
@@ -116,21 +112,13 @@ class VLLMEngine:
         del context  # the salt goes in per fork, so that one rendering can serve as text-only prompt for all
         with translated("render the conversation", param="messages"):
             prompt = await render_prompt(self.client.renderer, conversation, self._chat)
-        length = len(prompt.token_ids)
-        if length >= self._max_model_len:
-            raise RequestError(
-                f"messages are {length} tokens long with their images; this model takes "
-                f"{self._max_model_len} tokens, answer included",
-                param="messages",
-            )
-        return Rendered(prompt_tokens=length, inputs=prompt)
+        return fitting(len(prompt.token_ids), prompt, self._max_model_len)
 
     def encode(self, text: str) -> tuple[int, ...]:
-        return tuple(self._tokenizer.encode(text, add_special_tokens=False))
+        return self._text.encode(text)
 
     def decode(self, token_ids: Sequence[int]) -> str:
-        text = self._tokenizer.decode(list(token_ids), skip_special_tokens=not self._dropped_special)
-        return self._without_special(text)
+        return self._text.decode(token_ids)
 
     async def generate(
         self,
@@ -296,7 +284,7 @@ class VLLMEngine:
         ids = tuple(completion.token_ids)
         reason = _finish_reason(completion.finish_reason)
         values, confidence = token_logprobs(completion.logprobs, len(ids), sampling.alternatives)
-        sample = Sample(index, ids, values, self._without_special(completion.text), reason, confidence)
+        sample = Sample(index, ids, values, self._text.cleaned(completion.text), reason, confidence)
         return cut_at_stop_string(sample, sampling.stop, self.decode) if sampling.alternatives else sample
 
     def _ending(self, sampling: Sampling) -> dict[str, Any]:
@@ -325,7 +313,7 @@ class VLLMEngine:
                 logprobs=sampling.alternatives,
                 flat_logprobs=True,
                 logit_bias=dict.fromkeys(banned, float("-inf")) or None,
-                skip_special_tokens=not self._dropped_special,
+                skip_special_tokens=self._text.skips_special,
                 spaces_between_special_tokens=False,
                 output_kind=RequestOutputKind.FINAL_ONLY,
                 **ending,
@@ -338,11 +326,6 @@ class VLLMEngine:
                 "seeds are ignored: on the CPU a seeded request whose prefill is chunked kills vLLM; "
                 "start it with --no-enable-chunked-prefill"
             )
-
-    def _without_special(self, text: str) -> str:
-        for token in self._dropped_special:
-            text = text.replace(token, "")
-        return text
 
 
 class _Call:

@@ -73,7 +73,7 @@ def test_other_log_probabilities_are_refused() -> None:
 def test_special_tags_can_be_kept() -> None:
     engine = VLLMEngine(fake_client(), keep_special=["<think>"])
     assert engine._sampling_params(Sampling(max_tokens=4), 0, frozenset()).skip_special_tokens is False
-    assert engine._without_special("<think>so</s>") == "<think>so"
+    assert engine._text.cleaned("<think>so</s>") == "<think>so"
 
 
 def test_placeholders_named_by_a_config() -> None:

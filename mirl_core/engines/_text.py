@@ -1,0 +1,45 @@
+"""Token ids to text and back, by any tokenizer with transformers' interface."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+
+class TextCodec:
+    """A tokenizer without the special tokens in its text.
+
+    Args:
+        keep_special: special tokens that stay in text: for tokenizers whose tags are special tokens.
+        decoding: further arguments of the tokenizer's `decode`.
+    """
+
+    def __init__(self, tokenizer: Any, keep_special: Sequence[str] = (), **decoding: Any) -> None:
+        self._tokenizer = tokenizer
+        self._decoding = decoding
+        self._dropped = (
+            tuple(token for token in tokenizer.all_special_tokens if token not in keep_special)
+            if keep_special
+            else ()
+        )
+
+    @property
+    def skips_special(self) -> bool:
+        """Whether the tokenizer leaves special tokens out by itself; if not, `cleaned` does."""
+        return not self._dropped
+
+    def encode(self, text: str) -> tuple[int, ...]:
+        """Token ids of `text`, nothing added."""
+        return tuple(self._tokenizer.encode(text, add_special_tokens=False))
+
+    def decode(self, token_ids: Sequence[int]) -> str:
+        """The text of token ids."""
+        return self.cleaned(
+            self._tokenizer.decode(list(token_ids), skip_special_tokens=self.skips_special, **self._decoding)
+        )
+
+    def cleaned(self, text: str) -> str:
+        """`text`, decoded with special tokens, without those that don't stay."""
+        for token in self._dropped:
+            text = text.replace(token, "")
+        return text
