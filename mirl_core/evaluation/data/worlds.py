@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import numpy as np
 from PIL import Image
 
@@ -33,8 +35,9 @@ def open_world(name: str, part: str, limit: int | None, seed: int) -> DataSet:
     if chosen is None:
         raise ConfigError(f"{name} has no part '{part}'; there are: {', '.join(PARTS)}", param="part")
     if name == "easy-vqa":
-        questions = _easy_questions(chosen, seed)
-        return DataSet(name, part, tuple(questions[:limit]))
+        pictures = easy_vqa.pictures(chosen)
+        order = easy_order(pictures, np.random.default_rng([_SEED, seed]))[:limit]
+        return DataSet(name, part, tuple(easy_question(pictures[place], number) for place, number in order))
     cases = digits_cases(name.replace("/", "-"), chosen, SCENES if limit is None else limit)
     return DataSet(name, part, tuple(_digits_question(case) for case in cases))
 
@@ -51,25 +54,28 @@ def _digits_question(case: Case) -> Question:
     )
 
 
-def _easy_questions(part: digits.Part, seed: int) -> list[Question]:
-    rng = np.random.default_rng([_SEED, seed])
-    placed: list[tuple[int, int, Question]] = []
-    pictures = easy_vqa.pictures(part)
-    for turn, place in enumerate(rng.permutation(len(pictures))):
-        picture = pictures[place]
-        for round_, number in enumerate(rng.permutation(len(picture.questions))):
-            text, answer = picture.questions[number]
-            question = Question(
-                key=f"{picture.name}-{number:02d}",
-                text=text,
-                answer=answer,
-                image=picture.image,
-                family=easy_family(answer),
-                clusters=(picture.name,),
-                describes=easy_judge(picture, text),
-            )
-            placed.append((round_, turn, question))
-    return [question for *_, question in sorted(placed, key=lambda one: one[:2])]
+def easy_order(pictures: Sequence[easy_vqa.Picture], rng: np.random.Generator) -> list[tuple[int, int]]:
+    """(picture, number of its question) in an order that asks every picture once before any twice."""
+    placed = [
+        (round_, turn, int(place), int(number))
+        for turn, place in enumerate(rng.permutation(len(pictures)))
+        for round_, number in enumerate(rng.permutation(len(pictures[place].questions)))
+    ]
+    return [(place, number) for _, _, place, number in sorted(placed)]
+
+
+def easy_question(picture: easy_vqa.Picture, number: int) -> Question:
+    """Question `number` of those that were published about a picture."""
+    text, answer = picture.questions[number]
+    return Question(
+        key=f"{picture.name}-{number:02d}",
+        text=text,
+        answer=answer,
+        image=picture.image,
+        family=easy_family(answer),
+        clusters=(picture.name,),
+        describes=easy_judge(picture, text),
+    )
 
 
 def references(name: str, count: int, seed: int) -> tuple[Image.Image, ...]:

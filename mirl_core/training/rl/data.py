@@ -179,30 +179,14 @@ def _digits_question(name: str, place: int) -> Question:
 
 def _easy_vqa(limit: int | None, seed: int) -> QuestionSet:
     """The published training questions; under a limit every picture is asked once before any twice."""
+    from mirl_core.evaluation.data.worlds import easy_order, easy_question
     from mirl_core.evaluation.worlds import easy_vqa
-    from mirl_core.evaluation.worlds.cases import easy_family, easy_judge
 
     pictures = easy_vqa.pictures("train")
-    rng = np.random.default_rng([_SEED, seed])
-    rounds = sorted(
-        (round_, turn, int(place), int(number))
-        for turn, place in enumerate(rng.permutation(len(pictures)))
-        for round_, number in enumerate(rng.permutation(len(pictures[place].questions)))
-    )
-    asked = [(place, number) for _, _, place, number in rounds[:limit]]
+    asked = easy_order(pictures, np.random.default_rng([_SEED, seed]))[:limit]
 
     def question(which: int) -> Question:
         place, number = asked[which]
-        picture = pictures[place]
-        text, answer = picture.questions[number]
-        return Question(
-            key=f"{picture.name}-{number:02d}",
-            text=text,
-            answer=answer,
-            image=picture.image,
-            family=easy_family(answer),
-            clusters=(picture.name,),
-            describes=easy_judge(picture, text),
-        )
+        return easy_question(pictures[place], number)
 
     return QuestionSet("easy-vqa", len(asked), question)

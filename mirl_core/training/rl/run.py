@@ -141,7 +141,8 @@ async def _opened(recipe: RLRecipe, peers: Peers) -> AsyncIterator[tuple[Parts, 
         source = Source.open(recipe.data, recipe.seed)
         settings = ModelSettings.load(model_folder(recipe)) or ModelSettings()
         judge = Judge(make_rewards(recipe.rewards.answer, settings.tags))
-        references = reference_pictures(settings, recipe.data.sets, recipe.seed)
+        wanted = recipe.rewards.mi.estimator == "reference"
+        references = reference_pictures(settings, recipe.data.sets, recipe.seed) if wanted else ()
         looks = Looks(recipe, settings, peers)
         thread = stack.enter_context(ThreadPoolExecutor(1, thread_name_prefix="trainer"))
         sampler = await stack.enter_async_context(opened_sampler(recipe, peers, thread))
