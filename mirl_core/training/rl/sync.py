@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import asyncio
 import shutil
+from abc import ABC, abstractmethod
 from collections.abc import AsyncIterator, Callable, Coroutine, Iterator
 from concurrent.futures import Executor
 from contextlib import asynccontextmanager
@@ -63,8 +64,8 @@ class WeightSync(Protocol):
 class ReloadSync:
     """By a safetensors file that the engine's process reads. For the CPU, and for models of a few gigabytes.
 
-    Takes 0.12 s for the bundled model. With several ranks, each with an engine of its own, the first rank
-    writes for all: `folder` must be one that all of them see.
+    With several ranks, each with an engine of its own, the first rank writes for all: `folder` must be one
+    that all of them see.
 
     vLLM's CPU backend packs the LM head's weights, which cuts the tie to the embedding that they are shared
     with; a reload would leave the old head. So the file names both, which is enough where vLLM's class of the
@@ -123,7 +124,7 @@ def _write(policy: Weights, folder: Path, dtype: Any) -> None:
         distributed.barrier()
 
 
-class TransferSync:
+class TransferSync(ABC):
     """Over vLLM's weight transfer. It has not been run here, where there is no GPU; names and signatures are
     tested against the installed vLLM.
 
@@ -158,8 +159,9 @@ class TransferSync:
         """What the engine must be started with."""
         return {"weight_transfer_config": {"backend": cls.backend}}
 
+    @abstractmethod
     def _info(self) -> Any:
-        raise NotImplementedError
+        """vLLM's trainer-side settings of this backend."""
 
     async def push(self, policy: Weights, version: int) -> None:
         """See `WeightSync.push`."""
