@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import io
+import json
 from collections.abc import AsyncIterator, Callable
 from dataclasses import dataclass, field
 from typing import Any
@@ -106,6 +107,16 @@ def make_harness(
         draining=lambda: draining,
     )
     return Harness(engine, app, registry, app.state.mirl, handed)
+
+
+Build = Callable[..., Harness]
+
+
+def events(response: httpx.Response) -> list[Any]:
+    """The data of a finished stream, `[DONE]` checked and left out."""
+    lines = [line.removeprefix("data: ") for line in response.text.split("\n\n") if line.startswith("data: ")]
+    assert lines[-1] == "[DONE]"
+    return [json.loads(line) for line in lines[:-1]]
 
 
 @pytest.fixture
