@@ -1,4 +1,4 @@
-"""Several runs of one base recipe, one after the other, each in a process of its own.
+"""Several runs of one base recipe, each in a process of its own.
 
     base: rl-digits-mirl.yaml         # relative to the plan
     seeds: [0, 1, 2]
@@ -8,16 +8,21 @@
       - {name: grpo, set: {planner: grpo}}
       - {name: random, seeds: [0], set: {rollout.gate: random}}
 
-Every run is OUTPUT/NAME/seed-S. A finished one is never run again; an unfinished one goes on.
+Every run is OUTPUT/NAME/seed-S. A finished one is never run again; an unfinished one goes on. The first seed
+of all runs comes before any second one, so that a study which is not through yet compares them already. Runs
+are made one after the other; who starts the same study twice has two side by side.
 """
 
 from __future__ import annotations
 
+import fcntl
 import signal
 import subprocess
 import sys
 import time
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from itertools import zip_longest
 from pathlib import Path
 from types import FrameType
 from typing import Annotated, Any
@@ -56,7 +61,7 @@ class StudyPlan(Settings):
     set: dict[str, Any] = {}  # noqa: RUF012
     """What all runs change in the base recipe."""
     runs: Annotated[tuple[StudyRun, ...], Field(min_length=1)]
-    """In this order, all seeds of one before the next."""
+    """In this order; the first seed of all of them, then the second."""
 
 
 def load_plan(path: Path) -> StudyPlan:
@@ -87,7 +92,8 @@ def run_study(
         typer.Exit: a run failed or was stopped, with its exit code. What is finished stays.
     """
     until = None if max_seconds is None else time.monotonic() + max_seconds
-    recipes = {name: recipe for run in plan.runs for name, recipe in _recipes(plan, run, output)}
+    rounds = zip_longest(*(_recipes(plan, run, output) for run in plan.runs))
+    recipes = dict(named for round_ in rounds for named in round_ if named is not None)
     for recipe in recipes.values():
         check(recipe)
     for name, recipe in recipes.items():
@@ -98,7 +104,11 @@ def run_study(
         if left is not None and left <= 0:
             yield "stopped on time; run the same command again to go on"
             return
-        code = _run(recipe, left, command or (sys.executable, "-m", "mirl_core.training.cli", "rl"))
+        with _taken(recipe.output) as taken:
+            if not taken:
+                yield f"{name}: another process is at it"
+                continue
+            code = _run(recipe, left, command or (sys.executable, "-m", "mirl_core.training.cli", "rl"))
         if code:
             typer.echo(f"mirl-train: {name} ended with exit code {code}; run the same again", err=True)
             raise typer.Exit(code)
@@ -112,9 +122,21 @@ def _recipes(plan: StudyPlan, run: StudyRun, output: Path) -> Iterator[tuple[str
         yield f"{run.name}/seed-{seed}", load_rl_recipe(plan.base, changes)
 
 
+@contextmanager
+def _taken(folder: Path) -> Iterator[bool]:
+    """Whether a run is this study's to make; held until it is made."""
+    folder.mkdir(parents=True, exist_ok=True)
+    with (folder / "study.lock").open("w") as lock:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            yield False
+        else:
+            yield True
+
+
 def _run(recipe: RLRecipe, seconds: float | None, command: Sequence[str]) -> int:
     """One run, to its end; signals are passed on to it. Its exit code, as a shell has it."""
-    recipe.output.mkdir(parents=True, exist_ok=True)
     config = recipe.output / "study-recipe.yaml"
     config.write_text(dump(recipe), encoding="utf-8")
     words = [*command, "--config", str(config)]

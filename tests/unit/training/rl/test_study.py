@@ -24,14 +24,28 @@ from pathlib import Path
 import yaml
 recipe = yaml.safe_load(Path(sys.argv[sys.argv.index("--config") + 1]).read_text())
 output = Path(recipe["output"])
+fate = Path(sys.argv[0]).with_name("fate")
+fate = fate.read_text() if fate.exists() else ""
 with (output.parents[1] / "calls").open("a") as calls:
     calls.write(json.dumps([output.parent.name, recipe["seed"], recipe["planner"], sys.argv[3:]]) + "\\n")
-fate = Path(sys.argv[0]).with_name("fate")
-if fate.exists() and output.parent.name in fate.read_text():
+if output.parent.name in fate:
     sys.exit(3)
-if fate.exists() and "sleep" in fate.read_text():
+if "sleep" in fate:
     time.sleep(60)
 (output / "finished.json").write_text(json.dumps({"step": recipe["steps"]}))
+"""
+
+
+# A study in a process of its own.
+STUDY = """
+import sys
+from pathlib import Path
+from mirl_core.training.rl.study import load_plan, run_study
+import typer
+try:
+    list(run_study(load_plan(Path({plan!r})), Path({output!r}), None, (sys.executable, {run!r})))
+except typer.Exit as ended:
+    sys.exit(ended.exit_code)
 """
 
 
@@ -56,14 +70,21 @@ def calls(folder: Path) -> list[Any]:
     return [yaml.safe_load(line)[:3] for line in (folder / "out" / "calls").read_text().splitlines()]
 
 
+def wait_for(path: Path) -> None:
+    deadline = time.monotonic() + 60
+    while not path.exists():
+        assert time.monotonic() < deadline
+        time.sleep(0.05)
+
+
 def go(folder: Path, seconds: float | None = None) -> list[str]:
     plan = load_plan(folder / "study.yaml")
     return list(run_study(plan, folder / "out", seconds, (sys.executable, str(folder / "run.py"))))
 
 
 def test_all_runs_are_made_once(study: Path) -> None:
-    assert go(study) == ["mirl/seed-0: finished", "mirl/seed-1: finished", "grpo/seed-0: finished"]
-    assert calls(study) == [["mirl", 0, "mirl"], ["mirl", 1, "mirl"], ["grpo", 0, "grpo"]]
+    assert go(study) == ["mirl/seed-0: finished", "grpo/seed-0: finished", "mirl/seed-1: finished"]
+    assert calls(study) == [["mirl", 0, "mirl"], ["grpo", 0, "grpo"], ["mirl", 1, "mirl"]]
     recipe = yaml.safe_load((study / "out" / "grpo" / "seed-0" / "study-recipe.yaml").read_text())
     assert (recipe["steps"], recipe["optimizer"]["kl"]) == (3, 0.25)
     assert all(line.endswith("finished already") for line in go(study))
@@ -76,8 +97,22 @@ def test_a_failed_run_ends_the_study_which_then_goes_on(study: Path) -> None:
         go(study)
     assert caught.value.exit_code == 3
     (study / "fate").unlink()
-    assert go(study)[-1] == "grpo/seed-0: finished"
+    assert go(study)[-2:] == ["grpo/seed-0: finished", "mirl/seed-1: finished"]
     assert len(calls(study)) == 4
+
+
+def test_the_same_study_beside_it_leaves_out_what_is_being_made(study: Path) -> None:
+    (study / "fate").write_text("sleep")
+    code = STUDY.format(plan=str(study / "study.yaml"), output=str(study / "out"), run=str(study / "run.py"))
+    with subprocess.Popen([sys.executable, "-c", code], start_new_session=True) as running:
+        wait_for(study / "out" / "calls")
+        (study / "fate").unlink()
+        assert go(study) == [
+            "mirl/seed-0: another process is at it",
+            "grpo/seed-0: finished",
+            "mirl/seed-1: finished",
+        ]
+        running.terminate()
 
 
 def test_the_time_is_shared_and_nothing_begins_after_it(study: Path) -> None:
@@ -90,22 +125,9 @@ def test_the_time_is_shared_and_nothing_begins_after_it(study: Path) -> None:
 
 def test_sigterm_is_passed_on_and_leaves_no_process(study: Path) -> None:
     (study / "fate").write_text("sleep")
-    code = f"""
-import sys
-from pathlib import Path
-from mirl_core.training.rl.study import load_plan, run_study
-import typer
-try:
-    list(run_study(load_plan(Path({str(study / "study.yaml")!r})), Path({str(study / "out")!r}), None,
-                   (sys.executable, {str(study / "run.py")!r})))
-except typer.Exit as ended:
-    sys.exit(ended.exit_code)
-"""
+    code = STUDY.format(plan=str(study / "study.yaml"), output=str(study / "out"), run=str(study / "run.py"))
     with subprocess.Popen([sys.executable, "-c", code], start_new_session=True) as running:
-        deadline = time.monotonic() + 60
-        while not (study / "out" / "calls").exists():
-            assert time.monotonic() < deadline
-            time.sleep(0.05)
+        wait_for(study / "out" / "calls")
         running.terminate()
         assert running.wait(30) == 128 + signal.SIGTERM
     with pytest.raises(ProcessLookupError):
