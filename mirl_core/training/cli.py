@@ -117,11 +117,14 @@ def report(
     baseline: Annotated[
         str | None, typer.Option(help="Whose final accuracy is to be reached; the grpo run if not given.")
     ] = None,
+    steps: Annotated[
+        int | None, typer.Option(min=1, help="As if every run had ended after so many steps.")
+    ] = None,
 ) -> None:
     """Plots and tables of one or more runs of `rl`; those that differ only in their seed are one line."""
     from mirl_core.training.rl.report import write_report
 
-    for path in write_report(runs, output, baseline):
+    for path in write_report(runs, output, baseline, steps):
         typer.echo(f"wrote {path}")
 
 

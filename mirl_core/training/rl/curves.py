@@ -155,8 +155,11 @@ class Reach:
     """Every run's own."""
 
 
-def read_run(folder: Path) -> RunData:
+def read_run(folder: Path, steps: int | None = None) -> RunData:
     """A run's files.
+
+    Args:
+        steps: read as if it had ended after so many; None: all of it.
 
     Raises:
         ConfigError: it is no run of `mirl-train rl`.
@@ -169,9 +172,14 @@ def read_run(folder: Path) -> RunData:
         questions = json.loads(asked.read_text(encoding="utf-8")) if asked.is_file() else {}
     except ValueError as error:
         raise ConfigError(f"{asked} can't be read: {error}") from error
-    return RunData(
-        folder, read_yaml(recipe), read_lines(folder / "metrics.jsonl"), read_lines(folder / LOOKS), questions
+    metrics, looks = (
+        [line for line in read_lines(folder / name) if steps is None or line["step"] <= steps]
+        for name in ("metrics.jsonl", LOOKS)
     )
+    values = read_yaml(recipe)
+    if steps is not None:
+        values = {**values, "steps": min(steps, values["steps"])}
+    return RunData(folder, values, metrics, looks, questions)
 
 
 def groups_of(runs: Sequence[RunData]) -> list[Group]:

@@ -9,9 +9,12 @@ import math
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
+import numpy as np
+import numpy.typing as npt
+
 from mirl_core.errors import ConfigError
 from mirl_core.evaluation.outcomes import file_name
-from mirl_core.evaluation.report.tables import percent, table
+from mirl_core.evaluation.report.tables import percent, points, table
 from mirl_core.evaluation.resampling import Resampling
 from mirl_core.training.rl.curves import COSTS, Curve, Group, Reach, groups_of, reach, read_run
 from mirl_core.training.rl.pages import write_page
@@ -19,8 +22,11 @@ from mirl_core.training.rl.plots import draw_plots
 
 __all__ = ["write_report"]
 
+Array = npt.NDArray[np.float64]
+
 _PREFACE = """Accuracy is the share of right answers to one sampled trajectory a question, runs averaged;
-brackets are 95% intervals over questions, resampled by scenes and glyphs. *n* is questions times runs."""
+brackets are 95% intervals over questions, resampled by scenes and glyphs; they take the runs as they are.
+Differences are paired by question. *n* is questions times runs."""
 
 _REACH = """The cost at which the mean curve over runs first has the accuracy that **{baseline}** ends with,
 linear between looks; *each run* is the same of every run's own curve. Brackets are 95% intervals over
@@ -28,17 +34,20 @@ questions, both curves resampled together; they take the runs as they are. A das
 of what the baseline itself took to first have that accuracy. Cost is of training alone, without looks."""
 
 
-def write_report(runs: Sequence[Path], output: Path, baseline: str | None = None) -> list[Path]:
+def write_report(
+    runs: Sequence[Path], output: Path, baseline: str | None = None, steps: int | None = None
+) -> list[Path]:
     """Write the report of some runs; returns the files.
 
     Args:
         baseline: label of the group whose final accuracy is to be reached; None: the one of planner grpo.
+        steps: leave out what came after so many, to compare runs of different lengths.
 
     Raises:
         ConfigError: a folder is no run, runs were looked at with different questions, or there is no such
             baseline.
     """
-    groups = groups_of([read_run(folder) for folder in runs])
+    groups = groups_of([read_run(folder, steps) for folder in runs])
     base = _baseline(groups, baseline)
     output.mkdir(parents=True, exist_ok=True)
     plots = draw_plots(groups, output / "plots")
@@ -50,7 +59,7 @@ def write_report(runs: Sequence[Path], output: Path, baseline: str | None = None
     sections = [
         "# Training runs",
         _runs(groups),
-        *_section("## Accuracy at the end", _PREFACE, _final(groups)),
+        *_section("## Accuracy at the end", _PREFACE, _final(groups, base)),
         *_section("## Cost to reach the baseline", *_reaching(groups, base)),
         *(f"![{path.stem}](plots/{path.name})" for path in plots),
         *(f"[Trajectories: {path.stem}]({path.name})" for path in pages if path is not None),
@@ -102,31 +111,45 @@ def _runs(groups: Sequence[Group]) -> str:
     return table(head, rows)
 
 
-def _final(groups: Sequence[Group]) -> str:
-    head = (
-        "run",
-        "data",
-        "n",
-        "accuracy at the start, %",
-        "at the end, %",
-        "right descriptions at the start, %",
-    )
+def _final(groups: Sequence[Group], base: Group | None) -> str:
+    head = ["run", "data", "n"]
+    for what in ("accuracy", "right descriptions"):
+        head += [f"{what} at the start, %", "at the end, %"]
+        head += [] if base is None else [f"minus {base.label}'s, points"]
     rows = []
     for group in groups:
         for name, curve in group.curves.items():
+            theirs = None if base is None or group is base else base.curves.get(name)
             resampling = Resampling(curve.clusters)
-            n = curve.right.shape[0] * curve.right.shape[2]
-            start, end = (_share(resampling, curve.right, look) for look in (0, -1))
-            seen = ("–", "–")
-            if curve.described is not None:
-                seen = (_share(resampling, curve.described, 0), _share(resampling, curve.described, -1))
-            rows.append((group.label, name, str(n), start, end, *seen))
-    return table((*head, "at the end, %"), rows)
+            cells = [group.label, name, str(curve.right.shape[0] * curve.right.shape[2])]
+            for field in ("right", "described"):
+                ours = _questions(curve, field)
+                cells += ["–", "–"] if ours is None else [_share(resampling, ours[look]) for look in (0, -1)]
+                if base is not None:
+                    other = None if theirs is None else _questions(theirs, field)
+                    cells.append(
+                        "–"
+                        if ours is None or other is None or theirs is None or curve.keys != theirs.keys
+                        else _gain(resampling, ours[-1], other[-1])
+                    )
+            rows.append(tuple(cells))
+    return table(tuple(head), rows)
 
 
-def _share(resampling: Resampling, values: object, look: int) -> str:
-    found = resampling.proportion(values[:, look].mean(axis=0))  # type: ignore[index]
+def _questions(curve: Curve, field: str) -> Array | None:
+    """[looks, questions]: the share of runs that were right."""
+    values: Array | None = getattr(curve, field)
+    return None if values is None else np.asarray(values.mean(axis=0))
+
+
+def _share(resampling: Resampling, values: Array) -> str:
+    found = resampling.proportion(values)
     return percent(found.mean, found.low, found.high)
+
+
+def _gain(resampling: Resampling, ours: Array, theirs: Array) -> str:
+    found = resampling.difference(ours, theirs)
+    return points({"difference": found.mean, "low": found.low, "high": found.high})
 
 
 def _reaching(groups: Sequence[Group], base: Group | None) -> tuple[str, str]:

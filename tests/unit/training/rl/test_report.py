@@ -119,6 +119,21 @@ def test_other_questions_are_not_compared(tmp_path: Path) -> None:
         reach(one.curves["digits/iid"], second.curves["digits/iid"], "seconds")
 
 
+def test_a_report_ends_where_it_is_told_to(tmp_path: Path) -> None:
+    runs = [
+        made_run(tmp_path / "mirl", [8, 16, 30], steps=20),
+        made_run(tmp_path / "short", [8, 12], steps=10, seed=1),
+        made_run(tmp_path / "grpo", [8, 12, 36], planner="grpo", steps=20),
+    ]
+    write_report(runs, tmp_path / "report", steps=10)
+    lines = (tmp_path / "report" / "report.md").read_text().splitlines()
+    mirl, *_ = (line for line in lines if line.startswith("| mirl | digits/iid | 80 |"))
+    cells = [cell.split(" [")[0].strip() for cell in mirl.split("|")[4:]]
+    # Two runs of one kind, once they are of one length: (16 + 12) / 80, 5 points above 12 / 40.
+    assert cells[:3] == ["20.0", "35.0", "+5.0"]
+    assert all("36" not in line for line in lines if line.startswith("| grpo | digits/iid"))
+
+
 def test_the_report_has_tables_plots_and_pages(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     folders = [
         made_run(tmp_path / "mirl" / "seed-0", [8, 16, 24]),
