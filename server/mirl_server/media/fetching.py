@@ -117,7 +117,7 @@ class ImageFetcher:
                     if response.status not in REDIRECTS:
                         return await _body(response, where, room)
                     following = target.url.join(_header(response, b"location"))
-            except httpx.InvalidURL as error:
+            except (httpx.InvalidURL, ValueError) as error:
                 raise ImageError(f"the image's URL redirects to nowhere; {REMEDY}", param=where) from error
             except _BROKEN as error:
                 raise _unreachable(error, where) from error

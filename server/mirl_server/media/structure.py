@@ -1,8 +1,8 @@
 """Files that are small to send and long to open: found by a look at their outline, before any decoder runs.
 
-Pillow and the libraries below it take such files as they come. A progressive JPEG may carry ten thousand scans
-of 80 bytes, each of which costs a pass over all pixels: hours for a megabyte. EXIF in a hundred thousand pieces
-is joined in quadratic time. Run-length BMP and millions of empty chunks are walked in Python.
+Pillow and the libraries below it take such files as they come. A progressive JPEG may carry ten thousand
+scans of 80 bytes, each of which costs a pass over all pixels: hours for a megabyte. EXIF in a hundred
+thousand pieces is joined in quadratic time. Run-length BMP and millions of empty chunks are walked in Python.
 """
 
 from __future__ import annotations

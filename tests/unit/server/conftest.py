@@ -31,10 +31,14 @@ DESCRIPTIONS = [
 ]
 
 
-def data_url(colour: str = "red", size: tuple[int, int] = (4, 4)) -> str:
+def png(colour: str = "red", size: tuple[int, int] = (4, 4)) -> bytes:
     buffer = io.BytesIO()
     Image.new("RGB", size, colour).save(buffer, "PNG")
-    return "data:image/png;base64," + base64.b64encode(buffer.getvalue()).decode()
+    return buffer.getvalue()
+
+
+def data_url(colour: str = "red", size: tuple[int, int] = (4, 4)) -> str:
+    return "data:image/png;base64," + base64.b64encode(png(colour, size)).decode()
 
 
 def question(text: str = "which digit?", url: str | None = None) -> dict[str, Any]:
