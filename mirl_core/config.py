@@ -186,6 +186,10 @@ class Limits(Settings):
     """Largest encoded image; bytes."""
     max_image_pixels: Annotated[int, Field(ge=1)] = 40_000_000
     """Largest decoded image; pixels."""
+    max_total_image_bytes: Annotated[int, Field(ge=1)] = 50 * 2**20
+    """Most bytes of all encoded images of one request together."""
+    max_total_image_pixels: Annotated[int, Field(ge=1)] = 100_000_000
+    """Most pixels of all decoded images of one request together."""
 
     def check(self, options: MIRLOptions) -> None:
         """Raise RequestError naming the first option above its limit."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import suppress
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -19,7 +20,9 @@ def upright_rgb(image: Image) -> Image:
     from PIL import ImageOps
 
     image.load()
-    image = ImageOps.exif_transpose(image)
+    # Malformed EXIF is common in files that every viewer shows; Pillow raises many things at it.
+    with suppress(Exception):
+        image = ImageOps.exif_transpose(image)
     if image.mode.startswith("I"):
         # 16-bit grey: Pillow's own conversion clips instead of scaling.
         image = image.point(lambda value: value * (1 / 256)).convert("L")

@@ -5,8 +5,9 @@ their own. `--help` and `--version` don't load vLLM. What is wrong on the comman
 code 2; SIGTERM ends the server with exit code 0.
 
 Defaults that differ from vLLM's, each undone by its flag: the server listens on 127.0.0.1 only (`--host`);
-media are not fetched by URL (`--allowed-media-domains`); no usage reports are sent (VLLM_NO_USAGE_STATS=0);
-without a model it serves the bundled one; on the CPU the engine arguments of `cpu_engine_args`.
+nothing is fetched by URL (`--allow-image-host` for images in chat completions, `--allowed-media-domains` for
+what vLLM's own endpoints fetch); no usage reports are sent (VLLM_NO_USAGE_STATS=0); without a model it serves
+the bundled one; on the CPU the engine arguments of `cpu_engine_args`.
 """
 
 from __future__ import annotations
@@ -28,11 +29,15 @@ import pydantic
 from mirl_core import __version__
 from mirl_core.config import Limits, MIRLOptions, ModelSettings
 from mirl_core.errors import ConfigError
+from mirl_server.media.rules import ImageFetching
 from mirl_server.settings import ServerSettings, default_options
 
 PLUGIN = "mirl"
 BUNDLED_NAME = "mirl-tiny"
 NO_DOMAIN = "no-domain-is-allowed.invalid"
+FETCH_SETTINGS = [
+    name for name in ImageFetching.model_fields if name not in ("allow_hosts", "deny_hosts", "allow_private")
+]
 EPILOG = """\
 Every flag of `vllm serve` is taken too, and means what it means there:
   mirl-serve --help=all           all flags
@@ -110,7 +115,40 @@ def own_parser() -> argparse.ArgumentParser:
         "--no-reasoning-content-alias", action="store_true",
         help="send the reasoning as `reasoning` only, not as `reasoning_content` too",
     )  # fmt: skip
+    _add_image_flags(parser)
     return parser
+
+
+def _add_image_flags(parser: argparse.ArgumentParser) -> None:
+    """Where images may be fetched from."""
+    images = parser.add_argument_group("images by URL", "Off until a host is allowed (see docs/serving.md).")
+    images.add_argument(
+        "--allow-image-host", metavar="HOST", action="append", default=[],
+        help="fetch images from HOST: example.com, *.example.com, example.com:8443, or * for all; repeatable",
+    )  # fmt: skip
+    images.add_argument(
+        "--deny-image-host", metavar="HOST", action="append", default=[],
+        help="never fetch from HOST, or from addresses in a network such as 10.1.0.0/16; repeatable",
+    )  # fmt: skip
+    images.add_argument(
+        "--allow-private-image-hosts", action="store_true",
+        help="let allowed hosts that are named (not *) have private addresses: stores in the cluster",
+    )  # fmt: skip
+    images.add_argument(
+        "--image-fetch", metavar="SETTING=VALUE", action="append", default=[],
+        help=f"how to fetch; settings: {', '.join(FETCH_SETTINGS)}",
+    )  # fmt: skip
+
+
+def image_settings(own: argparse.Namespace) -> dict[str, Any]:
+    """What the image flags say, as fields of ImageFetching."""
+    said = pairs(own.image_fetch, "--image-fetch")
+    for name in said:
+        if name not in FETCH_SETTINGS:
+            raise UsageError(f"--image-fetch has no setting {name!r}; it has {', '.join(FETCH_SETTINGS)}")
+    lists = {"allow_hosts": own.allow_image_host, "deny_hosts": own.deny_image_host}
+    said |= {name: given for name, given in lists.items() if given}
+    return {**said, "allow_private": True} if own.allow_private_image_hosts else said
 
 
 def own_settings(own: argparse.Namespace) -> dict[str, Any]:
@@ -120,6 +158,7 @@ def own_settings(own: argparse.Namespace) -> dict[str, Any]:
         "limits": pairs(own.mirl_limit, "--mirl-limit"),
         "calibration": own.mirl_calibration,
         "keep_alive": own.mirl_keep_alive,
+        "images": image_settings(own),
     }
     settings = {name: value for name, value in said.items() if value not in (None, {})}
     return {**settings, "reasoning_content": False} if own.no_reasoning_content_alias else settings

@@ -27,7 +27,8 @@ from mirl_core.config import ModelSettings
 from mirl_core.engines.vllm import VLLMEngine
 from mirl_core.errors import ConfigError
 from mirl_core.pipeline import Pipeline
-from mirl_server.media import read_references
+from mirl_server.media.decoding import read_references
+from mirl_server.media.images import Images
 from mirl_server.metrics import process_metrics
 from mirl_server.routes import make_router
 from mirl_server.service import Service
@@ -70,6 +71,7 @@ class MIRLPlugin:
             cards=lambda: _cards(state),
             delegate=delegate,
             metrics=process_metrics(),
+            images=Images.of(settings.limits, settings.images),
             priorities=args.scheduling_policy == "priority",
             force_usage=args.enable_force_include_usage,
             # vLLM's launcher puts its server there, after the plugins are set up.

@@ -6,18 +6,19 @@ vLLM. A test holds the tables against every field of vLLM's model and of the Ope
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from typing import Annotated, Any, TypeVar
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from pydantic_core import from_json
 from starlette.requests import Request
 
-from mirl_core.config import Limits, MIRLOptions, first_problem
+from mirl_core.config import MIRLOptions, first_problem
 from mirl_core.engines.base import Sampling
 from mirl_core.errors import RequestError
 from mirl_core.types import Conversation
-from mirl_server.media import decode_images
+from mirl_server.media.images import Images, is_remote
 
 DIRECT = ":direct"
 ROLES = ("system", "developer", "user", "assistant", "tool", "function")
@@ -121,7 +122,8 @@ class ChatRequest(BaseModel):
     )
 
     messages: Annotated[list[dict[str, Any]], Field(min_length=1)]
-    """The conversation. The newest message is the user's and carries images as data URLs."""
+    """The conversation. The newest message is the user's and carries images: data URLs, or http(s) URLs of
+    hosts that the operator allows."""
     model: str | None = None
     """A served name, answered through the gate; with `:direct` behind it, plainly by vLLM."""
     mirl: dict[str, Any] | None = None
@@ -239,8 +241,26 @@ def _check_stream_options(request: ChatRequest) -> None:
             raise RequestError(f"stream_options.{name} is not supported", param=f"stream_options.{name}")
 
 
-async def read_conversation(request: ChatRequest, limits: Limits) -> Conversation:
-    """The conversation with its images decoded.
+def remote_images(messages: object) -> list[tuple[str, str, Callable[[str], None]]]:
+    """The images that a handler would have to fetch: URL, content part, and how to put another URL there.
+
+    Wherever vLLM looks for one: `image_url` in a part of any type, as text or as an object.
+    """
+    found: list[tuple[str, str, Callable[[str], None]]] = []
+    for i, message in enumerate(messages if isinstance(messages, list) else ()):
+        content = message.get("content") if isinstance(message, dict) else None
+        for j, part in enumerate(content if isinstance(content, list) else ()):
+            holder, key = (part, "image_url") if isinstance(part, dict) else ({}, "")
+            if isinstance(holder.get(key), dict):
+                holder, key = holder[key], "url"
+            url = holder.get(key)
+            if isinstance(url, str) and is_remote(url):
+                found.append((url, f"messages[{i}].content[{j}]", partial(holder.__setitem__, key)))
+    return found
+
+
+async def read_conversation(request: ChatRequest, images: Images) -> Conversation:
+    """The conversation with its images fetched and decoded.
 
     Raises:
         RequestError: a message or content part is malformed, or of a kind that isn't taken.
@@ -251,13 +271,13 @@ async def read_conversation(request: ChatRequest, limits: Limits) -> Conversatio
         _check_message(message, f"messages[{i}]")
         if isinstance(message.get("content"), list):
             urls += _image_urls(message["content"], f"messages[{i}].content")
-    images = iter(await decode_images(urls, limits))
+    decoded = iter(await images.decode(urls))
     messages: list[Mapping[str, Any]] = []
     for message in request.messages:
         content = message.get("content")
         if isinstance(content, list):
             content = [
-                part if part["type"] == "text" else {"type": "image", "image": next(images)}
+                part if part["type"] == "text" else {"type": "image", "image": next(decoded)}
                 for part in content
             ]
         messages.append({**message, "content": content})

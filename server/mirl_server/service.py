@@ -15,6 +15,7 @@ from mirl_core.config import MIRLOptions
 from mirl_core.engines.base import RequestContext
 from mirl_core.errors import EngineDeadError, RequestError
 from mirl_core.pipeline import Pipeline
+from mirl_server.media.images import Images
 from mirl_server.metrics import Metrics
 from mirl_server.requests import DIRECT
 from mirl_server.settings import ServerSettings
@@ -39,6 +40,8 @@ class Service:
     delegate: Delegate
     """Answers a plain chat completion: the backend's own handler."""
     metrics: Metrics
+    images: Images
+    """Reads the images of requests."""
     draining: Callable[[], bool] = lambda: False
     priorities: bool = False
     """Whether the engine schedules by priority."""

@@ -14,6 +14,7 @@ from pydantic_settings import BaseSettings, SettingsConfigDict
 
 from mirl_core.config import Limits, MIRLOptions, ModelSettings, first_problem
 from mirl_core.errors import ConfigError, RequestError
+from mirl_server.media.rules import ImageFetching
 
 
 class ServerSettings(BaseSettings):
@@ -31,6 +32,8 @@ class ServerSettings(BaseSettings):
     """A `mirl.json`, or the folder that holds one, in place of the one beside the model's weights."""
     reasoning_content: bool = True
     """Send the reasoning as `reasoning_content` too, the name that older clients read."""
+    images: ImageFetching = ImageFetching()
+    """Images by http(s) URL. Environment: `MIRL_IMAGES__ALLOW_HOSTS=example.com,*.example.org`."""
     keep_alive: Annotated[float, Field(gt=0)] = 10.0
     """Seconds without a chunk after which a stream carries a comment, so that proxies keep it open."""
 

@@ -1,7 +1,7 @@
 """POST /v1/chat/completions: through the gate where the newest user message brings an image, else handed on.
 
-Handed on untouched but for the name and the tenant's cache salt: `NAME:direct`, requests without a new image
-(follow-ups, tool turns, text), adapters and unknown names.
+Handed on untouched but for the name, the tenant's cache salt and images by URL, which are fetched here:
+`NAME:direct`, requests without a new image (follow-ups, tool turns, text), adapters and unknown names.
 """
 
 from __future__ import annotations
@@ -27,6 +27,7 @@ from mirl_server.requests import (
     read_body,
     read_conversation,
     read_request,
+    remote_images,
     request_schema,
 )
 from mirl_server.service import Service, cache_salt, request_context, service_of
@@ -90,7 +91,7 @@ async def _gated(service: Service, request: Request, body: dict[str, Any]) -> Re
                 include_usage=service.force_usage
                 or bool(asked.stream_options and asked.stream_options.include_usage),
             )
-            events = Events(await _start(service, asked, context))
+            events = Events(await unless_gone(request.receive, _start(service, asked, context)))
             closing.push_async_callback(events.close)
             if not asked.stream:
                 last = cast("Finished", await unless_gone(request.receive, events.last()))
@@ -116,12 +117,12 @@ async def _gated(service: Service, request: Request, body: dict[str, Any]) -> Re
 async def _start(
     service: Service, asked: ChatRequest, context: RequestContext
 ) -> AsyncGenerator[Event, None]:
-    """Check the request, decode its images, and set the pipeline to it."""
+    """Check the request, fetch and decode its images, and set the pipeline to it."""
     pipeline = service.engine_pipeline()
     service.check_priority(asked.priority)
     options = request_options(asked.mirl, service.options, service.settings.limits)
     sampling = asked.sampling(pipeline.settings.temperature, pipeline.engine.max_model_len)
-    conversation = await read_conversation(asked, service.settings.limits)
+    conversation = await read_conversation(asked, service.images)
     return pipeline.run(conversation, options, sampling, context)
 
 
@@ -143,6 +144,12 @@ async def _plain(service: Service, request: Request, body: dict[str, Any]) -> Re
         salt = cache_salt(request.headers.get("authorization"), own_salt)
         if salt is not None:
             body["cache_salt"] = salt
+    if remote := remote_images(body.get("messages")):
+        # The backend would fetch by its own rules: it gets the bytes instead.
+        urls = [(url, where) for url, where, _ in remote]
+        inlined = await unless_gone(request.receive, service.images.inline(urls))
+        for (_, _, put), url in zip(remote, inlined, strict=True):
+            put(url)
     response = await service.delegate(body, request)
     return _renamed(response, str(asked)) if asked != name else response
 

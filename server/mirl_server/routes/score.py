@@ -75,7 +75,7 @@ async def _score(service: Service, request: Request, body: dict[str, Any]) -> di
     pipeline = service.engine_pipeline()
     options = request_options(asked.mirl, service.options, service.settings.limits)
     service.check_priority(asked.priority)
-    conversation = await read_conversation(asked, service.settings.limits)
+    conversation = await unless_gone(request.receive, read_conversation(asked, service.images))
     context = request_context(request, asked.request_id, asked.cache_salt, asked.priority or 0)
     contents = [pipeline.engine.encode(text) for text in texts]
     tokens = sum(map(len, contents))

@@ -19,6 +19,7 @@ from prometheus_client import CollectorRegistry
 from mirl_core.config import ModelSettings
 from mirl_core.engines.fake import FakeEngine, FakeText
 from mirl_core.pipeline import Pipeline
+from mirl_server.media.images import Images
 from mirl_server.metrics import Metrics
 from mirl_server.routes import make_router
 from mirl_server.service import Service
@@ -30,10 +31,14 @@ DESCRIPTIONS = [
 ]
 
 
-def data_url(colour: str = "red", size: tuple[int, int] = (4, 4)) -> str:
+def png(colour: str = "red", size: tuple[int, int] = (4, 4)) -> bytes:
     buffer = io.BytesIO()
     Image.new("RGB", size, colour).save(buffer, "PNG")
-    return "data:image/png;base64," + base64.b64encode(buffer.getvalue()).decode()
+    return buffer.getvalue()
+
+
+def data_url(colour: str = "red", size: tuple[int, int] = (4, 4)) -> str:
+    return "data:image/png;base64," + base64.b64encode(png(colour, size)).decode()
 
 
 def question(text: str = "which digit?", url: str | None = None) -> dict[str, Any]:
@@ -74,6 +79,7 @@ def make_harness(
     with_engine: bool = True,
     draining: bool = False,
     model: ModelSettings | None = None,
+    images: Images | None = None,
     **settings: Any,
 ) -> Harness:
     engine = engine or FakeEngine(
@@ -104,6 +110,7 @@ def make_harness(
         cards=cards,
         delegate=delegate,
         metrics=Metrics(registry),
+        images=images or Images.of(loaded.limits, loaded.images),
         draining=lambda: draining,
     )
     return Harness(engine, app, registry, app.state.mirl, handed)

@@ -8,6 +8,7 @@ import pytest
 
 from mirl_core.config import Limits
 from mirl_core.errors import ImageError, RequestError
+from mirl_server.media.images import Images
 from mirl_server.requests import (
     INERT,
     REFUSED,
@@ -167,7 +168,7 @@ def test_what_brings_an_image(messages: object, brought: bool) -> None:
 
 
 async def conversation(*messages: dict[str, Any], **limits: int) -> Any:
-    return await read_conversation(read_request({"messages": list(messages)}), Limits(**limits))
+    return await read_conversation(read_request({"messages": list(messages)}), Images(Limits(**limits)))
 
 
 async def test_images_of_all_turns_are_decoded_in_order() -> None:

@@ -11,7 +11,8 @@ from PIL import Image
 
 from mirl_core.config import Limits
 from mirl_core.errors import ConfigError, ImageError, RequestTooLargeError
-from mirl_server.media import decode_images, decode_url, read_references
+from mirl_server.media.decoding import Room, decode_url, read_references
+from mirl_server.media.images import Images
 
 WHERE = "messages[0].content[1]"
 
@@ -27,7 +28,7 @@ def url(raw: bytes, kind: str = "image/png") -> str:
 
 
 def decode(given: str, limits: Limits | None = None) -> Image.Image:
-    return decode_url(given, WHERE, limits or Limits())
+    return decode_url(given, WHERE, Room.of(limits or Limits()))
 
 
 @pytest.mark.parametrize("format_", ["PNG", "JPEG", "WEBP", "GIF", "BMP"])
@@ -96,7 +97,7 @@ def test_sixteen_bit_grey_is_scaled() -> None:
         ("data:image/png;base64,@@@@", "not base64"),
         ("data:image/png;base64,aGk", "not base64"),
         ("data:image/png;base64,aGk=\n", "not base64"),
-        ("data:image/png;base64,aGkgdGhlcmU=", "damaged"),
+        ("data:image/png;base64,aGkgdGhlcmU=", "none of the formats"),
     ],
 )
 def test_refusals_name_part_and_remedy(given: str, said: str) -> None:
@@ -137,9 +138,55 @@ def test_damaged_files_are_image_errors(format_: str) -> None:
 
 async def test_number_of_images() -> None:
     good = url(encoded(Image.new("RGB", (2, 2))))
-    assert len(await decode_images([(good, WHERE)] * 2, Limits(max_images=2))) == 2
+    images = Images(Limits(max_images=2))
+    assert len(await images.decode([(good, WHERE)] * 2)) == 2
     with pytest.raises(RequestTooLargeError, match="3 images"):
-        await decode_images([(good, WHERE)] * 3, Limits(max_images=2))
+        await images.decode([(good, WHERE)] * 3)
+
+
+async def test_all_images_of_a_request_together() -> None:
+    raw = [encoded(Image.new("RGB", (20, 10), colour)) for colour in ("red", "blue")]
+    urls = [(url(one), f"messages[0].content[{i}]") for i, one in enumerate(raw)]
+    size = sum(map(len, raw))
+    assert len(await Images(Limits(max_total_image_bytes=size, max_total_image_pixels=400)).decode(urls)) == 2
+    for limits in (Limits(max_total_image_bytes=size - 1), Limits(max_total_image_pixels=399)):
+        with pytest.raises(RequestTooLargeError, match="together") as caught:
+            await Images(limits).decode(urls)
+        assert caught.value.param == "messages[0].content[1]"
+        # The same image twice is one.
+        assert len(await Images(limits).decode([urls[0], (urls[0][0], "messages[0].content[2]")])) == 2
+
+
+def test_sixteen_bits_with_a_transparent_colour() -> None:
+    def chunk(kind: bytes, body: bytes) -> bytes:
+        return len(body).to_bytes(4, "big") + kind + body + zlib.crc32(kind + body).to_bytes(4, "big")
+
+    for colour, pixel in ((0, b"\x80\x00"), (2, b"\x80\x00\x40\x00\x20\x00")):
+        header = b"\x00\x00\x00\x01\x00\x00\x00\x01\x10" + bytes([colour, 0, 0, 0])
+        data = zlib.compress(b"\x00" + pixel)
+        raw = b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", header) + chunk(b"tRNS", pixel) + chunk(b"IDAT", data)
+        assert decode(url(raw + chunk(b"IEND", b""))).mode == "RGB"
+
+
+def test_malformed_exif_does_not_spoil_a_picture() -> None:
+    raw = encoded(Image.new("RGB", (8, 4), "red"), "JPEG")
+    for exif in (
+        b"garbage",
+        b"MM\x00\x2a\xff\xff\xff\xff",
+        b"II\x2a\x00\x08\x00\x00\x00\xff\xff" + bytes(40),
+    ):
+        body = b"Exif\x00\x00" + exif
+        given = raw[:2] + b"\xff\xe1" + (len(body) + 2).to_bytes(2, "big") + body + raw[2:]
+        assert decode(url(given, "image/jpeg")).size == (8, 4)
+
+
+def test_the_largest_file_allowed_is_not_over_the_limit_by_its_base64() -> None:
+    raw = encoded(Image.new("RGB", (3, 3)))
+    for extra in range(4):
+        size = len(raw) + extra
+        assert decode(url(raw + bytes(extra)), Limits(max_image_bytes=size)).size == (3, 3)
+        with pytest.raises(RequestTooLargeError):
+            decode(url(raw + bytes(extra)), Limits(max_image_bytes=size - 1))
 
 
 def test_reference_images(tmp_path) -> None:  # type: ignore[no-untyped-def]

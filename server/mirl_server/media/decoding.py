@@ -1,0 +1,171 @@
+"""Bytes into pictures: within the operator's limits, first frame, upright, RGB.
+
+Whatever is given ends as an RGB image or as an ImageError (RequestTooLargeError where a limit is the reason)
+that names the content part at fault. It keeps a processor busy: run it in a thread.
+"""
+
+from __future__ import annotations
+
+import base64
+import binascii
+import io
+import re
+import struct
+import zlib
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+from PIL import Image
+
+from mirl_core.config import Limits
+from mirl_core.errors import ConfigError, ImageError, RequestTooLargeError
+from mirl_core.images import upright_rgb
+from mirl_server.media.rules import refused_url
+from mirl_server.media.structure import FORMATS, UnreasonableError, media_type, passes
+
+MAX_PASSES = 16
+"""Over the largest picture allowed, in decoding one. A progressive photograph takes about 10."""
+KNOWN = "send PNG, JPEG, WebP, GIF or BMP"
+_DECLARED = (*FORMATS, "image/jpg")
+_DATA_URL = re.compile(
+    r"data:([\w.+-]+/[\w.+-]+)?(?:;[\w.+-]+=[\w.+-]+)*(;base64)?,", re.ASCII | re.IGNORECASE
+)
+_LONGEST_HEAD = 256
+# What Pillow's decoders raise on damaged or hostile files, beside OSError.
+_DAMAGED = (
+    OSError, ValueError, SyntaxError, TypeError, LookupError, EOFError, ArithmeticError, AttributeError,
+    AssertionError, NotImplementedError, RecursionError, struct.error, zlib.error, MemoryError,
+)  # fmt: skip
+
+
+@dataclass(slots=True)
+class Room:
+    """What one request's images may still take, all together."""
+
+    limits: Limits
+    bytes: int
+    pixels: int
+
+    @classmethod
+    def of(cls, limits: Limits) -> Room:
+        """Everything that the operator allows one request."""
+        return cls(limits, limits.max_total_image_bytes, limits.max_total_image_pixels)
+
+    def check_bytes(self, count: int, where: str, before: int = 0) -> None:
+        """RequestTooLargeError where `count` more bytes of an image, after `before`, are too many."""
+        if before + count > self.limits.max_image_bytes:
+            raise RequestTooLargeError(
+                f"the image is over {self.limits.max_image_bytes} bytes; send a smaller one", param=where
+            )
+        if count > self.bytes:
+            raise RequestTooLargeError(
+                f"the request's images are over {self.limits.max_total_image_bytes} bytes together; "
+                "send fewer or smaller ones",
+                param=where,
+            )
+
+    def take_bytes(self, count: int, where: str, before: int = 0) -> None:
+        """The same, and count them."""
+        self.check_bytes(count, where, before)
+        self.bytes -= count
+
+    def check_pixels(self, width: int, height: int, where: str) -> None:
+        """RequestTooLargeError where a picture is too large."""
+        if width * height > self.limits.max_image_pixels:
+            raise RequestTooLargeError(
+                f"the image has {width}×{height} pixels, more than {self.limits.max_image_pixels}; "
+                "send a smaller one",
+                param=where,
+            )
+        if width * height > self.pixels:
+            raise RequestTooLargeError(
+                f"the request's images have more than {self.limits.max_total_image_pixels} pixels together; "
+                "send fewer or smaller ones",
+                param=where,
+            )
+
+
+def decode_url(url: str, where: str, room: Room) -> Image.Image:
+    """The picture of one data URL."""
+    return decode_bytes(data_bytes(url, where, room), where, room)
+
+
+def data_bytes(url: str, where: str, room: Room) -> bytes:
+    """The encoded image in one data URL. The type it declares need not be the file's, as in browsers."""
+    if url[:5].lower() != "data:":
+        raise refused_url(url, where)
+    head = _DATA_URL.match(url[:_LONGEST_HEAD])
+    if head is None or not head[2]:
+        raise ImageError("a data URL reads data:image/png;base64,… (or jpeg, webp, gif, bmp)", param=where)
+    kind = (head[1] or "").lower()
+    if kind not in _DECLARED:
+        raise ImageError(f"images of type '{kind[:40]}' are not accepted; {KNOWN}", param=where)
+    encoded = url[head.end() :]
+    # Up to two characters of the last four are padding.
+    room.check_bytes(max(len(encoded) * 3 // 4 - 2, 0), where)
+    try:
+        return base64.b64decode(encoded, validate=True)
+    except (binascii.Error, ValueError) as error:
+        raise ImageError(
+            "the image's data is not base64: the standard alphabet, padded, without spaces", param=where
+        ) from error
+
+
+def decode_bytes(raw: bytes, where: str, room: Room) -> Image.Image:
+    """An encoded file as an upright RGB image: first frame, EXIF rotation applied, transparency on white."""
+    with _opened(raw, where, room) as image:
+        # As encoded: what is sent upright counts the same.
+        taken = image.width * image.height
+        upright = upright_rgb(image)
+        room.pixels -= taken
+        return upright
+
+
+def check_bytes(raw: bytes, where: str, room: Room) -> str:
+    """The type of an encoded file that would be decoded, by its header alone."""
+    with _opened(raw, where, room) as image:
+        room.pixels -= image.width * image.height
+    return str(media_type(raw))
+
+
+@contextmanager
+def _opened(raw: bytes, where: str, room: Room) -> Iterator[Image.Image]:
+    """A file opened by the decoder of its own format, everything that its header tells within the limits."""
+    if not raw:
+        raise ImageError(f"the image is empty; {KNOWN}", param=where)
+    room.take_bytes(len(raw), where)
+    kind = media_type(raw[:16])
+    if kind is None:
+        raise ImageError(f"the image's data is none of the formats accepted; {KNOWN}", param=where)
+    try:
+        rounds = passes(raw, kind)
+        with Image.open(io.BytesIO(raw), formats=[FORMATS[kind]]) as image:
+            # Checked before a single pixel is decompressed.
+            room.check_pixels(image.width, image.height, where)
+            if rounds * image.width * image.height > MAX_PASSES * room.limits.max_image_pixels:
+                raise UnreasonableError("scans")
+            yield image
+    except (Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
+        raise RequestTooLargeError(
+            "the image has too many pixels; send a smaller one", param=where
+        ) from error
+    except UnreasonableError as error:
+        raise ImageError(
+            "the image's file is too intricate to open; save it anew, not progressive and without metadata",
+            param=where,
+        ) from error
+    except _DAMAGED as error:
+        raise ImageError("the image is damaged or cut short; send a whole file", param=where) from error
+
+
+def read_references(paths: Sequence[str]) -> tuple[Image.Image, ...]:
+    """The model's reference images (`mirl.json`), decoded."""
+    images = []
+    for path in paths:
+        try:
+            images.append(decode_bytes(Path(path).read_bytes(), path, Room.of(Limits())))
+        except (OSError, ImageError, RequestTooLargeError) as error:
+            raise ConfigError(f"reference image {path}: {error}", param="reference_images") from error
+    return tuple(images)
