@@ -27,6 +27,7 @@ __all__ = [
     "Group",
     "Reach",
     "RunData",
+    "at_cost",
     "first_reach",
     "groups_of",
     "reach",
@@ -248,6 +249,15 @@ def reach(curve: Curve, baseline: Curve, cost: str, draws: int = 2000) -> Reach:
         for run in range(len(curve.right))
     )
     return Reach(float(found[0]), low, high, float(ratios[0]), ratio_low, ratio_high, each)
+
+
+def at_cost(curve: Curve, cost: str, spent: float) -> Array:
+    """[questions]: the share of runs that were right when `spent` was spent, linear between looks."""
+    shares = curve.right.mean(axis=0)
+    along = np.interp(spent, curve.cost(cost), np.arange(len(shares)))
+    before = int(along)
+    after = min(before + 1, len(shares) - 1)
+    return np.asarray(shares[before] + (along - before) * (shares[after] - shares[before]))
 
 
 def _interval(values: Array) -> tuple[float, float]:

@@ -16,7 +16,16 @@ from mirl_core.errors import ConfigError
 from mirl_core.evaluation.outcomes import file_name
 from mirl_core.evaluation.report.tables import percent, points, table
 from mirl_core.evaluation.resampling import Resampling
-from mirl_core.training.rl.curves import COSTS, Curve, Group, Reach, groups_of, reach, read_run
+from mirl_core.training.rl.curves import (
+    COSTS,
+    Curve,
+    Group,
+    Reach,
+    at_cost,
+    groups_of,
+    reach,
+    read_run,
+)
 from mirl_core.training.rl.pages import write_page
 from mirl_core.training.rl.plots import draw_plots
 
@@ -27,6 +36,10 @@ Array = npt.NDArray[np.float64]
 _PREFACE = """Accuracy is the share of right answers to one sampled trajectory a question, runs averaged;
 brackets are 95% intervals over questions, resampled by scenes and glyphs; they take the runs as they are.
 Differences are paired by question. *n* is questions times runs."""
+
+_EQUAL = """Accuracy minus that of **{baseline}**, in points, when both have spent as much: a quarter to all
+of what **{baseline}** spent, linear between looks. A dash: the run ended before. Brackets are 95% intervals
+over questions, paired; they take the runs as they are."""
 
 _REACH = """The cost at which the mean curve over runs first has the accuracy that **{baseline}** ends with,
 linear between looks; *each run* is the same of every run's own curve. Brackets are 95% intervals over
@@ -60,6 +73,7 @@ def write_report(
         "# Training runs",
         _runs(groups),
         *_section("## Accuracy at the end", _PREFACE, _final(groups, base)),
+        *_section("## At equal cost", *_equal(groups, base)),
         *_section("## Cost to reach the baseline", *_reaching(groups, base)),
         *(f"![{path.stem}](plots/{path.name})" for path in plots),
         *(f"[Trajectories: {path.stem}]({path.name})" for path in pages if path is not None),
@@ -150,6 +164,38 @@ def _share(resampling: Resampling, values: Array) -> str:
 def _gain(resampling: Resampling, ours: Array, theirs: Array) -> str:
     found = resampling.difference(ours, theirs)
     return points({"difference": found.mean, "low": found.low, "high": found.high})
+
+
+_PARTS = {"a quarter": 0.25, "half": 0.5, "three quarters": 0.75, "all": 1.0}
+
+
+def _equal(groups: Sequence[Group], base: Group | None) -> tuple[str, str]:
+    if base is None or not base.curves:
+        return "", ""
+    rows = []
+    for group in groups:
+        for name, curve in group.curves.items() if group is not base else ():
+            theirs = base.curves.get(name)
+            if theirs is None or theirs.keys != curve.keys:
+                continue
+            resampling = Resampling(curve.clusters)
+            for cost, title in COSTS.items():
+                spent = [part * float(theirs.cost(cost)[-1]) for part in _PARTS.values()]
+                ends = float(curve.cost(cost)[-1])
+                rows.append(
+                    (
+                        group.label,
+                        name,
+                        title,
+                        *(
+                            _gain(resampling, at_cost(curve, cost, one), at_cost(theirs, cost, one))
+                            if one <= ends
+                            else "–"
+                            for one in spent
+                        ),
+                    )
+                )
+    return _EQUAL.format(baseline=base.label), table(("run", "data", "cost", *_PARTS), rows) if rows else ""
 
 
 def _reaching(groups: Sequence[Group], base: Group | None) -> tuple[str, str]:

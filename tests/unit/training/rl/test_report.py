@@ -119,6 +119,19 @@ def test_other_questions_are_not_compared(tmp_path: Path) -> None:
         reach(one.curves["digits/iid"], second.curves["digits/iid"], "seconds")
 
 
+def test_runs_are_compared_at_equal_cost(tmp_path: Path) -> None:
+    runs = [
+        made_run(tmp_path / "mirl", [8, 16, 24], cost=60.0),
+        made_run(tmp_path / "grpo", [8, 12, 16], planner="grpo"),
+    ]
+    write_report(runs, tmp_path / "report")
+    lines = (tmp_path / "report" / "report.md").read_text().splitlines()
+    (row,) = (line for line in lines if line.startswith("| mirl | digits/iid | complete trajectories | +"))
+    cells = [cell.split(" [")[0].strip() for cell in row.split("|")[4:-1]]
+    # After 50 trajectories 8 + 8 * 50 / 60 against 10 of 40; after 100 21.33 against 12; at 120 mirl ended.
+    assert cells == ["+11.7", "+23.3", "–", "–"]
+
+
 def test_a_report_ends_where_it_is_told_to(tmp_path: Path) -> None:
     runs = [
         made_run(tmp_path / "mirl", [8, 16, 30], steps=20),
@@ -157,10 +170,9 @@ def test_the_report_has_tables_plots_and_pages(tmp_path: Path, capsys: pytest.Ca
     rows = [
         line
         for line in text.splitlines()
-        if line.startswith("| mirl | digits/iid") and "trajectories" in line
+        if line.startswith("| mirl | digits/iid | 80 | 40.0 | complete trajectories |")
     ]
     assert len(rows) == 1
-    assert "| 80 | 40.0 | complete trajectories |" in rows[0]
     assert "100 / 67" in rows[0]
     assert "that **grpo** ends with" in text
     assert str(tmp_path) not in text
