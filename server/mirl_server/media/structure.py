@@ -19,6 +19,8 @@ FORMATS = {
 """What users send, as Pillow calls it."""
 MAX_SEGMENTS = 1000
 """A JPEG's markers but for scans. ICC profiles take at most 255, depth maps of phones some 100."""
+MAX_JUNK = 2**16
+"""Bytes between the segments of a JPEG, which Pillow skips one by one."""
 MAX_CHUNKS = 20_000
 """A PNG's chunks. 20 MiB in libpng's default of 8 KiB are 2,560."""
 MAX_PREFACE = 2**18
@@ -49,6 +51,7 @@ def passes(raw: bytes, kind: str) -> int:
     """How often decoding a file of type `kind` goes over all pixels. Damaged files are left to the decoder.
 
     Raises:
+        ValueError: a JPEG without a scan.
         UnreasonableError: opening it would take long, whatever its size in pixels.
     """
     if kind == "image/jpeg":
@@ -65,9 +68,13 @@ def passes(raw: bytes, kind: str) -> int:
 
 
 def _jpeg_scans(raw: bytes) -> int:
-    position, scans, segments = 2, 0, 0
+    position, scans, segments, junk = 2, 0, 0, 0
     # Byte stuffing keeps markers out of a scan's data: the search lands on the next segment, as libjpeg does.
     while found := _JPEG_MARKER.search(raw, position):
+        # Between segments; within a scan it is the picture.
+        junk += 0 if scans else found.start() - position
+        if junk > MAX_JUNK:
+            raise UnreasonableError("junk")
         position = found.end()
         if found[1] == b"\xd9":
             break
@@ -83,7 +90,9 @@ def _jpeg_scans(raw: bytes) -> int:
             if length < 2:
                 break
             position += length
-    return max(scans, 1)
+    if not scans:
+        raise ValueError("no picture")
+    return scans
 
 
 def _check_png(raw: bytes) -> None:

@@ -58,7 +58,12 @@ class Origin:
             self.asked.set()
             told = self.answers.get(head.split(" ", 2)[1], answer(b"", None, "404 Not Found"))
             if callable(told):
-                await told(writer)
+                # A client sends nothing more: the end of what it sends is the end of it.
+                work = [asyncio.ensure_future(told(writer)), asyncio.ensure_future(reader.read())]
+                await asyncio.wait(work, return_when=asyncio.FIRST_COMPLETED)
+                for one in work:
+                    one.cancel()
+                await asyncio.gather(*work, return_exceptions=True)
             else:
                 writer.write(told)
                 await writer.drain()

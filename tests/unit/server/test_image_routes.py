@@ -126,7 +126,7 @@ async def test_a_client_that_leaves_ends_the_fetch(build: Build) -> None:
     left = asyncio.Event()
 
     async def silent(writer: asyncio.StreamWriter) -> None:
-        await writer.wait_closed()
+        await asyncio.Event().wait()
 
     async with origin(a=silent) as served:
         harness = build(images=Images(Limits(), web(served, timeout=60).fetcher))
