@@ -1,7 +1,8 @@
-"""POST /v1/chat/completions: through the gate where the newest user message brings an image, else handed on.
+"""POST /v1/chat/completions, and the way that a request of every API takes (`answer`).
 
-Handed on untouched but for the name and the tenant's cache salt: `NAME:direct`, requests without a new image
-(follow-ups, tool turns, text), adapters and unknown names.
+Through the gate where the newest message is a user's and brings an image, else handed on. Handed on untouched
+but for the name and the tenant's cache salt: `NAME:direct`, requests without a new image (follow-ups, tool
+turns, text), adapters and unknown names.
 """
 
 from __future__ import annotations
@@ -9,7 +10,7 @@ from __future__ import annotations
 import json
 import logging
 import re
-from collections.abc import AsyncGenerator, AsyncIterable
+from collections.abc import AsyncGenerator, AsyncIterable, Iterable
 from contextlib import AsyncExitStack
 from typing import Any, cast
 
@@ -20,15 +21,10 @@ from starlette.requests import ClientDisconnect
 from mirl_core.engines.base import RequestContext
 from mirl_core.errors import MIRLError, RequestError
 from mirl_core.events import Event, Finished
-from mirl_server.protocol import Answer, error_response, error_status
-from mirl_server.requests import (
-    ChatRequest,
-    brings_image,
-    read_body,
-    read_conversation,
-    read_request,
-    request_schema,
-)
+from mirl_server.apis.base import Api
+from mirl_server.apis.chat import ChatApi
+from mirl_server.protocol import error_status
+from mirl_server.requests import ChatRequest, read_body, read_conversation, request_schema
 from mirl_server.service import Service, cache_salt, request_context, service_of
 from mirl_server.settings import request_options
 from mirl_server.streaming import ClientGone, Events, EventStream, stream, unless_gone
@@ -38,7 +34,7 @@ router = APIRouter()
 
 # In compact JSON an unescaped key can't occur inside a string, so the first match is the field itself.
 _MODEL_FIELD = re.compile(r'"model":"(?:[^"\\]|\\.)*"')
-_ERRORS: dict[int | str, dict[str, Any]] = {
+ERRORS: dict[int | str, dict[str, Any]] = {
     status: {"description": text}
     for status, text in {
         400: "A field or an image is wrong; error.param names it",
@@ -54,68 +50,64 @@ _ERRORS: dict[int | str, dict[str, Any]] = {
 @router.post(
     "/v1/chat/completions",
     response_class=Response,
-    responses={200: {"content": {"application/json": {}, "text/event-stream": {}}}, **_ERRORS},
+    responses={200: {"content": {"application/json": {}, "text/event-stream": {}}}, **ERRORS},
     openapi_extra={
         "requestBody": {"required": True, "content": {"application/json": {"schema": request_schema()}}}
     },
 )
 async def chat_completions(request: Request) -> Response:
     """Answer a conversation."""
+    return await answer(ChatApi, request)
+
+
+async def answer(made: type[Api], request: Request) -> Response:
+    """Answer a request of one API: through the gate, or by the backend's own handler."""
     service = service_of(request)
     try:
-        body = await read_body(request)
-        asked = body.get("model")
-        if (not asked or asked in service.names) and brings_image(body.get("messages")):
-            return await _gated(service, request, body)
-        return await _plain(service, request, body)
+        api = made(await read_body(request))
+        asked = api.body.get("model")
+        if (not asked or asked in service.names) and api.brings_image():
+            return await _gated(service, request, api)
+        return await _plain(service, request, api)
     except MIRLError as error:
-        return error_response(error)
+        return made.refusal(error)
     except (ClientGone, ClientDisconnect):
         return Response(status_code=499)  # nobody reads it
 
 
-async def _gated(service: Service, request: Request, body: dict[str, Any]) -> Response:
+async def _gated(service: Service, request: Request, api: Api) -> Response:
     """Answer through the gate."""
     tracker = service.metrics.track()
     async with AsyncExitStack() as closing:
         closing.callback(tracker.close)
         try:
-            asked = read_request(body)
+            asked = api.request()
             context = request_context(request, asked.request_id, asked.cache_salt, asked.priority or 0)
-            answer = Answer.new(
-                context.request_id,
-                asked.model or service.names[0],
-                reasoning=asked.include_reasoning is not False,
-                reasoning_content=service.settings.reasoning_content,
-                include_usage=service.force_usage
-                or bool(asked.stream_options and asked.stream_options.include_usage),
-            )
-            events = Events(await _start(service, asked, context))
+            voice = api.voice(service, asked, context)
+            events = Events(await start(service, asked, context))
             closing.push_async_callback(events.close)
             if not asked.stream:
                 last = cast("Finished", await unless_gone(request.receive, events.last()))
                 tracker.event(last)
-                return JSONResponse(answer.completion(last.result))
+                return JSONResponse(voice.whole(last.result))
             # The first event is awaited before headers go out: what is refused until then gets its status.
             first = await unless_gone(request.receive, events.next())
             assert first is not None, "a pipeline always tells something"
 
-            def tell(event: Event) -> list[dict[str, Any]]:
+            def tell(event: Event) -> Iterable[str]:
                 tracker.event(event)
-                return answer.chunks(event)
+                return voice.lines(event)
 
-            lines = stream(first, events, tell, service.settings.keep_alive, tracker.failed)
+            lines = stream(first, events, tell, voice, service.settings.keep_alive, tracker.failed)
             return EventStream(lines, closing.pop_all().aclose)
         except MIRLError as error:
             tracker.failed(error)
             if error_status(error) >= 500:
                 logger.warning("a gated request failed: %s: %s", type(error).__name__, error.message)
-            raise
+            raise api.named(error) from None
 
 
-async def _start(
-    service: Service, asked: ChatRequest, context: RequestContext
-) -> AsyncGenerator[Event, None]:
+async def start(service: Service, asked: ChatRequest, context: RequestContext) -> AsyncGenerator[Event, None]:
     """Check the request, decode its images, and set the pipeline to it."""
     pipeline = service.engine_pipeline()
     service.check_priority(asked.priority)
@@ -125,8 +117,9 @@ async def _start(
     return pipeline.run(conversation, options, sampling, context)
 
 
-async def _plain(service: Service, request: Request, body: dict[str, Any]) -> Response:
+async def _plain(service: Service, request: Request, api: Api) -> Response:
     """Hand the request to the backend's own handler; say the name that was asked for in what it answers."""
+    body, delegate = api.body, api.delegate(service)
     asked = body.get("model")
     # A name that isn't text is the backend's to refuse.
     name = service.backend_name(asked) if isinstance(asked, str) else asked
@@ -143,7 +136,7 @@ async def _plain(service: Service, request: Request, body: dict[str, Any]) -> Re
         salt = cache_salt(request.headers.get("authorization"), own_salt)
         if salt is not None:
             body["cache_salt"] = salt
-    response = await service.delegate(body, request)
+    response = await delegate(body, request)
     return _renamed(response, str(asked)) if asked != name else response
 
 
