@@ -33,7 +33,7 @@ class Voice(Protocol):
     silence: str
     """What a stream says while nothing happens."""
     end: str
-    """A stream's last line."""
+    """A stream's last line, where it has one beside its events."""
 
     def whole(self, result: Result) -> dict[str, Any]:
         """The answer of a request that does not stream."""
@@ -197,7 +197,8 @@ async def stream(
         failed(unknown)
         for line in voice.failure(unknown):
             yield line
-    yield voice.end
+    if voice.end:
+        yield voice.end
 
 
 def data(chunk: dict[str, Any], event: str | None = None) -> str:

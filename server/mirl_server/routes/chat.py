@@ -32,8 +32,6 @@ from mirl_server.streaming import ClientGone, Events, EventStream, stream, unles
 logger = logging.getLogger(__name__)
 router = APIRouter()
 
-# In compact JSON an unescaped key can't occur inside a string, so the first match is the field itself.
-_MODEL_FIELD = re.compile(r'"model":"(?:[^"\\]|\\.)*"')
 ERRORS: dict[int | str, dict[str, Any]] = {
     status: {"description": text}
     for status, text in {
@@ -137,23 +135,26 @@ async def _plain(service: Service, request: Request, api: Api) -> Response:
         if salt is not None:
             body["cache_salt"] = salt
     response = await delegate(body, request)
-    return _renamed(response, str(asked)) if asked != name else response
+    return _renamed(response, str(asked), {str(name), *service.names}) if asked != name else response
 
 
-def _renamed(response: Response, model: str) -> Response:
-    """A backend's answer with its `model` field saying `model`."""
+def _renamed(response: Response, model: str, backend_names: Iterable[str]) -> Response:
+    """A backend's answer with its `model` field, which says one of its names, saying `model`."""
+    # In compact JSON an unescaped key can't occur inside a string, so the first match is the field itself.
+    names = "|".join(re.escape(json.dumps(name, ensure_ascii=False)) for name in sorted(backend_names))
+    told = re.compile(f'"model":(?:{names})')
     field = f'"model":{json.dumps(model, ensure_ascii=False)}'
     if isinstance(response, StreamingResponse):
-        response.body_iterator = _renamed_chunks(response.body_iterator, field)
+        response.body_iterator = _renamed_chunks(response.body_iterator, told, field)
     elif response.status_code == 200:
-        response.body = _MODEL_FIELD.sub(lambda _: field, bytes(response.body).decode(), count=1).encode()
+        response.body = told.sub(lambda _: field, bytes(response.body).decode(), count=1).encode()
         response.headers["content-length"] = str(len(response.body))
     return response
 
 
 async def _renamed_chunks(
-    chunks: AsyncIterable[str | bytes | memoryview], field: str
+    chunks: AsyncIterable[str | bytes | memoryview], told: re.Pattern[str], field: str
 ) -> AsyncGenerator[str, None]:
     async for chunk in chunks:
         text = chunk if isinstance(chunk, str) else bytes(chunk).decode()
-        yield _MODEL_FIELD.sub(lambda _: field, text, count=1)
+        yield told.sub(lambda _: field, text, count=1)
