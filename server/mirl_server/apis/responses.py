@@ -171,7 +171,11 @@ def _message(item: dict[str, Any], where: str) -> dict[str, Any]:
         role = item.get("role")
         if role not in ROLES:
             raise RequestError(f"{where}.role must be one of {', '.join(ROLES)}", param=f"{where}.role")
-        return {"role": role, "content": _content(item.get("content"), f"{where}.content")}
+        content = _content(item.get("content"), f"{where}.content", images=role == "user")
+        if role != "user" and isinstance(content, list):
+            # Templates take an assistant's or system's turn as text.
+            content = "".join(part["text"] for part in content)
+        return {"role": role, "content": content}
     if kind == "function_call":
         function = {name: text_of(item.get(name), f"{where}.{name}") for name in ("name", "arguments")}
         call = {

@@ -103,14 +103,14 @@ async def test_events_are_the_apis_own_and_in_order(server: Harness) -> None:
     [
         ("<think>so ###</think><answer>12 ### 3</answer>", "stop_sequence", "###", "12 "),
         ("<think>so ###</think><answer>12</answer>", "end_turn", None, "12"),
-        ("<think>so so so so so so so so so", "max_tokens", None, ""),
+        ("<think>" + "so " * 30, "max_tokens", None, ""),
     ],
 )
 async def test_why_it_stopped(
     build: Build, chain: str, reason: str, sequence: str | None, text: str, stream: bool
 ) -> None:
     harness = build(FakeEngine(chains=[chain]))
-    body = messages_body(stop_sequences=["END", "###"], max_tokens=9, stream=stream)
+    body = messages_body(stop_sequences=["END", "###"], max_tokens=20, stream=stream)
     response = await post(harness, "/v1/messages", body)
     if stream:
         events = named_events(response.text)

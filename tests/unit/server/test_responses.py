@@ -180,7 +180,7 @@ async def test_earlier_turns_reach_the_model(server: Harness) -> None:
     (describe,) = server.engine.of_kind("describe")
     user, assistant, tool, last = describe.conversation.messages
     assert user == {"role": "user", "content": "hello"}
-    assert assistant["content"] == [{"type": "text", "text": "a word"}]
+    assert assistant["content"] == "a word"
     assert assistant["reasoning"] == "think"
     assert assistant["tool_calls"] == [
         {"id": "c1", "type": "function", "function": {"name": "look", "arguments": "{}"}}
