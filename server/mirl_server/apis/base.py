@@ -34,7 +34,7 @@ class Api(ABC):
         """The body as a request of chat completions.
 
         Raises:
-            RequestError: a field is unknown, wrong, or can't be honoured; `param` names it as the API does.
+            RequestError: a field is unknown, wrong, or can't be honoured; `named` calls it as the API does.
         """
 
     @abstractmethod
@@ -46,7 +46,7 @@ class Api(ABC):
         """The backend's own handler of this API."""
 
     def named(self, error: MIRLError) -> MIRLError:
-        """An error of `request()`'s result, its fields called as this API calls them."""
+        """An error of this request, its field called as this API calls it."""
         return error
 
     @staticmethod

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import copy
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -56,20 +56,33 @@ class Fields:
         return chat
 
 
+class Turns:
+    """An API's turns as chat messages, and where each of them came from."""
+
+    def __init__(self) -> None:
+        self.messages: list[dict[str, Any]] = []
+        self.places: dict[str, str] = {}
+        """chat's messages and parts (`messages[1]`, `messages[1].content[0]`): their places in the API."""
+
+    def add(self, message: dict[str, Any], where: str, parts: Sequence[str] = ()) -> None:
+        """The next message; `parts` are the places of its content parts, where those were moved."""
+        here = f"messages[{len(self.messages)}]"
+        self.places |= {here: where} | {f"{here}.content[{j}]": place for j, place in enumerate(parts)}
+        self.messages.append(message)
+
+
 def check_refused(name: str, value: object, neutral: tuple[object, ...], remedy: str) -> None:
     """RequestError where a field asks for what can't be given."""
     if value is not None and value not in neutral:
         raise RequestError(f"{name} is not supported for gated requests; {remedy}", param=name)
 
 
-def renamed_error(
-    error: MIRLError, names: Mapping[str, str], places: Mapping[str, str] | None = None
-) -> MIRLError:
+def renamed_error(error: MIRLError, names: Mapping[str, str], places: Mapping[str, str]) -> MIRLError:
     """The same error with its field called as an API calls it.
 
     Args:
         names: chat's fields: the API's.
-        places: chat's messages and parts (`messages[1]`, `messages[1].content[0]`): where they came from.
+        places: of `Turns`.
     """
     if error.param is None:
         return error
@@ -78,10 +91,9 @@ def renamed_error(
 
     def place(found: re.Match[str]) -> str:
         message = found[0].split(".")[0]
-        known = places or {}
-        if found[0] in known:
-            return known[found[0]]
-        return known.get(message, message) + found[0].removeprefix(message)
+        if found[0] in places:
+            return places[found[0]]
+        return places.get(message, message) + found[0].removeprefix(message)
 
     param, message = _MESSAGE.sub(place, error.param), _MESSAGE.sub(place, error.message)
     if param == error.param and root in names:

@@ -12,7 +12,7 @@ from fastapi.responses import JSONResponse
 from mirl_core.engines.base import RequestContext
 from mirl_core.errors import MIRLError, RequestError
 from mirl_server.apis.base import Api
-from mirl_server.apis.fields import PLAIN, Fields, check_refused, object_of, renamed_error, text_of
+from mirl_server.apis.fields import PLAIN, Fields, Turns, check_refused, object_of, renamed_error, text_of
 from mirl_server.apis.messages_voice import MessagesVoice, error_object
 from mirl_server.protocol import error_response, error_status
 from mirl_server.requests import ChatRequest, read_request
@@ -60,7 +60,7 @@ class MessagesApi(Api):
 
     def __init__(self, body: dict[str, Any]) -> None:
         super().__init__(body)
-        self._places: dict[str, str] = {}
+        self._places: dict[str, str] | None = None
 
     def brings_image(self) -> bool:
         given = self.body.get("messages")
@@ -81,11 +81,10 @@ class MessagesApi(Api):
         if chat.get("max_tokens") is None:
             raise RequestError("max_tokens is missing: the most tokens of one answer", param="max_tokens")
         chat |= _thinking_fields(self.body.get("thinking")) | _output_fields(self.body.get("output_config"))
-        chat["messages"] = self._messages()
-        try:
-            return read_request(chat)
-        except RequestError as error:
-            raise self.named(error) from error
+        turns = self._turns()
+        # From here on errors are in chat's words.
+        self._places = turns.places
+        return read_request(chat | {"messages": turns.messages})
 
     def voice(self, service: Service, asked: ChatRequest, context: RequestContext) -> Voice:
         return MessagesVoice(
@@ -101,7 +100,7 @@ class MessagesApi(Api):
         return service.handler("messages")
 
     def named(self, error: MIRLError) -> MIRLError:
-        return renamed_error(error, _NAMES, self._places)
+        return error if self._places is None else renamed_error(error, _NAMES, self._places)
 
     @staticmethod
     def refusal(error: MIRLError) -> JSONResponse:
@@ -109,12 +108,11 @@ class MessagesApi(Api):
         kept = {name: value for name, value in headers if not name.startswith("content-")}
         return JSONResponse(error_object(error), error_status(error), kept)
 
-    def _messages(self) -> list[dict[str, Any]]:
-        """`system` and `messages` as chat messages; where each came from goes into `_places`."""
-        messages: list[dict[str, Any]] = []
+    def _turns(self) -> Turns:
+        """`system` and `messages` as chat messages."""
+        turns = Turns()
         if self.body.get("system") is not None:
-            self._places["messages[0]"] = "system"
-            messages.append({"role": "system", "content": _text(self.body["system"], "system")})
+            turns.add({"role": "system", "content": _text(self.body["system"], "system")}, "system")
         for i, given in enumerate(self.body["messages"]):
             where = f"messages[{i}]"
             message = object_of(given, where)
@@ -122,58 +120,51 @@ class MessagesApi(Api):
             if role not in ROLES:
                 raise RequestError(f"{where}.role must be one of {', '.join(ROLES)}", param=f"{where}.role")
             if isinstance(content, str):
-                self._add(messages, {"role": role, "content": content}, where)
+                turns.add({"role": role, "content": content}, where)
             elif isinstance(content, list):
-                self._add_blocks(messages, role, content, where)
+                _add_blocks(turns, role, content, where)
             else:
                 raise RequestError(
                     f"{where}.content must be text or a list of blocks", param=f"{where}.content"
                 )
-        return messages
+        return turns
 
-    def _add(self, messages: list[dict[str, Any]], message: dict[str, Any], where: str) -> None:
-        self._places[f"messages[{len(messages)}]"] = where
-        messages.append(message)
 
-    def _add_blocks(self, messages: list[dict[str, Any]], role: str, blocks: list[Any], where: str) -> None:
-        """One message of blocks; a tool's result is a message of its own in chat, before the user's."""
-        parts: list[tuple[dict[str, Any], str]] = []
-        calls: list[dict[str, Any]] = []
-        thoughts: list[str] = []
-        for j, given in enumerate(blocks):
-            place = f"{where}.content[{j}]"
-            block = object_of(given, place)
-            kind = block.get("type")
-            if kind == "text":
-                parts.append(({"type": "text", "text": text_of(block.get("text"), f"{place}.text")}, place))
-            elif kind == "image" and role == "user":
-                parts.append((_image(block.get("source"), place), place))
-            elif kind == "tool_result" and role == "user":
-                self._add(messages, _tool_result(block, place), place)
-            elif kind == "tool_use" and role == "assistant":
-                calls.append(_tool_use(block, place))
-            elif kind == "thinking" and role == "assistant":
-                thoughts.append(text_of(block.get("thinking"), f"{place}.thinking"))
-            elif kind != "redacted_thinking" or role != "assistant":  # nobody here could read that one
-                raise RequestError(
-                    f"{place}: blocks of type '{str(kind)[:40]}' from the {role} can't go through the gate; "
-                    "send text and images",
-                    param=place,
-                )
-        if not parts and not calls and role == "user":
-            return
-        message: dict[str, Any] = {
-            "role": role,
-            "content": [part for part, _ in parts] or (None if calls else ""),
-        }
-        if role != "user" and parts:
-            # Templates take an assistant's or system's turn as text.
-            message["content"] = "".join(part["text"] for part, _ in parts)
-        message |= {"tool_calls": calls} if calls else {}
-        message |= {"reasoning": "".join(thoughts)} if thoughts else {}
-        for j, (_, place) in enumerate(parts):
-            self._places[f"messages[{len(messages)}].content[{j}]"] = place
-        self._add(messages, message, where)
+def _add_blocks(turns: Turns, role: str, blocks: list[Any], where: str) -> None:
+    """One message of blocks; a tool's result is a message of its own in chat, before the user's."""
+    parts: dict[str, dict[str, Any]] = {}
+    calls: list[dict[str, Any]] = []
+    thoughts: list[str] = []
+    for j, given in enumerate(blocks):
+        place = f"{where}.content[{j}]"
+        block = object_of(given, place)
+        kind = block.get("type")
+        if kind == "text":
+            parts[place] = {"type": "text", "text": text_of(block.get("text"), f"{place}.text")}
+        elif kind == "image" and role == "user":
+            parts[place] = _image(block.get("source"), place)
+        elif kind == "tool_result" and role == "user":
+            turns.add(_tool_result(block, place), place)
+        elif kind == "tool_use" and role == "assistant":
+            calls.append(_tool_use(block, place))
+        elif kind == "thinking" and role == "assistant":
+            thoughts.append(text_of(block.get("thinking"), f"{place}.thinking"))
+        elif kind != "redacted_thinking" or role != "assistant":  # nobody here could read that one
+            raise RequestError(
+                f"{place}: blocks of type '{str(kind)[:40]}' from the {role} can't go through the gate; "
+                "send text and images",
+                param=place,
+            )
+    if role == "user":
+        if parts:
+            turns.add({"role": role, "content": list(parts.values())}, where, list(parts))
+        return
+    # Templates take an assistant's or system's turn as text.
+    text = "".join(part["text"] for part in parts.values())
+    message: dict[str, Any] = {"role": role, "content": text if text or not calls else None}
+    message |= {"tool_calls": calls} if calls else {}
+    message |= {"reasoning": "".join(thoughts)} if thoughts else {}
+    turns.add(message, where)
 
 
 def _thinking_fields(given: object) -> dict[str, Any]:

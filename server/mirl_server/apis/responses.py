@@ -8,7 +8,7 @@ from typing import Any
 from mirl_core.engines.base import RequestContext
 from mirl_core.errors import MIRLError, RequestError
 from mirl_server.apis.base import Api
-from mirl_server.apis.fields import PLAIN, Fields, check_refused, object_of, renamed_error, text_of
+from mirl_server.apis.fields import PLAIN, Fields, Turns, check_refused, object_of, renamed_error, text_of
 from mirl_server.apis.responses_voice import ResponsesVoice
 from mirl_server.requests import ChatRequest, read_request
 from mirl_server.service import Delegate, Service
@@ -69,7 +69,7 @@ class ResponsesApi(Api):
 
     def __init__(self, body: dict[str, Any]) -> None:
         super().__init__(body)
-        self._places: dict[str, str] = {}
+        self._places: dict[str, str] | None = None
 
     def brings_image(self) -> bool:
         given = self.body.get("input")
@@ -88,11 +88,10 @@ class ResponsesApi(Api):
     def request(self) -> ChatRequest:
         chat = FIELDS.in_chat(self.body)
         chat |= _reasoning_fields(self.body.get("reasoning")) | _text_fields(self.body.get("text"))
-        chat["messages"] = self._messages()
-        try:
-            return read_request(chat)
-        except RequestError as error:
-            raise self.named(error) from error
+        turns = self._turns()
+        # From here on errors are in chat's words.
+        self._places = turns.places
+        return read_request(chat | {"messages": turns.messages})
 
     def voice(self, service: Service, asked: ChatRequest, context: RequestContext) -> Voice:
         sampling = asked.sampling(service.engine_pipeline().settings.temperature, 1)
@@ -110,14 +109,14 @@ class ResponsesApi(Api):
         return service.handler("responses")
 
     def named(self, error: MIRLError) -> MIRLError:
-        return renamed_error(error, _NAMES, self._places)
+        return error if self._places is None else renamed_error(error, _NAMES, self._places)
 
-    def _messages(self) -> list[dict[str, Any]]:
-        """`instructions` and `input` as chat messages; where each came from goes into `_places`."""
-        messages: list[dict[str, Any]] = []
+    def _turns(self) -> Turns:
+        """`instructions` and `input` as chat messages."""
+        turns = Turns()
         if self.body.get("instructions") is not None:
-            self._places["messages[0]"] = "instructions"
-            messages.append({"role": "system", "content": text_of(self.body["instructions"], "instructions")})
+            content = text_of(self.body["instructions"], "instructions")
+            turns.add({"role": "system", "content": content}, "instructions")
         reasoning: list[str] = []
         for i, given in enumerate(self.body["input"]):
             where = f"input[{i}]"
@@ -129,12 +128,12 @@ class ResponsesApi(Api):
             if message["role"] == "assistant" and reasoning:
                 message["reasoning"] = "\n\n".join(reasoning)
             reasoning = []
-            if _continues(message, messages):
-                messages[-1]["tool_calls"] = messages[-1].get("tool_calls", []) + message["tool_calls"]
+            if _continues(message, turns.messages):
+                last = turns.messages[-1]
+                last["tool_calls"] = last.get("tool_calls", []) + message["tool_calls"]
             else:
-                self._places[f"messages[{len(messages)}]"] = where
-                messages.append(message)
-        return messages
+                turns.add(message, where)
+        return turns
 
 
 def _continues(message: dict[str, Any], messages: Sequence[dict[str, Any]]) -> bool:
