@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from mirl_core.types import Chain, Description, Result, Vote
+from mirl_core.types import Chain, Description, Result, StageUsage, Vote
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,6 +34,8 @@ class Gated:
     descriptions: tuple[Description, ...]
     mi_weight: float | None = None
     """λ of their `mi`, `auto` resolved; None where none has one."""
+    stages: tuple[StageUsage, ...] = ()
+    """What describing and scoring cost."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,6 +43,8 @@ class FellBack:
     """No description was usable; the request goes on as plain generation."""
 
     reason: str
+    stages: tuple[StageUsage, ...] = ()
+    """What describing cost."""
 
 
 @dataclass(frozen=True, slots=True)

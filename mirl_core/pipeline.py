@@ -111,11 +111,11 @@ class _Run:
                 yield event
         if any(description.reason is None for description in self.descriptions):
             await self.gate()
-            yield Gated(self.descriptions, self.mi_weight)
+            yield Gated(self.descriptions, self.mi_weight, tuple(self.stages))
             following = self.fork()
         else:
             self.fallback = "no usable description"
-            yield FellBack(self.fallback)
+            yield FellBack(self.fallback, tuple(self.stages))
             following = self.plain()
         async with aclosing(following) as stage:
             async for event in stage:

@@ -9,16 +9,21 @@ from __future__ import annotations
 import asyncio
 import logging
 from argparse import Namespace
+from collections.abc import Awaitable, Callable
 from pathlib import Path
 from typing import Any
 
 from fastapi import FastAPI, Request, Response
 from fastapi.exceptions import RequestValidationError
-from pydantic import ValidationError
+from pydantic import BaseModel, ValidationError
 from starlette.datastructures import State
 from vllm.engine.protocol import EngineClient
+from vllm.entrypoints.anthropic.api_router import create_messages
+from vllm.entrypoints.anthropic.protocol import AnthropicMessagesRequest
 from vllm.entrypoints.openai.chat_completion.api_router import create_chat_completion
 from vllm.entrypoints.openai.chat_completion.protocol import ChatCompletionRequest
+from vllm.entrypoints.openai.responses.api_router import create_responses
+from vllm.entrypoints.openai.responses.protocol import ResponsesRequest
 from vllm.renderers import ChatParams
 from vllm.renderers.chat_utils import load_chat_template
 from vllm.transformers_utils.repo_utils import get_hf_file_to_dict, try_get_local_file
@@ -70,6 +75,7 @@ class MIRLPlugin:
             names=names,
             cards=lambda: _cards(state),
             delegate=delegate,
+            handlers={"responses": delegate_responses, "messages": delegate_messages},
             metrics=process_metrics(),
             images=Images.of(settings.limits, settings.images),
             priorities=args.scheduling_policy == "priority",
@@ -81,15 +87,35 @@ class MIRLPlugin:
 
 
 async def delegate(body: dict[str, Any], request: Request) -> Response:
-    """vLLM's own handler of chat completions, reached as its own route would reach it."""
+    """vLLM's own handler of chat completions."""
+    return await _handed(body, request, ChatCompletionRequest, create_chat_completion)
+
+
+async def delegate_responses(body: dict[str, Any], request: Request) -> Response:
+    """vLLM's own handler of the Responses API."""
+    return await _handed(body, request, ResponsesRequest, create_responses)
+
+
+async def delegate_messages(body: dict[str, Any], request: Request) -> Response:
+    """vLLM's own handler of the Anthropic API."""
+    return await _handed(body, request, AnthropicMessagesRequest, create_messages)
+
+
+async def _handed(
+    body: dict[str, Any],
+    request: Request,
+    model: type[BaseModel],
+    handler: Callable[[Any, Request], Awaitable[Response | None]],
+) -> Response:
+    """What a handler of vLLM's answers, reached as its own route would reach it."""
     try:
-        parsed = ChatCompletionRequest.model_validate(body)
+        parsed = model.model_validate(body)
     except ValidationError as error:
         # What FastAPI raises for a body of the wrong shape; vLLM's app turns it into its 400.
         problems = error.errors(include_url=False)
         located = [{**problem, "loc": ("body", *problem["loc"])} for problem in problems]
         raise RequestValidationError(located) from error
-    response: Response | None = await create_chat_completion(parsed, request)
+    response = await handler(parsed, request)
     # None: the client is gone.
     return Response(status_code=499) if response is None else response
 

@@ -26,7 +26,7 @@ from mirl_core.errors import (
     TrainingError,
 )
 from mirl_core.events import ChainDone, Decided, Described, Event, FellBack, Finished, Gated, Started
-from mirl_core.types import Chain, Description, Result, Vote
+from mirl_core.types import Chain, Description, Result, StageUsage, Vote
 
 Json = dict[str, Any]
 
@@ -161,16 +161,18 @@ def evidence(result: Result) -> Json:
         "aggregation": result.aggregation,
         "partial": result.partial,
         "fallback": result.fallback,
-        "stages": [
-            {
-                "stage": stage.stage,
-                "sequences": stage.sequences,
-                "generated_tokens": stage.generated_tokens,
-                "scored_tokens": stage.scored_tokens,
-                "seconds": round(stage.seconds, 6),
-            }
-            for stage in result.stages
-        ],
+        "stages": [stage_json(stage) for stage in result.stages],
+    }
+
+
+def stage_json(stage: StageUsage) -> Json:
+    """What one stage cost."""
+    return {
+        "stage": stage.stage,
+        "sequences": stage.sequences,
+        "generated_tokens": stage.generated_tokens,
+        "scored_tokens": stage.scored_tokens,
+        "seconds": round(stage.seconds, 6),
     }
 
 

@@ -29,6 +29,9 @@ _N = TypeVar("_N", int, float)
 _PLAIN = "leave it out, or ask the model's ':direct' name"
 _IMAGE_PARTS = ("image", "image_url", "image_pil", "image_embeds", "input_image")
 
+RemoteImage = tuple[str, str, Callable[[str], None]]
+"""URL, content part, and how to put another URL there."""
+
 REFUSED: Mapping[str, tuple[tuple[object, ...], str]] = {
     # field: (values that ask for nothing, the remedy)
     "n": ((1,), "send the request n times"),
@@ -241,12 +244,12 @@ def _check_stream_options(request: ChatRequest) -> None:
             raise RequestError(f"stream_options.{name} is not supported", param=f"stream_options.{name}")
 
 
-def remote_images(messages: object) -> list[tuple[str, str, Callable[[str], None]]]:
-    """The images that a handler would have to fetch: URL, content part, and how to put another URL there.
+def remote_images(messages: object) -> list[RemoteImage]:
+    """The images that a handler would have to fetch.
 
     Wherever vLLM looks for one: `image_url` in a part of any type, as text or as an object.
     """
-    found: list[tuple[str, str, Callable[[str], None]]] = []
+    found: list[RemoteImage] = []
     for i, message in enumerate(messages if isinstance(messages, list) else ()):
         content = message.get("content") if isinstance(message, dict) else None
         for j, part in enumerate(content if isinstance(content, list) else ()):

@@ -5,8 +5,8 @@ from __future__ import annotations
 import hashlib
 import re
 import uuid
-from collections.abc import Awaitable, Callable
-from dataclasses import dataclass
+from collections.abc import Awaitable, Callable, Mapping
+from dataclasses import dataclass, field
 from typing import Any
 
 from fastapi import Request, Response
@@ -45,6 +45,8 @@ class Service:
     draining: Callable[[], bool] = lambda: False
     priorities: bool = False
     """Whether the engine schedules by priority."""
+    handlers: Mapping[str, Delegate] = field(default_factory=dict)
+    """The backend's own handlers of its other APIs (`responses`, `messages`), where it has them."""
     force_usage: bool = False
     """Streams end with usage whether asked to or not (vLLM's `--enable-force-include-usage`)."""
 
@@ -60,6 +62,15 @@ class Service:
             raise RequestError(
                 "priority needs a server that was started with --scheduling-policy priority", param="priority"
             )
+
+    def handler(self, api: str) -> Delegate:
+        """The backend's own handler of an API; RequestError where it has none."""
+        if api not in self.handlers:
+            raise RequestError(
+                f"this server answers /v1/{api} only where the newest message brings an image to a gated "
+                "model; send others to /v1/chat/completions"
+            )
+        return self.handlers[api]
 
     def backend_name(self, asked: str) -> str:
         """The name that the backend knows: without `:direct`, unless a model is really called so."""

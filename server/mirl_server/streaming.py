@@ -11,20 +11,41 @@ import json
 import logging
 from collections.abc import AsyncGenerator, Awaitable, Callable, Coroutine, Iterable
 from contextlib import aclosing
-from typing import Any, TypeVar
+from typing import Any, Protocol, TypeVar
 
 from starlette.responses import Response
 from starlette.types import Receive, Scope, Send
 
 from mirl_core.errors import EngineDeadError, EngineError, MIRLError
 from mirl_core.events import Event
-from mirl_server.protocol import error_body
+from mirl_core.types import Result
 
 logger = logging.getLogger(__name__)
 
 KEEP_ALIVE = ": keep-alive\n\n"
 DONE = "data: [DONE]\n\n"
 T = TypeVar("T")
+
+
+class Voice(Protocol):
+    """How one request is answered, in the words of the API that it came by."""
+
+    silence: str
+    """What a stream says while nothing happens."""
+    end: str
+    """A stream's last line, where it has one beside its events."""
+
+    def whole(self, result: Result) -> dict[str, Any]:
+        """The answer of a request that does not stream."""
+        ...
+
+    def lines(self, event: Event) -> Iterable[str]:
+        """What a stream says of one event."""
+        ...
+
+    def failure(self, error: MIRLError) -> Iterable[str]:
+        """What a stream says of an error that ends it."""
+        ...
 
 
 class ClientGone(Exception):  # noqa: N818 - not an error: the client hung up
@@ -141,41 +162,46 @@ class EventStream(Response):
 async def stream(
     first: Event,
     events: Events,
-    tell: Callable[[Event], Iterable[dict[str, Any]]],
+    tell: Callable[[Event], Iterable[str]],
+    voice: Voice,
     keep_alive: float,
     failed: Callable[[MIRLError], None],
 ) -> AsyncGenerator[str, None]:
-    """The lines of a stream: `first` and what follows it, a comment when idle, an error event if it fails.
+    """The lines of a stream: `first` and what follows it, a sign of life when idle, the error if it fails.
 
     Args:
-        tell: the chunks of one event.
-        keep_alive: seconds without an event after which a comment is sent.
+        tell: the voice's lines of one event, heard by whoever else counts it.
+        keep_alive: seconds without an event after which the stream says that it is alive.
         failed: hears of an error, which by now can't change the status any more.
     """
     event: Event | None = first
     try:
         while event is not None:
-            for chunk in tell(event):
-                yield data(chunk)
+            for line in tell(event):
+                yield line
             waiting = True
             while waiting:
                 try:
                     event = await events.next(keep_alive)
                     waiting = False
                 except Idle:
-                    yield KEEP_ALIVE
+                    yield voice.silence
     except MIRLError as error:
         failed(error)
-        yield data(error_body(error))
+        for line in voice.failure(error):
+            yield line
     except Exception:
         # The last line of defence: headers are out, so the client must hear of it in the stream.
         logger.exception("a streamed request failed")
         unknown = EngineError("internal error")
         failed(unknown)
-        yield data(error_body(unknown))
-    yield DONE
+        for line in voice.failure(unknown):
+            yield line
+    if voice.end:
+        yield voice.end
 
 
-def data(chunk: dict[str, Any]) -> str:
-    """One chunk as a line of server-sent events."""
-    return f"data: {json.dumps(chunk, ensure_ascii=False, separators=(',', ':'))}\n\n"
+def data(chunk: dict[str, Any], event: str | None = None) -> str:
+    """One chunk as a server-sent event, with its name where the API names events."""
+    name = f"event: {event}\n" if event else ""
+    return f"{name}data: {json.dumps(chunk, ensure_ascii=False, separators=(',', ':'))}\n\n"

@@ -1,7 +1,8 @@
-"""POST /v1/chat/completions: through the gate where the newest user message brings an image, else handed on.
+"""POST /v1/chat/completions, and the way that a request of every API takes (`answer`).
 
-Handed on untouched but for the name, the tenant's cache salt and images by URL, which are fetched here:
-`NAME:direct`, requests without a new image (follow-ups, tool turns, text), adapters and unknown names.
+Through the gate where the newest message is a user's and brings an image, else handed on. Handed on untouched
+but for the name, the tenant's cache salt and images by URL, which are fetched here: `NAME:direct`, requests
+without a new image (follow-ups, tool turns, text), adapters and unknown names.
 """
 
 from __future__ import annotations
@@ -9,7 +10,7 @@ from __future__ import annotations
 import json
 import logging
 import re
-from collections.abc import AsyncGenerator, AsyncIterable
+from collections.abc import AsyncGenerator, AsyncIterable, Iterable
 from contextlib import AsyncExitStack
 from typing import Any, cast
 
@@ -20,16 +21,10 @@ from starlette.requests import ClientDisconnect
 from mirl_core.engines.base import RequestContext
 from mirl_core.errors import MIRLError, RequestError
 from mirl_core.events import Event, Finished
-from mirl_server.protocol import Answer, error_response, error_status
-from mirl_server.requests import (
-    ChatRequest,
-    brings_image,
-    read_body,
-    read_conversation,
-    read_request,
-    remote_images,
-    request_schema,
-)
+from mirl_server.apis.base import Api
+from mirl_server.apis.chat import ChatApi
+from mirl_server.protocol import error_status
+from mirl_server.requests import ChatRequest, read_body, read_conversation, request_schema
 from mirl_server.service import Service, cache_salt, request_context, service_of
 from mirl_server.settings import request_options
 from mirl_server.streaming import ClientGone, Events, EventStream, stream, unless_gone
@@ -37,9 +32,7 @@ from mirl_server.streaming import ClientGone, Events, EventStream, stream, unles
 logger = logging.getLogger(__name__)
 router = APIRouter()
 
-# In compact JSON an unescaped key can't occur inside a string, so the first match is the field itself.
-_MODEL_FIELD = re.compile(r'"model":"(?:[^"\\]|\\.)*"')
-_ERRORS: dict[int | str, dict[str, Any]] = {
+ERRORS: dict[int | str, dict[str, Any]] = {
     status: {"description": text}
     for status, text in {
         400: "A field or an image is wrong; error.param names it",
@@ -55,68 +48,64 @@ _ERRORS: dict[int | str, dict[str, Any]] = {
 @router.post(
     "/v1/chat/completions",
     response_class=Response,
-    responses={200: {"content": {"application/json": {}, "text/event-stream": {}}}, **_ERRORS},
+    responses={200: {"content": {"application/json": {}, "text/event-stream": {}}}, **ERRORS},
     openapi_extra={
         "requestBody": {"required": True, "content": {"application/json": {"schema": request_schema()}}}
     },
 )
 async def chat_completions(request: Request) -> Response:
     """Answer a conversation."""
+    return await answer(ChatApi, request)
+
+
+async def answer(made: type[Api], request: Request) -> Response:
+    """Answer a request of one API: through the gate, or by the backend's own handler."""
     service = service_of(request)
     try:
-        body = await read_body(request)
-        asked = body.get("model")
-        if (not asked or asked in service.names) and brings_image(body.get("messages")):
-            return await _gated(service, request, body)
-        return await _plain(service, request, body)
+        api = made(await read_body(request))
+        asked = api.body.get("model")
+        if (not asked or asked in service.names) and api.brings_image():
+            return await _gated(service, request, api)
+        return await _plain(service, request, api)
     except MIRLError as error:
-        return error_response(error)
+        return made.refusal(error)
     except (ClientGone, ClientDisconnect):
         return Response(status_code=499)  # nobody reads it
 
 
-async def _gated(service: Service, request: Request, body: dict[str, Any]) -> Response:
+async def _gated(service: Service, request: Request, api: Api) -> Response:
     """Answer through the gate."""
     tracker = service.metrics.track()
     async with AsyncExitStack() as closing:
         closing.callback(tracker.close)
         try:
-            asked = read_request(body)
+            asked = api.request()
             context = request_context(request, asked.request_id, asked.cache_salt, asked.priority or 0)
-            answer = Answer.new(
-                context.request_id,
-                asked.model or service.names[0],
-                reasoning=asked.include_reasoning is not False,
-                reasoning_content=service.settings.reasoning_content,
-                include_usage=service.force_usage
-                or bool(asked.stream_options and asked.stream_options.include_usage),
-            )
-            events = Events(await unless_gone(request.receive, _start(service, asked, context)))
+            voice = api.voice(service, asked, context)
+            events = Events(await unless_gone(request.receive, start(service, asked, context)))
             closing.push_async_callback(events.close)
             if not asked.stream:
                 last = cast("Finished", await unless_gone(request.receive, events.last()))
                 tracker.event(last)
-                return JSONResponse(answer.completion(last.result))
+                return JSONResponse(voice.whole(last.result))
             # The first event is awaited before headers go out: what is refused until then gets its status.
             first = await unless_gone(request.receive, events.next())
             assert first is not None, "a pipeline always tells something"
 
-            def tell(event: Event) -> list[dict[str, Any]]:
+            def tell(event: Event) -> Iterable[str]:
                 tracker.event(event)
-                return answer.chunks(event)
+                return voice.lines(event)
 
-            lines = stream(first, events, tell, service.settings.keep_alive, tracker.failed)
+            lines = stream(first, events, tell, voice, service.settings.keep_alive, tracker.failed)
             return EventStream(lines, closing.pop_all().aclose)
         except MIRLError as error:
             tracker.failed(error)
             if error_status(error) >= 500:
                 logger.warning("a gated request failed: %s: %s", type(error).__name__, error.message)
-            raise
+            raise api.named(error) from None
 
 
-async def _start(
-    service: Service, asked: ChatRequest, context: RequestContext
-) -> AsyncGenerator[Event, None]:
+async def start(service: Service, asked: ChatRequest, context: RequestContext) -> AsyncGenerator[Event, None]:
     """Check the request, fetch and decode its images, and set the pipeline to it."""
     pipeline = service.engine_pipeline()
     service.check_priority(asked.priority)
@@ -126,8 +115,9 @@ async def _start(
     return pipeline.run(conversation, options, sampling, context)
 
 
-async def _plain(service: Service, request: Request, body: dict[str, Any]) -> Response:
+async def _plain(service: Service, request: Request, api: Api) -> Response:
     """Hand the request to the backend's own handler; say the name that was asked for in what it answers."""
+    body, delegate = api.body, api.delegate(service)
     asked = body.get("model")
     # A name that isn't text is the backend's to refuse.
     name = service.backend_name(asked) if isinstance(asked, str) else asked
@@ -144,30 +134,33 @@ async def _plain(service: Service, request: Request, body: dict[str, Any]) -> Re
         salt = cache_salt(request.headers.get("authorization"), own_salt)
         if salt is not None:
             body["cache_salt"] = salt
-    if remote := remote_images(body.get("messages")):
+    if remote := api.remote_images():
         # The backend would fetch by its own rules: it gets the bytes instead.
         urls = [(url, where) for url, where, _ in remote]
         inlined = await unless_gone(request.receive, service.images.inline(urls))
         for (_, _, put), url in zip(remote, inlined, strict=True):
             put(url)
-    response = await service.delegate(body, request)
-    return _renamed(response, str(asked)) if asked != name else response
+    response = await delegate(body, request)
+    return _renamed(response, str(asked), {str(name), *service.names}) if asked != name else response
 
 
-def _renamed(response: Response, model: str) -> Response:
-    """A backend's answer with its `model` field saying `model`."""
+def _renamed(response: Response, model: str, backend_names: Iterable[str]) -> Response:
+    """A backend's answer with its `model` field, which says one of its names, saying `model`."""
+    # In compact JSON an unescaped key can't occur inside a string, so the first match is the field itself.
+    names = "|".join(re.escape(json.dumps(name, ensure_ascii=False)) for name in sorted(backend_names))
+    told = re.compile(f'"model":(?:{names})')
     field = f'"model":{json.dumps(model, ensure_ascii=False)}'
     if isinstance(response, StreamingResponse):
-        response.body_iterator = _renamed_chunks(response.body_iterator, field)
+        response.body_iterator = _renamed_chunks(response.body_iterator, told, field)
     elif response.status_code == 200:
-        response.body = _MODEL_FIELD.sub(lambda _: field, bytes(response.body).decode(), count=1).encode()
+        response.body = told.sub(lambda _: field, bytes(response.body).decode(), count=1).encode()
         response.headers["content-length"] = str(len(response.body))
     return response
 
 
 async def _renamed_chunks(
-    chunks: AsyncIterable[str | bytes | memoryview], field: str
+    chunks: AsyncIterable[str | bytes | memoryview], told: re.Pattern[str], field: str
 ) -> AsyncGenerator[str, None]:
     async for chunk in chunks:
         text = chunk if isinstance(chunk, str) else bytes(chunk).decode()
-        yield _MODEL_FIELD.sub(lambda _: field, text, count=1)
+        yield told.sub(lambda _: field, text, count=1)

@@ -1,13 +1,16 @@
-"""GET /v1/models: every served name twice, gated and `:direct`, and the adapters."""
+"""GET /v1/models and /v1/models/{id}: every served name twice, gated and `:direct`, and the adapters."""
 
 from __future__ import annotations
 
 from typing import Any
 
-from fastapi import APIRouter, Request
+from fastapi import APIRouter, Request, Response
+from fastapi.responses import JSONResponse
 
+from mirl_core.errors import ModelNotFoundError
+from mirl_server.protocol import error_response
 from mirl_server.requests import DIRECT
-from mirl_server.service import service_of
+from mirl_server.service import Service, service_of
 
 router = APIRouter()
 
@@ -15,10 +18,34 @@ router = APIRouter()
 @router.get("/v1/models")
 async def list_models(request: Request) -> dict[str, Any]:
     """The served models."""
-    service = service_of(request)
+    return {"object": "list", "data": await _listed(service_of(request))}
+
+
+# A path: names have slashes (`Qwen/Qwen2.5-VL-7B-Instruct`), and not every client encodes them.
+@router.get(
+    "/v1/models/{model:path}",
+    response_class=Response,
+    responses={
+        200: {"content": {"application/json": {}}},
+        404: {"description": "The model is not served"},
+    },
+)
+async def one_model(model: str, request: Request) -> Response:
+    """One served model."""
+    for card in await _listed(service_of(request)):
+        if card["id"] == model:
+            return JSONResponse(card)
+    return error_response(
+        ModelNotFoundError(
+            f"the model '{model[:64]}' is not served here; GET /v1/models lists those that are"
+        )
+    )
+
+
+async def _listed(service: Service) -> list[dict[str, Any]]:
     listed = []
     for card in await service.cards():
         listed.append(card)
         if card["id"] in service.names:
             listed.append({**card, "id": f"{card['id']}{DIRECT}", "parent": card["id"]})
-    return {"object": "list", "data": listed}
+    return listed

@@ -1,0 +1,141 @@
+"""What the Anthropic API says: messages and their events.
+
+Content blocks: `thinking` with the description and the reasoning, then `text`. An event's `mirl` rides on
+`ping`, which clients skip; the evidence is the message's `mirl`, in a stream that of `message_delta`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator
+from typing import Any
+
+from mirl_core import answers
+from mirl_core.config import Tags
+from mirl_core.errors import MIRLError
+from mirl_core.events import Event, Finished, Started
+from mirl_core.types import Result
+from mirl_server.protocol import Json, error_status, evidence, finish_reason, stage_event
+from mirl_server.streaming import data
+
+_ERROR_TYPES = {
+    400: "invalid_request_error",
+    401: "authentication_error",
+    403: "permission_error",
+    404: "not_found_error",
+    413: "request_too_large",
+    429: "rate_limit_error",
+    503: "overloaded_error",
+    504: "timeout_error",
+}
+
+
+def error_object(error: MIRLError) -> Json:
+    """The API's error object. It has no place for the field at fault, so the message names it."""
+    kind = _ERROR_TYPES.get(error_status(error), "api_error")
+    message = error.message
+    if error.param is not None and error.param not in message:
+        message = f"{error.param}: {message}"
+    return {"type": "error", "error": {"type": kind, "message": message}}
+
+
+class MessagesVoice:
+    """The answer to one request.
+
+    Args:
+        reasoning: whether the answer has a thinking block.
+        stops: the caller's stop sequences.
+        tags: the model's.
+        named: an error with its field called as the API calls it.
+    """
+
+    silence = data({"type": "ping"}, "ping")
+    end = ""
+
+    def __init__(
+        self,
+        request_id: str,
+        model: str,
+        *,
+        reasoning: bool,
+        stops: tuple[str, ...],
+        tags: Tags,
+        named: Callable[[MIRLError], MIRLError],
+    ) -> None:
+        self._message: Json = {
+            "id": f"msg_{request_id}",
+            "type": "message",
+            "role": "assistant",
+            "model": model,
+            "content": [],
+            "stop_reason": None,
+            "stop_sequence": None,
+        }
+        self._reasoning = reasoning
+        self._stops = stops
+        self._tags = tags
+        self._named = named
+
+    def whole(self, result: Result) -> Json:
+        return {
+            **self._message,
+            "content": self._content(result),
+            **self._stop(result),
+            "usage": _usage(result.prompt_tokens, result.completion_tokens),
+            "mirl": evidence(result),
+        }
+
+    def lines(self, event: Event) -> Iterable[str]:
+        if isinstance(event, Started):
+            yield _event("message_start", message={**self._message, "usage": _usage(event.prompt_tokens, 0)})
+            yield _event("ping", mirl={"event": "started", "prompt_tokens": event.prompt_tokens})
+        elif not isinstance(event, Finished):
+            yield _event("ping", mirl=stage_event(event))
+        else:
+            yield from self._finished(event.result)
+
+    def failure(self, error: MIRLError) -> Iterable[str]:
+        yield data(error_object(self._named(error)), "error")
+
+    def _finished(self, result: Result) -> Iterator[str]:
+        for index, block in enumerate(self._content(result)):
+            kind = "thinking" if block["type"] == "thinking" else "text"
+            yield _event("content_block_start", index=index, content_block={**block, kind: ""})
+            if block[kind]:
+                delta = {"type": f"{kind}_delta", kind: block[kind]}
+                yield _event("content_block_delta", index=index, delta=delta)
+            yield _event("content_block_stop", index=index)
+        usage = _usage(result.prompt_tokens, result.completion_tokens)
+        yield _event("message_delta", delta=self._stop(result), usage=usage, mirl=evidence(result))
+        yield _event("message_stop")
+
+    def _content(self, result: Result) -> list[Json]:
+        texts = (result.description.text if result.description else "", result.reasoning)
+        thinking = "\n\n".join(text for text in texts if text)
+        blocks: list[Json] = []
+        if self._reasoning and thinking:
+            # Nobody has to prove later that these are this server's words.
+            blocks.append({"type": "thinking", "thinking": thinking, "signature": ""})
+        return [*blocks, {"type": "text", "text": result.content}]
+
+    def _stop(self, result: Result) -> Json:
+        if finish_reason(result) != "stop":
+            return {"stop_reason": "max_tokens", "stop_sequence": None}
+        stopped = self._stopped_by(result)
+        return {"stop_reason": "stop_sequence" if stopped else "end_turn", "stop_sequence": stopped}
+
+    def _stopped_by(self, result: Result) -> str | None:
+        """The caller's stop sequence that cut the answer."""
+        chain = result.representative
+        _, uncut = answers.extract(chain.text, self._tags, chain.finish_reason == "stop")
+        if chain.answer is None or uncut is None:
+            return None
+        rest = uncut.removeprefix(chain.answer)
+        return next((stop for stop in self._stops if rest.startswith(stop)), None)
+
+
+def _usage(prompt: int, sampled: int) -> Json:
+    return {"input_tokens": prompt, "output_tokens": sampled}
+
+
+def _event(kind: str, **fields: Any) -> str:
+    return data({"type": kind, **fields}, kind)

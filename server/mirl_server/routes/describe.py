@@ -1,0 +1,103 @@
+"""POST /v1/mirl/describe: the first half of a gated answer: descriptions with their MI, kept or not.
+
+The descriptions are those that a chat completion of the same fields would go on from.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import AsyncGenerator
+from contextlib import aclosing
+from typing import Any
+
+from fastapi import APIRouter, Request, Response
+from fastapi.responses import JSONResponse
+from starlette.requests import ClientDisconnect
+
+from mirl_core.errors import MIRLError, ModelNotFoundError, RequestError
+from mirl_core.events import Described, Event, FellBack, Gated, Started
+from mirl_core.types import Description
+from mirl_server.protocol import Json, description_json, error_response, stage_json
+from mirl_server.requests import ChatRequest, brings_image, read_body, read_request, request_schema
+from mirl_server.routes.chat import ERRORS, start
+from mirl_server.service import Service, request_context, service_of
+from mirl_server.streaming import ClientGone, unless_gone
+
+router = APIRouter()
+
+_OF_ANSWERS = frozenset({"stop", "stream", "stream_options", "include_reasoning"})
+TAKEN = (ChatRequest.model_fields.keys() - _OF_ANSWERS) | {"user", "metadata"}
+
+
+def _schema() -> dict[str, Any]:
+    schema = request_schema()
+    schema["properties"] = {name: one for name, one in schema["properties"].items() if name in TAKEN}
+    return schema | {"title": "DescribeRequest"}
+
+
+@router.post(
+    "/v1/mirl/describe",
+    response_class=Response,
+    responses={200: {"content": {"application/json": {}}}, **ERRORS},
+    openapi_extra={"requestBody": {"required": True, "content": {"application/json": {"schema": _schema()}}}},
+)
+async def describe(request: Request) -> Response:
+    """Describe an image for a question: N descriptions, their MI with the image, and which the gate keeps."""
+    service = service_of(request)
+    try:
+        body = await read_body(request)
+        return JSONResponse(await _describe(service, request, body))
+    except MIRLError as error:
+        return error_response(error)
+    except (ClientGone, ClientDisconnect):
+        return Response(status_code=499)  # nobody reads it
+
+
+async def _describe(service: Service, request: Request, body: dict[str, Any]) -> Json:
+    for name, value in body.items():
+        if name not in TAKEN and value is not None:
+            raise RequestError(f"unknown field '{name[:64]}'; leave it out", param=name[:64])
+    asked = read_request(body)
+    if asked.model and asked.model not in service.names:
+        raise ModelNotFoundError(f"the model '{asked.model[:64]}' is not served here", param="model")
+    if not brings_image(asked.messages):
+        raise RequestError("the newest message must be the user's and bring an image", param="messages")
+    context = request_context(request, asked.request_id, asked.cache_salt, asked.priority or 0)
+    events = await unless_gone(request.receive, start(service, asked, context))
+    prompt_tokens, gated = await unless_gone(request.receive, _until_gated(events))
+    sampled = sum(len(one.token_ids) for one in gated.descriptions)
+    return {
+        "id": f"describe-{context.request_id}",
+        "object": "mirl.describe",
+        "created": int(time.time()),
+        "model": asked.model or service.names[0],
+        "mi_weight": gated.mi_weight,
+        "data": [description_json(one) for one in gated.descriptions],
+        "stages": [stage_json(stage) for stage in gated.stages],
+        "usage": {
+            "prompt_tokens": prompt_tokens,
+            "completion_tokens": sampled,
+            "total_tokens": prompt_tokens + sampled,
+            "scored_tokens": sum(stage.scored_tokens for stage in gated.stages),
+        },
+    }
+
+
+async def _until_gated(events: AsyncGenerator[Event, None]) -> tuple[int, Gated]:
+    """Length of the prompt in tokens, and what the gate said; the pipeline goes no further."""
+    prompt_tokens = 0
+    described: dict[int, Description] = {}
+    async with aclosing(events):
+        async for event in events:
+            if isinstance(event, Started):
+                prompt_tokens = event.prompt_tokens
+            elif isinstance(event, Described):
+                described[event.description.index] = event.description
+            elif isinstance(event, Gated):
+                return prompt_tokens, event
+            elif isinstance(event, FellBack):
+                # No description was usable: each says why, none was scored.
+                return prompt_tokens, Gated(
+                    tuple(described[i] for i in sorted(described)), stages=event.stages
+                )
+    raise AssertionError("a pipeline gates or falls back")
