@@ -49,21 +49,29 @@ class Pipeline:
         self.settings = settings
         self.references = tuple(references)
 
+    async def render(self, conversation: Conversation, context: RequestContext) -> Rendered:
+        """The conversation with the model's instruction to look first: what `run` samples from."""
+        return await self.engine.render(conversation.with_instruction(self.settings.instruction), context)
+
     async def run(
         self,
         conversation: Conversation,
         options: MIRLOptions,
         sampling: Sampling,
         context: RequestContext,
+        rendered: Rendered | None = None,
     ) -> AsyncGenerator[Event, None]:
         """Answer one conversation. `sampling.max_tokens` bounds one trajectory: description plus chain.
+
+        Args:
+            rendered: what `render` made of the conversation, for several runs of one; None: it is made here.
 
         Raises:
             RequestError: the options can't be met, or the engine refuses the conversation.
             DeadlineError: `options.timeout` passed before any chain finished.
             EngineError: the engine failed.
         """
-        run = _Run(self, conversation, options, sampling, context)
+        run = _Run(self, conversation, options, sampling, context, rendered)
         async with (
             Deadline(options.timeout, self.engine.abort) as run.deadline,
             aclosing(run.events()) as events,
@@ -81,6 +89,7 @@ class _Run:
     options: MIRLOptions
     sampling: Sampling
     context: RequestContext
+    rendered_before: Rendered | None = None
     deadline: Deadline = field(init=False)
     rendered: Rendered = field(init=False)
     opening: tuple[int, ...] = ()
@@ -103,7 +112,7 @@ class _Run:
 
     async def events(self) -> AsyncGenerator[Event, None]:
         self.check_budget()
-        self.rendered = await self.engine.render(self.prompt, self.context)
+        self.rendered = self.rendered_before or await self.pipeline.render(self.conversation, self.context)
         self.opening = self.engine.encode(self.pipeline.settings.tags.description[0])
         yield Started(self.rendered.prompt_tokens)
         async with aclosing(self.describe()) as stage:
@@ -145,8 +154,8 @@ class _Run:
         needed = 2 * max(self.options.descriptions, self.chain_count(self.options.descriptions))
         if total < needed:
             raise RequestError(
-                f"mirl.max_total_tokens is {total}, but this many descriptions and chains need at least "
-                f"{needed}; raise it or lower mirl.descriptions, mirl.keep or mirl.forks",
+                f"mirl.max_total_tokens leaves {total} for an answer, but this many descriptions and chains "
+                f"need at least {needed}; raise it or lower mirl.descriptions, mirl.keep or mirl.forks",
                 param="mirl.max_total_tokens",
             )
 

@@ -30,7 +30,6 @@ _IMAGE_PARTS = ("image", "image_url", "image_pil", "image_embeds", "input_image"
 
 REFUSED: Mapping[str, tuple[tuple[object, ...], str]] = {
     # field: (values that ask for nothing, the remedy)
-    "n": ((1,), "send the request n times"),
     "logprobs": ((False,), _PLAIN),
     "top_logprobs": ((0,), _PLAIN),
     "logit_bias": (({},), _PLAIN),
@@ -130,6 +129,8 @@ class ChatRequest(BaseModel):
     """Most tokens of one trajectory, description and chain together."""
     max_tokens: Annotated[int, Field(ge=1)] | None = None
     """The older name of `max_completion_tokens`."""
+    n: Annotated[int, Field(ge=1)] | None = None
+    """How many voted answers to give, independent of each other."""
     temperature: Annotated[float, Field(ge=0, le=2)] | None = None
     top_p: Annotated[float, Field(gt=0, le=1)] | None = None
     top_k: Annotated[int, Field(ge=-1)] | None = None

@@ -11,13 +11,12 @@ import json
 import logging
 from collections.abc import AsyncGenerator, Awaitable, Callable, Coroutine, Iterable
 from contextlib import aclosing
-from typing import Any, TypeVar
+from typing import Any, Generic, TypeVar
 
 from starlette.responses import Response
 from starlette.types import Receive, Scope, Send
 
 from mirl_core.errors import EngineDeadError, EngineError, MIRLError
-from mirl_core.events import Event
 from mirl_server.protocol import error_body
 
 logger = logging.getLogger(__name__)
@@ -35,18 +34,18 @@ class Idle(Exception):  # noqa: N818 - not an error: nothing happened yet
     """No event came within the reader's patience; the work goes on."""
 
 
-class Events:
-    """A pipeline's events, read from a task of its own.
+class Events(Generic[T]):
+    """A pipeline's events, or what else a generator tells, read from a task of its own.
 
     One task iterates the generator from the first event to the last, whoever reads: waiting for the next
     event can then be cut short (keep-alive) without cancelling the work, and closing is one cancellation.
     """
 
-    def __init__(self, source: AsyncGenerator[Event, None]) -> None:
-        self._queue: asyncio.Queue[Event | Exception | None] = asyncio.Queue()
+    def __init__(self, source: AsyncGenerator[T, None]) -> None:
+        self._queue: asyncio.Queue[T | Exception | None] = asyncio.Queue()
         self._task = asyncio.create_task(self._pump(source))
 
-    async def _pump(self, source: AsyncGenerator[Event, None]) -> None:
+    async def _pump(self, source: AsyncGenerator[T, None]) -> None:
         try:
             async with aclosing(source):
                 async for event in source:
@@ -59,7 +58,7 @@ class Events:
         else:
             self._queue.put_nowait(None)
 
-    async def next(self, patience: float | None = None) -> Event | None:
+    async def next(self, patience: float | None = None) -> T | None:
         """The next event, None after the last; Idle if none comes within `patience` seconds."""
         try:
             async with asyncio.timeout(patience):
@@ -70,13 +69,10 @@ class Events:
             raise item
         return item
 
-    async def last(self) -> Event:
-        """The last event, when it has come."""
-        last: Event | None = None
+    async def each(self, hear: Callable[[T], object]) -> None:
+        """Have `hear` told all that is left."""
         while (event := await self.next()) is not None:
-            last = event
-        assert last is not None, "a pipeline always ends with Finished"
-        return last
+            hear(event)
 
     async def close(self) -> None:
         """Stop the pipeline; returns when nothing of it runs any more."""
@@ -139,9 +135,9 @@ class EventStream(Response):
 
 
 async def stream(
-    first: Event,
-    events: Events,
-    tell: Callable[[Event], Iterable[dict[str, Any]]],
+    first: T,
+    events: Events[T],
+    tell: Callable[[T], Iterable[dict[str, Any]]],
     keep_alive: float,
     failed: Callable[[MIRLError], None],
 ) -> AsyncGenerator[str, None]:
@@ -152,7 +148,7 @@ async def stream(
         keep_alive: seconds without an event after which a comment is sent.
         failed: hears of an error, which by now can't change the status any more.
     """
-    event: Event | None = first
+    event: T | None = first
     try:
         while event is not None:
             for chunk in tell(event):

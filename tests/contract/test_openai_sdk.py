@@ -217,7 +217,7 @@ def test_temperature_zero_is_one_description_many_times(server: RunningServer) -
         ({"extra_body": {"mirl": {"descriptions": 1000}}}, "mirl.descriptions"),
         ({"extra_body": {"frobnicate": 1}}, "frobnicate"),
         ({"extra_body": {"priority": 3}}, "priority"),
-        ({"n": 2}, "n"),
+        ({"n": 9}, "n"),
         ({"logprobs": True}, "logprobs"),
         ({"response_format": {"type": "json_object"}}, "response_format"),
         ({"tools": [{"type": "function", "function": {"name": "f", "parameters": {}}}]}, "tools"),

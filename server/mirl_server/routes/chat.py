@@ -11,16 +11,18 @@ import logging
 import re
 from collections.abc import AsyncGenerator, AsyncIterable
 from contextlib import AsyncExitStack
-from typing import Any, cast
+from typing import Any
 
 from fastapi import APIRouter, Request, Response
 from fastapi.responses import JSONResponse, StreamingResponse
 from starlette.requests import ClientDisconnect
 
+from mirl_core.config import MIRLOptions
 from mirl_core.engines.base import RequestContext
 from mirl_core.errors import MIRLError, RequestError
-from mirl_core.events import Event, Finished
-from mirl_server.protocol import Answer, error_response, error_status
+from mirl_server import choices
+from mirl_server.choices import Results, Told
+from mirl_server.protocol import Answer, budget, error_response, error_status
 from mirl_server.requests import (
     ChatRequest,
     brings_image,
@@ -82,27 +84,38 @@ async def _gated(service: Service, request: Request, body: dict[str, Any]) -> Re
         try:
             asked = read_request(body)
             context = request_context(request, asked.request_id, asked.cache_salt, asked.priority or 0)
+            options = _options(service, asked)
+            results = Results(asked.n or 1)
+            tracker.answers = results.n
             answer = Answer.new(
                 context.request_id,
                 asked.model or service.names[0],
+                budget(options),
                 reasoning=asked.include_reasoning is not False,
                 reasoning_content=service.settings.reasoning_content,
                 include_usage=service.force_usage
                 or bool(asked.stream_options and asked.stream_options.include_usage),
             )
-            events = Events(await _start(service, asked, context))
+            events = Events(await _start(service, asked, options, context))
             closing.push_async_callback(events.close)
+
+            def hear(told: Told) -> None:
+                tracker.event(told[1])
+                results.note(*told)
+
             if not asked.stream:
-                last = cast("Finished", await unless_gone(request.receive, events.last()))
-                tracker.event(last)
-                return JSONResponse(answer.completion(last.result))
+                await unless_gone(request.receive, events.each(hear))
+                return JSONResponse(answer.completion(results.in_order))
             # The first event is awaited before headers go out: what is refused until then gets its status.
             first = await unless_gone(request.receive, events.next())
             assert first is not None, "a pipeline always tells something"
 
-            def tell(event: Event) -> list[dict[str, Any]]:
-                tracker.event(event)
-                return answer.chunks(event)
+            def tell(told: Told) -> list[dict[str, Any]]:
+                hear(told)
+                chunks = answer.chunks(*told)
+                if results.complete and answer.include_usage:
+                    chunks.append(answer.usage_chunk(results.in_order))
+                return chunks
 
             lines = stream(first, events, tell, service.settings.keep_alive, tracker.failed)
             return EventStream(lines, closing.pop_all().aclose)
@@ -113,16 +126,21 @@ async def _gated(service: Service, request: Request, body: dict[str, Any]) -> Re
             raise
 
 
+def _options(service: Service, asked: ChatRequest) -> MIRLOptions:
+    """The request's knobs over the defaults."""
+    return request_options(asked.mirl, service.options, service.settings.limits)
+
+
 async def _start(
-    service: Service, asked: ChatRequest, context: RequestContext
-) -> AsyncGenerator[Event, None]:
+    service: Service, asked: ChatRequest, options: MIRLOptions, context: RequestContext
+) -> AsyncGenerator[Told, None]:
     """Check the request, decode its images, and set the pipeline to it."""
     pipeline = service.engine_pipeline()
     service.check_priority(asked.priority)
-    options = request_options(asked.mirl, service.options, service.settings.limits)
+    choices.check_count(asked.n or 1, service.settings.limits)
     sampling = asked.sampling(pipeline.settings.temperature, pipeline.engine.max_model_len)
     conversation = await read_conversation(asked, service.settings.limits)
-    return pipeline.run(conversation, options, sampling, context)
+    return choices.answer(pipeline, conversation, options, sampling, context, asked.n or 1)
 
 
 async def _plain(service: Service, request: Request, body: dict[str, Any]) -> Response:
