@@ -17,6 +17,7 @@ from mirl_core.config import Limits, MIRLOptions, first_problem
 from mirl_core.engines.base import Sampling
 from mirl_core.errors import RequestError
 from mirl_core.types import Conversation
+from mirl_server.effort import Effort
 from mirl_server.media import decode_images
 
 DIRECT = ":direct"
@@ -38,7 +39,6 @@ REFUSED: Mapping[str, tuple[tuple[object, ...], str]] = {
     "tool_choice": (("none",), _PLAIN),
     "functions": (([],), _PLAIN),
     "function_call": (("none",), _PLAIN),
-    "reasoning_effort": ((), "set mirl.descriptions, mirl.keep and mirl.forks"),
     "modalities": ((["text"],), "answers are text"),
     "audio": ((), "answers are text"),
     "prediction": ((), "leave it out"),
@@ -129,6 +129,8 @@ class ChatRequest(BaseModel):
     """Most tokens of one trajectory, description and chain together."""
     max_tokens: Annotated[int, Field(ge=1)] | None = None
     """The older name of `max_completion_tokens`."""
+    reasoning_effort: Effort | None = None
+    """A budget in one word, relative to the model's own (`medium`); N, k and m in `mirl` win."""
     n: Annotated[int, Field(ge=1)] | None = None
     """How many voted answers to give, independent of each other."""
     temperature: Annotated[float, Field(ge=0, le=2)] | None = None

@@ -22,6 +22,7 @@ from mirl_core.engines.base import RequestContext
 from mirl_core.errors import MIRLError, RequestError
 from mirl_server import choices
 from mirl_server.choices import Results, Told
+from mirl_server.effort import options_for
 from mirl_server.protocol import Answer, budget, error_response, error_status
 from mirl_server.requests import (
     ChatRequest,
@@ -127,8 +128,9 @@ async def _gated(service: Service, request: Request, body: dict[str, Any]) -> Re
 
 
 def _options(service: Service, asked: ChatRequest) -> MIRLOptions:
-    """The request's knobs over the defaults."""
-    return request_options(asked.mirl, service.options, service.settings.limits)
+    """The request's knobs over those of its effort over the defaults."""
+    limits = service.settings.limits
+    return request_options(asked.mirl, options_for(asked.reasoning_effort, service.options, limits), limits)
 
 
 async def _start(
