@@ -28,6 +28,7 @@ from mirl_core.information import make_estimator
 from mirl_core.marginals import image_free_logprobs
 from mirl_core.measuring import measure, needs_marginals
 from mirl_core.prompting import cut_at_stop, read_description
+from mirl_core.spelling import answer_tokens
 from mirl_core.streams import merge
 from mirl_core.types import Chain, Conversation, Description, Result, Stage, StageUsage
 
@@ -96,6 +97,7 @@ class _Run:
     descriptions: tuple[Description, ...] = ()
     samples: dict[int, Sample] = field(default_factory=dict)
     chains: list[Chain] = field(default_factory=list)
+    chain_samples: list[Sample] = field(default_factory=list)
     stages: list[StageUsage] = field(default_factory=list)
     mi_weight: float | None = None
     outcome: voting.Outcome | None = None
@@ -131,7 +133,14 @@ class _Run:
                 yield event
         if self.outcome is None and await asyncio.to_thread(self.decide):
             yield self.decision(outstanding=0)
-        yield Finished(self.result())
+        result = self.result()
+        if self.sampling.top_logprobs is not None:
+            chain = result.representative
+            sample = self.chain_samples[self.chains.index(chain)]
+            # In a thread: it takes a decoding per token.
+            tokens = await asyncio.to_thread(answer_tokens, chain, sample, self.engine)
+            result = replace(result, content_tokens=tokens)
+        yield Finished(result)
 
     def settled(self, pending: Sequence[voting.Pending]) -> bool:
         """Fix the winner if none of `pending` can change it any more."""
@@ -173,6 +182,7 @@ class _Run:
         sampling = replace(
             self.sampling,
             max_tokens=self.room(budget, self.opening),
+            top_logprobs=None,
             stop=(tags.description[1],),
             seed=derive_seed(self.sampling.seed, "describe"),
         )
@@ -290,17 +300,20 @@ class _Run:
         self.note_stage("plain", started, [chain.tokens for chain in self.chains])
 
     def read_chain(self, sample: Sample, description: Description | None) -> Chain:
+        """What a sampled chain says. The sample is kept: its tokens may be asked for."""
+        self.chain_samples.append(sample)
         text = self.engine.decode(sample.token_ids)
-        reasoning, answer = answers.extract(text, self.pipeline.settings.tags, sample.finish_reason == "stop")
+        found = answers.locate(text, self.pipeline.settings.tags, sample.finish_reason == "stop")
         return Chain(
             description=description.index if description else None,
             fork=sample.index,
             text=text,
-            reasoning=reasoning,
-            answer=None if answer is None else cut_at_stop(answer, self.sampling.stop),
+            reasoning=found.reasoning,
+            answer=None if found.answer is None else cut_at_stop(found.answer, self.sampling.stop),
             tokens=len(sample.token_ids),
             finish_reason=sample.finish_reason,
             score=description.score if description else None,
+            start=found.start,
         )
 
     def result(self) -> Result:

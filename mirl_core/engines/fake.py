@@ -28,6 +28,7 @@ class FakeText:
     `logprobs` and `marginal` are nats: a number holds for every token, a sequence has one value a token (a
     shorter one repeats its last value). `marginal` is what `score` returns for this text. Where a call asks
     for alternatives, each is as likely as the sampled token, so a token's confidence is minus its logprob.
+    The likeliest tokens are the sampled one, then the first that were ever spelled, at a nat less each.
     """
 
     text: str
@@ -128,6 +129,9 @@ class FakeEngine:
     def decode(self, token_ids: Sequence[int]) -> str:
         return "".join(self._words[token] for token in token_ids)
 
+    def token_text(self, token_id: int) -> str:
+        return self._words[token_id]
+
     async def generate(
         self,
         rendered: Rendered,
@@ -187,7 +191,18 @@ class FakeEngine:
             self.running -= 1
         logprobs = _values(script.logprobs, len(tokens))
         confidence = tuple(-value for value in logprobs) if sampling.alternatives else ()
-        done.put_nowait(Sample(index, tuple(tokens), logprobs, self.decode(tokens), reason, confidence))
+        likeliest = tuple(
+            tuple(self._likeliest(token, value, sampling.top_logprobs or 0))
+            for token, value in zip(tokens, logprobs, strict=True)
+            if sampling.top_logprobs
+        )
+        done.put_nowait(
+            Sample(index, tuple(tokens), logprobs, self.decode(tokens), reason, confidence, likeliest)
+        )
+
+    def _likeliest(self, token: int, logprob: float, top: int) -> list[tuple[int, float]]:
+        others = [other for other in range(1, len(self._words)) if other != token]
+        return [(one, logprob - rank) for rank, one in enumerate([token, *others][:top])]
 
     async def score(
         self, rendered: Rendered, suffixes: Sequence[Sequence[int]], context: RequestContext

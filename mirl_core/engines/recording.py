@@ -24,6 +24,7 @@ class RecordingEngine:
         self._rendered: list[tuple[Conversation, Rendered]] = []
         self.encode = engine.encode
         self.decode = engine.decode
+        self.token_text = engine.token_text
         self.score = engine.score
         self.abort = engine.abort
         self.health = engine.health

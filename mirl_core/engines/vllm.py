@@ -23,7 +23,12 @@ from vllm.v1.engine.async_llm import AsyncLLM
 
 from mirl_core.engines._placeholders import placeholder_ids
 from mirl_core.engines._text import TextCodec
-from mirl_core.engines._vllm_alternatives import cut_at_stop_string, stop_by_token, token_logprobs
+from mirl_core.engines._vllm_alternatives import (
+    cut_at_stop_string,
+    likeliest_tokens,
+    stop_by_token,
+    token_logprobs,
+)
 from mirl_core.engines._vllm_args import (
     checked_logprobs_mode,
     cpu_engine_args,
@@ -119,6 +124,9 @@ class VLLMEngine:
 
     def decode(self, token_ids: Sequence[int]) -> str:
         return self._text.decode(token_ids)
+
+    def token_text(self, token_id: int) -> str:
+        return self._text.token(token_id)
 
     async def generate(
         self,
@@ -284,12 +292,14 @@ class VLLMEngine:
         ids = tuple(completion.token_ids)
         reason = _finish_reason(completion.finish_reason)
         values, confidence = token_logprobs(completion.logprobs, len(ids), sampling.alternatives)
-        sample = Sample(index, ids, values, self._text.cleaned(completion.text), reason, confidence)
-        return cut_at_stop_string(sample, sampling.stop, self.decode) if sampling.alternatives else sample
+        likeliest = likeliest_tokens(completion.logprobs, len(ids), sampling.top_logprobs or 0)
+        text = self._text.cleaned(completion.text)
+        sample = Sample(index, ids, values, text, reason, confidence, likeliest)
+        return cut_at_stop_string(sample, sampling.stop, self.decode) if sampling.ranked else sample
 
     def _ending(self, sampling: Sampling) -> dict[str, Any]:
         """vLLM's fields for what ends a sample by its text."""
-        by_token = stop_by_token(sampling.stop, self.encode) if sampling.alternatives else None
+        by_token = stop_by_token(sampling.stop, self.encode) if sampling.ranked else None
         return by_token or {"stop": list(sampling.stop), "include_stop_str_in_output": True}
 
     def _sampling_params(
@@ -310,7 +320,7 @@ class VLLMEngine:
                 presence_penalty=sampling.presence_penalty,
                 frequency_penalty=sampling.frequency_penalty,
                 seed=seed,
-                logprobs=sampling.alternatives,
+                logprobs=sampling.ranked,
                 flat_logprobs=True,
                 logit_bias=dict.fromkeys(banned, float("-inf")) or None,
                 skip_special_tokens=self._text.skips_special,

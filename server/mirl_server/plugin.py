@@ -29,6 +29,7 @@ from mirl_core.errors import ConfigError
 from mirl_core.pipeline import Pipeline
 from mirl_server.media import read_references
 from mirl_server.metrics import process_metrics
+from mirl_server.requests import MAX_TOP_LOGPROBS
 from mirl_server.routes import make_router
 from mirl_server.service import Service
 from mirl_server.settings import ServerSettings, default_options
@@ -70,6 +71,7 @@ class MIRLPlugin:
             cards=lambda: _cards(state),
             delegate=delegate,
             metrics=process_metrics(),
+            max_top_logprobs=_max_top_logprobs(engine_client),
             priorities=args.scheduling_policy == "priority",
             force_usage=args.enable_force_include_usage,
             # vLLM's launcher puts its server there, after the plugins are set up.
@@ -126,6 +128,12 @@ def _engine(client: EngineClient, model: ModelSettings, args: Namespace) -> VLLM
             chat_template_kwargs=resolve_default_chat_template_kwargs(args),
         ),
     )
+
+
+def _max_top_logprobs(client: EngineClient | None) -> int:
+    most = client.model_config.max_logprobs if client is not None else MAX_TOP_LOGPROBS
+    # Negative: as many as the vocabulary holds.
+    return MAX_TOP_LOGPROBS if most < 0 else min(most, MAX_TOP_LOGPROBS)
 
 
 async def _cards(state: State) -> list[dict[str, Any]]:

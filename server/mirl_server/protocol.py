@@ -27,7 +27,7 @@ from mirl_core.errors import (
     TrainingError,
 )
 from mirl_core.events import ChainDone, Decided, Described, Event, FellBack, Finished, Gated, Started
-from mirl_core.types import Chain, Description, Result, Vote
+from mirl_core.types import Chain, ContentToken, Description, Result, Vote
 
 Json = dict[str, Any]
 
@@ -105,7 +105,7 @@ class Answer:
         return {
             "index": index,
             "message": message,
-            "logprobs": None,
+            "logprobs": logprobs_json(result.content_tokens),
             "finish_reason": finish_reason(result),
         }
 
@@ -117,9 +117,17 @@ class Answer:
         text = "\n\n".join(part for part in (described, result.reasoning) if part)
         return {"reasoning": text, **({"reasoning_content": text} if self.reasoning_content else {})}
 
-    def chunk(self, index: int, delta: Json, mirl: Json | None = None, finish: str | None = None) -> Json:
+    def chunk(
+        self,
+        index: int,
+        delta: Json,
+        mirl: Json | None = None,
+        finish: str | None = None,
+        logprobs: Json | None = None,
+    ) -> Json:
         """One chunk of a stream, about choice `index`."""
-        chunk = self._frame([{"index": index, "delta": delta, "logprobs": None, "finish_reason": finish}])
+        choice = {"index": index, "delta": delta, "logprobs": logprobs, "finish_reason": finish}
+        chunk = self._frame([choice])
         return chunk if mirl is None else {**chunk, "mirl": mirl}
 
     def chunks(self, index: int, event: Event) -> list[Json]:
@@ -133,7 +141,8 @@ class Answer:
         result = event.result
         thinking = self.thinking(result)
         chunks = [self.chunk(index, thinking)] if any(thinking.values()) else []
-        chunks.append(self.chunk(index, {"content": result.content}))
+        logprobs = logprobs_json(result.content_tokens)
+        chunks.append(self.chunk(index, {"content": result.content}, logprobs=logprobs))
         ending = {"event": "finished", "budget": dict(self.budget), **evidence(result)}
         chunks.append(self.chunk(index, {}, ending, finish_reason(result)))
         return chunks
@@ -155,6 +164,25 @@ class Answer:
 def finish_reason(result: Result) -> str:
     """The chain's finish reason in OpenAI's words; a chain that the deadline cut is as cut as a long one."""
     return "stop" if result.finish_reason == "stop" else "length"
+
+
+def logprobs_json(tokens: Sequence[ContentToken] | None) -> Json | None:
+    """A choice's `logprobs`: the tokens of its content; None where they weren't asked for."""
+    if tokens is None:
+        return None
+    content = [
+        {
+            **_token_json(one.text, one.logprob),
+            "top_logprobs": [_token_json(text, logprob) for text, logprob in one.likeliest],
+        }
+        for one in tokens
+    ]
+    return {"content": content, "refusal": None}
+
+
+def _token_json(text: str, logprob: float) -> Json:
+    # JSON has no infinity; this is what vLLM and OpenAI say instead.
+    return {"token": text, "logprob": max(logprob, -9999.0), "bytes": list(text.encode(errors="replace"))}
 
 
 def budget(options: MIRLOptions) -> dict[str, int]:

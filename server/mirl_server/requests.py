@@ -23,6 +23,8 @@ from mirl_server.media import decode_images
 DIRECT = ":direct"
 ROLES = ("system", "developer", "user", "assistant", "tool", "function")
 MAX_STOPS = 16
+MAX_TOP_LOGPROBS = 20
+"""OpenAI's, and vLLM's `--max-logprobs` unless it is set."""
 TEMPLATE_RESERVED = ("chat_template", "tokenize", "tools", "add_generation_prompt", "continue_final_message")
 """Template arguments that would change what is rendered, or bring a template of the caller's own."""
 _N = TypeVar("_N", int, float)
@@ -31,8 +33,6 @@ _IMAGE_PARTS = ("image", "image_url", "image_pil", "image_embeds", "input_image"
 
 REFUSED: Mapping[str, tuple[tuple[object, ...], str]] = {
     # field: (values that ask for nothing, the remedy)
-    "logprobs": ((False,), _PLAIN),
-    "top_logprobs": ((0,), _PLAIN),
     "logit_bias": (({},), _PLAIN),
     "response_format": (({"type": "text"},), _PLAIN),
     "tools": (([],), _PLAIN),
@@ -144,6 +144,10 @@ class ChatRequest(BaseModel):
     stop: str | list[str] | None = None
     """Ends the answer; descriptions and reasoning are not affected."""
     seed: Annotated[int, Field(ge=-(2**63), lt=2**63)] | None = None
+    logprobs: bool | None = None
+    """Tell the answer's tokens and their log-probabilities: the model's own, before temperature."""
+    top_logprobs: Annotated[int, Field(ge=0, le=MAX_TOP_LOGPROBS)] | None = None
+    """How many of the likeliest tokens to tell at each of their positions."""
     stream: bool | None = None
     stream_options: StreamOptions | None = None
     include_reasoning: bool | None = None
@@ -168,6 +172,7 @@ class ChatRequest(BaseModel):
             frequency_penalty=_or(self.frequency_penalty, 0.0),
             stop=stops,
             seed=self.seed,
+            top_logprobs=(self.top_logprobs or 0) if self.logprobs else None,
         )
 
 
@@ -225,6 +230,8 @@ def read_request(body: Mapping[str, Any]) -> ChatRequest:
             raise RequestError(f"{where} is the server's to set; leave it out", param=where)
     if request.stream_options is not None:
         _check_stream_options(request)
+    if request.top_logprobs and not request.logprobs:
+        raise RequestError("top_logprobs needs logprobs: true", param="top_logprobs")
     if not isinstance(request.stop, str) and request.stop and len(request.stop) > MAX_STOPS:
         raise RequestError(f"stop takes at most {MAX_STOPS} strings", param="stop")
     if request.stop is not None and "" in ([request.stop] if isinstance(request.stop, str) else request.stop):

@@ -16,7 +16,7 @@ from mirl_core.engines.base import RequestContext
 from mirl_core.errors import EngineDeadError, RequestError
 from mirl_core.pipeline import Pipeline
 from mirl_server.metrics import Metrics
-from mirl_server.requests import DIRECT
+from mirl_server.requests import DIRECT, MAX_TOP_LOGPROBS
 from mirl_server.settings import ServerSettings
 
 Delegate = Callable[[dict[str, Any], Request], Awaitable[Response]]
@@ -40,6 +40,8 @@ class Service:
     """Answers a plain chat completion: the backend's own handler."""
     metrics: Metrics
     draining: Callable[[], bool] = lambda: False
+    max_top_logprobs: int = MAX_TOP_LOGPROBS
+    """How many likeliest tokens the engine tells at a position."""
     priorities: bool = False
     """Whether the engine schedules by priority."""
     force_usage: bool = False
@@ -56,6 +58,14 @@ class Service:
         if priority and not self.priorities:
             raise RequestError(
                 "priority needs a server that was started with --scheduling-policy priority", param="priority"
+            )
+
+    def check_top_logprobs(self, top: int | None) -> None:
+        """RequestError where a request asks for more likeliest tokens than the engine tells."""
+        if top is not None and top > self.max_top_logprobs:
+            raise RequestError(
+                f"top_logprobs is {top}; this server was started with --max-logprobs {self.max_top_logprobs}",
+                param="top_logprobs",
             )
 
     def backend_name(self, asked: str) -> str:

@@ -139,6 +139,7 @@ async def _start(
     """Check the request, decode its images, and set the pipeline to it."""
     pipeline = service.engine_pipeline()
     service.check_priority(asked.priority)
+    service.check_top_logprobs(asked.top_logprobs)
     choices.check_count(asked.n or 1, service.settings.limits)
     sampling = asked.sampling(pipeline.settings.temperature, pipeline.engine.max_model_len)
     conversation = await read_conversation(asked, service.settings.limits)
