@@ -17,12 +17,14 @@ from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING
 
 from mirl_core import answers, voting
+from mirl_core.budget import check_budget
 from mirl_core.confidence import calibration_for, reported
 from mirl_core.config import MIRLOptions, ModelSettings
 from mirl_core.deadline import Deadline
 from mirl_core.engines.base import Engine, Rendered, RequestContext, Sample, Sampling, derive_seed
 from mirl_core.errors import DeadlineError, RequestError
 from mirl_core.events import ChainDone, Decided, Described, Event, FellBack, Finished, Gated, Started
+from mirl_core.formats import AnswerFormat
 from mirl_core.gates import select
 from mirl_core.information import make_estimator
 from mirl_core.marginals import image_free_logprobs
@@ -61,18 +63,20 @@ class Pipeline:
         sampling: Sampling,
         context: RequestContext,
         rendered: Rendered | None = None,
+        answer_format: AnswerFormat | None = None,
     ) -> AsyncGenerator[Event, None]:
         """Answer one conversation. `sampling.max_tokens` bounds one trajectory: description plus chain.
 
         Args:
             rendered: what `render` made of the conversation, for several runs of one; None: it is made here.
+            answer_format: what form every answer must have; the engine has checked that it can see to it.
 
         Raises:
             RequestError: the options can't be met, or the engine refuses the conversation.
             DeadlineError: `options.timeout` passed before any chain finished.
             EngineError: the engine failed.
         """
-        run = _Run(self, conversation, options, sampling, context, rendered)
+        run = _Run(self, conversation, options, sampling, context, rendered, answer_format)
         async with (
             Deadline(options.timeout, self.engine.abort) as run.deadline,
             aclosing(run.events()) as events,
@@ -91,6 +95,7 @@ class _Run:
     sampling: Sampling
     context: RequestContext
     rendered_before: Rendered | None = None
+    answer_format: AnswerFormat | None = None
     deadline: Deadline = field(init=False)
     rendered: Rendered = field(init=False)
     opening: tuple[int, ...] = ()
@@ -113,7 +118,7 @@ class _Run:
         return self.conversation.with_instruction(self.pipeline.settings.instruction)
 
     async def events(self) -> AsyncGenerator[Event, None]:
-        self.check_budget()
+        check_budget(self.options)
         self.rendered = self.rendered_before or await self.pipeline.render(self.conversation, self.context)
         self.opening = self.engine.encode(self.pipeline.settings.tags.description[0])
         yield Started(self.rendered.prompt_tokens)
@@ -154,23 +159,6 @@ class _Run:
     def decision(self, outstanding: int) -> Decided:
         assert self.outcome is not None, "decided before it is told"
         return Decided(self.outcome.vote, self.outcome.representative, outstanding)
-
-    def check_budget(self) -> None:
-        """Half of `max_total_tokens` goes to descriptions, the rest to chains: both must be worth it."""
-        total = self.options.max_total_tokens
-        if total is None:
-            return
-        needed = 2 * max(self.options.descriptions, self.chain_count(self.options.descriptions))
-        if total < needed:
-            raise RequestError(
-                f"mirl.max_total_tokens leaves {total} for an answer, but this many descriptions and chains "
-                f"need at least {needed}; raise it or lower mirl.descriptions, mirl.keep or mirl.forks",
-                param="mirl.max_total_tokens",
-            )
-
-    def chain_count(self, descriptions: int) -> int:
-        kept = descriptions if self.options.gate == "none" else min(self.options.keep, descriptions)
-        return kept * self.options.forks
 
     async def describe(self) -> AsyncGenerator[Event, None]:
         """Sample N descriptions after the opening tag."""
@@ -244,6 +232,8 @@ class _Run:
         if options.fork_image == "drop":
             rendered = await self.engine.render(self.prompt.with_images(None), self.context)
         share = self.chain_share(len(kept) * options.forks)
+        form = self.answer_format
+        structure = None if form is None else form.after_description(tags)
         pending = {
             (one.index, fork): voting.Pending(one.index, fork, one.score)
             for one in kept
@@ -257,6 +247,7 @@ class _Run:
                 self.sampling,
                 max_tokens=self.room(min(self.sampling.max_tokens - len(one.token_ids), share), suffix),
                 stop=(tags.answer[1],),
+                structure=structure,
                 seed=derive_seed(self.sampling.seed, "fork", one.index),
             )
             contexts.append(context)
@@ -283,10 +274,12 @@ class _Run:
         started = time.perf_counter()
         if self.pipeline.settings.instruction:
             self.rendered = await self.engine.render(self.conversation, self.context)
+        form = self.answer_format
         sampling = replace(
             self.sampling,
             max_tokens=self.room(min(self.sampling.max_tokens, self.chain_share(1)), ()),
-            stop=(self.pipeline.settings.tags.answer[1],),
+            stop=(self.pipeline.settings.tags.answer[1],) if form is None else (),
+            structure=None if form is None else form.alone(),
             seed=derive_seed(self.sampling.seed, "plain"),
         )
         context = self.stage_context("plain")
@@ -303,7 +296,11 @@ class _Run:
         """What a sampled chain says. The sample is kept: its tokens may be asked for."""
         self.chain_samples.append(sample)
         text = self.engine.decode(sample.token_ids)
-        found = answers.locate(text, self.pipeline.settings.tags, sample.finish_reason == "stop")
+        tags, finished = self.pipeline.settings.tags, sample.finish_reason == "stop"
+        if self.answer_format is None:
+            found = answers.locate(text, tags, finished)
+        else:
+            found = self.answer_format.read(text, None if description is None else tags, finished)
         return Chain(
             description=description.index if description else None,
             fork=sample.index,
@@ -357,8 +354,8 @@ class _Run:
     def confidence(self) -> tuple[float | None, bool]:
         """How sure the answer is, and whether that is calibrated."""
         calibration = calibration_for(self.pipeline.settings, self.options, self.sampling)
-        # A vote that the deadline cut short is none of those that a calibration is fitted on.
-        if self.deadline.passed:
+        # No calibration is fitted on votes that a deadline cut short, or on answers held to a form.
+        if self.deadline.passed or self.answer_format is not None:
             calibration = None
         return reported(self.outcome.confidence if self.outcome else None, self.descriptions, calibration)
 

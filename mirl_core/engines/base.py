@@ -69,6 +69,9 @@ class Sampling:
     """How many of the likeliest tokens at each position are in `Sample.likeliest`; None: none, and
     the pipeline doesn't tell the answer's tokens at all."""
 
+    structure: str | None = None
+    """A structural tag (xgrammar's JSON) that every sample follows from its first token to its end."""
+
     @property
     def ranked(self) -> int:
         """How many of the likeliest tokens at each position an engine has to look at."""
@@ -149,6 +152,14 @@ class Engine(Protocol):
         """Raw log p of every token of every suffix, each suffix by itself after the prompt; nats.
 
         Returns one tuple a suffix, as long as the suffix. Runs in token-bounded batches.
+        """
+        ...
+
+    async def check_structure(self, structure: str) -> None:
+        """Find out before sampling whether samples can be held to `Sampling.structure`.
+
+        Raises:
+            RequestError: this engine can't, or the structure is wrong.
         """
         ...
 

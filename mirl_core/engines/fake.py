@@ -66,7 +66,8 @@ class FakeEngine:
         plain: chains of a call without any suffix (the fallback); None: `chains`.
         score: (conversation, suffix ids) → nats per token, instead of the scripted marginals.
         delay: seconds per token; 0 lets the event loop turn once per token.
-        fail_at: what to raise, by kind of call (`render`, `describe`, `score`, `fork`, `plain`, `health`).
+        fail_at: what to raise, by kind of call (`render`, `structure`, `describe`, `score`, `fork`, `plain`,
+            `health`).
         fail_after: how many samples a failing generate call yields first.
         tags: opening and closing tag of a description: tell describe calls from forks.
         eos: whether samples that end by themselves carry an end-of-turn token, which text leaves out.
@@ -228,6 +229,9 @@ class FakeEngine:
             if self.encode(script.text)[: len(content)] == content:
                 return (-1.0,) * start + _values(script.marginal, len(content))
         raise AssertionError(f"nothing scripted starts with {self.decode(content)!r}")
+
+    async def check_structure(self, structure: str) -> None:
+        self._fail("structure")
 
     async def abort(self, request_id: str) -> None:
         self.aborted.append(request_id)

@@ -160,6 +160,9 @@ class HFEngine:
         scores = await self._in_thread(lambda: self._score(rendered, unique, call), call, "score")
         return [scores[tuple(suffix)] if suffix else () for suffix in suffixes]
 
+    async def check_structure(self, structure: str) -> None:
+        raise RequestError("answers can't be constrained on transformers; run vLLM in process")
+
     async def abort(self, request_id: str) -> None:
         if request_id in self._calls:
             self._calls[request_id].stopped = True

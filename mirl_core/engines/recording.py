@@ -26,6 +26,7 @@ class RecordingEngine:
         self.decode = engine.decode
         self.token_text = engine.token_text
         self.score = engine.score
+        self.check_structure = engine.check_structure
         self.abort = engine.abort
         self.health = engine.health
         self.close = engine.close

@@ -217,6 +217,9 @@ class RemoteEngine:
         )
         return [scores[tuple(suffix)] if suffix else () for suffix in suffixes]
 
+    async def check_structure(self, structure: str) -> None:
+        raise RequestError("answers can't be constrained over HTTP; run vLLM in process")
+
     async def abort(self, request_id: str) -> None:
         """As in the protocol; returns when all of the call's samples are out."""
         call = self._calls.get(request_id)

@@ -18,7 +18,7 @@ from vllm.engine.arg_utils import AsyncEngineArgs
 from vllm.engine.protocol import EngineClient
 from vllm.outputs import RequestOutput
 from vllm.renderers import ChatParams
-from vllm.sampling_params import RequestOutputKind, SamplingParams
+from vllm.sampling_params import RequestOutputKind, SamplingParams, StructuredOutputsParams
 from vllm.v1.engine.async_llm import AsyncLLM
 
 from mirl_core.engines._placeholders import placeholder_ids
@@ -39,6 +39,7 @@ from mirl_core.engines._vllm_args import (
 )
 from mirl_core.engines._vllm_render import DEAD, Prompt, render_prompt, translated
 from mirl_core.engines._vllm_score import score_suffixes
+from mirl_core.engines._vllm_structure import check_structure
 from mirl_core.engines.base import Rendered, RequestContext, Sample, Sampling, derive_seed, fitting
 from mirl_core.errors import EngineDeadError, EngineError, RequestError
 from mirl_core.types import Conversation, FinishReason
@@ -195,6 +196,11 @@ class VLLMEngine:
         )
         return [scores[tuple(suffix)] if suffix else () for suffix in suffixes]
 
+    async def check_structure(self, structure: str) -> None:
+        backend = self.client.vllm_config.structured_outputs_config.backend
+        # In a thread: a large schema takes a while to parse.
+        await asyncio.to_thread(check_structure, structure, backend)
+
     async def abort(self, request_id: str) -> None:
         call = self._calls.get(request_id)
         if call is None:
@@ -299,7 +305,11 @@ class VLLMEngine:
 
     def _ending(self, sampling: Sampling) -> dict[str, Any]:
         """vLLM's fields for what ends a sample by its text."""
-        by_token = stop_by_token(sampling.stop, self.encode) if sampling.ranked else None
+        # A grammar takes a stop token for the end of the sample, and would not have it end an answer.
+        if sampling.ranked and sampling.structure is None:
+            by_token = stop_by_token(sampling.stop, self.encode)
+        else:
+            by_token = None
         return by_token or {"stop": list(sampling.stop), "include_stop_str_in_output": True}
 
     def _sampling_params(
@@ -326,6 +336,11 @@ class VLLMEngine:
                 skip_special_tokens=self._text.skips_special,
                 spaces_between_special_tokens=False,
                 output_kind=RequestOutputKind.FINAL_ONLY,
+                structured_outputs=(
+                    None
+                    if sampling.structure is None
+                    else StructuredOutputsParams(structural_tag=sampling.structure)
+                ),
                 **ending,
             )
 

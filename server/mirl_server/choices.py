@@ -15,6 +15,7 @@ from mirl_core.config import Limits, MIRLOptions
 from mirl_core.engines.base import RequestContext, Sampling, derive_seed
 from mirl_core.errors import RequestError
 from mirl_core.events import Event, Finished
+from mirl_core.formats import AnswerFormat
 from mirl_core.pipeline import Pipeline
 from mirl_core.streams import merge
 from mirl_core.types import Conversation, Result
@@ -36,6 +37,7 @@ async def answer(
     sampling: Sampling,
     context: RequestContext,
     n: int,
+    answer_format: AnswerFormat | None = None,
 ) -> AsyncGenerator[Told, None]:
     """The events of `n` answers as they come; `Finished` is the last one of each.
 
@@ -53,6 +55,7 @@ async def answer(
             replace(sampling, seed=_seed(sampling.seed, index)),
             _context(context, index),
             rendered,
+            answer_format,
         )
         for index in range(n)
     ]

@@ -18,6 +18,7 @@ from mirl_core.engines.base import Sampling
 from mirl_core.errors import RequestError
 from mirl_core.types import Conversation
 from mirl_server.effort import Effort
+from mirl_server.formats import ResponseFormat, StructuredOutputs
 from mirl_server.media import decode_images
 
 DIRECT = ":direct"
@@ -34,11 +35,10 @@ _IMAGE_PARTS = ("image", "image_url", "image_pil", "image_embeds", "input_image"
 REFUSED: Mapping[str, tuple[tuple[object, ...], str]] = {
     # field: (values that ask for nothing, the remedy)
     "logit_bias": (({},), _PLAIN),
-    "response_format": (({"type": "text"},), _PLAIN),
     "tools": (([],), _PLAIN),
     "tool_choice": (("none",), _PLAIN),
-    "functions": (([],), _PLAIN),
-    "function_call": (("none",), _PLAIN),
+    "functions": (([],), "send them as tools to the model's ':direct' name"),
+    "function_call": (("none",), "send tool_choice to the model's ':direct' name"),
     "modalities": ((["text"],), "answers are text"),
     "audio": ((), "answers are text"),
     "prediction": ((), "leave it out"),
@@ -73,7 +73,6 @@ REFUSED: Mapping[str, tuple[tuple[object, ...], str]] = {
     "chat_template": ((), _PLAIN),
     "media_io_kwargs": (({},), _PLAIN),
     "mm_processor_kwargs": (({},), _PLAIN),
-    "structured_outputs": ((), _PLAIN),
     "return_tokens_as_token_ids": ((False,), _PLAIN),
     "return_token_ids": ((False,), _PLAIN),
     "return_token_offsets": ((False,), _PLAIN),
@@ -148,6 +147,10 @@ class ChatRequest(BaseModel):
     """Tell the answer's tokens and their log-probabilities: the model's own, before temperature."""
     top_logprobs: Annotated[int, Field(ge=0, le=MAX_TOP_LOGPROBS)] | None = None
     """How many of the likeliest tokens to tell at each of their positions."""
+    response_format: ResponseFormat | None = None
+    """The form of answers: `text`, `json_object` or `json_schema`. Descriptions and reasoning stay free."""
+    structured_outputs: StructuredOutputs | None = None
+    """vLLM's own words for it: `json`, `json_object` or `choice`."""
     stream: bool | None = None
     stream_options: StreamOptions | None = None
     include_reasoning: bool | None = None
@@ -312,9 +315,20 @@ def request_schema() -> dict[str, Any]:
     """The gated request's JSON schema, for `/docs`."""
     schema = ChatRequest.model_json_schema()
     definitions = schema.pop("$defs", {})
-    schema["properties"]["stream_options"] = {"anyOf": [definitions["StreamOptions"], {"type": "null"}]}
     schema["properties"]["mirl"] = MIRLOptions.model_json_schema()
-    return schema
+    inlined: dict[str, Any] = _inlined(schema, definitions)
+    return inlined
+
+
+def _inlined(node: Any, definitions: Mapping[str, Any]) -> Any:
+    """A schema with what it refers to in place: an OpenAPI document has its definitions elsewhere."""
+    if isinstance(node, list):
+        return [_inlined(one, definitions) for one in node]
+    if not isinstance(node, dict):
+        return node
+    if "$ref" in node:
+        return _inlined(definitions[node["$ref"].rpartition("/")[2]], definitions)
+    return {name: _inlined(one, definitions) for name, one in node.items()}
 
 
 def _or(value: _N | None, default: _N) -> _N:

@@ -23,6 +23,7 @@ from mirl_core.errors import MIRLError, RequestError
 from mirl_server import choices
 from mirl_server.choices import Results, Told
 from mirl_server.effort import options_for
+from mirl_server.formats import read_format
 from mirl_server.protocol import Answer, budget, error_response, error_status
 from mirl_server.requests import (
     ChatRequest,
@@ -141,9 +142,12 @@ async def _start(
     service.check_priority(asked.priority)
     service.check_top_logprobs(asked.top_logprobs)
     choices.check_count(asked.n or 1, service.settings.limits)
+    answer_format = await read_format(
+        asked.response_format, asked.structured_outputs, pipeline.engine, pipeline.settings.tags
+    )
     sampling = asked.sampling(pipeline.settings.temperature, pipeline.engine.max_model_len)
     conversation = await read_conversation(asked, service.settings.limits)
-    return choices.answer(pipeline, conversation, options, sampling, context, asked.n or 1)
+    return choices.answer(pipeline, conversation, options, sampling, context, asked.n or 1, answer_format)
 
 
 async def _plain(service: Service, request: Request, body: dict[str, Any]) -> Response:

@@ -56,6 +56,15 @@ def test_vllms_defaults_ask_for_nothing() -> None:
     assert said == {"model", "request_id", "include_reasoning"}
 
 
+@pytest.mark.vllm
+def test_who_is_sent_to_the_plain_model_is_helped_there() -> None:
+    from vllm.entrypoints.openai.chat_completion.protocol import ChatCompletionRequest
+
+    sent = {name for name, (_, remedy) in REFUSED.items() if "or ask the model's ':direct' name" in remedy}
+    assert sent
+    assert sent - set(ChatCompletionRequest.model_fields) == set()
+
+
 def test_places_do_not_overlap() -> None:
     assert not set(REFUSED) & set(INERT)
     assert not (set(REFUSED) | set(INERT)) & set(ChatRequest.model_fields)
