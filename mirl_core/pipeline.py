@@ -24,7 +24,7 @@ from mirl_core.deadline import Deadline
 from mirl_core.engines.base import Engine, Rendered, RequestContext, Sample, Sampling, derive_seed
 from mirl_core.errors import DeadlineError, RequestError
 from mirl_core.events import ChainDone, Decided, Described, Event, FellBack, Finished, Gated, Started
-from mirl_core.formats import AnswerFormat
+from mirl_core.formats import Form
 from mirl_core.gates import select
 from mirl_core.information import make_estimator
 from mirl_core.marginals import image_free_logprobs
@@ -63,20 +63,20 @@ class Pipeline:
         sampling: Sampling,
         context: RequestContext,
         rendered: Rendered | None = None,
-        answer_format: AnswerFormat | None = None,
+        form: Form | None = None,
     ) -> AsyncGenerator[Event, None]:
         """Answer one conversation. `sampling.max_tokens` bounds one trajectory: description plus chain.
 
         Args:
             rendered: what `render` made of the conversation, for several runs of one; None: it is made here.
-            answer_format: what form every answer must have; the engine has checked that it can see to it.
+            form: what answers must or may be like; the engine has checked that it can see to it.
 
         Raises:
             RequestError: the options can't be met, or the engine refuses the conversation.
             DeadlineError: `options.timeout` passed before any chain finished.
             EngineError: the engine failed.
         """
-        run = _Run(self, conversation, options, sampling, context, rendered, answer_format)
+        run = _Run(self, conversation, options, sampling, context, rendered, form)
         async with (
             Deadline(options.timeout, self.engine.abort) as run.deadline,
             aclosing(run.events()) as events,
@@ -95,7 +95,7 @@ class _Run:
     sampling: Sampling
     context: RequestContext
     rendered_before: Rendered | None = None
-    answer_format: AnswerFormat | None = None
+    form: Form | None = None
     deadline: Deadline = field(init=False)
     rendered: Rendered = field(init=False)
     opening: tuple[int, ...] = ()
@@ -232,8 +232,6 @@ class _Run:
         if options.fork_image == "drop":
             rendered = await self.engine.render(self.prompt.with_images(None), self.context)
         share = self.chain_share(len(kept) * options.forks)
-        form = self.answer_format
-        structure = None if form is None else form.after_description(tags)
         pending = {
             (one.index, fork): voting.Pending(one.index, fork, one.score)
             for one in kept
@@ -247,7 +245,7 @@ class _Run:
                 self.sampling,
                 max_tokens=self.room(min(self.sampling.max_tokens - len(one.token_ids), share), suffix),
                 stop=(tags.answer[1],),
-                structure=structure,
+                structure=None if self.form is None else self.form.after_description(tags),
                 seed=derive_seed(self.sampling.seed, "fork", one.index),
             )
             contexts.append(context)
@@ -274,12 +272,12 @@ class _Run:
         started = time.perf_counter()
         if self.pipeline.settings.instruction:
             self.rendered = await self.engine.render(self.conversation, self.context)
-        form = self.answer_format
+        structure = None if self.form is None else self.form.alone()
         sampling = replace(
             self.sampling,
             max_tokens=self.room(min(self.sampling.max_tokens, self.chain_share(1)), ()),
-            stop=(self.pipeline.settings.tags.answer[1],) if form is None else (),
-            structure=None if form is None else form.alone(),
+            stop=(self.pipeline.settings.tags.answer[1],) if structure is None else (),
+            structure=structure,
             seed=derive_seed(self.sampling.seed, "plain"),
         )
         context = self.stage_context("plain")
@@ -297,20 +295,24 @@ class _Run:
         self.chain_samples.append(sample)
         text = self.engine.decode(sample.token_ids)
         tags, finished = self.pipeline.settings.tags, sample.finish_reason == "stop"
-        if self.answer_format is None:
+        if self.form is None:
             found = answers.locate(text, tags, finished)
         else:
-            found = self.answer_format.read(text, None if description is None else tags, finished)
+            found = self.form.read(text, tags, finished, alone=description is None)
+        answer = found.answer
+        if answer is not None and not found.calls:
+            answer = cut_at_stop(answer, self.sampling.stop)
         return Chain(
             description=description.index if description else None,
             fork=sample.index,
             text=text,
             reasoning=found.reasoning,
-            answer=None if found.answer is None else cut_at_stop(found.answer, self.sampling.stop),
+            answer=answer,
             tokens=len(sample.token_ids),
             finish_reason=sample.finish_reason,
             score=description.score if description else None,
             start=found.start,
+            calls=found.calls,
         )
 
     def result(self) -> Result:
@@ -355,7 +357,7 @@ class _Run:
         """How sure the answer is, and whether that is calibrated."""
         calibration = calibration_for(self.pipeline.settings, self.options, self.sampling)
         # No calibration is fitted on votes that a deadline cut short, or on answers held to a form.
-        if self.deadline.passed or self.answer_format is not None:
+        if self.deadline.passed or self.form is not None:
             calibration = None
         return reported(self.outcome.confidence if self.outcome else None, self.descriptions, calibration)
 

@@ -22,11 +22,13 @@ _BROKEN = "\ufffd"
 
 
 def answer_tokens(chain: Chain, sample: Sample, engine: Engine) -> tuple[ContentToken, ...]:
-    """Every token of `sample` that spells a part of `chain.answer`; none where there is no answer.
+    """Every token of `sample` that spells a part of `chain.answer`; none where there is none, or it is calls.
 
     Args:
         sample: what the chain was read from.
     """
+    if chain.calls:
+        return ()
     first, last = token_span(sample.token_ids, chain.start, len(chain.answer or ""), engine.decode)
     texts = token_texts(sample.token_ids[:last], first, engine.decode)
     likeliest = sample.likeliest[first:last] or ((),) * (last - first)

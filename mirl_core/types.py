@@ -128,6 +128,8 @@ class Chain:
     """Its description's gate score."""
     start: int = 0
     """Where in `text` the answer begins."""
+    calls: bool = False
+    """The answer is tool calls: a JSON array of objects with `name` and `arguments`."""
 
     @property
     def finished(self) -> bool:

@@ -27,6 +27,8 @@ class Extract:
     """None where there is none."""
     start: int = 0
     """Where in the text the answer begins."""
+    calls: bool = False
+    """The answer is tool calls as JSON, and no part of the text."""
 
 
 def extract(text: str, tags: Tags, finished: bool) -> tuple[str, str | None]:

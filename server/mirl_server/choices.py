@@ -15,7 +15,7 @@ from mirl_core.config import Limits, MIRLOptions
 from mirl_core.engines.base import RequestContext, Sampling, derive_seed
 from mirl_core.errors import RequestError
 from mirl_core.events import Event, Finished
-from mirl_core.formats import AnswerFormat
+from mirl_core.formats import Form
 from mirl_core.pipeline import Pipeline
 from mirl_core.streams import merge
 from mirl_core.types import Conversation, Result
@@ -37,7 +37,7 @@ async def answer(
     sampling: Sampling,
     context: RequestContext,
     n: int,
-    answer_format: AnswerFormat | None = None,
+    form: Form | None = None,
 ) -> AsyncGenerator[Told, None]:
     """The events of `n` answers as they come; `Finished` is the last one of each.
 
@@ -55,7 +55,7 @@ async def answer(
             replace(sampling, seed=_seed(sampling.seed, index)),
             _context(context, index),
             rendered,
-            answer_format,
+            form,
         )
         for index in range(n)
     ]

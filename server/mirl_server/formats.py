@@ -9,7 +9,7 @@ from pydantic import BaseModel, ConfigDict, Field, model_validator
 from mirl_core.config import Tags
 from mirl_core.engines.base import Engine
 from mirl_core.errors import RequestError
-from mirl_core.formats import AnswerFormat, json_schema, one_of
+from mirl_core.formats import AnswerFormat, Form, json_schema, one_of
 
 
 class JSONSchema(BaseModel):
@@ -54,15 +54,19 @@ class StructuredOutputs(BaseModel):
 async def read_format(
     response_format: ResponseFormat | None,
     structured: StructuredOutputs | None,
+    calls: Form | None,
     engine: Engine,
     tags: Tags,
-) -> AnswerFormat | None:
+) -> Form | None:
     """The form that a request asks for, once the engine has found that it can see to it; None: any.
+
+    Args:
+        calls: the form that its tools ask for.
 
     Raises:
         RequestError: the form is incomplete or wrong, or the engine can't hold answers to it.
     """
-    asked = None if response_format is None else _asked(response_format)
+    asked: Form | None = None if response_format is None else _asked(response_format)
     name = "response_format"
     if structured is not None:
         if asked is not None:
@@ -71,9 +75,16 @@ async def read_format(
             )
         name = "structured_outputs"
         asked = one_of(structured.choice) if structured.choice else json_schema(structured.json_)
-    if asked is not None:
+    if calls is not None:
+        if asked is not None:
+            raise RequestError(
+                f"{name} and tools can't be asked for together; give one, or tool_choice 'none'", param=name
+            )
+        name, asked = "tools", calls
+    structure = None if asked is None else asked.after_description(tags)
+    if structure is not None:
         try:
-            await engine.check_structure(asked.after_description(tags))
+            await engine.check_structure(structure)
         except RequestError as error:
             raise RequestError(f"{name}: {error.message}", param=name) from error
     return asked

@@ -28,6 +28,7 @@ from mirl_core.errors import (
 )
 from mirl_core.events import ChainDone, Decided, Described, Event, FellBack, Finished, Gated, Started
 from mirl_core.types import Chain, ContentToken, Description, Result, Vote
+from mirl_server.tools import calls_json
 
 Json = dict[str, Any]
 
@@ -76,6 +77,8 @@ class Answer:
     """Whether the message carries the reasoning."""
     reasoning_content: bool = True
     """Whether it carries it a second time under the older name."""
+    named_tool: bool = False
+    """Whether the request named the tool to call: such an answer ends with `stop`, as OpenAI has it."""
     budget: Mapping[str, int] = field(default_factory=dict)
     """N, k and m that the request got, whoever chose them."""
 
@@ -102,12 +105,19 @@ class Answer:
     def choice(self, index: int, result: Result) -> Json:
         """One choice of a response that does not stream."""
         message = {"role": "assistant", "content": result.content, "refusal": None, **self.thinking(result)}
+        if result.representative.calls:
+            message |= {"content": None, "tool_calls": calls_json(result.content)}
         return {
             "index": index,
             "message": message,
             "logprobs": logprobs_json(result.content_tokens),
-            "finish_reason": finish_reason(result),
+            "finish_reason": self.finish(result),
         }
+
+    def finish(self, result: Result) -> str:
+        """A choice's finish reason."""
+        called = result.representative.calls and not self.named_tool
+        return "tool_calls" if called else finish_reason(result)
 
     def thinking(self, result: Result) -> Json:
         """The message's fields that hold description and reasoning."""
@@ -142,9 +152,13 @@ class Answer:
         thinking = self.thinking(result)
         chunks = [self.chunk(index, thinking)] if any(thinking.values()) else []
         logprobs = logprobs_json(result.content_tokens)
-        chunks.append(self.chunk(index, {"content": result.content}, logprobs=logprobs))
+        said: Json = {"content": result.content}
+        if result.representative.calls:
+            calls = calls_json(result.content)
+            said = {"tool_calls": [{"index": place, **call} for place, call in enumerate(calls)]}
+        chunks.append(self.chunk(index, said, logprobs=logprobs))
         ending = {"event": "finished", "budget": dict(self.budget), **evidence(result)}
-        chunks.append(self.chunk(index, {}, ending, finish_reason(result)))
+        chunks.append(self.chunk(index, {}, ending, self.finish(result)))
         return chunks
 
     def usage_chunk(self, results: Sequence[Result]) -> Json:

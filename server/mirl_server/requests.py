@@ -20,6 +20,7 @@ from mirl_core.types import Conversation
 from mirl_server.effort import Effort
 from mirl_server.formats import ResponseFormat, StructuredOutputs
 from mirl_server.media import decode_images
+from mirl_server.tools import Tool, ToolChoice, template_tools
 
 DIRECT = ":direct"
 ROLES = ("system", "developer", "user", "assistant", "tool", "function")
@@ -35,10 +36,8 @@ _IMAGE_PARTS = ("image", "image_url", "image_pil", "image_embeds", "input_image"
 REFUSED: Mapping[str, tuple[tuple[object, ...], str]] = {
     # field: (values that ask for nothing, the remedy)
     "logit_bias": (({},), _PLAIN),
-    "tools": (([],), _PLAIN),
-    "tool_choice": (("none",), _PLAIN),
-    "functions": (([],), "send them as tools to the model's ':direct' name"),
-    "function_call": (("none",), "send tool_choice to the model's ':direct' name"),
+    "functions": (([],), "send them as tools"),
+    "function_call": (("none",), "send tool_choice"),
     "modalities": ((["text"],), "answers are text"),
     "audio": ((), "answers are text"),
     "prediction": ((), "leave it out"),
@@ -95,7 +94,6 @@ INERT: Mapping[str, str] = {
     "prompt_cache_key": "a hint; caching needs none here",
     "prompt_cache_retention": "a hint; caching needs none here",
     "prompt_cache_options": "a hint; caching needs none here",
-    "parallel_tool_calls": "says how to call tools, and there are none",
     "stream_interval": "bounds the size of chunks; an answer is one chunk",
 }
 """Fields that never change an answer: accepted, and without effect by their nature."""
@@ -151,6 +149,12 @@ class ChatRequest(BaseModel):
     """The form of answers: `text`, `json_object` or `json_schema`. Descriptions and reasoning stay free."""
     structured_outputs: StructuredOutputs | None = None
     """vLLM's own words for it: `json`, `json_object` or `choice`."""
+    tools: list[Tool] | None = None
+    """What answers may call."""
+    tool_choice: ToolChoice | None = None
+    """Whether they may (`auto`), must (`required`, or a tool by name) or must not (`none`) call."""
+    parallel_tool_calls: bool | None = None
+    """False: at most one call an answer."""
     stream: bool | None = None
     stream_options: StreamOptions | None = None
     include_reasoning: bool | None = None
@@ -274,7 +278,8 @@ async def read_conversation(request: ChatRequest, limits: Limits) -> Conversatio
                 for part in content
             ]
         messages.append({**message, "content": content})
-    return Conversation(tuple(messages), request.chat_template_kwargs or {})
+    tools = template_tools(request.tools, request.tool_choice)
+    return Conversation(tuple(messages), request.chat_template_kwargs or {}, tuple(tools))
 
 
 def _check_message(message: Mapping[str, Any], where: str) -> None:

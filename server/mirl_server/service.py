@@ -18,6 +18,7 @@ from mirl_core.pipeline import Pipeline
 from mirl_server.metrics import Metrics
 from mirl_server.requests import DIRECT, MAX_TOP_LOGPROBS
 from mirl_server.settings import ServerSettings
+from mirl_server.tools import ToolParser
 
 Delegate = Callable[[dict[str, Any], Request], Awaitable[Response]]
 _REQUEST_ID = re.compile(r"[A-Za-z0-9._:-]{1,128}")
@@ -42,6 +43,8 @@ class Service:
     draining: Callable[[], bool] = lambda: False
     max_top_logprobs: int = MAX_TOP_LOGPROBS
     """How many likeliest tokens the engine tells at a position."""
+    tool_parser: ToolParser | None = None
+    """Finds tool calls in text; None: this server can't."""
     priorities: bool = False
     """Whether the engine schedules by priority."""
     force_usage: bool = False

@@ -34,7 +34,7 @@ DIGIT = json_schema(
 async def run(
     engine: VLLMEngine,
     sampling: Sampling = SEEDED,
-    answer_format: AnswerFormat | None = None,
+    form: AnswerFormat | None = None,
     n: int = 1,
     **options: object,
 ) -> list[Result]:
@@ -42,9 +42,7 @@ async def run(
     context = RequestContext(f"fields-{next(NUMBERS)}")
     chosen = MIRLOptions.model_validate(NARROW | options)
     results = choices.Results(n)
-    async for index, event in choices.answer(
-        pipeline, picture(), chosen, sampling, context, n, answer_format
-    ):
+    async for index, event in choices.answer(pipeline, picture(), chosen, sampling, context, n, form):
         results.note(index, event)
     return results.in_order
 
@@ -75,7 +73,7 @@ async def test_asking_for_tokens_changes_no_answer(vllm_engine: VLLMEngine) -> N
 
 
 async def test_answers_are_json_of_the_schema(vllm_engine: VLLMEngine) -> None:
-    (result,) = await run(vllm_engine, answer_format=DIGIT, early_stop=False)
+    (result,) = await run(vllm_engine, form=DIGIT, early_stop=False)
     answered = [chain for chain in result.chains if chain.answer is not None]
     assert answered, "no chain came to an answer"
     for chain in answered:
@@ -101,7 +99,7 @@ async def test_a_form_and_its_tokens_together(vllm_engine: VLLMEngine) -> None:
 
 
 async def test_without_a_usable_description_the_answer_is_the_form(vllm_engine: VLLMEngine) -> None:
-    (result,) = await run(vllm_engine, answer_format=DIGIT, description_tokens=1)
+    (result,) = await run(vllm_engine, form=DIGIT, description_tokens=1)
     assert result.fallback
     assert set(json.loads(result.content)) == {"digit"}
 

@@ -105,15 +105,15 @@ def test_sound_forms_pass_and_other_backends_are_named() -> None:
     ],
 )
 def test_what_is_read_of_a_chain(text: str, finished: bool, expected: Extract) -> None:
-    assert JSON.read(text, TAGS, finished) == expected
+    assert JSON.read(text, TAGS, finished, alone=False) == expected
     if expected.answer is not None:
         assert text.startswith(expected.answer, expected.start)
 
 
 def test_what_is_read_alone() -> None:
-    assert JSON.read(' {"a": 1}', None, True) == Extract("", '{"a": 1}', 1)
-    assert JSON.read('{"a":', None, False) == Extract("", None)
-    assert COLOUR.read(CHAIN.format("dark red"), TAGS, True).answer == "dark red"
+    assert JSON.read(' {"a": 1}', TAGS, True, alone=True) == Extract("", '{"a": 1}', 1)
+    assert JSON.read('{"a":', TAGS, False, alone=True) == Extract("", None)
+    assert COLOUR.read(CHAIN.format("dark red"), TAGS, True, alone=False).answer == "dark red"
 
 
 def test_a_structural_tag_is_json() -> None:

@@ -36,6 +36,7 @@ from mirl_server.requests import (
 from mirl_server.service import Service, cache_salt, request_context, service_of
 from mirl_server.settings import request_options
 from mirl_server.streaming import ClientGone, Events, EventStream, stream, unless_gone
+from mirl_server.tools import NamedChoice, read_tools
 
 logger = logging.getLogger(__name__)
 router = APIRouter()
@@ -93,6 +94,7 @@ async def _gated(service: Service, request: Request, body: dict[str, Any]) -> Re
                 context.request_id,
                 asked.model or service.names[0],
                 budget(options),
+                named_tool=isinstance(asked.tool_choice, NamedChoice),
                 reasoning=asked.include_reasoning is not False,
                 reasoning_content=service.settings.reasoning_content,
                 include_usage=service.force_usage
@@ -142,12 +144,15 @@ async def _start(
     service.check_priority(asked.priority)
     service.check_top_logprobs(asked.top_logprobs)
     choices.check_count(asked.n or 1, service.settings.limits)
-    answer_format = await read_format(
-        asked.response_format, asked.structured_outputs, pipeline.engine, pipeline.settings.tags
+    calls = read_tools(
+        asked.tools, asked.tool_choice, asked.parallel_tool_calls is not False, service.tool_parser
+    )
+    form = await read_format(
+        asked.response_format, asked.structured_outputs, calls, pipeline.engine, pipeline.settings.tags
     )
     sampling = asked.sampling(pipeline.settings.temperature, pipeline.engine.max_model_len)
     conversation = await read_conversation(asked, service.settings.limits)
-    return choices.answer(pipeline, conversation, options, sampling, context, asked.n or 1, answer_format)
+    return choices.answer(pipeline, conversation, options, sampling, context, asked.n or 1, form)
 
 
 async def _plain(service: Service, request: Request, body: dict[str, Any]) -> Response:

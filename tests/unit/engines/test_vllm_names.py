@@ -86,6 +86,10 @@ USED: list[tuple[str, str, str]] = [
         "hf_config max_model_len max_logprobs logprobs_mode tokenizer_mode get_vocab_size",
     ),
     ("vllm.platforms.interface", "Platform", "is_cpu"),
+    ("vllm.tool_parsers", "ToolParserManager", ""),
+    ("vllm.tool_parsers.abstract_tool_parser", "ToolParserManager.get_tool_parser", "name"),
+    ("vllm.tool_parsers.abstract_tool_parser", "ToolParser.__init__", "tokenizer tools"),
+    ("vllm.tool_parsers.abstract_tool_parser", "ToolParser.extract_tool_calls", "model_output request"),
     # New weights (training/rl/sync.py).
     ("vllm.v1.engine.async_llm", "AsyncLLM.pause_generation", "mode clear_cache"),
     ("vllm.v1.engine.async_llm", "AsyncLLM.resume_generation", ""),
