@@ -77,6 +77,7 @@ class Answer:
     """Whether the message carries the reasoning."""
     reasoning_content: bool = True
     """Whether it carries it a second time under the older name."""
+    include_usage: bool = False
     named_tool: bool = False
     """Whether the request named the tool to call: such an answer ends with `stop`, as OpenAI has it."""
     budget: Mapping[str, int] = field(default_factory=dict)
