@@ -57,7 +57,13 @@ def calibration_for(
     if sampling is not None:
         own = Sampling(sampling.max_tokens, settings.temperature)
         # These bound a sample or repeat it, and leave its distribution as it is.
-        same = replace(own, stop=sampling.stop, seed=sampling.seed, alternatives=sampling.alternatives)
+        same = replace(
+            own,
+            stop=sampling.stop,
+            seed=sampling.seed,
+            alternatives=sampling.alternatives,
+            top_logprobs=sampling.top_logprobs,
+        )
         if sampling != same:
             return None
     return settings.calibration

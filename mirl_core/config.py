@@ -82,7 +82,7 @@ class MIRLOptions(Settings):
     timeout: Annotated[float, Field(gt=0)] | None = None
     """Seconds after which the best vote so far is returned, marked partial."""
     max_total_tokens: Annotated[int, Field(ge=1)] | None = None
-    """Most tokens sampled for this request over all descriptions and chains."""
+    """Most tokens sampled for this request, all descriptions and chains of all its answers (`n`) together."""
     token_mi: bool = False
     """Also return every description's MI per token."""
 
@@ -178,6 +178,8 @@ class Limits(Settings):
     """Largest k."""
     max_forks: Annotated[int, Field(ge=1)] = 16
     """Largest m."""
+    max_choices: Annotated[int, Field(ge=1)] = 8
+    """Largest `n`: answers to one request, each with an N, k and m of its own."""
     max_total_tokens: Annotated[int, Field(ge=1)] = 65536
     """Most tokens one request may sample."""
     max_images: Annotated[int, Field(ge=1)] = 8

@@ -17,17 +17,20 @@ from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING
 
 from mirl_core import answers, voting
+from mirl_core.budget import check_budget
 from mirl_core.confidence import calibration_for, reported
 from mirl_core.config import MIRLOptions, ModelSettings
 from mirl_core.deadline import Deadline
 from mirl_core.engines.base import Engine, Rendered, RequestContext, Sample, Sampling, derive_seed
 from mirl_core.errors import DeadlineError, RequestError
 from mirl_core.events import ChainDone, Decided, Described, Event, FellBack, Finished, Gated, Started
+from mirl_core.formats import Form
 from mirl_core.gates import select
 from mirl_core.information import make_estimator
 from mirl_core.marginals import image_free_logprobs
 from mirl_core.measuring import measure, needs_marginals
 from mirl_core.prompting import cut_at_stop, read_description
+from mirl_core.spelling import answer_tokens
 from mirl_core.streams import merge
 from mirl_core.types import Chain, Conversation, Description, Result, Stage, StageUsage
 
@@ -49,21 +52,31 @@ class Pipeline:
         self.settings = settings
         self.references = tuple(references)
 
+    async def render(self, conversation: Conversation, context: RequestContext) -> Rendered:
+        """The conversation with the model's instruction to look first: what `run` samples from."""
+        return await self.engine.render(conversation.with_instruction(self.settings.instruction), context)
+
     async def run(
         self,
         conversation: Conversation,
         options: MIRLOptions,
         sampling: Sampling,
         context: RequestContext,
+        rendered: Rendered | None = None,
+        form: Form | None = None,
     ) -> AsyncGenerator[Event, None]:
         """Answer one conversation. `sampling.max_tokens` bounds one trajectory: description plus chain.
+
+        Args:
+            rendered: what `render` made of the conversation, for several runs of one; None: it is made here.
+            form: what answers must or may be like; the engine has checked that it can see to it.
 
         Raises:
             RequestError: the options can't be met, or the engine refuses the conversation.
             DeadlineError: `options.timeout` passed before any chain finished.
             EngineError: the engine failed.
         """
-        run = _Run(self, conversation, options, sampling, context)
+        run = _Run(self, conversation, options, sampling, context, rendered, form)
         async with (
             Deadline(options.timeout, self.engine.abort) as run.deadline,
             aclosing(run.events()) as events,
@@ -81,12 +94,15 @@ class _Run:
     options: MIRLOptions
     sampling: Sampling
     context: RequestContext
+    rendered_before: Rendered | None = None
+    form: Form | None = None
     deadline: Deadline = field(init=False)
     rendered: Rendered = field(init=False)
     opening: tuple[int, ...] = ()
     descriptions: tuple[Description, ...] = ()
     samples: dict[int, Sample] = field(default_factory=dict)
     chains: list[Chain] = field(default_factory=list)
+    chain_samples: list[Sample] = field(default_factory=list)
     stages: list[StageUsage] = field(default_factory=list)
     mi_weight: float | None = None
     outcome: voting.Outcome | None = None
@@ -102,8 +118,8 @@ class _Run:
         return self.conversation.with_instruction(self.pipeline.settings.instruction)
 
     async def events(self) -> AsyncGenerator[Event, None]:
-        self.check_budget()
-        self.rendered = await self.engine.render(self.prompt, self.context)
+        check_budget(self.options)
+        self.rendered = self.rendered_before or await self.pipeline.render(self.conversation, self.context)
         self.opening = self.engine.encode(self.pipeline.settings.tags.description[0])
         yield Started(self.rendered.prompt_tokens)
         async with aclosing(self.describe()) as stage:
@@ -122,7 +138,14 @@ class _Run:
                 yield event
         if self.outcome is None and await asyncio.to_thread(self.decide):
             yield self.decision(outstanding=0)
-        yield Finished(self.result())
+        result = self.result()
+        if self.sampling.top_logprobs is not None:
+            chain = result.representative
+            sample = self.chain_samples[self.chains.index(chain)]
+            # In a thread: it takes a decoding per token.
+            tokens = await asyncio.to_thread(answer_tokens, chain, sample, self.engine)
+            result = replace(result, content_tokens=tokens)
+        yield Finished(result)
 
     def settled(self, pending: Sequence[voting.Pending]) -> bool:
         """Fix the winner if none of `pending` can change it any more."""
@@ -137,23 +160,6 @@ class _Run:
         assert self.outcome is not None, "decided before it is told"
         return Decided(self.outcome.vote, self.outcome.representative, outstanding)
 
-    def check_budget(self) -> None:
-        """Half of `max_total_tokens` goes to descriptions, the rest to chains: both must be worth it."""
-        total = self.options.max_total_tokens
-        if total is None:
-            return
-        needed = 2 * max(self.options.descriptions, self.chain_count(self.options.descriptions))
-        if total < needed:
-            raise RequestError(
-                f"mirl.max_total_tokens is {total}, but this many descriptions and chains need at least "
-                f"{needed}; raise it or lower mirl.descriptions, mirl.keep or mirl.forks",
-                param="mirl.max_total_tokens",
-            )
-
-    def chain_count(self, descriptions: int) -> int:
-        kept = descriptions if self.options.gate == "none" else min(self.options.keep, descriptions)
-        return kept * self.options.forks
-
     async def describe(self) -> AsyncGenerator[Event, None]:
         """Sample N descriptions after the opening tag."""
         started = time.perf_counter()
@@ -164,6 +170,7 @@ class _Run:
         sampling = replace(
             self.sampling,
             max_tokens=self.room(budget, self.opening),
+            top_logprobs=None,
             stop=(tags.description[1],),
             seed=derive_seed(self.sampling.seed, "describe"),
         )
@@ -238,6 +245,7 @@ class _Run:
                 self.sampling,
                 max_tokens=self.room(min(self.sampling.max_tokens - len(one.token_ids), share), suffix),
                 stop=(tags.answer[1],),
+                structure=None if self.form is None else self.form.after_description(tags),
                 seed=derive_seed(self.sampling.seed, "fork", one.index),
             )
             contexts.append(context)
@@ -264,10 +272,12 @@ class _Run:
         started = time.perf_counter()
         if self.pipeline.settings.instruction:
             self.rendered = await self.engine.render(self.conversation, self.context)
+        structure = None if self.form is None else self.form.alone()
         sampling = replace(
             self.sampling,
             max_tokens=self.room(min(self.sampling.max_tokens, self.chain_share(1)), ()),
-            stop=(self.pipeline.settings.tags.answer[1],),
+            stop=(self.pipeline.settings.tags.answer[1],) if structure is None else (),
+            structure=structure,
             seed=derive_seed(self.sampling.seed, "plain"),
         )
         context = self.stage_context("plain")
@@ -281,17 +291,28 @@ class _Run:
         self.note_stage("plain", started, [chain.tokens for chain in self.chains])
 
     def read_chain(self, sample: Sample, description: Description | None) -> Chain:
+        """What a sampled chain says. The sample is kept: its tokens may be asked for."""
+        self.chain_samples.append(sample)
         text = self.engine.decode(sample.token_ids)
-        reasoning, answer = answers.extract(text, self.pipeline.settings.tags, sample.finish_reason == "stop")
+        tags, finished = self.pipeline.settings.tags, sample.finish_reason == "stop"
+        if self.form is None:
+            found = answers.locate(text, tags, finished)
+        else:
+            found = self.form.read(text, tags, finished, alone=description is None)
+        answer = found.answer
+        if answer is not None and not found.calls:
+            answer = cut_at_stop(answer, self.sampling.stop)
         return Chain(
             description=description.index if description else None,
             fork=sample.index,
             text=text,
-            reasoning=reasoning,
-            answer=None if answer is None else cut_at_stop(answer, self.sampling.stop),
+            reasoning=found.reasoning,
+            answer=answer,
             tokens=len(sample.token_ids),
             finish_reason=sample.finish_reason,
             score=description.score if description else None,
+            start=found.start,
+            calls=found.calls,
         )
 
     def result(self) -> Result:
@@ -335,8 +356,8 @@ class _Run:
     def confidence(self) -> tuple[float | None, bool]:
         """How sure the answer is, and whether that is calibrated."""
         calibration = calibration_for(self.pipeline.settings, self.options, self.sampling)
-        # A vote that the deadline cut short is none of those that a calibration is fitted on.
-        if self.deadline.passed:
+        # No calibration is fitted on votes that a deadline cut short, or on answers held to a form.
+        if self.deadline.passed or self.form is not None:
             calibration = None
         return reported(self.outcome.confidence if self.outcome else None, self.descriptions, calibration)
 

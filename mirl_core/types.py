@@ -126,10 +126,27 @@ class Chain:
     finish_reason: FinishReason
     score: float | None = None
     """Its description's gate score."""
+    start: int = 0
+    """Where in `text` the answer begins."""
+    calls: bool = False
+    """The answer is tool calls: a JSON array of objects with `name` and `arguments`."""
 
     @property
     def finished(self) -> bool:
         return self.finish_reason != "abort"
+
+
+@dataclass(frozen=True, slots=True)
+class ContentToken:
+    """One sampled token that spells a part of the answer."""
+
+    token_id: int
+    text: str
+    """What it adds to the text; empty where it ends inside a character, which a later token completes."""
+    logprob: float
+    """Raw log p; nats."""
+    likeliest: tuple[tuple[str, float], ...] = ()
+    """Text and raw log p of the likeliest tokens at its position, the likeliest first; nats."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -184,6 +201,9 @@ class Result:
     """λ of every description's `mi`, `auto` resolved; None where none has one."""
     calibrated: bool = False
     """Whether the model's calibration made `confidence` of the vote share."""
+    content_tokens: tuple[ContentToken, ...] | None = None
+    """Every token that spells a part of `content`; the first and the last may spell more (white space, a part
+    of a tag). None where `Sampling.top_logprobs` didn't ask."""
 
     @property
     def completion_tokens(self) -> int:

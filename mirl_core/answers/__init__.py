@@ -12,7 +12,17 @@ which other answers there are, and `voting.decided` relies on that.
 
 from __future__ import annotations
 
-from mirl_core.answers.extraction import extract
+from mirl_core.answers.extraction import Extract, extract, locate
 from mirl_core.answers.normalization import Answer, Kind, clusters, equivalent, group, normalize
 
-__all__ = ["Answer", "Kind", "clusters", "equivalent", "extract", "group", "normalize"]
+__all__ = [
+    "Answer",
+    "Extract",
+    "Kind",
+    "clusters",
+    "equivalent",
+    "extract",
+    "group",
+    "locate",
+    "normalize",
+]

@@ -28,14 +28,14 @@ def sampling_params(
         "frequency_penalty": sampling.frequency_penalty,
         # vLLM answers as many values a position as were asked for, the sampled token's first, whether or not
         # that is among the likeliest: one more leaves room for all of those.
-        "logprobs": sampling.alternatives + 1 if sampling.alternatives else 0,
+        "logprobs": sampling.ranked + 1 if sampling.ranked else 0,
         "detokenize": bool(sampling.stop),
     }
     seed = derive_seed(sampling.seed, index)
     if seed is not None:
         params["seed"] = seed
     if sampling.stop:
-        by_token = stop_by_token(sampling.stop, encode) if sampling.alternatives else None
+        by_token = stop_by_token(sampling.stop, encode) if sampling.ranked else None
         params |= by_token or {"stop": list(sampling.stop), "include_stop_str_in_output": True}
     return params
 
@@ -55,13 +55,15 @@ def read_sample(
         content = (choice["logprobs"] or {}).get("content") or []
         logprobs = tuple(float(one["logprob"]) for one in content)
         confidence = tuple(_confidence(one, sampling.alternatives) for one in content)
+        likeliest = tuple(_likeliest(one, sampling.top_logprobs) for one in content if sampling.top_logprobs)
     except (TypeError, KeyError, IndexError, ValueError) as error:
         raise EngineError("a server answered a sample of another form than vLLM 0.32") from error
     if len(logprobs) != len(ids):
         raise EngineError(f"a server answered {len(logprobs)} log-probabilities for {len(ids)} tokens")
     if reason not in ("stop", "length", "abort"):
         raise EngineError(f"vLLM ended a request with {reason!r}")
-    sample = Sample(index, ids, logprobs, "", reason, confidence if sampling.alternatives else ())
+    sure = confidence if sampling.alternatives else ()
+    sample = Sample(index, ids, logprobs, "", reason, sure, likeliest)
     return cut_at_stop_string(sample, sampling.stop, decode)
 
 
@@ -80,3 +82,9 @@ def _confidence(position: Any, alternatives: int) -> float:
     likeliest = sorted((float(one["logprob"]) for one in position["top_logprobs"]), reverse=True)
     kept = likeliest[:alternatives]
     return -sum(kept) / len(kept)
+
+
+def _likeliest(position: Any, top: int) -> tuple[tuple[int, float], ...]:
+    # The sampled token comes first, wherever it ranks.
+    found = {int(one["token_id"]): float(one["logprob"]) for one in position["top_logprobs"]}
+    return tuple(sorted(found.items(), key=lambda one: -one[1])[:top])

@@ -38,6 +38,11 @@ class TextCodec:
             self._tokenizer.decode(list(token_ids), skip_special_tokens=self.skips_special, **self._decoding)
         )
 
+    def token(self, token_id: int) -> str:
+        """The spelling of one token by itself, special tokens too."""
+        text: str = self._tokenizer.decode([token_id], skip_special_tokens=False, **self._decoding)
+        return text
+
     def cleaned(self, text: str) -> str:
         """`text`, decoded with special tokens, without those that don't stay."""
         for token in self._dropped:

@@ -9,6 +9,7 @@ here: the sample is the one that stop strings would have given.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from mirl_core.engines.base import Sample
@@ -31,15 +32,16 @@ def cut_at_stop_string(sample: Sample, stop: Sequence[str], decode: Callable[[Se
     text = decode(ids)
     ends = [at + len(end) for end in stop if (at := text.find(end)) >= 0]
     if not ends or min(ends) == len(text):
-        return Sample(sample.index, ids, sample.logprobs, text, sample.finish_reason, sample.confidence)
+        return replace(sample, text=text)
     length = next(n for n in range(1, len(ids) + 1) if any(end in decode(ids[:n]) for end in stop))
-    return Sample(
-        sample.index,
-        ids[:length],
-        sample.logprobs[:length],
-        text[: min(ends)],
-        "stop",
-        sample.confidence[:length],
+    return replace(
+        sample,
+        token_ids=ids[:length],
+        logprobs=sample.logprobs[:length],
+        text=text[: min(ends)],
+        finish_reason="stop",
+        confidence=sample.confidence[:length],
+        likeliest=sample.likeliest[:length],
     )
 
 
@@ -58,5 +60,21 @@ def token_logprobs(
     if not alternatives:
         return values, ()
     ends = flat.end_indices[:count]
-    likeliest = (flat.logprobs[start + 1 : end] for start, end in zip(starts, ends, strict=True))
+    # As many as were asked for: others may have been looked at for other reasons.
+    likeliest = (
+        flat.logprobs[start + 1 : end][:alternatives] for start, end in zip(starts, ends, strict=True)
+    )
     return values, tuple(-sum(these) / len(these) for these in likeliest)
+
+
+def likeliest_tokens(
+    flat: FlatLogprobs | None, count: int, top: int
+) -> tuple[tuple[tuple[int, float], ...], ...]:
+    """The `top` likeliest tokens at each of `count` positions, with their log p; nats; empty for 0."""
+    if flat is None or not top:
+        return ()
+    places = zip(flat.start_indices[:count], flat.end_indices[:count], strict=True)
+    return tuple(
+        tuple(zip(flat.token_ids[start + 1 : end], flat.logprobs[start + 1 : end], strict=True))[:top]
+        for start, end in places
+    )

@@ -65,6 +65,17 @@ class Sampling:
     """Branch j of a call samples with `derive_seed(seed, j)`; None: no seed."""
     alternatives: int = 0
     """How many of the likeliest tokens at each position go into `Sample.confidence`; 0: none is computed."""
+    top_logprobs: int | None = None
+    """How many of the likeliest tokens at each position are in `Sample.likeliest`; None: none, and
+    the pipeline doesn't tell the answer's tokens at all."""
+
+    structure: str | None = None
+    """A structural tag (xgrammar's JSON) that every sample follows from its first token to its end."""
+
+    @property
+    def ranked(self) -> int:
+        """How many of the likeliest tokens at each position an engine has to look at."""
+        return max(self.alternatives, self.top_logprobs or 0)
 
 
 @dataclass(frozen=True, slots=True)
@@ -93,6 +104,9 @@ class Sample:
     """Per sampled token, −1/k Σ_j log p(j) over the k = `Sampling.alternatives` likeliest tokens j at its
     position, from the raw log-probabilities; nats; empty for k = 0. High where the model is sure: the token
     confidence of Fu et al. 2025, "Deep Think with Confidence", section 2."""
+    likeliest: tuple[tuple[tuple[int, float], ...], ...] = ()
+    """Per sampled token, the `Sampling.top_logprobs` likeliest tokens at its position with their raw log p,
+    the likeliest first; nats; empty for 0."""
 
 
 class Engine(Protocol):
@@ -112,6 +126,10 @@ class Engine(Protocol):
 
     def decode(self, token_ids: Sequence[int]) -> str:
         """Text of `token_ids`, tags kept, special tokens such as end-of-turn left out."""
+        ...
+
+    def token_text(self, token_id: int) -> str:
+        """The spelling of one token by itself, special tokens too."""
         ...
 
     def generate(
@@ -134,6 +152,14 @@ class Engine(Protocol):
         """Raw log p of every token of every suffix, each suffix by itself after the prompt; nats.
 
         Returns one tuple a suffix, as long as the suffix. Runs in token-bounded batches.
+        """
+        ...
+
+    async def check_structure(self, structure: str) -> None:
+        """Find out before sampling whether samples can be held to `Sampling.structure`.
+
+        Raises:
+            RequestError: this engine can't, or the structure is wrong.
         """
         ...
 

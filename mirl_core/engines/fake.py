@@ -28,6 +28,7 @@ class FakeText:
     `logprobs` and `marginal` are nats: a number holds for every token, a sequence has one value a token (a
     shorter one repeats its last value). `marginal` is what `score` returns for this text. Where a call asks
     for alternatives, each is as likely as the sampled token, so a token's confidence is minus its logprob.
+    The likeliest tokens are the sampled one, then the first that were ever spelled, at a nat less each.
     """
 
     text: str
@@ -65,7 +66,8 @@ class FakeEngine:
         plain: chains of a call without any suffix (the fallback); None: `chains`.
         score: (conversation, suffix ids) → nats per token, instead of the scripted marginals.
         delay: seconds per token; 0 lets the event loop turn once per token.
-        fail_at: what to raise, by kind of call (`render`, `describe`, `score`, `fork`, `plain`, `health`).
+        fail_at: what to raise, by kind of call (`render`, `structure`, `describe`, `score`, `fork`, `plain`,
+            `health`).
         fail_after: how many samples a failing generate call yields first.
         tags: opening and closing tag of a description: tell describe calls from forks.
         eos: whether samples that end by themselves carry an end-of-turn token, which text leaves out.
@@ -128,6 +130,9 @@ class FakeEngine:
     def decode(self, token_ids: Sequence[int]) -> str:
         return "".join(self._words[token] for token in token_ids)
 
+    def token_text(self, token_id: int) -> str:
+        return self._words[token_id]
+
     async def generate(
         self,
         rendered: Rendered,
@@ -187,7 +192,18 @@ class FakeEngine:
             self.running -= 1
         logprobs = _values(script.logprobs, len(tokens))
         confidence = tuple(-value for value in logprobs) if sampling.alternatives else ()
-        done.put_nowait(Sample(index, tuple(tokens), logprobs, self.decode(tokens), reason, confidence))
+        likeliest = tuple(
+            tuple(self._likeliest(token, value, sampling.top_logprobs or 0))
+            for token, value in zip(tokens, logprobs, strict=True)
+            if sampling.top_logprobs
+        )
+        done.put_nowait(
+            Sample(index, tuple(tokens), logprobs, self.decode(tokens), reason, confidence, likeliest)
+        )
+
+    def _likeliest(self, token: int, logprob: float, top: int) -> list[tuple[int, float]]:
+        others = [other for other in range(1, len(self._words)) if other != token]
+        return [(one, logprob - rank) for rank, one in enumerate([token, *others][:top])]
 
     async def score(
         self, rendered: Rendered, suffixes: Sequence[Sequence[int]], context: RequestContext
@@ -213,6 +229,9 @@ class FakeEngine:
             if self.encode(script.text)[: len(content)] == content:
                 return (-1.0,) * start + _values(script.marginal, len(content))
         raise AssertionError(f"nothing scripted starts with {self.decode(content)!r}")
+
+    async def check_structure(self, structure: str) -> None:
+        self._fail("structure")
 
     async def abort(self, request_id: str) -> None:
         self.aborted.append(request_id)

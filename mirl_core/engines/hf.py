@@ -103,6 +103,9 @@ class HFEngine:
     def decode(self, token_ids: Sequence[int]) -> str:
         return self._text.decode(token_ids)
 
+    def token_text(self, token_id: int) -> str:
+        return self._text.token(token_id)
+
     async def generate(
         self,
         rendered: Rendered,
@@ -157,6 +160,9 @@ class HFEngine:
         scores = await self._in_thread(lambda: self._score(rendered, unique, call), call, "score")
         return [scores[tuple(suffix)] if suffix else () for suffix in suffixes]
 
+    async def check_structure(self, structure: str) -> None:
+        raise RequestError("answers can't be constrained on transformers; run vLLM in process")
+
     async def abort(self, request_id: str) -> None:
         if request_id in self._calls:
             self._calls[request_id].stopped = True
@@ -202,6 +208,7 @@ class HFEngine:
         ids: list[list[int]] = [[] for _ in range(n)]
         logprobs: list[list[float]] = [[] for _ in range(n)]
         confidence: list[list[float]] = [[] for _ in range(n)]
+        likeliest: list[list[tuple[tuple[int, float], ...]]] = [[] for _ in range(n)]
         alive = list(range(n))
 
         def end(branch: int, reason: FinishReason) -> None:
@@ -210,7 +217,7 @@ class HFEngine:
                 text = text[:cut]
             alive.remove(branch)
             values, sure = tuple(logprobs[branch]), tuple(confidence[branch])
-            emit(Sample(branch, tuple(ids[branch]), values, text, reason, sure))
+            emit(Sample(branch, tuple(ids[branch]), values, text, reason, sure, tuple(likeliest[branch])))
 
         if longest == 0 or call.stopped:
             for branch in list(alive):
@@ -235,9 +242,13 @@ class HFEngine:
                 token = choosers[branch].choose(logits[row])
                 ids[branch].append(token)
                 logprobs[branch].append(float(raw[row, token]))
-                if sampling.alternatives:
-                    likeliest = raw[row].topk(min(sampling.alternatives, raw.shape[-1])).values
-                    confidence[branch].append(-float(likeliest.mean()))
+                if sampling.ranked:
+                    best = raw[row].topk(min(sampling.ranked, raw.shape[-1]))
+                    if sampling.alternatives:
+                        confidence[branch].append(-float(best.values[: sampling.alternatives].mean()))
+                    if sampling.top_logprobs:
+                        ranks = zip(best.indices.tolist(), best.values.tolist(), strict=True)
+                        likeliest[branch].append(tuple(ranks)[: sampling.top_logprobs])
             rows = list(alive)
             for branch in rows:
                 if ids[branch][-1] in self._end or self._stops(ids[branch], sampling.stop):

@@ -24,7 +24,9 @@ class RecordingEngine:
         self._rendered: list[tuple[Conversation, Rendered]] = []
         self.encode = engine.encode
         self.decode = engine.decode
+        self.token_text = engine.token_text
         self.score = engine.score
+        self.check_structure = engine.check_structure
         self.abort = engine.abort
         self.health = engine.health
         self.close = engine.close

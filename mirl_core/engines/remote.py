@@ -14,7 +14,7 @@ Servers run vLLM 0.32 or newer with `--enable-scale-out`: `mirl-serve MODEL --en
 
 Where it differs from the engine in process:
 - An image is preprocessed twice on its server (vLLM keeps rendering and sampling apart), never more.
-- `Sampling.alternatives` must be below the server's `--max-logprobs` (20): vLLM answers as many values as
+- `Sampling.ranked` must be below the server's `--max-logprobs` (20): vLLM answers as many values as
   were asked for, the sampled token's among them.
 - Long prompts are scored through the prefix cache only with `--enable-prompt-tokens-details`; the values are
   the same without.
@@ -142,6 +142,9 @@ class RemoteEngine:
     def decode(self, token_ids: Sequence[int]) -> str:
         return self._text.decode(token_ids)
 
+    def token_text(self, token_id: int) -> str:
+        return self._text.token(token_id)
+
     async def generate(
         self,
         rendered: Rendered,
@@ -213,6 +216,9 @@ class RemoteEngine:
             counts_cached=prompt.server.counts_cached,
         )
         return [scores[tuple(suffix)] if suffix else () for suffix in suffixes]
+
+    async def check_structure(self, structure: str) -> None:
+        raise RequestError("answers can't be constrained over HTTP; run vLLM in process")
 
     async def abort(self, request_id: str) -> None:
         """As in the protocol; returns when all of the call's samples are out."""

@@ -18,12 +18,17 @@ from vllm.engine.arg_utils import AsyncEngineArgs
 from vllm.engine.protocol import EngineClient
 from vllm.outputs import RequestOutput
 from vllm.renderers import ChatParams
-from vllm.sampling_params import RequestOutputKind, SamplingParams
+from vllm.sampling_params import RequestOutputKind, SamplingParams, StructuredOutputsParams
 from vllm.v1.engine.async_llm import AsyncLLM
 
 from mirl_core.engines._placeholders import placeholder_ids
 from mirl_core.engines._text import TextCodec
-from mirl_core.engines._vllm_alternatives import cut_at_stop_string, stop_by_token, token_logprobs
+from mirl_core.engines._vllm_alternatives import (
+    cut_at_stop_string,
+    likeliest_tokens,
+    stop_by_token,
+    token_logprobs,
+)
 from mirl_core.engines._vllm_args import (
     checked_logprobs_mode,
     cpu_engine_args,
@@ -34,6 +39,7 @@ from mirl_core.engines._vllm_args import (
 )
 from mirl_core.engines._vllm_render import DEAD, Prompt, render_prompt, translated
 from mirl_core.engines._vllm_score import score_suffixes
+from mirl_core.engines._vllm_structure import check_structure
 from mirl_core.engines.base import Rendered, RequestContext, Sample, Sampling, derive_seed, fitting
 from mirl_core.errors import EngineDeadError, EngineError, RequestError
 from mirl_core.types import Conversation, FinishReason
@@ -120,6 +126,9 @@ class VLLMEngine:
     def decode(self, token_ids: Sequence[int]) -> str:
         return self._text.decode(token_ids)
 
+    def token_text(self, token_id: int) -> str:
+        return self._text.token(token_id)
+
     async def generate(
         self,
         rendered: Rendered,
@@ -186,6 +195,11 @@ class VLLMEngine:
             prefix_caching=self._prefix_caching,
         )
         return [scores[tuple(suffix)] if suffix else () for suffix in suffixes]
+
+    async def check_structure(self, structure: str) -> None:
+        backend = self.client.vllm_config.structured_outputs_config.backend
+        # In a thread: a large schema takes a while to parse.
+        await asyncio.to_thread(check_structure, structure, backend)
 
     async def abort(self, request_id: str) -> None:
         call = self._calls.get(request_id)
@@ -284,12 +298,18 @@ class VLLMEngine:
         ids = tuple(completion.token_ids)
         reason = _finish_reason(completion.finish_reason)
         values, confidence = token_logprobs(completion.logprobs, len(ids), sampling.alternatives)
-        sample = Sample(index, ids, values, self._text.cleaned(completion.text), reason, confidence)
-        return cut_at_stop_string(sample, sampling.stop, self.decode) if sampling.alternatives else sample
+        likeliest = likeliest_tokens(completion.logprobs, len(ids), sampling.top_logprobs or 0)
+        text = self._text.cleaned(completion.text)
+        sample = Sample(index, ids, values, text, reason, confidence, likeliest)
+        return cut_at_stop_string(sample, sampling.stop, self.decode) if sampling.ranked else sample
 
     def _ending(self, sampling: Sampling) -> dict[str, Any]:
         """vLLM's fields for what ends a sample by its text."""
-        by_token = stop_by_token(sampling.stop, self.encode) if sampling.alternatives else None
+        # A grammar takes a stop token for the end of the sample, and would not have it end an answer.
+        if sampling.ranked and sampling.structure is None:
+            by_token = stop_by_token(sampling.stop, self.encode)
+        else:
+            by_token = None
         return by_token or {"stop": list(sampling.stop), "include_stop_str_in_output": True}
 
     def _sampling_params(
@@ -310,12 +330,17 @@ class VLLMEngine:
                 presence_penalty=sampling.presence_penalty,
                 frequency_penalty=sampling.frequency_penalty,
                 seed=seed,
-                logprobs=sampling.alternatives,
+                logprobs=sampling.ranked,
                 flat_logprobs=True,
                 logit_bias=dict.fromkeys(banned, float("-inf")) or None,
                 skip_special_tokens=self._text.skips_special,
                 spaces_between_special_tokens=False,
                 output_kind=RequestOutputKind.FINAL_ONLY,
+                structured_outputs=(
+                    None
+                    if sampling.structure is None
+                    else StructuredOutputsParams(structural_tag=sampling.structure)
+                ),
                 **ending,
             )
 

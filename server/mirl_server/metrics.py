@@ -71,6 +71,9 @@ class Tracker:
     def __init__(self, metrics: Metrics) -> None:
         self._metrics = metrics
         self._outcome: Outcome = "cancelled"
+        self._results: list[Result] = []
+        self.answers = 1
+        """How many answers the request asked for: it is answered when all are there."""
         self._started = time.perf_counter()
         self._closed = False
         metrics.running.inc()
@@ -79,10 +82,16 @@ class Tracker:
         """Hear of a pipeline event."""
         if not isinstance(event, Finished):
             return
-        result = event.result
-        self._outcome = "partial" if result.partial else "fallback" if result.fallback else "answered"
+        self._results.append(event.result)
+        self._metrics.observe(event.result)
+        if len(self._results) < self.answers:
+            return
+        self._outcome = (
+            "partial" if any(result.partial for result in self._results)
+            else "fallback" if any(result.fallback for result in self._results)
+            else "answered"
+        )  # fmt: skip
         self._metrics.seconds.observe(time.perf_counter() - self._started)
-        self._metrics.observe(result)
 
     def failed(self, error: MIRLError) -> None:
         """Hear that the request failed."""

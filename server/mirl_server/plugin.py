@@ -1,7 +1,7 @@
 """The vLLM endpoint plugin: MIRL's routes on vLLM's own server, over the engine client that it is handed.
 
-Enabled by `VLLM_PLUGINS=mirl`, which `mirl-serve` sets. Beside the launcher (`cli`, `vllm_names`), the only
-module here that imports vllm.
+Enabled by `VLLM_PLUGINS=mirl`, which `mirl-serve` sets. Beside the launcher (`cli`, `vllm_names`) and
+`vllm_tools`, the only module here that imports vllm.
 """
 
 from __future__ import annotations
@@ -35,10 +35,12 @@ from mirl_core.pipeline import Pipeline
 from mirl_server.media.decoding import read_references
 from mirl_server.media.images import Images
 from mirl_server.metrics import process_metrics
+from mirl_server.requests import MAX_TOP_LOGPROBS
 from mirl_server.routes import make_router
 from mirl_server.service import Service
 from mirl_server.settings import ServerSettings, default_options
 from mirl_server.vllm_names import resolve_default_chat_template_kwargs
+from mirl_server.vllm_tools import find_tool_parser, marker_tokens
 
 logger = logging.getLogger(__name__)
 
@@ -61,8 +63,9 @@ class MIRLPlugin:
             settings = settings.model_copy(update={"keep_alive": float(args.sse_keep_alive_interval)})
         names = tuple(args.served_model_name or [args.model])
         model = ModelSettings()
-        pipeline = None
+        pipeline = tool_parser = None
         if engine_client is not None:
+            tool_parser = find_tool_parser(args, engine_client.renderer.get_tokenizer())
             model = await asyncio.to_thread(
                 find_model_settings, engine_client.model_config, settings.calibration
             )
@@ -78,6 +81,8 @@ class MIRLPlugin:
             handlers={"responses": delegate_responses, "messages": delegate_messages},
             metrics=process_metrics(),
             images=Images.of(settings.limits, settings.images),
+            tool_parser=tool_parser,
+            max_top_logprobs=_max_top_logprobs(engine_client),
             priorities=args.scheduling_policy == "priority",
             force_usage=args.enable_force_include_usage,
             # vLLM's launcher puts its server there, after the plugins are set up.
@@ -143,17 +148,24 @@ def find_model_settings(model_config: Any, calibration: Path | None) -> ModelSet
 
 
 def _engine(client: EngineClient, model: ModelSettings, args: Namespace) -> VLLMEngine:
-    special = set(client.renderer.get_tokenizer().all_special_tokens)
+    tokenizer = client.renderer.get_tokenizer()
+    special = set(tokenizer.all_special_tokens)
     tags = (*model.tags.description, *model.tags.reasoning, *model.tags.answer)
     return VLLMEngine(
         client,
-        keep_special=[tag for tag in tags if tag in special],
+        keep_special=[*(tag for tag in tags if tag in special), *marker_tokens(args, tokenizer)],
         chat=ChatParams(
             chat_template=load_chat_template(args.chat_template),
             chat_template_content_format=args.chat_template_content_format,
             chat_template_kwargs=resolve_default_chat_template_kwargs(args),
         ),
     )
+
+
+def _max_top_logprobs(client: EngineClient | None) -> int:
+    most = client.model_config.max_logprobs if client is not None else MAX_TOP_LOGPROBS
+    # Negative: as many as the vocabulary holds.
+    return MAX_TOP_LOGPROBS if most < 0 else min(most, MAX_TOP_LOGPROBS)
 
 
 async def _cards(state: State) -> list[dict[str, Any]]:

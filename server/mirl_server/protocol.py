@@ -6,12 +6,13 @@ A failure never comes as a 200: every leaf of `mirl_core.errors` has a status he
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import Any
 
 from fastapi.responses import JSONResponse
 
+from mirl_core.config import MIRLOptions
 from mirl_core.errors import (
     ConfigError,
     DeadlineError,
@@ -26,7 +27,8 @@ from mirl_core.errors import (
     TrainingError,
 )
 from mirl_core.events import ChainDone, Decided, Described, Event, FellBack, Finished, Gated, Started
-from mirl_core.types import Chain, Description, Result, StageUsage, Vote
+from mirl_core.types import Chain, ContentToken, Description, Result, StageUsage, Vote
+from mirl_server.tools import calls_json
 
 Json = dict[str, Any]
 
@@ -76,25 +78,47 @@ class Answer:
     reasoning_content: bool = True
     """Whether it carries it a second time under the older name."""
     include_usage: bool = False
+    named_tool: bool = False
+    """Whether the request named the tool to call: such an answer ends with `stop`, as OpenAI has it."""
+    budget: Mapping[str, int] = field(default_factory=dict)
+    """N, k and m that the request got, whoever chose them."""
 
     @classmethod
-    def new(cls, request_id: str, model: str, **what: bool) -> Answer:
-        return cls(f"chatcmpl-{request_id}", model, int(time.time()), **what)
+    def new(cls, request_id: str, model: str, budget: Mapping[str, int], **what: bool) -> Answer:
+        return cls(f"chatcmpl-{request_id}", model, int(time.time()), budget=budget, **what)
 
-    def completion(self, result: Result) -> Json:
-        """The whole response of a request that does not stream."""
-        message = {"role": "assistant", "content": result.content, "refusal": None, **self.thinking(result)}
+    def completion(self, results: Sequence[Result]) -> Json:
+        """The whole response of a request that does not stream, of one result per choice.
+
+        The evidence of a single choice is the `mirl` object itself, that of several its `choices`.
+        """
+        told = [evidence(result) for result in results]
         return {
             "id": self.id,
             "object": "chat.completion",
             "created": self.created,
             "model": self.model,
-            "choices": [
-                {"index": 0, "message": message, "logprobs": None, "finish_reason": finish_reason(result)}
-            ],
-            "usage": usage(result),
-            "mirl": evidence(result),
+            "choices": [self.choice(index, result) for index, result in enumerate(results)],
+            "usage": usage(*results),
+            "mirl": {"budget": dict(self.budget), **(told[0] if len(told) == 1 else {"choices": told})},
         }
+
+    def choice(self, index: int, result: Result) -> Json:
+        """One choice of a response that does not stream."""
+        message = {"role": "assistant", "content": result.content, "refusal": None, **self.thinking(result)}
+        if result.representative.calls:
+            message |= {"content": None, "tool_calls": calls_json(result.content)}
+        return {
+            "index": index,
+            "message": message,
+            "logprobs": logprobs_json(result.content_tokens),
+            "finish_reason": self.finish(result),
+        }
+
+    def finish(self, result: Result) -> str:
+        """A choice's finish reason."""
+        called = result.representative.calls and not self.named_tool
+        return "tool_calls" if called else finish_reason(result)
 
     def thinking(self, result: Result) -> Json:
         """The message's fields that hold description and reasoning."""
@@ -104,26 +128,43 @@ class Answer:
         text = "\n\n".join(part for part in (described, result.reasoning) if part)
         return {"reasoning": text, **({"reasoning_content": text} if self.reasoning_content else {})}
 
-    def chunk(self, delta: Json, mirl: Json | None = None, finish: str | None = None) -> Json:
-        """One chunk of a stream."""
-        chunk = self._frame([{"index": 0, "delta": delta, "logprobs": None, "finish_reason": finish}])
+    def chunk(
+        self,
+        index: int,
+        delta: Json,
+        mirl: Json | None = None,
+        finish: str | None = None,
+        logprobs: Json | None = None,
+    ) -> Json:
+        """One chunk of a stream, about choice `index`."""
+        choice = {"index": index, "delta": delta, "logprobs": logprobs, "finish_reason": finish}
+        chunk = self._frame([choice])
         return chunk if mirl is None else {**chunk, "mirl": mirl}
 
-    def chunks(self, event: Event) -> list[Json]:
-        """The chunks that tell one event."""
+    def chunks(self, index: int, event: Event) -> list[Json]:
+        """The chunks that tell one event of choice `index`."""
         if isinstance(event, Started):
             first: Json = {"role": "assistant", "content": ""}
-            return [self.chunk(first, {"event": "started", "prompt_tokens": event.prompt_tokens})]
+            begun = {"event": "started", "prompt_tokens": event.prompt_tokens, "budget": dict(self.budget)}
+            return [self.chunk(index, first, begun)]
         if not isinstance(event, Finished):
-            return [self.chunk({}, stage_event(event))]
+            return [self.chunk(index, {}, stage_event(event))]
         result = event.result
         thinking = self.thinking(result)
-        chunks = [self.chunk(thinking)] if any(thinking.values()) else []
-        chunks.append(self.chunk({"content": result.content}))
-        chunks.append(self.chunk({}, {"event": "finished", **evidence(result)}, finish_reason(result)))
-        if self.include_usage:
-            chunks.append({**self._frame([]), "usage": usage(result)})
+        chunks = [self.chunk(index, thinking)] if any(thinking.values()) else []
+        logprobs = logprobs_json(result.content_tokens)
+        said: Json = {"content": result.content}
+        if result.representative.calls:
+            calls = calls_json(result.content)
+            said = {"tool_calls": [{"index": place, **call} for place, call in enumerate(calls)]}
+        chunks.append(self.chunk(index, said, logprobs=logprobs))
+        ending = {"event": "finished", "budget": dict(self.budget), **evidence(result)}
+        chunks.append(self.chunk(index, {}, ending, self.finish(result)))
         return chunks
+
+    def usage_chunk(self, results: Sequence[Result]) -> Json:
+        """The last chunk of a stream that tells its usage: of all choices, so there is none in it."""
+        return {**self._frame([]), "usage": usage(*results)}
 
     def _frame(self, choices: list[Json]) -> Json:
         return {
@@ -140,9 +181,34 @@ def finish_reason(result: Result) -> str:
     return "stop" if result.finish_reason == "stop" else "length"
 
 
-def usage(result: Result) -> Json:
-    """Prompt tokens once, completion tokens every sampled token once."""
-    prompt, completion = result.prompt_tokens, result.completion_tokens
+def logprobs_json(tokens: Sequence[ContentToken] | None) -> Json | None:
+    """A choice's `logprobs`: the tokens of its content; None where they weren't asked for."""
+    if tokens is None:
+        return None
+    content = [
+        {
+            **_token_json(one.text, one.logprob),
+            "top_logprobs": [_token_json(text, logprob) for text, logprob in one.likeliest],
+        }
+        for one in tokens
+    ]
+    return {"content": content, "refusal": None}
+
+
+def _token_json(text: str, logprob: float) -> Json:
+    # JSON has no infinity; this is what vLLM and OpenAI say instead.
+    return {"token": text, "logprob": max(logprob, -9999.0), "bytes": list(text.encode(errors="replace"))}
+
+
+def budget(options: MIRLOptions) -> dict[str, int]:
+    """N, k and m of a request, by the names of their knobs."""
+    return {"descriptions": options.descriptions, "keep": options.keep, "forks": options.forks}
+
+
+def usage(*results: Result) -> Json:
+    """Prompt tokens once, whatever the number of choices; completion tokens every sampled token once."""
+    prompt = results[0].prompt_tokens
+    completion = sum(result.completion_tokens for result in results)
     return {"prompt_tokens": prompt, "completion_tokens": completion, "total_tokens": prompt + completion}
 
 

@@ -18,11 +18,16 @@ from mirl_core.config import MIRLOptions, first_problem
 from mirl_core.engines.base import Sampling
 from mirl_core.errors import RequestError
 from mirl_core.types import Conversation
+from mirl_server.effort import Effort
+from mirl_server.formats import ResponseFormat, StructuredOutputs
 from mirl_server.media.images import Images, is_remote
+from mirl_server.tools import Tool, ToolChoice, template_tools
 
 DIRECT = ":direct"
 ROLES = ("system", "developer", "user", "assistant", "tool", "function")
 MAX_STOPS = 16
+MAX_TOP_LOGPROBS = 20
+"""OpenAI's, and vLLM's `--max-logprobs` unless it is set."""
 TEMPLATE_RESERVED = ("chat_template", "tokenize", "tools", "add_generation_prompt", "continue_final_message")
 """Template arguments that would change what is rendered, or bring a template of the caller's own."""
 _N = TypeVar("_N", int, float)
@@ -34,16 +39,9 @@ RemoteImage = tuple[str, str, Callable[[str], None]]
 
 REFUSED: Mapping[str, tuple[tuple[object, ...], str]] = {
     # field: (values that ask for nothing, the remedy)
-    "n": ((1,), "send the request n times"),
-    "logprobs": ((False,), _PLAIN),
-    "top_logprobs": ((0,), _PLAIN),
     "logit_bias": (({},), _PLAIN),
-    "response_format": (({"type": "text"},), _PLAIN),
-    "tools": (([],), _PLAIN),
-    "tool_choice": (("none",), _PLAIN),
-    "functions": (([],), _PLAIN),
-    "function_call": (("none",), _PLAIN),
-    "reasoning_effort": ((), "set mirl.descriptions, mirl.keep and mirl.forks"),
+    "functions": (([],), "send them as tools"),
+    "function_call": (("none",), "send tool_choice"),
     "modalities": ((["text"],), "answers are text"),
     "audio": ((), "answers are text"),
     "prediction": ((), "leave it out"),
@@ -78,7 +76,6 @@ REFUSED: Mapping[str, tuple[tuple[object, ...], str]] = {
     "chat_template": ((), _PLAIN),
     "media_io_kwargs": (({},), _PLAIN),
     "mm_processor_kwargs": (({},), _PLAIN),
-    "structured_outputs": ((), _PLAIN),
     "return_tokens_as_token_ids": ((False,), _PLAIN),
     "return_token_ids": ((False,), _PLAIN),
     "return_token_offsets": ((False,), _PLAIN),
@@ -101,7 +98,6 @@ INERT: Mapping[str, str] = {
     "prompt_cache_key": "a hint; caching needs none here",
     "prompt_cache_retention": "a hint; caching needs none here",
     "prompt_cache_options": "a hint; caching needs none here",
-    "parallel_tool_calls": "says how to call tools, and there are none",
     "stream_interval": "bounds the size of chunks; an answer is one chunk",
 }
 """Fields that never change an answer: accepted, and without effect by their nature."""
@@ -135,6 +131,10 @@ class ChatRequest(BaseModel):
     """Most tokens of one trajectory, description and chain together."""
     max_tokens: Annotated[int, Field(ge=1)] | None = None
     """The older name of `max_completion_tokens`."""
+    reasoning_effort: Effort | None = None
+    """A budget in one word, relative to the model's own (`medium`); N, k and m in `mirl` win."""
+    n: Annotated[int, Field(ge=1)] | None = None
+    """How many voted answers to give, independent of each other."""
     temperature: Annotated[float, Field(ge=0, le=2)] | None = None
     top_p: Annotated[float, Field(gt=0, le=1)] | None = None
     top_k: Annotated[int, Field(ge=-1)] | None = None
@@ -146,6 +146,20 @@ class ChatRequest(BaseModel):
     stop: str | list[str] | None = None
     """Ends the answer; descriptions and reasoning are not affected."""
     seed: Annotated[int, Field(ge=-(2**63), lt=2**63)] | None = None
+    logprobs: bool | None = None
+    """Tell the answer's tokens and their log-probabilities: the model's own, before temperature."""
+    top_logprobs: Annotated[int, Field(ge=0, le=MAX_TOP_LOGPROBS)] | None = None
+    """How many of the likeliest tokens to tell at each of their positions."""
+    response_format: ResponseFormat | None = None
+    """The form of answers: `text`, `json_object` or `json_schema`. Descriptions and reasoning stay free."""
+    structured_outputs: StructuredOutputs | None = None
+    """vLLM's own words for it: `json`, `json_object` or `choice`."""
+    tools: list[Tool] | None = None
+    """What answers may call."""
+    tool_choice: ToolChoice | None = None
+    """Whether they may (`auto`), must (`required`, or a tool by name) or must not (`none`) call."""
+    parallel_tool_calls: bool | None = None
+    """False: at most one call an answer."""
     stream: bool | None = None
     stream_options: StreamOptions | None = None
     include_reasoning: bool | None = None
@@ -170,6 +184,7 @@ class ChatRequest(BaseModel):
             frequency_penalty=_or(self.frequency_penalty, 0.0),
             stop=stops,
             seed=self.seed,
+            top_logprobs=(self.top_logprobs or 0) if self.logprobs else None,
         )
 
 
@@ -227,6 +242,8 @@ def read_request(body: Mapping[str, Any]) -> ChatRequest:
             raise RequestError(f"{where} is the server's to set; leave it out", param=where)
     if request.stream_options is not None:
         _check_stream_options(request)
+    if request.top_logprobs and not request.logprobs:
+        raise RequestError("top_logprobs needs logprobs: true", param="top_logprobs")
     if not isinstance(request.stop, str) and request.stop and len(request.stop) > MAX_STOPS:
         raise RequestError(f"stop takes at most {MAX_STOPS} strings", param="stop")
     if request.stop is not None and "" in ([request.stop] if isinstance(request.stop, str) else request.stop):
@@ -284,7 +301,8 @@ async def read_conversation(request: ChatRequest, images: Images) -> Conversatio
                 for part in content
             ]
         messages.append({**message, "content": content})
-    return Conversation(tuple(messages), request.chat_template_kwargs or {})
+    tools = template_tools(request.tools, request.tool_choice)
+    return Conversation(tuple(messages), request.chat_template_kwargs or {}, tuple(tools))
 
 
 def _check_message(message: Mapping[str, Any], where: str) -> None:
@@ -325,9 +343,20 @@ def request_schema() -> dict[str, Any]:
     """The gated request's JSON schema, for `/docs`."""
     schema = ChatRequest.model_json_schema()
     definitions = schema.pop("$defs", {})
-    schema["properties"]["stream_options"] = {"anyOf": [definitions["StreamOptions"], {"type": "null"}]}
     schema["properties"]["mirl"] = MIRLOptions.model_json_schema()
-    return schema
+    inlined: dict[str, Any] = _inlined(schema, definitions)
+    return inlined
+
+
+def _inlined(node: Any, definitions: Mapping[str, Any]) -> Any:
+    """A schema with what it refers to in place: an OpenAPI document has its definitions elsewhere."""
+    if isinstance(node, list):
+        return [_inlined(one, definitions) for one in node]
+    if not isinstance(node, dict):
+        return node
+    if "$ref" in node:
+        return _inlined(definitions[node["$ref"].rpartition("/")[2]], definitions)
+    return {name: _inlined(one, definitions) for name, one in node.items()}
 
 
 def _or(value: _N | None, default: _N) -> _N:

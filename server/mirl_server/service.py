@@ -17,8 +17,9 @@ from mirl_core.errors import EngineDeadError, RequestError
 from mirl_core.pipeline import Pipeline
 from mirl_server.media.images import Images
 from mirl_server.metrics import Metrics
-from mirl_server.requests import DIRECT
+from mirl_server.requests import DIRECT, MAX_TOP_LOGPROBS
 from mirl_server.settings import ServerSettings
+from mirl_server.tools import ToolParser
 
 Delegate = Callable[[dict[str, Any], Request], Awaitable[Response]]
 _REQUEST_ID = re.compile(r"[A-Za-z0-9._:-]{1,128}")
@@ -43,6 +44,10 @@ class Service:
     images: Images
     """Reads the images of requests."""
     draining: Callable[[], bool] = lambda: False
+    max_top_logprobs: int = MAX_TOP_LOGPROBS
+    """How many likeliest tokens the engine tells at a position."""
+    tool_parser: ToolParser | None = None
+    """Finds tool calls in text; None: this server can't."""
     priorities: bool = False
     """Whether the engine schedules by priority."""
     handlers: Mapping[str, Delegate] = field(default_factory=dict)
@@ -61,6 +66,14 @@ class Service:
         if priority and not self.priorities:
             raise RequestError(
                 "priority needs a server that was started with --scheduling-policy priority", param="priority"
+            )
+
+    def check_top_logprobs(self, top: int | None) -> None:
+        """RequestError where a request asks for more likeliest tokens than the engine tells."""
+        if top is not None and top > self.max_top_logprobs:
+            raise RequestError(
+                f"top_logprobs is {top}; this server was started with --max-logprobs {self.max_top_logprobs}",
+                param="top_logprobs",
             )
 
     def handler(self, api: str) -> Delegate:

@@ -9,16 +9,16 @@ from __future__ import annotations
 import asyncio
 import json
 import logging
-from collections.abc import AsyncGenerator, Awaitable, Callable, Coroutine, Iterable
+from collections.abc import AsyncGenerator, Awaitable, Callable, Coroutine, Iterable, Sequence
 from contextlib import aclosing
-from typing import Any, Protocol, TypeVar
+from typing import Any, Generic, Protocol, TypeVar
 
 from starlette.responses import Response
 from starlette.types import Receive, Scope, Send
 
 from mirl_core.errors import EngineDeadError, EngineError, MIRLError
-from mirl_core.events import Event
 from mirl_core.types import Result
+from mirl_server.choices import Told
 
 logger = logging.getLogger(__name__)
 
@@ -35,12 +35,12 @@ class Voice(Protocol):
     end: str
     """A stream's last line, where it has one beside its events."""
 
-    def whole(self, result: Result) -> dict[str, Any]:
-        """The answer of a request that does not stream."""
+    def whole(self, results: Sequence[Result]) -> dict[str, Any]:
+        """The answer of a request that does not stream: one result per choice, in their order."""
         ...
 
-    def lines(self, event: Event) -> Iterable[str]:
-        """What a stream says of one event."""
+    def lines(self, told: Told) -> Iterable[str]:
+        """What a stream says of one event of one choice. It hears of each once, in the order they came."""
         ...
 
     def failure(self, error: MIRLError) -> Iterable[str]:
@@ -56,18 +56,18 @@ class Idle(Exception):  # noqa: N818 - not an error: nothing happened yet
     """No event came within the reader's patience; the work goes on."""
 
 
-class Events:
-    """A pipeline's events, read from a task of its own.
+class Events(Generic[T]):
+    """A pipeline's events, or what else a generator tells, read from a task of its own.
 
     One task iterates the generator from the first event to the last, whoever reads: waiting for the next
     event can then be cut short (keep-alive) without cancelling the work, and closing is one cancellation.
     """
 
-    def __init__(self, source: AsyncGenerator[Event, None]) -> None:
-        self._queue: asyncio.Queue[Event | Exception | None] = asyncio.Queue()
+    def __init__(self, source: AsyncGenerator[T, None]) -> None:
+        self._queue: asyncio.Queue[T | Exception | None] = asyncio.Queue()
         self._task = asyncio.create_task(self._pump(source))
 
-    async def _pump(self, source: AsyncGenerator[Event, None]) -> None:
+    async def _pump(self, source: AsyncGenerator[T, None]) -> None:
         try:
             async with aclosing(source):
                 async for event in source:
@@ -80,7 +80,7 @@ class Events:
         else:
             self._queue.put_nowait(None)
 
-    async def next(self, patience: float | None = None) -> Event | None:
+    async def next(self, patience: float | None = None) -> T | None:
         """The next event, None after the last; Idle if none comes within `patience` seconds."""
         try:
             async with asyncio.timeout(patience):
@@ -91,13 +91,10 @@ class Events:
             raise item
         return item
 
-    async def last(self) -> Event:
-        """The last event, when it has come."""
-        last: Event | None = None
+    async def each(self, hear: Callable[[T], object]) -> None:
+        """Have `hear` told all that is left."""
         while (event := await self.next()) is not None:
-            last = event
-        assert last is not None, "a pipeline always ends with Finished"
-        return last
+            hear(event)
 
     async def close(self) -> None:
         """Stop the pipeline; returns when nothing of it runs any more."""
@@ -160,9 +157,9 @@ class EventStream(Response):
 
 
 async def stream(
-    first: Event,
-    events: Events,
-    tell: Callable[[Event], Iterable[str]],
+    first: Told,
+    events: Events[Told],
+    tell: Callable[[Told], Iterable[str]],
     voice: Voice,
     keep_alive: float,
     failed: Callable[[MIRLError], None],
@@ -174,7 +171,7 @@ async def stream(
         keep_alive: seconds without an event after which the stream says that it is alive.
         failed: hears of an error, which by now can't change the status any more.
     """
-    event: Event | None = first
+    event: Told | None = first
     try:
         while event is not None:
             for line in tell(event):

@@ -11,7 +11,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from mirl_core.answers import Answer, clusters, equivalent, extract, group, mathematics, normalize
+from mirl_core.answers import Answer, clusters, equivalent, extract, group, locate, mathematics, normalize
 from mirl_core.config import Tags
 
 TAGS = Tags()
@@ -75,6 +75,23 @@ def test_extract(name: str) -> None:
     assert extract(text, TAGS, finished=False)[1] == cut
 
 
+@pytest.mark.parametrize(
+    ("text", "start"),
+    [
+        ("<think>7 7</think><answer>7</answer>", 26),
+        ("<answer> a</answer>", 9),
+        ("7, so \\boxed{7}", 13),
+        ("Final answer is 7\nSo it is 7.", 16),
+        ("I see 7.\nAnswer: **7**", 19),
+        ("<think>7</think>\n 7", 18),
+        ("7", 0),
+        ("<think>7", 0),
+    ],
+)
+def test_where_the_answer_begins(text: str, start: int) -> None:
+    assert locate(text, TAGS, finished=True).start == start
+
+
 def test_extract_uses_the_models_own_tags() -> None:
     tags = Tags(reasoning=("[R]", "[/R]"), answer=("[A]", "[/A]"))
     assert extract("[R]a[/R][A]<answer>[/A]", tags, finished=True) == ("a", "<answer>")
@@ -105,7 +122,12 @@ def test_extract_never_returns_a_tag_nor_what_the_model_did_not_say(text: str, f
     reasoning, answer = extract(text, TAGS, finished)
     every = (*TAGS.description, *TAGS.reasoning, *TAGS.answer)
     assert not any(tag in reasoning for tag in every)
+    found = locate(text, TAGS, finished)
+    assert (found.reasoning, found.answer) == (reasoning, answer)
     if answer is not None:
+        # With a tag inside it, it stands nowhere in one piece.
+        rest = text[found.start :]
+        assert rest.startswith(answer) or any(tag in rest for tag in every)
         assert answer == answer.strip() != ""
         assert not any(tag in answer for tag in every)
         bare = text.replace("**", "")

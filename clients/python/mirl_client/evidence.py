@@ -67,9 +67,19 @@ class Stage(_Told):
     seconds: float
 
 
+class Budget(_Told):
+    """What a request got, by its knobs or by its `reasoning_effort`."""
+
+    descriptions: int
+    keep: int
+    forks: int
+
+
 class Evidence(_Told):
     """Everything the server tells about one gated answer."""
 
+    budget: Budget | None = None
+    """None where the server is too old to tell."""
     descriptions: tuple[Description, ...]
     chains: tuple[Chain, ...]
     representative: Representative
@@ -102,15 +112,21 @@ class Evidence(_Told):
         return None if chosen is None else found[chosen]
 
 
-def evidence(response: object) -> Evidence | None:
+def evidence(response: object, choice: int = 0) -> Evidence | None:
     """The evidence of a chat completion, or of a stream's chunk; None where there is none.
 
     Args:
         response: an object of the openai package, or the JSON of a response as a mapping.
+        choice: which of `n` answers. A chunk is about the one that its own `choices[0].index` says.
 
     Plain answers (`NAME:direct`, follow-ups, text) and chunks before a stream's last stage event have none.
+
+    Raises:
+        IndexError: the response has fewer choices.
     """
     told: Any = response.get("mirl") if isinstance(response, Mapping) else getattr(response, "mirl", None)
+    if isinstance(told, Mapping) and isinstance(told.get("choices"), list):
+        told = {"budget": told.get("budget"), **told["choices"][choice]}
     if not isinstance(told, Mapping) or "representative" not in told or "descriptions" not in told:
         return None
     return Evidence.model_validate(told)

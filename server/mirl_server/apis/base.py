@@ -7,6 +7,7 @@ from typing import Any
 
 from fastapi.responses import JSONResponse
 
+from mirl_core.config import MIRLOptions
 from mirl_core.engines.base import RequestContext
 from mirl_core.errors import MIRLError
 from mirl_server.protocol import error_response
@@ -42,8 +43,10 @@ class Api(ABC):
         """
 
     @abstractmethod
-    def voice(self, service: Service, asked: ChatRequest, context: RequestContext) -> Voice:
-        """How to answer it. `asked` is what `request` gave."""
+    def voice(
+        self, service: Service, asked: ChatRequest, options: MIRLOptions, context: RequestContext
+    ) -> Voice:
+        """How to answer it. `asked` is what `request` gave, `options` the knobs that it got."""
 
     @abstractmethod
     def delegate(self, service: Service) -> Delegate:

@@ -9,12 +9,14 @@ from typing import Any
 
 from fastapi.responses import JSONResponse
 
+from mirl_core.config import MIRLOptions
 from mirl_core.engines.base import RequestContext
 from mirl_core.errors import MIRLError, RequestError
 from mirl_server.apis.base import Api
 from mirl_server.apis.fields import PLAIN, Fields, Turns, check_refused, object_of, renamed_error, text_of
 from mirl_server.apis.messages_voice import MessagesVoice, error_object
-from mirl_server.protocol import error_response, error_status
+from mirl_server.apis.tools import messages_tools
+from mirl_server.protocol import budget, error_response, error_status
 from mirl_server.requests import ChatRequest, read_request
 from mirl_server.service import Delegate, Service
 from mirl_server.streaming import Voice
@@ -25,7 +27,7 @@ _THINKING = ("adaptive", "disabled", "enabled")
 _DISPLAYS = ("summarized", "omitted", "updates")
 
 FIELDS = Fields(
-    own=frozenset({"messages", "system", "thinking", "output_config"}),
+    own=frozenset({"messages", "system", "thinking", "output_config", "tools", "tool_choice"}),
     same=frozenset(
         {
             "model", "max_tokens", "mirl", "temperature", "top_p", "top_k", "min_p", "repetition_penalty",
@@ -36,9 +38,7 @@ FIELDS = Fields(
     ),
     renamed={"stop_sequences": "stop"},
     refused={
-        "tools": (([],), PLAIN),
-        "tool_choice": (({"type": "none"}, {"type": "auto"}), PLAIN),
-        "output_format": ((), PLAIN),
+        "output_format": ((), "send output_config.format"),
         "mcp_servers": (([],), PLAIN),
         "container": ((), PLAIN),
         "context_management": (({},), "shorten the messages"),
@@ -51,6 +51,7 @@ FIELDS = Fields(
 )  # fmt: skip
 _NAMES = {chat: own for own, chat in FIELDS.renamed.items()} | {
     "reasoning_effort": "output_config.effort",
+    "response_format": "output_config.format",
     "thinking_token_budget": "thinking.budget_tokens",
 }
 
@@ -81,17 +82,21 @@ class MessagesApi(Api):
         if chat.get("max_tokens") is None:
             raise RequestError("max_tokens is missing: the most tokens of one answer", param="max_tokens")
         chat |= _thinking_fields(self.body.get("thinking")) | _output_fields(self.body.get("output_config"))
+        chat |= messages_tools(self.body.get("tools"), self.body.get("tool_choice"))
         turns = self._turns()
         # From here on errors are in chat's words.
         self._places = turns.places
         return read_request(chat | {"messages": turns.messages})
 
-    def voice(self, service: Service, asked: ChatRequest, context: RequestContext) -> Voice:
+    def voice(
+        self, service: Service, asked: ChatRequest, options: MIRLOptions, context: RequestContext
+    ) -> Voice:
         return MessagesVoice(
             context.request_id,
             asked.model or service.names[0],
             reasoning=asked.include_reasoning is not False,
             stops=asked.sampling(1.0, 1).stop,
+            budget=budget(options),
             tags=service.engine_pipeline().settings.tags,
             named=self.named,
         )
@@ -191,9 +196,16 @@ def _output_fields(given: object) -> dict[str, Any]:
         return {}
     config = object_of(given, "output_config")
     for name in config:
-        if name != "effort":
+        if name not in ("effort", "format"):
             check_refused(f"output_config.{name[:64]}", config[name], (), PLAIN)
-    return {"reasoning_effort": config.get("effort")}
+    fields = {"reasoning_effort": config.get("effort")}
+    if config.get("format") is None:
+        return fields
+    form = object_of(config["format"], "output_config.format")
+    if form.get("type") != "json_schema":
+        raise RequestError("output_config.format.type must be json_schema", param="output_config.format.type")
+    schema = {name: value for name, value in form.items() if name != "type"}
+    return fields | {"response_format": {"type": "json_schema", "json_schema": schema}}
 
 
 def _text(given: object, where: str, between: str = "") -> str:

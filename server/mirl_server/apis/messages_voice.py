@@ -1,21 +1,25 @@
 """What the Anthropic API says: messages and their events.
 
-Content blocks: `thinking` with the description and the reasoning, then `text`. An event's `mirl` rides on
-`ping`, which clients skip; the evidence is the message's `mirl`, in a stream that of `message_delta`.
+Content blocks: `thinking` with the description and the reasoning, then `text`, or a `tool_use` for each call
+of an answer that is calls. There is always one choice. An event's `mirl` rides on `ping`, which clients skip;
+the evidence is the message's `mirl`, in a stream that of `message_delta`.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator
+import json
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 from mirl_core import answers
 from mirl_core.config import Tags
 from mirl_core.errors import MIRLError
-from mirl_core.events import Event, Finished, Started
+from mirl_core.events import Finished, Started
 from mirl_core.types import Result
+from mirl_server.choices import Told
 from mirl_server.protocol import Json, error_status, evidence, finish_reason, stage_event
 from mirl_server.streaming import data
+from mirl_server.tools import calls_json
 
 _ERROR_TYPES = {
     400: "invalid_request_error",
@@ -45,6 +49,7 @@ class MessagesVoice:
         reasoning: whether the answer has a thinking block.
         stops: the caller's stop sequences.
         tags: the model's.
+        budget: N, k and m that the request got.
         named: an error with its field called as the API calls it.
     """
 
@@ -59,6 +64,7 @@ class MessagesVoice:
         reasoning: bool,
         stops: tuple[str, ...],
         tags: Tags,
+        budget: Mapping[str, int],
         named: Callable[[MIRLError], MIRLError],
     ) -> None:
         self._message: Json = {
@@ -73,21 +79,25 @@ class MessagesVoice:
         self._reasoning = reasoning
         self._stops = stops
         self._tags = tags
+        self._budget = dict(budget)
         self._named = named
 
-    def whole(self, result: Result) -> Json:
+    def whole(self, results: Sequence[Result]) -> Json:
+        (result,) = results
         return {
             **self._message,
             "content": self._content(result),
             **self._stop(result),
             "usage": _usage(result.prompt_tokens, result.completion_tokens),
-            "mirl": evidence(result),
+            "mirl": self._evidence(result),
         }
 
-    def lines(self, event: Event) -> Iterable[str]:
+    def lines(self, told: Told) -> Iterable[str]:
+        _, event = told
         if isinstance(event, Started):
             yield _event("message_start", message={**self._message, "usage": _usage(event.prompt_tokens, 0)})
-            yield _event("ping", mirl={"event": "started", "prompt_tokens": event.prompt_tokens})
+            begun = {"event": "started", "prompt_tokens": event.prompt_tokens, "budget": self._budget}
+            yield _event("ping", mirl=begun)
         elif not isinstance(event, Finished):
             yield _event("ping", mirl=stage_event(event))
         else:
@@ -98,14 +108,20 @@ class MessagesVoice:
 
     def _finished(self, result: Result) -> Iterator[str]:
         for index, block in enumerate(self._content(result)):
-            kind = "thinking" if block["type"] == "thinking" else "text"
-            yield _event("content_block_start", index=index, content_block={**block, kind: ""})
-            if block[kind]:
+            # A block's content is in the field of its type's name, but for a call's input.
+            kind = "input" if block["type"] == "tool_use" else block["type"]
+            begun = {**block, kind: {} if kind == "input" else ""}
+            yield _event("content_block_start", index=index, content_block=begun)
+            if kind == "input":
+                text = json.dumps(block[kind], ensure_ascii=False)
+                delta = {"type": "input_json_delta", "partial_json": text}
+            else:
                 delta = {"type": f"{kind}_delta", kind: block[kind]}
+            if block[kind] or kind == "input":
                 yield _event("content_block_delta", index=index, delta=delta)
             yield _event("content_block_stop", index=index)
         usage = _usage(result.prompt_tokens, result.completion_tokens)
-        yield _event("message_delta", delta=self._stop(result), usage=usage, mirl=evidence(result))
+        yield _event("message_delta", delta=self._stop(result), usage=usage, mirl=self._evidence(result))
         yield _event("message_stop")
 
     def _content(self, result: Result) -> list[Json]:
@@ -115,11 +131,18 @@ class MessagesVoice:
         if self._reasoning and thinking:
             # Nobody has to prove later that these are this server's words.
             blocks.append({"type": "thinking", "thinking": thinking, "signature": ""})
+        if result.representative.calls:
+            return [*blocks, *map(_tool_use, calls_json(result.content))]
         return [*blocks, {"type": "text", "text": result.content}]
+
+    def _evidence(self, result: Result) -> Json:
+        return {"budget": self._budget, **evidence(result)}
 
     def _stop(self, result: Result) -> Json:
         if finish_reason(result) != "stop":
             return {"stop_reason": "max_tokens", "stop_sequence": None}
+        if result.representative.calls:
+            return {"stop_reason": "tool_use", "stop_sequence": None}
         stopped = self._stopped_by(result)
         return {"stop_reason": "stop_sequence" if stopped else "end_turn", "stop_sequence": stopped}
 
@@ -131,6 +154,25 @@ class MessagesVoice:
             return None
         rest = uncut.removeprefix(chain.answer)
         return next((stop for stop in self._stops if rest.startswith(stop)), None)
+
+
+def _tool_use(call: Json) -> Json:
+    function = call["function"]
+    return {
+        "type": "tool_use",
+        "id": call["id"],
+        "name": function["name"],
+        "input": _input(function["arguments"]),
+    }
+
+
+def _input(arguments: str) -> Json:
+    """A call's arguments as the object that the API has for them, even where the model wrote none."""
+    try:
+        given = json.loads(arguments)
+    except ValueError:
+        given = None
+    return given if isinstance(given, dict) else {"arguments": arguments}
 
 
 def _usage(prompt: int, sampled: int) -> Json:

@@ -5,11 +5,14 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
+from mirl_core.config import MIRLOptions
 from mirl_core.engines.base import RequestContext
 from mirl_core.errors import MIRLError, RequestError
 from mirl_server.apis.base import Api
 from mirl_server.apis.fields import PLAIN, Fields, Turns, check_refused, object_of, renamed_error, text_of
 from mirl_server.apis.responses_voice import ResponsesVoice
+from mirl_server.apis.tools import responses_tools
+from mirl_server.protocol import budget
 from mirl_server.requests import ChatRequest, read_request
 from mirl_server.service import Delegate, Service
 from mirl_server.streaming import Voice
@@ -19,7 +22,7 @@ _NOTHING_STORED = "nothing is stored here: send the earlier turns in input"
 _DETAILS = ("auto", "low", "high", "original")
 
 FIELDS = Fields(
-    own=frozenset({"input", "instructions", "reasoning", "text"}),
+    own=frozenset({"input", "instructions", "reasoning", "text", "tools", "tool_choice"}),
     same=frozenset(
         {
             "model", "mirl", "temperature", "top_p", "top_k", "min_p", "repetition_penalty",
@@ -28,6 +31,7 @@ FIELDS = Fields(
             "service_tier", "moderation", "watermarking", "stop_token_ids", "include_stop_str_in_output",
             "ignore_eos", "skip_special_tokens", "media_io_kwargs", "mm_processor_kwargs", "mm_payload",
             "return_mm_kwargs", "kv_transfer_params", "ec_transfer_params", "vllm_xargs",
+            "structured_outputs", "parallel_tool_calls",
         }
     ),
     renamed={"max_output_tokens": "max_completion_tokens"},
@@ -41,9 +45,6 @@ FIELDS = Fields(
         "previous_input_messages": (([],), "send the earlier turns in input"),
         "include": (([],), PLAIN),
         "top_logprobs": ((0,), PLAIN),
-        "structured_outputs": ((), PLAIN),
-        "tools": (([],), PLAIN),
-        "tool_choice": (("none", "auto"), PLAIN),
         "truncation": (("disabled",), "shorten the input"),
         "context_management": (([],), "shorten the input"),
         "access_programs": ((), "leave it out"),
@@ -53,13 +54,14 @@ FIELDS = Fields(
     inert=frozenset(
         {
             "user", "metadata", "safety_identifier", "session_id", "prompt_cache_key",
-            "prompt_cache_retention", "prompt_cache_options", "parallel_tool_calls", "max_tool_calls",
+            "prompt_cache_retention", "prompt_cache_options", "max_tool_calls",
         }
     ),
 )  # fmt: skip
 _NAMES = {chat: own for own, chat in FIELDS.renamed.items()} | {
     "messages": "input",
     "reasoning_effort": "reasoning.effort",
+    "response_format": "text.format",
     "verbosity": "text.verbosity",
 }
 
@@ -88,12 +90,15 @@ class ResponsesApi(Api):
     def request(self) -> ChatRequest:
         chat = FIELDS.in_chat(self.body)
         chat |= _reasoning_fields(self.body.get("reasoning")) | _text_fields(self.body.get("text"))
+        chat |= responses_tools(self.body.get("tools"), self.body.get("tool_choice"))
         turns = self._turns()
         # From here on errors are in chat's words.
         self._places = turns.places
         return read_request(chat | {"messages": turns.messages})
 
-    def voice(self, service: Service, asked: ChatRequest, context: RequestContext) -> Voice:
+    def voice(
+        self, service: Service, asked: ChatRequest, options: MIRLOptions, context: RequestContext
+    ) -> Voice:
         sampling = asked.sampling(service.engine_pipeline().settings.temperature, 1)
         return ResponsesVoice(
             self.body,
@@ -101,6 +106,7 @@ class ResponsesApi(Api):
             asked.model or service.names[0],
             temperature=sampling.temperature,
             top_p=sampling.top_p,
+            budget=budget(options),
             reasoning=asked.include_reasoning is not False,
             named=self.named,
         )
@@ -157,11 +163,16 @@ def _text_fields(given: object) -> dict[str, Any]:
         return {}
     text = object_of(given, "text")
     for name, value in text.items():
-        if name == "format":
-            check_refused("text.format", value, ({"type": "text"},), PLAIN)
-        elif name != "verbosity":
+        if name not in ("format", "verbosity"):
             check_refused(f"text.{name[:64]}", value, (), "leave it out")
-    return {"verbosity": text["verbosity"]} if text.get("verbosity") not in (None, "medium") else {}
+    fields = {"verbosity": text["verbosity"]} if text.get("verbosity") not in (None, "medium") else {}
+    if text.get("format") is None:
+        return fields
+    form = object_of(text["format"], "text.format")
+    # Here what chat has in an object of its own stands beside the type.
+    schema = {name: value for name, value in form.items() if name != "type"}
+    kind = {"type": form.get("type")}
+    return fields | {"response_format": kind | ({"json_schema": schema} if schema else {})}
 
 
 def _message(item: dict[str, Any], where: str) -> dict[str, Any]:

@@ -1,20 +1,23 @@
 """What the Responses API says: response objects and their events.
 
-Output items: `reasoning`, whose summary has the description and the reasoning, then `message`. An event's
-`mirl` rides on `response.in_progress`, a type that every client knows; the evidence is the response's `mirl`.
+Output items: `reasoning`, whose summary has the description and the reasoning, then `message`, or a
+`function_call` for each call of an answer that is calls. There is always one choice. An event's `mirl` rides
+on `response.in_progress`, a type that every client knows; the evidence is the response's `mirl`.
 """
 
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 from mirl_core.errors import MIRLError
-from mirl_core.events import Event, Finished, Started
+from mirl_core.events import Finished, Started
 from mirl_core.types import Result
+from mirl_server.choices import Told
 from mirl_server.protocol import Json, error_body, evidence, finish_reason, stage_event
 from mirl_server.streaming import KEEP_ALIVE, data
+from mirl_server.tools import calls_json
 
 _ECHOED = ("instructions", "max_output_tokens", "metadata", "reasoning", "safety_identifier", "user")
 
@@ -26,6 +29,7 @@ class ResponsesVoice:
         body: the request, valid.
         temperature, top_p: what it is sampled with.
         reasoning: whether the answer carries its reasoning.
+        budget: N, k and m that the request got.
         named: an error with its field called as the API calls it.
     """
 
@@ -41,10 +45,12 @@ class ResponsesVoice:
         temperature: float,
         top_p: float,
         reasoning: bool,
+        budget: Mapping[str, int],
         named: Callable[[MIRLError], MIRLError],
     ) -> None:
         self._id = request_id
         self._reasoning = reasoning
+        self._budget = dict(budget)
         self._named = named
         self._sequence = 0
         self._response: Json = {
@@ -60,48 +66,54 @@ class ResponsesVoice:
             "max_tool_calls": None,
             "model": model,
             "output": [],
-            # Without tools it has no effect.
             "parallel_tool_calls": body.get("parallel_tool_calls") is not False,
             "previous_response_id": None,
             "service_tier": "default",
             "store": False,
             "temperature": temperature,
-            "text": {"format": {"type": "text"}},
-            "tool_choice": "none" if body.get("tool_choice") == "none" else "auto",
-            "tools": [],
+            "text": {"format": (body.get("text") or {}).get("format") or {"type": "text"}},
+            "tool_choice": body.get("tool_choice") or "auto",
+            "tools": body.get("tools") or [],
             "top_logprobs": 0,
             "top_p": top_p,
             "truncation": "disabled",
             "usage": None,
         }
 
-    def whole(self, result: Result) -> Json:
+    def whole(self, results: Sequence[Result]) -> Json:
+        (result,) = results
+        return self._ended(result, self._output(result))
+
+    def _ended(self, result: Result, output: list[Json]) -> Json:
         whole = finish_reason(result) == "stop"
         return {
             **self._response,
             "status": "completed" if whole else "incomplete",
             "completed_at": int(time.time()) if whole else None,
             "incomplete_details": None if whole else {"reason": "max_output_tokens"},
-            "output": self._output(result),
+            "output": output,
             "usage": _usage(result),
-            "mirl": evidence(result),
+            "mirl": {"budget": self._budget, **evidence(result)},
         }
 
-    def lines(self, event: Event) -> Iterable[str]:
+    def lines(self, told: Told) -> Iterable[str]:
+        _, event = told
         if isinstance(event, Started):
             yield self._event("response.created", response=self._response)
-            told: Json = {"event": "started", "prompt_tokens": event.prompt_tokens}
-            yield self._event("response.in_progress", response=self._response, mirl=told)
+            begun = {"event": "started", "prompt_tokens": event.prompt_tokens, "budget": self._budget}
+            yield self._event("response.in_progress", response=self._response, mirl=begun)
         elif not isinstance(event, Finished):
             yield self._event("response.in_progress", response=self._response, mirl=stage_event(event))
         else:
-            for index, item in enumerate(self._output(event.result)):
-                yield from (
-                    self._reasoning_item(index, item)
-                    if item["type"] == "reasoning"
-                    else self._message(index, item)
-                )
-            whole = self.whole(event.result)
+            tell = {
+                "reasoning": self._reasoning_item,
+                "message": self._message,
+                "function_call": self._function_call,
+            }
+            output = self._output(event.result)
+            for index, item in enumerate(output):
+                yield from tell[item["type"]](index, item)
+            whole = self._ended(event.result, output)
             yield self._event(f"response.{whole['status']}", response=whole)
 
     def failure(self, error: MIRLError) -> Iterable[str]:
@@ -121,6 +133,9 @@ class ResponsesVoice:
             items.append(
                 {"type": "reasoning", "id": f"rs_{self._id}", "summary": summary, "status": "completed"}
             )
+        if result.representative.calls:
+            calls = enumerate(calls_json(result.content))
+            return [*items, *(self._call(place, one) for place, one in calls)]
         text = {"type": "output_text", "text": result.content, "annotations": [], "logprobs": []}
         items.append(
             {
@@ -132,6 +147,24 @@ class ResponsesVoice:
             }
         )
         return items
+
+    def _call(self, place: int, call: Json) -> Json:
+        return {
+            "type": "function_call",
+            "id": f"fc_{place}_{self._id}",
+            "call_id": call["id"],
+            **call["function"],
+            "status": "completed",
+        }
+
+    def _function_call(self, index: int, item: Json) -> Iterator[str]:
+        at = {"item_id": item["id"], "output_index": index}
+        arguments, name = item["arguments"], item["name"]
+        begun = {**item, "arguments": "", "status": "in_progress"}
+        yield self._event("response.output_item.added", output_index=index, item=begun)
+        yield self._event("response.function_call_arguments.delta", **at, delta=arguments)
+        yield self._event("response.function_call_arguments.done", **at, name=name, arguments=arguments)
+        yield self._event("response.output_item.done", output_index=index, item=item)
 
     def _reasoning_item(self, index: int, item: Json) -> Iterator[str]:
         at = {"item_id": item["id"], "output_index": index}

@@ -12,22 +12,27 @@ import logging
 import re
 from collections.abc import AsyncGenerator, AsyncIterable, Iterable
 from contextlib import AsyncExitStack
-from typing import Any, cast
+from typing import Any
 
 from fastapi import APIRouter, Request, Response
 from fastapi.responses import JSONResponse, StreamingResponse
 from starlette.requests import ClientDisconnect
 
+from mirl_core.config import MIRLOptions
 from mirl_core.engines.base import RequestContext
 from mirl_core.errors import MIRLError, RequestError
-from mirl_core.events import Event, Finished
+from mirl_server import choices
 from mirl_server.apis.base import Api
 from mirl_server.apis.chat import ChatApi
+from mirl_server.choices import Results, Told
+from mirl_server.effort import options_for
+from mirl_server.formats import read_format
 from mirl_server.protocol import error_status
 from mirl_server.requests import ChatRequest, read_body, read_conversation, request_schema
 from mirl_server.service import Service, cache_salt, request_context, service_of
 from mirl_server.settings import request_options
 from mirl_server.streaming import ClientGone, Events, EventStream, stream, unless_gone
+from mirl_server.tools import read_tools
 
 logger = logging.getLogger(__name__)
 router = APIRouter()
@@ -81,20 +86,27 @@ async def _gated(service: Service, request: Request, api: Api) -> Response:
         try:
             asked = api.request()
             context = request_context(request, asked.request_id, asked.cache_salt, asked.priority or 0)
-            voice = api.voice(service, asked, context)
-            events = Events(await unless_gone(request.receive, start(service, asked, context)))
+            options = options_of(service, asked)
+            results = Results(asked.n or 1)
+            tracker.answers = results.n
+            voice = api.voice(service, asked, options, context)
+            events = Events(await unless_gone(request.receive, start(service, asked, options, context)))
             closing.push_async_callback(events.close)
+
+            def hear(told: Told) -> None:
+                tracker.event(told[1])
+                results.note(*told)
+
             if not asked.stream:
-                last = cast("Finished", await unless_gone(request.receive, events.last()))
-                tracker.event(last)
-                return JSONResponse(voice.whole(last.result))
+                await unless_gone(request.receive, events.each(hear))
+                return JSONResponse(voice.whole(results.in_order))
             # The first event is awaited before headers go out: what is refused until then gets its status.
             first = await unless_gone(request.receive, events.next())
             assert first is not None, "a pipeline always tells something"
 
-            def tell(event: Event) -> Iterable[str]:
-                tracker.event(event)
-                return voice.lines(event)
+            def tell(told: Told) -> Iterable[str]:
+                hear(told)
+                return voice.lines(told)
 
             lines = stream(first, events, tell, voice, service.settings.keep_alive, tracker.failed)
             return EventStream(lines, closing.pop_all().aclose)
@@ -105,14 +117,29 @@ async def _gated(service: Service, request: Request, api: Api) -> Response:
             raise api.named(error) from None
 
 
-async def start(service: Service, asked: ChatRequest, context: RequestContext) -> AsyncGenerator[Event, None]:
+def options_of(service: Service, asked: ChatRequest) -> MIRLOptions:
+    """The request's knobs over those of its effort over the defaults."""
+    limits = service.settings.limits
+    return request_options(asked.mirl, options_for(asked.reasoning_effort, service.options, limits), limits)
+
+
+async def start(
+    service: Service, asked: ChatRequest, options: MIRLOptions, context: RequestContext
+) -> AsyncGenerator[Told, None]:
     """Check the request, fetch and decode its images, and set the pipeline to it."""
     pipeline = service.engine_pipeline()
     service.check_priority(asked.priority)
-    options = request_options(asked.mirl, service.options, service.settings.limits)
+    service.check_top_logprobs(asked.top_logprobs)
+    choices.check_count(asked.n or 1, service.settings.limits)
+    calls = read_tools(
+        asked.tools, asked.tool_choice, asked.parallel_tool_calls is not False, service.tool_parser
+    )
+    form = await read_format(
+        asked.response_format, asked.structured_outputs, calls, pipeline.engine, pipeline.settings.tags
+    )
     sampling = asked.sampling(pipeline.settings.temperature, pipeline.engine.max_model_len)
     conversation = await read_conversation(asked, service.images)
-    return pipeline.run(conversation, options, sampling, context)
+    return choices.answer(pipeline, conversation, options, sampling, context, asked.n or 1, form)
 
 
 async def _plain(service: Service, request: Request, api: Api) -> Response:

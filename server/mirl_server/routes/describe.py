@@ -15,17 +15,23 @@ from fastapi.responses import JSONResponse
 from starlette.requests import ClientDisconnect
 
 from mirl_core.errors import MIRLError, ModelNotFoundError, RequestError
-from mirl_core.events import Described, Event, FellBack, Gated, Started
+from mirl_core.events import Described, FellBack, Gated, Started
 from mirl_core.types import Description
+from mirl_server.choices import Told
 from mirl_server.protocol import Json, description_json, error_response, stage_json
 from mirl_server.requests import ChatRequest, brings_image, read_body, read_request, request_schema
-from mirl_server.routes.chat import ERRORS, start
+from mirl_server.routes.chat import ERRORS, options_of, start
 from mirl_server.service import Service, request_context, service_of
 from mirl_server.streaming import ClientGone, unless_gone
 
 router = APIRouter()
 
-_OF_ANSWERS = frozenset({"stop", "stream", "stream_options", "include_reasoning"})
+_OF_ANSWERS = frozenset(
+    {
+        "stop", "stream", "stream_options", "include_reasoning", "n", "logprobs", "top_logprobs",
+        "response_format", "structured_outputs", "parallel_tool_calls",
+    }
+)  # fmt: skip
 TAKEN = (ChatRequest.model_fields.keys() - _OF_ANSWERS) | {"user", "metadata"}
 
 
@@ -63,7 +69,7 @@ async def _describe(service: Service, request: Request, body: dict[str, Any]) ->
     if not brings_image(asked.messages):
         raise RequestError("the newest message must be the user's and bring an image", param="messages")
     context = request_context(request, asked.request_id, asked.cache_salt, asked.priority or 0)
-    events = await unless_gone(request.receive, start(service, asked, context))
+    events = await unless_gone(request.receive, start(service, asked, options_of(service, asked), context))
     prompt_tokens, gated = await unless_gone(request.receive, _until_gated(events))
     sampled = sum(len(one.token_ids) for one in gated.descriptions)
     return {
@@ -83,12 +89,12 @@ async def _describe(service: Service, request: Request, body: dict[str, Any]) ->
     }
 
 
-async def _until_gated(events: AsyncGenerator[Event, None]) -> tuple[int, Gated]:
+async def _until_gated(events: AsyncGenerator[Told, None]) -> tuple[int, Gated]:
     """Length of the prompt in tokens, and what the gate said; the pipeline goes no further."""
     prompt_tokens = 0
     described: dict[int, Description] = {}
     async with aclosing(events):
-        async for event in events:
+        async for _, event in events:
             if isinstance(event, Started):
                 prompt_tokens = event.prompt_tokens
             elif isinstance(event, Described):

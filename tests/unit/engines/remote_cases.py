@@ -108,7 +108,12 @@ def engine(
 def sampled(text: str, reason: str = "stop", versions: tuple[str, ...] = ("default",)) -> dict[str, Any]:
     """A server's answer that has sampled `text`, each token with log-probability −1."""
     content = [
-        {"token_id": ord(letter), "logprob": -1.0, "rank": 1, "top_logprobs": [{"logprob": -1.0}]}
+        {
+            "token_id": ord(letter),
+            "logprob": -1.0,
+            "rank": 1,
+            "top_logprobs": [{"token_id": ord(letter), "logprob": -1.0}],
+        }
         for letter in text
     ]
     choice = {

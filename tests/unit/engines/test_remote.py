@@ -188,7 +188,9 @@ async def test_samples_are_read_whole() -> None:
     answer = sampled("abEc", "length")
     content = answer["choices"][0]["logprobs"]["content"]
     # Sampled at rank 9; asked for two alternatives, vLLM answers three values, the sampled one's first.
-    content[1] |= {"logprob": -5.0, "top_logprobs": [{"logprob": -5.0}, {"logprob": -0.5}, {"logprob": -1.5}]}
+    content[1] |= {"logprob": -5.0, "top_logprobs": [
+        {"token_id": 98, "logprob": -5.0}, {"token_id": 7, "logprob": -0.5}, {"token_id": 8, "logprob": -1.5},
+    ]}  # fmt: skip
     fake = FakeServers({RENDER: RENDERED, GENERATE: answer})
     one = engine(fake)
     (sample,) = await samples(one, await one.render(TEXT, CONTEXT), alternatives=2)
@@ -196,6 +198,10 @@ async def test_samples_are_read_whole() -> None:
     assert sample.text == "abc"
     assert sample.logprobs == (-1.0, -5.0, -1.0, -1.0)
     assert sample.confidence == (1.0, 1.0, 1.0, 1.0)
+    assert sample.likeliest == ()
+    (sample,) = await samples(one, await one.render(TEXT, CONTEXT), top_logprobs=2)
+    assert sample.likeliest[1] == ((7, -0.5), (8, -1.5))
+    assert sample.confidence == ()
     assert sample.finish_reason == "length"
     fake.answers[GENERATE] = sampled("abc", "stop")
     (sample,) = await samples(one, await one.render(TEXT, CONTEXT), stop=("b",))

@@ -47,7 +47,7 @@ USED: list[tuple[str, str, str]] = [
     ("vllm.outputs", "RequestOutput.__init__", "outputs prompt_logprobs num_cached_tokens"),
     ("vllm.outputs", "CompletionOutput", "text token_ids logprobs finish_reason"),
     ("vllm.logprobs", "Logprob", "logprob"),
-    ("vllm.logprobs", "FlatLogprobs", "__getitem__ __len__ start_indices end_indices logprobs"),
+    ("vllm.logprobs", "FlatLogprobs", "__getitem__ __len__ start_indices end_indices token_ids logprobs"),
     (
         "vllm.renderers.base",
         "BaseRenderer",
@@ -71,17 +71,25 @@ USED: list[tuple[str, str, str]] = [
             "max_tokens temperature top_p top_k min_p repetition_penalty presence_penalty frequency_penalty "
             "stop stop_token_ids include_stop_str_in_output seed logprobs prompt_logprobs flat_logprobs "
             "logit_bias detokenize skip_special_tokens spaces_between_special_tokens output_kind "
-            "skip_reading_prefix_cache"
+            "skip_reading_prefix_cache structured_outputs"
         ),
     ),
+    ("vllm.sampling_params", "StructuredOutputsParams", "structural_tag"),
+    ("vllm.config.structured_outputs", "StructuredOutputsConfig", "backend"),
+    ("vllm.v1.structured_output.backend_xgrammar", "validate_xgrammar_grammar", "sampling_params"),
+    ("vllm.v1.structured_output.backend_xgrammar", "has_xgrammar_unsupported_json_features", "schema"),
     ("vllm.sampling_params", "RequestOutputKind", "FINAL_ONLY"),
     ("vllm.config.scheduler", "SchedulerConfig", "enable_chunked_prefill"),
     (
         "vllm.config.model",
         "ModelConfig",
-        "hf_config max_model_len logprobs_mode tokenizer_mode get_vocab_size",
+        "hf_config max_model_len max_logprobs logprobs_mode tokenizer_mode get_vocab_size",
     ),
     ("vllm.platforms.interface", "Platform", "is_cpu"),
+    ("vllm.tool_parsers", "ToolParserManager", ""),
+    ("vllm.tool_parsers.abstract_tool_parser", "ToolParserManager.get_tool_parser", "name"),
+    ("vllm.tool_parsers.abstract_tool_parser", "ToolParser.__init__", "tokenizer tools"),
+    ("vllm.tool_parsers.abstract_tool_parser", "ToolParser.extract_tool_calls", "model_output request"),
     # New weights (training/rl/sync.py).
     ("vllm.v1.engine.async_llm", "AsyncLLM.pause_generation", "mode clear_cache"),
     ("vllm.v1.engine.async_llm", "AsyncLLM.resume_generation", ""),

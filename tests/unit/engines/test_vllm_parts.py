@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from dataclasses import replace
 from types import SimpleNamespace
 from typing import Any
 
@@ -16,7 +17,12 @@ from vllm.v1.engine.exceptions import EngineGenerateError
 
 from mirl_core.engines import _vllm_args
 from mirl_core.engines._placeholders import placeholder_ids
-from mirl_core.engines._vllm_alternatives import cut_at_stop_string, stop_by_token, token_logprobs
+from mirl_core.engines._vllm_alternatives import (
+    cut_at_stop_string,
+    likeliest_tokens,
+    stop_by_token,
+    token_logprobs,
+)
 from mirl_core.engines._vllm_render import Prompt, translated, vllm_messages
 from mirl_core.engines._vllm_score import batches
 from mirl_core.engines.base import Sample, Sampling
@@ -193,6 +199,11 @@ def test_sampled_tokens_come_first_and_the_likeliest_after() -> None:
     assert token_logprobs(flat, 1, 2) == ((-1.5,), (1.0,))
     assert token_logprobs(flat, 2, 0) == ((-1.5, -6.0), ())
     assert token_logprobs(None, 0, 2) == ((), ())
+    # More were looked at than count.
+    assert token_logprobs(flat, 2, 1) == ((-1.5, -6.0), (0.5, 0.25))
+    assert likeliest_tokens(flat, 2, 2) == (((3, -0.5), (7, -1.5)), ((3, -0.25), (4, -1.75)))
+    assert likeliest_tokens(flat, 1, 1) == (((3, -0.5),),)
+    assert likeliest_tokens(flat, 2, 0) == likeliest_tokens(None, 0, 2) == ()
 
 
 def test_a_stop_string_spelled_by_other_tokens_still_ends_the_sample() -> None:
@@ -203,7 +214,11 @@ def test_a_stop_string_spelled_by_other_tokens_still_ends_the_sample() -> None:
 
     def cut(ids: tuple[int, ...], reason: Any = "length") -> Sample:
         values = tuple(-float(place) for place in range(len(ids)))
-        return cut_at_stop_string(Sample(0, ids, values, "", reason, values), ("</d>",), decode)
+        ranked = tuple(((token, value),) for token, value in zip(ids, values, strict=True))
+        sample = Sample(0, ids, values, "", reason, values, ranked)
+        found = cut_at_stop_string(sample, ("</d>",), decode)
+        assert found.likeliest == ranked[: len(found.token_ids)]
+        return replace(found, likeliest=())
 
     assert cut((0, 1, 2, 3, 4, 5)) == Sample(
         0, (0, 1, 2, 3), (0, -1, -2, -3), "a</d>", "stop", (0, -1, -2, -3)

@@ -1,8 +1,9 @@
 """The client reads what the server says, whichever way it is held."""
 
+import pytest
 from openai.types.chat import ChatCompletion, ChatCompletionChunk
 
-from mirl_client import Chain, Description, Evidence, Stage, Vote, evidence
+from mirl_client import Budget, Chain, Description, Evidence, Stage, Vote, evidence
 from mirl_server.protocol import chain_json, description_json
 from tests.unit.server.conftest import Harness
 from tests.unit.server.test_protocol import ANSWER, CHAIN, KEPT, RESULT
@@ -10,12 +11,26 @@ from tests.unit.server.test_routes import events
 
 
 def test_models_name_what_the_server_sends() -> None:
-    told = ANSWER.completion(RESULT)["mirl"]
+    told = ANSWER.completion([RESULT])["mirl"]
     assert set(Evidence.model_fields) == set(told)
     assert set(Description.model_fields) == set(description_json(KEPT))
     assert set(Chain.model_fields) == set(chain_json(CHAIN))
     assert set(Vote.model_fields) == set(told["vote"])
     assert set(Stage.model_fields) == set(told["stages"][0])
+
+
+def test_models_name_the_budget() -> None:
+    assert set(Budget.model_fields) == set(ANSWER.completion([RESULT])["mirl"]["budget"])
+
+
+async def test_evidence_of_several_answers(server: Harness) -> None:
+    response = (await server.ask(n=2)).json()
+    for form in (response, ChatCompletion.model_validate(response)):
+        found = [evidence(form, choice) for choice in range(2)]
+        assert [one.budget == Budget(descriptions=2, keep=1, forks=2) for one in found if one] == [True, True]
+        assert evidence(form) == found[0]
+        with pytest.raises(IndexError):
+            evidence(form, 2)
 
 
 async def test_evidence_of_json_and_of_openais_objects(server: Harness) -> None:

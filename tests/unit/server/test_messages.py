@@ -164,11 +164,9 @@ async def test_earlier_turns_reach_the_model(server: Harness) -> None:
 @pytest.mark.parametrize(
     ("fields", "named"),
     [
-        ({"tools": [{"name": "f", "input_schema": {}}]}, "tools"),
         ({"tool_choice": {"type": "any"}}, "tool_choice"),
         ({"thinking": {"type": "enabled", "budget_tokens": 1024}}, "thinking.budget_tokens"),
         ({"thinking": {"type": "frob"}}, "thinking.type"),
-        ({"output_config": {"format": {"type": "json_schema", "schema": {}}}}, "output_config.format"),
         ({"output_config": {"effort": "extreme"}}, "output_config.effort"),
         ({"max_tokens": None}, "max_tokens"),
         ({"max_tokens": 0}, "max_tokens"),

@@ -32,7 +32,7 @@ RESULT = Result(
     aggregation="majority",
     mi_weight=0.5,
 )
-ANSWER = Answer("chatcmpl-1", "m", 1, include_usage=True)
+ANSWER = Answer("chatcmpl-1", "m", 1, include_usage=True, budget={"descriptions": 2, "keep": 1, "forks": 1})
 
 
 def leaves(kind: type[MIRLError] = MIRLError) -> list[type[MIRLError]]:
@@ -68,7 +68,7 @@ def test_statuses(name: str, status: int) -> None:
 
 
 def test_a_completion_parses_as_openais() -> None:
-    told = ANSWER.completion(RESULT)
+    told = ANSWER.completion([RESULT])
     parsed = ChatCompletion.model_validate(told, strict=True)
     assert parsed.choices[0].message.content == "7"
     assert told["choices"][0]["message"]["reasoning"] == "a seven\n\nso"
@@ -86,8 +86,10 @@ def test_a_completion_parses_as_openais() -> None:
 
 
 def test_reasoning_can_be_left_out() -> None:
-    assert "reasoning" not in Answer("i", "m", 1, reasoning=False).completion(RESULT)["choices"][0]["message"]
-    message = Answer("i", "m", 1, reasoning_content=False).completion(RESULT)["choices"][0]["message"]
+    assert (
+        "reasoning" not in Answer("i", "m", 1, reasoning=False).completion([RESULT])["choices"][0]["message"]
+    )
+    message = Answer("i", "m", 1, reasoning_content=False).completion([RESULT])["choices"][0]["message"]
     assert "reasoning" in message
     assert "reasoning_content" not in message
 
@@ -101,14 +103,15 @@ def test_reasoning_can_be_left_out() -> None:
     ids=lambda event: type(event).__name__,
 )  # fmt: skip
 def test_every_event_is_chunks_that_openai_parses(event: Event) -> None:
-    chunks = ANSWER.chunks(event)
+    chunks = ANSWER.chunks(0, event)
     assert chunks
     for chunk in chunks:
         ChatCompletionChunk.model_validate(chunk, strict=True)
 
 
 def test_a_stream_ends_with_reasoning_content_finish_usage() -> None:
-    reasoning, content, finish, used = ANSWER.chunks(Finished(RESULT))
+    reasoning, content, finish = ANSWER.chunks(0, Finished(RESULT))
+    used = ANSWER.usage_chunk([RESULT])
     assert reasoning["choices"][0]["delta"]["reasoning"] == "a seven\n\nso"
     assert content["choices"][0]["delta"] == {"content": "7"}
     assert finish["choices"][0]["finish_reason"] == "stop"

@@ -54,7 +54,17 @@ def test_vllms_defaults_ask_for_nothing() -> None:
     assert request.sampling(0.7, 512) == silent.sampling(0.7, 512)
     # A reasoning that is left in is the default; the rest are names.
     said = {name for name, value in request.model_dump(exclude=set(BODY)).items() if value}
-    assert said == {"model", "request_id", "include_reasoning"}
+    # So are to call no tools, and to call several at once if any.
+    assert said == {"model", "request_id", "include_reasoning", "tool_choice", "parallel_tool_calls"}
+
+
+@pytest.mark.vllm
+def test_who_is_sent_to_the_plain_model_is_helped_there() -> None:
+    from vllm.entrypoints.openai.chat_completion.protocol import ChatCompletionRequest
+
+    sent = {name for name, (_, remedy) in REFUSED.items() if "or ask the model's ':direct' name" in remedy}
+    assert sent
+    assert sent - set(ChatCompletionRequest.model_fields) == set()
 
 
 def test_places_do_not_overlap() -> None:
@@ -99,6 +109,11 @@ def test_nulls_are_as_good_as_nothing() -> None:
         ("stop", "", "stop"),
         ("stop", ["a"] * 17, "stop"),
         ("stop", 3, "stop.str"),
+        ("top_logprobs", 2, "top_logprobs"),
+        ("top_logprobs", 21, "top_logprobs"),
+        ("logprobs", "yes please", "logprobs"),
+        ("n", 0, "n"),
+        ("reasoning_effort", "heroic", "reasoning_effort"),
         ("stream_options", {"include_usage": True}, "stream_options"),
         ("stream", "maybe", "stream"),
         ("messages", [], "messages"),
@@ -133,6 +148,19 @@ def test_sampling_takes_what_is_given_and_the_models_else() -> None:
     assert (said.repetition_penalty, said.presence_penalty, said.frequency_penalty) == (1.1, 0.2, 0.3)
     assert (said.stop, said.seed, said.max_tokens) == (("END",), 0, 9)
     assert read_request({**BODY, "max_tokens": 1000}).sampling(1, 100).max_tokens == 100
+
+
+@pytest.mark.parametrize(
+    ("fields", "top"),
+    [
+        ({}, None),
+        ({"logprobs": False, "top_logprobs": 0}, None),
+        ({"logprobs": True}, 0),
+        ({"logprobs": True, "top_logprobs": 20}, 20),
+    ],
+)
+def test_logprobs_are_asked_for_by_number(fields: dict[str, Any], top: int | None) -> None:
+    assert read_request({**BODY, **fields}).sampling(1, 100).top_logprobs == top
 
 
 @pytest.mark.parametrize(

@@ -207,7 +207,7 @@ async def test_a_key_salts_the_cache_of_both_paths(server: Harness) -> None:
 @pytest.mark.parametrize(
     ("fields", "param"),
     [
-        ({"n": 2}, "n"),
+        ({"n": 9}, "n"),
         ({"mirl": {"kep": 1}}, "mirl.kep"),
         ({"mirl": {"keep": 0}}, "mirl.keep"),
         ({"mirl": {"descriptions": 33}}, "mirl.descriptions"),

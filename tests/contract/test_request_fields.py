@@ -1,0 +1,108 @@
+"""n, logprobs, response_format and reasoning_effort: the real openai package against a real `mirl-serve`."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+import openai
+import pytest
+from pydantic import BaseModel
+
+from mirl_client import evidence
+from tests.contract.conftest import asking, small
+from tests.server_fixture import NAME, RunningServer
+
+MESSAGES: list[Any] = asking()
+
+
+class Seen(BaseModel):
+    """What a picture shows."""
+
+    digit: int
+    sure: bool
+
+
+def test_several_answers(server: RunningServer) -> None:
+    told = server.client().chat.completions.create(
+        model=NAME, messages=MESSAGES, n=3, seed=1, max_tokens=150, extra_body=small()
+    )
+    assert [choice.index for choice in told.choices] == [0, 1, 2]
+    found = [evidence(told, index) for index in range(3)]
+    assert told.usage is not None
+    assert told.usage.completion_tokens == sum(
+        stage.generated_tokens for one in found if one for stage in one.stages
+    )
+    with pytest.raises(openai.BadRequestError) as caught:
+        server.client().chat.completions.create(model=NAME, messages=MESSAGES, n=9)
+    assert caught.value.param == "n"
+
+
+def test_several_answers_streamed(server: RunningServer) -> None:
+    stream = server.client().chat.completions.create(
+        model=NAME, messages=MESSAGES, n=2, max_tokens=150, stream=True,
+        stream_options={"include_usage": True}, extra_body=small(),
+    )  # fmt: skip
+    ended = []
+    for chunk in stream:
+        ended += [choice.index for choice in chunk.choices if choice.finish_reason]
+    assert sorted(ended) == [0, 1]
+    assert chunk.usage is not None
+
+
+@pytest.mark.parametrize("stream", [False, True])
+def test_logprobs(server: RunningServer, stream: bool) -> None:
+    fields: Any = {"model": NAME, "messages": MESSAGES, "seed": 1, "max_tokens": 150, "extra_body": small(),
+                   "logprobs": True, "top_logprobs": 3}  # fmt: skip
+    if stream:
+        choices = [
+            chunk.choices[0] for chunk in server.client().chat.completions.create(stream=True, **fields)
+        ]
+        content = "".join(choice.delta.content or "" for choice in choices)
+        (told,) = [choice.logprobs for choice in choices if choice.logprobs]
+    else:
+        choice = server.client().chat.completions.create(**fields).choices[0]
+        content, told = choice.message.content, choice.logprobs
+    assert told is not None
+    assert told.content is not None
+    assert content in "".join(token.token for token in told.content)
+    assert all(len(token.top_logprobs) == 3 for token in told.content)
+
+
+def test_a_schema_is_kept_to(server: RunningServer) -> None:
+    told = server.client().chat.completions.parse(
+        model=NAME, messages=MESSAGES, response_format=Seen, seed=1, max_tokens=400, extra_body=small()
+    )
+    parsed = told.choices[0].message.parsed
+    assert isinstance(parsed, Seen)
+    found = evidence(told)
+    assert found is not None
+    for chain in found.chains:
+        if chain.answer is not None:
+            Seen.model_validate(json.loads(chain.answer))
+
+
+def test_a_bad_schema_is_a_400_before_anything_runs(server: RunningServer) -> None:
+    before = server.gauge("vllm:generation_tokens_total")
+    with pytest.raises(openai.BadRequestError) as caught:
+        server.client().chat.completions.create(
+            model=NAME, messages=MESSAGES,
+            response_format={"type": "json_schema", "json_schema": {"name": "x", "schema": {"type": "no"}}},
+        )  # fmt: skip
+    assert caught.value.param == "response_format"
+    assert server.gauge("vllm:generation_tokens_total") == before
+
+
+@pytest.mark.parametrize(("effort", "less"), [("minimal", True), ("high", False)])
+def test_effort_is_a_budget(server: RunningServer, effort: Any, less: bool) -> None:
+    client = server.client()
+    usual = evidence(client.chat.completions.create(model=NAME, messages=MESSAGES, max_tokens=60))
+    told = evidence(
+        client.chat.completions.create(model=NAME, messages=MESSAGES, max_tokens=60, reasoning_effort=effort)
+    )
+    assert usual is not None
+    assert told is not None
+    assert told.budget is not None
+    assert usual.budget is not None
+    assert len(told.descriptions) == told.budget.descriptions
+    assert (told.budget.descriptions < usual.budget.descriptions) is less
