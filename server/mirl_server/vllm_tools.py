@@ -56,5 +56,8 @@ def marker_tokens(args: Namespace, tokenizer: Any) -> list[str]:
     if not args.enable_auto_tool_choice or not args.tool_call_parser:
         return []
     parser = ToolParserManager.get_tool_parser(args.tool_call_parser)(tokenizer)
-    special = set(tokenizer.all_special_tokens)
-    return sorted(special.intersection(value for value in vars(parser).values() if isinstance(value, str)))
+    # Some parsers name their markers when they are made, others in their class.
+    named = [value for owner in (parser, *type(parser).__mro__) for value in vars(owner).values()]
+    return sorted(
+        set(tokenizer.all_special_tokens).intersection(one for one in named if isinstance(one, str))
+    )

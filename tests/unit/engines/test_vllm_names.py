@@ -86,7 +86,6 @@ USED: list[tuple[str, str, str]] = [
         "hf_config max_model_len max_logprobs logprobs_mode tokenizer_mode get_vocab_size",
     ),
     ("vllm.platforms.interface", "Platform", "is_cpu"),
-    ("vllm.tool_parsers", "ToolParserManager", ""),
     ("vllm.tool_parsers.abstract_tool_parser", "ToolParserManager.get_tool_parser", "name"),
     ("vllm.tool_parsers.abstract_tool_parser", "ToolParser.__init__", "tokenizer tools"),
     ("vllm.tool_parsers.abstract_tool_parser", "ToolParser.extract_tool_calls", "model_output request"),

@@ -54,8 +54,11 @@ def test_vllms_defaults_ask_for_nothing() -> None:
     assert request.sampling(0.7, 512) == silent.sampling(0.7, 512)
     # A reasoning that is left in is the default; the rest are names.
     said = {name for name, value in request.model_dump(exclude=set(BODY)).items() if value}
-    # So are to call no tools, and to call several at once if any.
-    assert said == {"model", "request_id", "include_reasoning", "tool_choice", "parallel_tool_calls"}
+    # So are one answer, to call no tools, and to call several at once if any.
+    assert said == {
+        "model", "request_id", "include_reasoning", "n", "tool_choice", "parallel_tool_calls"
+    }  # fmt: skip
+    assert (request.n, request.tool_choice) == (1, "none")
 
 
 @pytest.mark.vllm
