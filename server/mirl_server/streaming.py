@@ -18,6 +18,7 @@ from starlette.types import Receive, Scope, Send
 
 from mirl_core.errors import EngineDeadError, EngineError, MIRLError
 from mirl_core.events import Event
+from mirl_server.logs import trail
 from mirl_server.protocol import error_body
 
 logger = logging.getLogger(__name__)
@@ -167,9 +168,9 @@ async def stream(
     except MIRLError as error:
         failed(error)
         yield data(error_body(error))
-    except Exception:
+    except Exception as error:  # noqa: BLE001
         # The last line of defence: headers are out, so the client must hear of it in the stream.
-        logger.exception("a streamed request failed")
+        logger.error("a streamed request failed: %s", trail(error))
         unknown = EngineError("internal error")
         failed(unknown)
         yield data(error_body(unknown))

@@ -18,9 +18,11 @@ from fastapi.responses import JSONResponse, StreamingResponse
 from starlette.requests import ClientDisconnect
 
 from mirl_core.engines.base import RequestContext
-from mirl_core.errors import MIRLError, RequestError
+from mirl_core.errors import EngineError, MIRLError, RequestError
 from mirl_core.events import Event, Finished
-from mirl_server.protocol import Answer, error_response, error_status
+from mirl_server.logs import note, trail
+from mirl_server.observing import Watch, count_error, refuse
+from mirl_server.protocol import Answer, error_status
 from mirl_server.requests import (
     ChatRequest,
     brings_image,
@@ -69,16 +71,16 @@ async def chat_completions(request: Request) -> Response:
             return await _gated(service, request, body)
         return await _plain(service, request, body)
     except MIRLError as error:
-        return error_response(error)
+        return refuse(service, request, error)
     except (ClientGone, ClientDisconnect):
         return Response(status_code=499)  # nobody reads it
 
 
 async def _gated(service: Service, request: Request, body: dict[str, Any]) -> Response:
     """Answer through the gate."""
-    tracker = service.metrics.track()
+    watch = Watch(service, request, "chat")
     async with AsyncExitStack() as closing:
-        closing.callback(tracker.close)
+        closing.callback(watch.close)
         try:
             asked = read_request(body)
             context = request_context(request, asked.request_id, asked.cache_salt, asked.priority or 0)
@@ -90,43 +92,53 @@ async def _gated(service: Service, request: Request, body: dict[str, Any]) -> Re
                 include_usage=service.force_usage
                 or bool(asked.stream_options and asked.stream_options.include_usage),
             )
-            events = Events(await _start(service, asked, context))
+            events = Events(watch.events(await _start(service, asked, context, watch)))
             closing.push_async_callback(events.close)
             if not asked.stream:
                 last = cast("Finished", await unless_gone(request.receive, events.last()))
-                tracker.event(last)
                 return JSONResponse(answer.completion(last.result))
             # The first event is awaited before headers go out: what is refused until then gets its status.
             first = await unless_gone(request.receive, events.next())
             assert first is not None, "a pipeline always tells something"
 
-            def tell(event: Event) -> list[dict[str, Any]]:
-                tracker.event(event)
-                return answer.chunks(event)
+            def failed(error: MIRLError) -> None:
+                watch.failed(error)
+                count_error(service, request, error)
 
-            lines = stream(first, events, tell, service.settings.keep_alive, tracker.failed)
+            lines = stream(first, events, answer.chunks, service.settings.keep_alive, failed)
             return EventStream(lines, closing.pop_all().aclose)
         except MIRLError as error:
-            tracker.failed(error)
+            watch.failed(error)
             if error_status(error) >= 500:
-                logger.warning("a gated request failed: %s: %s", type(error).__name__, error.message)
+                logger.warning("a gated request failed: %s", trail(error))
             raise
+        except (ClientGone, ClientDisconnect):
+            raise
+        except Exception as error:
+            logger.error("a gated request failed unexpectedly: %s", trail(error))
+            told = EngineError("internal error")
+            watch.failed(told)
+            raise told from error
 
 
 async def _start(
-    service: Service, asked: ChatRequest, context: RequestContext
+    service: Service, asked: ChatRequest, context: RequestContext, watch: Watch
 ) -> AsyncGenerator[Event, None]:
     """Check the request, decode its images, and set the pipeline to it."""
     pipeline = service.engine_pipeline()
     service.check_priority(asked.priority)
     options = request_options(asked.mirl, service.options, service.settings.limits)
     sampling = asked.sampling(pipeline.settings.temperature, pipeline.engine.max_model_len)
-    conversation = await read_conversation(asked, service.settings.limits)
+    with service.metrics.time_images("decode"):
+        conversation = await read_conversation(asked, service.settings.limits)
+    name = asked.model or service.names[0]
+    pipeline = watch.begin(pipeline, name, options, sampling, context, stream=bool(asked.stream))
     return pipeline.run(conversation, options, sampling, context)
 
 
 async def _plain(service: Service, request: Request, body: dict[str, Any]) -> Response:
     """Hand the request to the backend's own handler; say the name that was asked for in what it answers."""
+    note(request.scope, endpoint="chat:direct")
     asked = body.get("model")
     # A name that isn't text is the backend's to refuse.
     name = service.backend_name(asked) if isinstance(asked, str) else asked

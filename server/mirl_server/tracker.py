@@ -1,0 +1,112 @@
+"""One gated request in the metrics, counted as its events come."""
+
+from __future__ import annotations
+
+import time
+
+from mirl_core.config import MIRLOptions
+from mirl_core.errors import DeadlineError, MIRLError, RequestError
+from mirl_core.events import ChainDone, Decided, Described, Event, FellBack, Finished, Gated, Started
+from mirl_core.types import Chain, Description, Result
+from mirl_server.metrics import Metrics, Outcome
+
+
+class Tracker:
+    """One gated request, from arrival to its one outcome. Without any other it was cancelled."""
+
+    def __init__(self, metrics: Metrics) -> None:
+        self._metrics = metrics
+        self._options = MIRLOptions()
+        self._described: list[Description] = []
+        self._sampling = 0
+        self._chains = 0
+        self._decided = False
+        self._started = time.perf_counter()
+        self._closed = False
+        self.outcome: Outcome = "cancelled"
+        metrics.running.inc()
+        metrics.refresh()
+
+    def planned(self, options: MIRLOptions) -> None:
+        """Hear how far the request will fan out, before its first event."""
+        self._options = options
+
+    def event(self, event: Event) -> None:
+        """Hear of a pipeline event."""
+        metrics = self._metrics
+        match event:
+            case Started(prompt_tokens):
+                metrics.tokens.labels("render", "prompt").inc(prompt_tokens)
+                self._now_sampling(self._options.descriptions)
+            case Described(description):
+                self._described.append(description)
+                metrics.tokens.labels("describe", "sampled").inc(len(description.token_ids))
+                self._now_sampling(self._sampling - 1)
+            case Gated(descriptions):
+                metrics.described(descriptions)
+                self._fork(self._options.forks * sum(one.kept for one in descriptions))
+            case FellBack():
+                metrics.described(tuple(self._described))
+                self._fork(1)
+            case Decided(_, _, outstanding):
+                self._decided = outstanding > 0
+                metrics.decision_seconds.observe(time.perf_counter() - self._started)
+            case ChainDone(chain):
+                self._chain_done(chain)
+            case Finished(result):
+                self._finished(result)
+        metrics.refresh()
+
+    def failed(self, error: MIRLError) -> None:
+        """Hear that the request failed."""
+        self.outcome = (
+            "deadline" if isinstance(error, DeadlineError)
+            else "refused" if isinstance(error, RequestError)
+            else "failed"
+        )  # fmt: skip
+
+    def close(self) -> None:
+        """Count the request; further calls do nothing."""
+        if self._closed:
+            return
+        self._closed = True
+        self._now_sampling(0)
+        reason = (
+            "disconnected" if self.outcome == "cancelled"
+            else "deadline" if self.outcome == "deadline"
+            else "failed"
+        )  # fmt: skip
+        self._metrics.chains_cancelled.labels(reason).inc(self._chains)
+        self._metrics.running.dec()
+        self._metrics.requests.labels(self.outcome).inc()
+        self._metrics.refresh()
+
+    def _now_sampling(self, sequences: int) -> None:
+        self._metrics.sequences.inc(sequences - self._sampling)
+        self._sampling = sequences
+
+    def _fork(self, chains: int) -> None:
+        self._chains = chains
+        self._metrics.chains_started.inc(chains)
+        self._now_sampling(chains)
+
+    def _chain_done(self, chain: Chain) -> None:
+        self._chains -= 1
+        self._now_sampling(self._sampling - 1)
+        stage = "plain" if chain.description is None else "fork"
+        self._metrics.tokens.labels(stage, "sampled").inc(chain.tokens)
+        if chain.finished:
+            self._metrics.chains_finished.labels(chain.finish_reason).inc()
+        else:
+            self._metrics.chains_cancelled.labels("decided" if self._decided else "deadline").inc()
+
+    def _finished(self, result: Result) -> None:
+        metrics = self._metrics
+        self.outcome = "partial" if result.partial else "fallback" if result.fallback else "answered"
+        metrics.seconds.observe(time.perf_counter() - self._started)
+        for stage in result.stages:
+            metrics.stage_seconds.labels(stage.stage).observe(stage.seconds)
+            if stage.scored_tokens:
+                metrics.tokens.labels(stage.stage, "scored").inc(stage.scored_tokens)
+        if result.vote is not None:
+            metrics.vote_share.observe(result.vote.share)
