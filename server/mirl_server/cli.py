@@ -75,7 +75,7 @@ def main(argv: Sequence[str] | None = None) -> int:
             print(f"mirl-serve: {name} is not a setting (docs/configuration.md lists them)", file=sys.stderr)
         if settings.config is not None:
             rest += ["--config", str(settings.config)]
-        _prepare_environment()
+        _prepare_environment(settings)
         if own.dry_run:
             return _dry_run(rest, settings)
         return _serve(rest, settings)
@@ -166,8 +166,11 @@ def pairs(items: Sequence[str], flag: str) -> dict[str, Any]:
     return found
 
 
-def _prepare_environment() -> None:
+def _prepare_environment(settings: ServerSettings) -> None:
     """What vLLM reads from the environment, before it is imported. What the operator set stays."""
+    if settings.log.format == "json":
+        os.environ.setdefault("VLLM_LOGGING_CONFIG_PATH", str(CONFIG))
+    os.environ.setdefault("OTEL_SERVICE_NAME", "mirl")
     os.environ["VLLM_PLUGINS"] = plugin_names(os.environ.get("VLLM_PLUGINS"))
     os.environ.setdefault("VLLM_NO_USAGE_STATS", "1")
 
@@ -200,9 +203,8 @@ def _serve(arguments: list[str], settings: ServerSettings) -> int:
     cli_env_setup()
     args = parse_vllm(arguments)
     args.mirl = settings
-    if settings.log.format == "json" and args.log_config_file is None:
-        args.log_config_file = str(CONFIG)
-        os.environ["VLLM_LOGGING_LEVEL"] = args.log_level or os.environ.get("VLLM_LOGGING_LEVEL", "INFO")
+    if args.log_level:
+        os.environ["VLLM_LOGGING_LEVEL"] = args.log_level  # read by logging.json, and by other processes
     try:
         configure_logging_from_args(args)
         validate_parsed_serve_args(args)

@@ -86,6 +86,8 @@ def share_handlers(settings: LogSettings) -> None:
 
     Under vLLM's own command its lines are what its own flags say, and only ours can be JSON.
     """
+    # Pillow tells the values of EXIF tags at DEBUG.
+    logging.getLogger("PIL").setLevel(logging.INFO)
     theirs = logging.getLogger("vllm")
     handlers = list(theirs.handlers)
     if settings.format == "json":
