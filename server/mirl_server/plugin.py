@@ -29,7 +29,7 @@ from mirl_core.errors import ConfigError
 from mirl_core.pipeline import Pipeline
 from mirl_server.logs import share_handlers
 from mirl_server.media import read_references
-from mirl_server.metrics import process_metrics
+from mirl_server.metrics import EngineState, process_metrics
 from mirl_server.request_log import RequestLog
 from mirl_server.routes import make_router
 from mirl_server.service import Service
@@ -69,12 +69,16 @@ class MIRLPlugin:
             references = await asyncio.to_thread(read_references, model.reference_images)
             pipeline = Pipeline(_engine(engine_client, model, args), model, references)
         metrics = process_metrics()
-        # vLLM's launcher puts its server there, after the plugins are set up.
-        draining = lambda: bool(getattr(getattr(state, "server", None), "should_exit", False))  # noqa: E731
-        if engine_client is not None:
-            metrics.watch_engine(
-                lambda: "dead" if engine_client.errored else "draining" if draining() else "ready"
-            )
+
+        def draining() -> bool:
+            # vLLM's launcher puts its server there, after the plugins are set up.
+            return bool(getattr(getattr(state, "server", None), "should_exit", False))
+
+        def engine_state() -> EngineState:
+            dead = engine_client is None or engine_client.errored
+            return "dead" if dead else "draining" if draining() else "ready"
+
+        metrics.watch_engine(engine_state)
         state.mirl = Service(
             pipeline=pipeline,
             options=default_options(model, settings),

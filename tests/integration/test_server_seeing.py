@@ -28,7 +28,7 @@ class Collector(BaseHTTPRequestHandler):
 
     spans: list[Any]
 
-    def do_POST(self) -> None:  # noqa: N802 - http.server's name
+    def do_POST(self) -> None:
         asked = ExportTraceServiceRequest()
         asked.ParseFromString(self.rfile.read(int(self.headers["content-length"])))
         for resource in asked.resource_spans:
