@@ -32,7 +32,6 @@ from opentelemetry.util.types import AttributeValue
 from mirl_core import __version__
 from mirl_core.config import MIRLOptions
 from mirl_core.engines.base import Engine, Rendered, RequestContext, Sample, Sampling, TraceHeaders
-from mirl_core.errors import MIRLError
 from mirl_core.events import Decided, Event, FellBack, Finished, Gated, Started
 from mirl_core.types import Conversation, Result
 
@@ -174,8 +173,6 @@ class RequestTrace:
         """Hear that the request failed; what the error says stays out, as it may quote the request."""
         self._span.set_attribute("error.type", type(error).__name__)
         self._span.set_status(Status(StatusCode.ERROR))
-        if isinstance(error, MIRLError) and error.param:
-            self._span.set_attribute("mirl.error.param", error.param[:64])
 
     def close(self, outcome: str | None = None) -> None:
         """End every span that is still open; `outcome` is how the request ended, of a fixed list."""

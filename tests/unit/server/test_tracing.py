@@ -195,7 +195,8 @@ def test_off_unless_an_endpoint_is_set() -> None:
     assert done.returncode == 0, done.stderr
 
 
-def test_with_an_endpoint_and_no_provider_one_is_made() -> None:
+def test_with_an_endpoint_and_no_provider_one_is_made(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("OTEL_EXPORTER_OTLP_TRACES_PROTOCOL", "http/protobuf")
     code = """
 from opentelemetry import trace
 from opentelemetry.sdk.trace import TracerProvider
@@ -207,6 +208,6 @@ process_tracing("http://127.0.0.1:9")
 assert trace.get_tracer_provider() is first
 """
     done = subprocess.run(
-        [sys.executable, "-c", code], capture_output=True, text=True, check=False, timeout=60
+        [sys.executable, "-c", code], capture_output=True, text=True, check=False, timeout=200
     )
     assert done.returncode == 0, done.stderr
