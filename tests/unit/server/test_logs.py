@@ -269,7 +269,7 @@ async def test_a_line_for_people_has_the_same(build: Build, lines: Lines) -> Non
     assert first.startswith("INFO mirl_server.request_log request_id=mine-1 method=POST")
     assert " status=200 " in first
     assert " stages=describe:" in first
-    assert "path=/a%20b%22%0Aforged" in second
+    assert "/a%20b%22%0Aforged" in second
     assert "\n" not in second
 
 
