@@ -12,13 +12,14 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import AsyncGenerator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Literal, Protocol
 
 from mirl_core.errors import RequestError
 from mirl_core.types import Conversation, FinishReason
 
 ImageMode = Literal["keep", "drop"]
+TraceHeaders = tuple[tuple[str, str], ...]
 
 
 @dataclass(frozen=True, slots=True)
@@ -87,7 +88,16 @@ class RequestContext:
     """Separates tenants in the prefix cache."""
     priority: int = 0
     lora: Any = None
-    trace_headers: tuple[tuple[str, str], ...] = ()
+    trace_headers: TraceHeaders = ()
+    """W3C trace context (`traceparent`, `tracestate`) of whoever asks, for engines that trace."""
+    branch_traces: tuple[TraceHeaders, ...] = ()
+    """The same by branch of one `generate` call; empty: every branch has `trace_headers`."""
+
+    def of_branch(self, index: int) -> RequestContext:
+        """The context of one branch of a `generate` call."""
+        if not self.branch_traces:
+            return self
+        return replace(self, trace_headers=self.branch_traces[index], branch_traces=())
 
 
 @dataclass(frozen=True, slots=True)

@@ -167,7 +167,7 @@ class RemoteEngine:
             try:
                 settings = sampling_params(sampling, index, self.encode)
                 answer = await self._requests.run(
-                    prompt, suffix_ids, settings, str(index), context, call, no_media=True
+                    prompt, suffix_ids, settings, str(index), context.of_branch(index), call, no_media=True
                 )
                 done.put_nowait(
                     Sample(index, (), (), "", "abort")

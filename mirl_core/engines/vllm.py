@@ -152,7 +152,8 @@ class VLLMEngine:
         async def branch(index: int) -> None:
             try:
                 request_id = f"{context.request_id}-{index}"
-                output = await self._run(rendered, suffix_ids, params[index], request_id, context, call)
+                own = context.of_branch(index)
+                output = await self._run(rendered, suffix_ids, params[index], request_id, own, call)
                 done.put_nowait(self._sample(index, output, sampling))
             except asyncio.CancelledError:
                 raise

@@ -6,8 +6,9 @@ code 2; SIGTERM ends the server with exit code 0.
 
 Defaults that differ from vLLM's, each undone by its flag: the server listens on 127.0.0.1 only (`--host`);
 nothing is fetched by URL (`--allow-image-host` for images in chat completions, `--allowed-media-domains` for
-what vLLM's own endpoints fetch); no usage reports are sent (VLLM_NO_USAGE_STATS=0); without a model it serves
-the bundled one; on the CPU the engine arguments of `cpu_engine_args`.
+what vLLM's own endpoints fetch); requests are logged by MIRL, not by uvicorn
+(`--no-disable-uvicorn-access-log`); no usage reports are sent (VLLM_NO_USAGE_STATS=0); without a model it
+serves the bundled one; on the CPU the engine arguments of `cpu_engine_args`.
 """
 
 from __future__ import annotations
@@ -29,8 +30,10 @@ import pydantic
 from mirl_core import __version__
 from mirl_core.config import Limits, MIRLOptions, ModelSettings
 from mirl_core.errors import ConfigError
+from mirl_server.logs import CONFIG
 from mirl_server.media.rules import ImageFetching
 from mirl_server.settings import ServerSettings, default_options
+from mirl_server.settings_files import SECTION, as_yaml, merge, nest, stray_variables
 
 PLUGIN = "mirl"
 BUNDLED_NAME = "mirl-tiny"
@@ -73,7 +76,13 @@ def main(argv: Sequence[str] | None = None) -> int:
             return 0
         settings = ServerSettings.load(**own_settings(own))
         default_options(ModelSettings(), settings)
-        _prepare_environment()
+        for name in stray_variables(ServerSettings):
+            print(f"mirl-serve: {name} is not a setting (docs/configuration.md lists them)", file=sys.stderr)
+        if settings.config is not None:
+            rest += ["--config", str(settings.config)]
+        _prepare_environment(settings)
+        if own.dry_run:
+            return _dry_run(rest, settings)
         return _serve(rest, settings)
     except (UsageError, ConfigError) as error:
         print(f"mirl-serve: error: {one_line(error)}", file=sys.stderr)
@@ -94,7 +103,21 @@ def own_parser() -> argparse.ArgumentParser:
     general = parser.add_argument_group("general")
     general.add_argument("--help", "-h", action="store_true", help="show this text and exit")
     general.add_argument("--version", action="store_true", help="show the versions and exit")
+    general.add_argument(
+        "--config", metavar="FILE", type=Path,
+        help="a YAML file: MIRL's settings under mirl:, every other key is a flag of vllm serve",
+    )  # fmt: skip
+    general.add_argument(
+        "--dry-run",
+        action="store_true",
+        help="print the resolved settings, secrets masked, and start nothing",
+    )
+    general.add_argument("--log-format", choices=("text", "json"), help="how log lines look; default text")
     mirl = parser.add_argument_group("MIRL", "Also read from the environment, as MIRL_… (see README).")
+    mirl.add_argument(
+        "--mirl-set", metavar="NAME=VALUE", action="append", default=[],
+        help="any setting by its dotted name, such as log.format=json; docs/configuration.md lists them",
+    )  # fmt: skip
     mirl.add_argument(
         "--mirl-default", metavar="KNOB=VALUE", action="append", default=[],
         help=f"a knob where a request gives none; knobs: {', '.join(MIRLOptions.model_fields)}",
@@ -153,7 +176,9 @@ def image_settings(own: argparse.Namespace) -> dict[str, Any]:
 
 def own_settings(own: argparse.Namespace) -> dict[str, Any]:
     """What the flags say, as fields of ServerSettings; flags that were not given are left out."""
-    said = {
+    said: dict[str, Any] = {
+        "config": own.config,
+        "log": {"format": own.log_format} if own.log_format else {},
         "defaults": pairs(own.mirl_default, "--mirl-default"),
         "limits": pairs(own.mirl_limit, "--mirl-limit"),
         "calibration": own.mirl_calibration,
@@ -161,7 +186,9 @@ def own_settings(own: argparse.Namespace) -> dict[str, Any]:
         "images": image_settings(own),
     }
     settings = {name: value for name, value in said.items() if value not in (None, {})}
-    return {**settings, "reasoning_content": False} if own.no_reasoning_content_alias else settings
+    if own.no_reasoning_content_alias:
+        settings["reasoning_content"] = False
+    return merge(nest(pairs(own.mirl_set, "--mirl-set")), settings)
 
 
 def pairs(items: Sequence[str], flag: str) -> dict[str, Any]:
@@ -178,8 +205,11 @@ def pairs(items: Sequence[str], flag: str) -> dict[str, Any]:
     return found
 
 
-def _prepare_environment() -> None:
+def _prepare_environment(settings: ServerSettings) -> None:
     """What vLLM reads from the environment, before it is imported. What the operator set stays."""
+    if settings.log.format == "json":
+        os.environ.setdefault("VLLM_LOGGING_CONFIG_PATH", str(CONFIG))
+    os.environ.setdefault("OTEL_SERVICE_NAME", "mirl")
     os.environ["VLLM_PLUGINS"] = plugin_names(os.environ.get("VLLM_PLUGINS"))
     os.environ.setdefault("VLLM_NO_USAGE_STATS", "1")
 
@@ -212,6 +242,8 @@ def _serve(arguments: list[str], settings: ServerSettings) -> int:
     cli_env_setup()
     args = parse_vllm(arguments)
     args.mirl = settings
+    if args.log_level:
+        os.environ["VLLM_LOGGING_LEVEL"] = args.log_level  # read by logging.json, and by other processes
     try:
         configure_logging_from_args(args)
         validate_parsed_serve_args(args)
@@ -230,6 +262,33 @@ def _serve(arguments: list[str], settings: ServerSettings) -> int:
         # vLLM raises it with a word for a SIGTERM during start-up, without one for Ctrl-C.
         return 0 if stop.args else 130
     return 0
+
+
+def _dry_run(arguments: list[str], settings: ServerSettings) -> int:
+    """Print what would be served and how, as a file for `--config`."""
+    beside: dict[str, Any] = {}
+    if find_spec("vllm") is not None:
+        os.environ["VLLM_LOGGING_STREAM"] = "ext://sys.stderr"  # stdout is for the settings
+        args = parse_vllm(arguments)
+        _check_model(args, settings)
+        beside = _unlike_vllm(args)
+    print(as_yaml(settings, beside), end="")
+    return 0
+
+
+def _unlike_vllm(args: argparse.Namespace) -> dict[str, Any]:
+    """vLLM's flags that aren't as vLLM has them, MIRL's defaults among them, as YAML takes them."""
+    from pydantic_core import to_jsonable_python
+    from vllm.utils.argparse_utils import FlexibleArgumentParser
+
+    from mirl_server.vllm_names import make_arg_parser
+
+    defaults = vars(make_arg_parser(FlexibleArgumentParser()).parse_args([]))
+    return {
+        name.replace("_", "-"): to_jsonable_python(getattr(args, name), fallback=str)
+        for name, default in sorted(defaults.items())
+        if name not in ("config", "model_tag") and getattr(args, name) != default
+    }
 
 
 def _several_processes(args: argparse.Namespace) -> bool:
@@ -287,6 +346,14 @@ def parse_vllm(arguments: list[str]) -> argparse.Namespace:
         def error(self, message: str) -> NoReturn:
             raise UsageError(message)
 
+        def load_config_file(self, file_path: str) -> list[str]:
+            """Without MIRL's section, which isn't vLLM's."""
+            flags: list[str] = super().load_config_file(file_path)
+            while f"--{SECTION}" in flags:
+                at = flags.index(f"--{SECTION}")
+                del flags[at : at + 2]
+            return flags
+
     parser = make_arg_parser(Parser(prog="mirl-serve", epilog=EPILOG, allow_abbrev=False))
     cpu = current_platform.is_cpu()
     parser.set_defaults(**server_defaults(cpu))
@@ -328,6 +395,7 @@ def server_defaults(cpu: bool) -> dict[str, Any]:
         "model": None,
         "host": "127.0.0.1",
         "allowed_media_domains": [NO_DOMAIN],
+        "disable_uvicorn_access_log": True,  # MIRL has a line for each request
         "disable_access_log_for_endpoints": "/health,/ready,/metrics",
     }
 

@@ -11,7 +11,7 @@ import logging
 from argparse import Namespace
 from collections.abc import Awaitable, Callable
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from fastapi import FastAPI, Request, Response
 from fastapi.exceptions import RequestValidationError
@@ -32,15 +32,20 @@ from mirl_core.config import ModelSettings
 from mirl_core.engines.vllm import VLLMEngine
 from mirl_core.errors import ConfigError
 from mirl_core.pipeline import Pipeline
+from mirl_server.logs import share_handlers
 from mirl_server.media.decoding import read_references
 from mirl_server.media.images import Images
-from mirl_server.metrics import process_metrics
+from mirl_server.metrics import EngineState, process_metrics
+from mirl_server.request_log import RequestLog
 from mirl_server.requests import MAX_TOP_LOGPROBS
 from mirl_server.routes import make_router
 from mirl_server.service import Service
 from mirl_server.settings import ServerSettings, default_options
 from mirl_server.vllm_names import resolve_default_chat_template_kwargs
 from mirl_server.vllm_tools import find_tool_parser, marker_tokens
+
+if TYPE_CHECKING:
+    from mirl_server.tracing import Tracing
 
 logger = logging.getLogger(__name__)
 
@@ -54,11 +59,12 @@ class MIRLPlugin:
     def attach_router(self, app: FastAPI) -> None:
         """Put MIRL's routes on the app; they replace vLLM's of the same path and method."""
         app.include_router(make_router())
+        self._app = app
 
     async def init_state(self, engine_client: EngineClient | None, state: State, args: Namespace) -> None:
         """Build the service that the routes use, once the engine runs."""
-        _share_logging()
         settings = getattr(args, "mirl", None) or ServerSettings.load()
+        share_handlers(settings.log)
         if args.sse_keep_alive_interval:
             settings = settings.model_copy(update={"keep_alive": float(args.sse_keep_alive_interval)})
         names = tuple(args.served_model_name or [args.model])
@@ -71,6 +77,17 @@ class MIRLPlugin:
             )
             references = await asyncio.to_thread(read_references, model.reference_images)
             pipeline = Pipeline(_engine(engine_client, model, args), model, references)
+        metrics = process_metrics()
+
+        def draining() -> bool:
+            # vLLM's launcher puts its server there, after the plugins are set up.
+            return bool(getattr(getattr(state, "server", None), "should_exit", False))
+
+        def engine_state() -> EngineState:
+            dead = engine_client is None or engine_client.errored
+            return "dead" if dead else "draining" if draining() else "ready"
+
+        metrics.watch_engine(engine_state)
         state.mirl = Service(
             pipeline=pipeline,
             options=default_options(model, settings),
@@ -79,14 +96,21 @@ class MIRLPlugin:
             cards=lambda: _cards(state),
             delegate=delegate,
             handlers={"responses": delegate_responses, "messages": delegate_messages},
-            metrics=process_metrics(),
-            images=Images.of(settings.limits, settings.images),
+            metrics=metrics,
+            images=Images.of(settings.limits, settings.images, metrics.time_images),
+            tracing=_tracing(args),
             tool_parser=tool_parser,
             max_top_logprobs=_max_top_logprobs(engine_client),
             priorities=args.scheduling_policy == "priority",
             force_usage=args.enable_force_include_usage,
-            # vLLM's launcher puts its server there, after the plugins are set up.
-            draining=lambda: bool(getattr(getattr(state, "server", None), "should_exit", False)),
+            draining=draining,
+        )
+        # Added last, so that it is outermost: requests that another layer refuses have a line too.
+        self._app.add_middleware(
+            RequestLog,
+            settings=settings.log,
+            quiet=[path.strip() for path in (args.disable_access_log_for_endpoints or "").split(",")],
+            ended=metrics.refresh,
         )
         logger.info("MIRL gates %s; the same model without the gate is %s:direct", names[0], names[0])
 
@@ -174,12 +198,10 @@ async def _cards(state: State) -> list[dict[str, Any]]:
     return cards
 
 
-def _share_logging() -> None:
-    """Log where vLLM logs, as the operator set it up; leave it alone if someone set ours up already."""
-    theirs = logging.getLogger("vllm")
-    for name in ("mirl_server", "mirl_core"):
-        ours = logging.getLogger(name)
-        if not ours.handlers and theirs.handlers:
-            ours.handlers = list(theirs.handlers)
-            ours.setLevel(theirs.level)
-            ours.propagate = False
+def _tracing(args: Namespace) -> Tracing | None:
+    """Spans go where vLLM's go; nothing of OpenTelemetry is needed where they go nowhere."""
+    if args.otlp_traces_endpoint is None:
+        return None
+    from mirl_server.tracing import process_tracing
+
+    return process_tracing(args.otlp_traces_endpoint)

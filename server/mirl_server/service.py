@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 import hashlib
-import re
 import uuid
 from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass, field
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from fastapi import Request, Response
 
@@ -15,14 +14,17 @@ from mirl_core.config import MIRLOptions
 from mirl_core.engines.base import RequestContext
 from mirl_core.errors import EngineDeadError, RequestError
 from mirl_core.pipeline import Pipeline
+from mirl_server.logs import sane_id
 from mirl_server.media.images import Images
 from mirl_server.metrics import Metrics
 from mirl_server.requests import DIRECT, MAX_TOP_LOGPROBS
 from mirl_server.settings import ServerSettings
 from mirl_server.tools import ToolParser
 
+if TYPE_CHECKING:
+    from mirl_server.tracing import Tracing
+
 Delegate = Callable[[dict[str, Any], Request], Awaitable[Response]]
-_REQUEST_ID = re.compile(r"[A-Za-z0-9._:-]{1,128}")
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,6 +45,8 @@ class Service:
     metrics: Metrics
     images: Images
     """Reads the images of requests."""
+    tracing: Tracing | None = None
+    """Where spans go; None: nowhere."""
     draining: Callable[[], bool] = lambda: False
     max_top_logprobs: int = MAX_TOP_LOGPROBS
     """How many likeliest tokens the engine tells at a position."""
@@ -101,12 +105,13 @@ def request_context(
 ) -> RequestContext:
     """What the engine learns about a request besides its text.
 
-    The id is the caller's (`x-request-id`, or the body's) with a suffix, because callers repeat theirs.
+    The id is the caller's (`x-request-id`, or the body's) with a suffix, because callers repeat theirs; or
+    else the one that the request's line in the log has.
     """
-    given = request.headers.get("x-request-id") or own_id or ""
+    given = sane_id(request.headers.get("x-request-id") or own_id)
     unique = uuid.uuid4().hex
     return RequestContext(
-        request_id=f"{given}-{unique[:8]}" if _REQUEST_ID.fullmatch(given) else unique,
+        request_id=f"{given}-{unique[:8]}" if given else getattr(request.state, "request_id", unique),
         cache_salt=cache_salt(request.headers.get("authorization"), own_salt),
         priority=priority,
         trace_headers=tuple(

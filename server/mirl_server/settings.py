@@ -1,7 +1,8 @@
-"""What the operator sets: flags of `mirl-serve`, or `MIRL_…` in the environment. Flags win.
+"""What the operator sets: flags of `mirl-serve`, over `MIRL_…` in the environment, over a YAML file.
 
 The same object whichever way MIRL is started: `mirl-serve` hands it to the plugin in vLLM's parsed arguments,
-and under vLLM's own command the plugin reads the environment.
+and under vLLM's own command the plugin reads the environment and the file that `MIRL_CONFIG` names. A nested
+model that is added as a field here is read from all three, and is in the reference and in `--dry-run`.
 """
 
 from __future__ import annotations
@@ -10,11 +11,13 @@ from pathlib import Path
 from typing import Annotated, Any
 
 from pydantic import Field, ValidationError
-from pydantic_settings import BaseSettings, SettingsConfigDict
+from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict, SettingsError
 
-from mirl_core.config import Limits, MIRLOptions, ModelSettings, first_problem
+from mirl_core.config import Limits, MIRLOptions, ModelSettings
 from mirl_core.errors import ConfigError, RequestError
+from mirl_server.logs import LogSettings
 from mirl_server.media.rules import ImageFetching
+from mirl_server.settings_files import FileSource, one_cause, problem
 
 
 class ServerSettings(BaseSettings):
@@ -24,6 +27,8 @@ class ServerSettings(BaseSettings):
         env_prefix="MIRL_", env_nested_delimiter="__", frozen=True, use_attribute_docstrings=True
     )
 
+    config: Path | None = None
+    """A YAML file with these settings under `mirl:`; its other keys are flags of `vllm serve`."""
     limits: Limits = Limits()
     """What one request may ask for. Environment: `MIRL_LIMITS__MAX_KEEP=8`."""
     defaults: dict[str, Any] = Field(default_factory=dict)
@@ -37,18 +42,36 @@ class ServerSettings(BaseSettings):
     keep_alive: Annotated[float, Field(gt=0)] = 10.0
     """Seconds without a chunk after which a stream carries a comment, so that proxies keep it open."""
 
+    log: LogSettings = LogSettings()
+    """What is logged, and how."""
+
+    @classmethod
+    def settings_customise_sources(
+        cls,
+        settings_cls: type[BaseSettings],
+        init_settings: PydanticBaseSettingsSource,
+        env_settings: PydanticBaseSettingsSource,
+        dotenv_settings: PydanticBaseSettingsSource,
+        file_secret_settings: PydanticBaseSettingsSource,
+    ) -> tuple[PydanticBaseSettingsSource, ...]:
+        """Flags, environment, file: the first that says something wins, key by key."""
+        del dotenv_settings, file_secret_settings
+        return init_settings, env_settings, FileSource(settings_cls)
+
     @classmethod
     def load(cls, **flags: Any) -> ServerSettings:
-        """Settings from the environment, `flags` over them.
+        """Settings from the file, the environment over it, `flags` over both.
 
         Raises:
-            ConfigError: a value is wrong, or a key of `limits` or `defaults` is unknown.
+            ConfigError: a value is wrong, a key is unknown, or the file can't be read.
         """
         try:
             settings = cls(**flags)
             MIRLOptions.parse(settings.defaults)
+        except SettingsError as error:
+            raise ConfigError(one_cause(error)) from error
         except ValidationError as error:
-            message, where = first_problem(error, Limits)
+            message, where = problem(error, cls)
             raise ConfigError(f"{where}: {message}", param=where) from error
         except RequestError as error:
             raise ConfigError(f"defaults: {error.message}", param="defaults") from error

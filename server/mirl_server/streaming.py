@@ -19,6 +19,7 @@ from starlette.types import Receive, Scope, Send
 from mirl_core.errors import EngineDeadError, EngineError, MIRLError
 from mirl_core.types import Result
 from mirl_server.choices import Told
+from mirl_server.logs import trail
 
 logger = logging.getLogger(__name__)
 
@@ -159,7 +160,6 @@ class EventStream(Response):
 async def stream(
     first: Told,
     events: Events[Told],
-    tell: Callable[[Told], Iterable[str]],
     voice: Voice,
     keep_alive: float,
     failed: Callable[[MIRLError], None],
@@ -167,14 +167,13 @@ async def stream(
     """The lines of a stream: `first` and what follows it, a sign of life when idle, the error if it fails.
 
     Args:
-        tell: the voice's lines of one event, heard by whoever else counts it.
         keep_alive: seconds without an event after which the stream says that it is alive.
         failed: hears of an error, which by now can't change the status any more.
     """
     event: Told | None = first
     try:
         while event is not None:
-            for line in tell(event):
+            for line in voice.lines(event):
                 yield line
             waiting = True
             while waiting:
@@ -187,9 +186,9 @@ async def stream(
         failed(error)
         for line in voice.failure(error):
             yield line
-    except Exception:
+    except Exception as error:  # noqa: BLE001
         # The last line of defence: headers are out, so the client must hear of it in the stream.
-        logger.exception("a streamed request failed")
+        logger.error("a streamed request failed: %s", trail(error))
         unknown = EngineError("internal error")
         failed(unknown)
         for line in voice.failure(unknown):

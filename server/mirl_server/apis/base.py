@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from typing import Any
+from typing import Any, ClassVar
 
 from fastapi.responses import JSONResponse
 
@@ -22,6 +22,9 @@ class Api(ABC):
     Args:
         body: the request's JSON, not validated.
     """
+
+    operation: ClassVar[str]
+    """What logs and traces call it."""
 
     def __init__(self, body: dict[str, Any]) -> None:
         self.body = body

@@ -45,6 +45,8 @@ class ChatVoice:
 class ChatApi(Api):
     """A request of chat completions."""
 
+    operation = "chat"
+
     def brings_image(self) -> bool:
         return brings_image(self.body.get("messages"))
 

@@ -59,6 +59,8 @@ _NAMES = {chat: own for own, chat in FIELDS.renamed.items()} | {
 class MessagesApi(Api):
     """A request of the Anthropic API."""
 
+    operation = "messages"
+
     def __init__(self, body: dict[str, Any]) -> None:
         super().__init__(body)
         self._places: dict[str, str] | None = None

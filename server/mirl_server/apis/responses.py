@@ -69,6 +69,8 @@ _NAMES = {chat: own for own, chat in FIELDS.renamed.items()} | {
 class ResponsesApi(Api):
     """A request of the Responses API."""
 
+    operation = "responses"
+
     def __init__(self, body: dict[str, Any]) -> None:
         super().__init__(body)
         self._places: dict[str, str] | None = None

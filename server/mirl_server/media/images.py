@@ -7,7 +7,8 @@ import base64
 import os
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from typing import TypeVar
+from contextlib import AbstractContextManager, nullcontext
+from typing import Literal, TypeVar
 
 from PIL import Image
 
@@ -18,6 +19,7 @@ from mirl_server.media.fetching import ImageFetcher
 from mirl_server.media.rules import ImageFetching, refused_url
 
 T = TypeVar("T")
+Timed = Callable[[Literal["fetch", "decode"]], AbstractContextManager[None]]
 Located = Sequence[tuple[str, str]]
 """URLs, each with the content part that it stands in, as errors name it."""
 MAX_THREADS = 4
@@ -29,19 +31,23 @@ class Images:
     Args:
         limits: what one request may bring.
         fetcher: gets http(s) URLs; None: they are refused.
+        timed: times a step of a request's images.
     """
 
-    def __init__(self, limits: Limits, fetcher: ImageFetcher | None = None) -> None:
+    def __init__(
+        self, limits: Limits, fetcher: ImageFetcher | None = None, timed: Timed = lambda _: nullcontext()
+    ) -> None:
         self.limits = limits
         self._fetcher = fetcher
+        self._timed = timed
         # Few, because each may hold a picture of the largest size several times over.
         threads = min(MAX_THREADS, os.cpu_count() or 1)
         self._threads = ThreadPoolExecutor(threads, thread_name_prefix="mirl-images")
 
     @classmethod
-    def of(cls, limits: Limits, fetching: ImageFetching) -> Images:
+    def of(cls, limits: Limits, fetching: ImageFetching, timed: Timed = lambda _: nullcontext()) -> Images:
         """By the operator's settings: nothing is fetched unless a host is allowed."""
-        return cls(limits, ImageFetcher(fetching) if fetching.allow_hosts else None)
+        return cls(limits, ImageFetcher(fetching) if fetching.allow_hosts else None, timed)
 
     async def decode(self, urls: Located) -> list[Image.Image]:
         """The pictures, in order. A URL that occurs twice is fetched and decoded once.
@@ -53,12 +59,16 @@ class Images:
         where, room = self._distinct(urls), Room.of(self.limits)
         # What came along first: a request that must be refused for it fetches nothing.
         near = {url: part for url, part in where.items() if not is_remote(url)}
-        pictures = await self._thread(lambda: {url: decode_url(url, near[url], room) for url in near})
+        pictures: dict[str, Image.Image] = {}
+        if near:
+            with self._timed("decode"):
+                pictures = await self._thread(lambda: {url: decode_url(url, near[url], room) for url in near})
         fetched = await self._fetch({url: part for url, part in where.items() if is_remote(url)}, room)
         if fetched:
-            pictures |= await self._thread(
-                lambda: {url: decode_bytes(fetched.pop(url), where[url], room) for url in list(fetched)}
-            )
+            with self._timed("decode"):
+                pictures |= await self._thread(
+                    lambda: {url: decode_bytes(fetched.pop(url), where[url], room) for url in list(fetched)}
+                )
         return [pictures[url] for url, _ in urls]
 
     async def inline(self, urls: Located) -> list[str]:
@@ -94,7 +104,8 @@ class Images:
             return {}
         if self._fetcher is None:
             raise refused_url(*next(iter(urls.items())))
-        return await self._fetcher.fetch(urls, room)
+        with self._timed("fetch"):
+            return await self._fetcher.fetch(urls, room)
 
     async def _thread(self, work: Callable[[], T]) -> T:
         return await asyncio.get_running_loop().run_in_executor(self._threads, work)

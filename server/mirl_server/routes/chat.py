@@ -20,13 +20,15 @@ from starlette.requests import ClientDisconnect
 
 from mirl_core.config import MIRLOptions
 from mirl_core.engines.base import RequestContext
-from mirl_core.errors import MIRLError, RequestError
+from mirl_core.errors import EngineError, MIRLError, RequestError
 from mirl_server import choices
 from mirl_server.apis.base import Api
 from mirl_server.apis.chat import ChatApi
 from mirl_server.choices import Results, Told
 from mirl_server.effort import options_for
 from mirl_server.formats import read_format
+from mirl_server.logs import note, trail
+from mirl_server.observing import Watch, count_error
 from mirl_server.protocol import error_status
 from mirl_server.requests import ChatRequest, read_body, read_conversation, request_schema
 from mirl_server.service import Service, cache_salt, request_context, service_of
@@ -73,6 +75,7 @@ async def answer(made: type[Api], request: Request) -> Response:
             return await _gated(service, request, api)
         return await _plain(service, request, api)
     except MIRLError as error:
+        count_error(service, request, error)
         return made.refusal(error)
     except (ClientGone, ClientDisconnect):
         return Response(status_code=499)  # nobody reads it
@@ -80,41 +83,43 @@ async def answer(made: type[Api], request: Request) -> Response:
 
 async def _gated(service: Service, request: Request, api: Api) -> Response:
     """Answer through the gate."""
-    tracker = service.metrics.track()
+    watch = Watch(service, request, api.operation)
     async with AsyncExitStack() as closing:
-        closing.callback(tracker.close)
+        closing.callback(watch.close)
         try:
             asked = api.request()
             context = request_context(request, asked.request_id, asked.cache_salt, asked.priority or 0)
             options = options_of(service, asked)
-            results = Results(asked.n or 1)
-            tracker.answers = results.n
             voice = api.voice(service, asked, options, context)
-            events = Events(await unless_gone(request.receive, start(service, asked, options, context)))
+            source = await unless_gone(request.receive, start(service, asked, options, context, watch))
+            events = Events(watch.events(source))
             closing.push_async_callback(events.close)
-
-            def hear(told: Told) -> None:
-                tracker.event(told[1])
-                results.note(*told)
-
             if not asked.stream:
-                await unless_gone(request.receive, events.each(hear))
+                results = Results(asked.n or 1)
+                await unless_gone(request.receive, events.each(lambda told: results.note(*told)))
                 return JSONResponse(voice.whole(results.in_order))
             # The first event is awaited before headers go out: what is refused until then gets its status.
             first = await unless_gone(request.receive, events.next())
             assert first is not None, "a pipeline always tells something"
 
-            def tell(told: Told) -> Iterable[str]:
-                hear(told)
-                return voice.lines(told)
+            def failed(error: MIRLError) -> None:
+                watch.failed(error)
+                count_error(service, request, error)
 
-            lines = stream(first, events, tell, voice, service.settings.keep_alive, tracker.failed)
+            lines = stream(first, events, voice, service.settings.keep_alive, failed)
             return EventStream(lines, closing.pop_all().aclose)
         except MIRLError as error:
-            tracker.failed(error)
+            watch.failed(error)
             if error_status(error) >= 500:
-                logger.warning("a gated request failed: %s: %s", type(error).__name__, error.message)
+                logger.warning("a gated request failed: %s", trail(error))
             raise api.named(error) from None
+        except (ClientGone, ClientDisconnect):
+            raise
+        except Exception as error:
+            logger.error("a gated request failed unexpectedly: %s", trail(error))
+            told = EngineError("internal error")
+            watch.failed(told)
+            raise told from error
 
 
 def options_of(service: Service, asked: ChatRequest) -> MIRLOptions:
@@ -124,7 +129,7 @@ def options_of(service: Service, asked: ChatRequest) -> MIRLOptions:
 
 
 async def start(
-    service: Service, asked: ChatRequest, options: MIRLOptions, context: RequestContext
+    service: Service, asked: ChatRequest, options: MIRLOptions, context: RequestContext, watch: Watch
 ) -> AsyncGenerator[Told, None]:
     """Check the request, fetch and decode its images, and set the pipeline to it."""
     pipeline = service.engine_pipeline()
@@ -139,11 +144,14 @@ async def start(
     )
     sampling = asked.sampling(pipeline.settings.temperature, pipeline.engine.max_model_len)
     conversation = await read_conversation(asked, service.images)
-    return choices.answer(pipeline, conversation, options, sampling, context, asked.n or 1, form)
+    name, n = asked.model or service.names[0], asked.n or 1
+    pipeline = watch.begin(pipeline, name, options, sampling, context, stream=bool(asked.stream), n=n)
+    return choices.answer(pipeline, conversation, options, sampling, context, n, form)
 
 
 async def _plain(service: Service, request: Request, api: Api) -> Response:
     """Hand the request to the backend's own handler; say the name that was asked for in what it answers."""
+    note(request.scope, endpoint=f"{api.operation}:direct")
     body, delegate = api.body, api.delegate(service)
     asked = body.get("model")
     # A name that isn't text is the backend's to refuse.

@@ -18,7 +18,8 @@ from mirl_core.errors import MIRLError, ModelNotFoundError, RequestError
 from mirl_core.events import Described, FellBack, Gated, Started
 from mirl_core.types import Description
 from mirl_server.choices import Told
-from mirl_server.protocol import Json, description_json, error_response, stage_json
+from mirl_server.observing import Watch, refuse
+from mirl_server.protocol import Json, description_json, stage_json
 from mirl_server.requests import ChatRequest, brings_image, read_body, read_request, request_schema
 from mirl_server.routes.chat import ERRORS, options_of, start
 from mirl_server.service import Service, request_context, service_of
@@ -50,16 +51,20 @@ def _schema() -> dict[str, Any]:
 async def describe(request: Request) -> Response:
     """Describe an image for a question: N descriptions, their MI with the image, and which the gate keeps."""
     service = service_of(request)
+    watch = Watch(service, request, "describe", gated=False)
     try:
         body = await read_body(request)
-        return JSONResponse(await _describe(service, request, body))
+        return JSONResponse(await _describe(service, request, body, watch))
     except MIRLError as error:
-        return error_response(error)
+        watch.failed(error)
+        return refuse(service, request, error)
     except (ClientGone, ClientDisconnect):
         return Response(status_code=499)  # nobody reads it
+    finally:
+        watch.close()
 
 
-async def _describe(service: Service, request: Request, body: dict[str, Any]) -> Json:
+async def _describe(service: Service, request: Request, body: dict[str, Any], watch: Watch) -> Json:
     for name, value in body.items():
         if name not in TAKEN and value is not None:
             raise RequestError(f"unknown field '{name[:64]}'; leave it out", param=name[:64])
@@ -69,8 +74,9 @@ async def _describe(service: Service, request: Request, body: dict[str, Any]) ->
     if not brings_image(asked.messages):
         raise RequestError("the newest message must be the user's and bring an image", param="messages")
     context = request_context(request, asked.request_id, asked.cache_salt, asked.priority or 0)
-    events = await unless_gone(request.receive, start(service, asked, options_of(service, asked), context))
-    prompt_tokens, gated = await unless_gone(request.receive, _until_gated(events))
+    options = options_of(service, asked)
+    events = await unless_gone(request.receive, start(service, asked, options, context, watch))
+    prompt_tokens, gated = await unless_gone(request.receive, _until_gated(watch.events(events)))
     sampled = sum(len(one.token_ids) for one in gated.descriptions)
     return {
         "id": f"describe-{context.request_id}",

@@ -23,7 +23,7 @@ from mirl_core.marginals import image_free_logprobs
 from mirl_core.measuring import resolve_weight
 from mirl_core.pipeline import Pipeline
 from mirl_core.types import Conversation
-from mirl_server.protocol import error_response
+from mirl_server.observing import Watch, refuse
 from mirl_server.requests import brings_image, read_body, read_conversation, read_request
 from mirl_server.service import Service, request_context, service_of
 from mirl_server.settings import request_options
@@ -53,16 +53,20 @@ _SCHEMA = {
 async def score(request: Request) -> Response:
     """Score descriptions of an image: nats under the model, with the image and without."""
     service = service_of(request)
+    watch = Watch(service, request, "score", gated=False)
     try:
         body = await read_body(request)
-        return JSONResponse(await _score(service, request, body))
+        return JSONResponse(await _score(service, request, body, watch))
     except MIRLError as error:
-        return error_response(error)
+        watch.failed(error)
+        return refuse(service, request, error)
     except (ClientGone, ClientDisconnect):
         return Response(status_code=499)  # nobody reads it
+    finally:
+        watch.close()
 
 
-async def _score(service: Service, request: Request, body: dict[str, Any]) -> dict[str, Any]:
+async def _score(service: Service, request: Request, body: dict[str, Any], watch: Watch) -> dict[str, Any]:
     texts = _descriptions(body.pop("descriptions", None), service)
     for name, value in body.items():
         if name not in TAKEN and value is not None:
@@ -77,6 +81,7 @@ async def _score(service: Service, request: Request, body: dict[str, Any]) -> di
     service.check_priority(asked.priority)
     conversation = await unless_gone(request.receive, read_conversation(asked, service.images))
     context = request_context(request, asked.request_id, asked.cache_salt, asked.priority or 0)
+    pipeline = watch.begin(pipeline, asked.model or service.names[0], options, None, context)
     contents = [pipeline.engine.encode(text) for text in texts]
     tokens = sum(map(len, contents))
     if tokens > service.settings.limits.max_total_tokens:

@@ -128,6 +128,10 @@ USED: list[tuple[str, str, str]] = [
     ),
     ("vllm.distributed.weight_transfer.ipc_engine", "IPCTrainerInitInfo", "packed"),
     ("vllm.inputs.engine", "MultiModalInput", "mm_kwargs mm_placeholders"),
+    # Logs, traces and the configuration file (mirl_server/cli.py, plugin.py).
+    ("vllm.engine.arg_utils", "EngineArgs", "otlp_traces_endpoint log_level"),
+    ("vllm.config.logging", "LoggingConfig", "log_level pylogging_config_file"),
+    ("vllm.utils.argparse_utils", "FlexibleArgumentParser.load_config_file", "file_path"),
     ("vllm.multimodal.inputs", "PlaceholderRange", "offset length is_embed"),
 ]
 
@@ -135,6 +139,10 @@ USED: list[tuple[str, str, str]] = [
 WORDS = [
     ("envs.py", '"VLLM_ENABLE_V1_MULTIPROCESSING"'),
     ("envs.py", '"VLLM_CPU_OMP_THREADS_BIND"'),
+    ("envs.py", '"VLLM_LOGGING_CONFIG_PATH"'),
+    ("envs.py", '"VLLM_LOGGING_LEVEL"'),
+    ("envs.py", '"VLLM_LOGGING_STREAM"'),
+    ("tracing/otel.py", "set_tracer_provider(trace_provider)"),
     ("renderers", '"image_pil": lambda part'),
     ("multimodal/cache/lru.py", "raise MultiModalCacheMissError"),
     ("v1/engine/core.py", "finish_reason=FinishReason.ERROR"),

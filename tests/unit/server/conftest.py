@@ -86,6 +86,7 @@ def make_harness(
         DESCRIPTIONS, lambda suffix, j: f"<think>so</think><answer>{7 if 'seven' in suffix else 1}</answer>"
     )
     registry = CollectorRegistry()
+    metrics = Metrics(registry)
     app = FastAPI()
     app.include_router(make_router())
     loaded = ServerSettings.load(**settings)
@@ -109,8 +110,8 @@ def make_harness(
         names=("m", "alias"),
         cards=cards,
         delegate=delegate,
-        metrics=Metrics(registry),
-        images=images or Images.of(loaded.limits, loaded.images),
+        metrics=metrics,
+        images=images or Images.of(loaded.limits, loaded.images, metrics.time_images),
         draining=lambda: draining,
     )
     return Harness(engine, app, registry, app.state.mirl, handed)

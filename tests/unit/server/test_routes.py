@@ -291,7 +291,7 @@ async def test_metrics_count_stages_and_fates(server: Harness) -> None:
     assert server.metric("mirl_descriptions_total", fate="gate") == 1
     assert server.metric("mirl_stage_seconds_count", stage="describe") == 1
     generated = sum(
-        server.metric("mirl_tokens_total", stage=stage, kind="generated") for stage in ("describe", "fork")
+        server.metric("mirl_tokens_total", stage=stage, kind="sampled") for stage in ("describe", "fork")
     )
     assert generated == server.engine.sampled_tokens
 

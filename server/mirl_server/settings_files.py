@@ -1,0 +1,184 @@
+"""Settings in and out of YAML, and what is wrong with them in one sentence. Knows no setting by name."""
+
+from __future__ import annotations
+
+import os
+import re
+import types
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Union, get_args, get_origin
+
+from pydantic import BaseModel, ValidationError
+from pydantic.fields import FieldInfo
+from pydantic_settings import PydanticBaseSettingsSource
+
+from mirl_core.config import first_problem
+from mirl_core.errors import ConfigError
+
+SECTION = "mirl"
+MASK = "**********"
+_SECRET = re.compile(r"(^|_)(api_?keys?|keys?|secrets?|token|passwords?|credentials?)$", re.IGNORECASE)
+
+
+class FileSource(PydanticBaseSettingsSource):
+    """The `mirl:` section of the file that `config` names, in a flag or in the environment."""
+
+    def get_field_value(self, field: FieldInfo, field_name: str) -> tuple[Any, str, bool]:
+        raise NotImplementedError  # the section is read whole
+
+    def __call__(self) -> dict[str, Any]:
+        path = self.current_state.get("config")
+        return read_section(Path(path)) if path else {}
+
+
+@dataclass(frozen=True, slots=True)
+class Leaf:
+    """One setting of a tree."""
+
+    path: tuple[str, ...]
+    field: FieldInfo
+
+    @property
+    def name(self) -> str:
+        """Dotted, as in the file and for `--mirl-set`."""
+        return ".".join(self.path)
+
+    @property
+    def variable(self) -> str:
+        """Its name in the environment."""
+        return "MIRL_" + "__".join(self.path).upper()
+
+
+def read_section(path: Path) -> dict[str, Any]:
+    """MIRL's section of a configuration file.
+
+    Raises:
+        ConfigError: there is no such file, or it isn't YAML of this form.
+    """
+    import yaml  # vLLM brings it; nobody without a file needs it
+
+    try:
+        whole = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except (OSError, UnicodeDecodeError) as error:
+        raise ConfigError(f"config {path} can't be read: {error}", param="config") from error
+    except yaml.YAMLError as error:
+        mark = getattr(error, "problem_mark", None)
+        where = f", line {mark.line + 1}" if mark else ""
+        raise ConfigError(f"config {path} is not YAML{where}", param="config") from error
+    if not isinstance(whole or {}, dict):
+        raise ConfigError(f"config {path} must be a mapping of settings", param="config")
+    section = (whole or {}).get(SECTION) or {}
+    if not isinstance(section, dict):
+        raise ConfigError(f"'{SECTION}' in config {path} must be a mapping of settings", param="config")
+    return section
+
+
+def leaves(model: type[BaseModel], above: tuple[str, ...] = ()) -> Iterator[Leaf]:
+    """Every setting of a tree of models, in the order in which it is declared."""
+    for name, field in model.model_fields.items():
+        inner = nested_model(field)
+        if inner is None:
+            yield Leaf((*above, name), field)
+        else:
+            yield from leaves(inner, (*above, name))
+
+
+def nested_model(field: FieldInfo) -> type[BaseModel] | None:
+    """The model that a field holds, if it holds one (optionally); None for values, lists and dicts."""
+    kind = field.annotation
+    if get_origin(kind) in (Union, types.UnionType):
+        kinds = [one for one in get_args(kind) if one is not type(None)]
+        kind = kinds[0] if len(kinds) == 1 else None
+    return kind if isinstance(kind, type) and issubclass(kind, BaseModel) else None
+
+
+def as_yaml(settings: BaseModel, beside: Mapping[str, Any] | None = None) -> str:
+    """Settings as a file that could be given as `--config`, but for secrets, which are masked.
+
+    Args:
+        beside: vLLM's flags, to stand beside the section.
+    """
+    import yaml
+
+    told = {**masked(beside or {}), SECTION: masked(settings.model_dump(mode="json", exclude={"config"}))}
+    text: str = yaml.safe_dump(told, sort_keys=False, allow_unicode=True, default_flow_style=False)
+    return text
+
+
+def masked(value: Any, name: str = "") -> Any:
+    """The same value with every text masked that goes by the name of a secret, at any depth.
+
+    Fields of pydantic's SecretStr are masked as they are dumped; this catches the ones that are not.
+    """
+    name = name.replace("-", "_")
+    if isinstance(value, Mapping):
+        inner = {str(key): masked(one, str(key)) for key, one in value.items()}
+        # Secrets by name, such as {"team-a": "…"} under `keys`.
+        return {key: masked(one, name) for key, one in inner.items()} if _SECRET.search(name) else inner
+    if isinstance(value, list | tuple):
+        return [masked(one, name) for one in value]
+    return MASK if isinstance(value, str) and value and _SECRET.search(name) else value
+
+
+def problem(error: ValidationError, model: type[BaseModel]) -> tuple[str, str]:
+    """What is wrong with settings, as (one sentence with the remedy, dotted field); no secret's value."""
+    first = error.errors(include_url=False)[0]
+    where = ".".join(str(part) for part in first["loc"])
+    owner: type[BaseModel] | None = model
+    for part in first["loc"][:-1]:
+        field = owner.model_fields.get(str(part)) if owner else None
+        owner = nested_model(field) if field else None
+    if first["type"] == "extra_forbidden" and owner is not None:
+        return f"unknown key '{where}'; known keys: {', '.join(sorted(owner.model_fields))}", where
+    if any(_SECRET.search(str(part)) for part in first["loc"]):
+        return str(first["msg"]), where
+    return first_problem(error, model)
+
+
+def one_cause(error: Exception) -> str:
+    """A SettingsError in one sentence: pydantic-settings wraps what is wrong with a variable's JSON."""
+    cause = error.__cause__
+    return f"{error}: {cause}" if cause else str(error)
+
+
+def nest(dotted: Mapping[str, Any]) -> dict[str, Any]:
+    """`{"limits.max_keep": 8}` as `{"limits": {"max_keep": 8}}`.
+
+    Raises:
+        ConfigError: a name is a value and a section at once.
+    """
+    tree: dict[str, Any] = {}
+    for name, value in dotted.items():
+        *above, last = name.split(".")
+        place = tree
+        for part in above:
+            place = place.setdefault(part, {})
+            if not isinstance(place, dict):
+                raise ConfigError(f"'{name}': '{part}' has a value already", param=name)
+        place[last] = value
+    return tree
+
+
+def merge(below: Mapping[str, Any], above: Mapping[str, Any]) -> dict[str, Any]:
+    """Two trees as one; where both have a value, it is that of `above`."""
+    merged = dict(below)
+    for name, value in above.items():
+        under = merged.get(name)
+        both = isinstance(under, Mapping) and isinstance(value, Mapping)
+        merged[name] = merge(under, value) if both else value  # type: ignore[arg-type]
+    return merged
+
+
+def stray_variables(model: type[BaseModel], environment: Mapping[str, str] | None = None) -> list[str]:
+    """Variables of the environment that look like settings and are none: misspelt ones, most likely."""
+    known = {leaf.variable for leaf in leaves(model)}
+    above = {
+        "MIRL_" + "__".join(leaf.path[:depth]).upper() for leaf in leaves(model) for depth in range(1, 9)
+    }
+    # Below a dict anything may stand.
+    dicts = tuple(f"{leaf.variable}__" for leaf in leaves(model) if get_origin(leaf.field.annotation) is dict)
+    given = (name.upper() for name in (os.environ if environment is None else environment))
+    strays = {name for name in given if name.startswith("MIRL_") and name not in known | above}
+    return sorted(name for name in strays if not name.startswith(dicts))
