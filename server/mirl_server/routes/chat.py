@@ -104,6 +104,8 @@ async def _gated(service: Service, request: Request, body: dict[str, Any]) -> Re
             def failed(error: MIRLError) -> None:
                 watch.failed(error)
                 count_error(service, request, error)
+                if error_status(error) >= 500:
+                    logger.warning("a gated stream failed: %s", trail(error))
 
             lines = stream(first, events, answer.chunks, service.settings.keep_alive, failed)
             return EventStream(lines, closing.pop_all().aclose)
