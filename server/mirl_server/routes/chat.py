@@ -105,6 +105,8 @@ async def _gated(service: Service, request: Request, api: Api) -> Response:
             def failed(error: MIRLError) -> None:
                 watch.failed(error)
                 count_error(service, request, error)
+                if error_status(error) >= 500:
+                    logger.warning("a gated stream failed: %s", trail(error))
 
             lines = stream(first, events, voice, service.settings.keep_alive, failed)
             return EventStream(lines, closing.pop_all().aclose)
