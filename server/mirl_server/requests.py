@@ -53,7 +53,7 @@ REFUSED: Mapping[str, tuple[tuple[object, ...], str]] = {
     "best_of": ((1,), "set mirl.descriptions and mirl.forks"),
     "use_beam_search": ((False,), _PLAIN),
     "length_penalty": ((1.0,), _PLAIN),
-    "early_stopping": ((False,), "set mirl.early_stop"),
+    "early_stopping": ((False,), "leave it out"),
     "watermarking": ((False,), _PLAIN),
     "thinking_token_budget": ((), "set max_completion_tokens"),
     "stop_token_ids": (([],), _PLAIN),
