@@ -14,6 +14,7 @@ from collections.abc import AsyncIterator, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
+from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
@@ -28,6 +29,9 @@ from mirl_core.engines._remote_checks import Card
 from mirl_core.engines._remote_server import Server
 from mirl_core.engines.remote import RemoteEngine
 from mirl_core.errors import ConfigError, EngineError
+from mirl_core.training.rl.config import RLRecipe, RolloutConfig
+from mirl_core.training.rl.peers import Peers
+from mirl_core.training.rl.sampler import opened_sampler
 from mirl_core.training.rl.streaming import WeightStream
 from mirl_core.training.rl.sync_fleet import RemoteTransferSync
 from tests.unit.engines.remote_cases import FakeServers, Letters, engine
@@ -374,3 +378,18 @@ def test_vllm_says_how_it_was_started_where_we_look() -> None:
     config = VllmConfig(weight_transfer_config=WeightTransferConfig(backend="nccl"))
     told = TypeAdapter(VllmConfig).dump_python(config, mode="json", fallback=str)
     assert told["weight_transfer_config"] == info("nccl")["vllm_config"]["weight_transfer_config"]
+
+
+async def test_a_trainer_without_a_gpu_is_refused_before_anyone_is_asked(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    recipe = RLRecipe(
+        model="bundled",
+        output=tmp_path,
+        rollout=RolloutConfig(engine="http://127.0.0.1:9", weights="nccl"),
+    )
+    with ThreadPoolExecutor(1) as thread, pytest.raises(ConfigError, match="GPU") as raised:
+        async with opened_sampler(recipe, Peers(), thread):
+            pass
+    assert raised.value.param == "rollout.weights"
