@@ -16,8 +16,12 @@ from tests.unit.training.rl.policy_cases import make_policy
 
 
 def exported(policy: Any, folder: Path) -> dict[str, torch.Tensor]:
+    """What an export has, less the head, which is the embedding: that is sent once."""
     policy.save_weights(folder, torch.bfloat16)
-    return load_file(folder / "model.safetensors")
+    weights = load_file(folder / "model.safetensors")
+    (embedding,) = [value for name, value in weights.items() if name.endswith("embed_tokens.weight")]
+    assert torch.equal(weights.pop("lm_head.weight"), embedding)
+    return weights
 
 
 @pytest.mark.parametrize("changes", [{}, {"lora": {"rank": 2}}], ids=["whole", "adapters"])
