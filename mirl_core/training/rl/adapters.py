@@ -105,6 +105,12 @@ def without_adapters(model: nn.Module) -> Iterator[None]:
             layer._disable_adapters = False
 
 
+def adapter_names(name: str) -> tuple[str, ...]:
+    """The factors that are merged into the parameter of this name: A and B; none where it has no adapter."""
+    layer, dot, kind = name.partition(".base_layer.")
+    return tuple(f"{layer}.lora_{one}.{_NAME}.weight" for one in "AB") if dot and kind == "weight" else ()
+
+
 def merge(weights: Mapping[str, Tensor], settings: LoRAConfig) -> dict[str, Tensor]:
     """Weights under their names before adapters were added: W + alpha / rank · B A."""
     merged = {}
@@ -112,9 +118,8 @@ def merge(weights: Mapping[str, Tensor], settings: LoRAConfig) -> dict[str, Tens
         if ".lora_" in name:
             continue
         layer, dot, kind = name.partition(".base_layer.")
-        if dot and kind == "weight":
-            first = weights[f"{layer}.lora_A.{_NAME}.weight"]
-            second = weights[f"{layer}.lora_B.{_NAME}.weight"]
+        if adapters := adapter_names(name):
+            first, second = (weights[one] for one in adapters)
             # Trained factors are of at least float32, which the sum is then made in.
             weight = (weight + settings.alpha / settings.rank * (second @ first)).to(weight.dtype)
         merged[f"{layer}.{kind}" if dot else name] = weight

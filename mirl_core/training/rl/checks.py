@@ -14,8 +14,9 @@ from mirl_core.errors import ConfigError
 from mirl_core.evaluation.data import WORLDS, names, open_data
 from mirl_core.evaluation.data.mappings import READY
 from mirl_core.training.recipe import read_yaml, validated
-from mirl_core.training.rl.config import RLRecipe
+from mirl_core.training.rl.config import RLRecipe, RolloutConfig
 from mirl_core.training.rl.data import Source
+from mirl_core.training.rl.meeting import ADDRESS
 from mirl_core.training.rl.rewards import make_rewards
 
 __all__ = ["check", "dump", "load_rl_recipe", "model_folder", "override", "parse_changes"]
@@ -126,10 +127,31 @@ def _check_rollout(recipe: RLRecipe) -> None:
                 raise _wrong("rollout.engine", f"'{url.strip()}' is neither in-process nor an http:// URL")
         if rollout.engine_args:
             raise _wrong("rollout.engine_args", "they belong to the server's own command line")
+    _check_weights(rollout)
     if rollout.serial and rollout.asynchronous:
         raise _wrong("rollout.serial", "asynchronous rollouts don't repeat exactly; choose one of the two")
     if rollout.serial and rollout.engine != "in-process":
         raise _wrong("rollout.serial", "a server's rollouts don't repeat exactly; use in-process")
+
+
+def _check_weights(rollout: RolloutConfig) -> None:
+    address = rollout.weights_address
+    if rollout.weights == "folder":
+        if address is not None:
+            raise _wrong("rollout.weights_address", "only rollout.weights: nccl meets anyone; leave it out")
+        return
+    if rollout.engine == "in-process":
+        raise _wrong(
+            "rollout.weights",
+            "nccl is for servers; an engine in process takes rollout.engine_args: "
+            "{weight_transfer_config: {backend: nccl}}",
+        )
+    if rollout.weights_folder is not None:
+        raise _wrong("rollout.weights_folder", "rollout.weights: nccl goes through no folder; leave it out")
+    if address is not None and not (address and ADDRESS.fullmatch(address)):
+        raise _wrong("rollout.weights_address", f"'{address}' is neither HOST nor HOST:PORT nor :PORT")
+    if importlib.util.find_spec("vllm") is None:
+        raise _wrong("rollout.weights", "nccl takes vLLM on the trainer's side too: pip install 'mirl[gpu]'")
 
 
 def _check_batches(recipe: RLRecipe, world: int) -> None:

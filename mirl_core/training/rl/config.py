@@ -69,9 +69,15 @@ class RolloutConfig(Settings):
     engine_args: dict[str, Any] = Field(default_factory=dict)
     """Fields of vLLM's `AsyncEngineArgs`, for `in-process`. With `weight_transfer_config: {backend: ipc}` (or
     `nccl`) weights go to the engine by that way, else through a file."""
+    weights: Literal["folder", "nccl"] = "folder"
+    """How weights reach servers: through a folder, or by NCCL from the first rank's GPU to theirs. They must
+    have been started for `nccl`: `--weight-transfer-config '{"backend": "nccl"}'`."""
     weights_folder: Path | None = None
-    """Folder for that file, under a path that trainer and servers share; one in memory (`/dev/shm/…`) is
-    fastest. What it holds is deleted. None: in the run's own folder."""
+    """That folder, or the one for an engine in process, under a path that trainer and servers share; one in
+    memory (`/dev/shm/…`) is fastest. What it holds is deleted. None: in the run's own folder."""
+    weights_address: str | None = None
+    """Where servers meet the first rank for `nccl`: `HOST`, `HOST:PORT` or `:PORT`, an IPv4 address or name
+    of its machine. What isn't given: the address from which it reaches them, and any free port."""
 
 
 class MIReward(Settings):

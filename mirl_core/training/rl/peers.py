@@ -50,10 +50,12 @@ class Peers:
         distributed.all_gather_object(found, value, group=self._group)
         return found
 
-    async def barrier(self, thread: Executor) -> None:
-        """Wait in `thread` until all ranks are here."""
+    async def failures(self, thread: Executor, message: str | None) -> list[str]:
+        """Wait in `thread` until all ranks are here; the messages of those that bring one."""
+        everyone = [message]
         if self.world > 1:
-            await asyncio.get_running_loop().run_in_executor(thread, self.gather, None)
+            everyone = await asyncio.get_running_loop().run_in_executor(thread, self.gather, message)
+        return [one for one in everyone if one is not None]
 
     def any(self, flag: bool) -> bool:
         """Whether it is so on any rank; all ranks must call it. Blocks."""

@@ -67,6 +67,8 @@ def _looks(groups: Sequence[Group], path: Path, field: str, title: str) -> Path 
     names = list(dict.fromkeys(name for _, _, curves in with_field for name in curves))
     if not names:
         return None
+    from matplotlib.ticker import EngFormatter
+
     figure, axes = panels(len(names) * len(_SHOWN_COSTS), width=4.0, height=3.0)
     entries: dict[str, Any] = {}
     for row, name in enumerate(names):
@@ -75,6 +77,8 @@ def _looks(groups: Sequence[Group], path: Path, field: str, title: str) -> Path 
             for place, group, curves in with_field:
                 if name in curves:
                     entries[_entry(group)] = _curve(axis, curves[name], field, cost, _colour(place))
+            # 200 k: six digits a tick run into each other.
+            axis.xaxis.set_major_formatter(EngFormatter())
             _titles(axis, name, COSTS[cost], title)
     return save(figure, path, entries)
 

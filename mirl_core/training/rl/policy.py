@@ -25,6 +25,7 @@ from mirl_core.training.rl.config import OptimizerConfig
 from mirl_core.training.rl.encoding import Batch, Prompts, encode, prompt_inputs, render
 from mirl_core.training.rl.network import LogProbs, checkpoint_layers, repeated_layers
 from mirl_core.training.rl.rows import Row
+from mirl_core.training.rl.streaming import WeightStream
 from mirl_core.types import Conversation
 
 _LOG = logging.getLogger(__name__)
@@ -191,6 +192,17 @@ class Policy:
         if self.settings.lora is not None and weights:
             weights = merge(weights, self.settings.lora)
         return weights
+
+    def stream(self, dtype: torch.dtype | None = None) -> WeightStream:
+        """All weights, one at a time, under the names that the start's file had; for a transfer.
+
+        Args:
+            dtype: of the weights; None: the start's.
+
+        Raises:
+            ConfigError: this model's weights can't go one at a time.
+        """
+        return WeightStream(self.network, self.model, self.settings.lora, dtype or self._start_dtype)
 
     def save_weights(self, folder: Path, dtype: torch.dtype | None = None) -> None:
         """Write weights and model settings in the Hugging Face form, under the names that the start's file

@@ -9,7 +9,7 @@ is tested.
 
 from __future__ import annotations
 
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import torch
 from accelerate import Accelerator
@@ -20,7 +20,9 @@ from torch.distributed.fsdp import MixedPrecisionPolicy, fully_shard
 
 from mirl_core.errors import ConfigError
 from mirl_core.training.rl.network import LogProbs, repeated_layers
-from mirl_core.training.rl.policy import Policy
+
+if TYPE_CHECKING:
+    from mirl_core.training.rl.policy import Policy
 
 T = TypeVar("T")
 

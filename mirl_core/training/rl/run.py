@@ -94,7 +94,14 @@ async def _until_stopped(
 
     for number in (signal.SIGTERM, signal.SIGINT):
         asyncio.get_running_loop().add_signal_handler(number, on, number)
-    return await task
+    finished = await task
+    if not finished and peers.world > 1:
+        # A rank that stopped because another was told to is as little done as that one, and must not look it:
+        # to Kubernetes, a node that exits with 0 is never to be started again.
+        numbers = await asyncio.to_thread(peers.gather, received[0] if received else 0)
+        if not received and any(numbers):
+            received.append(max(numbers))
+    return finished
 
 
 async def train(

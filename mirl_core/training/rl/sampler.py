@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from mirl_core.engines._guard import guarded
 from mirl_core.engines.base import Engine
-from mirl_core.errors import ConfigError
+from mirl_core.errors import ConfigError, EngineError, MIRLError
 from mirl_core.training.rl.checks import model_folder
 from mirl_core.training.rl.config import RLRecipe
 from mirl_core.training.rl.peers import Peers
@@ -83,25 +83,58 @@ async def _in_process(recipe: RLRecipe, peers: Peers, thread: Executor, stack: A
 
 async def _servers(recipe: RLRecipe, peers: Peers, thread: Executor, stack: AsyncExitStack) -> Sampler:
     from mirl_core.engines.remote import RemoteEngine
+    from mirl_core.training.rl.sync_fleet import RemoteTransferSync
     from mirl_core.training.rl.sync_remote import RemoteReloadSync
 
-    urls = [url.strip() for url in recipe.rollout.engine.split(",")]
+    rollout = recipe.rollout
+    if rollout.weights == "nccl":
+        _check_gpu()
+    urls = [url.strip() for url in rollout.engine.split(",")]
     # A key is no setting: recipes are copied into run folders.
     key = os.environ.get("VLLM_API_KEY")
     engine = await RemoteEngine.start(urls, tokenizer=model_folder(recipe), api_key=key)
     stack.push_async_callback(engine.close)
-    sync = RemoteReloadSync(engine, _weights_folder(recipe), first=peers.first)
+    sync: RemoteReloadSync | RemoteTransferSync
+    if rollout.weights == "nccl":
+        sync = RemoteTransferSync(engine, address=rollout.weights_address, first=peers.first, thread=thread)
+    else:
+        sync = RemoteReloadSync(engine, _weights_folder(recipe), first=peers.first)
+    stack.push_async_callback(sync.close)
     try:
         await sync.check()
     except ConfigError as error:
+        if error.param is not None:
+            raise
         raise ConfigError(f"rollout.engine: {error.message}", param="rollout.engine") from error
 
     async def push(policy: Policy, version: int) -> None:
-        await sync.push(_Writer(policy, thread), version)
-        # Ranks but the first come here at once: none may sample before the servers have the weights.
-        await peers.barrier(thread)
+        failed: MIRLError | None = None
+        try:
+            if isinstance(sync, RemoteTransferSync):
+                await sync.push(policy, version)
+            else:
+                await sync.push(_Writer(policy, thread), version)
+        except MIRLError as error:
+            failed = error
+        # Ranks but the first come here at once. None may sample before the servers have the weights, or go on
+        # where they don't: it would wait for ranks that have given up.
+        told = await peers.failures(thread, None if failed is None else failed.message)
+        if failed is not None:
+            raise failed
+        if told:
+            raise EngineError(told[0])
 
     return Sampler(engine, push, own=False)
+
+
+def _check_gpu() -> None:
+    import torch
+
+    if not torch.cuda.is_available():
+        raise ConfigError(
+            "rollout.weights: nccl sends from a GPU, and torch finds none on this machine; use folder",
+            param="rollout.weights",
+        )
 
 
 class _Writer:

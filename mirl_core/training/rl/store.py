@@ -30,7 +30,7 @@ _RECIPE = "recipe.yaml"
 _FINISHED = "finished.json"
 _MAY_CHANGE = ("output", "log", "checkpoint", "assumed_parameters")
 """Keys that change nothing of what is trained."""
-_ENGINE = ("engine", "engine_args")
+_ENGINE = ("engine", "engine_args", "weights", "weights_folder", "weights_address")
 
 
 @contextmanager

@@ -4,6 +4,8 @@
     NCCLSync     GPU to GPU, over vLLM's weight transfer
     IPCSync      on one GPU, by a handle to the trainer's memory
 
+To servers: `sync_remote.py` (by a folder) and `sync_fleet.py` (GPU to GPU).
+
 Whatever the way, vLLM computed two caches with the old weights: KV blocks of prompts and encoder outputs of
 images. Both must go, or sampling and its log-probabilities are of no model at all (vllm#45093, TRL#7198):
 with stale images image-conditioned values are wrong by a nat and text-only ones are right.
@@ -23,11 +25,12 @@ from typing import TYPE_CHECKING, Any, Literal, Protocol, TypeVar
 from mirl_core.errors import ConfigError, EngineError
 
 if TYPE_CHECKING:
-    from torch import Tensor, nn
+    from torch import Tensor, dtype
 
     from mirl_core.engines.vllm import VLLMEngine
+    from mirl_core.training.rl.streaming import WeightStream
 
-__all__ = ["IPCSync", "NCCLSync", "ReloadSync", "WeightSync", "Weights"]
+__all__ = ["IPCSync", "NCCLSync", "ReloadSync", "WeightSync", "Weights", "in_thread", "transfer_source"]
 
 _T = TypeVar("_T")
 
@@ -35,11 +38,12 @@ _T = TypeVar("_T")
 class Weights(Protocol):
     """What a sync asks of the policy."""
 
-    @property
-    def model(self) -> nn.Module: ...
-
     def weights(self) -> dict[str, Tensor]:
         """All weights under transformers' names, whole and on the CPU, adapters merged. All ranks call it."""
+        ...
+
+    def stream(self, dtype: dtype | None = None) -> WeightStream:
+        """The same one at a time, on the trainer's device, under the names of the start's file."""
         ...
 
 
@@ -89,7 +93,7 @@ class ReloadSync:
         client = self._engine.client
         dtype = client.vllm_config.model_config.dtype
         fresh = self._folder / f"weights-{version}"
-        await _in(self._thread, lambda: _write(policy, fresh, dtype))
+        await in_thread(self._thread, lambda: _write(policy, fresh, dtype))
         async with _paused(client, version):
             await client.collective_rpc("reload_weights", kwargs={"weights_path": str(fresh)})
         # Every rank has read the one before: it has come to this push.
@@ -129,7 +133,7 @@ class TransferSync(ABC):
     tested against the installed vLLM.
 
     The engine must have been started with `weight_transfer_config={"backend": …}` (`engine_args`). Each rank
-    sends to an engine of its own; adapters must be merged by `ReloadSync` instead.
+    sends to an engine of its own.
 
     Args:
         engine: this rank's.
@@ -152,6 +156,7 @@ class TransferSync(ABC):
             )
         self._engine = engine
         self._thread = thread
+        self._stream: WeightStream | None = None
         self._sender: Any = None
 
     @classmethod
@@ -167,24 +172,27 @@ class TransferSync(ABC):
         """See `WeightSync.push`."""
         client = self._engine.client
         loop = asyncio.get_running_loop()
+        if self._stream is None:
+            # Before anything is paused: a model may be one whose weights can't go one by one.
+            self._stream = policy.stream(client.vllm_config.model_config.dtype)
+        stream = self._stream
 
         def send() -> None:
             if self._sender is None:
                 from vllm.distributed.weight_transfer import WeightTransferTrainerFactory
 
-                dtype = client.vllm_config.model_config.dtype
                 self._sender = WeightTransferTrainerFactory.trainer_init(
-                    self._info(), client=_Client(client, loop), source=_source(policy.model, dtype)
+                    self._info(), client=_Client(client, loop), source=transfer_source(stream)
                 )
             self._sender.send_weights()
 
         async with _paused(client, version):
-            await _in(self._thread, send)
+            await in_thread(self._thread, send)
 
     async def close(self) -> None:
         """See `WeightSync.close`."""
         if self._sender is not None:
-            await _in(self._thread, self._sender.shutdown)
+            await in_thread(self._thread, self._sender.shutdown)
 
 
 class NCCLSync(TransferSync):
@@ -250,19 +258,18 @@ class _Client:
         asyncio.run_coroutine_threadsafe(call, self._loop).result()
 
 
-def _source(model: nn.Module, dtype: Any) -> Any:
-    """vLLM's source of a module's weights, sharded or not, in the engine's type."""
-    from vllm.distributed.weight_transfer import ModuleSource, ParamMeta
+def transfer_source(stream: WeightStream) -> Any:
+    """vLLM's `WeightSource` of a stream."""
+    from vllm.distributed.weight_transfer import ParamMeta, WeightSource
 
-    class Cast(ModuleSource):  # type: ignore[misc]
+    class Source(WeightSource):  # type: ignore[misc]
         def metadata(self) -> list[Any]:
-            return [ParamMeta(one.name, dtype, one.shape) for one in super().metadata()]
+            return [ParamMeta(*one) for one in stream.metadata()]
 
         def __iter__(self) -> Iterator[tuple[str, Tensor]]:
-            for name, value in super().__iter__():
-                yield name, value.detach().to(dtype)
+            return iter(stream)
 
-    return Cast(model)
+    return Source()
 
 
 @asynccontextmanager
@@ -283,7 +290,7 @@ async def _paused(client: Any, version: int) -> AsyncIterator[None]:
         await client.resume_generation()
 
 
-async def _in(thread: Executor | None, work: Callable[[], _T]) -> _T:
+async def in_thread(thread: Executor | None, work: Callable[[], _T]) -> _T:
     """Run `work` beside the loop; cancelled, it is still waited for."""
     running = asyncio.get_running_loop().run_in_executor(thread, work)
     try:

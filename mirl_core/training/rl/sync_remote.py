@@ -3,8 +3,8 @@
 The servers run with VLLM_SERVER_DEV_MODE=1, which opens vLLM's routes for training to whoever reaches them:
 no key guards them, so keep such servers in a network of their own. What vLLM 0.32 offers over HTTP is used as
 it is: `/pause`, `/collective_rpc` with the worker's `reload_weights`, `/reset_prefix_cache`,
-`/reset_encoder_cache`, `/update_weight_version`, `/resume`. Its transfer over NCCL (`/update_weights`) needs
-the trainer in one process group with the servers, and is not built here.
+`/reset_encoder_cache`, `/update_weight_version`, `/resume`. GPU to GPU, without a folder: `sync_fleet.py`,
+which does the same before and after (`pause`, `renew`).
 """
 
 from __future__ import annotations
@@ -20,7 +20,12 @@ from mirl_core.engines._remote_server import Lost, Server
 from mirl_core.engines.remote import RemoteEngine
 from mirl_core.errors import ConfigError, EngineError, RequestError, ServerError
 
-__all__ = ["RemoteReloadSync"]
+__all__ = ["RemoteReloadSync", "Running", "check_server", "control", "pause", "renew"]
+
+Running = Literal["wait", "keep"]
+"""What becomes of requests that run as weights change: `wait` lets them end on the old weights; `keep` holds
+them and goes on with the new ones (each token's log-probability is then still that of the weights which
+sampled it)."""
 
 SECONDS = 1800.0
 """Longest wait for a server to finish what runs, or to load the weights."""
@@ -41,9 +46,7 @@ class RemoteReloadSync:
         engine: whose servers.
         folder: for the weights; those that are in it are deleted as newer ones are in use.
         served_folder: the same folder as the servers see it, where that is another path.
-        running: what becomes of requests that run meanwhile: `wait` lets them end on the old weights; `keep`
-            holds them and goes on with the new ones (each token's log-probability is then still that of the
-            weights which sampled it).
+        running: what becomes of requests that run meanwhile.
         first: whether this rank tells the servers; the others only take part in writing, and whoever calls
             waits for the first before it samples again.
     """
@@ -54,7 +57,7 @@ class RemoteReloadSync:
         folder: Path,
         *,
         served_folder: PurePath | None = None,
-        running: Literal["wait", "keep"] = "wait",
+        running: Running = "wait",
         first: bool = True,
     ) -> None:
         self._engine = engine
@@ -69,7 +72,7 @@ class RemoteReloadSync:
         Raises:
             ConfigError: one of them was started otherwise.
         """
-        await asyncio.gather(*(_check(server) for server in self._engine.servers if server.up))
+        await asyncio.gather(*(check_server(server) for server in self._engine.servers if server.up))
 
     async def push(self, policy: SavesWeights, version: int) -> None:
         """Have the servers sample with the policy's weights, which are then called `version`.
@@ -107,20 +110,34 @@ class RemoteReloadSync:
         return sorted(self._folder.glob("weights-*"))
 
     async def _update(self, server: Server, path: str, version: str) -> None:
-        await _control(server, "/pause", mode=self._running, clear_cache="false")
+        await pause(server, self._running)
         # A wrong path leaves vLLM without weights: it must never go on from here with what it has then.
-        await _control(
+        await control(
             server, "/collective_rpc", {"method": "reload_weights", "kwargs": {"weights_path": path}}
         )
-        # Both: stale image embeddings would put image-conditioned log-probabilities off by more than a nat.
-        answer = await _control(server, "/reset_prefix_cache", reset_running_requests="true")
-        if not answer["success"]:
-            raise EngineError(f"{server.url} keeps its prefix cache, which is of older weights")
-        await _control(server, "/reset_encoder_cache")
-        await _control(server, "/update_weight_version", {"new_version": version})
-        # Said before it goes on, so that no answer carries a version that nobody knows of.
-        server.version = version
-        await _control(server, "/resume")
+        await renew(server, version)
+
+
+async def pause(server: Server, running: Running) -> None:
+    """Have nothing run on a server until `renew`."""
+    await control(server, "/pause", mode=running, clear_cache="false")
+
+
+async def renew(server: Server, version: str) -> None:
+    """Let a paused server go on with the weights that it has been given, now called `version`.
+
+    Raises:
+        Lost, EngineError: something that old weights computed may be left; it stays paused.
+    """
+    # Both: stale image embeddings would put image-conditioned log-probabilities off by more than a nat.
+    answer = await control(server, "/reset_prefix_cache", reset_running_requests="true")
+    if not answer["success"]:
+        raise EngineError(f"{server.url} keeps its prefix cache, which is of older weights")
+    await control(server, "/reset_encoder_cache")
+    await control(server, "/update_weight_version", {"new_version": version})
+    # Said before it goes on, so that no answer carries a version that nobody knows of.
+    server.version = version
+    await control(server, "/resume")
 
 
 def write_tied_head(folder: Path) -> None:
@@ -150,7 +167,8 @@ def write_tied_head(folder: Path) -> None:
         index.write_text(json.dumps(content))
 
 
-async def _check(server: Server) -> None:
+async def check_server(server: Server) -> None:
+    """Find out whether a server takes weights. Raises ConfigError if it doesn't."""
     try:
         await server.control("GET", "/weight_info")
         await server.control("GET", "/is_paused")
@@ -162,7 +180,12 @@ async def _check(server: Server) -> None:
         raise EngineError(str(error)) from error
 
 
-async def _control(server: Server, path: str, body: dict[str, Any] | None = None, **query: str) -> Any:
+async def control(server: Server, path: str, body: dict[str, Any] | None = None, **query: str) -> Any:
+    """POST one of vLLM's routes for training; its answer.
+
+    Raises:
+        Lost, EngineError: it failed.
+    """
     try:
         return await server.control("POST", path, body, query=query or None, timeout=SECONDS)
     except RequestError as error:

@@ -119,7 +119,7 @@ USED: list[tuple[str, str, str]] = [
     ("vllm.distributed.weight_transfer.base", "WeightTransferUpdateRequest", "update_info"),
     ("vllm.distributed.weight_transfer.base", "TrainerInitInfo", "rank"),
     ("vllm.distributed.weight_transfer.base", "TrainerWeightTransferEngine", "send_weights shutdown"),
-    ("vllm.distributed.weight_transfer.base", "ModuleSource", "metadata __iter__"),
+    ("vllm.distributed.weight_transfer.base", "WeightSource", "metadata __iter__"),
     ("vllm.distributed.weight_transfer.base", "ParamMeta", "name dtype shape"),
     (
         "vllm.distributed.weight_transfer.nccl_engine",
@@ -127,6 +127,20 @@ USED: list[tuple[str, str, str]] = [
         "master_address master_port world_size",
     ),
     ("vllm.distributed.weight_transfer.ipc_engine", "IPCTrainerInitInfo", "packed"),
+    # The same to servers (training/rl/sync_fleet.py).
+    (
+        "vllm.distributed.weight_transfer.nccl_common",
+        "NCCLWeightTransferInitInfo",
+        "master_address master_port rank_offset world_size",
+    ),
+    ("vllm.distributed.weight_transfer.nccl_engine", "NCCLTrainerWeightTransferEngine", "shutdown"),
+    ("vllm.distributed.device_communicators.pynccl", "PyNcclCommunicator", "broadcast destroy"),
+    ("vllm.entrypoints.rl.online.api_router", "init_weight_transfer_engine", "init_info"),
+    ("vllm.entrypoints.rl.online.api_router", "shutdown_weight_transfer_engine", ""),
+    ("vllm.entrypoints.rl.online.api_router", "start_weight_update", ""),
+    ("vllm.entrypoints.rl.online.api_router", "update_weights", "update_info"),
+    ("vllm.entrypoints.rl.online.api_router", "finish_weight_update", ""),
+    ("vllm.entrypoints.serve.dev.server_info.api_router", "show_server_info", "config_format"),
     ("vllm.inputs.engine", "MultiModalInput", "mm_kwargs mm_placeholders"),
     # Logs, traces and the configuration file (mirl_server/cli.py, plugin.py).
     ("vllm.engine.arg_utils", "EngineArgs", "otlp_traces_endpoint log_level"),
@@ -137,6 +151,8 @@ USED: list[tuple[str, str, str]] = [
 
 # (file or folder, text): what has no name in Python's sense.
 WORDS = [
+    ("entrypoints/rl/online/api_router.py", '@router.get("/get_world_size")'),
+    ("distributed/weight_transfer/nccl_engine.py", "engine.model_update_group = open_trainer_endpoint("),
     ("envs.py", '"VLLM_ENABLE_V1_MULTIPROCESSING"'),
     ("envs.py", '"VLLM_CPU_OMP_THREADS_BIND"'),
     ("envs.py", '"VLLM_LOGGING_CONFIG_PATH"'),

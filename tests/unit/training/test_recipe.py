@@ -14,7 +14,7 @@ from mirl_core.errors import ConfigError
 from mirl_core.training.recipe import Recipe, load_recipe
 
 FOLDER = Path(mirl_core.training.__file__).parent / "recipes"
-RECIPES = sorted(path for path in FOLDER.glob("*.yaml") if not path.stem.startswith("rl-"))
+RECIPES = sorted(path for path in FOLDER.glob("*.yaml") if not path.stem.startswith(("rl-", "study-")))
 
 
 @pytest.mark.parametrize("path", RECIPES, ids=lambda p: p.stem)

@@ -22,6 +22,7 @@ from mirl_core.training.rl.config import RLRecipe
 from mirl_core.training.rl.estimate import estimate
 
 RECIPES = sorted((Path(mirl_core.training.__file__).parent / "recipes").glob("rl-*.yaml"))
+NCCL = {"rollout__engine": "http://a:1", "rollout__weights": "nccl"}
 SMALL = {"model": "bundled", "data.sets": ["digits/iid"]}
 
 
@@ -101,6 +102,11 @@ def test_every_field_is_documented() -> None:
         ({"rollout__max_tokens": 128}, "rollout.max_tokens"),
         ({"rollout__engine": "localhost:8000"}, "rollout.engine"),
         ({"rollout__engine": "http://a:1", "rollout__engine_args": {"seed": 1}}, "rollout.engine_args"),
+        ({"rollout__weights": "nccl"}, "rollout.weights"),
+        ({"rollout__weights_address": "a:1", "rollout__engine": "http://a:1"}, "rollout.weights_address"),
+        ({**NCCL, "rollout__weights_folder": "/dev/shm/w"}, "rollout.weights_folder"),
+        ({**NCCL, "rollout__weights_address": "http://a:1"}, "rollout.weights_address"),
+        ({**NCCL, "rollout__weights_address": ""}, "rollout.weights_address"),
         ({"rollout__serial": True, "rollout__asynchronous": True}, "rollout.serial"),
         ({"rollout__serial": True, "rollout__engine": "http://a:1"}, "rollout.serial"),
         ({"planner": "grpo", "rewards__description": "none"}, "rewards.description"),
@@ -135,6 +141,9 @@ def test_what_contradicts_itself_or_the_machine_is_named(
         {"planner": "grpo"},
         {"rollout__asynchronous": True, "model": "Qwen/Qwen2.5-VL-7B-Instruct"},
         {"rollout__gate": "none", "rollout__keep": 20},
+        NCCL,
+        {**NCCL, "rollout__weights_address": "trainer-0.trainer:29500"},
+        {**NCCL, "rollout__weights_address": ":29500"},
     ],
 )
 def test_a_good_recipe_passes(tmp_path: Path, changes: dict[str, Any]) -> None:
@@ -175,6 +184,11 @@ def test_a_package_that_is_not_there_is_named_with_the_remedy(
     with pytest.raises(ConfigError, match=f"pip install {package}") as caught:
         check(recipe(tmp_path, **{key: value}))
     assert caught.value.param == key.replace("__", ".")
+
+
+def test_nccl_takes_vllm_beside_the_trainer(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
+    assert complaint(recipe(tmp_path, **NCCL)) == "rollout.weights"
 
 
 @pytest.mark.parametrize(

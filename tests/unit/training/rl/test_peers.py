@@ -2,8 +2,15 @@
 
 from __future__ import annotations
 
+import asyncio
+import signal
+from concurrent.futures import ThreadPoolExecutor
+from types import SimpleNamespace
+from typing import Any
+
 import pytest
 
+from mirl_core.training.rl import run
 from mirl_core.training.rl.peers import Peers, merged
 
 
@@ -39,3 +46,35 @@ def test_one_process_needs_no_group() -> None:
     assert Peers().gather("x") == ["x"]
     assert Peers().any(True)
     assert not Peers().any(False)
+
+
+async def test_one_process_brings_its_own_failure() -> None:
+    with ThreadPoolExecutor(1) as thread:
+        assert await Peers().failures(thread, None) == []
+        assert await Peers().failures(thread, "no server took the weights") == ["no server took the weights"]
+
+
+@pytest.mark.parametrize(
+    ("finished", "told", "expected"),
+    [
+        (False, [0, signal.SIGTERM], [signal.SIGTERM]),
+        (False, [0, 0], []),
+        (True, [0, signal.SIGTERM], []),
+    ],
+    ids=["another was told to", "time was over", "done"],
+)
+async def test_a_rank_that_stops_because_another_was_told_to_exits_as_that_one(
+    monkeypatch: pytest.MonkeyPatch, finished: bool, told: list[int], expected: list[int]
+) -> None:
+    async def train(*given: Any) -> bool:
+        return finished
+
+    monkeypatch.setattr(run, "train", train)
+    peers: Any = SimpleNamespace(world=2, gather=lambda value: told)
+    received: list[int] = []
+    try:
+        assert await run._until_stopped(None, peers, None, None, received) == finished  # type: ignore[arg-type]
+    finally:
+        for number in (signal.SIGTERM, signal.SIGINT):
+            asyncio.get_running_loop().remove_signal_handler(number)
+    assert received == expected

@@ -89,6 +89,16 @@ def test_sharded_ranks_export_a_whole_model(trained: Path, name: str) -> None:
     assert furthest(policy.weights(), found) == 0
 
 
+@pytest.mark.parametrize("name", list(VARIANTS))
+def test_ranks_gather_weights_one_at_a_time_for_a_transfer(trained: Path, name: str) -> None:
+    found = torch.load(trained / f"{name}.pt", weights_only=True)
+    sent, weights = found["sent"], found["weights"]
+    # A head that is the embedding is sent once.
+    assert weights.keys() - sent.keys() <= {"lm_head.weight"}
+    for key, value in sent.items():
+        assert torch.equal(value, weights[key].to(torch.float64)), key
+
+
 def test_ranks_may_have_fewer_rows_than_updates(trained: Path) -> None:
     one, other = (torch.load(trained / f"updates-{rank}.pt", weights_only=True) for rank in range(2))
     del one["seconds/train"], other["seconds/train"]

@@ -14,8 +14,11 @@ import pytest
 import typer
 import yaml
 
+import mirl_core.training
 from mirl_core.errors import ConfigError
 from mirl_core.training.rl.study import load_plan, run_study
+
+STUDIES = sorted((Path(mirl_core.training.__file__).parent / "recipes").glob("study-*.yaml"))
 
 # Stands for `mirl-train rl`: notes that it was called, and finishes unless told otherwise.
 RUN = """
@@ -132,6 +135,14 @@ def test_sigterm_is_passed_on_and_leaves_no_process(study: Path) -> None:
         assert running.wait(30) == 128 + signal.SIGTERM
     with pytest.raises(ProcessLookupError):
         os.killpg(running.pid, 0)
+
+
+@pytest.mark.parametrize("path", STUDIES, ids=lambda path: path.stem)
+def test_shipped_studies_hold(path: Path, tmp_path: Path) -> None:
+    # No time to run: all recipes are checked, none begins.
+    assert list(run_study(load_plan(path), tmp_path, 0.0)) == [
+        "stopped on time; run the same command again to go on"
+    ]
 
 
 @pytest.mark.parametrize(

@@ -14,6 +14,7 @@ from safetensors.torch import load_file
 from torch import nn
 
 from mirl_core.errors import ConfigError, EngineError
+from mirl_core.training.rl.streaming import WeightStream
 from mirl_core.training.rl.sync import IPCSync, NCCLSync, ReloadSync
 
 
@@ -27,9 +28,20 @@ class Tiny(nn.Module):
         self.head.weight = self.embed.weight
 
 
+class Network(nn.Module):
+    """What a trainer runs, around the model."""
+
+    def __init__(self, model: nn.Module) -> None:
+        super().__init__()
+        self.model = model
+
+
 class Policy:
     def __init__(self) -> None:
         self.model = Tiny()
+
+    def stream(self, dtype: torch.dtype | None = None) -> WeightStream:
+        return WeightStream(Network(self.model), self.model, None, dtype or torch.float32)
 
     def weights(self) -> dict[str, torch.Tensor]:
         return dict(self.model.state_dict())
