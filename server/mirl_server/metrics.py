@@ -8,7 +8,7 @@ from typing import Literal
 
 from prometheus_client import REGISTRY, CollectorRegistry, Counter, Gauge, Histogram
 
-from mirl_core.errors import DeadlineError, MIRLError, RequestError
+from mirl_core.errors import BusyError, DeadlineError, MIRLError, RequestError
 from mirl_core.events import Event, Finished
 from mirl_core.types import Result
 
@@ -88,7 +88,7 @@ class Tracker:
         """Hear that the request failed."""
         self._outcome = (
             "deadline" if isinstance(error, DeadlineError)
-            else "refused" if isinstance(error, RequestError)
+            else "refused" if isinstance(error, RequestError | BusyError)
             else "failed"
         )  # fmt: skip
 
