@@ -5,7 +5,9 @@ their own. `--help` and `--version` don't load vLLM. What is wrong on the comman
 code 2; SIGTERM ends the server with exit code 0.
 
 Defaults that differ from vLLM's, each undone by its flag: the server listens on 127.0.0.1 only (`--host`);
-media are not fetched by URL (`--allowed-media-domains`); no usage reports are sent (VLLM_NO_USAGE_STATS=0);
+media are not fetched by URL (`--allowed-media-domains`); pages of other origins may not ask
+(`--allowed-origins`); headers are bounded (`--h11-max-…`, which vLLM's own parser does not heed); no usage
+reports are sent (VLLM_NO_USAGE_STATS=0);
 without a model it serves the bundled one; on the CPU the engine arguments of `cpu_engine_args`.
 """
 
@@ -15,6 +17,7 @@ import argparse
 import json
 import multiprocessing
 import os
+import secrets
 import signal
 import sys
 from collections.abc import Sequence
@@ -28,6 +31,7 @@ import pydantic
 from mirl_core import __version__
 from mirl_core.config import Limits, MIRLOptions, ModelSettings
 from mirl_core.errors import ConfigError
+from mirl_server.guard_flags import add_guard_flags, read_guard_flags
 from mirl_server.settings import ServerSettings, default_options
 
 PLUGIN = "mirl"
@@ -110,6 +114,7 @@ def own_parser() -> argparse.ArgumentParser:
         "--no-reasoning-content-alias", action="store_true",
         help="send the reasoning as `reasoning` only, not as `reasoning_content` too",
     )  # fmt: skip
+    add_guard_flags(parser)
     return parser
 
 
@@ -120,6 +125,7 @@ def own_settings(own: argparse.Namespace) -> dict[str, Any]:
         "limits": pairs(own.mirl_limit, "--mirl-limit"),
         "calibration": own.mirl_calibration,
         "keep_alive": own.mirl_keep_alive,
+        **read_guard_flags(own, pairs),
     }
     settings = {name: value for name, value in said.items() if value not in (None, {})}
     return {**settings, "reasoning_content": False} if own.no_reasoning_content_alias else settings
@@ -173,6 +179,7 @@ def _serve(arguments: list[str], settings: ServerSettings) -> int:
     cli_env_setup()
     args = parse_vllm(arguments)
     args.mirl = settings
+    close_without_plugin(args, settings)
     try:
         configure_logging_from_args(args)
         validate_parsed_serve_args(args)
@@ -213,9 +220,11 @@ def _run(args: argparse.Namespace) -> None:
     from vllm.entrypoints.launchers.launcher import setup_server
     from vllm.utils.system_utils import decorate_logs
 
+    from mirl_server.http_protocol import http_protocol
+
     async def run() -> None:
         address, listening = setup_server(args, reuse_port=False)
-        await run_server_worker(address, listening, args)
+        await run_server_worker(address, listening, args, http=http_protocol(args.mirl.http))
 
     args.api_server_count = None
     decorate_logs("APIServer", skip_if_decorated=True)
@@ -267,6 +276,21 @@ def parse_vllm(arguments: list[str]) -> argparse.Namespace:
     return args
 
 
+def close_without_plugin(args: argparse.Namespace, settings: ServerSettings) -> None:
+    """Check the keys now, and where there are any let vLLM's own check refuse everybody.
+
+    MIRL's guard takes that check's place as soon as vLLM attaches the plugin. vLLM does not where the model
+    can't generate: such a server is closed then, not open.
+
+    Raises:
+        ConfigError: the key file, or what the environment says, is wrong.
+    """
+    from mirl_server.guard import make_keyring
+
+    if make_keyring(settings.access) and not args.api_key and not os.environ.get("VLLM_API_KEY"):
+        args.api_key = [secrets.token_hex(32)]
+
+
 def _complete_for_cpu(args: argparse.Namespace) -> None:
     """What the CPU backend wants beside flags: the executor that fits the parallelism, and environment."""
     from mirl_core.engines._vllm_args import cpu_engine_args, cpu_environment
@@ -289,6 +313,9 @@ def server_defaults(cpu: bool) -> dict[str, Any]:
         "model": None,
         "host": "127.0.0.1",
         "allowed_media_domains": [NO_DOMAIN],
+        "allowed_origins": [],
+        "h11_max_incomplete_event_size": 65536,
+        "h11_max_header_count": 128,
         "disable_access_log_for_endpoints": "/health,/ready,/metrics",
     }
 

@@ -14,6 +14,7 @@ from pydantic_settings import BaseSettings, SettingsConfigDict
 
 from mirl_core.config import Limits, MIRLOptions, ModelSettings, first_problem
 from mirl_core.errors import ConfigError, RequestError
+from mirl_server.guard_settings import AccessSettings, AdmissionSettings, HTTPSettings
 
 
 class ServerSettings(BaseSettings):
@@ -33,6 +34,12 @@ class ServerSettings(BaseSettings):
     """Send the reasoning as `reasoning_content` too, the name that older clients read."""
     keep_alive: Annotated[float, Field(gt=0)] = 10.0
     """Seconds without a chunk after which a stream carries a comment, so that proxies keep it open."""
+    access: AccessSettings = AccessSettings()
+    """Who may ask, and how much. Environment: `MIRL_ACCESS__KEY_FILE=/run/secrets/keys`."""
+    http: HTTPSettings = HTTPSettings()
+    """What a connection may do. Environment: `MIRL_HTTP__MAX_BODY_BYTES=1000000`."""
+    admission: AdmissionSettings = AdmissionSettings()
+    """How much runs and waits at the same time. Environment: `MIRL_ADMISSION__MAX_QUEUE=64`."""
 
     @classmethod
     def load(cls, **flags: Any) -> ServerSettings:
