@@ -6,15 +6,18 @@ import hashlib
 import re
 import uuid
 from collections.abc import Awaitable, Callable
-from dataclasses import dataclass
+from contextlib import AbstractAsyncContextManager
+from dataclasses import dataclass, field
 from typing import Any
 
 from fastapi import Request, Response
 
 from mirl_core.config import MIRLOptions
 from mirl_core.engines.base import RequestContext
-from mirl_core.errors import EngineDeadError, RequestError
+from mirl_core.errors import DrainingError, EngineDeadError, RequestError
 from mirl_core.pipeline import Pipeline
+from mirl_server.admission import Admission, Kind
+from mirl_server.auth import Caller, caller_of
 from mirl_server.metrics import Metrics
 from mirl_server.requests import DIRECT
 from mirl_server.settings import ServerSettings
@@ -39,6 +42,7 @@ class Service:
     delegate: Delegate
     """Answers a plain chat completion: the backend's own handler."""
     metrics: Metrics
+    admission: Admission = field(default_factory=Admission)
     draining: Callable[[], bool] = lambda: False
     priorities: bool = False
     """Whether the engine schedules by priority."""
@@ -57,6 +61,25 @@ class Service:
             raise RequestError(
                 "priority needs a server that was started with --scheduling-policy priority", param="priority"
             )
+
+    def admit(
+        self,
+        caller: Caller,
+        sequences: int,
+        tokens: int = 0,
+        deadline: float | None = None,
+        kind: Kind = "gated",
+    ) -> AbstractAsyncContextManager[float]:
+        """Wait for the caller's turn, and hold it; see `Admission.admit`.
+
+        Raises:
+            DrainingError: the server is shutting down.
+        """
+        if self.draining():
+            raise DrainingError("the server is shutting down; send the request again", 5)
+        return self.admission.admit(
+            caller.name, sequences, tokens, deadline, kind=kind, weight=caller.limits.weight
+        )
 
     def backend_name(self, asked: str) -> str:
         """The name that the backend knows: without `:direct`, unless a model is really called so."""
@@ -80,7 +103,7 @@ def request_context(
     unique = uuid.uuid4().hex
     return RequestContext(
         request_id=f"{given}-{unique[:8]}" if _REQUEST_ID.fullmatch(given) else unique,
-        cache_salt=cache_salt(request.headers.get("authorization"), own_salt),
+        cache_salt=cache_salt(caller_of(request).tenant, own_salt),
         priority=priority,
         trace_headers=tuple(
             (name, value) for name in ("traceparent", "tracestate") if (value := request.headers.get(name))
@@ -88,14 +111,14 @@ def request_context(
     )
 
 
-def cache_salt(authorization: str | None, own: str | None) -> str | None:
+def cache_salt(tenant: str | None, own: str | None) -> str | None:
     """The tenant's salt in the prefix cache, so that timing tells nobody what others asked.
 
-    A hash of the presented API key, together with the request's own salt if it has one; without a key the
-    request's own.
+    A hash of the caller's `tenant`, which is a digest of the key and as secret, together with the request's
+    own salt if it has one; without a key the request's own.
     """
-    if not authorization:
+    if not tenant:
         return own
-    tenant = hashlib.blake2b(authorization.encode(), digest_size=24, person=b"mirl cache salt")
-    tenant.update(b"\0" + (own or "").encode())
-    return tenant.hexdigest()
+    salt = hashlib.blake2b(tenant.encode(), digest_size=24, person=b"mirl cache salt")
+    salt.update(b"\0" + (own or "").encode())
+    return salt.hexdigest()

@@ -20,6 +20,7 @@ from starlette.requests import ClientDisconnect
 from mirl_core.engines.base import RequestContext
 from mirl_core.errors import MIRLError, RequestError
 from mirl_core.events import Event, Finished
+from mirl_server.auth import caller_of
 from mirl_server.protocol import Answer, error_response, error_status
 from mirl_server.requests import (
     ChatRequest,
@@ -31,7 +32,8 @@ from mirl_server.requests import (
 )
 from mirl_server.service import Service, cache_salt, request_context, service_of
 from mirl_server.settings import request_options
-from mirl_server.streaming import ClientGone, Events, EventStream, stream, unless_gone
+from mirl_server.streaming import ClientGone, Events, EventStream, HeldResponse, stream, unless_gone
+from mirl_server.work import run_admitted
 
 logger = logging.getLogger(__name__)
 router = APIRouter()
@@ -43,7 +45,10 @@ _ERRORS: dict[int | str, dict[str, Any]] = {
     for status, text in {
         400: "A field or an image is wrong; error.param names it",
         404: "The model is not served",
+        401: "The API key is missing or unknown",
+        408: "The body did not arrive in time",
         413: "An image or the request is over the operator's limit",
+        429: "The key's limits are used up, or there is no room; Retry-After says when to try again",
         500: "The engine failed on this request",
         503: "The engine is gone, or the server is shutting down",
         504: "mirl.timeout passed with nothing to return",
@@ -90,7 +95,7 @@ async def _gated(service: Service, request: Request, body: dict[str, Any]) -> Re
                 include_usage=service.force_usage
                 or bool(asked.stream_options and asked.stream_options.include_usage),
             )
-            events = Events(await _start(service, asked, context))
+            events = Events(await _start(service, request, asked, context))
             closing.push_async_callback(events.close)
             if not asked.stream:
                 last = cast("Finished", await unless_gone(request.receive, events.last()))
@@ -114,15 +119,17 @@ async def _gated(service: Service, request: Request, body: dict[str, Any]) -> Re
 
 
 async def _start(
-    service: Service, asked: ChatRequest, context: RequestContext
+    service: Service, request: Request, asked: ChatRequest, context: RequestContext
 ) -> AsyncGenerator[Event, None]:
-    """Check the request, decode its images, and set the pipeline to it."""
+    """Check the request, decode its images, and set the pipeline to it, to start at its turn."""
+    caller = caller_of(request)
     pipeline = service.engine_pipeline()
     service.check_priority(asked.priority)
     options = request_options(asked.mirl, service.options, service.settings.limits)
     sampling = asked.sampling(pipeline.settings.temperature, pipeline.engine.max_model_len)
+    service.admission.check_queue(caller.name, "gated")
     conversation = await read_conversation(asked, service.settings.limits)
-    return pipeline.run(conversation, options, sampling, context)
+    return run_admitted(service, caller, conversation, options, sampling, context)
 
 
 async def _plain(service: Service, request: Request, body: dict[str, Any]) -> Response:
@@ -140,11 +147,26 @@ async def _plain(service: Service, request: Request, body: dict[str, Any]) -> Re
         body["model"] = name
     own_salt = body.get("cache_salt")
     if own_salt is None or isinstance(own_salt, str):
-        salt = cache_salt(request.headers.get("authorization"), own_salt)
+        salt = cache_salt(caller_of(request).tenant, own_salt)
         if salt is not None:
             body["cache_salt"] = salt
-    response = await service.delegate(body, request)
-    return _renamed(response, str(asked)) if asked != name else response
+    return await _delegate(service, request, body, str(asked) if asked != name else None)
+
+
+async def _delegate(service: Service, request: Request, body: dict[str, Any], alias: str | None) -> Response:
+    """The backend's answer, at the request's turn, with `alias` for a model; a stream holds its turn."""
+    n = body.get("n")
+    sequences = n if isinstance(n, int) else 1
+    async with AsyncExitStack() as closing:
+        turn = closing.enter_async_context(service.admit(caller_of(request), sequences, kind="plain"))
+        # A task that watches for the client costs time, and without a wait there is nothing to watch.
+        await (turn if service.admission.has_room(sequences, "plain") else unless_gone(request.receive, turn))
+        response = await service.delegate(body, request)
+        if alias is not None:
+            response = _renamed(response, alias)
+        if isinstance(response, StreamingResponse):
+            return HeldResponse(response, closing.pop_all().aclose)
+        return response
 
 
 def _renamed(response: Response, model: str) -> Response:
