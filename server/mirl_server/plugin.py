@@ -16,6 +16,7 @@ from fastapi import FastAPI, Request, Response
 from fastapi.exceptions import RequestValidationError
 from pydantic import ValidationError
 from starlette.datastructures import State
+from vllm import envs
 from vllm.engine.protocol import EngineClient
 from vllm.entrypoints.openai.chat_completion.api_router import create_chat_completion
 from vllm.entrypoints.openai.chat_completion.protocol import ChatCompletionRequest
@@ -27,6 +28,8 @@ from mirl_core.config import ModelSettings
 from mirl_core.engines.vllm import VLLMEngine
 from mirl_core.errors import ConfigError
 from mirl_core.pipeline import Pipeline
+from mirl_server.admission import SEQUENCES, Admission
+from mirl_server.guard import guard
 from mirl_server.media import read_references
 from mirl_server.metrics import process_metrics
 from mirl_server.routes import make_router
@@ -36,6 +39,8 @@ from mirl_server.vllm_names import resolve_default_chat_template_kwargs
 
 logger = logging.getLogger(__name__)
 
+LOOPBACK = ("127.0.0.1", "localhost", "::1")
+
 
 class MIRLPlugin:
     """MIRL on a vLLM server."""
@@ -44,13 +49,15 @@ class MIRLPlugin:
     required_tasks = ("generate",)
 
     def attach_router(self, app: FastAPI) -> None:
-        """Put MIRL's routes on the app; they replace vLLM's of the same path and method."""
+        """MIRL's routes, in place of vLLM's of the same path and method; and the guard before every route."""
+        args: Namespace = app.state.args
+        app.state.mirl_guard = guard(app, _settings(args), _take_keys(args))
         app.include_router(make_router())
 
     async def init_state(self, engine_client: EngineClient | None, state: State, args: Namespace) -> None:
         """Build the service that the routes use, once the engine runs."""
         _share_logging()
-        settings = getattr(args, "mirl", None) or ServerSettings.load()
+        settings = _settings(args)
         if args.sse_keep_alive_interval:
             settings = settings.model_copy(update={"keep_alive": float(args.sse_keep_alive_interval)})
         names = tuple(args.served_model_name or [args.model])
@@ -70,12 +77,40 @@ class MIRLPlugin:
             cards=lambda: _cards(state),
             delegate=delegate,
             metrics=process_metrics(),
+            admission=Admission(settings.admission, _sequences(engine_client, args)),
             priorities=args.scheduling_policy == "priority",
             force_usage=args.enable_force_include_usage,
             # vLLM's launcher puts its server there, after the plugins are set up.
             draining=lambda: bool(getattr(getattr(state, "server", None), "should_exit", False)),
         )
+        if not state.mirl_guard.keyring and args.host not in LOOPBACK and not args.uds:
+            logger.warning("no API keys: whoever reaches the port may use the model (--api-key-file)")
         logger.info("MIRL gates %s; the same model without the gate is %s:direct", names[0], names[0])
+
+
+def _settings(args: Namespace) -> ServerSettings:
+    settings: ServerSettings = getattr(args, "mirl", None) or ServerSettings.load()
+    return settings
+
+
+def _take_keys(args: Namespace) -> list[str]:
+    """vLLM's own API keys, which the guard checks from here on.
+
+    vLLM adds its check after the plugins, and would refuse the keys that it does not know; with no key but an
+    empty one it adds none.
+    """
+    keys = [key for key in (args.api_key or [envs.VLLM_API_KEY]) if key]
+    args.api_key = [""]
+    return keys
+
+
+def _sequences(client: EngineClient | None, args: Namespace) -> int:
+    """This process's share of twice the sequences that the engine runs at a time."""
+    if client is None:
+        return SEQUENCES
+    ranks = client.vllm_config.parallel_config.data_parallel_size
+    most = client.vllm_config.scheduler_config.max_num_seqs * ranks
+    return max(2, 2 * most // max(1, getattr(args, "api_server_count", None) or 1))
 
 
 async def delegate(body: dict[str, Any], request: Request) -> Response:
