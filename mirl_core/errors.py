@@ -5,7 +5,12 @@
     ├── RequestError              the caller's request is wrong (HTTP 400)
     │   ├── ImageError            an image can't be read, or is of a kind that isn't accepted (HTTP 400)
     │   ├── ModelNotFoundError    the request names a model that isn't served (HTTP 404)
-    │   └── RequestTooLargeError  body, image or fan-out is over the operator's limit (HTTP 413)
+    │   ├── RequestTooLargeError  body, image or fan-out is over the operator's limit (HTTP 413)
+    │   └── BodyTimeoutError      the body didn't arrive in time (HTTP 408)
+    ├── AuthenticationError       the API key is missing or unknown (HTTP 401)
+    ├── BusyError                 there is no room for the request now; it may be sent again (HTTP 429)
+    │   ├── RateLimitError        the key's own limits are used up (HTTP 429)
+    │   └── DrainingError         the server is shutting down (HTTP 503)
     ├── EngineError               the engine failed on this request (HTTP 500)
     │   ├── EngineDeadError       the engine is gone; nothing can be generated any more (HTTP 503)
     │   └── ServerError           a server that the engine asks failed (HTTP 502)
@@ -18,13 +23,18 @@
 from __future__ import annotations
 
 __all__ = [
+    "AuthenticationError",
+    "BodyTimeoutError",
+    "BusyError",
     "ConfigError",
     "DeadlineError",
+    "DrainingError",
     "EngineDeadError",
     "EngineError",
     "ImageError",
     "MIRLError",
     "ModelNotFoundError",
+    "RateLimitError",
     "RequestError",
     "RequestTooLargeError",
     "ServerError",
@@ -64,6 +74,34 @@ class ModelNotFoundError(RequestError):
 
 class RequestTooLargeError(RequestError):
     """Body, image or fan-out is over the operator's limit."""
+
+
+class BodyTimeoutError(RequestError):
+    """The request's body didn't arrive in time."""
+
+
+class AuthenticationError(MIRLError):
+    """The API key is missing or unknown."""
+
+
+class BusyError(MIRLError):
+    """There is no room for the request now; the same request may be sent again.
+
+    Args:
+        retry_after: seconds until that is worth a try.
+    """
+
+    def __init__(self, message: str, retry_after: float | None = None, *, param: str | None = None) -> None:
+        super().__init__(message, param=param)
+        self.retry_after = retry_after
+
+
+class RateLimitError(BusyError):
+    """The key's own limits are used up."""
+
+
+class DrainingError(BusyError):
+    """The server is shutting down."""
 
 
 class EngineError(MIRLError):

@@ -7,8 +7,10 @@ code 2; SIGTERM ends the server with exit code 0.
 Defaults that differ from vLLM's, each undone by its flag: the server listens on 127.0.0.1 only (`--host`);
 nothing is fetched by URL (`--allow-image-host` for images in chat completions, `--allowed-media-domains` for
 what vLLM's own endpoints fetch); requests are logged by MIRL, not by uvicorn
-(`--no-disable-uvicorn-access-log`); no usage reports are sent (VLLM_NO_USAGE_STATS=0); without a model it
-serves the bundled one; on the CPU the engine arguments of `cpu_engine_args`.
+(`--no-disable-uvicorn-access-log`); pages of other origins may not ask (`--allowed-origins`); headers are
+bounded (`--h11-max-…`, which vLLM's own parser does not heed); no usage reports are sent
+(VLLM_NO_USAGE_STATS=0); without a model it serves the bundled one; on the CPU the engine arguments of
+`cpu_engine_args`.
 """
 
 from __future__ import annotations
@@ -17,6 +19,7 @@ import argparse
 import json
 import multiprocessing
 import os
+import secrets
 import signal
 import sys
 from collections.abc import Sequence
@@ -30,6 +33,7 @@ import pydantic
 from mirl_core import __version__
 from mirl_core.config import Limits, MIRLOptions, ModelSettings
 from mirl_core.errors import ConfigError
+from mirl_server.guard_flags import add_guard_flags, read_guard_flags
 from mirl_server.logs import CONFIG
 from mirl_server.media.rules import ImageFetching
 from mirl_server.settings import ServerSettings, default_options
@@ -139,6 +143,7 @@ def own_parser() -> argparse.ArgumentParser:
         help="send the reasoning as `reasoning` only, not as `reasoning_content` too",
     )  # fmt: skip
     _add_image_flags(parser)
+    add_guard_flags(parser)
     return parser
 
 
@@ -184,6 +189,7 @@ def own_settings(own: argparse.Namespace) -> dict[str, Any]:
         "calibration": own.mirl_calibration,
         "keep_alive": own.mirl_keep_alive,
         "images": image_settings(own),
+        **read_guard_flags(own, pairs),
     }
     settings = {name: value for name, value in said.items() if value not in (None, {})}
     if own.no_reasoning_content_alias:
@@ -244,6 +250,7 @@ def _serve(arguments: list[str], settings: ServerSettings) -> int:
     args.mirl = settings
     if args.log_level:
         os.environ["VLLM_LOGGING_LEVEL"] = args.log_level  # read by logging.json, and by other processes
+    close_without_plugin(args, settings)
     try:
         configure_logging_from_args(args)
         validate_parsed_serve_args(args)
@@ -311,9 +318,11 @@ def _run(args: argparse.Namespace) -> None:
     from vllm.entrypoints.launchers.launcher import setup_server
     from vllm.utils.system_utils import decorate_logs
 
+    from mirl_server.http_protocol import http_protocol
+
     async def run() -> None:
         address, listening = setup_server(args, reuse_port=False)
-        await run_server_worker(address, listening, args)
+        await run_server_worker(address, listening, args, http=http_protocol(args.mirl.http))
 
     args.api_server_count = None
     decorate_logs("APIServer", skip_if_decorated=True)
@@ -373,6 +382,21 @@ def parse_vllm(arguments: list[str]) -> argparse.Namespace:
     return args
 
 
+def close_without_plugin(args: argparse.Namespace, settings: ServerSettings) -> None:
+    """Check the keys now, and where there are any let vLLM's own check refuse everybody.
+
+    MIRL's guard takes that check's place as soon as vLLM attaches the plugin. vLLM does not where the model
+    can't generate: such a server is closed then, not open.
+
+    Raises:
+        ConfigError: the key file, or what the environment says, is wrong.
+    """
+    from mirl_server.guard import make_keyring
+
+    if make_keyring(settings.access) and not args.api_key and not os.environ.get("VLLM_API_KEY"):
+        args.api_key = [secrets.token_hex(32)]
+
+
 def _complete_for_cpu(args: argparse.Namespace) -> None:
     """What the CPU backend wants beside flags: the executor that fits the parallelism, and environment."""
     from mirl_core.engines._vllm_args import cpu_engine_args, cpu_environment
@@ -396,6 +420,9 @@ def server_defaults(cpu: bool) -> dict[str, Any]:
         "host": "127.0.0.1",
         "allowed_media_domains": [NO_DOMAIN],
         "disable_uvicorn_access_log": True,  # MIRL has a line for each request
+        "allowed_origins": [],
+        "h11_max_incomplete_event_size": 65536,
+        "h11_max_header_count": 128,
         "disable_access_log_for_endpoints": "/health,/ready,/metrics",
     }
 

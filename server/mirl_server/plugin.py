@@ -17,6 +17,7 @@ from fastapi import FastAPI, Request, Response
 from fastapi.exceptions import RequestValidationError
 from pydantic import BaseModel, ValidationError
 from starlette.datastructures import State
+from vllm import envs
 from vllm.engine.protocol import EngineClient
 from vllm.entrypoints.anthropic.api_router import create_messages
 from vllm.entrypoints.anthropic.protocol import AnthropicMessagesRequest
@@ -32,6 +33,8 @@ from mirl_core.config import ModelSettings
 from mirl_core.engines.vllm import VLLMEngine
 from mirl_core.errors import ConfigError
 from mirl_core.pipeline import Pipeline
+from mirl_server.admission import SEQUENCES, Admission
+from mirl_server.guard import guard, watch_load
 from mirl_server.logs import share_handlers
 from mirl_server.media.decoding import read_references
 from mirl_server.media.images import Images
@@ -49,6 +52,8 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 
+LOOPBACK = ("127.0.0.1", "localhost", "::1")
+
 
 class MIRLPlugin:
     """MIRL on a vLLM server."""
@@ -57,13 +62,15 @@ class MIRLPlugin:
     required_tasks = ("generate",)
 
     def attach_router(self, app: FastAPI) -> None:
-        """Put MIRL's routes on the app; they replace vLLM's of the same path and method."""
+        """MIRL's routes, in place of vLLM's of the same path and method; and the guard before every route."""
+        args: Namespace = app.state.args
+        app.state.mirl_guard = guard(app, _settings(args), _take_keys(args))
         app.include_router(make_router())
         self._app = app
 
     async def init_state(self, engine_client: EngineClient | None, state: State, args: Namespace) -> None:
         """Build the service that the routes use, once the engine runs."""
-        settings = getattr(args, "mirl", None) or ServerSettings.load()
+        settings = _settings(args)
         share_handlers(settings.log)
         if args.sse_keep_alive_interval:
             settings = settings.model_copy(update={"keep_alive": float(args.sse_keep_alive_interval)})
@@ -88,6 +95,8 @@ class MIRLPlugin:
             return "dead" if dead else "draining" if draining() else "ready"
 
         metrics.watch_engine(engine_state)
+        admission = Admission(settings.admission, _sequences(engine_client, args))
+        watch_load(metrics, admission, state.mirl_guard.quotas)
         state.mirl = Service(
             pipeline=pipeline,
             options=default_options(model, settings),
@@ -97,6 +106,7 @@ class MIRLPlugin:
             delegate=delegate,
             handlers={"responses": delegate_responses, "messages": delegate_messages},
             metrics=metrics,
+            admission=admission,
             images=Images.of(settings.limits, settings.images, metrics.time_images),
             tracing=_tracing(args),
             tool_parser=tool_parser,
@@ -112,7 +122,35 @@ class MIRLPlugin:
             quiet=[path.strip() for path in (args.disable_access_log_for_endpoints or "").split(",")],
             ended=metrics.refresh,
         )
+        if not state.mirl_guard.keyring and args.host not in LOOPBACK and not args.uds:
+            logger.warning("no API keys: whoever reaches the port may use the model (--api-key-file)")
         logger.info("MIRL gates %s; the same model without the gate is %s:direct", names[0], names[0])
+
+
+def _settings(args: Namespace) -> ServerSettings:
+    settings: ServerSettings = getattr(args, "mirl", None) or ServerSettings.load()
+    return settings
+
+
+def _take_keys(args: Namespace) -> list[str]:
+    """vLLM's own API keys, which the guard checks from here on.
+
+    vLLM adds its check after the plugins, and would refuse the keys that it does not know; with no key but an
+    empty one it adds none.
+    """
+    keys = [key for key in (args.api_key or [envs.VLLM_API_KEY]) if key]
+    args.api_key = [""]
+    return keys
+
+
+def _sequences(client: EngineClient | None, args: Namespace) -> int:
+    """This process's share of twice the sequences that the engine runs at a time."""
+    if client is None:
+        return SEQUENCES
+    ranks = client.vllm_config.parallel_config.data_parallel_size
+    most = int(client.vllm_config.scheduler_config.max_num_seqs * ranks)
+    servers = int(getattr(args, "api_server_count", None) or 1)
+    return max(2, 2 * most // max(1, servers))
 
 
 async def delegate(body: dict[str, Any], request: Request) -> Response:

@@ -5,6 +5,7 @@ A failure never comes as a 200: every leaf of `mirl_core.errors` has a status he
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -14,13 +15,18 @@ from fastapi.responses import JSONResponse
 
 from mirl_core.config import MIRLOptions
 from mirl_core.errors import (
+    AuthenticationError,
+    BodyTimeoutError,
+    BusyError,
     ConfigError,
     DeadlineError,
+    DrainingError,
     EngineDeadError,
     EngineError,
     ImageError,
     MIRLError,
     ModelNotFoundError,
+    RateLimitError,
     RequestError,
     RequestTooLargeError,
     ServerError,
@@ -38,6 +44,11 @@ STATUSES: Mapping[type[MIRLError], tuple[int, str, str | None]] = {
     ImageError: (400, "invalid_request_error", "invalid_image"),
     ModelNotFoundError: (404, "invalid_request_error", "model_not_found"),
     RequestTooLargeError: (413, "invalid_request_error", "request_too_large"),
+    BodyTimeoutError: (408, "timeout_error", "request_timeout"),
+    AuthenticationError: (401, "invalid_request_error", "invalid_api_key"),
+    BusyError: (429, "rate_limit_error", "overloaded"),
+    RateLimitError: (429, "rate_limit_error", "rate_limit_exceeded"),
+    DrainingError: (503, "server_error", "draining"),
     ConfigError: (500, "server_error", "misconfigured"),
     EngineError: (500, "server_error", "engine_error"),
     EngineDeadError: (503, "server_error", "engine_dead"),
@@ -61,9 +72,16 @@ def error_body(error: MIRLError) -> Json:
 
 def error_response(error: MIRLError) -> JSONResponse:
     """The response that a failed request gets."""
-    # A 503 here means a restart of the engine: by then a client may try again.
-    headers = {"Retry-After": "5"} if error_status(error) == 503 else None
-    return JSONResponse(error_body(error), error_status(error), headers)
+    status = error_status(error)
+    headers: dict[str, str] = {}
+    if isinstance(error, BusyError) and error.retry_after is not None:
+        headers["Retry-After"] = str(max(1, math.ceil(error.retry_after)))
+    elif status == 503:
+        # It means a restart of the engine, or of the server: by then a client may try again.
+        headers["Retry-After"] = "5"
+    elif isinstance(error, AuthenticationError):
+        headers["WWW-Authenticate"] = "Bearer"
+    return JSONResponse(error_body(error), status, headers)
 
 
 @dataclass(frozen=True, slots=True)

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import hashlib
 import uuid
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
+from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
@@ -12,8 +13,10 @@ from fastapi import Request, Response
 
 from mirl_core.config import MIRLOptions
 from mirl_core.engines.base import RequestContext
-from mirl_core.errors import EngineDeadError, RequestError
+from mirl_core.errors import DrainingError, EngineDeadError, RequestError
 from mirl_core.pipeline import Pipeline
+from mirl_server.admission import Admission, Kind
+from mirl_server.auth import Caller, caller_of
 from mirl_server.logs import sane_id
 from mirl_server.media.images import Images
 from mirl_server.metrics import Metrics
@@ -47,6 +50,8 @@ class Service:
     """Reads the images of requests."""
     tracing: Tracing | None = None
     """Where spans go; None: nowhere."""
+    admission: Admission = field(default_factory=Admission)
+    """Whose turn it is."""
     draining: Callable[[], bool] = lambda: False
     max_top_logprobs: int = MAX_TOP_LOGPROBS
     """How many likeliest tokens the engine tells at a position."""
@@ -71,6 +76,30 @@ class Service:
             raise RequestError(
                 "priority needs a server that was started with --scheduling-policy priority", param="priority"
             )
+
+    @asynccontextmanager
+    async def admit(
+        self,
+        caller: Caller,
+        sequences: int,
+        tokens: int = 0,
+        deadline: float | None = None,
+        kind: Kind = "gated",
+    ) -> AsyncIterator[float]:
+        """Wait for the caller's turn, and hold it to the end of the context; see `Admission.admit`.
+
+        Raises:
+            BusyError: as there.
+            DrainingError: the server is shutting down.
+        """
+        if self.draining():
+            raise DrainingError("the server is shutting down; send the request again", 5)
+        name, weight = caller.name, caller.limits.weight
+        async with self.admission.admit(
+            name, sequences, tokens, deadline, kind=kind, weight=weight
+        ) as waited:
+            self.metrics.queue_seconds.observe(waited)
+            yield waited
 
     def check_top_logprobs(self, top: int | None) -> None:
         """RequestError where a request asks for more likeliest tokens than the engine tells."""
@@ -112,7 +141,7 @@ def request_context(
     unique = uuid.uuid4().hex
     return RequestContext(
         request_id=f"{given}-{unique[:8]}" if given else getattr(request.state, "request_id", unique),
-        cache_salt=cache_salt(request.headers.get("authorization"), own_salt),
+        cache_salt=cache_salt(caller_of(request).tenant, own_salt),
         priority=priority,
         trace_headers=tuple(
             (name, value) for name in ("traceparent", "tracestate") if (value := request.headers.get(name))
@@ -120,14 +149,14 @@ def request_context(
     )
 
 
-def cache_salt(authorization: str | None, own: str | None) -> str | None:
+def cache_salt(tenant: str | None, own: str | None) -> str | None:
     """The tenant's salt in the prefix cache, so that timing tells nobody what others asked.
 
-    A hash of the presented API key, together with the request's own salt if it has one; without a key the
-    request's own.
+    A hash of the caller's `tenant`, which is a digest of the key and as secret, together with the request's
+    own salt if it has one; without a key the request's own.
     """
-    if not authorization:
+    if not tenant:
         return own
-    tenant = hashlib.blake2b(authorization.encode(), digest_size=24, person=b"mirl cache salt")
-    tenant.update(b"\0" + (own or "").encode())
-    return tenant.hexdigest()
+    salt = hashlib.blake2b(tenant.encode(), digest_size=24, person=b"mirl cache salt")
+    salt.update(b"\0" + (own or "").encode())
+    return salt.hexdigest()

@@ -15,6 +15,7 @@ from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, Settings
 
 from mirl_core.config import Limits, MIRLOptions, ModelSettings
 from mirl_core.errors import ConfigError, RequestError
+from mirl_server.guard_settings import AccessSettings, AdmissionSettings, HTTPSettings
 from mirl_server.logs import LogSettings
 from mirl_server.media.rules import ImageFetching
 from mirl_server.settings_files import FileSource, one_cause, problem
@@ -41,6 +42,12 @@ class ServerSettings(BaseSettings):
     """Images by http(s) URL. Environment: `MIRL_IMAGES__ALLOW_HOSTS=example.com,*.example.org`."""
     keep_alive: Annotated[float, Field(gt=0)] = 10.0
     """Seconds without a chunk after which a stream carries a comment, so that proxies keep it open."""
+    access: AccessSettings = AccessSettings()
+    """Who may ask, and how much. Environment: `MIRL_ACCESS__KEY_FILE=/run/secrets/keys`."""
+    http: HTTPSettings = HTTPSettings()
+    """What a connection may do. Environment: `MIRL_HTTP__MAX_BODY_BYTES=1000000`."""
+    admission: AdmissionSettings = AdmissionSettings()
+    """How much runs and waits at the same time. Environment: `MIRL_ADMISSION__MAX_QUEUE=64`."""
 
     log: LogSettings = LogSettings()
     """What is logged, and how."""

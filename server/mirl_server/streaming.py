@@ -157,6 +157,21 @@ class EventStream(Response):
         await send({"type": "http.response.body", "body": b"", "more_body": False})
 
 
+class HeldResponse(Response):
+    """Another response; `close` runs whichever way it ends."""
+
+    def __init__(self, inner: Response, close: Callable[[], Awaitable[None]]) -> None:
+        super().__init__(status_code=inner.status_code)
+        self._inner = inner
+        self._close = close
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        try:
+            await self._inner(scope, receive, send)
+        finally:
+            await self._close()
+
+
 async def stream(
     first: Told,
     events: Events[Told],

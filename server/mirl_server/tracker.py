@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 
 from mirl_core.config import MIRLOptions
-from mirl_core.errors import DeadlineError, MIRLError, RequestError
+from mirl_core.errors import BusyError, DeadlineError, MIRLError, RequestError
 from mirl_core.events import ChainDone, Decided, Described, Event, FellBack, Finished, Gated, Started
 from mirl_core.types import Chain, Description, Result
 from mirl_server.choices import Results
@@ -53,7 +53,7 @@ class Tracker:
         """Hear that the request failed."""
         self.outcome = (
             "deadline" if isinstance(error, DeadlineError)
-            else "refused" if isinstance(error, RequestError)
+            else "refused" if isinstance(error, RequestError | BusyError)
             else "failed"
         )  # fmt: skip
 

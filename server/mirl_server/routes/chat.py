@@ -10,7 +10,7 @@ from __future__ import annotations
 import json
 import logging
 import re
-from collections.abc import AsyncGenerator, AsyncIterable, Iterable
+from collections.abc import AsyncGenerator, AsyncIterable, Awaitable, Callable, Iterable
 from contextlib import AsyncExitStack
 from typing import Any
 
@@ -21,10 +21,10 @@ from starlette.requests import ClientDisconnect
 from mirl_core.config import MIRLOptions
 from mirl_core.engines.base import RequestContext
 from mirl_core.errors import EngineError, MIRLError, RequestError
-from mirl_server import choices
 from mirl_server.apis.base import Api
 from mirl_server.apis.chat import ChatApi
-from mirl_server.choices import Results, Told
+from mirl_server.auth import caller_of
+from mirl_server.choices import Results, Told, check_count
 from mirl_server.effort import options_for
 from mirl_server.formats import read_format
 from mirl_server.logs import note, trail
@@ -33,8 +33,9 @@ from mirl_server.protocol import error_status
 from mirl_server.requests import ChatRequest, read_body, read_conversation, request_schema
 from mirl_server.service import Service, cache_salt, request_context, service_of
 from mirl_server.settings import request_options
-from mirl_server.streaming import ClientGone, Events, EventStream, stream, unless_gone
+from mirl_server.streaming import ClientGone, Events, EventStream, HeldResponse, stream, unless_gone
 from mirl_server.tools import read_tools
+from mirl_server.work import run_admitted
 
 logger = logging.getLogger(__name__)
 router = APIRouter()
@@ -44,7 +45,10 @@ ERRORS: dict[int | str, dict[str, Any]] = {
     for status, text in {
         400: "A field or an image is wrong; error.param names it",
         404: "The model is not served",
+        401: "The API key is missing or unknown",
+        408: "The body did not arrive in time",
         413: "An image or the request is over the operator's limit",
+        429: "The key's limits are used up, or there is no room; Retry-After says when to try again",
         500: "The engine failed on this request",
         503: "The engine is gone, or the server is shutting down",
         504: "mirl.timeout passed with nothing to return",
@@ -91,7 +95,8 @@ async def _gated(service: Service, request: Request, api: Api) -> Response:
             context = request_context(request, asked.request_id, asked.cache_salt, asked.priority or 0)
             options = options_of(service, asked)
             voice = api.voice(service, asked, options, context)
-            source = await unless_gone(request.receive, start(service, asked, options, context, watch))
+            started = start(service, request, asked, options, context, watch)
+            source = await unless_gone(request.receive, started)
             events = Events(watch.events(source))
             closing.push_async_callback(events.close)
             if not asked.stream:
@@ -131,13 +136,19 @@ def options_of(service: Service, asked: ChatRequest) -> MIRLOptions:
 
 
 async def start(
-    service: Service, asked: ChatRequest, options: MIRLOptions, context: RequestContext, watch: Watch
+    service: Service,
+    request: Request,
+    asked: ChatRequest,
+    options: MIRLOptions,
+    context: RequestContext,
+    watch: Watch,
 ) -> AsyncGenerator[Told, None]:
-    """Check the request, fetch and decode its images, and set the pipeline to it."""
+    """Check the request, fetch and decode its images, and set the pipeline to it, to start at its turn."""
+    caller = caller_of(request)
     pipeline = service.engine_pipeline()
     service.check_priority(asked.priority)
     service.check_top_logprobs(asked.top_logprobs)
-    choices.check_count(asked.n or 1, service.settings.limits)
+    check_count(asked.n or 1, service.settings.limits)
     calls = read_tools(
         asked.tools, asked.tool_choice, asked.parallel_tool_calls is not False, service.tool_parser
     )
@@ -145,10 +156,11 @@ async def start(
         asked.response_format, asked.structured_outputs, calls, pipeline.engine, pipeline.settings.tags
     )
     sampling = asked.sampling(pipeline.settings.temperature, pipeline.engine.max_model_len)
+    service.admission.check_queue(caller.name, "gated")
     conversation = await read_conversation(asked, service.images)
     name, n = asked.model or service.names[0], asked.n or 1
     pipeline = watch.begin(pipeline, name, options, sampling, context, stream=bool(asked.stream), n=n)
-    return choices.answer(pipeline, conversation, options, sampling, context, n, form)
+    return run_admitted(service, pipeline, caller, conversation, options, sampling, context, n, form)
 
 
 async def _plain(service: Service, request: Request, api: Api) -> Response:
@@ -168,17 +180,37 @@ async def _plain(service: Service, request: Request, api: Api) -> Response:
         body["model"] = name
     own_salt = body.get("cache_salt")
     if own_salt is None or isinstance(own_salt, str):
-        salt = cache_salt(request.headers.get("authorization"), own_salt)
+        salt = cache_salt(caller_of(request).tenant, own_salt)
         if salt is not None:
             body["cache_salt"] = salt
+    service.admission.check_queue(caller_of(request).name, "plain")
     if remote := api.remote_images():
         # The backend would fetch by its own rules: it gets the bytes instead.
         urls = [(url, where) for url, where, _ in remote]
         inlined = await unless_gone(request.receive, service.images.inline(urls))
         for (_, _, put), url in zip(remote, inlined, strict=True):
             put(url)
-    response = await delegate(body, request)
-    return _renamed(response, str(asked), {str(name), *service.names}) if asked != name else response
+
+    async def answered() -> Response:
+        response = await delegate(body, request)
+        return _renamed(response, str(asked), {str(name), *service.names}) if asked != name else response
+
+    return await _at_its_turn(service, request, body.get("n"), answered)
+
+
+async def _at_its_turn(
+    service: Service, request: Request, n: object, answered: Callable[[], Awaitable[Response]]
+) -> Response:
+    """The backend's answer by `n` sequences, at the request's turn; a stream holds its turn."""
+    sequences = n if isinstance(n, int) else 1
+    async with AsyncExitStack() as closing:
+        turn = closing.enter_async_context(service.admit(caller_of(request), sequences, kind="plain"))
+        # A task that watches for the client costs time, and without a wait there is nothing to watch.
+        await (turn if service.admission.has_room(sequences, "plain") else unless_gone(request.receive, turn))
+        response = await answered()
+        if isinstance(response, StreamingResponse):
+            return HeldResponse(response, closing.pop_all().aclose)
+        return response
 
 
 def _renamed(response: Response, model: str, backend_names: Iterable[str]) -> Response:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from fastapi import APIRouter, Request, Response
 
-from mirl_core.errors import EngineDeadError, MIRLError
+from mirl_core.errors import DrainingError, MIRLError
 from mirl_server.protocol import error_response
 from mirl_server.service import service_of
 
@@ -19,7 +19,7 @@ async def ready(request: Request) -> Response:
     service = service_of(request)
     try:
         if service.draining():
-            raise EngineDeadError("the server is draining")
+            raise DrainingError("the server is shutting down", 5)
         await service.engine_pipeline().engine.health()
     except MIRLError as error:
         return error_response(error)

@@ -23,6 +23,7 @@ from mirl_core.marginals import image_free_logprobs
 from mirl_core.measuring import resolve_weight
 from mirl_core.pipeline import Pipeline
 from mirl_core.types import Conversation
+from mirl_server.auth import caller_of
 from mirl_server.observing import Watch, refuse
 from mirl_server.requests import brings_image, read_body, read_conversation, read_request
 from mirl_server.service import Service, request_context, service_of
@@ -47,7 +48,10 @@ _SCHEMA = {
 @router.post(
     "/v1/mirl/score",
     response_class=Response,
-    responses={status: {"description": "As for chat completions"} for status in (400, 404, 413, 500, 503)},
+    responses={
+        status: {"description": "As for chat completions"}
+        for status in (400, 401, 404, 408, 413, 429, 500, 503)
+    },
     openapi_extra={"requestBody": {"required": True, "content": {"application/json": {"schema": _SCHEMA}}}},
 )
 async def score(request: Request) -> Response:
@@ -90,8 +94,13 @@ async def _score(service: Service, request: Request, body: dict[str, Any], watch
             f"{service.settings.limits.max_total_tokens}",
             param="descriptions",
         )
-    work = _both_terms(pipeline, conversation, contents, options, context)
-    prompt_tokens, seen, unseen = await unless_gone(request.receive, work)
+
+    async def admitted() -> tuple[int, list[tuple[float, ...]], list[tuple[float, ...]]]:
+        # Nothing is sampled: every description is read twice.
+        async with service.admit(caller_of(request), 2 * len(contents)):
+            return await _both_terms(pipeline, conversation, contents, options, context)
+
+    prompt_tokens, seen, unseen = await unless_gone(request.receive, admitted())
     # `auto` goes by the descriptions of this call, as it goes by those of a gated request.
     weight = resolve_weight(options.mi_weight, list(zip(seen, unseen, strict=True)))
     data = []

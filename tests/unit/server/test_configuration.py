@@ -67,7 +67,7 @@ def test_a_file_may_say_nothing_of_mirl(tmp_path: Path, text: str) -> None:
             "mirl: {limits: {max_kep: 3}}",
             "unknown key 'limits.max_kep'; known keys: max_choices, max_descriptions",
         ),
-        ("mirl: {lmits: {}}", "unknown key 'lmits'; known keys: calibration, config, defaults"),
+        ("mirl: {lmits: {}}", "unknown key 'lmits'; known keys: access, admission, calibration"),
         ("mirl: {keep_alive: soon}", "keep_alive: Input should be a valid number"),
         ("mirl: {defaults: {kep: 3}}", "unknown key 'kep'"),
         ("mirl: [1]", "'mirl' in config"),

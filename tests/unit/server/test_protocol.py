@@ -4,7 +4,7 @@ import pytest
 from openai.types.chat import ChatCompletion, ChatCompletionChunk
 
 from mirl_core import errors
-from mirl_core.errors import MIRLError
+from mirl_core.errors import BusyError, EngineDeadError, MIRLError, RateLimitError
 from mirl_core.events import ChainDone, Decided, Described, Event, FellBack, Finished, Gated, Started
 from mirl_core.types import Chain, Description, Result, StageUsage, Vote
 from mirl_server.protocol import STATUSES, Answer, error_body, error_response
@@ -61,10 +61,19 @@ def test_the_table_is_the_tree() -> None:
         ("RequestError", 400), ("ImageError", 400), ("ModelNotFoundError", 404),
         ("RequestTooLargeError", 413), ("EngineError", 500), ("EngineDeadError", 503),
         ("DeadlineError", 504), ("ConfigError", 500), ("ServerError", 502),
+        ("AuthenticationError", 401), ("BodyTimeoutError", 408), ("BusyError", 429), ("RateLimitError", 429),
+        ("DrainingError", 503),
     ],
 )  # fmt: skip
 def test_statuses(name: str, status: int) -> None:
     assert error_response(getattr(errors, name)("x")).status_code == status
+
+
+def test_who_is_to_wait_hears_how_long() -> None:
+    assert error_response(BusyError("x", 2.1)).headers["retry-after"] == "3"
+    assert error_response(RateLimitError("x", 0)).headers["retry-after"] == "1"
+    assert error_response(EngineDeadError("x")).headers["retry-after"] == "5"
+    assert "retry-after" not in error_response(BusyError("x")).headers
 
 
 def test_a_completion_parses_as_openais() -> None:

@@ -11,6 +11,7 @@ import pytest
 from mirl_core.config import Limits, MIRLOptions, ModelSettings
 from mirl_core.errors import ConfigError, RequestError
 from mirl_server.cli import UsageError, own_parser, own_settings, pairs, plugin_names
+from mirl_server.guard_settings import AccessSettings, AdmissionSettings, HTTPSettings, KeyLimits
 from mirl_server.service import cache_salt
 from mirl_server.settings import ServerSettings, default_options, request_options
 
@@ -104,6 +105,27 @@ def test_flags_become_settings() -> None:
         pairs(["keep"], "--mirl-default")
 
 
+def test_the_guards_flags() -> None:
+    own = own_parser().parse_args([
+        "--api-key-file", "keys", "--key-limit", "concurrent=2", "--open-path", "/metrics",
+        "--max-queue", "9", "--max-running-sequences", "64", "--http-limit", "max_body_bytes=1000",
+    ])  # fmt: skip
+    settings = ServerSettings.load(**own_settings(own))
+    assert (settings.access.key_file, settings.access.limits.concurrent) == (Path("keys"), 2)
+    assert settings.access.open_paths == ("/health", "/ready", "/ping", "/metrics")
+    assert (settings.admission.max_queue, settings.admission.max_running_sequences) == (9, 64)
+    assert settings.http.max_body_bytes == 1000
+    for wrong in (["--max-queue", "few"], ["--key-limit", "concurent=2"], ["--http-limit", "body_seconds=0"]):
+        with pytest.raises(ConfigError):
+            ServerSettings.load(**own_settings(own_parser().parse_args(wrong)))
+
+
+def test_keys_are_never_printed(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("MIRL_ACCESS__KEYS", "a: 0123456789abcdef")
+    settings = ServerSettings.load()
+    assert "0123456789abcdef" not in f"{settings!r} {settings.model_dump()} {settings.model_dump_json()}"
+
+
 def test_other_plugins_stay_enabled() -> None:
     assert plugin_names("a,b") == "a,b,mirl"
     assert plugin_names("mirl,a") == "mirl,a"
@@ -112,7 +134,8 @@ def test_other_plugins_stay_enabled() -> None:
 
 
 def test_every_setting_is_documented() -> None:
-    for model in (ServerSettings, Limits, MIRLOptions):
+    guards = (AccessSettings, AdmissionSettings, HTTPSettings, KeyLimits)
+    for model in (ServerSettings, Limits, MIRLOptions, *guards):
         assert all(field.description for field in model.model_fields.values())
 
 

@@ -1,0 +1,127 @@
+"""Keys, limits and admission on the real `mirl-serve`: vLLM's own routes and flags included."""
+
+from __future__ import annotations
+
+import asyncio
+import socket
+import time
+from pathlib import Path
+
+import httpx
+import pytest
+from openai import APIStatusError, AuthenticationError
+
+from mirl_server.cli import close_without_plugin, parse_vllm
+from mirl_server.settings import ServerSettings
+from tests.contract.conftest import asking, small
+from tests.server_fixture import NAME, RunningServer, running
+
+pytestmark = pytest.mark.vllm
+
+OURS, NEXT, THEIRS = "0123456789abcdef-ours", "0123456789abcdef-next", "theirs"
+FLAGS = (
+    "--api-key", THEIRS, "--open-path", "/metrics", "--http-limit", "max_body_bytes=2000000",
+    "--http-limit", "header_seconds=2", "--max-queue", "2", "--max-running-sequences", "8",
+)  # fmt: skip
+CLOSED = ("/v1/models", "/openapi.json", "/docs", "/version", "/load", "/tokenize", "/nowhere")
+
+
+async def test_vllms_app_stands_behind_the_guard(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The app as vLLM builds it, without an engine behind it: what is let in finds nothing there."""
+    from vllm.entrypoints.launchers.app import build_app
+
+    monkeypatch.setenv("VLLM_PLUGINS", "mirl")
+    args = parse_vllm(["--api-key", THEIRS, "--model", "none"])
+    assert args.allowed_origins == []
+    args.mirl = ServerSettings.load(access={"keys": f"ours: {OURS}"})
+    app = build_app(args, ("generate",), None)
+    app.state.mirl = None
+    transport = httpx.ASGITransport(app, raise_app_exceptions=False)
+    async with httpx.AsyncClient(transport=transport, base_url="http://test") as client:
+        for path in CLOSED:
+            assert (await client.get(path)).status_code == 401, path
+            for key in (OURS, THEIRS):
+                answer = await client.get(path, headers={"authorization": f"Bearer {key}"})
+                assert answer.status_code != 401, path
+        assert (await client.get("/ready")).status_code != 401
+
+
+def test_without_the_plugin_vllms_own_check_lets_nobody_in() -> None:
+    args = parse_vllm(["--model", "none"])
+    close_without_plugin(args, ServerSettings.load())
+    assert not args.api_key
+    close_without_plugin(args, ServerSettings.load(access={"keys": f"ours: {OURS}"}))
+    (unknown,) = args.api_key
+    assert unknown != OURS
+    assert len(unknown) == 64
+
+
+def test_a_guarded_server(tmp_path: Path) -> None:
+    file = tmp_path / "keys.yaml"
+    file.write_text(f"ours: {OURS}\n")
+    with running(tmp_path, ["--api-key-file", str(file), *FLAGS]) as server:
+        _closed_but_for_keys(server)
+        _limits(server)
+        asyncio.run(_admission(server))
+        file.write_text(f"ours: {NEXT}\n")
+        time.sleep(1.5)
+        httpx.get(f"{server.url}/v1/models", headers={"x-api-key": NEXT}).raise_for_status()
+        assert httpx.get(f"{server.url}/v1/models", headers={"x-api-key": OURS}).status_code == 401
+        log = server.log.read_text()
+    assert OURS not in log
+    assert NEXT not in log
+    assert f"'{THEIRS}'" not in log
+
+
+def _closed_but_for_keys(server: RunningServer) -> None:
+    for path in CLOSED:
+        refused = httpx.get(server.url + path)
+        assert refused.status_code == 401, path
+        assert refused.json()["error"]["code"] == "invalid_api_key"
+    for path in ("/health", "/ready", "/metrics"):
+        assert httpx.get(server.url + path).status_code == 200
+    with pytest.raises(AuthenticationError):
+        server.client(api_key="strange").models.list()
+    for key in (OURS, THEIRS):
+        client = server.client(api_key=key)
+        assert client.models.list().data
+        for name, extra in ((NAME, small()), (f"{NAME}:direct", {})):
+            ask = {"model": name, "messages": asking(), "max_tokens": 24, "extra_body": extra}
+            assert client.chat.completions.create(**ask).choices
+
+
+def _limits(server: RunningServer) -> None:
+    headers = {"authorization": f"Bearer {OURS}", "content-type": "application/json"}
+    large = httpx.post(f"{server.url}/v1/completions", headers=headers, content=b"x" * 2_000_001)
+    assert (large.status_code, large.json()["error"]["code"]) == (413, "request_too_large")
+
+    def parts() -> list[bytes]:
+        return [b"x" * 100_000] * 30
+
+    chunked = httpx.post(f"{server.url}/tokenize", headers=headers, content=iter(parts()))
+    assert chunked.status_code == 413
+    many = httpx.get(f"{server.url}/health", headers={f"h{number}": "x" for number in range(200)})
+    assert (many.status_code, many.json()["error"]["code"]) == (431, "request_too_large")
+    crossing = httpx.get(f"{server.url}/health", headers={"origin": "https://a.example"})
+    assert "access-control-allow-origin" not in crossing.headers
+    host, port = server.url.removeprefix("http://").split(":")
+    with socket.create_connection((host, int(port)), timeout=10) as slow:
+        slow.sendall(b"GET /health HTTP/1.1\r\nhost")
+        assert b" 408 " in slow.recv(4096)
+
+
+async def _admission(server: RunningServer) -> None:
+    """More than runs and waits: the rest hears 429 with a time, everybody else is answered."""
+    async with server.async_client().with_options(api_key=OURS) as client:
+        asked = (
+            client.chat.completions.create(
+                model=NAME, messages=asking(seed=number), max_tokens=48, extra_body=small()
+            )
+            for number in range(12)
+        )
+        ends = await asyncio.gather(*asked, return_exceptions=True)
+    refused = [end for end in ends if isinstance(end, APIStatusError)]
+    assert all(one.status_code == 429 and int(one.response.headers["retry-after"]) >= 1 for one in refused)
+    assert refused
+    assert len(ends) - len(refused) >= 2
+    assert not [end for end in ends if isinstance(end, BaseException) and end not in refused]
