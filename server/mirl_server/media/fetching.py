@@ -49,7 +49,7 @@ HEADERS = (
 _SIGNATURE_BYTES = 16
 _BROKEN = (
     httpcore.TimeoutException, httpcore.NetworkError, httpcore.ProtocolError, httpcore.UnsupportedProtocol,
-    OSError, EOFError,
+    OSError, EOFError, ValueError,
 )  # fmt: skip
 
 
@@ -116,19 +116,24 @@ class ImageFetcher:
                 async with self._answer(target, where) as response:
                     if response.status not in REDIRECTS:
                         return await _body(response, where, room)
-                    following = target.url.join(_header(response, b"location"))
-            except (httpx.InvalidURL, ValueError) as error:
-                raise ImageError(f"the image's URL redirects to nowhere; {REMEDY}", param=where) from error
+                    location = _header(response, b"location")
             except _BROKEN as error:
                 raise _unreachable(error, where) from error
-            if target.url.scheme == "https" and following.scheme == "http":
-                raise ImageError(f"the image's URL redirects from https to http; {REMEDY}", param=where)
-            target = self._rules.target(following, where)
+            target = self._redirected(target, location, where)
         raise ImageError(
             f"the image's URL redirects more than {self.settings.max_redirects} times; "
             f"give its final URL, or {REMEDY}",
             param=where,
         )
+
+    def _redirected(self, target: Target, location: str, where: str) -> Target:
+        try:
+            following = target.url.join(location)
+        except (httpx.InvalidURL, ValueError) as error:
+            raise ImageError(f"the image's URL redirects to nowhere; {REMEDY}", param=where) from error
+        if target.url.scheme == "https" and following.scheme == "http":
+            raise ImageError(f"the image's URL redirects from https to http; {REMEDY}", param=where)
+        return self._rules.target(following, where)
 
     @asynccontextmanager
     async def _answer(self, target: Target, where: str) -> AsyncIterator[httpcore.Response]:
