@@ -88,6 +88,18 @@ def test_nothing_private_is_logged(server: RunningServer) -> None:
     assert "base64," not in log
 
 
+@pytest.mark.parametrize("model", [NAME, f"{NAME}:direct"])
+def test_no_image_is_fetched_unless_a_host_is_allowed(server: RunningServer, model: str) -> None:
+    # This very server would answer.
+    part = {"type": "image_url", "image_url": {"url": f"{server.url}/docs"}}
+    body = {"model": model, "messages": [{"role": "user", "content": [part]}]}
+    response = post(server, json.dumps(body).encode())
+    assert response.status_code == 400
+    error = response.json()["error"]
+    assert (error["code"], error["param"]) == ("invalid_image", "messages[0].content[0]")
+    assert "--allow-image-host" in error["message"]
+
+
 def test_the_server_listens_on_loopback_only(server: RunningServer) -> None:
     port = httpx.URL(server.url).port
     sockets = psutil.Process(server.process.pid).net_connections("tcp")

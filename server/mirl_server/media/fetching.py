@@ -19,7 +19,7 @@ import socket
 import ssl
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import asynccontextmanager
+from contextlib import aclosing, asynccontextmanager
 from dataclasses import replace
 
 import httpcore
@@ -49,7 +49,7 @@ HEADERS = (
 _SIGNATURE_BYTES = 16
 _BROKEN = (
     httpcore.TimeoutException, httpcore.NetworkError, httpcore.ProtocolError, httpcore.UnsupportedProtocol,
-    OSError, EOFError,
+    OSError, EOFError, ValueError,
 )  # fmt: skip
 
 
@@ -116,19 +116,24 @@ class ImageFetcher:
                 async with self._answer(target, where) as response:
                     if response.status not in REDIRECTS:
                         return await _body(response, where, room)
-                    following = target.url.join(_header(response, b"location"))
-            except (httpx.InvalidURL, ValueError) as error:
-                raise ImageError(f"the image's URL redirects to nowhere; {REMEDY}", param=where) from error
+                    location = _header(response, b"location")
             except _BROKEN as error:
                 raise _unreachable(error, where) from error
-            if target.url.scheme == "https" and following.scheme == "http":
-                raise ImageError(f"the image's URL redirects from https to http; {REMEDY}", param=where)
-            target = self._rules.target(following, where)
+            target = self._redirected(target, location, where)
         raise ImageError(
             f"the image's URL redirects more than {self.settings.max_redirects} times; "
             f"give its final URL, or {REMEDY}",
             param=where,
         )
+
+    def _redirected(self, target: Target, location: str, where: str) -> Target:
+        try:
+            following = target.url.join(location)
+        except (httpx.InvalidURL, ValueError) as error:
+            raise ImageError(f"the image's URL redirects to nowhere; {REMEDY}", param=where) from error
+        if target.url.scheme == "https" and following.scheme == "http":
+            raise ImageError(f"the image's URL redirects from https to http; {REMEDY}", param=where)
+        return self._rules.target(following, where)
 
     @asynccontextmanager
     async def _answer(self, target: Target, where: str) -> AsyncIterator[httpcore.Response]:
@@ -138,12 +143,14 @@ class ImageFetcher:
             return await self._addresses(target, where)
 
         # A pool of one: a connection that outlives its request could serve another tenant's.
-        async with httpcore.AsyncConnectionPool(
+        checked = _Checked(addresses, self._network)
+        pool = httpcore.AsyncConnectionPool(
             ssl_context=self._tls,
             max_connections=1,
             max_keepalive_connections=0,
-            network_backend=_Checked(addresses, self._network),
-        ) as pool:
+            network_backend=checked,
+        )
+        async with aclosing(checked), pool:
             url = httpcore.URL(
                 scheme=target.url.raw_scheme,
                 host=target.host.encode(),
@@ -195,6 +202,7 @@ class _Checked(httpcore.AsyncNetworkBackend):
     ) -> None:
         self._addresses = addresses
         self._network = network
+        self._streams: list[httpcore.AsyncNetworkStream] = []
 
     async def connect_tcp(
         self, host: str, port: int, *_: object, **__: object
@@ -202,10 +210,18 @@ class _Checked(httpcore.AsyncNetworkBackend):
         last: Exception = httpcore.ConnectError()
         for address in await self._addresses():
             try:
-                return await self._network.connect_tcp(address, port, timeout=CONNECT_SECONDS)
+                stream = await self._network.connect_tcp(address, port, timeout=CONNECT_SECONDS)
             except (httpcore.ConnectError, httpcore.ConnectTimeout) as error:
                 last = error
+            else:
+                self._streams.append(stream)
+                return stream
         raise last
+
+    async def aclose(self) -> None:
+        """Close what was opened: httpcore 1.0 leaves open what is cancelled in its TLS handshake."""
+        for stream in self._streams:
+            await stream.aclose()
 
 
 async def _body(response: httpcore.Response, where: str, room: Room) -> bytes:

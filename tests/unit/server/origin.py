@@ -88,6 +88,9 @@ async def origin(tls: ssl.SSLContext | None = None, **answers: bytes | Write) ->
         yield started
     finally:
         server.close()
+        if started.open:
+            async with asyncio.timeout(5):
+                await started.quiet.wait()
 
 
 class Network(httpcore.AsyncNetworkBackend):

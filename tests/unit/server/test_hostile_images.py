@@ -221,7 +221,9 @@ async def test_each_is_a_4xx_and_a_good_request_works_after_it(build: Build) -> 
         for name, url in CORPUS.items():
             if "surrogate" in name:  # no JSON in UTF-8 has one
                 continue
-            body = {"model": "m", "messages": [question(url=url)], "mirl": {"descriptions": 1, "keep": 1}}
+            asked = question()
+            asked["content"][0]["image_url"]["url"] = url
+            body = {"model": "m", "messages": [asked], "mirl": {"descriptions": 1, "keep": 1}}
             response = await client.post("/v1/chat/completions", json=body)
             assert response.status_code in (400, 413), name
             assert response.json()["error"]["param"] == "messages[0].content[0]", name

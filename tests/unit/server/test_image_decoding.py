@@ -168,6 +168,7 @@ def test_sixteen_bits_with_a_transparent_colour() -> None:
         assert decode(url(raw + chunk(b"IEND", b""))).mode == "RGB"
 
 
+@pytest.mark.filterwarnings("ignore:Corrupt EXIF data")
 def test_malformed_exif_does_not_spoil_a_picture() -> None:
     raw = encoded(Image.new("RGB", (8, 4), "red"), "JPEG")
     for exif in (
