@@ -106,3 +106,18 @@ def test_effort_is_a_budget(server: RunningServer, effort: Any, less: bool) -> N
     assert usual.budget is not None
     assert len(told.descriptions) == told.budget.descriptions
     assert (told.budget.descriptions < usual.budget.descriptions) is less
+
+
+def test_a_named_tool_is_called(server: RunningServer) -> None:
+    parameters = {"type": "object", "properties": {"digit": {"type": "integer"}}, "required": ["digit"]}
+    tool: Any = {"type": "function", "function": {"name": "report", "parameters": parameters}}
+    told = server.client().chat.completions.create(
+        model=NAME, messages=MESSAGES, seed=1, max_tokens=400, tools=[tool],
+        tool_choice={"type": "function", "function": {"name": "report"}}, extra_body=small(),
+    )  # fmt: skip
+    (choice,) = told.choices
+    assert choice.message.tool_calls, "no chain came to a call"
+    (made,) = choice.message.tool_calls
+    assert made.type == "function"
+    assert made.function.name == "report"
+    assert isinstance(json.loads(made.function.arguments)["digit"], int)

@@ -12,6 +12,7 @@ import pytest
 from openai import AsyncOpenAI
 
 from mirl_client import evidence
+from mirl_core.engines.base import derive_seed
 from mirl_core.engines.fake import FakeEngine, FakeText
 from mirl_core.errors import EngineError
 from tests.unit.server.conftest import Build, Harness, events, question
@@ -80,6 +81,8 @@ async def test_each_answer_has_seeds_of_its_own_and_the_first_those_of_a_single_
     await unseeded.ask(n=3)
     assert len(set(seeds(several))) == 6
     assert set(seeds(single)) < set(seeds(several))
+    # Those of the pipeline itself, so that answers repeat from before there was an n.
+    assert seeds(single)[0] == derive_seed(5, "describe")
     assert set(seeds(unseeded)) == {None}
     names = [call.request_id for call in several.engine.of_kind("describe")]
     assert len(set(names)) == 3
