@@ -83,11 +83,17 @@ class _Lane:
         self.remove(waiter)
         self.clock = start
         self.served[waiter.key] = start + waiter.sequences / waiter.weight
-        if not self.waiting:  # nobody competes: what was served so far is no one's debt
-            self.served.clear()
         self.running += waiter.sequences
         self.tokens += waiter.tokens
         waiter.admitted = True
+
+    def end(self, waiter: _Waiter) -> None:
+        self.running -= waiter.sequences
+        self.tokens -= waiter.tokens
+        if not self.running and not self.waiting:
+            self.served.clear()  # nobody competes: what was served so far is no one's debt
+        elif self.served.get(waiter.key, 0.0) <= self.clock:
+            self.served.pop(waiter.key, None)
 
     def length(self) -> int:
         return sum(map(len, self.waiting.values()))
@@ -237,8 +243,7 @@ class Admission:
 
     def _leave(self, lane: _Lane, waiter: _Waiter) -> None:
         if waiter.admitted:
-            lane.running -= waiter.sequences
-            lane.tokens -= waiter.tokens
+            lane.end(waiter)
             lane.done.append((self._clock(), waiter.sequences))
         else:
             lane.remove(waiter)

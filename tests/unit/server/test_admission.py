@@ -34,7 +34,7 @@ async def settle() -> None:
 
 
 class Crowd:
-    """Requests that run until they are told to end."""
+    """Requests that run until they are told to end: of two sequences each, so that `make(3)` runs one."""
 
     def __init__(self, admission: Admission) -> None:
         self.admission = admission
@@ -48,7 +48,7 @@ class Crowd:
             await self._ends[name].wait()
 
     async def ask(
-        self, name: str, key: str = "a", sequences: int = 1, kind: Kind = "gated", **how: Any
+        self, name: str, key: str = "a", sequences: int = 2, kind: Kind = "gated", **how: Any
     ) -> asyncio.Task[None]:
         self._ends[name] = asyncio.Event()
         task = asyncio.create_task(self._run(name, key, sequences, kind, how))
@@ -174,7 +174,7 @@ async def test_neither_kind_starves_the_other(flood: Kind, other: Kind) -> None:
 async def test_a_full_line_refuses_and_says_when() -> None:
     now = [0.0]
     refused: list[tuple[str, str]] = []
-    admission = make(2, now, max_queue=3, plain_share=0.01)
+    admission = make(3, now, max_queue=3, plain_share=0.01)
     admission.refused = lambda reason, key: refused.append((reason, key))
     async with crowd(admission) as many:
         for number in range(4):
@@ -196,23 +196,23 @@ async def test_a_full_line_refuses_and_says_when() -> None:
 
 async def test_a_stall_makes_the_wait_longer() -> None:
     now = [0.0]
-    admission = make(2, now, max_queue=0, plain_share=0.01)
+    admission = make(3, now, max_queue=0, plain_share=0.01)
     for _ in range(10):
-        async with admission.admit("a", 1):
+        async with admission.admit("a", 2):
             now[0] += 1
     waits = []
-    async with admission.admit("a", 1):
+    async with admission.admit("a", 2):
         for seconds in (0, 40):
             now[0] += seconds
             with pytest.raises(BusyError) as caught:
-                async with admission.admit("a", 1):
+                async with admission.admit("a", 2):
                     pass
             waits.append(caught.value.retry_after or 0)
     assert waits[0] < 2 < waits[1] <= 60
 
 
 async def test_a_full_line_is_shortened_at_its_longest_key() -> None:
-    async with crowd(make(2, max_queue=4, plain_share=0.01)) as many:
+    async with crowd(make(3, max_queue=4, plain_share=0.01)) as many:
         flood = [await many.ask(f"flood{number}", "flood") for number in range(5)]
         polite = await many.ask("polite", "polite")
         assert isinstance(flood[4].exception(), BusyError)  # the newest of the longest
@@ -228,7 +228,7 @@ async def test_a_full_line_is_shortened_at_its_longest_key() -> None:
 
 
 async def test_who_waits_too_long_is_refused() -> None:
-    async with crowd(make(2, queue_seconds=0.05, plain_share=0.01)) as many:
+    async with crowd(make(3, queue_seconds=0.05, plain_share=0.01)) as many:
         await many.ask("one")
         began = asyncio.get_running_loop().time()
         with pytest.raises(BusyError) as caught:
@@ -257,7 +257,7 @@ async def test_who_leaves_the_line_lets_the_next_pass() -> None:
 
 async def test_cancelled_in_the_moment_of_admission() -> None:
     for cancel_first in (True, False):
-        async with crowd(make(2, plain_share=0.01)) as many:
+        async with crowd(make(3, plain_share=0.01)) as many:
             await many.ask("one")
             waiting = await many.ask("two")
             # Both in one step of the loop: the turn is given to a task that is about to be cancelled.
@@ -275,7 +275,7 @@ async def test_cancelled_in_the_moment_of_admission() -> None:
 
 async def test_draining() -> None:
     refused: list[tuple[str, str]] = []
-    admission = make(2, plain_share=0.01)
+    admission = make(3, plain_share=0.01)
     admission.refused = lambda reason, key: refused.append((reason, key))
     async with crowd(admission) as many:
         running = await many.ask("one")
@@ -291,11 +291,11 @@ async def test_draining() -> None:
 
 
 async def test_the_wait_is_told() -> None:
-    admission = make(2, plain_share=0.01)
+    admission = make(3, plain_share=0.01)
     async with AsyncExitStack() as stack:
-        assert await stack.enter_async_context(admission.admit("a", 1)) < 0.05
+        assert await stack.enter_async_context(admission.admit("a", 2)) < 0.05
         asyncio.get_running_loop().call_later(0.1, lambda: asyncio.ensure_future(stack.aclose()))
-        async with admission.admit("a", 1) as waited:
+        async with admission.admit("a", 2) as waited:
             assert 0.05 < waited < 2
 
 
