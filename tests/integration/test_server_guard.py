@@ -11,6 +11,8 @@ import httpx
 import pytest
 from openai import APIStatusError, AuthenticationError
 
+from mirl_server.cli import close_without_plugin, parse_vllm
+from mirl_server.settings import ServerSettings
 from tests.contract.conftest import asking, small
 from tests.server_fixture import NAME, RunningServer, running
 
@@ -22,6 +24,36 @@ FLAGS = (
     "--http-limit", "header_seconds=2", "--max-queue", "2", "--max-running-sequences", "8",
 )  # fmt: skip
 CLOSED = ("/v1/models", "/openapi.json", "/docs", "/version", "/load", "/tokenize", "/nowhere")
+
+
+async def test_vllms_app_stands_behind_the_guard(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The app as vLLM builds it, without an engine behind it: what is let in finds nothing there."""
+    from vllm.entrypoints.launchers.app import build_app
+
+    monkeypatch.setenv("VLLM_PLUGINS", "mirl")
+    args = parse_vllm(["--api-key", THEIRS, "--model", "none"])
+    assert args.allowed_origins == []
+    args.mirl = ServerSettings.load(access={"keys": f"ours: {OURS}"})
+    app = build_app(args, ("generate",), None)
+    app.state.mirl = None
+    transport = httpx.ASGITransport(app, raise_app_exceptions=False)
+    async with httpx.AsyncClient(transport=transport, base_url="http://test") as client:
+        for path in CLOSED:
+            assert (await client.get(path)).status_code == 401, path
+            for key in (OURS, THEIRS):
+                answer = await client.get(path, headers={"authorization": f"Bearer {key}"})
+                assert answer.status_code != 401, path
+        assert (await client.get("/ready")).status_code != 401
+
+
+def test_without_the_plugin_vllms_own_check_lets_nobody_in() -> None:
+    args = parse_vllm(["--model", "none"])
+    close_without_plugin(args, ServerSettings.load())
+    assert not args.api_key
+    close_without_plugin(args, ServerSettings.load(access={"keys": f"ours: {OURS}"}))
+    (unknown,) = args.api_key
+    assert unknown != OURS
+    assert len(unknown) == 64
 
 
 def test_a_guarded_server(tmp_path: Path) -> None:
