@@ -89,10 +89,11 @@ def _key(name: str, entry: object, defaults: KeyLimits, where: str) -> Key:
         raise ConfigError(f"{where}: a name has 1 to 64 letters, digits, '.', '_' or '-'")
     said = dict(entry) if isinstance(entry, dict) else {"key": entry}
     given = said.pop("keys", None) or said.pop("key", None)
-    secrets = given if isinstance(given, list) else [given]
-    for secret in secrets:
+    digests = []
+    for secret in given if isinstance(given, list) else [given]:
         if not isinstance(secret, str) or not _SECRET.fullmatch(secret):
             raise ConfigError(f"{where}: a key is 16 or more visible ASCII characters (openssl rand -hex 32)")
+        digests.append(digest(secret.encode()))
     known = {
         field: None if isinstance(value, str) and value.lower() in _UNLIMITED else value
         for field, value in said.items()
@@ -103,11 +104,11 @@ def _key(name: str, entry: object, defaults: KeyLimits, where: str) -> Key:
         problem = error.errors(include_url=False, include_input=False)[0]
         field = ".".join(str(part) for part in problem["loc"])
         if problem["type"] == "extra_forbidden":
-            limits = ", ".join(KeyLimits.model_fields)
-            raise ConfigError(f"{where}: unknown field; known are key, keys, {limits}") from None
+            known_fields = ", ".join(KeyLimits.model_fields)
+            raise ConfigError(f"{where}: unknown field; known are key, keys, {known_fields}") from None
         raise ConfigError(f"{where}: {field}: {problem['msg']}") from None
     limits = defaults.model_copy(update=own.model_dump(exclude_unset=True))
-    return Key(name, tuple(digest(secret.encode()) for secret in secrets), limits)
+    return Key(name, tuple(digests), limits)
 
 
 def _refuse_repeated_names(text: str, where: str) -> None:

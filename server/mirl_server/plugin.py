@@ -109,8 +109,9 @@ def _sequences(client: EngineClient | None, args: Namespace) -> int:
     if client is None:
         return SEQUENCES
     ranks = client.vllm_config.parallel_config.data_parallel_size
-    most = client.vllm_config.scheduler_config.max_num_seqs * ranks
-    return max(2, 2 * most // max(1, getattr(args, "api_server_count", None) or 1))
+    most = int(client.vllm_config.scheduler_config.max_num_seqs * ranks)
+    servers = int(getattr(args, "api_server_count", None) or 1)
+    return max(2, 2 * most // max(1, servers))
 
 
 async def delegate(body: dict[str, Any], request: Request) -> Response:

@@ -171,7 +171,7 @@ async def test_a_drip_after_the_answer_is_closed() -> None:
     """uvicorn's own keep-alive timer is stopped by the first byte and never starts again."""
     echo = Echo()
     async with echo.serving(timeout_keep_alive=60) as port, connection(port) as (reader, writer):
-        writer.write(b"POST /ok HTTP/1.1\r\nhost: t\r\ncontent-length: 5000\r\n\r\n")  # 405, unread
+        writer.write(b"POST /ok HTTP/1.1\r\nhost: t\r\ncontent-length: 500\r\n\r\n")  # 405, unread
         assert b" 405 " in await reader.readuntil(b"\r\n\r\n")
         ended = asyncio.create_task(reader.read())
         async with asyncio.timeout(3):
@@ -243,13 +243,13 @@ async def test_who_does_not_read_is_cut() -> None:
 
 
 async def test_who_reads_slowly_but_reads_is_served() -> None:
-    echo = Echo()
+    echo = Echo(write_seconds=1)
     async with echo.serving() as port, connection(port) as (reader, writer):
         writer.write(b"GET /flood HTTP/1.1\r\nhost: t\r\n\r\n")
         read = 0
-        for _ in range(20):
+        for _ in range(60):
             read += len(await reader.read(400_000))
-            await asyncio.sleep(0.05)
+            await asyncio.sleep(0.02)
         assert read > 1_000_000
         assert echo.ended == 0
     async with asyncio.timeout(5):
