@@ -31,12 +31,14 @@ def make_accelerator(device: str = "auto") -> Accelerator:
     """This process among its ranks. Precision is the policy's business, so none is set here.
 
     Args:
-        device: `cpu`, or `auto` for the accelerator that is there.
+        device: `cpu`, or `auto` for the accelerator that is there, else the CPU.
 
     Raises:
         ConfigError: `accelerate launch` was told to shard, which the recipe does.
     """
-    accelerator = Accelerator(cpu=device == "cpu", mixed_precision="no")
+    # Left to find out that there is none, accelerate leaves several ranks each to itself.
+    cpu = device == "cpu" or not torch.accelerator.is_available()
+    accelerator = Accelerator(cpu=cpu, mixed_precision="no")
     if accelerator.distributed_type in (DistributedType.FSDP, DistributedType.DEEPSPEED):
         raise ConfigError(
             "start without accelerate's own FSDP or DeepSpeed options: `optimizer.sharding: fsdp2` shards",

@@ -133,7 +133,7 @@ def _final(groups: Sequence[Group], base: Group | None) -> str:
     rows = []
     for group in groups:
         for name, curve in group.curves.items():
-            theirs = None if base is None or group is base else base.curves.get(name)
+            theirs = _baseline_curve(group, base, name)
             resampling = Resampling(curve.clusters)
             cells = [group.label, name, str(curve.right.shape[0] * curve.right.shape[2])]
             for field in ("right", "described"):
@@ -142,12 +142,16 @@ def _final(groups: Sequence[Group], base: Group | None) -> str:
                 if base is not None:
                     other = None if theirs is None else _questions(theirs, field)
                     cells.append(
-                        "–"
-                        if ours is None or other is None or theirs is None or curve.keys != theirs.keys
-                        else _gain(resampling, ours[-1], other[-1])
+                        "–" if ours is None or other is None else _gain(resampling, ours[-1], other[-1])
                     )
             rows.append(tuple(cells))
     return table(tuple(head), rows)
+
+
+def _baseline_curve(group: Group, base: Group | None, name: str) -> Curve | None:
+    """What a group's curve is compared with; None: nothing, or other questions."""
+    theirs = None if base is None or group is base else base.curves.get(name)
+    return theirs if theirs is not None and theirs.keys == group.curves[name].keys else None
 
 
 def _questions(curve: Curve, field: str) -> Array | None:
@@ -174,27 +178,19 @@ def _equal(groups: Sequence[Group], base: Group | None) -> tuple[str, str]:
         return "", ""
     rows = []
     for group in groups:
-        for name, curve in group.curves.items() if group is not base else ():
-            theirs = base.curves.get(name)
-            if theirs is None or theirs.keys != curve.keys:
+        for name, curve in group.curves.items():
+            theirs = _baseline_curve(group, base, name)
+            if theirs is None:
                 continue
             resampling = Resampling(curve.clusters)
             for cost, title in COSTS.items():
-                spent = [part * float(theirs.cost(cost)[-1]) for part in _PARTS.values()]
-                ends = float(curve.cost(cost)[-1])
-                rows.append(
-                    (
-                        group.label,
-                        name,
-                        title,
-                        *(
-                            _gain(resampling, at_cost(curve, cost, one), at_cost(theirs, cost, one))
-                            if one <= ends
-                            else "–"
-                            for one in spent
-                        ),
-                    )
-                )
+                cells = []
+                for part in _PARTS.values():
+                    spent = part * float(theirs.cost(cost)[-1])
+                    there = spent <= float(curve.cost(cost)[-1])
+                    values = [at_cost(one, cost, spent) for one in (curve, theirs)]
+                    cells.append(_gain(resampling, *values) if there else "–")
+                rows.append((group.label, name, title, *cells))
     return _EQUAL.format(baseline=base.label), table(("run", "data", "cost", *_PARTS), rows) if rows else ""
 
 

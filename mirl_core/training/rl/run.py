@@ -218,8 +218,7 @@ def _trainer(recipe: RLRecipe, peers: Peers) -> tuple[Policy, Trainer, Any]:
         torch.use_deterministic_algorithms(True, warn_only=torch.cuda.is_available())
     for seed in (random.seed, np.random.seed, torch.manual_seed):
         seed(recipe.seed)
-    # Told `auto` on a machine without one, accelerate leaves several ranks each to itself.
-    accelerator = make_accelerator("auto" if torch.accelerator.is_available() else "cpu")
+    accelerator = make_accelerator()
     if accelerator.num_processes != peers.world:
         raise ConfigError(
             f"{peers.world} processes were started, but they don't find each other: accelerate counts "

@@ -97,8 +97,13 @@ async def _servers(recipe: RLRecipe, peers: Peers, thread: Executor, stack: Asyn
     sync: RemoteReloadSync | RemoteTransferSync
     if rollout.weights == "nccl":
         sync = RemoteTransferSync(engine, address=rollout.weights_address, first=peers.first, thread=thread)
+        send: Callable[[Policy, int], Awaitable[None]] = sync.push
     else:
-        sync = RemoteReloadSync(engine, _weights_folder(recipe), first=peers.first)
+        sync = reload = RemoteReloadSync(engine, _weights_folder(recipe), first=peers.first)
+
+        async def send(policy: Policy, version: int) -> None:
+            await reload.push(_Writer(policy, thread), version)
+
     stack.push_async_callback(sync.close)
     try:
         await sync.check()
@@ -110,10 +115,7 @@ async def _servers(recipe: RLRecipe, peers: Peers, thread: Executor, stack: Asyn
     async def push(policy: Policy, version: int) -> None:
         failed: MIRLError | None = None
         try:
-            if isinstance(sync, RemoteTransferSync):
-                await sync.push(policy, version)
-            else:
-                await sync.push(_Writer(policy, thread), version)
+            await send(policy, version)
         except MIRLError as error:
             failed = error
         # Ranks but the first come here at once. None may sample before the servers have the weights, or go on

@@ -221,6 +221,7 @@ class _Fleet:
             body = {"update_info": update_info}
             self._wait([control(server, "/update_weights", body) for server in self._workers])
         except BaseException:
+            # Cancelled too: the broadcast that runs meanwhile would wait for ever for who doesn't receive.
             self._abort()
             raise
 

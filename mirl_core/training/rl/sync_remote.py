@@ -29,6 +29,9 @@ sampled it)."""
 
 SECONDS = 1800.0
 """Longest wait for a server to finish what runs, or to load the weights."""
+SOON = 60.0
+"""Longest wait for what a paused server does at once. One that doesn't is left out until a later push: better
+than half an hour in which nobody knows why nothing moves."""
 HEAD = "lm_head.weight"
 HEAD_FILE = "lm_head.safetensors"
 
@@ -130,14 +133,14 @@ async def renew(server: Server, version: str) -> None:
         Lost, EngineError: something that old weights computed may be left; it stays paused.
     """
     # Both: stale image embeddings would put image-conditioned log-probabilities off by more than a nat.
-    answer = await control(server, "/reset_prefix_cache", reset_running_requests="true")
+    answer = await control(server, "/reset_prefix_cache", seconds=SOON, reset_running_requests="true")
     if not answer["success"]:
         raise EngineError(f"{server.url} keeps its prefix cache, which is of older weights")
-    await control(server, "/reset_encoder_cache")
-    await control(server, "/update_weight_version", {"new_version": version})
+    await control(server, "/reset_encoder_cache", seconds=SOON)
+    await control(server, "/update_weight_version", {"new_version": version}, seconds=SOON)
     # Said before it goes on, so that no answer carries a version that nobody knows of.
     server.version = version
-    await control(server, "/resume")
+    await control(server, "/resume", seconds=SOON)
 
 
 def write_tied_head(folder: Path) -> None:
@@ -180,14 +183,16 @@ async def check_server(server: Server) -> None:
         raise EngineError(str(error)) from error
 
 
-async def control(server: Server, path: str, body: dict[str, Any] | None = None, **query: str) -> Any:
-    """POST one of vLLM's routes for training; its answer.
+async def control(
+    server: Server, path: str, body: dict[str, Any] | None = None, *, seconds: float = SECONDS, **query: str
+) -> Any:
+    """POST one of vLLM's routes for training; its answer, waited for `seconds` at most.
 
     Raises:
-        Lost, EngineError: it failed.
+        Lost, EngineError: it failed, or didn't answer in time.
     """
     try:
-        return await server.control("POST", path, body, query=query or None, timeout=SECONDS)
+        return await server.control("POST", path, body, query=query or None, timeout=seconds)
     except RequestError as error:
         # What we ask for is fixed, so it isn't the request's fault.
         raise EngineError(f"{server.url} refuses {path}: {error.message}") from error

@@ -29,6 +29,8 @@ class Asked:
     query: dict[str, str]
     body: Any
     headers: dict[str, str]
+    seconds: float
+    """How long the answer is waited for."""
 
 
 @dataclass
@@ -46,6 +48,7 @@ class FakeServers:
             query=dict(request.url.params),
             body=json.loads(content) if content else None,
             headers=dict(request.headers),
+            seconds=request.extensions["timeout"]["read"],
         )
         self.asked.append(asked)
         answer = self.answers.get(asked.path, {} if asked.path == "/health" else None)

@@ -76,6 +76,8 @@ async def test_a_push_asks_for_this(tmp_path: Path) -> None:
     assert prefix.query == {"reset_running_requests": "true"}
     assert version.body == {"new_version": "3"}
     assert [one.body for one in (pause, prefix, encoder, resume)] == [None] * 4
+    # vLLM lost an answer once; half an hour is for what may take that long.
+    assert [one.seconds for one in fake.asked] == [1800.0, 1800.0, 60.0, 60.0, 60.0, 60.0]
     assert one.servers[0].version == "3"
     await RemoteReloadSync(one, tmp_path / "w", running="keep").push(policy, 4)
     assert fake.asked[6].query["mode"] == "keep"
