@@ -1,7 +1,7 @@
 """The vLLM endpoint plugin: MIRL's routes on vLLM's own server, over the engine client that it is handed.
 
-Enabled by `VLLM_PLUGINS=mirl`, which `mirl-serve` sets. Beside the launcher (`cli`, `vllm_names`) and
-`vllm_tools`, the only module here that imports vllm.
+Enabled by `VLLM_PLUGINS=mirl`, which `mirl-serve` sets. Beside the launcher (`launch`,
+`vllm_flags`, `vllm_names`) and `vllm_tools`, the only module here that imports vllm.
 """
 
 from __future__ import annotations

@@ -142,7 +142,7 @@ USED: list[tuple[str, str, str]] = [
     ("vllm.entrypoints.rl.online.api_router", "finish_weight_update", ""),
     ("vllm.entrypoints.serve.dev.server_info.api_router", "show_server_info", "config_format"),
     ("vllm.inputs.engine", "MultiModalInput", "mm_kwargs mm_placeholders"),
-    # Logs, traces and the configuration file (mirl_server/cli.py, plugin.py).
+    # Logs, traces and the configuration file (mirl_server/vllm_flags.py, plugin.py).
     ("vllm.engine.arg_utils", "EngineArgs", "otlp_traces_endpoint log_level"),
     ("vllm.config.logging", "LoggingConfig", "log_level pylogging_config_file"),
     ("vllm.utils.argparse_utils", "FlexibleArgumentParser.load_config_file", "file_path"),

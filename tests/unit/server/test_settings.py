@@ -10,7 +10,8 @@ import pytest
 
 from mirl_core.config import Limits, MIRLOptions, ModelSettings
 from mirl_core.errors import ConfigError, RequestError
-from mirl_server.cli import UsageError, own_parser, own_settings, pairs, plugin_names
+from mirl_server.cli import plugin_names
+from mirl_server.flags import UsageError, own_parser, own_settings, pairs
 from mirl_server.guard_settings import AccessSettings, AdmissionSettings, HTTPSettings, KeyLimits
 from mirl_server.service import cache_salt
 from mirl_server.settings import ServerSettings, default_options, request_options
