@@ -33,7 +33,8 @@ from mirl_server.logs import CONFIG
 from mirl_server.settings import ServerSettings, default_options
 from mirl_server.settings_files import as_yaml, stray_variables
 
-PLUGIN = "mirl"
+PLUGINS = ("mirl", "mirl_orphans")
+"""Entry points of ours: the routes, and what every process of vLLM's is told."""
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -85,7 +86,7 @@ def plugin_names(given: str | None) -> str:
         groups = ("general", "platform", "io_processor", "stat_logger")
         found = [metadata.entry_points(group=f"vllm.{group}_plugins") for group in groups]
         names = sorted({entry.name for group in found for entry in group})
-    return ",".join(dict.fromkeys([*names, PLUGIN]))
+    return ",".join(dict.fromkeys([*names, *PLUGINS]))
 
 
 def _serve(arguments: list[str], settings: ServerSettings) -> int:

@@ -82,6 +82,10 @@ def own_parser() -> argparse.ArgumentParser:
         help="how long a stream may be silent before it carries a comment; default 10",
     )  # fmt: skip
     mirl.add_argument(
+        "--shutdown-seconds", metavar="SECONDS", type=float,
+        help="how long running requests may go on for once the server is asked to stop; default 25",
+    )  # fmt: skip
+    mirl.add_argument(
         "--no-reasoning-content-alias", action="store_true",
         help="send the reasoning as `reasoning` only, not as `reasoning_content` too",
     )  # fmt: skip
@@ -131,6 +135,7 @@ def own_settings(own: argparse.Namespace) -> dict[str, Any]:
         "limits": pairs(own.mirl_limit, "--mirl-limit"),
         "calibration": own.mirl_calibration,
         "keep_alive": own.mirl_keep_alive,
+        "shutdown_seconds": own.shutdown_seconds,
         "images": image_settings(own),
         **read_guard_flags(own, pairs),
     }

@@ -13,6 +13,8 @@ from mirl_server.settings_files import SECTION
 
 BUNDLED_NAME = "mirl-tiny"
 NO_DOMAIN = "no-domain-is-allowed.invalid"
+SHUTDOWN_TIMEOUT = 25
+"""Seconds; Kubernetes gives a pod 30 before it kills it."""
 
 
 def parse_vllm(arguments: list[str]) -> argparse.Namespace:
@@ -73,6 +75,7 @@ def server_defaults(cpu: bool) -> dict[str, Any]:
         "h11_max_incomplete_event_size": 65536,
         "h11_max_header_count": 128,
         "disable_access_log_for_endpoints": "/health,/ready,/metrics",
+        "shutdown_timeout": SHUTDOWN_TIMEOUT,
     }
 
 
