@@ -24,7 +24,7 @@ ENGINE_DIED = 3
 INTERRUPTED = 130
 AFTER_PATIENCE = 8
 """Seconds that an API server needs at most, from the end of its patience to its own."""
-NOT_STARTED = "core initialization failed"
+NOT_STARTED = "core initialization"
 DIED = ("died unexpectedly", "died with exit code")
 """What vLLM says, as RuntimeErrors without a type of their own, of engines and of API servers."""
 
