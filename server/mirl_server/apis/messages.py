@@ -14,8 +14,9 @@ from mirl_core.engines.base import RequestContext
 from mirl_core.errors import MIRLError, RequestError
 from mirl_server.apis.base import Api
 from mirl_server.apis.fields import PLAIN, Fields, Turns, check_refused, object_of, renamed_error, text_of
-from mirl_server.apis.messages_voice import MessagesVoice, error_object
+from mirl_server.apis.messages_voice import MessagesVoice
 from mirl_server.apis.tools import messages_tools
+from mirl_server.error_shapes import messages_error
 from mirl_server.protocol import budget, error_response, error_status
 from mirl_server.requests import ChatRequest, read_request
 from mirl_server.service import Delegate, Service
@@ -113,7 +114,7 @@ class MessagesApi(Api):
     def refusal(error: MIRLError) -> JSONResponse:
         headers = error_response(error).headers.items()
         kept = {name: value for name, value in headers if not name.startswith("content-")}
-        return JSONResponse(error_object(error), error_status(error), kept)
+        return JSONResponse(messages_error(error), error_status(error), kept)
 
     def _turns(self) -> Turns:
         """`system` and `messages` as chat messages."""
