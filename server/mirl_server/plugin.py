@@ -107,7 +107,7 @@ class MIRLPlugin:
             handlers={"responses": delegate_responses, "messages": delegate_messages},
             metrics=metrics,
             admission=admission,
-            images=Images.of(settings.limits, settings.images, metrics.time_images),
+            images=Images.of(settings.limits, settings.images, metrics.time_images, metrics.fetched),
             tracing=_tracing(args),
             tool_parser=tool_parser,
             max_top_logprobs=_max_top_logprobs(engine_client),
