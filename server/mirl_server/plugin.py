@@ -1,7 +1,7 @@
 """The vLLM endpoint plugin: MIRL's routes on vLLM's own server, over the engine client that it is handed.
 
-Enabled by `VLLM_PLUGINS=mirl`, which `mirl-serve` sets. Beside the launcher (`cli`, `vllm_names`) and
-`vllm_tools`, the only module here that imports vllm.
+Enabled by `VLLM_PLUGINS=mirl`, which `mirl-serve` sets. Beside the launcher (`cli`, `vllm_names`),
+`vllm_media` and `vllm_tools`, the only module here that imports vllm.
 """
 
 from __future__ import annotations
@@ -44,6 +44,7 @@ from mirl_server.requests import MAX_TOP_LOGPROBS
 from mirl_server.routes import make_router
 from mirl_server.service import Service
 from mirl_server.settings import ServerSettings, default_options
+from mirl_server.vllm_media import check_images
 from mirl_server.vllm_names import resolve_default_chat_template_kwargs
 from mirl_server.vllm_tools import find_tool_parser, marker_tokens
 
@@ -62,9 +63,14 @@ class MIRLPlugin:
     required_tasks = ("generate",)
 
     def attach_router(self, app: FastAPI) -> None:
-        """MIRL's routes, in place of vLLM's of the same path and method; and the guard before every route."""
+        """MIRL's routes, in place of vLLM's of the same path and method; and the guard before every route.
+
+        Images that vLLM's own handlers decode are held against the same limits.
+        """
         args: Namespace = app.state.args
-        app.state.mirl_guard = guard(app, _settings(args), _take_keys(args))
+        settings = _settings(args)
+        check_images(settings.limits)
+        app.state.mirl_guard = guard(app, settings, _take_keys(args))
         app.include_router(make_router())
         self._app = app
 

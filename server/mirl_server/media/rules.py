@@ -164,7 +164,10 @@ class Rules:
     def may_connect(self, address: str, target: Target) -> bool:
         """Whether an address that the target's host resolved to may be connected to."""
         meant = unwrapped(address)
-        if meant is None or within(meant, self._denied_networks):
+        # Written as it is, too: the operator may deny a whole NAT64 prefix.
+        if meant is None or any(
+            within(one, self._denied_networks) for one in (meant, ipaddress.ip_address(address))
+        ):
             return False
         kind = kind_of(address)
         return kind == "public" or (kind == "private" and self.settings.allow_private and target.named)
