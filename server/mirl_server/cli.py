@@ -248,7 +248,7 @@ def _serve(arguments: list[str], settings: ServerSettings) -> int:
     cli_env_setup()
     args = parse_vllm(arguments)
     args.mirl = settings
-    if args.log_level:
+    if hasattr(args, "log_level"):  # only where the flag was given
         os.environ["VLLM_LOGGING_LEVEL"] = args.log_level  # read by logging.json, and by other processes
     close_without_plugin(args, settings)
     try:
