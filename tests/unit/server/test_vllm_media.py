@@ -10,8 +10,9 @@ import pytest
 from PIL import Image
 
 from mirl_core.config import Limits
+from tests.hostile.images import CORPUS, LIMITS
 from tests.unit.server.conftest import data_url
-from tests.unit.server.test_hostile_images import CORPUS, LIMITS, SECONDS
+from tests.unit.server.test_hostile_images import SECONDS
 
 pytestmark = pytest.mark.vllm
 
