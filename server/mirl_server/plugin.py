@@ -31,7 +31,7 @@ from vllm.transformers_utils.repo_utils import get_hf_file_to_dict, try_get_loca
 
 from mirl_core.config import ModelSettings
 from mirl_core.engines.vllm import VLLMEngine
-from mirl_core.errors import ConfigError
+from mirl_core.errors import ConfigError, RequestError
 from mirl_core.pipeline import Pipeline
 from mirl_server.admission import SEQUENCES, Admission
 from mirl_server.guard import guard, watch_load
@@ -39,6 +39,7 @@ from mirl_server.logs import share_handlers
 from mirl_server.media.decoding import read_references
 from mirl_server.media.images import Images
 from mirl_server.metrics import EngineState, process_metrics
+from mirl_server.protocol import error_response
 from mirl_server.request_log import RequestLog
 from mirl_server.requests import MAX_TOP_LOGPROBS
 from mirl_server.routes import make_router
@@ -53,6 +54,8 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 
+SCALING = ("/scale_elastic_ep", "/is_scaling_elastic_ep")
+"""Of vLLM's endpoints, those that do nothing without --enable-elastic-ep."""
 LOOPBACK = ("127.0.0.1", "localhost", "::1")
 
 
@@ -72,6 +75,10 @@ class MIRLPlugin:
         check_images(settings.limits)
         app.state.mirl_guard = guard(app, settings, _take_keys(args))
         app.include_router(make_router())
+        app.add_exception_handler(RecursionError, _too_deep)
+        if not getattr(args, "enable_elastic_ep", False):
+            # They are the operator's, and whoever has a key could ask.
+            app.router.routes[:] = [one for one in app.routes if getattr(one, "path", "") not in SCALING]
         self._app = app
 
     async def init_state(self, engine_client: EngineClient | None, state: State, args: Namespace) -> None:
@@ -135,6 +142,11 @@ class MIRLPlugin:
         logger.info("MIRL gates %s; the same model without the gate is %s:direct", names[0], names[0])
 
 
+async def _too_deep(request: Request, error: Exception) -> Response:
+    """A body that one of vLLM's handlers, or JSON's, could not get to the bottom of."""
+    return error_response(RequestError("the body is nested too deeply"))
+
+
 def _settings(args: Namespace) -> ServerSettings:
     settings: ServerSettings = getattr(args, "mirl", None) or ServerSettings.load()
     return settings
@@ -190,6 +202,12 @@ async def _handed(
         problems = error.errors(include_url=False)
         located = [{**problem, "loc": ("body", *problem["loc"])} for problem in problems]
         raise RequestValidationError(located) from error
+    except (TypeError, AttributeError, LookupError) as error:
+        # Validators of vLLM's take a field for what it should be before anybody has looked.
+        raise RequestError("a field is of another type than it must be; check them all") from error
+    for name, value in parsed:
+        if isinstance(value, int) and not -(2**63) <= value < 2**63:
+            raise RequestError(f"{name} must be a number of 64 bits", param=name)
     response = await handler(parsed, request)
     # None: the client is gone.
     return Response(status_code=499) if response is None else response
