@@ -77,7 +77,9 @@ def wrong_headers() -> Cases:
             yield target.case("content types", f"'{kind}'", good, headers={"content-type": kind})
         for coding in ("gzip", "br", "deflate, gzip"):
             headers = {"content-type": "application/json", "content-encoding": coding}
-            yield target.case("content types", f"{coding} that it is not", gzip.compress(good), headers=headers)
+            yield target.case(
+                "content types", f"{coding} that it is not", gzip.compress(good), headers=headers
+            )
 
 
 def mutated(target: Target, count: int, seed: int) -> Cases:

@@ -192,3 +192,5 @@ def urls() -> Iterator[tuple[str, str]]:
 
 
 CORPUS = dict(urls())
+LARGE = frozenset({"PNG that is black for ever"})
+"""Refused for its size alone: by LIMITS, not by the server's own."""
