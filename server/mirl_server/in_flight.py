@@ -1,7 +1,7 @@
 """Every request in flight, whoever answers it: counted, and ended honestly where the server can't go on.
 
-Pure ASGI around every route, the backend's own included. A request that is cut, or that loses its engine,
-gets a 503 where nothing was sent yet, and an event that says so where a stream has begun.
+Pure ASGI around every route, the backend's own included, within `ErrorShapes`. A request that is cut, or that
+loses its engine, gets a 503 where nothing was sent yet, and an event that says so where a stream has begun.
 """
 
 from __future__ import annotations
@@ -10,14 +10,12 @@ import asyncio
 import logging
 
 from fastapi import Request
-from fastapi.responses import JSONResponse
 from starlette.datastructures import Headers
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from mirl_core.errors import MIRLError
-from mirl_server.apis.messages import MessagesApi
-from mirl_server.apis.messages_voice import error_object
 from mirl_server.auth import READING
+from mirl_server.error_shapes import is_messages, messages_error
 from mirl_server.http_limits import refuse
 from mirl_server.lifetime import Lifetime
 from mirl_server.logs import trail
@@ -58,7 +56,7 @@ class InFlight:
             await self.app(scope, receive, send)
         else:
             _count(scope, error)
-            await refuse(error, scope, receive, send, response=_refusal(scope, error), close=True)
+            await refuse(error, scope, receive, send, close=True)
 
     async def _answer(self, scope: Scope, receive: Receive, send: Send) -> None:
         answer = _Answer(scope, send, self._life)
@@ -115,7 +113,7 @@ class _Answer:
             return
         _count(self._scope, error)
         if not self._started:
-            response = _refusal(self._scope, error)
+            response = error_response(error)
             headers = [*response.raw_headers, (b"connection", b"close")]
             await self._send(
                 {"type": "http.response.start", "status": response.status_code, "headers": headers}
@@ -132,20 +130,11 @@ def _count(scope: Scope, error: MIRLError) -> None:
     count_error(service_of(request), request, error)
 
 
-def _path(scope: Scope) -> str:
-    path: str = scope["path"]
-    return path.removeprefix(scope.get("root_path", ""))
-
-
-def _refusal(scope: Scope, error: MIRLError) -> JSONResponse:
-    return MessagesApi.refusal(error) if _path(scope).startswith("/v1/messages") else error_response(error)
-
-
 def _last_words(scope: Scope, error: MIRLError) -> str:
     """The end of a stream that was cut, in its API's words."""
-    path = _path(scope)
-    if path.startswith("/v1/messages"):
-        return data(error_object(error), "error")
+    path: str = scope["path"].removeprefix(scope.get("root_path", ""))
+    if is_messages(path):
+        return data(messages_error(error), "error")
     if path.startswith("/v1/responses"):
         told = error_body(error)["error"]
         return data({"type": "error", **{name: told[name] for name in ("code", "message", "param")}}, "error")

@@ -1,7 +1,7 @@
 """The vLLM endpoint plugin: MIRL's routes on vLLM's own server, over the engine client that it is handed.
 
 Enabled by `VLLM_PLUGINS=mirl`, which `mirl-serve` sets. Beside the launcher (`launch`,
-`vllm_flags`, `vllm_names`) and `vllm_tools`, the only module here that imports vllm.
+`vllm_flags`, `vllm_names`), `vllm_media` and `vllm_tools`, the only module here that imports vllm.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ from vllm.transformers_utils.repo_utils import get_hf_file_to_dict, try_get_loca
 
 from mirl_core.config import ModelSettings
 from mirl_core.engines.vllm import VLLMEngine
-from mirl_core.errors import ConfigError
+from mirl_core.errors import ConfigError, RequestError
 from mirl_core.pipeline import Pipeline
 from mirl_server.admission import SEQUENCES, Admission
 from mirl_server.guard import guard, watch_load
@@ -43,11 +43,13 @@ from mirl_server.logs import share_handlers
 from mirl_server.media.decoding import read_references
 from mirl_server.media.images import Images
 from mirl_server.metrics import EngineState, process_metrics
+from mirl_server.protocol import error_response
 from mirl_server.request_log import RequestLog
 from mirl_server.requests import MAX_TOP_LOGPROBS
 from mirl_server.routes import make_router
 from mirl_server.service import Service
 from mirl_server.settings import ServerSettings, default_options
+from mirl_server.vllm_media import check_images
 from mirl_server.vllm_names import resolve_default_chat_template_kwargs
 from mirl_server.vllm_tools import find_tool_parser, marker_tokens
 
@@ -60,6 +62,8 @@ ENGINE_SECONDS = 5.0
 """For the engine to end by itself, once nothing runs in it."""
 LINGER = 2
 """Seconds for clients to read what is left in their connections' buffers, once nothing runs."""
+SCALING = ("/scale_elastic_ep", "/is_scaling_elastic_ep")
+"""Of vLLM's endpoints, those that do nothing without --enable-elastic-ep."""
 LOOPBACK = ("127.0.0.1", "localhost", "::1")
 
 
@@ -70,13 +74,22 @@ class MIRLPlugin:
     required_tasks = ("generate",)
 
     def attach_router(self, app: FastAPI) -> None:
-        """MIRL's routes, in place of vLLM's of the same path and method; and the guard before every route."""
+        """MIRL's routes, in place of vLLM's of the same path and method; and the guard before every route.
+
+        Images that vLLM's own handlers decode are held against the same limits.
+        """
         args: Namespace = app.state.args
+        settings = _settings(args)
         self._life = _life(args)
+        check_images(settings.limits)
         app.add_middleware(InFlight, life=self._life)
-        app.state.mirl_guard = guard(app, _settings(args), _take_keys(args))
+        app.state.mirl_guard = guard(app, settings, _take_keys(args))
         app.include_router(make_router())
         app.include_router(APIRouter(lifespan=self._serving))
+        app.add_exception_handler(RecursionError, _too_deep)
+        if not getattr(args, "enable_elastic_ep", False):
+            # They are the operator's, and whoever has a key could ask.
+            app.router.routes[:] = [one for one in app.routes if getattr(one, "path", "") not in SCALING]
         self._app = app
 
     @asynccontextmanager
@@ -144,7 +157,7 @@ class MIRLPlugin:
             handlers={"responses": delegate_responses, "messages": delegate_messages},
             metrics=metrics,
             admission=admission,
-            images=Images.of(settings.limits, settings.images, metrics.time_images),
+            images=Images.of(settings.limits, settings.images, metrics.time_images, metrics.fetched),
             tracing=_tracing(args),
             tool_parser=tool_parser,
             max_top_logprobs=_max_top_logprobs(engine_client),
@@ -164,6 +177,11 @@ class MIRLPlugin:
         if not state.mirl_guard.keyring and args.host not in LOOPBACK and not args.uds:
             logger.warning("no API keys: whoever reaches the port may use the model (--api-key-file)")
         logger.info("MIRL gates %s; the same model without the gate is %s:direct", names[0], names[0])
+
+
+async def _too_deep(request: Request, error: Exception) -> Response:
+    """A body that one of vLLM's handlers, or JSON's, could not get to the bottom of."""
+    return error_response(RequestError("the body is nested too deeply"))
 
 
 def _settings(args: Namespace) -> ServerSettings:
@@ -227,6 +245,12 @@ async def _handed(
         problems = error.errors(include_url=False)
         located = [{**problem, "loc": ("body", *problem["loc"])} for problem in problems]
         raise RequestValidationError(located) from error
+    except (TypeError, AttributeError, LookupError) as error:
+        # Validators of vLLM's take a field for what it should be before anybody has looked.
+        raise RequestError("a field is of another type than it must be; check them all") from error
+    for name, value in parsed:
+        if isinstance(value, int) and not -(2**63) <= value < 2**63:
+            raise RequestError(f"{name} must be a number of 64 bits", param=name)
     response = await handler(parsed, request)
     # None: the client is gone.
     return Response(status_code=499) if response is None else response

@@ -15,6 +15,7 @@ from fastapi.responses import JSONResponse, Response, StreamingResponse
 from mirl_core.engines.fake import FakeEngine, FakeText
 from mirl_core.errors import DrainingError, EngineDeadError
 from mirl_core.pipeline import Pipeline
+from mirl_server.error_shapes import ErrorShapes
 from mirl_server.in_flight import InFlight
 from mirl_server.lifetime import Lifetime, patience
 from mirl_server.settings import ServerSettings
@@ -29,6 +30,7 @@ def living(harness: Harness, seconds: float = 30.0) -> Lifetime:
     """The harness's app with a life, and two routes of a backend's that take long."""
     life = Lifetime(seconds)
     harness.app.add_middleware(InFlight, life=life)
+    harness.app.add_middleware(ErrorShapes)
 
     async def chunks() -> AsyncIterator[str]:
         yield "data: {}\n\n"
