@@ -248,8 +248,8 @@ def _serve(arguments: list[str], settings: ServerSettings) -> int:
     cli_env_setup()
     args = parse_vllm(arguments)
     args.mirl = settings
-    if args.log_level:
-        os.environ["VLLM_LOGGING_LEVEL"] = args.log_level  # read by logging.json, and by other processes
+    if level := getattr(args, "log_level", None):  # vLLM leaves it out where the flag is not given
+        os.environ["VLLM_LOGGING_LEVEL"] = level  # read by logging.json, and by other processes
     close_without_plugin(args, settings)
     try:
         configure_logging_from_args(args)

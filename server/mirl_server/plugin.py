@@ -115,6 +115,8 @@ class MIRLPlugin:
             force_usage=args.enable_force_include_usage,
             draining=draining,
         )
+        # vLLM's SageMaker part builds the layers as soon as there is one; nothing is served yet.
+        self._app.middleware_stack = None
         # Added last, so that it is outermost: requests that another layer refuses have a line too.
         self._app.add_middleware(
             RequestLog,
