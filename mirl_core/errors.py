@@ -71,8 +71,7 @@ class ImageError(RequestError):
 
 
 class ContextLengthError(RequestError):
-    """The prompt is longer than the model takes. Clients shorten it, by the code or by the words
-    "maximum context length"."""
+    """The prompt is longer than the model takes. Clients know it by its code or its words, and shorten it."""
 
 
 class ModelNotFoundError(RequestError):

@@ -21,7 +21,7 @@ from mirl_core.budget import check_budget
 from mirl_core.confidence import calibration_for, reported
 from mirl_core.config import MIRLOptions, ModelSettings
 from mirl_core.deadline import Deadline
-from mirl_core.engines.base import Engine, Rendered, RequestContext, Sample, Sampling, derive_seed
+from mirl_core.engines.base import TOO_LONG, Engine, Rendered, RequestContext, Sample, Sampling, derive_seed
 from mirl_core.errors import ContextLengthError, DeadlineError
 from mirl_core.events import ChainDone, Decided, Described, Event, FellBack, Finished, Gated, Started
 from mirl_core.formats import Form
@@ -380,7 +380,7 @@ class _Run:
         free = self.engine.max_model_len - self.rendered.prompt_tokens - len(suffix)
         if free < 1:
             raise ContextLengthError(
-                f"this model's maximum context length is {self.engine.max_model_len} tokens; the "
+                f"{TOO_LONG}: this model's maximum context length is {self.engine.max_model_len} tokens; the "
                 f"conversation takes {self.rendered.prompt_tokens}, which leaves no room for an answer",
                 param="messages",
             )

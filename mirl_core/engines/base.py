@@ -32,6 +32,10 @@ class Rendered:
     """The engine's own form. Only the engine that made it may look inside."""
 
 
+TOO_LONG = "the prompt is too long"
+"""Anthropic's words. Clients that look at the message alone know those, or vLLM's, which follow."""
+
+
 def fitting(prompt_tokens: int, inputs: Any, max_model_len: int) -> Rendered:
     """A rendering that leaves room for an answer.
 
@@ -40,7 +44,7 @@ def fitting(prompt_tokens: int, inputs: Any, max_model_len: int) -> Rendered:
     """
     if prompt_tokens >= max_model_len:
         raise ContextLengthError(
-            f"this model's maximum context length is {max_model_len} tokens, answer included; "
+            f"{TOO_LONG}: this model's maximum context length is {max_model_len} tokens, answer included; "
             f"messages are {prompt_tokens} tokens long with their images",
             param="messages",
         )
@@ -50,16 +54,17 @@ def fitting(prompt_tokens: int, inputs: Any, max_model_len: int) -> Rendered:
 def too_long_to_score(max_model_len: int) -> ContextLengthError:
     """What refuses a description that doesn't fit behind its prompt."""
     return ContextLengthError(
-        f"this model's maximum context length is {max_model_len} tokens; the prompt and a description are "
-        "together longer than it can score",
+        f"{TOO_LONG}: this model's maximum context length is {max_model_len} tokens; messages and a "
+        "description are together longer than it can score",
         param="messages",
     )
 
 
 def refusal(message: str, param: str | None) -> RequestError:
     """A refusal of vLLM's as an error of its own kind, which only its words tell."""
-    kind = ContextLengthError if "maximum context length" in message else RequestError
-    return kind(message, param=param)
+    if "maximum context length" in message:
+        return ContextLengthError(f"{TOO_LONG}: {message}", param=param)
+    return RequestError(message, param=param)
 
 
 @dataclass(frozen=True, slots=True)
