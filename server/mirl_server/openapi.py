@@ -17,7 +17,7 @@ Json = dict[str, Any]
 Responses = dict[int | str, Json]
 
 EXAMPLE_PNG = (
-    "iVBORw0KGgoAAAANSUhEUgAAAAgAAAAICAIAAABLbSncAAAAFUlEQVR42mM8ISfHgA0wMeAAg1MCANKDARQfGKMRAAAAAElFTkSuQmCC"
+    "iVBORw0KGgoAAAANSUhEUgAAAAgAAAAICAIAAABLbSncAAAAFUlEQVR42mM8ISfHgA0wMeAAg1MCANDKARQfGKMRAAAAAElFTkSuQmCC"
 )
 """A red square, in base64."""
 EXAMPLE_KNOBS = {"descriptions": 4, "keep": 2, "forks": 1}

@@ -32,8 +32,9 @@ def test_its_cases(server: RunningServer, client: str, tmp_path: Path) -> None:
         "LITELLM_LOCAL_MODEL_COST_MAP": "True",
     }
     done = subprocess.run(
-        [PYTHON, "-m", "pytest", "-q", "-c", settings, "--rootdir", CASES, "--confcutdir", CASES,
-         "-p", "no:cacheprovider", "--import-mode=importlib", CASES / f"{client}_cases.py"],
+        [PYTHON, "-m", "pytest", "-q", "--tb=short", "-c", settings, "--rootdir", CASES,
+         "--confcutdir", CASES, "-p", "no:cacheprovider", "--import-mode=importlib",
+         CASES / f"{client}_cases.py"],
         cwd=tmp_path, env=environment, capture_output=True, text=True, check=False,
     )  # fmt: skip
     assert done.returncode == 0, done.stdout[-15_000:] + done.stderr[-3_000:]
