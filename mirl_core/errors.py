@@ -4,6 +4,7 @@
     ├── ConfigError               a setting, flag, recipe or `mirl.json` is wrong (command line: exit code 2)
     ├── RequestError              the caller's request is wrong (HTTP 400)
     │   ├── ImageError            an image can't be read, or is of a kind that isn't accepted (HTTP 400)
+    │   ├── ContextLengthError    the prompt is longer than the model takes (HTTP 400)
     │   ├── ModelNotFoundError    the request names a model that isn't served (HTTP 404)
     │   ├── RequestTooLargeError  body, image or fan-out is over the operator's limit (HTTP 413)
     │   └── BodyTimeoutError      the body didn't arrive in time (HTTP 408)
@@ -27,6 +28,7 @@ __all__ = [
     "BodyTimeoutError",
     "BusyError",
     "ConfigError",
+    "ContextLengthError",
     "DeadlineError",
     "DrainingError",
     "EngineDeadError",
@@ -66,6 +68,10 @@ class RequestError(MIRLError):
 
 class ImageError(RequestError):
     """An image can't be read, or is of a kind that isn't accepted."""
+
+
+class ContextLengthError(RequestError):
+    """The prompt is longer than the model takes. Clients know it by its code or its words, and shorten it."""
 
 
 class ModelNotFoundError(RequestError):

@@ -21,8 +21,8 @@ from mirl_core.budget import check_budget
 from mirl_core.confidence import calibration_for, reported
 from mirl_core.config import MIRLOptions, ModelSettings
 from mirl_core.deadline import Deadline
-from mirl_core.engines.base import Engine, Rendered, RequestContext, Sample, Sampling, derive_seed
-from mirl_core.errors import RequestError
+from mirl_core.engines.base import TOO_LONG, Engine, Rendered, RequestContext, Sample, Sampling, derive_seed
+from mirl_core.errors import ContextLengthError
 from mirl_core.events import ChainDone, Decided, Described, Event, FellBack, Finished, Gated, Started
 from mirl_core.formats import Form
 from mirl_core.gates import select
@@ -387,9 +387,9 @@ class _Run:
         """`wanted`, or what the model's context still holds; at least 1; tokens."""
         free = self.engine.max_model_len - self.rendered.prompt_tokens - len(suffix)
         if free < 1:
-            raise RequestError(
-                f"the conversation takes {self.rendered.prompt_tokens} tokens, which leaves no room for an "
-                f"answer within the model's {self.engine.max_model_len}; shorten it",
+            raise ContextLengthError(
+                f"{TOO_LONG}: this model's maximum context length is {self.engine.max_model_len} tokens; the "
+                f"conversation takes {self.rendered.prompt_tokens}, which leaves no room for an answer",
                 param="messages",
             )
         return max(1, min(wanted, free))

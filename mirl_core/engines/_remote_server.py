@@ -14,6 +14,7 @@ from typing import Any
 
 import httpx
 
+from mirl_core.engines.base import refusal
 from mirl_core.errors import (
     ConfigError,
     EngineDeadError,
@@ -194,7 +195,7 @@ class Server:
         if status == 413:
             raise RequestTooLargeError(message, param=param or field)
         if status in (400, 422):
-            raise RequestError(message, param=param or field)
+            raise refusal(message, param or field)
         raise ServerError(f"{self.url}{path} failed with status {status}: {message}", status)
 
 

@@ -12,6 +12,7 @@ from vllm.renderers import BaseRenderer, ChatParams
 from vllm.v1.engine.exceptions import EngineDeadError as VLLMEngineDeadError
 
 from mirl_core.engines._messages import messages_with
+from mirl_core.engines.base import refusal
 from mirl_core.errors import EngineDeadError, EngineError, MIRLError, RequestError
 from mirl_core.types import Conversation
 
@@ -138,7 +139,7 @@ def translated(what: str, param: str | None = None) -> Iterator[None]:
     except VLLMClientError as error:
         # `parameter` is vLLM's name for it, an OpenAI field for sampling settings.
         field = param or getattr(error, "parameter", None)
-        raise RequestError(str(error.args[0] if error.args else error), param=field) from error
+        raise refusal(str(error.args[0] if error.args else error), field) from error
     except VLLMError as error:
         raise EngineError(f"vLLM failed to {what}: {error}") from error
     except (ValueError, TypeError, KeyError, TimeoutError) as error:

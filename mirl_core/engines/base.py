@@ -15,7 +15,7 @@ from collections.abc import AsyncGenerator, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Literal, Protocol
 
-from mirl_core.errors import RequestError
+from mirl_core.errors import ContextLengthError, RequestError
 from mirl_core.types import Conversation, FinishReason
 
 ImageMode = Literal["keep", "drop"]
@@ -32,19 +32,39 @@ class Rendered:
     """The engine's own form. Only the engine that made it may look inside."""
 
 
+TOO_LONG = "the prompt is too long"
+"""Anthropic's words. Clients that look at the message alone know those, or vLLM's, which follow."""
+
+
 def fitting(prompt_tokens: int, inputs: Any, max_model_len: int) -> Rendered:
     """A rendering that leaves room for an answer.
 
     Raises:
-        RequestError: it fills the model's context.
+        ContextLengthError: it fills the model's context.
     """
     if prompt_tokens >= max_model_len:
-        raise RequestError(
-            f"messages are {prompt_tokens} tokens long with their images; this model takes "
-            f"{max_model_len} tokens, answer included",
+        raise ContextLengthError(
+            f"{TOO_LONG}: this model's maximum context length is {max_model_len} tokens, answer included; "
+            f"messages are {prompt_tokens} tokens long with their images",
             param="messages",
         )
     return Rendered(prompt_tokens=prompt_tokens, inputs=inputs)
+
+
+def too_long_to_score(max_model_len: int) -> ContextLengthError:
+    """What refuses a description that doesn't fit behind its prompt."""
+    return ContextLengthError(
+        f"{TOO_LONG}: this model's maximum context length is {max_model_len} tokens; messages and a "
+        "description are together longer than it can score",
+        param="messages",
+    )
+
+
+def refusal(message: str, param: str | None) -> RequestError:
+    """A refusal of vLLM's as an error of its own kind, which only its words tell."""
+    if "maximum context length" in message:
+        return ContextLengthError(f"{TOO_LONG}: {message}", param=param)
+    return RequestError(message, param=param)
 
 
 @dataclass(frozen=True, slots=True)

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from mirl_core.engines.base import Rendered, RequestContext, Sample, Sampling
-from mirl_core.errors import MIRLError, RequestError
+from mirl_core.errors import ContextLengthError, MIRLError
 from mirl_core.types import Conversation, FinishReason
 
 Kind = Literal["render", "describe", "score", "fork", "plain"]
@@ -121,7 +121,9 @@ class FakeEngine:
         self._fail("render")
         words = sum(len(self.encode(str(message.get("content")))) for message in conversation.messages)
         if words > self._max_model_len:
-            raise RequestError(f"the prompt is longer than {self._max_model_len} tokens", param="messages")
+            raise ContextLengthError(
+                f"the prompt is longer than {self._max_model_len} tokens", param="messages"
+            )
         return Rendered(prompt_tokens=words, inputs=conversation)
 
     def encode(self, text: str) -> tuple[int, ...]:

@@ -20,7 +20,15 @@ from mirl_core.engines._hf_render import render_conversation, translated
 from mirl_core.engines._placeholders import placeholder_ids
 from mirl_core.engines._sampling import TokenChooser
 from mirl_core.engines._text import TextCodec
-from mirl_core.engines.base import Rendered, RequestContext, Sample, Sampling, derive_seed, fitting
+from mirl_core.engines.base import (
+    Rendered,
+    RequestContext,
+    Sample,
+    Sampling,
+    derive_seed,
+    fitting,
+    too_long_to_score,
+)
 from mirl_core.errors import EngineDeadError, EngineError, RequestError
 from mirl_core.types import Conversation, FinishReason
 
@@ -152,10 +160,7 @@ class HFEngine:
         del context
         unique = sorted({tuple(suffix) for suffix in suffixes if suffix}, key=len)
         if unique and rendered.prompt_tokens + len(unique[-1]) > self._max_model_len:
-            raise RequestError(
-                f"the prompt and a description are together longer than {self._max_model_len} tokens",
-                param="messages",
-            )
+            raise too_long_to_score(self._max_model_len)
         call = _Call()
         scores = await self._in_thread(lambda: self._score(rendered, unique, call), call, "score")
         return [scores[tuple(suffix)] if suffix else () for suffix in suffixes]

@@ -36,7 +36,7 @@ from mirl_core.engines._remote_sampling import read_sample, sampling_params
 from mirl_core.engines._remote_score import score_suffixes
 from mirl_core.engines._remote_server import Lost, Server
 from mirl_core.engines._text import TextCodec
-from mirl_core.engines.base import Rendered, RequestContext, Sample, Sampling, fitting
+from mirl_core.engines.base import Rendered, RequestContext, Sample, Sampling, fitting, too_long_to_score
 from mirl_core.errors import ConfigError, EngineDeadError, EngineError, RequestError
 from mirl_core.types import Conversation
 
@@ -201,11 +201,7 @@ class RemoteEngine:
         """As in the protocol; identical suffixes are scored once."""
         unique = list(dict.fromkeys(tuple(suffix) for suffix in suffixes if suffix))
         if rendered.prompt_tokens + max(map(len, unique), default=0) >= self.max_model_len:
-            raise RequestError(
-                f"the prompt and a description are together longer than the {self.max_model_len - 1} tokens "
-                "that this model can score",
-                param="messages",
-            )
+            raise too_long_to_score(self.max_model_len)
         prompt: Prompt = rendered.inputs
         call = Call()
         scores = await score_suffixes(

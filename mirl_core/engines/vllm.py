@@ -40,8 +40,16 @@ from mirl_core.engines._vllm_args import (
 from mirl_core.engines._vllm_render import DEAD, Prompt, render_prompt, translated
 from mirl_core.engines._vllm_score import score_suffixes
 from mirl_core.engines._vllm_structure import check_structure
-from mirl_core.engines.base import Rendered, RequestContext, Sample, Sampling, derive_seed, fitting
-from mirl_core.errors import EngineDeadError, EngineError, RequestError
+from mirl_core.engines.base import (
+    Rendered,
+    RequestContext,
+    Sample,
+    Sampling,
+    derive_seed,
+    fitting,
+    too_long_to_score,
+)
+from mirl_core.errors import EngineDeadError, EngineError
 from mirl_core.types import Conversation, FinishReason
 
 logger = logging.getLogger(__name__)
@@ -180,11 +188,7 @@ class VLLMEngine:
         """As in the protocol; identical suffixes are scored once."""
         unique = list(dict.fromkeys(tuple(suffix) for suffix in suffixes if suffix))
         if rendered.prompt_tokens + max(map(len, unique), default=0) >= self._max_model_len:
-            raise RequestError(
-                f"the prompt and a description are together longer than the {self._max_model_len - 1} tokens "
-                "that this model can score",
-                param="messages",
-            )
+            raise too_long_to_score(self._max_model_len)
         call = _Call()
         scores = await score_suffixes(
             lambda suffix, params, name: self._run(

@@ -19,6 +19,7 @@ from mirl_core.errors import (
     BodyTimeoutError,
     BusyError,
     ConfigError,
+    ContextLengthError,
     DeadlineError,
     DrainingError,
     EngineDeadError,
@@ -42,6 +43,7 @@ STATUSES: Mapping[type[MIRLError], tuple[int, str, str | None]] = {
     # error: (status, error.type, error.code)
     RequestError: (400, "invalid_request_error", None),
     ImageError: (400, "invalid_request_error", "invalid_image"),
+    ContextLengthError: (400, "invalid_request_error", "context_length_exceeded"),
     ModelNotFoundError: (404, "invalid_request_error", "model_not_found"),
     RequestTooLargeError: (413, "invalid_request_error", "request_too_large"),
     BodyTimeoutError: (408, "timeout_error", "request_timeout"),

@@ -10,7 +10,7 @@ from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from typing import Annotated, Any, TypeVar
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, WithJsonSchema
 from pydantic_core import from_json
 from starlette.requests import Request
 
@@ -21,6 +21,7 @@ from mirl_core.types import Conversation
 from mirl_server.effort import Effort
 from mirl_server.formats import ResponseFormat, StructuredOutputs
 from mirl_server.media.images import Images, is_remote
+from mirl_server.openapi import EXAMPLE_KNOBS, EXAMPLE_PNG, a_part, a_turn, an_object, some, text_or_parts
 from mirl_server.tools import Tool, ToolChoice, template_tools
 
 DIRECT = ":direct"
@@ -33,6 +34,11 @@ TEMPLATE_RESERVED = ("chat_template", "tokenize", "tools", "add_generation_promp
 _N = TypeVar("_N", int, float)
 _PLAIN = "leave it out, or ask the model's ':direct' name"
 _IMAGE_PARTS = ("image", "image_url", "image_pil", "image_embeds", "input_image")
+
+_CONTENT = text_or_parts(
+    a_part("text", text={"type": "string"}),
+    a_part("image_url", image_url=an_object(["url"], url={"type": "string"})),
+)
 
 RemoteImage = tuple[str, str, Callable[[str], None]]
 """URL, content part, and how to put another URL there."""
@@ -120,7 +126,9 @@ class ChatRequest(BaseModel):
         extra="forbid", frozen=True, allow_inf_nan=False, use_attribute_docstrings=True, title="ChatRequest"
     )
 
-    messages: Annotated[list[dict[str, Any]], Field(min_length=1)]
+    messages: Annotated[
+        list[dict[str, Any]], Field(min_length=1), WithJsonSchema(some(a_turn(ROLES, _CONTENT)))
+    ]
     """The conversation. The newest message is the user's and carries images: data URLs, or http(s) URLs of
     hosts that the operator allows."""
     model: str | None = None
@@ -340,8 +348,9 @@ def _image_urls(parts: Sequence[object], where: str) -> list[tuple[str, str]]:
 
 
 def request_schema() -> dict[str, Any]:
-    """The gated request's JSON schema, for `/docs`."""
+    """The gated request's JSON schema, for `/docs`. Open: the backend's own handler takes more fields."""
     schema = ChatRequest.model_json_schema()
+    schema.pop("additionalProperties")
     definitions = schema.pop("$defs", {})
     schema["properties"]["mirl"] = MIRLOptions.model_json_schema()
     inlined: dict[str, Any] = _inlined(schema, definitions)
@@ -357,6 +366,23 @@ def _inlined(node: Any, definitions: Mapping[str, Any]) -> Any:
     if "$ref" in node:
         return _inlined(definitions[node["$ref"].rpartition("/")[2]], definitions)
     return {name: _inlined(one, definitions) for name, one in node.items()}
+
+
+def request_example() -> dict[str, Any]:
+    """A gated request that any model can answer."""
+    return {
+        "messages": [
+            {
+                "role": "user",
+                "content": [
+                    {"type": "image_url", "image_url": {"url": f"data:image/png;base64,{EXAMPLE_PNG}"}},
+                    {"type": "text", "text": "What colour is this?"},
+                ],
+            }
+        ],
+        "max_tokens": 200,
+        "mirl": EXAMPLE_KNOBS,
+    }
 
 
 def _or(value: _N | None, default: _N) -> _N:

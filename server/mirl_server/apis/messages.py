@@ -78,11 +78,9 @@ class MessagesApi(Api):
         if not isinstance(last, dict) or last.get("role") != "user":
             return False
         content = last.get("content")
-        kinds = (
-            {part.get("type") for part in content if isinstance(part, dict)}
-            if isinstance(content, list)
-            else set()
-        )
+        parts = content if isinstance(content, list) else []
+        # A list: a type may be anything, of which not all can be in a set.
+        kinds = [part.get("type") for part in parts if isinstance(part, dict)]
         # A tool's result comes as the user's message: the turn is the tool's.
         return "image" in kinds and "tool_result" not in kinds
 

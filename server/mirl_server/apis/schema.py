@@ -6,13 +6,16 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from mirl_server.apis.fields import Fields
+from mirl_server.openapi import json_body
 from mirl_server.requests import request_schema
 
 
-def request_body(fields: Fields, required: Sequence[str], own: Mapping[str, Any]) -> dict[str, Any]:
+def request_body(
+    fields: Fields, required: Sequence[str], own: Mapping[str, Any], example: dict[str, Any]
+) -> dict[str, Any]:
     """The `requestBody` of a route; `own` are the schemas of what is the API's alone."""
     chat = request_schema()["properties"]
     names = {name: name for name in fields.same} | dict(fields.renamed)
     shared = {own_name: chat[name] for own_name, name in sorted(names.items()) if name in chat}
     schema = {"type": "object", "required": list(required), "properties": {**own, **shared}}
-    return {"requestBody": {"required": True, "content": {"application/json": {"schema": schema}}}}
+    return json_body(schema, example)

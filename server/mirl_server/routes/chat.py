@@ -12,7 +12,6 @@ import logging
 import re
 from collections.abc import AsyncGenerator, AsyncIterable, Awaitable, Callable, Iterable
 from contextlib import AsyncExitStack
-from typing import Any
 
 from fastapi import APIRouter, Request, Response
 from fastapi.responses import JSONResponse, StreamingResponse
@@ -29,8 +28,9 @@ from mirl_server.effort import options_for
 from mirl_server.formats import check_sizes, read_format
 from mirl_server.logs import note, trail
 from mirl_server.observing import Watch, count_error
+from mirl_server.openapi import HANDED_ON, ChatAnswer, documented, json_body
 from mirl_server.protocol import error_status
-from mirl_server.requests import ChatRequest, read_body, read_conversation, request_schema
+from mirl_server.requests import ChatRequest, read_body, read_conversation, request_example, request_schema
 from mirl_server.service import Service, cache_salt, request_context, service_of
 from mirl_server.settings import request_options
 from mirl_server.streaming import ClientGone, Events, EventStream, HeldResponse, stream, unless_gone
@@ -40,29 +40,12 @@ from mirl_server.work import run_admitted
 logger = logging.getLogger(__name__)
 router = APIRouter()
 
-ERRORS: dict[int | str, dict[str, Any]] = {
-    status: {"description": text}
-    for status, text in {
-        400: "A field or an image is wrong; error.param names it",
-        404: "The model is not served",
-        401: "The API key is missing or unknown",
-        408: "The body did not arrive in time",
-        413: "An image or the request is over the operator's limit",
-        429: "The key's limits are used up, or there is no room; Retry-After says when to try again",
-        500: "The engine failed on this request",
-        503: "The engine is gone, or the server is shutting down",
-        504: "mirl.timeout passed with nothing to return",
-    }.items()
-}
-
 
 @router.post(
     "/v1/chat/completions",
     response_class=Response,
-    responses={200: {"content": {"application/json": {}, "text/event-stream": {}}}, **ERRORS},
-    openapi_extra={
-        "requestBody": {"required": True, "content": {"application/json": {"schema": request_schema()}}}
-    },
+    responses=documented(ChatAnswer, HANDED_ON, stream=True),
+    openapi_extra=json_body(request_schema(), request_example()),
 )
 async def chat_completions(request: Request) -> Response:
     """Answer a conversation."""

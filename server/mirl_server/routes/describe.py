@@ -19,9 +19,17 @@ from mirl_core.events import Described, FellBack, Gated, Started
 from mirl_core.types import Description
 from mirl_server.choices import Told
 from mirl_server.observing import Watch, refuse
+from mirl_server.openapi import TIMED, DescribeAnswer, documented, json_body
 from mirl_server.protocol import Json, description_json, stage_json
-from mirl_server.requests import ChatRequest, brings_image, read_body, read_request, request_schema
-from mirl_server.routes.chat import ERRORS, options_of, start
+from mirl_server.requests import (
+    ChatRequest,
+    brings_image,
+    read_body,
+    read_request,
+    request_example,
+    request_schema,
+)
+from mirl_server.routes.chat import options_of, start
 from mirl_server.service import Service, request_context, service_of
 from mirl_server.streaming import ClientGone, unless_gone
 
@@ -45,8 +53,8 @@ def _schema() -> dict[str, Any]:
 @router.post(
     "/v1/mirl/describe",
     response_class=Response,
-    responses={200: {"content": {"application/json": {}}}, **ERRORS},
-    openapi_extra={"requestBody": {"required": True, "content": {"application/json": {"schema": _schema()}}}},
+    responses=documented(DescribeAnswer, TIMED),
+    openapi_extra=json_body(_schema(), request_example()),
 )
 async def describe(request: Request) -> Response:
     """Describe an image for a question: N descriptions, their MI with the image, and which the gate keeps."""

@@ -7,24 +7,64 @@ from __future__ import annotations
 
 from fastapi import APIRouter, Request, Response
 
-from mirl_server.apis.messages import FIELDS, MessagesApi
+from mirl_server.apis.messages import FIELDS, ROLES, MessagesApi
 from mirl_server.apis.schema import request_body
-from mirl_server.routes.chat import ERRORS, answer
+from mirl_server.openapi import (
+    EXAMPLE_KNOBS,
+    EXAMPLE_PNG,
+    HANDED_ON,
+    AnthropicErrorBody,
+    MessagesAnswer,
+    OpenAIErrorBody,
+    a_part,
+    a_turn,
+    documented,
+    some,
+    text_or_parts,
+)
+from mirl_server.routes.chat import answer
 
 router = APIRouter()
+
+_TEXT = a_part("text", text={"type": "string"})
+_SOURCE = {
+    "anyOf": [
+        a_part("base64", media_type={"type": "string"}, data={"type": "string"}),
+        a_part("url", url={"type": "string"}),
+    ]
+}
+_EXAMPLE = {
+    "model": "mirl-tiny",
+    "max_tokens": 200,
+    "messages": [
+        {
+            "role": "user",
+            "content": [
+                {
+                    "type": "image",
+                    "source": {"type": "base64", "media_type": "image/png", "data": EXAMPLE_PNG},
+                },
+                {"type": "text", "text": "What colour is this?"},
+            ],
+        }
+    ],
+    "mirl": EXAMPLE_KNOBS,
+}
 
 
 @router.post(
     "/v1/messages",
     response_class=Response,
-    responses={200: {"content": {"application/json": {}, "text/event-stream": {}}}, **ERRORS},
+    # Bodies that vLLM finds malformed are refused in the shape of its own app.
+    responses=documented(MessagesAnswer, HANDED_ON, AnthropicErrorBody | OpenAIErrorBody, stream=True),
     openapi_extra=request_body(
         FIELDS,
         required=("model", "messages", "max_tokens"),
         own={
-            "messages": {"type": "array", "items": {"type": "object"}, "minItems": 1},
-            "system": {"anyOf": [{"type": "string"}, {"type": "array", "items": {"type": "object"}}]},
+            "messages": some(a_turn(ROLES, text_or_parts(_TEXT, a_part("image", source=_SOURCE)))),
+            "system": text_or_parts(_TEXT),
         },
+        example=_EXAMPLE,
     ),
 )
 async def messages(request: Request) -> Response:

@@ -8,6 +8,7 @@ from fastapi import APIRouter, Request, Response
 from fastapi.responses import JSONResponse
 
 from mirl_core.errors import ModelNotFoundError
+from mirl_server.openapi import ASKING, READING, ServedModel, ServedModels, documented
 from mirl_server.protocol import error_response
 from mirl_server.requests import DIRECT
 from mirl_server.service import Service, service_of
@@ -15,23 +16,25 @@ from mirl_server.service import Service, service_of
 router = APIRouter()
 
 
-@router.get("/v1/models")
-async def list_models(request: Request) -> dict[str, Any]:
+@router.get("/v1/models", response_class=Response, responses=documented(ServedModels, READING))
+async def list_models(request: Request) -> Response:
     """The served models."""
-    return {"object": "list", "data": await _listed(service_of(request))}
+    return JSONResponse({"object": "list", "data": await _listed(service_of(request))})
 
 
 # A path: names have slashes (`Qwen/Qwen2.5-VL-7B-Instruct`), and not every client encodes them.
 @router.get(
     "/v1/models/{model:path}",
     response_class=Response,
-    responses={
-        200: {"content": {"application/json": {}}},
-        404: {"description": "The model is not served"},
+    responses=documented(ServedModel, {404: ASKING[404], **READING}),
+    openapi_extra={
+        "parameters": [{"name": "model", "in": "path", "required": True, "schema": {"type": "string"}}]
     },
 )
-async def one_model(model: str, request: Request) -> Response:
+async def one_model(request: Request) -> Response:
     """One served model."""
+    # Not an argument: FastAPI would document a 422 for it, which never comes.
+    model: str = request.path_params["model"]
     for card in await _listed(service_of(request)):
         if card["id"] == model:
             return JSONResponse(card)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from fastapi import APIRouter, Request, Response
 
 from mirl_core.errors import DrainingError, MIRLError
+from mirl_server.openapi import OPEN, documented
 from mirl_server.protocol import error_response
 from mirl_server.service import service_of
 
@@ -12,7 +13,9 @@ router = APIRouter()
 
 
 @router.get(
-    "/ready", response_class=Response, responses={503: {"description": "Draining, or the engine is gone"}}
+    "/ready",
+    response_class=Response,
+    responses=documented(None, {**OPEN, 503: "Draining, or the engine is gone"}),
 )
 async def ready(request: Request) -> Response:
     """200 while the engine can serve, 503 otherwise."""

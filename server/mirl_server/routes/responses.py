@@ -7,24 +7,55 @@ from __future__ import annotations
 
 from fastapi import APIRouter, Request, Response
 
-from mirl_server.apis.responses import FIELDS, ResponsesApi
+from mirl_server.apis.responses import FIELDS, ROLES, ResponsesApi
 from mirl_server.apis.schema import request_body
-from mirl_server.routes.chat import ERRORS, answer
+from mirl_server.openapi import (
+    EXAMPLE_KNOBS,
+    EXAMPLE_PNG,
+    HANDED_ON,
+    OTHER,
+    ResponsesAnswer,
+    a_part,
+    a_turn,
+    documented,
+    some,
+    text_or_parts,
+)
+from mirl_server.routes.chat import answer
 
 router = APIRouter()
+
+_CONTENT = text_or_parts(
+    a_part("input_text", text={"type": "string"}), a_part("input_image", image_url={"type": "string"})
+)
+_ITEMS = some({"anyOf": [a_turn(ROLES, _CONTENT), OTHER]})
+_EXAMPLE = {
+    "input": [
+        {
+            "role": "user",
+            "content": [
+                {"type": "input_image", "image_url": f"data:image/png;base64,{EXAMPLE_PNG}"},
+                {"type": "input_text", "text": "What colour is this?"},
+            ],
+        }
+    ],
+    "max_output_tokens": 200,
+    "mirl": EXAMPLE_KNOBS,
+}
 
 
 @router.post(
     "/v1/responses",
     response_class=Response,
-    responses={200: {"content": {"application/json": {}, "text/event-stream": {}}}, **ERRORS},
+    responses=documented(ResponsesAnswer, HANDED_ON, stream=True),
     openapi_extra=request_body(
         FIELDS,
         required=("input",),
         own={
-            "input": {"anyOf": [{"type": "string"}, {"type": "array", "items": {"type": "object"}}]},
+            "input": {"anyOf": [{"type": "string"}, _ITEMS]},
             "instructions": {"anyOf": [{"type": "string"}, {"type": "null"}]},
         },
+        example=_EXAMPLE,
     ),
 )
 async def responses(request: Request) -> Response:

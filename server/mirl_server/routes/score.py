@@ -25,7 +25,15 @@ from mirl_core.pipeline import Pipeline
 from mirl_core.types import Conversation
 from mirl_server.auth import caller_of
 from mirl_server.observing import Watch, refuse
-from mirl_server.requests import brings_image, read_body, read_conversation, read_request
+from mirl_server.openapi import ASKING, ScoreAnswer, an_object, documented, json_body
+from mirl_server.requests import (
+    brings_image,
+    read_body,
+    read_conversation,
+    read_request,
+    request_example,
+    request_schema,
+)
 from mirl_server.service import Service, request_context, service_of
 from mirl_server.settings import request_options
 from mirl_server.streaming import ClientGone, unless_gone
@@ -33,26 +41,25 @@ from mirl_server.streaming import ClientGone, unless_gone
 router = APIRouter()
 
 TAKEN = ("model", "messages", "mirl", "chat_template_kwargs", "cache_salt", "priority", "request_id", "user")
-_SCHEMA = {
-    "type": "object",
-    "required": ["messages", "descriptions"],
-    "properties": {
-        "model": {"type": "string"},
-        "messages": {"type": "array", "items": {"type": "object"}},
-        "descriptions": {"type": "array", "items": {"type": "string"}, "minItems": 1},
-        "mirl": MIRLOptions.model_json_schema(),
-    },
-}
+
+
+def _schema() -> dict[str, Any]:
+    chat = request_schema()["properties"]
+    texts = {"type": "array", "items": {"type": "string", "minLength": 1}, "minItems": 1}
+    shared = {name: chat[name] for name in TAKEN if name in chat}
+    return an_object(["messages", "descriptions"], **shared, descriptions=texts)
+
+
+def _example() -> dict[str, Any]:
+    messages = request_example()["messages"]
+    return {"messages": messages, "descriptions": ["a red square", "a green circle"]}
 
 
 @router.post(
     "/v1/mirl/score",
     response_class=Response,
-    responses={
-        status: {"description": "As for chat completions"}
-        for status in (400, 401, 404, 408, 413, 429, 500, 503)
-    },
-    openapi_extra={"requestBody": {"required": True, "content": {"application/json": {"schema": _SCHEMA}}}},
+    responses=documented(ScoreAnswer, ASKING),
+    openapi_extra=json_body(_schema(), _example()),
 )
 async def score(request: Request) -> Response:
     """Score descriptions of an image: nats under the model, with the image and without."""

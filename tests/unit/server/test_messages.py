@@ -297,6 +297,15 @@ async def test_an_error_in_a_stream_is_told_in_it(build: Build) -> None:
     assert harness.engine.running == 0
 
 
+@pytest.mark.parametrize("kind", [{}, [], 3, None])
+async def test_a_blocks_type_may_be_anything(server: Harness, kind: Any) -> None:
+    blocks = [{"type": kind}, *ASKED["messages"][0]["content"]]
+    response = await post(
+        server, "/v1/messages", messages_body(messages=[{"role": "user", "content": blocks}])
+    )
+    assert (response.status_code, response.json()["type"]) == (400, "error")
+
+
 async def test_bodies_that_are_not_json_get_the_apis_own_error(server: Harness) -> None:
     async with server.client() as client:
         response = await client.post(
