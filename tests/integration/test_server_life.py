@@ -108,7 +108,7 @@ def status(server: RunningServer, path: str) -> int | None:
 def test_sigterm_lets_what_runs_finish_and_exits_0(tmp_path: Path) -> None:
     # Flags of both kinds are tried on the way.
     flags = ["--mirl-default", "descriptions=2", "--mirl-limit", "max_keep=1", "--no-reasoning-content-alias",
-             "--served-model-name", "another", "--max-model-len", "512"]  # fmt: skip
+             "--served-model-name", "another", "--max-model-len", "512", "--shutdown-seconds", "120"]  # fmt: skip
     with running(tmp_path, flags) as server:
         response = server.client().chat.completions.create(model="another", messages=asking(), max_tokens=60)
         found = evidence(response)
@@ -118,7 +118,7 @@ def test_sigterm_lets_what_runs_finish_and_exits_0(tmp_path: Path) -> None:
         processes = family(server)
         assert processes, "the engine runs in a process of its own"
         knobs = {"descriptions": 32, "keep": 1, "forks": 16, "gate": "none", "early_stop": False}
-        body = {"model": "another", "messages": asking(), "mirl": knobs, "n": 4, "stream": True}
+        body = {"model": "another", "messages": asking(), "mirl": knobs, "n": 2, "stream": True}
         url = f"{server.url}/v1/chat/completions"
         with httpx.Client(timeout=60) as client, client.stream("POST", url, json=body) as stream:
             lines = stream.iter_lines()
@@ -133,7 +133,7 @@ def test_sigterm_lets_what_runs_finish_and_exits_0(tmp_path: Path) -> None:
             told = [line for line in lines if line]
         assert told[-1] == "data: [DONE]"
         assert '"partial":true' not in "".join(told)
-        assert sum('"finish_reason":"' in line for line in told) >= 4
+        assert sum('"finish_reason":"' in line for line in told) >= 2
         finished = time.monotonic() - began
         assert server.process.wait(30) == 0
         ended = time.monotonic() - began
