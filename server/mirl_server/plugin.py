@@ -114,8 +114,9 @@ class MIRLPlugin:
             ending.cancel()
             await asyncio.gather(ending, return_exceptions=True)
             if client is not None:
-                # vLLM would give an engine that hangs as long as it gives requests.
-                await asyncio.to_thread(client.shutdown, timeout=ENGINE_SECONDS)
+                # vLLM would give an engine that hangs as long as it gives requests. On the loop, where
+                # nothing waits any more: let go on, vLLM's output handler would take the end for a death.
+                client.shutdown(timeout=ENGINE_SECONDS)
 
     async def init_state(self, engine_client: EngineClient | None, state: State, args: Namespace) -> None:
         """Build the service that the routes use, once the engine runs."""

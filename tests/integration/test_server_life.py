@@ -31,6 +31,8 @@ from tests.server_fixture import MIRL_SERVE, NAME, RunningServer, running
 pytestmark = pytest.mark.vllm
 
 ENGINE_DIED = 3
+ROOM = ("--max-running-sequences", "4096")
+"""So that several of the largest requests run at a time."""
 TEXT = [{"role": "user", "content": "Tell me everything."}]
 ENDLESS = {"model": f"{NAME}:direct", "messages": TEXT, "max_tokens": 1500, "n": 8, "ignore_eos": True}
 REQUESTS: Mapping[str, tuple[str, dict[str, Any]]] = {
@@ -45,9 +47,6 @@ REQUESTS: Mapping[str, tuple[str, dict[str, Any]]] = {
             "model": f"{NAME}:direct", "input": "Tell", "max_output_tokens": 1500, "ignore_eos": True,
             "stream": True,
         },
-    ),
-    "messages whole": (
-        "/v1/messages", {"model": f"{NAME}:direct", "messages": TEXT, "max_tokens": 1500, "ignore_eos": True},
     ),
 }  # fmt: skip
 
@@ -108,7 +107,7 @@ def status(server: RunningServer, path: str) -> int | None:
 def test_sigterm_lets_what_runs_finish_and_exits_0(tmp_path: Path) -> None:
     # Flags of both kinds are tried on the way.
     flags = ["--mirl-default", "descriptions=2", "--mirl-limit", "max_keep=1", "--no-reasoning-content-alias",
-             "--served-model-name", "another", "--max-model-len", "512", "--shutdown-seconds", "120"]  # fmt: skip
+             "--served-model-name", "another", "--max-model-len", "512"]  # fmt: skip
     with running(tmp_path, flags) as server:
         response = server.client().chat.completions.create(model="another", messages=asking(), max_tokens=60)
         found = evidence(response)
@@ -118,7 +117,7 @@ def test_sigterm_lets_what_runs_finish_and_exits_0(tmp_path: Path) -> None:
         processes = family(server)
         assert processes, "the engine runs in a process of its own"
         knobs = {"descriptions": 32, "keep": 1, "forks": 16, "gate": "none", "early_stop": False}
-        body = {"model": "another", "messages": asking(), "mirl": knobs, "n": 2, "stream": True}
+        body = {"model": "another", "messages": asking(), "mirl": knobs, "stream": True}
         url = f"{server.url}/v1/chat/completions"
         with httpx.Client(timeout=60) as client, client.stream("POST", url, json=body) as stream:
             lines = stream.iter_lines()
@@ -133,7 +132,7 @@ def test_sigterm_lets_what_runs_finish_and_exits_0(tmp_path: Path) -> None:
             told = [line for line in lines if line]
         assert told[-1] == "data: [DONE]"
         assert '"partial":true' not in "".join(told)
-        assert sum('"finish_reason":"' in line for line in told) >= 2
+        assert sum('"finish_reason":"' in line for line in told) >= 1
         finished = time.monotonic() - began
         assert server.process.wait(30) == 0
         ended = time.monotonic() - began
@@ -146,23 +145,16 @@ def test_sigterm_lets_what_runs_finish_and_exits_0(tmp_path: Path) -> None:
 @pytest.mark.full
 @pytest.mark.parametrize("hurried", [False, True], ids=["in time", "hurried"])
 def test_what_does_not_finish_is_ended_honestly(tmp_path: Path, hurried: bool) -> None:
-    flags = [] if hurried else ["--shutdown-seconds", "1"]
-    which = [
-        "gated whole",
-        "gated stream",
-        "plain whole",
-        "plain stream",
-        "responses stream",
-        "messages whole",
-    ]
+    flags = [*ROOM, *([] if hurried else ["--shutdown-seconds", "1"])]
+    which = ["gated whole", "gated stream", "plain whole", "plain stream", "responses stream"]
     with running(tmp_path, flags) as server:
         processes = family(server)
         with in_flight(server, *which) as asked:
-            until(lambda: server.gauge("mirl_chains_finished_total") > 0, 30)
+            until(lambda: server.gauge("mirl_chains_finished_total") > 30, 30)
             server.process.send_signal(signal.SIGTERM)
             began = time.monotonic()
             if hurried:
-                time.sleep(1)
+                time.sleep(0.5)
                 assert not any(one.done() for one in asked.values())
                 server.process.send_signal(signal.SIGTERM)
             told = {one: future.result(20) for one, future in asked.items()}
@@ -175,9 +167,8 @@ def test_what_does_not_finish_is_ended_honestly(tmp_path: Path, hurried: bool) -
             assert told[one].status == 200
             assert '"partial":true' in told[one].text.replace(" ", "")
             assert told[one].at - began < 3
-        for one in ("plain whole", "messages whole"):
-            assert told[one].status == 503
-            assert "shutting down" in told[one].error()["message"]
+        assert told["plain whole"].status == 503
+        assert "shutting down" in told["plain whole"].error()["message"]
         for one in ("plain stream", "responses stream"):
             assert told[one].status == 200
             assert "shutting down" in told[one].error()["message"]
@@ -189,7 +180,7 @@ def test_what_does_not_finish_is_ended_honestly(tmp_path: Path, hurried: bool) -
 
 @pytest.mark.full
 def test_the_engine_is_killed_with_requests_in_flight(tmp_path: Path) -> None:
-    with running(tmp_path) as server:
+    with running(tmp_path, ROOM) as server:
         processes = family(server)
         seen: list[int | None] = []
         with in_flight(server, *REQUESTS) as asked:
@@ -224,7 +215,7 @@ def test_the_engine_is_killed_with_requests_in_flight(tmp_path: Path) -> None:
 @pytest.mark.full
 def test_a_signal_to_the_whole_group_leaves_no_empty_answers(tmp_path: Path) -> None:
     """Ctrl-C in a terminal, and systemd unless told otherwise, signal the engine's process too."""
-    with running(tmp_path) as server:
+    with running(tmp_path, ROOM) as server:
         processes = family(server)
         with in_flight(server, "gated whole", "gated stream") as asked:
             os.killpg(server.process.pid, signal.SIGINT)
