@@ -96,6 +96,7 @@ ROWS: list[tuple[str, list[Panel]]] = [
             (gauge("mirl_admission_limit_tokens"), "limit"),
         ]),
         ("Images, p95", "s", [(quantile(0.95, "mirl_image_seconds", "step"), "{{step}}")]),
+        ("Images by URL", "reqps", [(rate("mirl_image_fetches_total", "outcome"), "{{outcome}}")]),
     ]),
     ("Errors", [
         ("Refused (4xx) by reason", "reqps", [(rate("mirl_refusals_total", "reason"), "{{reason}}")]),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Iterator
 from typing import Any
 
 from vllm.exceptions import VLLMError
@@ -36,6 +37,13 @@ def check_structure(structure: str, backend: str) -> None:
         # vLLM looks for these in plain schemas only; in a structural tag they would be ignored.
         if has_xgrammar_unsupported_json_features(schema):
             raise RequestError("the schema uses a keyword that xgrammar can't enforce")
+        refs = {ref for node in _nodes(schema) if isinstance(ref := node.get("$ref"), str)}
+        if not all(ref.startswith("#") for ref in refs):
+            # To xgrammar anything is of a form that is elsewhere.
+            raise RequestError("the schema refers to another document; put what it needs into its $defs")
+        if _endless(schema, refs):
+            # To xgrammar it is in order, but no token is allowed, and the engine gives the sequence up.
+            raise RequestError("the schema refers to itself without end: nothing is of that form")
     try:
         validate_xgrammar_grammar(
             SamplingParams(structured_outputs=StructuredOutputsParams(structural_tag=structure))
@@ -54,3 +62,44 @@ def _schemas(node: Any) -> list[dict[str, Any]]:
     if node.get("type") == "json_schema":
         return [node["json_schema"]] if isinstance(node["json_schema"], dict) else []
     return [schema for one in node.values() for schema in _schemas(one)]
+
+
+def _endless(schema: dict[str, Any], refs: set[str]) -> bool:
+    """Whether a reference in a schema leads back to itself before anything is said."""
+    places = {ref: _referred(schema, ref) for ref in refs}
+    ends: set[str] = set()
+    order, before = sorted(refs), -1
+    while len(ends) > before:
+        before = len(ends)
+        order.reverse()  # a chain of references is followed in one round, whichever way it was written
+        for ref in order:
+            if _ends(places[ref], ends):
+                ends.add(ref)
+    return len(ends) < len(refs)
+
+
+def _ends(node: Any, ends: set[str]) -> bool:
+    if not isinstance(node, dict):
+        return True
+    if isinstance(ref := node.get("$ref"), str):
+        return ref in ends
+    kinds = node.get("anyOf") or node.get("oneOf")
+    return any(_ends(kind, ends) for kind in kinds) if isinstance(kinds, list) else True
+
+
+def _referred(schema: dict[str, Any], ref: str) -> Any:
+    """What `#/$defs/name` stands for; None for what is not there."""
+    node: Any = schema
+    for part in ref.split("/")[1:]:
+        node = node.get(part.replace("~1", "/").replace("~0", "~")) if isinstance(node, dict) else None
+    return node
+
+
+def _nodes(node: Any) -> Iterator[dict[str, Any]]:
+    """Every object in a schema."""
+    todo = [node]
+    while todo:
+        node = todo.pop()
+        if isinstance(node, dict):
+            yield node
+        todo += node.values() if isinstance(node, dict) else node if isinstance(node, list) else ()

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+from collections.abc import Mapping
 from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
@@ -10,6 +12,11 @@ from mirl_core.config import Tags
 from mirl_core.engines.base import Engine
 from mirl_core.errors import RequestError
 from mirl_core.formats import AnswerFormat, Form, json_schema, one_of
+
+MAX_BYTES = 65536
+"""Of a form as JSON. The engine compiles it before it samples, in a time that grows faster than the form does
+(5 s at this size, minutes at a megabyte), and nothing stops it once it has begun."""
+_FREE = (None, "auto", "none", {"type": "auto"}, {"type": "none"})
 
 
 class JSONSchema(BaseModel):
@@ -83,6 +90,7 @@ async def read_format(
         name, asked = "tools", calls
     structure = None if asked is None else asked.after_description(tags)
     if structure is not None:
+        _check_size(structure, name)
         try:
             await engine.check_structure(structure)
         except RequestError as error:
@@ -98,3 +106,21 @@ def _asked(given: ResponseFormat) -> AnswerFormat | None:
     if given.json_schema is None or given.json_schema.schema_ is None:
         raise RequestError("response_format.json_schema.schema is missing", param="response_format")
     return json_schema(given.json_schema.schema_)
+
+
+def check_sizes(body: Mapping[str, Any]) -> None:
+    """RequestError where a form in a request of any API is over the limit; for what others read."""
+    names = ["response_format", "structured_outputs", "text", "output_config"]
+    if body.get("tool_choice") not in _FREE:
+        names.append("tools")
+    for name in names:
+        if body.get(name):
+            _check_size(json.dumps(body[name]), name)
+
+
+def _check_size(form: str, name: str) -> None:
+    if len(form) > MAX_BYTES:
+        raise RequestError(
+            f"{name} is {len(form)} bytes of JSON; at most {MAX_BYTES} can be held to: send a smaller schema",
+            param=name,
+        )

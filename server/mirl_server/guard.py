@@ -1,4 +1,7 @@
-"""What stands before every route of an app, vLLM's or the gateway's: keys, quotas, and limits on bodies."""
+"""What stands before every route of an app, vLLM's or the gateway's: keys, quotas, and limits on bodies.
+
+Around them errors get the shape of their API.
+"""
 
 from __future__ import annotations
 
@@ -10,6 +13,7 @@ from fastapi import FastAPI
 from mirl_core.errors import AuthenticationError, ConfigError, RateLimitError
 from mirl_server.admission import KINDS, Admission
 from mirl_server.auth import Authentication
+from mirl_server.error_shapes import ErrorShapes
 from mirl_server.guard_settings import AccessSettings
 from mirl_server.http_limits import BodyLimits
 from mirl_server.keys import Keyring
@@ -51,6 +55,7 @@ def guard(app: FastAPI, settings: ServerSettings, bare: Sequence[str] = ()) -> G
     made = Guard(make_keyring(settings.access, bare), Quotas())
     app.add_middleware(BodyLimits, settings=settings.http)
     app.add_middleware(Authentication, keyring=made.keyring, quotas=made.quotas, settings=settings.access)
+    app.add_middleware(ErrorShapes)
     return made
 
 

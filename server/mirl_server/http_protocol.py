@@ -2,7 +2,7 @@
 
 uvicorn's own, over httptools, bounds neither the size of headers nor the time they take, nor how long a
 client may leave its answer unread; vLLM's `--h11-max-…` flags reach only the slower parser that it does not
-choose. With this protocol they hold. What is refused here gets the OpenAI error shape too.
+choose. With this protocol they hold. What is refused here gets its API's error object too.
 """
 
 from __future__ import annotations
@@ -14,8 +14,8 @@ from typing import Any
 from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol
 
 from mirl_core.errors import BodyTimeoutError, MIRLError, RequestError, RequestTooLargeError
+from mirl_server.error_shapes import error_object
 from mirl_server.guard_settings import HTTPSettings
-from mirl_server.protocol import error_body
 
 HEADERS_TOO_LARGE = 431
 MAX_HEADERS = 256
@@ -35,6 +35,7 @@ class PatientProtocol(HttpToolsProtocol):
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
+        self.url = b""  # uvicorn's, from the first request on
         self._reading_headers = False
         self._header_bytes = 0
         self._silent = 0
@@ -120,7 +121,8 @@ class PatientProtocol(HttpToolsProtocol):
             self.transport.close()
             return
         status, error = self._refusal or (400, RequestError("that is not an HTTP request"))
-        body = json.dumps(error_body(error)).encode()
+        path = self.url.partition(b"?")[0].decode("latin-1")
+        body = json.dumps(error_object(error, path)).encode()
         head = [
             STATUS_LINE[status],
             b"content-type: application/json\r\n",

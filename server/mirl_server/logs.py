@@ -81,6 +81,32 @@ def _without_messages(_: Any, __: str, event: MutableMapping[str, Any]) -> Mutab
     return event
 
 
+class WithoutArguments(logging.Filter):
+    """Leaves out of a backend's errors about requests what the requests said: the sentence remains, and of an
+    exception the trail."""
+
+    def filter(self, record: logging.LogRecord) -> bool:
+        if record.levelno < logging.ERROR:
+            return True
+        said = str(record.msg).partition("%")[0].rstrip(": ")
+        raised = record.exc_info[1] if record.exc_info else None
+        record.msg = "%s" if raised is None else "%s: %s"
+        record.args = (said,) if raised is None else (said, trail(raised))
+        record.exc_info = record.exc_text = None
+        return True
+
+
+WITHOUT_ARGUMENTS = WithoutArguments()
+QUOTING = tuple(
+    f"vllm.entrypoints.{name}"
+    for name in (
+        "anthropic.api_router", "openai.chat_completion.serving", "openai.chat_completion.batch_serving",
+        "openai.responses.serving", "scale_out.render.serving", "scale_out.token_in_token_out.serving",
+    )
+)  # fmt: skip
+"""vLLM's loggers that quote a wrong request: its model's name, or an exception with what it is about."""
+
+
 def share_handlers(settings: LogSettings) -> None:
     """Log where vLLM logs, as the operator set it up; leave alone what someone set up already.
 
@@ -88,6 +114,8 @@ def share_handlers(settings: LogSettings) -> None:
     """
     # Pillow tells the values of EXIF tags at DEBUG.
     logging.getLogger("PIL").setLevel(logging.INFO)
+    for name in QUOTING:
+        logging.getLogger(name).addFilter(WITHOUT_ARGUMENTS)
     theirs = logging.getLogger("vllm")
     handlers = list(theirs.handlers)
     if settings.format == "json":

@@ -19,6 +19,7 @@ from prometheus_client import REGISTRY, CollectorRegistry, Counter, Gauge, Histo
 from mirl_core import __version__
 from mirl_core.errors import MIRLError
 from mirl_core.types import Description
+from mirl_server.media.rules import FetchOutcome
 from mirl_server.protocol import STATUSES
 
 Outcome = Literal["answered", "partial", "fallback", "refused", "deadline", "failed", "cancelled"]
@@ -103,6 +104,7 @@ class Metrics:
         self.image_seconds = histogram(
             "image_seconds", "Seconds of fetching or decoding the images of one request.", SECONDS, "step"
         )
+        self.image_fetches = counter("image_fetches", "Images by URL, by how their fetch ended.", "outcome")
         self.engine_state = gauge(
             "engine_state", "1 for the state that the engine is in.", "state", mode="livemax"
         )
@@ -117,6 +119,8 @@ class Metrics:
         """Every series that there can be exists from the start, so that a first failure is an increase."""
         for outcome in get_args(Outcome):
             self.requests.labels(outcome)
+        for end in get_args(FetchOutcome):
+            self.image_fetches.labels(end)
         for fate in FATES:
             self.descriptions.labels(fate)
         for reason in get_args(Cancelled):
@@ -169,6 +173,10 @@ class Metrics:
             yield
         finally:
             self.image_seconds.labels(step).observe(time.perf_counter() - started)
+
+    def fetched(self, outcome: FetchOutcome) -> None:
+        """Count an image by URL."""
+        self.image_fetches.labels(outcome).inc()
 
     def described(self, descriptions: tuple[Description, ...]) -> None:
         """Count what became of a request's descriptions."""

@@ -18,8 +18,8 @@ from starlette.responses import JSONResponse
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from mirl_core.errors import EngineError
+from mirl_server.error_shapes import error_object
 from mirl_server.logs import LONGEST, LogSettings, begin_notes, sane_id, trail
-from mirl_server.protocol import error_body
 
 logger = logging.getLogger(__name__)
 
@@ -83,7 +83,8 @@ class RequestLog:
                 logger.error("a request failed unexpectedly: %s", trail(error))
                 if status:
                     raise CutShortError from None
-                await JSONResponse(error_body(EngineError("internal error")), 500)(scope, receive, answer)
+                told = error_object(EngineError("internal error"), scope["path"])
+                await JSONResponse(told, 500)(scope, receive, answer)
             finally:
                 self._ended()
                 if self._settings.requests and (scope["path"] not in self._quiet or status >= 500):

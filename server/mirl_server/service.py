@@ -120,7 +120,8 @@ class Service:
 
     def backend_name(self, asked: str) -> str:
         """The name that the backend knows: without `:direct`, unless a model is really called so."""
-        return asked if asked in self.names else asked.removesuffix(DIRECT)
+        # Without a name before it the suffix is none: vLLM takes an empty name for its own.
+        return asked if asked in self.names else asked.removesuffix(DIRECT) or asked
 
 
 def service_of(request: Request) -> Service:

@@ -113,6 +113,9 @@ def read_tools(
     if not chosen or any(name not in functions for name in chosen):
         raise RequestError("tool_choice must be of a tool in tools", param="tool_choice")
     schemas = {name: functions[name].parameters or {} for name in chosen}
+    for name, schema in schemas.items():
+        if not isinstance(schema.get("$defs", {}), dict):
+            raise RequestError(f"$defs of the tool '{name[:64]}' must be an object", param="tools")
     return calls_of(schemas, MAX_CALLS if parallel and not named else 1)
 
 

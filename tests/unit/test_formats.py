@@ -69,6 +69,20 @@ def test_alone_there_is_nothing_but_the_answer() -> None:
             "keyword",
         ),
         ({"$ref": "#/$defs/nowhere"}, "can't be used"),
+        ({"$ref": "https://schemas.example/a.json"}, "another document"),
+        ({"$ref": "#"}, "without end"),
+        (
+            {"$ref": "#/$defs/a", "$defs": {"a": {"$ref": "#/$defs/b"}, "b": {"$ref": "#/$defs/a"}}},
+            "without end",
+        ),
+        ({"$ref": "#/$defs/a", "$defs": {"a": {"anyOf": [{"$ref": "#/$defs/a"}]}}}, "without end"),
+        (
+            {
+                "$ref": "#/$defs/a0",
+                "$defs": {f"a{n}": {"$ref": f"#/$defs/a{(n + 1) % 2000}"} for n in range(2000)},
+            },
+            "without end",
+        ),
     ],
 )
 def test_what_xgrammar_cannot_enforce_is_refused(schema: dict[str, Any], said: str) -> None:
@@ -82,7 +96,12 @@ def test_what_xgrammar_cannot_enforce_is_refused(schema: dict[str, Any], said: s
 def test_sound_forms_pass_and_other_backends_are_named() -> None:
     from mirl_core.engines._vllm_structure import check_structure
 
-    for form in (JSON, json_schema(None), COLOUR):
+    tree = {"type": "object", "properties": {"left": {"$ref": "#/$defs/node"}}}
+    either = {"anyOf": [{"$ref": "#/$defs/node"}, {"$ref": "#/$defs/leaf"}]}
+    definitions = {"node": {"anyOf": [{"$ref": "#/$defs/tree"}, {"$ref": "#/$defs/leaf"}]}, "tree": tree,
+                   "leaf": {"type": "string"}}  # fmt: skip
+    recursive = json_schema({**either, "$defs": definitions})
+    for form in (JSON, json_schema(None), COLOUR, recursive):
         for structure in (form.after_description(TAGS), form.alone()):
             check_structure(structure, "auto")
             check_structure(structure, "xgrammar")

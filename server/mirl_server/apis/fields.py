@@ -77,12 +77,15 @@ def check_refused(name: str, value: object, neutral: tuple[object, ...], remedy:
         raise RequestError(f"{name} is not supported for gated requests; {remedy}", param=name)
 
 
-def renamed_error(error: MIRLError, names: Mapping[str, str], places: Mapping[str, str]) -> MIRLError:
+def renamed_error(
+    error: MIRLError, names: Mapping[str, str], places: Mapping[str, str], words: Mapping[str, str]
+) -> MIRLError:
     """The same error with its field called as an API calls it.
 
     Args:
         names: chat's fields: the API's.
         places: of `Turns`.
+        words: what remedies say in chat's words: the API's.
     """
     if error.param is None:
         return error
@@ -99,6 +102,8 @@ def renamed_error(error: MIRLError, names: Mapping[str, str], places: Mapping[st
     if param == error.param and root in names:
         param = names[root] + error.param.removeprefix(root)
         message = re.sub(rf"\b{root}\b", names[root], message, count=1)
+    for chats, own in words.items():
+        message = message.replace(chats, own)
     told.param, told.message, told.args = param, message, (message,)
     return told
 

@@ -14,8 +14,10 @@ from mirl_core.engines.base import RequestContext
 from mirl_core.errors import MIRLError, RequestError
 from mirl_server.apis.base import Api
 from mirl_server.apis.fields import PLAIN, Fields, Turns, check_refused, object_of, renamed_error, text_of
-from mirl_server.apis.messages_voice import MessagesVoice, error_object
+from mirl_server.apis.messages_voice import MessagesVoice
 from mirl_server.apis.tools import messages_tools
+from mirl_server.error_shapes import messages_error
+from mirl_server.media.rules import REMEDY as DATA_URL
 from mirl_server.protocol import budget, error_response, error_status
 from mirl_server.requests import ChatRequest, read_request
 from mirl_server.service import Delegate, Service
@@ -53,6 +55,11 @@ _NAMES = {chat: own for own, chat in FIELDS.renamed.items()} | {
     "reasoning_effort": "output_config.effort",
     "response_format": "output_config.format",
     "thinking_token_budget": "thinking.budget_tokens",
+}
+_WORDS = {
+    "'required'": "'any'",
+    "max_completion_tokens": "max_tokens",
+    DATA_URL: "send it in base64 (source.type 'base64')",
 }
 
 
@@ -105,13 +112,13 @@ class MessagesApi(Api):
         return service.handler("messages")
 
     def named(self, error: MIRLError) -> MIRLError:
-        return error if self._places is None else renamed_error(error, _NAMES, self._places)
+        return error if self._places is None else renamed_error(error, _NAMES, self._places, _WORDS)
 
     @staticmethod
     def refusal(error: MIRLError) -> JSONResponse:
         headers = error_response(error).headers.items()
         kept = {name: value for name, value in headers if not name.startswith("content-")}
-        return JSONResponse(error_object(error), error_status(error), kept)
+        return JSONResponse(messages_error(error), error_status(error), kept)
 
     def _turns(self) -> Turns:
         """`system` and `messages` as chat messages."""

@@ -17,30 +17,10 @@ from mirl_core.errors import MIRLError
 from mirl_core.events import Finished, Started
 from mirl_core.types import Result
 from mirl_server.choices import Told
-from mirl_server.protocol import Json, error_status, evidence, finish_reason, stage_event
+from mirl_server.error_shapes import messages_error
+from mirl_server.protocol import Json, evidence, finish_reason, stage_event
 from mirl_server.streaming import data
 from mirl_server.tools import calls_json
-
-_ERROR_TYPES = {
-    400: "invalid_request_error",
-    401: "authentication_error",
-    403: "permission_error",
-    404: "not_found_error",
-    408: "timeout_error",
-    413: "request_too_large",
-    429: "rate_limit_error",
-    503: "overloaded_error",
-    504: "timeout_error",
-}
-
-
-def error_object(error: MIRLError) -> Json:
-    """The API's error object. It has no place for the field at fault, so the message names it."""
-    kind = _ERROR_TYPES.get(error_status(error), "api_error")
-    message = error.message
-    if error.param is not None and error.param not in message:
-        message = f"{error.param}: {message}"
-    return {"type": "error", "error": {"type": kind, "message": message}}
 
 
 class MessagesVoice:
@@ -105,7 +85,7 @@ class MessagesVoice:
             yield from self._finished(event.result)
 
     def failure(self, error: MIRLError) -> Iterable[str]:
-        yield data(error_object(self._named(error)), "error")
+        yield data(messages_error(self._named(error)), "error")
 
     def _finished(self, result: Result) -> Iterator[str]:
         for index, block in enumerate(self._content(result)):

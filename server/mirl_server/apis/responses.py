@@ -64,6 +64,7 @@ _NAMES = {chat: own for own, chat in FIELDS.renamed.items()} | {
     "response_format": "text.format",
     "verbosity": "text.verbosity",
 }
+_WORDS = {"max_completion_tokens": "max_output_tokens"}
 
 
 class ResponsesApi(Api):
@@ -117,7 +118,7 @@ class ResponsesApi(Api):
         return service.handler("responses")
 
     def named(self, error: MIRLError) -> MIRLError:
-        return error if self._places is None else renamed_error(error, _NAMES, self._places)
+        return error if self._places is None else renamed_error(error, _NAMES, self._places, _WORDS)
 
     def _turns(self) -> Turns:
         """`instructions` and `input` as chat messages."""

@@ -33,11 +33,11 @@ _DATA_URL = re.compile(
     r"data:([\w.+-]+/[\w.+-]+)?(?:;[\w.+-]+=[\w.+-]+)*(;base64)?,", re.ASCII | re.IGNORECASE
 )
 _LONGEST_HEAD = 256
-# What Pillow's decoders raise on damaged or hostile files, beside OSError.
-_DAMAGED = (
+DAMAGED = (
     OSError, ValueError, SyntaxError, TypeError, LookupError, EOFError, ArithmeticError, AttributeError,
     AssertionError, NotImplementedError, RecursionError, struct.error, zlib.error, MemoryError,
 )  # fmt: skip
+"""What Pillow's decoders raise on damaged or hostile files."""
 
 
 @dataclass(slots=True)
@@ -159,7 +159,7 @@ def _opened(raw: bytes, where: str, room: Room) -> Iterator[Image.Image]:
             "the image's file is too intricate to open; save it anew, not progressive and without metadata",
             param=where,
         ) from error
-    except _DAMAGED as error:
+    except DAMAGED as error:
         raise ImageError("the image is damaged or cut short; send a whole file", param=where) from error
 
 

@@ -17,18 +17,18 @@ import asyncio
 import re
 import socket
 import ssl
-from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import aclosing, asynccontextmanager
+from contextlib import aclosing, asynccontextmanager, contextmanager
 from dataclasses import replace
 
 import httpcore
 import httpx
 
 from mirl_core import __version__
-from mirl_core.errors import ImageError
+from mirl_core.errors import ImageError, RequestTooLargeError
 from mirl_server.media.decoding import KNOWN, Room
-from mirl_server.media.rules import DEFAULT_PORTS, REMEDY, ImageFetching, Rules, Target
+from mirl_server.media.rules import DEFAULT_PORTS, REMEDY, FetchOutcome, ImageFetching, Rules, Target
 from mirl_server.media.structure import FORMATS, media_type
 
 Resolver = Callable[[str, int], Awaitable[Sequence[str]]]
@@ -53,11 +53,24 @@ _BROKEN = (
 )  # fmt: skip
 
 
+def ignore(outcome: FetchOutcome) -> None:
+    """Hear how a fetch ended, and do nothing."""
+
+
+class _FetchError(Exception):
+    """Why an image can't be had: an outcome for the metrics, a sentence for the client."""
+
+    def __init__(self, outcome: FetchOutcome, says: str) -> None:
+        super().__init__(says)
+        self.outcome = outcome
+
+
 class ImageFetcher:
     """Fetches images within the operator's rules. One serves a process.
 
     Args:
         settings: the rules.
+        ended: hears how each fetch ended.
         resolve: a host's addresses; the system's resolver by default.
         network: makes the connections, to addresses only.
         tls: certificates to trust; the bundle that httpx uses, or `SSL_CERT_FILE`, by default.
@@ -69,8 +82,10 @@ class ImageFetcher:
         resolve: Resolver | None = None,
         network: httpcore.AsyncNetworkBackend | None = None,
         tls: ssl.SSLContext | None = None,
+        ended: Callable[[FetchOutcome], None] = ignore,
     ) -> None:
         self.settings = settings
+        self._ended = ended
         self._rules = Rules(settings)
         self._resolve = resolve or SystemResolver()
         self._network = network or httpcore.AnyIOBackend()
@@ -85,22 +100,20 @@ class ImageFetcher:
             RequestTooLargeError: one is over a limit, or all together are.
         """
         # All are checked before the first connection.
-        targets = {url: self._rules.target(url, where) for url, where in urls.items()}
+        try:
+            targets = {url: self._rules.target(url, where) for url, where in urls.items()}
+        except ImageError:
+            self._ended("refused")
+            raise
         deadline = asyncio.get_running_loop().time() + self.settings.timeout
         mine = asyncio.Semaphore(self.settings.per_request)
         counted = replace(room)  # what is decoded later counts there
 
         async def one(url: str) -> bytes:
             where = urls[url]
-            try:
+            with self._told(where):
                 async with asyncio.timeout_at(deadline), mine, self._slots:
                     return await self._follow(targets[url], where, counted)
-            except TimeoutError:
-                raise ImageError(
-                    f"the image could not be fetched within {self.settings.timeout:g} seconds; "
-                    f"try again, or {REMEDY}",
-                    param=where,
-                ) from None
 
         tasks = [asyncio.create_task(one(url)) for url in urls]
         try:
@@ -110,37 +123,63 @@ class ImageFetcher:
                 task.cancel()
             await asyncio.gather(*tasks, return_exceptions=True)
 
+    @contextmanager
+    def _told(self, where: str) -> Iterator[None]:
+        """One fetch: its outcome counted, its errors as the client hears them."""
+        outcome: FetchOutcome = "cancelled"
+        try:
+            yield
+            outcome = "ok"
+        except TimeoutError:
+            outcome = "timeout"
+            raise ImageError(
+                f"the image could not be fetched within {self.settings.timeout:g} seconds; "
+                f"try again, or {REMEDY}",
+                param=where,
+            ) from None
+        except RequestTooLargeError:
+            outcome = "too_large"
+            raise
+        except ImageError:  # a redirect's target is against the rules
+            outcome = "refused"
+            raise
+        except _FetchError as error:
+            outcome = error.outcome
+            raise ImageError(str(error), param=where) from error
+        finally:
+            self._ended(outcome)
+
     async def _follow(self, target: Target, where: str, room: Room) -> bytes:
         for _ in range(self.settings.max_redirects + 1):
             try:
-                async with self._answer(target, where) as response:
+                async with self._answer(target) as response:
                     if response.status not in REDIRECTS:
                         return await _body(response, where, room)
                     location = _header(response, b"location")
             except _BROKEN as error:
-                raise _unreachable(error, where) from error
+                raise _unreachable(error) from error
             target = self._redirected(target, location, where)
-        raise ImageError(
-            f"the image's URL redirects more than {self.settings.max_redirects} times; "
-            f"give its final URL, or {REMEDY}",
-            param=where,
+        most = self.settings.max_redirects
+        raise _FetchError(
+            "refused",
+            f"the image's URL redirects more than {most} times; give its final URL, or {REMEDY}",
         )
 
     def _redirected(self, target: Target, location: str, where: str) -> Target:
         try:
             following = target.url.join(location)
         except (httpx.InvalidURL, ValueError) as error:
-            raise ImageError(f"the image's URL redirects to nowhere; {REMEDY}", param=where) from error
+            raise _FetchError("refused", f"the image's URL redirects to nowhere; {REMEDY}") from error
         if target.url.scheme == "https" and following.scheme == "http":
-            raise ImageError(f"the image's URL redirects from https to http; {REMEDY}", param=where)
+            raise _FetchError("refused", f"the image's URL redirects from https to http; {REMEDY}")
         return self._rules.target(following, where)
 
     @asynccontextmanager
-    async def _answer(self, target: Target, where: str) -> AsyncIterator[httpcore.Response]:
+    async def _answer(self, target: Target) -> AsyncIterator[httpcore.Response]:
         """The answer to one GET, over a connection of its own."""
 
         async def addresses() -> Sequence[str]:
-            return await self._addresses(target, where)
+            return await self._addresses(target)
 
         # A pool of one: a connection that outlives its request could serve another tenant's.
         checked = _Checked(addresses, self._network)
@@ -163,14 +202,14 @@ class ImageFetcher:
             async with pool.stream("GET", url, headers=[(b"Host", host.encode()), *HEADERS]) as response:
                 yield response
 
-    async def _addresses(self, target: Target, where: str) -> Sequence[str]:
+    async def _addresses(self, target: Target) -> Sequence[str]:
         """All addresses of a target's host, each of which may be connected to."""
         found = list(dict.fromkeys(await self._resolve(target.host, target.port)))
         # One answer for a host that isn't there and for one that is internal: nobody is to learn which.
         if not found or not all(self._rules.may_connect(address, target) for address in found):
-            raise ImageError(
+            raise _FetchError(
+                "refused" if found else "unreachable",
                 f"the image's host has no address that this server fetches from; check it, or {REMEDY}",
-                param=where,
             )
         return found[:MAX_ADDRESSES]
 
@@ -227,15 +266,15 @@ class _Checked(httpcore.AsyncNetworkBackend):
 async def _body(response: httpcore.Response, where: str, room: Room) -> bytes:
     """The file in an answer; refused as soon as anything says that it is none, or too large."""
     if response.status != 200:
-        raise ImageError(
+        raise _FetchError(
+            "status",
             f"the image's server answers with status {response.status}; check the URL, or {REMEDY}",
-            param=where,
         )
     kind = _header(response, b"content-type").split(";")[0].strip().lower()
     if kind not in (*FORMATS, "image/jpg", *UNTYPED):
-        raise ImageError(f"what the image's URL gives is of another type; {KNOWN}", param=where)
+        raise _FetchError("not_image", f"what the image's URL gives is of another type; {KNOWN}")
     if _header(response, b"content-encoding").lower() not in ("", "identity"):
-        raise ImageError(f"the image's server sends it compressed, unasked; {REMEDY}", param=where)
+        raise _FetchError("not_image", f"the image's server sends it compressed, unasked; {REMEDY}")
     length = _header(response, b"content-length")
     if re.fullmatch(r"[0-9]{1,18}", length):
         room.check_bytes(int(length), where)
@@ -244,7 +283,7 @@ async def _body(response: httpcore.Response, where: str, room: Room) -> bytes:
         room.take_bytes(len(chunk), where, before=len(raw))
         raw += chunk
         if len(raw) >= _SIGNATURE_BYTES and media_type(bytes(raw[:_SIGNATURE_BYTES])) is None:
-            raise ImageError(f"what the image's URL gives is no image; {KNOWN}", param=where)
+            raise _FetchError("not_image", f"what the image's URL gives is no image; {KNOWN}")
     return bytes(raw)
 
 
@@ -252,7 +291,7 @@ def _header(response: httpcore.Response, name: bytes) -> str:
     return next((value.decode("latin-1") for key, value in response.headers if key.lower() == name), "")
 
 
-def _unreachable(error: Exception, where: str) -> ImageError:
+def _unreachable(error: Exception) -> _FetchError:
     certificate = isinstance(error.__cause__ or error.__context__, ssl.SSLCertVerificationError)
     what = "has no certificate that is trusted here" if certificate else "can't be reached, or breaks off"
-    return ImageError(f"the image's server {what}; try again, or {REMEDY}", param=where)
+    return _FetchError("unreachable", f"the image's server {what}; try again, or {REMEDY}")

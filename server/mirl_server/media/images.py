@@ -15,8 +15,8 @@ from PIL import Image
 from mirl_core.config import Limits
 from mirl_core.errors import RequestTooLargeError
 from mirl_server.media.decoding import Room, check_bytes, decode_bytes, decode_url
-from mirl_server.media.fetching import ImageFetcher
-from mirl_server.media.rules import ImageFetching, refused_url
+from mirl_server.media.fetching import ImageFetcher, ignore
+from mirl_server.media.rules import FetchOutcome, ImageFetching, refused_url
 
 T = TypeVar("T")
 Timed = Callable[[Literal["fetch", "decode"]], AbstractContextManager[None]]
@@ -32,12 +32,18 @@ class Images:
         limits: what one request may bring.
         fetcher: gets http(s) URLs; None: they are refused.
         timed: times a step of a request's images.
+        ended: hears of an image that is not fetched because nothing is.
     """
 
     def __init__(
-        self, limits: Limits, fetcher: ImageFetcher | None = None, timed: Timed = lambda _: nullcontext()
+        self,
+        limits: Limits,
+        fetcher: ImageFetcher | None = None,
+        timed: Timed = lambda _: nullcontext(),
+        ended: Callable[[FetchOutcome], None] = ignore,
     ) -> None:
         self.limits = limits
+        self._ended = ended
         self._fetcher = fetcher
         self._timed = timed
         # Few, because each may hold a picture of the largest size several times over.
@@ -45,9 +51,20 @@ class Images:
         self._threads = ThreadPoolExecutor(threads, thread_name_prefix="mirl-images")
 
     @classmethod
-    def of(cls, limits: Limits, fetching: ImageFetching, timed: Timed = lambda _: nullcontext()) -> Images:
-        """By the operator's settings: nothing is fetched unless a host is allowed."""
-        return cls(limits, ImageFetcher(fetching) if fetching.allow_hosts else None, timed)
+    def of(
+        cls,
+        limits: Limits,
+        fetching: ImageFetching,
+        timed: Timed = lambda _: nullcontext(),
+        ended: Callable[[FetchOutcome], None] = ignore,
+    ) -> Images:
+        """By the operator's settings: nothing is fetched unless a host is allowed.
+
+        Args:
+            ended: hears how each fetch ended.
+        """
+        fetcher = ImageFetcher(fetching, ended=ended) if fetching.allow_hosts else None
+        return cls(limits, fetcher, timed, ended)
 
     async def decode(self, urls: Located) -> list[Image.Image]:
         """The pictures, in order. A URL that occurs twice is fetched and decoded once.
@@ -103,6 +120,7 @@ class Images:
         if not urls:
             return {}
         if self._fetcher is None:
+            self._ended("refused")
             raise refused_url(*next(iter(urls.items())))
         with self._timed("fetch"):
             return await self._fetcher.fetch(urls, room)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import ipaddress
 import re
 from dataclasses import dataclass
-from typing import Annotated
+from typing import Annotated, Literal
 
 import httpx
 from pydantic import BeforeValidator, Field, field_validator
@@ -18,6 +18,10 @@ from mirl_server.media.addresses import Network, kind_of, unwrapped, within
 REMEDY = "send a data URL (data:image/png;base64,…)"
 DEFAULT_PORTS = {"http": 80, "https": 443}
 MAX_URL = 8192
+FetchOutcome = Literal[
+    "ok", "refused", "unreachable", "status", "not_image", "too_large", "timeout", "cancelled"
+]
+"""How one image's fetch ended. `refused`: by these rules, redirects too; `status`: by the other side."""
 _LABEL = re.compile(r"(?!-)[a-z0-9_-]{1,63}(?<!-)", re.ASCII)
 # What some resolvers read as an IPv4 address though it is not written as one: 0x7f.1, 2130706433, 127.1.
 _NUMBER = re.compile(r"[0-9]+|0x[0-9a-f]*", re.ASCII)
@@ -160,7 +164,10 @@ class Rules:
     def may_connect(self, address: str, target: Target) -> bool:
         """Whether an address that the target's host resolved to may be connected to."""
         meant = unwrapped(address)
-        if meant is None or within(meant, self._denied_networks):
+        # Written as it is, too: the operator may deny a whole NAT64 prefix.
+        if meant is None or any(
+            within(one, self._denied_networks) for one in (meant, ipaddress.ip_address(address))
+        ):
             return False
         kind = kind_of(address)
         return kind == "public" or (kind == "private" and self.settings.allow_private and target.named)

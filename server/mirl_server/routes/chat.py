@@ -25,7 +25,7 @@ from mirl_server.apis.chat import ChatApi
 from mirl_server.auth import caller_of
 from mirl_server.choices import Results, Told, check_count
 from mirl_server.effort import options_for
-from mirl_server.formats import read_format
+from mirl_server.formats import check_sizes, read_format
 from mirl_server.logs import note, trail
 from mirl_server.observing import Watch, count_error
 from mirl_server.openapi import HANDED_ON, ChatAnswer, documented, json_body
@@ -166,6 +166,7 @@ async def _plain(service: Service, request: Request, api: Api) -> Response:
         salt = cache_salt(caller_of(request).tenant, own_salt)
         if salt is not None:
             body["cache_salt"] = salt
+    check_sizes(body)
     service.admission.check_queue(caller_of(request).name, "plain")
     if remote := api.remote_images():
         # The backend would fetch by its own rules: it gets the bytes instead.

@@ -111,7 +111,7 @@ def make_harness(
         cards=cards,
         delegate=delegate,
         metrics=metrics,
-        images=images or Images.of(loaded.limits, loaded.images, metrics.time_images),
+        images=images or Images.of(loaded.limits, loaded.images, metrics.time_images, metrics.fetched),
         draining=lambda: draining,
     )
     return Harness(engine, app, registry, app.state.mirl, handed)

@@ -12,7 +12,7 @@ from typing import Any
 import httpcore
 
 from mirl_server.media.fetching import ImageFetcher
-from mirl_server.media.rules import ImageFetching
+from mirl_server.media.rules import FetchOutcome, ImageFetching
 
 Write = Callable[[asyncio.StreamWriter], Awaitable[None]]
 PUBLIC = "93.184.215.14"
@@ -130,6 +130,8 @@ class Web:
     fetcher: ImageFetcher
     network: Network
     names: Names
+    ended: list[FetchOutcome]
+    """How each fetch ended."""
 
 
 def web(
@@ -142,4 +144,6 @@ def web(
     """A fetcher to which `images.example` is the origin, at a public address."""
     rules = ImageFetching(**{"allow_hosts": [HOST, "*.example.org"], "timeout": 5, **settings})
     network, names = Network(origin, dead), Names({HOST: [[PUBLIC]], **(hosts or {})})
-    return Web(ImageFetcher(rules, names, network, tls or ssl.create_default_context()), network, names)
+    ended: list[FetchOutcome] = []
+    fetcher = ImageFetcher(rules, names, network, tls or ssl.create_default_context(), ended.append)
+    return Web(fetcher, network, names, ended)

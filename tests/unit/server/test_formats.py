@@ -139,3 +139,24 @@ async def test_vllms_own_words(build: Build) -> None:
         assert response.json()["error"]["param"].startswith("structured_outputs")
     both = await harness.ask(structured_outputs={"json_object": True}, response_format=OBJECT)
     assert both.json()["error"]["param"] == "response_format"
+
+
+@pytest.mark.parametrize("model", ["m", "m:direct"])
+async def test_forms_that_would_keep_the_engine_compiling_are_refused(build: Build, model: str) -> None:
+    harness = build(chains("{}"))
+    schema = {"enum": [str(number) for number in range(10_000)]}
+    function = {"name": "point", "parameters": {"type": "object", "properties": {"at": schema}}}
+    forms: list[tuple[str, dict[str, Any]]] = [
+        ("response_format", {"response_format": {"type": "json_schema", "json_schema": {"schema": schema}}}),
+        ("structured_outputs", {"structured_outputs": {"json": schema}}),
+        ("tools", {"tools": [{"type": "function", "function": function}], "tool_choice": "required"}),
+    ]
+    for param, fields in forms:
+        response = await harness.ask(model=model, **{**SMALL, "mirl": None}, **fields)
+        assert (response.status_code, response.json()["error"]["param"]) == (400, param)
+        assert "smaller schema" in response.json()["error"]["message"]
+    assert not harness.engine.calls
+    assert not harness.handed
+    # Tools that nothing is held to may be many.
+    free = {"tools": forms[2][1]["tools"], "tool_choice": "auto"}
+    assert (await harness.ask(model="m:direct", mirl=None, **free)).status_code == 200

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import gzip
 import time
 from collections.abc import Sequence
@@ -227,6 +228,34 @@ async def test_answers_that_are_no_image(told: bytes | Write, said: str) -> None
 
 
 @pytest.mark.parametrize(
+    ("told", "outcome"),
+    [
+        (answer(PNG), "ok"),
+        (redirect("http://evil.example/"), "refused"),
+        (redirect("http://[::1"), "refused"),
+        (redirect("http://internal.example.org/"), "refused"),
+        (redirect("http://nobody.example.org/"), "unreachable"),
+        (redirect("/a"), "refused"),
+        (b"", "unreachable"),
+        (answer(b"", None, "404 Not Found"), "status"),
+        (answer(b"<html>", "text/html"), "not_image"),
+        (answer(bytes(99)), "not_image"),
+        (answer(PNG + bytes(5000)), "too_large"),
+        (dribble(b""), "timeout"),
+    ],
+)
+async def test_how_it_ended_is_told_once(told: bytes | Write, outcome: str) -> None:
+    async with origin(a=told) as server:
+        found = web(server, {"internal.example.org": [["10.0.0.1"]]}, timeout=0.5)
+        with contextlib.suppress(ImageError, RequestTooLargeError):
+            await fetch(found, max_image_bytes=4000)
+        assert found.ended == [outcome]
+        # One that is refused by its text ends the others before they begin.
+        await refused(found, "file:///etc/passwd", URL)
+        assert found.ended == [outcome, "refused"]
+
+
+@pytest.mark.parametrize(
     "told",
     [
         answer(PNG, "IMAGE/PNG; charset=binary"),
@@ -279,12 +308,14 @@ async def test_one_refusal_ends_the_others() -> None:
 
 async def test_cancelling_closes_the_connection() -> None:
     async with origin(a=dribble(b"HTTP/1.1 200 OK\r\ncontent-type: image/png\r\n\r\n" + PNG, b"x")) as server:
-        task = asyncio.create_task(fetch(web(server)))
+        found = web(server)
+        task = asyncio.create_task(fetch(found))
         async with asyncio.timeout(5):
             await server.asked.wait()
         task.cancel()
         with pytest.raises(asyncio.CancelledError):
             await task
+        assert found.ended == ["cancelled"]
         async with asyncio.timeout(5):
             await server.quiet.wait()
 

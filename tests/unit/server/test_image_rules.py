@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from mirl_core.errors import ConfigError, ImageError
-from mirl_server.cli import UsageError, own_parser, own_settings
+from mirl_server.flags import UsageError, own_parser, own_settings
 from mirl_server.media.rules import HostPattern, ImageFetching, Rules
 from mirl_server.settings import ServerSettings
 
@@ -108,6 +108,11 @@ def test_denied_networks_hold_for_addresses() -> None:
     addresses = ("93.184.215.14", "1.1.1.1", "::ffff:1.1.1.1", "64:ff9b::101:101", "2606:4700::1111")
     assert not any(rules.may_connect(address, asked) for address in addresses)
     assert rules.may_connect("8.8.8.8", asked)
+    # A network-specific way to IPv4 is denied as it is written; what it leads to is looked at anyway.
+    translated = Rules(ImageFetching(allow_hosts=["*"], deny_hosts=["64:ff9b::/96"]))
+    assert rules.may_connect("64:ff9b::8.8.8.8", asked)
+    assert not rules.may_connect("64:ff9b::1.1.1.1", asked)
+    assert not translated.may_connect("64:ff9b::8.8.8.8", asked)
 
 
 @pytest.mark.parametrize(

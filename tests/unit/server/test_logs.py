@@ -22,7 +22,16 @@ from starlette.types import Message, Receive, Scope, Send
 
 from mirl_core.engines.fake import FakeEngine, FakeText
 from mirl_core.errors import EngineDeadError, EngineError
-from mirl_server.logs import LogSettings, begin_notes, json_formatter, note, sane_id, share_handlers, trail
+from mirl_server.logs import (
+    WITHOUT_ARGUMENTS,
+    LogSettings,
+    begin_notes,
+    json_formatter,
+    note,
+    sane_id,
+    share_handlers,
+    trail,
+)
 from mirl_server.request_log import RequestLog
 from tests.unit.server.conftest import DESCRIPTIONS, Build, Harness, question
 
@@ -355,3 +364,22 @@ def test_exceptions_in_json_have_no_messages() -> None:
     told = json.loads(json_formatter().format(record))
     assert told["exception"][0]["exc_type"] == "ValueError"
     assert MARK not in json.dumps(told)
+
+
+def test_a_backends_errors_quote_no_request(caplog: pytest.LogCaptureFixture) -> None:
+    logger = logging.getLogger("a.backend")
+    logger.addFilter(WITHOUT_ARGUMENTS)
+    try:
+        logger.error("Error with model %s", "a secret")
+        try:
+            raise ValueError("a secret")
+        except ValueError as error:
+            logger.exception("Error in create_messages: %s", error)
+        logger.warning("%s is deprecated", "a flag")
+    finally:
+        logger.removeFilter(WITHOUT_ARGUMENTS)
+    said = [record.getMessage() for record in caplog.records]
+    assert said[0] == "Error with model"
+    assert said[1].startswith("Error in create_messages: ValueError at test_logs.py:")
+    assert said[2] == "a flag is deprecated"
+    assert "secret" not in caplog.text

@@ -194,6 +194,27 @@ async def test_fields_that_cannot_be_honoured_are_named(
     assert server.metric("mirl_requests_total", outcome="refused") == 1
 
 
+TOOL = {"name": "report", "input_schema": {"type": "object"}}
+BY_URL = {"type": "image", "source": {"type": "url", "url": "https://images.example/a.png"}}
+
+
+@pytest.mark.parametrize(
+    ("fields", "said", "unsaid"),
+    [
+        ({"tools": [TOOL]}, "say 'any' or name a tool", "required"),
+        ({"thinking": {"type": "enabled", "budget_tokens": 9}}, "set max_tokens", "max_completion_tokens"),
+        ({"messages": [{"role": "user", "content": [BY_URL]}]}, "source.type 'base64'", "data URL"),
+    ],
+)
+async def test_remedies_are_in_the_apis_own_words(
+    server: Harness, fields: dict[str, Any], said: str, unsaid: str
+) -> None:
+    response = await post(server, "/v1/messages", messages_body(**fields))
+    assert response.status_code == 400
+    assert said in response.json()["error"]["message"]
+    assert unsaid not in response.text
+
+
 @pytest.mark.parametrize(
     ("message", "named"),
     [

@@ -165,6 +165,13 @@ async def test_refusals_by_reason_once_each_whatever_the_route(server: Harness) 
     assert server.metric("mirl_refusals_total", reason="request_too_large") == 1
 
 
+async def test_images_by_url_by_how_they_ended(server: Harness) -> None:
+    url = "https://images.example/a.png"
+    assert (await server.ask(messages=[question(url=url)])).status_code == 400
+    assert server.metric("mirl_image_fetches_total", outcome="refused") == 1
+    assert server.metric("mirl_image_fetches_total", outcome="ok") == 0
+
+
 async def test_a_stream_that_fails_on_its_way_is_counted_once(build: Build) -> None:
     harness = build(FakeEngine(DESCRIPTIONS, fail_at={"fork": EngineDeadError("gone")}))
     await harness.ask(stream=True)

@@ -171,6 +171,12 @@ async def test_everything_else_is_handed_on(server: Harness, body: dict[str, Any
     assert server.engine.calls == []
 
 
+async def test_a_suffix_alone_is_no_name(server: Harness) -> None:
+    # The backend takes an empty name for its own.
+    await server.ask(model=":direct", mirl=None)
+    assert server.handed[0]["model"] == ":direct"
+
+
 @pytest.mark.parametrize("name", ["m:direct", "alias:direct"])
 async def test_direct_is_handed_on_by_its_own_name(server: Harness, name: str) -> None:
     response = await server.ask({"model": name, "messages": [question()], "n": 3})

@@ -192,6 +192,12 @@ async def test_wrong_tools_are_named(build: Build, fields: dict[str, Any], param
     assert harness.engine.calls == []
 
 
+async def test_definitions_that_are_none_are_refused(build: Build) -> None:
+    function = {"name": "point", "parameters": {"type": "object", "$defs": [1]}}
+    response = await build().ask(tools=[{"type": "function", "function": function}], tool_choice="required")
+    assert (response.status_code, response.json()["error"]["param"]) == (400, "tools")
+
+
 async def test_auto_needs_a_parser(server: Harness) -> None:
     for choice in (None, "auto"):
         response = await server.ask(tools=[POINT], tool_choice=choice)
