@@ -271,7 +271,7 @@ HANDED_ON = {**TIMED, 501: "vLLM can't do for this model what was asked"}
 def documented(
     answer: type[BaseModel] | None,
     refusals: Mapping[int, str],
-    error: Any = OpenAIErrorBody,
+    error: type[BaseModel] = OpenAIErrorBody,
     stream: bool = False,
 ) -> Responses:
     """A route's `responses`.

@@ -15,7 +15,6 @@ from mirl_server.openapi import (
     HANDED_ON,
     AnthropicErrorBody,
     MessagesAnswer,
-    OpenAIErrorBody,
     a_part,
     a_turn,
     documented,
@@ -55,8 +54,7 @@ _EXAMPLE = {
 @router.post(
     "/v1/messages",
     response_class=Response,
-    # Bodies that vLLM finds malformed are refused in the shape of its own app.
-    responses=documented(MessagesAnswer, HANDED_ON, AnthropicErrorBody | OpenAIErrorBody, stream=True),
+    responses=documented(MessagesAnswer, HANDED_ON, AnthropicErrorBody, stream=True),
     openapi_extra=request_body(
         FIELDS,
         required=("model", "messages", "max_tokens"),
