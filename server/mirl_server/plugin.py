@@ -72,7 +72,7 @@ class MIRLPlugin:
         """
         args: Namespace = app.state.args
         settings = _settings(args)
-        check_images(settings.limits)
+        check_images(app, settings.limits)
         app.state.mirl_guard = guard(app, settings, _take_keys(args))
         app.include_router(make_router())
         app.add_exception_handler(RecursionError, _too_deep)
