@@ -22,7 +22,7 @@ from mirl_core.confidence import calibration_for, reported
 from mirl_core.config import MIRLOptions, ModelSettings
 from mirl_core.deadline import Deadline
 from mirl_core.engines.base import Engine, Rendered, RequestContext, Sample, Sampling, derive_seed
-from mirl_core.errors import DeadlineError, RequestError
+from mirl_core.errors import RequestError
 from mirl_core.events import ChainDone, Decided, Described, Event, FellBack, Finished, Gated, Started
 from mirl_core.formats import Form
 from mirl_core.gates import select
@@ -45,12 +45,24 @@ class Pipeline:
         engine: runs the model.
         settings: the model's tags, instruction and defaults.
         references: images for the `reference` estimator; never another request's.
+        closing: once it is set, every run ends as at its deadline: with what finished, or a DrainingError.
     """
 
-    def __init__(self, engine: Engine, settings: ModelSettings, references: Sequence[Image] = ()) -> None:
+    def __init__(
+        self,
+        engine: Engine,
+        settings: ModelSettings,
+        references: Sequence[Image] = (),
+        closing: asyncio.Event | None = None,
+    ) -> None:
         self.engine = engine
         self.settings = settings
         self.references = tuple(references)
+        self.closing = closing
+
+    def over(self, engine: Engine) -> Pipeline:
+        """The same pipeline over another engine."""
+        return Pipeline(engine, self.settings, self.references, self.closing)
 
     async def render(self, conversation: Conversation, context: RequestContext) -> Rendered:
         """The conversation with the model's instruction to look first: what `run` samples from."""
@@ -74,11 +86,12 @@ class Pipeline:
         Raises:
             RequestError: the options can't be met, or the engine refuses the conversation.
             DeadlineError: `options.timeout` passed before any chain finished.
+            DrainingError: `closing` was set before any chain finished.
             EngineError: the engine failed.
         """
         run = _Run(self, conversation, options, sampling, context, rendered, form)
         async with (
-            Deadline(options.timeout, self.engine.abort) as run.deadline,
+            Deadline(options.timeout, self.engine.abort, self.closing) as run.deadline,
             aclosing(run.events()) as events,
         ):
             async for event in events:
@@ -191,9 +204,7 @@ class _Run:
         self.descriptions = tuple(found[index] for index in sorted(found))
         self.note_stage("describe", started, [len(one.token_ids) for one in self.samples.values()])
         if self.deadline.passed:
-            raise DeadlineError(
-                f"mirl.timeout of {options.timeout} s passed while describing the image", param="mirl.timeout"
-            )
+            raise self.deadline.error("while describing the image")
 
     async def gate(self) -> None:
         """Score what is usable, then keep the best k."""
@@ -319,14 +330,11 @@ class _Run:
         """The vote over what finished, with its evidence.
 
         Raises:
-            DeadlineError: the deadline passed and no chain gave an answer.
+            DeadlineError, DrainingError: the deadline passed and no chain gave an answer.
         """
         outcome = self.outcome
         if outcome is None and self.deadline.passed:
-            raise DeadlineError(
-                f"mirl.timeout of {self.options.timeout} s passed before any chain had an answer",
-                param="mirl.timeout",
-            )
+            raise self.deadline.error("before any chain had an answer")
         # Without any answer (every chain was cut off) the best description's chain shows how far it came.
         ranked = sorted(self.chains, key=lambda chain: (-(chain.score or 0.0), chain.fork))
         representative = outcome.representative if outcome else ranked[0]

@@ -290,6 +290,9 @@ class VLLMEngine:
             raise
         finally:
             call.running.discard(request_id)
+        if final is not None and final.outputs[0].finish_reason == "abort" and not call.aborted:
+            # Nobody here asked for it: the engine ends, and what it gave up must not pass for an answer.
+            raise EngineDeadError("the engine is shutting down")
         return final
 
     def _sample(self, index: int, output: RequestOutput | None, sampling: Sampling) -> Sample:

@@ -1,5 +1,5 @@
 """The server: MIRL's routes as a vLLM endpoint plugin, and `mirl-serve`, which runs vLLM's server with it.
 
-Only `plugin` and `cli` import vllm, and `cli` only when it starts a server; everything else also serves a
-gateway without a GPU.
+Only `plugin`, `vllm_tools` and the launcher (`launch`, `vllm_flags`, `vllm_names`) import vllm, the launcher
+only when it starts a server; everything else also serves a gateway without a GPU.
 """

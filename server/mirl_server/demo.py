@@ -25,7 +25,7 @@ from rich.table import Table
 
 from mirl_client import Chain, Evidence, evidence
 from mirl_core.bundled import DemoQuestion, questions
-from mirl_server.cli import BUNDLED_NAME
+from mirl_server.vllm_flags import BUNDLED_NAME
 
 START_SECONDS = 180
 SHOWN = 4

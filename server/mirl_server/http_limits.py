@@ -10,6 +10,7 @@ import asyncio
 import contextlib
 
 from starlette.datastructures import Headers
+from starlette.responses import Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from mirl_core.errors import BodyTimeoutError, MIRLError, RequestTooLargeError
@@ -99,6 +100,7 @@ async def refuse(
     send: Send,
     *,
     headers: list[tuple[bytes, bytes]] | None = None,
+    response: Response | None = None,
     close: bool = False,
     linger: float = LINGER,
 ) -> None:
@@ -106,8 +108,11 @@ async def refuse(
 
     Where much of a body may still come, or with `close`, the connection ends with the answer. What is on its
     way is read for up to `linger` seconds: the client would else see its connection reset, and no answer.
+
+    Args:
+        response: what to answer where the request's API isn't OpenAI's.
     """
-    response = error_response(error)
+    response = response or error_response(error)
     raw = [*response.raw_headers, *(headers or [])]
     closing = close or _brings_much(scope)
     if closing:

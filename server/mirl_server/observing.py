@@ -56,7 +56,7 @@ class Watch:
         if self._trace is None:
             return pipeline
         self._trace.begin(model, options, sampling, context, n)
-        return Pipeline(self._trace.through(pipeline.engine), pipeline.settings, pipeline.references)
+        return pipeline.over(self._trace.through(pipeline.engine))
 
     async def events(self, source: AsyncGenerator[Told, None]) -> AsyncGenerator[Told, None]:
         """The same events, heard of on the way."""

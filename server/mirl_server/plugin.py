@@ -1,19 +1,21 @@
 """The vLLM endpoint plugin: MIRL's routes on vLLM's own server, over the engine client that it is handed.
 
-Enabled by `VLLM_PLUGINS=mirl`, which `mirl-serve` sets. Beside the launcher (`cli`, `vllm_names`),
-`vllm_media` and `vllm_tools`, the only module here that imports vllm.
+Enabled by `VLLM_PLUGINS=mirl`, which `mirl-serve` sets. Beside the launcher (`launch`, `vllm_flags`,
+`vllm_names`), `vllm_media` and `vllm_tools`, the only module here that imports vllm.
 """
 
 from __future__ import annotations
 
 import asyncio
 import logging
+import signal
 from argparse import Namespace
-from collections.abc import Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from fastapi import FastAPI, Request, Response
+from fastapi import APIRouter, FastAPI, Request, Response
 from fastapi.exceptions import RequestValidationError
 from pydantic import BaseModel, ValidationError
 from starlette.datastructures import State
@@ -35,6 +37,8 @@ from mirl_core.errors import ConfigError, RequestError
 from mirl_core.pipeline import Pipeline
 from mirl_server.admission import SEQUENCES, Admission
 from mirl_server.guard import guard, watch_load
+from mirl_server.in_flight import InFlight
+from mirl_server.lifetime import Lifetime, patience
 from mirl_server.logs import share_handlers
 from mirl_server.media.decoding import read_references
 from mirl_server.media.images import Images
@@ -54,6 +58,10 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 
+ENGINE_SECONDS = 5.0
+"""For the engine to end by itself, once nothing runs in it."""
+LINGER = 2
+"""Seconds for clients to read what is left in their connections' buffers, once nothing runs."""
 SCALING = ("/scale_elastic_ep", "/is_scaling_elastic_ep")
 """Of vLLM's endpoints, those that do nothing without --enable-elastic-ep."""
 LOOPBACK = ("127.0.0.1", "localhost", "::1")
@@ -72,18 +80,46 @@ class MIRLPlugin:
         """
         args: Namespace = app.state.args
         settings = _settings(args)
+        self._life = _life(args)
+        app.add_middleware(InFlight, life=self._life)
         check_images(app, settings.limits)
         app.state.mirl_guard = guard(app, settings, _take_keys(args))
         app.include_router(make_router())
+        app.include_router(APIRouter(lifespan=self._serving))
         app.add_exception_handler(RecursionError, _too_deep)
         if not getattr(args, "enable_elastic_ep", False):
             # They are the operator's, and whoever has a key could ask.
             app.router.routes[:] = [one for one in app.routes if getattr(one, "path", "") not in SCALING]
         self._app = app
 
+    @asynccontextmanager
+    async def _serving(self, app: FastAPI) -> AsyncIterator[None]:
+        """The signals, and the end, are MIRL's from here on: by now vLLM has set its own handlers."""
+        life, server, client = self._life, app.state.server, app.state.engine_client
+        loop = asyncio.get_running_loop()
+        for asked in (signal.SIGINT, signal.SIGTERM):
+            loop.add_signal_handler(asked, life.stop)
+
+        async def end() -> None:
+            await life.over()
+            # Connections that are left then are idle, or don't read.
+            server.config.timeout_graceful_shutdown = LINGER
+            server.should_exit = True
+
+        ending = asyncio.create_task(end())
+        try:
+            yield
+        finally:
+            life.note_death()
+            ending.cancel()
+            await asyncio.gather(ending, return_exceptions=True)
+            if client is not None:
+                # vLLM would give an engine that hangs as long as it gives requests.
+                await asyncio.to_thread(client.shutdown, timeout=ENGINE_SECONDS)
+
     async def init_state(self, engine_client: EngineClient | None, state: State, args: Namespace) -> None:
         """Build the service that the routes use, once the engine runs."""
-        settings = _settings(args)
+        settings, life = _settings(args), self._life
         share_handlers(settings.log)
         if args.sse_keep_alive_interval:
             settings = settings.model_copy(update={"keep_alive": float(args.sse_keep_alive_interval)})
@@ -96,19 +132,20 @@ class MIRLPlugin:
                 find_model_settings, engine_client.model_config, settings.calibration
             )
             references = await asyncio.to_thread(read_references, model.reference_images)
-            pipeline = Pipeline(_engine(engine_client, model, args), model, references)
+            pipeline = Pipeline(_engine(engine_client, model, args), model, references, life.closing)
+            life.engine_dead = lambda: bool(engine_client.errored)
+            life.outlives_engine = envs.VLLM_KEEP_ALIVE_ON_ENGINE_DEATH
         metrics = process_metrics()
 
-        def draining() -> bool:
-            # vLLM's launcher puts its server there, after the plugins are set up.
-            return bool(getattr(getattr(state, "server", None), "should_exit", False))
+        def dead() -> bool:
+            return engine_client is None or bool(engine_client.errored)
 
         def engine_state() -> EngineState:
-            dead = engine_client is None or engine_client.errored
-            return "dead" if dead else "draining" if draining() else "ready"
+            return "dead" if dead() else "draining" if life.draining else "ready"
 
         metrics.watch_engine(engine_state)
         admission = Admission(settings.admission, _sequences(engine_client, args))
+        life.drained = admission.drain
         watch_load(metrics, admission, state.mirl_guard.quotas)
         state.mirl = Service(
             pipeline=pipeline,
@@ -126,7 +163,7 @@ class MIRLPlugin:
             max_top_logprobs=_max_top_logprobs(engine_client),
             priorities=args.scheduling_policy == "priority",
             force_usage=args.enable_force_include_usage,
-            draining=draining,
+            draining=lambda: life.draining,
         )
         # vLLM's SageMaker part builds the layers as soon as there is one; nothing is served yet.
         self._app.middleware_stack = None
@@ -150,6 +187,12 @@ async def _too_deep(request: Request, error: Exception) -> Response:
 def _settings(args: Namespace) -> ServerSettings:
     settings: ServerSettings = getattr(args, "mirl", None) or ServerSettings.load()
     return settings
+
+
+def _life(args: Namespace) -> Lifetime:
+    """The life of this process, left in `args` for the launcher, whose exit code goes by it."""
+    args.mirl_life = life = Lifetime(patience(_settings(args), args.shutdown_timeout))
+    return life
 
 
 def _take_keys(args: Namespace) -> list[str]:

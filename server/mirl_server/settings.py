@@ -42,6 +42,9 @@ class ServerSettings(BaseSettings):
     """Images by http(s) URL. Environment: `MIRL_IMAGES__ALLOW_HOSTS=example.com,*.example.org`."""
     keep_alive: Annotated[float, Field(gt=0)] = 10.0
     """Seconds without a chunk after which a stream carries a comment, so that proxies keep it open."""
+    shutdown_seconds: Annotated[float, Field(ge=0, allow_inf_nan=False)] | None = None
+    """Seconds that running requests may go on for, once the server is asked to stop; then gated ones end with
+    the best vote so far, others with a 503. None: vLLM's `--shutdown-timeout`, 25 in `mirl-serve`."""
     access: AccessSettings = AccessSettings()
     """Who may ask, and how much. Environment: `MIRL_ACCESS__KEY_FILE=/run/secrets/keys`."""
     http: HTTPSettings = HTTPSettings()

@@ -13,7 +13,7 @@ from pydantic import SecretStr
 from pydantic_core import PydanticUndefined, to_jsonable_python
 
 from mirl_core.config import MIRLOptions
-from mirl_server.cli import own_parser
+from mirl_server.flags import own_parser
 from mirl_server.settings import ServerSettings
 from mirl_server.settings_files import Leaf, leaves
 

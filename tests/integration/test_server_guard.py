@@ -11,8 +11,8 @@ import httpx
 import pytest
 from openai import APIStatusError, AuthenticationError
 
-from mirl_server.cli import close_without_plugin, parse_vllm
 from mirl_server.settings import ServerSettings
+from mirl_server.vllm_flags import close_without_plugin, parse_vllm
 from tests.contract.conftest import asking, small
 from tests.server_fixture import NAME, RunningServer, running
 

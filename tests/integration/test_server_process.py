@@ -85,26 +85,6 @@ def test_vllms_own_help_is_reached() -> None:
 
 
 @pytest.mark.vllm
-def test_sigterm_ends_all_of_it_with_exit_code_0(tmp_path: Path) -> None:
-    # Its own server: the shared one must stay. Flags of both kinds are tried on the way.
-    flags = ["--mirl-default", "descriptions=2", "--mirl-limit", "max_keep=1", "--no-reasoning-content-alias",
-             "--served-model-name", "another", "--max-model-len", "512"]  # fmt: skip
-    with running(tmp_path, flags) as server:
-        response = server.client().chat.completions.create(model="another", messages=asking(), max_tokens=60)
-        found = evidence(response)
-        assert found is not None
-        assert len(found.descriptions) == 2
-        assert not hasattr(response.choices[0].message, "reasoning_content")
-        family = psutil.Process(server.process.pid).children(recursive=True)
-        assert family, "the engine runs in a process of its own"
-        started = time.monotonic()
-        server.process.send_signal(signal.SIGTERM)
-        assert server.process.wait(30) == 0
-        print(f"ended {time.monotonic() - started:.1f} s after SIGTERM")
-        assert psutil.wait_procs(family, timeout=5)[1] == []
-
-
-@pytest.mark.vllm
 @pytest.mark.full
 def test_sigterm_during_start_up_ends_all_of_it() -> None:
     process = subprocess.Popen(

@@ -11,7 +11,7 @@ import pytest
 from mirl_core.config import Calibration, MIRLOptions, ModelSettings
 from mirl_core.engines.base import Sampling
 from mirl_core.engines.fake import FakeEngine, FakeText
-from mirl_core.errors import DeadlineError, EngineDeadError, RequestError
+from mirl_core.errors import DeadlineError, DrainingError, EngineDeadError, RequestError
 from mirl_core.events import ChainDone, Decided, Described, Event, FellBack, Finished, Gated, Started
 from mirl_core.pipeline import Pipeline
 from mirl_core.types import Result
@@ -326,6 +326,35 @@ async def test_deadline_with_nothing_to_return(stage: str) -> None:
     engine = FakeEngine([slow]) if stage == "describe" else FakeEngine(THREE, [slow])
     with pytest.raises(DeadlineError):
         await result_of(engine, descriptions=3, timeout=0.1)
+    assert engine.running == 0
+
+
+async def closed_after(engine: FakeEngine, seconds: float, **options: Any) -> Result:
+    """The result of a run whose pipeline closes meanwhile."""
+    pipeline = Pipeline(engine, SETTINGS, closing=asyncio.Event()).over(engine)
+    assert pipeline.closing is not None
+    asyncio.get_running_loop().call_later(seconds, pipeline.closing.set)
+    run = pipeline.run(CONVERSATION, MIRLOptions(**options), Sampling(max_tokens=64, seed=1), CONTEXT)
+    return finished([event async for event in run])
+
+
+async def test_closing_returns_the_best_vote_so_far() -> None:
+    def slow(suffix: str, branch: int) -> FakeText:
+        return FakeText(chain("1" if "dog" in suffix else "2"), delay=0.0 if "dog" in suffix else 5.0)
+
+    engine = FakeEngine(THREE, slow)
+    result = await closed_after(engine, 0.2, descriptions=3, keep=3, forks=1)
+    assert (result.partial, result.content) == (True, "1")
+    assert engine.running == 0
+
+
+@pytest.mark.parametrize("options", [{}, {"timeout": 5.0}], ids=["endless", "limited"])
+@pytest.mark.parametrize("stage", ["describe", "fork"])
+async def test_closing_with_nothing_to_return(stage: str, options: dict[str, Any]) -> None:
+    slow = FakeText("a cat </description>" if stage == "describe" else chain("1"), delay=5.0)
+    engine = FakeEngine([slow]) if stage == "describe" else FakeEngine(THREE, [slow])
+    with pytest.raises(DrainingError, match="send the request again"):
+        await closed_after(engine, 0.1, descriptions=3, **options)
     assert engine.running == 0
 
 

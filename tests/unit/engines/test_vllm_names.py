@@ -43,7 +43,7 @@ USED: list[tuple[str, str, str]] = [
     ("vllm.v1.engine.async_llm", "AsyncLLM.from_engine_args", "engine_args"),
     ("vllm.v1.engine.async_llm", "AsyncLLM.get_supported_tasks", ""),
     ("vllm.v1.engine.async_llm", "AsyncLLM.abort", "request_id"),
-    ("vllm.v1.engine.async_llm", "AsyncLLM.shutdown", ""),
+    ("vllm.v1.engine.async_llm", "AsyncLLM.shutdown", "timeout"),
     ("vllm.outputs", "RequestOutput.__init__", "outputs prompt_logprobs num_cached_tokens"),
     ("vllm.outputs", "CompletionOutput", "text token_ids logprobs finish_reason"),
     ("vllm.logprobs", "Logprob", "logprob"),
@@ -142,8 +142,8 @@ USED: list[tuple[str, str, str]] = [
     ("vllm.entrypoints.rl.online.api_router", "finish_weight_update", ""),
     ("vllm.entrypoints.serve.dev.server_info.api_router", "show_server_info", "config_format"),
     ("vllm.inputs.engine", "MultiModalInput", "mm_kwargs mm_placeholders"),
-    # Logs, traces and the configuration file (mirl_server/cli.py, plugin.py).
-    ("vllm.engine.arg_utils", "EngineArgs", "otlp_traces_endpoint log_level"),
+    # Logs, traces and the configuration file (mirl_server/vllm_flags.py, plugin.py).
+    ("vllm.engine.arg_utils", "EngineArgs", "otlp_traces_endpoint log_level shutdown_timeout"),
     ("vllm.config.logging", "LoggingConfig", "log_level pylogging_config_file"),
     ("vllm.utils.argparse_utils", "FlexibleArgumentParser.load_config_file", "file_path"),
     ("vllm.multimodal.inputs", "PlaceholderRange", "offset length is_embed"),
@@ -157,6 +157,13 @@ WORDS = [
     ("envs.py", '"VLLM_CPU_OMP_THREADS_BIND"'),
     ("envs.py", '"VLLM_LOGGING_CONFIG_PATH"'),
     ("envs.py", '"VLLM_LOGGING_LEVEL"'),
+    ("envs.py", '"VLLM_KEEP_ALIVE_ON_ENGINE_DEATH"'),
+    # How a process ends (mirl_server/launch.py, plugin.py).
+    ("entrypoints", "app.state.server = server"),
+    ("plugins/__init__.py", '"vllm.general_plugins"'),
+    ("v1/engine/utils.py", "Engine core initialization failed"),
+    ("v1/utils.py", "died unexpectedly"),
+    ("v1/utils.py", "died with exit code"),
     ("envs.py", '"VLLM_LOGGING_STREAM"'),
     ("tracing/otel.py", "set_tracer_provider(trace_provider)"),
     ("renderers", '"image_pil": lambda part'),

@@ -13,7 +13,8 @@ from pydantic import Field, SecretStr
 
 from mirl_core.config import Settings
 from mirl_core.errors import ConfigError
-from mirl_server.cli import main, own_parser, own_settings
+from mirl_server.cli import main
+from mirl_server.flags import own_parser, own_settings
 from mirl_server.settings import ServerSettings
 from mirl_server.settings_files import MASK, as_yaml, leaves, merge, nest, stray_variables
 from mirl_server.settings_reference import reference

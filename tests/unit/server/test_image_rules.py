@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from mirl_core.errors import ConfigError, ImageError
-from mirl_server.cli import UsageError, own_parser, own_settings
+from mirl_server.flags import UsageError, own_parser, own_settings
 from mirl_server.media.rules import HostPattern, ImageFetching, Rules
 from mirl_server.settings import ServerSettings
 

@@ -10,7 +10,8 @@ import pytest
 
 from mirl_core.config import Limits, MIRLOptions, ModelSettings
 from mirl_core.errors import ConfigError, RequestError
-from mirl_server.cli import UsageError, own_parser, own_settings, pairs, plugin_names
+from mirl_server.cli import plugin_names
+from mirl_server.flags import UsageError, own_parser, own_settings, pairs
 from mirl_server.guard_settings import AccessSettings, AdmissionSettings, HTTPSettings, KeyLimits
 from mirl_server.service import cache_salt
 from mirl_server.settings import ServerSettings, default_options, request_options
@@ -127,10 +128,10 @@ def test_keys_are_never_printed(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_other_plugins_stay_enabled() -> None:
-    assert plugin_names("a,b") == "a,b,mirl"
-    assert plugin_names("mirl,a") == "mirl,a"
-    assert plugin_names("") == "mirl"
-    assert plugin_names(None).split(",")[-1] == "mirl"
+    assert plugin_names("a,b") == "a,b,mirl,mirl_orphans"
+    assert plugin_names("mirl,a") == "mirl,a,mirl_orphans"
+    assert plugin_names("") == "mirl,mirl_orphans"
+    assert "mirl" in plugin_names(None).split(",")
 
 
 def test_every_setting_is_documented() -> None:

@@ -1,0 +1,133 @@
+"""Running vLLM's server with MIRL in it, and how its process ends.
+
+Exit codes: 0 the server was asked to stop (SIGTERM, SIGINT); 2 the command line or a setting is wrong; 3 the
+engine died, or did not start; 130 Ctrl-C before the server served; 1 anything else, with a traceback.
+"""
+
+from __future__ import annotations
+
+import argparse
+import math
+import multiprocessing
+import os
+import signal
+import sys
+
+import pydantic
+
+from mirl_server.flags import UsageError
+from mirl_server.lifetime import Lifetime, patience
+from mirl_server.orphans import LAUNCHER
+from mirl_server.settings import ServerSettings
+
+ENGINE_DIED = 3
+INTERRUPTED = 130
+AFTER_PATIENCE = 8
+"""Seconds that an API server needs at most, from the end of its patience to its own."""
+NOT_STARTED = "core initialization"
+DIED = ("died unexpectedly", "died with exit code")
+"""What vLLM says, as RuntimeErrors without a type of their own, of engines and of API servers."""
+
+
+def serve(args: argparse.Namespace, settings: ServerSettings) -> int:
+    """Run the server that vLLM's parsed flags describe, to its end; returns the exit code.
+
+    Raises:
+        UsageError: vLLM refuses a flag once it knows the model.
+    """
+    from vllm.v1.engine.exceptions import EngineDeadError
+
+    args.mirl = settings
+    os.environ[LAUNCHER] = str(os.getpid())
+    try:
+        died = _run_several(args) if _several_processes(args) else run_one(args)
+    except pydantic.ValidationError as error:
+        # vLLM checks engine flags against the model when it builds its configuration.
+        raise UsageError(error.errors()[0]["msg"]) from error
+    except KeyboardInterrupt as stop:
+        # vLLM raises it with a word for a SIGTERM during start-up, without one for Ctrl-C.
+        return 0 if stop.args else INTERRUPTED
+    except EngineDeadError:
+        return _failed("the engine died while the server started")
+    except RuntimeError as error:
+        if NOT_STARTED not in str(error):
+            raise
+        return _failed(f"the engine did not start: {error}")
+    return _failed("the engine died") if died else 0
+
+
+def _failed(why: str) -> int:
+    print(f"mirl-serve: error: {why}", file=sys.stderr, flush=True)
+    return ENGINE_DIED
+
+
+def _several_processes(args: argparse.Namespace) -> bool:
+    """Whether vLLM's own dispatcher must start more than one API server with its engine."""
+    import vllm.envs as envs
+
+    several = args.data_parallel_size > 1 or (args.api_server_count or 1) != 1
+    elsewhere = args.headless or args.grpc or args.data_parallel_multi_port_external_lb
+    return bool(several or elsewhere or envs.VLLM_USE_RUST_FRONTEND)
+
+
+def _run_several(args: argparse.Namespace) -> bool:
+    """vLLM's dispatcher; whether a process of it died. It gives API servers `--shutdown-timeout` to end."""
+    from vllm.entrypoints.cli.serve import ServeSubcommand
+
+    seconds = patience(args.mirl, args.shutdown_timeout)
+    args.mirl = args.mirl.model_copy(update={"shutdown_seconds": seconds})
+    args.shutdown_timeout = max(args.shutdown_timeout, math.ceil(seconds) + AFTER_PATIENCE)
+    try:
+        ServeSubcommand.cmd(args)
+    except SystemExit as end:  # how vLLM hears of a signal
+        if end.code:
+            raise
+    except RuntimeError as error:
+        if not any(words in str(error) for words in DIED):
+            raise
+        return True
+    return _died(args)
+
+
+def run_one(args: argparse.Namespace) -> bool:
+    """vLLM's `run_server` in this process; whether its engine died.
+
+    But for the handler of a SIGTERM during start-up: vLLM's raises KeyboardInterrupt, which pyzmq swallows
+    while vLLM waits for its engine, and the server then hangs until a second signal (seen with vLLM 0.32 and
+    pyzmq 27). Once it serves, the plugin's handlers hold.
+    """
+    import uvloop
+    from vllm.entrypoints.launchers.api_server.entry import run_server_worker
+    from vllm.entrypoints.launchers.launcher import setup_server
+    from vllm.utils.system_utils import decorate_logs
+
+    from mirl_server.http_protocol import http_protocol
+
+    async def run() -> None:
+        address, listening = setup_server(args, reuse_port=False)
+        await run_server_worker(address, listening, args, http=http_protocol(args.mirl.http))
+
+    args.api_server_count = None
+    decorate_logs("APIServer", skip_if_decorated=True)
+    uvloop.run(run())
+    # All that is left is to exit, with a code that says how it went: no signal may change that.
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    return _died(args)
+
+
+def _died(args: argparse.Namespace) -> bool:
+    """Whether the engine died of the API server that ran in this process, if one did."""
+    life: Lifetime | None = getattr(args, "mirl_life", None)
+    return life is not None and life.died
+
+
+def stop_start_up(*_: object) -> None:
+    """SIGTERM before the server serves: end what was started, then this process. Nothing needs draining."""
+    children = multiprocessing.active_children()
+    for child in children:
+        child.terminate()
+    for child in children:
+        child.join(3)
+        child.kill()
+    os._exit(0)
