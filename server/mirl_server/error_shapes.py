@@ -78,6 +78,7 @@ class _Shaping:
     async def send(self, message: Message) -> None:
         """Hold an error back until all of it is there, which may be before its last message."""
         if message["type"] == "http.response.start" and message["status"] >= HTTPStatus.BAD_REQUEST:
+            message.setdefault("headers", [])
             headers = MutableHeaders(scope=message)
             if headers.get("content-type", "").startswith("application/json"):
                 length = headers.get("content-length", "")

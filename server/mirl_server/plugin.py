@@ -1,7 +1,7 @@
 """The vLLM endpoint plugin: MIRL's routes on vLLM's own server, over the engine client that it is handed.
 
-Enabled by `VLLM_PLUGINS=mirl`, which `mirl-serve` sets. Beside the launcher (`launch`,
-`vllm_flags`, `vllm_names`), `vllm_media` and `vllm_tools`, the only module here that imports vllm.
+Enabled by `VLLM_PLUGINS=mirl`, which `mirl-serve` sets. Beside the launcher (`launch`, `vllm_flags`,
+`vllm_names`), `vllm_media` and `vllm_tools`, the only module here that imports vllm.
 """
 
 from __future__ import annotations
@@ -81,8 +81,8 @@ class MIRLPlugin:
         args: Namespace = app.state.args
         settings = _settings(args)
         self._life = _life(args)
-        check_images(settings.limits)
         app.add_middleware(InFlight, life=self._life)
+        check_images(app, settings.limits)
         app.state.mirl_guard = guard(app, settings, _take_keys(args))
         app.include_router(make_router())
         app.include_router(APIRouter(lifespan=self._serving))

@@ -17,7 +17,7 @@ from tests.server_fixture import RunningServer
 
 pytestmark = pytest.mark.vllm
 
-OF_EACH, SEED = 36, 20
+OF_EACH, SEED = 28, 20
 LEAST = 500
 KEY = "canary-key-of-the-corpus"
 _COMPILED = "vLLM compiles the form of a plain request in the engine, and tells of its failure as of its own"

@@ -129,6 +129,30 @@ class Images:
         return await asyncio.get_running_loop().run_in_executor(self._threads, work)
 
 
+def check_processing(given: object, limits: Limits) -> None:
+    """RequestTooLargeError where `mm_processor_kwargs` would have a picture blown up over the limit.
+
+    Processors differ in what they call it (`min_pixels`, `size.shortest_edge`, `size.height`): no number may
+    be more than the most pixels, and no height times its width.
+    """
+    if isinstance(given, list):
+        for one in given:
+            check_processing(one, limits)
+    elif isinstance(given, dict):
+        most = limits.max_image_pixels
+        numbers = [one for one in given.values() if isinstance(one, int | float)]
+        height, width = given.get("height"), given.get("width")
+        if isinstance(height, int | float) and isinstance(width, int | float):
+            numbers.append(height * width)
+        if any(one > most for one in numbers):
+            raise RequestTooLargeError(
+                f"mm_processor_kwargs asks for more than {most} pixels; ask for fewer",
+                param="mm_processor_kwargs",
+            )
+        for one in given.values():
+            check_processing(one, limits)
+
+
 def is_remote(url: str) -> bool:
     """Whether a URL would be fetched over the network, by this server or by vLLM."""
     return url[:4].lower() == "http"

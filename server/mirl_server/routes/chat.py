@@ -27,6 +27,7 @@ from mirl_server.choices import Results, Told, check_count
 from mirl_server.effort import options_for
 from mirl_server.formats import check_sizes, read_format
 from mirl_server.logs import note, trail
+from mirl_server.media.images import check_processing
 from mirl_server.observing import Watch, count_error
 from mirl_server.openapi import HANDED_ON, ChatAnswer, documented, json_body
 from mirl_server.protocol import error_status
@@ -167,6 +168,7 @@ async def _plain(service: Service, request: Request, api: Api) -> Response:
         if salt is not None:
             body["cache_salt"] = salt
     check_sizes(body)
+    check_processing(body.get("mm_processor_kwargs"), service.settings.limits)
     service.admission.check_queue(caller_of(request).name, "plain")
     if remote := api.remote_images():
         # The backend would fetch by its own rules: it gets the bytes instead.

@@ -154,3 +154,23 @@ async def test_a_client_that_leaves_ends_the_fetch(build: Build) -> None:
             left.set()
             await task
             await served.quiet.wait()
+
+
+@pytest.mark.parametrize(
+    ("given", "status"),
+    [
+        ({"min_pixels": 10**9}, 413),
+        ({"size": {"shortest_edge": 56 * 56, "longest_edge": 10**10}}, 413),
+        ({"images_kwargs": {"size": {"height": 20_000, "width": 20_000}}}, 413),
+        ({"size": [{"height": 1e300, "width": 1e300}]}, 413),
+        ({"min_pixels": 56 * 56, "max_pixels": 12_845_056, "do_resize": True}, 200),
+        ({"size": {"height": 448, "width": 448}, "fps": 2.0}, 200),
+        ("many", 200),
+        (None, 200),
+    ],
+)
+async def test_no_picture_is_blown_up_over_the_limit(build: Build, given: object, status: int) -> None:
+    harness = build()
+    response = await harness.ask(model="m:direct", mirl=None, mm_processor_kwargs=given)
+    assert response.status_code == status
+    assert len(harness.handed) == (status == 200)

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import asyncio
 import base64
 import io
 import time
 
+import httpx
 import pytest
+from fastapi import FastAPI
 from PIL import Image
 
 from mirl_core.config import Limits
@@ -31,7 +34,7 @@ def connector(monkeypatch: pytest.MonkeyPatch) -> object:
     from mirl_server import vllm_media
 
     monkeypatch.setattr(MEDIA_CONNECTOR_REGISTRY, "name2class", dict(MEDIA_CONNECTOR_REGISTRY.name2class))
-    vllm_media.check_images(LIMITS)
+    vllm_media.check_images(FastAPI(), LIMITS)
     return MEDIA_CONNECTOR_REGISTRY.load("http", allowed_media_domains=["domain.invalid"])
 
 
@@ -73,11 +76,36 @@ def test_the_limits_are_the_operators(connector: object) -> None:
 
     from mirl_server import vllm_media
 
-    vllm_media.check_images(Limits(max_image_pixels=15))
+    vllm_media.check_images(FastAPI(), Limits(max_image_pixels=15))
     strict = MEDIA_CONNECTOR_REGISTRY.load("http")
     assert strict.fetch_image(data_url("red", (5, 3))).media.size == (5, 3)
     with pytest.raises(VLLMValidationError, match="pixels"):
         strict.fetch_image(data_url("red", (4, 4)))
+
+
+async def test_all_images_of_a_request_together_have_limits(connector: object) -> None:
+    from vllm.exceptions import VLLMValidationError
+    from vllm.multimodal.media import MEDIA_CONNECTOR_REGISTRY
+
+    from mirl_server import vllm_media
+
+    app = FastAPI()
+    vllm_media.check_images(app, Limits(max_total_image_pixels=60))
+
+    @app.get("/")
+    async def look() -> list[str]:
+        # vLLM has a connector for each message, and loads all at the same time.
+        loading = (
+            MEDIA_CONNECTOR_REGISTRY.load("http").fetch_image_async(data_url("red", (5, 4))) for _ in range(5)
+        )
+        ends = await asyncio.gather(*loading, return_exceptions=True)
+        assert all(isinstance(end, VLLMValidationError) for end in ends if isinstance(end, BaseException))
+        return [type(end).__name__ for end in ends]
+
+    async with httpx.AsyncClient(transport=httpx.ASGITransport(app), base_url="http://test") as client:
+        for _ in range(2):  # each request has its own
+            seen = (await client.get("/")).json()
+            assert seen.count("VLLMValidationError") == 2
 
 
 def test_other_media_are_left_to_vllm(connector: object) -> None:
