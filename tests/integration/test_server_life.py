@@ -107,7 +107,8 @@ def status(server: RunningServer, path: str) -> int | None:
 def test_sigterm_lets_what_runs_finish_and_exits_0(tmp_path: Path) -> None:
     # Flags of both kinds are tried on the way.
     flags = ["--mirl-default", "descriptions=2", "--mirl-limit", "max_keep=1", "--no-reasoning-content-alias",
-             "--served-model-name", "another", "--max-model-len", "512", "--shutdown-seconds", "120"]  # fmt: skip
+             "--served-model-name", "another", "--max-model-len", "512",
+             "--shutdown-seconds", "120"]  # fmt: skip
     with running(tmp_path, flags) as server:
         response = server.client().chat.completions.create(model="another", messages=asking(), max_tokens=60)
         found = evidence(response)
