@@ -30,24 +30,26 @@ from vllm.entrypoints.openai.responses.protocol import ResponsesRequest
 from vllm.renderers import ChatParams
 from vllm.renderers.chat_utils import load_chat_template
 from vllm.transformers_utils.repo_utils import get_hf_file_to_dict, try_get_local_file
+from vllm.v1.engine.exceptions import EngineDeadError as VLLMEngineDeadError
 
 from mirl_core.config import ModelSettings
 from mirl_core.engines.vllm import VLLMEngine
-from mirl_core.errors import ConfigError, RequestError
+from mirl_core.errors import ConfigError, EngineDeadError, RequestError
 from mirl_core.pipeline import Pipeline
 from mirl_server.admission import SEQUENCES, Admission
 from mirl_server.guard import guard, watch_load
 from mirl_server.in_flight import InFlight
-from mirl_server.lifetime import Lifetime, patience
+from mirl_server.lifetime import DEAD, Lifetime, patience
 from mirl_server.logs import share_handlers
 from mirl_server.media.decoding import read_references
 from mirl_server.media.images import Images
 from mirl_server.metrics import EngineState, process_metrics
+from mirl_server.observing import refuse
 from mirl_server.protocol import error_response
 from mirl_server.request_log import RequestLog
 from mirl_server.requests import MAX_TOP_LOGPROBS
 from mirl_server.routes import make_router
-from mirl_server.service import Service
+from mirl_server.service import Service, service_of
 from mirl_server.settings import ServerSettings, default_options
 from mirl_server.vllm_media import check_images
 from mirl_server.vllm_names import resolve_default_chat_template_kwargs
@@ -87,6 +89,7 @@ class MIRLPlugin:
         app.include_router(make_router())
         app.include_router(APIRouter(lifespan=self._serving))
         app.add_exception_handler(RecursionError, _too_deep)
+        app.add_exception_handler(VLLMEngineDeadError, _engine_dead)
         if not getattr(args, "enable_elastic_ep", False):
             # They are the operator's, and whoever has a key could ask.
             app.router.routes[:] = [one for one in app.routes if getattr(one, "path", "") not in SCALING]
@@ -178,6 +181,12 @@ class MIRLPlugin:
         if not state.mirl_guard.keyring and args.host not in LOOPBACK and not args.uds:
             logger.warning("no API keys: whoever reaches the port may use the model (--api-key-file)")
         logger.info("MIRL gates %s; the same model without the gate is %s:direct", names[0], names[0])
+
+
+async def _engine_dead(request: Request, error: Exception) -> Response:
+    """vLLM's own handler says 500, and ends the server before a health check has seen anything."""
+    del error
+    return refuse(service_of(request), request, EngineDeadError(DEAD))
 
 
 async def _too_deep(request: Request, error: Exception) -> Response:
