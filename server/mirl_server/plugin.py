@@ -60,7 +60,7 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 
-ENGINE_SECONDS = 5.0
+ENGINE_SECONDS = 3.0
 """For the engine to end by itself, once nothing runs in it."""
 LINGER = 2
 """Seconds for clients to read what is left in their connections' buffers, once nothing runs."""
