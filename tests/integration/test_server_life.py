@@ -164,10 +164,12 @@ def test_what_does_not_finish_is_ended_honestly(tmp_path: Path, hurried: bool) -
         for one, answer in told.items():
             print(f"{one}: {answer.status} after {answer.at - began:.1f} s: …{answer.text[-200:]!r}")
         print(f"ended {ended:.1f} s after SIGTERM")
-        for one in ("gated whole", "gated stream"):
-            assert told[one].status == 200
-            assert '"partial":true' in told[one].text.replace(" ", "")
-            assert told[one].at - began < 3
+        gated = [told["gated whole"], told["gated stream"]]
+        partial = ['"partial":true' in answer.text.replace(" ", "") for answer in gated]
+        assert any(partial), "some chains had finished"
+        for answer, done in zip(gated, partial, strict=True):
+            assert done or answer.error()["code"] == "draining"
+            assert answer.at - began < 3
         assert told["plain whole"].status == 503
         assert "shutting down" in told["plain whole"].error()["message"]
         for one in ("plain stream", "responses stream"):
