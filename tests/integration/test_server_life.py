@@ -233,7 +233,12 @@ def test_a_signal_to_the_whole_group_leaves_no_empty_answers(tmp_path: Path) -> 
 
 @pytest.mark.full
 def test_the_engine_is_killed_during_start_up() -> None:
-    process = subprocess.Popen([*MIRL_SERVE, "--port", "0"], stderr=subprocess.PIPE, start_new_session=True)
+    process = subprocess.Popen(
+        [*MIRL_SERVE, "--port", "0"],
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.PIPE,
+        start_new_session=True,
+    )
     lines: list[bytes] = []
     assert process.stderr is not None
     reading = threading.Thread(target=lines.extend, args=[process.stderr], daemon=True)
