@@ -9,7 +9,6 @@ import json
 import os
 import signal
 import subprocess
-import threading
 import time
 from collections.abc import Iterator, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -232,27 +231,22 @@ def test_a_signal_to_the_whole_group_leaves_no_empty_answers(tmp_path: Path) -> 
 
 
 @pytest.mark.full
-def test_the_engine_is_killed_during_start_up() -> None:
-    process = subprocess.Popen(
-        [*MIRL_SERVE, "--port", "0"],
-        stdout=subprocess.DEVNULL,
-        stderr=subprocess.PIPE,
-        start_new_session=True,
-    )
-    lines: list[bytes] = []
-    assert process.stderr is not None
-    reading = threading.Thread(target=lines.extend, args=[process.stderr], daemon=True)
-    reading.start()
+def test_the_engine_is_killed_during_start_up(tmp_path: Path) -> None:
+    log = tmp_path / "server.log"
+    with log.open("wb") as out:
+        process = subprocess.Popen(
+            [*MIRL_SERVE, "--port", "0"], stdout=out, stderr=subprocess.STDOUT, start_new_session=True
+        )
     try:
         until(lambda: bool(engines(process)), 120)
         time.sleep(3)
         engines(process)[0].kill()
         assert process.wait(60) == ENGINE_DIED
-        reading.join(5)
-        said = [line.decode() for line in lines if line.startswith(b"mirl-serve: error: ")]
-        assert len(said) == 1, b"".join(lines[-20:])
+        lines = log.read_text(errors="replace").splitlines()
+        said = [line for line in lines if line.startswith("mirl-serve: error: ")]
+        assert len(said) == 1, lines[-20:]
         assert "the engine did not start: " in said[0]
-        assert not any(b"mirl_server/cli.py" in line for line in lines), "no traceback of ours"
+        assert not any("mirl_server/cli.py" in line for line in lines), "no traceback of ours"
     finally:
         with suppress(ProcessLookupError):
             process.kill()
