@@ -58,6 +58,10 @@ class _Lane:
     served: dict[str, float] = field(default_factory=dict)
     done: deque[tuple[float, int]] = field(default_factory=lambda: deque(maxlen=256))
 
+    def count(self, sequences: int, tokens: int) -> tuple[int, int]:
+        """What a request counts for: one that is larger than the share must be able to run, too."""
+        return min(max(1, sequences), self.share), int(min(tokens, self.token_share))
+
     def first(self) -> _Waiter | None:
         """Whose turn it is."""
         if not self.waiting:
@@ -158,13 +162,13 @@ class Admission:
         """Requests that wait, by key name."""
         return {key: len(line) for key, line in self._lanes[kind].waiting.items()}
 
-    def has_room(self, sequences: int, kind: Kind) -> bool:
+    def has_room(self, sequences: int, tokens: int, kind: Kind) -> bool:
         """Whether a request would be admitted without waiting."""
         lane = self._lanes[kind]
         if lane.waiting or self._draining:
             return False
         turn = asyncio.get_running_loop().create_future()
-        return self._fits(lane, _Waiter("", min(max(1, sequences), lane.share), 0, 1.0, turn))
+        return self._fits(lane, _Waiter("", *lane.count(sequences, tokens), 1.0, turn))
 
     def check_queue(self, key: str, kind: Kind) -> None:
         """Refuse now what would be refused on arrival: before its images are decoded.
@@ -213,9 +217,7 @@ class Admission:
         """
         lane = self._lanes[kind]
         turn = asyncio.get_running_loop().create_future()
-        # One larger than its kind's share must be able to run, too.
-        counted = min(max(1, sequences), lane.share), int(min(tokens, lane.token_share))
-        waiter = _Waiter(key, *counted, weight, turn)
+        waiter = _Waiter(key, *lane.count(sequences, tokens), weight, turn)
         began = self._clock()
         self._enter(lane, waiter)
         try:

@@ -52,6 +52,12 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 
+GENERATING = (
+    "/v1/completions", "/v1/chat/completions/batch", "/inference/v1/generate", "/generative_scoring",
+    "/v1/systemone", "/invocations", "/cohere/v2/chat", "/v1/audio/transcriptions", "/v1/audio/translations",
+)  # fmt: skip
+"""vLLM's endpoints that generate, without a route of MIRL's in their place; a test holds vLLM's app to it."""
+
 LOOPBACK = ("127.0.0.1", "localhost", "::1")
 
 
@@ -64,7 +70,7 @@ class MIRLPlugin:
     def attach_router(self, app: FastAPI) -> None:
         """MIRL's routes, in place of vLLM's of the same path and method; and the guard before every route."""
         args: Namespace = app.state.args
-        app.state.mirl_guard = guard(app, _settings(args), _take_keys(args))
+        app.state.mirl_guard = guard(app, _settings(args), _take_keys(args), GENERATING)
         app.include_router(make_router())
         self._app = app
 

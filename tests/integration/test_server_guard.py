@@ -9,9 +9,11 @@ from pathlib import Path
 
 import httpx
 import pytest
+from fastapi.routing import APIRoute
 from openai import APIStatusError, AuthenticationError
 
 from mirl_server.cli import close_without_plugin, parse_vllm
+from mirl_server.plugin import GENERATING
 from mirl_server.settings import ServerSettings
 from tests.contract.conftest import asking, small
 from tests.server_fixture import NAME, RunningServer, running
@@ -44,6 +46,28 @@ async def test_vllms_app_stands_behind_the_guard(monkeypatch: pytest.MonkeyPatch
                 answer = await client.get(path, headers={"authorization": f"Bearer {key}"})
                 assert answer.status_code != 401, path
         assert (await client.get("/ready")).status_code != 401
+
+
+# Posted to, and nothing is generated: reading, looking after the server, what another process was asked.
+IDLE = {
+    "/tokenize", "/detokenize", "/ping", "/v1/responses/{response_id}/cancel", "/v1/messages/count_tokens",
+    "/scale_elastic_ep", "/is_scaling_elastic_ep", "/v1/chat/completions/render", "/v1/messages/render",
+    "/v1/completions/render", "/v1/responses/render", "/v1/chat/completions/derender",
+    "/v1/completions/derender", "/inference/v1/abort_requests",
+}  # fmt: skip
+OWN = {"/v1/chat/completions", "/v1/responses", "/v1/messages", "/v1/mirl/score", "/v1/mirl/describe"}
+
+
+def test_every_endpoint_that_generates_is_admitted(monkeypatch: pytest.MonkeyPatch) -> None:
+    """vLLM's app with all that a server of a model that generates can have: nothing new has come to it."""
+    from vllm.entrypoints.launchers.app import build_app
+
+    monkeypatch.setenv("VLLM_PLUGINS", "mirl")
+    args = parse_vllm(["--enable-scale-out", "--model", "none"])
+    args.mirl = ServerSettings.load()
+    app = build_app(args, ("generate", "transcription"), None)
+    posted = {route.path for route in app.routes if isinstance(route, APIRoute) and "POST" in route.methods}
+    assert posted - IDLE - OWN == set(GENERATING) - {"/cohere/v2/chat"}  # which needs a package of its own
 
 
 def test_without_the_plugin_vllms_own_check_lets_nobody_in() -> None:
