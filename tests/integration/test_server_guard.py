@@ -55,6 +55,7 @@ IDLE = {
     "/v1/completions/render", "/v1/responses/render", "/v1/chat/completions/derender",
     "/v1/completions/derender", "/inference/v1/abort_requests",
 }  # fmt: skip
+FLEET = {"/inference/v1/generate"}  # off by default
 OWN = {"/v1/chat/completions", "/v1/responses", "/v1/messages", "/v1/mirl/score", "/v1/mirl/describe"}
 
 
@@ -67,7 +68,9 @@ def test_every_endpoint_that_generates_is_admitted(monkeypatch: pytest.MonkeyPat
     args.mirl = ServerSettings.load()
     app = build_app(args, ("generate", "transcription"), None)
     posted = {route.path for route in app.routes if isinstance(route, APIRoute) and "POST" in route.methods}
-    assert posted - IDLE - OWN == set(GENERATING) - {"/cohere/v2/chat"}  # which needs a package of its own
+    assert posted - IDLE - OWN - FLEET == set(GENERATING) - {
+        "/cohere/v2/chat"
+    }  # which needs a package of its own
 
 
 def test_without_the_plugin_vllms_own_check_lets_nobody_in() -> None:
