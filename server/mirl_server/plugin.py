@@ -58,8 +58,8 @@ GENERATING = (
 )  # fmt: skip
 """vLLM's endpoints that generate, without a route of MIRL's in their place; a test holds vLLM's app to it.
 
-Not `/inference/v1/generate`: it is there with `--enable-scale-out` alone, for gateways and trainers, which bound
-what they ask for themselves and bring their tenants' salts.
+Not `/inference/v1/generate`: it is there with `--enable-scale-out` alone, for gateways and trainers, which
+bound what they ask for themselves and bring their tenants' salts.
 """
 
 LOOPBACK = ("127.0.0.1", "localhost", "::1")
