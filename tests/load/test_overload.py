@@ -47,24 +47,27 @@ async def overload(server: GuardedServer, seconds: float, measured: float) -> No
     async with driving(server.url) as driver:
         busy = await driver.closed_loop(mixed(crowd, 0.25, chance), clients=16, seconds=measured)
         assert {end.status for end in busy} == {200}
-        capacity = len(busy) / (max(end.began + end.seconds for end in busy) - busy[0].began)
+        took = max(end.began + end.seconds for end in busy) - min(end.began for end in busy)
+        capacity = len(busy) / took
         await idle(server)
         before = counts(server)
-        flood, texts, patient = await asyncio.gather(
+        flood, texts, tries = await asyncio.gather(
             driver.open_loop(mixed(crowd, 0.25, chance), rate=10 * capacity, seconds=seconds),
             driver.open_loop(_texts(keys["text"]), rate=capacity / 20, seconds=seconds),
             _patient(driver, keys["heavy"], seconds),
         )
         again = await _asked_again(driver, flood)
     print(f"\ncapacity {capacity:.1f} requests/s; offered {len(flood) / seconds:.1f}/s for {seconds:.0f} s")
-    print(f"crowd: {summary(flood)}\ntext key: {summary(texts)}\npatient key: {summary(patient)}")
+    print(f"crowd: {summary(flood)}\ntext key: {summary(texts)}")
+    patient = [end for end, last in tries if last]
+    print(f"patient key: {summary(patient)}, {len(tries) - len(patient)} tries more")
     print(f"asked again after their Retry-After: {summary(again)}")
     for name in CROWD:
         mine = of(flood, keys=[keys[name]])
         print(
             f"{name}: asked {len(mine)}, answered {len(of(mine, status=200))}, sequences {_sequences(mine)}"
         )
-    _every_ask_has_one_end(server, [*flood, *texts, *patient, *again], before)
+    _every_ask_has_one_end(server, [*flood, *texts, *(end for end, _ in tries), *again], before)
     _keys_are_equal(flood, [keys[name] for name in CROWD])
     # A key that asks for less than its share is answered, and soon, whatever the others do.
     assert {end.status for end in texts} == {200}
@@ -78,17 +81,18 @@ def _texts(key: str) -> Iterator[Ask]:
     return (text(key, seed=number) for number in range(100_000))
 
 
-async def _patient(driver: Driver, key: str, seconds: float) -> list[End]:
-    """Questions one after the other, each sent again after its Retry-After, until it is answered."""
-    until, ends = time.monotonic() + seconds, list[End]()
+async def _patient(driver: Driver, key: str, seconds: float) -> list[tuple[End, bool]]:
+    """Questions one after the other, each asked again after its Retry-After; every try, and whether the last."""
+    until, tries = time.monotonic() + seconds, list[tuple[End, bool]]()
     while time.monotonic() < until:
-        for _ in range(4):
-            end = await driver.send(gated(key, seed=len(ends)))
-            if end.status != 429:
+        for left in (3, 2, 1, 0):
+            end = await driver.send(gated(key, seed=len(tries)))
+            last = end.status != 429 or not left
+            tries.append((end, last))
+            if last:
                 break
             await asyncio.sleep(end.retry_after or 0)
-        ends.append(end)
-    return ends
+    return tries
 
 
 async def _asked_again(driver: Driver, flood: list[End]) -> list[End]:
