@@ -138,7 +138,7 @@ async def test_more_than_runs_and_waits(guarded: GuardedServer) -> None:
             client.chat.completions.create(
                 model=NAME, messages=asking(seed=number), max_tokens=48, extra_body=small()
             )
-            for number in range(60)
+            for number in range(80)
         )
         ends = await asyncio.gather(*asked, return_exceptions=True)
     refused = [end for end in ends if isinstance(end, APIStatusError)]

@@ -14,6 +14,8 @@ from tests.server_fixture import NAME
 
 SMALL = {"descriptions": 3, "keep": 2, "forks": 2, "description_tokens": 24}
 LENGTH = 32
+WIDE = {"descriptions": 6, "keep": 4, "forks": 3, "description_tokens": 48, "early_stop": False}
+"""18 sequences: work enough for the engine, not the HTTP server, to be what is overloaded."""
 _numbers = itertools.count()
 
 
@@ -47,6 +49,6 @@ def mixed(weights: Mapping[str, int], texts: float, chance: Random) -> Iterator[
     """Asks without end: by key as often as its weight says, a share of them texts, every fourth a stream."""
     names, shares = list(weights), list(weights.values())
     while True:
-        made = text if chance.random() < texts else gated
         (key,) = chance.choices(names, shares)
-        yield made(key, stream=chance.random() < 0.25, seed=chance.randrange(1000))
+        how: dict[str, Any] = {"key": key, "stream": chance.random() < 0.25, "seed": chance.randrange(1000)}
+        yield text(**how) if chance.random() < texts else gated(**how, mirl=WIDE, max_tokens=64)
