@@ -124,7 +124,7 @@ def guarded(tmp_path_factory: pytest.TempPathFactory) -> Iterator[GuardedServer]
     flags = [
         "--api-key-file", str(file), "--api-key", keys["theirs"], "--open-path", "/metrics",
         "--http-limit", "max_body_bytes=2000000", "--http-limit", "header_seconds=2",
-        "--http-limit", "write_seconds=2", "--max-queue", "30", "--max-running-sequences", "96",
+        "--http-limit", "write_seconds=2", "--max-queue", "16", "--max-running-sequences", "96",
         "--enable-prompt-tokens-details", "--middleware", "tests.load.inside.Counting",
         # Small, so that all of it is touched soon: memory that grows later has another reason.
         "--kv-cache-memory-bytes", "128M",

@@ -51,4 +51,4 @@ def mixed(weights: Mapping[str, int], texts: float, chance: Random) -> Iterator[
     while True:
         (key,) = chance.choices(names, shares)
         how: dict[str, Any] = {"key": key, "stream": chance.random() < 0.25, "seed": chance.randrange(1000)}
-        yield text(**how) if chance.random() < texts else gated(**how, mirl=WIDE, max_tokens=64)
+        yield text(**how) if chance.random() < texts else gated(**how, mirl=WIDE, max_tokens=40)

@@ -37,31 +37,20 @@ def admitted(server: RunningServer) -> float:
 def test_who_stops_reading_is_cut_and_slows_nobody(guarded: GuardedServer) -> None:
     key = guarded.keys["one"]
     asyncio.run(idle(guarded))
-    before = _seconds_of_five(guarded)
-    with ExitStack() as held:
-        stopped = [
-            held.enter_context(connect(guarded, text(key, **LARGE).body, key=key, window=4096))
-            for _ in range(2)
-        ]
+    alone, tokens = _seconds_of_five(guarded), guarded.gauge("vllm:generation_tokens_total")
+    body = text(key, **LARGE).body | {"n": 16, "max_tokens": 900}
+    with connect(guarded, body, key=key, window=4096) as stopped:
         until(lambda: admitted(guarded) == 16, 5)
-        until(lambda: guarded.sequences() == 0, 20)  # all is generated, and nobody takes it
-        meanwhile = _seconds_of_five(guarded)
-        until(lambda: admitted(guarded) == 0, WRITE_SECONDS + 3)
-        for one in stopped:
-            assert b"[DONE]" not in rest(one)
-    print(f"a request took {before:.2f} s before, {meanwhile:.2f} s beside two stopped readers")
-    assert meanwhile < 2 * before + 0.3
-
-
-def test_who_stops_reading_leaves_no_work_to_the_engine(guarded: GuardedServer) -> None:
-    key = guarded.keys["one"]
-    body = text(key, **LARGE).body | {"n": 32, "max_tokens": 900}
-    before = guarded.gauge("vllm:generation_tokens_total")
-    with connect(guarded, body, key=key, window=4096):
-        until(lambda: guarded.sequences() == 32, 10)
-        until(lambda: admitted(guarded) == 0, 20)
-        assert until(lambda: guarded.sequences() == 0, 5) < 2
-    assert guarded.gauge("vllm:generation_tokens_total") - before < 32 * 900
+        beside = _seconds_of_five(guarded)
+        cut = until(lambda: admitted(guarded) == 0, WRITE_SECONDS + 10)
+        freed = until(lambda: guarded.sequences() == 0, 5)
+        assert b"[DONE]" not in rest(stopped)
+    print(f"a request took {alone:.2f} s alone and {beside:.2f} s beside one that reads nothing,")
+    print(f"which was cut {cut:.1f} s later; the engine was idle {freed:.2f} s after that")
+    # Cut in the middle of its work, which was stopped with it.
+    assert guarded.gauge("vllm:generation_tokens_total") - tokens < 16 * 900
+    assert freed < 1
+    assert beside < 3 * alone + 0.5
 
 
 def test_who_reads_slowly_but_reads_gets_all_of_it(guarded: GuardedServer) -> None:
@@ -71,7 +60,7 @@ def test_who_reads_slowly_but_reads_gets_all_of_it(guarded: GuardedServer) -> No
         while b"[DONE]" not in read[-40:]:
             read += (part := slow.recv(100_000))
             assert part
-            time.sleep(len(part) / 400_000)
+            time.sleep(len(part) / 800_000)
     seconds = time.monotonic() - began
     print(f"{len(read) / 1e6:.1f} MB read in {seconds:.1f} s")
     assert seconds > WRITE_SECONDS
@@ -114,16 +103,12 @@ def test_requests_that_never_are_whole_leave_nothing(guarded: GuardedServer, how
 
 
 def test_idle_connections_are_closed(guarded: GuardedServer) -> None:
-    """Those that never say a word, by the limit on headers; one that rests after an answer, by keep-alive."""
+    """Those that never say a word, by the limit on headers."""
     with ExitStack() as held:
         silent = [held.enter_context(dial(guarded)) for _ in range(30)]
-        resting = held.enter_context(dial(guarded))
-        resting.sendall(b"GET /health HTTP/1.1\r\nHost: t\r\n\r\n")
-        assert b" 200 " in resting.recv(4096)
         began = time.monotonic()
         assert {one.recv(10) for one in silent} == {b""}
         assert time.monotonic() - began < 4
-        assert rest(resting) == b""
 
 
 def test_deadlines_under_load(guarded: GuardedServer) -> None:

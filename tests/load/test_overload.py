@@ -31,7 +31,7 @@ IDLE_GAUGES = (
 
 
 def test_overload(guarded: GuardedServer) -> None:
-    asyncio.run(overload(guarded, seconds=8, measured=4))
+    asyncio.run(overload(guarded, seconds=5, measured=2))
 
 
 @pytest.mark.full
