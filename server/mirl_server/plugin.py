@@ -64,6 +64,15 @@ LINGER = 2
 """Seconds for clients to read what is left in their connections' buffers, once nothing runs."""
 SCALING = ("/scale_elastic_ep", "/is_scaling_elastic_ep")
 """Of vLLM's endpoints, those that do nothing without --enable-elastic-ep."""
+GENERATING = (
+    "/v1/completions", "/v1/chat/completions/batch", "/generative_scoring", "/v1/systemone", "/invocations",
+    "/cohere/v2/chat", "/v1/audio/transcriptions", "/v1/audio/translations",
+)  # fmt: skip
+"""vLLM's endpoints that generate, without a route of MIRL's in their place; a test holds vLLM's app to it.
+
+Not `/inference/v1/generate`: it is there with `--enable-scale-out` alone, for gateways and trainers, which
+bound what they ask for themselves and bring their tenants' salts.
+"""
 LOOPBACK = ("127.0.0.1", "localhost", "::1")
 
 
@@ -83,7 +92,7 @@ class MIRLPlugin:
         self._life = _life(args)
         app.add_middleware(InFlight, life=self._life)
         check_images(app, settings.limits)
-        app.state.mirl_guard = guard(app, settings, _take_keys(args))
+        app.state.mirl_guard = guard(app, settings, _take_keys(args), GENERATING)
         app.include_router(make_router())
         app.include_router(APIRouter(lifespan=self._serving))
         app.add_exception_handler(RecursionError, _too_deep)
