@@ -13,8 +13,8 @@ import pytest
 from fastapi.routing import APIRoute
 from openai import APIStatusError, AuthenticationError
 
-from mirl_server.plugin import GENERATING
 from mirl_server.settings import ServerSettings
+from mirl_server.vllm_endpoints import GENERATING
 from mirl_server.vllm_flags import close_without_plugin, parse_vllm
 from tests.contract.conftest import asking, small
 from tests.server_fixture import NAME, GuardedServer, key_lines
