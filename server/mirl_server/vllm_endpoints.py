@@ -1,4 +1,4 @@
-"""vLLM's own endpoints: the handlers that requests are handed on to, and what is to be known of the others."""
+"""vLLM's own endpoints: the handlers that requests are handed on to, and what to know of the others."""
 
 from __future__ import annotations
 
