@@ -83,7 +83,7 @@ def own_parser() -> argparse.ArgumentParser:
     )  # fmt: skip
     mirl.add_argument(
         "--shutdown-seconds", metavar="SECONDS", type=float,
-        help="how long running requests may go on for once the server is asked to stop; default 25",
+        help="how long running requests may go on for once the server is asked to stop; default 20",
     )  # fmt: skip
     mirl.add_argument(
         "--no-reasoning-content-alias", action="store_true",

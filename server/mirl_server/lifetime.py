@@ -31,6 +31,7 @@ SHOWN = 1.0
 MOURNING = 5.0
 """Seconds for requests whose engine died to tell their clients."""
 RETRY_AFTER = 5.0
+DEAD = "the engine has stopped; the server must be restarted"
 
 
 def patience(settings: ServerSettings, shutdown_timeout: float) -> float:
@@ -80,7 +81,7 @@ class Lifetime:
         if self.draining:
             return DrainingError("the server is shutting down; send the request again", RETRY_AFTER)
         if self.engine_dead():
-            return EngineDeadError("the engine has stopped; the server is about to be restarted")
+            return EngineDeadError(DEAD)
         return None
 
     @contextmanager

@@ -22,6 +22,7 @@ from vllm.engine.protocol import EngineClient
 from vllm.renderers import ChatParams
 from vllm.renderers.chat_utils import load_chat_template
 from vllm.transformers_utils.repo_utils import get_hf_file_to_dict, try_get_local_file
+from vllm.v1.engine.exceptions import EngineDeadError as VLLMEngineDeadError
 
 from mirl_core.config import ModelSettings
 from mirl_core.engines.vllm import VLLMEngine
@@ -46,6 +47,7 @@ from mirl_server.vllm_endpoints import (
     delegate,
     delegate_messages,
     delegate_responses,
+    engine_dead,
     too_deep,
 )
 from mirl_server.vllm_media import check_images
@@ -57,7 +59,7 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 
-ENGINE_SECONDS = 5.0
+ENGINE_SECONDS = 3.0
 """For the engine to end by itself, once nothing runs in it."""
 LINGER = 2
 """Seconds for clients to read what is left in their connections' buffers, once nothing runs."""
@@ -84,6 +86,7 @@ class MIRLPlugin:
         app.include_router(make_router())
         app.include_router(APIRouter(lifespan=self._serving))
         app.add_exception_handler(RecursionError, too_deep)
+        app.add_exception_handler(VLLMEngineDeadError, engine_dead)
         if not getattr(args, "enable_elastic_ep", False):
             # They are the operator's, and whoever has a key could ask.
             app.router.routes[:] = [one for one in app.routes if getattr(one, "path", "") not in SCALING]

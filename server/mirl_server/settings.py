@@ -44,7 +44,7 @@ class ServerSettings(BaseSettings):
     """Seconds without a chunk after which a stream carries a comment, so that proxies keep it open."""
     shutdown_seconds: Annotated[float, Field(ge=0, allow_inf_nan=False)] | None = None
     """Seconds that running requests may go on for, once the server is asked to stop; then gated ones end with
-    the best vote so far, others with a 503. None: vLLM's `--shutdown-timeout`, 25 in `mirl-serve`."""
+    the best vote so far, others with a 503. None: vLLM's `--shutdown-timeout`, 20 in `mirl-serve`."""
     access: AccessSettings = AccessSettings()
     """Who may ask, and how much. Environment: `MIRL_ACCESS__KEY_FILE=/run/secrets/keys`."""
     http: HTTPSettings = HTTPSettings()

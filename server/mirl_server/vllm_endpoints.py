@@ -15,8 +15,11 @@ from vllm.entrypoints.openai.chat_completion.protocol import ChatCompletionReque
 from vllm.entrypoints.openai.responses.api_router import create_responses
 from vllm.entrypoints.openai.responses.protocol import ResponsesRequest
 
-from mirl_core.errors import RequestError
+from mirl_core.errors import EngineDeadError, RequestError
+from mirl_server.lifetime import DEAD
+from mirl_server.observing import refuse
 from mirl_server.protocol import error_response
+from mirl_server.service import service_of
 
 SCALING = ("/scale_elastic_ep", "/is_scaling_elastic_ep")
 """Of vLLM's endpoints, those that do nothing without --enable-elastic-ep."""
@@ -74,3 +77,8 @@ async def _handed(
 async def too_deep(request: Request, error: Exception) -> Response:
     """A body that one of vLLM's handlers, or JSON's, could not get to the bottom of."""
     return error_response(RequestError("the body is nested too deeply"))
+
+
+async def engine_dead(request: Request, error: Exception) -> Response:
+    """vLLM's own handler says 500, and ends the server before a health check has seen anything."""
+    return refuse(service_of(request), request, EngineDeadError(DEAD))

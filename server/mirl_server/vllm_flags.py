@@ -13,8 +13,8 @@ from mirl_server.settings_files import SECTION
 
 BUNDLED_NAME = "mirl-tiny"
 NO_DOMAIN = "no-domain-is-allowed.invalid"
-SHUTDOWN_TIMEOUT = 25
-"""Seconds; Kubernetes gives a pod 30 before it kills it."""
+SHUTDOWN_TIMEOUT = 20
+"""Seconds. With what follows (`launch.AFTER_PATIENCE`) it is less than the 30 that Kubernetes gives a pod."""
 
 
 def parse_vllm(arguments: list[str]) -> argparse.Namespace:

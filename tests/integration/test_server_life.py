@@ -164,10 +164,12 @@ def test_what_does_not_finish_is_ended_honestly(tmp_path: Path, hurried: bool) -
         for one, answer in told.items():
             print(f"{one}: {answer.status} after {answer.at - began:.1f} s: …{answer.text[-200:]!r}")
         print(f"ended {ended:.1f} s after SIGTERM")
-        for one in ("gated whole", "gated stream"):
-            assert told[one].status == 200
-            assert '"partial":true' in told[one].text.replace(" ", "")
-            assert told[one].at - began < 3
+        gated = [told["gated whole"], told["gated stream"]]
+        partial = ['"partial":true' in answer.text.replace(" ", "") for answer in gated]
+        assert any(partial), "some chains had finished"
+        for answer, done in zip(gated, partial, strict=True):
+            assert done or answer.error()["code"] == "draining"
+            assert answer.at - began < 3
         assert told["plain whole"].status == 503
         assert "shutting down" in told["plain whole"].error()["message"]
         for one in ("plain stream", "responses stream"):
@@ -209,7 +211,7 @@ def test_the_engine_is_killed_with_requests_in_flight(tmp_path: Path) -> None:
         assert told["gated whole"].error()["code"] == told["gated stream"].error()["code"] == "engine_dead"
         assert told["plain whole"].error()["code"] == "engine_dead"
         assert ended < 10
-        assert server.log.read_text().splitlines()[-1] == "mirl-serve: error: the engine died"
+        assert "mirl-serve: error: the engine died" in server.log.read_text().splitlines()
         assert psutil.wait_procs(processes, timeout=2)[1] == []
 
 
@@ -242,8 +244,9 @@ def test_the_engine_is_killed_during_start_up() -> None:
         engines(process)[0].kill()
         assert process.wait(60) == ENGINE_DIED
         reading.join(5)
-        last = lines[-1].decode()
-        assert last.startswith("mirl-serve: error: the engine did not start: "), last
+        said = [line.decode() for line in lines if line.startswith(b"mirl-serve: error: ")]
+        assert len(said) == 1, b"".join(lines[-20:])
+        assert "the engine did not start: " in said[0]
         assert not any(b"mirl_server/cli.py" in line for line in lines), "no traceback of ours"
     finally:
         with suppress(ProcessLookupError):
