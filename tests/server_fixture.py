@@ -94,6 +94,45 @@ def _answers(url: str) -> bool:
         return False
 
 
+@dataclass(frozen=True)
+class GuardedServer(RunningServer):
+    """A server that wants keys, takes little at a time, and has short limits on connections."""
+
+    keys: Mapping[str, str]
+    """Keys by name. `heavy` has twice the weight of the others; `theirs` is of vLLM's own `--api-key`."""
+    key_file: Path
+
+
+def key_lines(keys: Mapping[str, str]) -> str:
+    """A key file."""
+    lines = (
+        f"{name}: {{key: {key}, weight: 2}}" if name == "heavy" else f"{name}: {key}"
+        for name, key in keys.items()
+        if name != "theirs"
+    )
+    return "\n".join(lines) + "\n"
+
+
+@pytest.fixture(scope="session")
+def guarded(tmp_path_factory: pytest.TempPathFactory) -> Iterator[GuardedServer]:
+    """A server with keys, small limits and a look inside; shared, so leave nothing running in it."""
+    folder = tmp_path_factory.mktemp("guarded")
+    names = ("ours", "one", "two", "three", "heavy", "text")
+    keys = {name: f"0123456789abcdef-{name}" for name in names} | {"theirs": "theirs"}
+    file = folder / "keys.yaml"
+    file.write_text(key_lines(keys))
+    flags = [
+        "--api-key-file", str(file), "--api-key", keys["theirs"], "--open-path", "/metrics",
+        "--http-limit", "max_body_bytes=2000000", "--http-limit", "header_seconds=2",
+        "--http-limit", "write_seconds=2", "--max-queue", "16", "--max-running-sequences", "96",
+        "--enable-prompt-tokens-details", "--middleware", "tests.load.inside.Counting",
+        # Small, so that all of it is touched soon: memory that grows later has another reason.
+        "--kv-cache-memory-bytes", "128M",
+    ]  # fmt: skip
+    with running(folder, flags) as started:
+        yield GuardedServer(started.url, started.process, started.log, keys, file)
+
+
 @pytest.fixture(scope="session")
 def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RunningServer]:
     """`mirl-serve` as it comes, on the bundled model; shared, so leave nothing running in it."""

@@ -32,7 +32,7 @@ SEQUENCES = 512
 UNKNOWN_WAIT = 5.0
 LONGEST_WAIT = 60.0
 MEMORY = 60.0
-"""Seconds of service that a rate is taken from."""
+"""Seconds of service that a rate is taken from; those in which nothing ran are not counted."""
 
 
 @dataclass(eq=False, slots=True)
@@ -47,7 +47,10 @@ class _Waiter:
 
 @dataclass(slots=True)
 class _Lane:
-    """Requests of one kind. `clock` and `served` are in sequences per weight: a key's share of service."""
+    """Requests of one kind. `clock` and `served` are in sequences per weight: a key's share of service.
+
+    `busy` are the seconds in which something ran, up to `since`; by them `done` tells when sequences ended.
+    """
 
     share: int
     token_share: float
@@ -56,7 +59,29 @@ class _Lane:
     waiting: dict[str, deque[_Waiter]] = field(default_factory=dict)
     clock: float = 0.0
     served: dict[str, float] = field(default_factory=dict)
+    busy: float = 0.0
+    since: float = 0.0
     done: deque[tuple[float, int]] = field(default_factory=lambda: deque(maxlen=256))
+
+    def look(self, now: float) -> float:
+        """Seconds in which something ran, up to now. Due before `running` changes."""
+        self.busy += now - self.since if self.running else 0.0
+        self.since = now
+        return self.busy
+
+    def rate(self, now: float) -> float | None:
+        """Sequences per second that were served of late; None: not known yet."""
+        busy = self.look(now)
+        recent = [(when, count) for when, count in self.done if busy - when <= MEMORY]
+        if not recent:
+            return None
+        whole = len(recent) < (self.done.maxlen or 0)
+        span = min(busy, MEMORY) if whole else busy - recent[0][0]
+        return sum(count for _, count in recent) / max(span, 1.0)
+
+    def count(self, sequences: int, tokens: int) -> tuple[int, int]:
+        """What a request counts for: one that is larger than the share must be able to run, too."""
+        return min(max(1, sequences), self.share), int(min(tokens, self.token_share))
 
     def first(self) -> _Waiter | None:
         """Whose turn it is."""
@@ -158,13 +183,13 @@ class Admission:
         """Requests that wait, by key name."""
         return {key: len(line) for key, line in self._lanes[kind].waiting.items()}
 
-    def has_room(self, sequences: int, kind: Kind) -> bool:
+    def has_room(self, sequences: int, tokens: int, kind: Kind) -> bool:
         """Whether a request would be admitted without waiting."""
         lane = self._lanes[kind]
         if lane.waiting or self._draining:
             return False
         turn = asyncio.get_running_loop().create_future()
-        return self._fits(lane, _Waiter("", min(max(1, sequences), lane.share), 0, 1.0, turn))
+        return self._fits(lane, _Waiter("", *lane.count(sequences, tokens), 1.0, turn))
 
     def check_queue(self, key: str, kind: Kind) -> None:
         """Refuse now what would be refused on arrival: before its images are decoded.
@@ -213,9 +238,7 @@ class Admission:
         """
         lane = self._lanes[kind]
         turn = asyncio.get_running_loop().create_future()
-        # One larger than its kind's share must be able to run, too.
-        counted = min(max(1, sequences), lane.share), int(min(tokens, lane.token_share))
-        waiter = _Waiter(key, *counted, weight, turn)
+        waiter = _Waiter(key, *lane.count(sequences, tokens), weight, turn)
         began = self._clock()
         self._enter(lane, waiter)
         try:
@@ -252,8 +275,8 @@ class Admission:
 
     def _leave(self, lane: _Lane, waiter: _Waiter) -> None:
         if waiter.admitted:
+            lane.done.append((lane.look(self._clock()), waiter.sequences))
             lane.end(waiter)
-            lane.done.append((self._clock(), waiter.sequences))
         else:
             lane.remove(waiter)
         self._fill()
@@ -272,6 +295,7 @@ class Admission:
                     lane.remove(waiter)
                     progress = True
                 elif self._fits(lane, waiter):
+                    lane.look(self._clock())
                     lane.admit(waiter)
                     waiter.turn.set_result(None)
                     progress = True
@@ -290,11 +314,9 @@ class Admission:
 
     def _wait(self, lane: _Lane, key: str, sequences: int) -> float:
         """Seconds until a request like this could have its turn, by what was served of late."""
-        now = self._clock()
-        recent = [(when, count) for when, count in lane.done if now - when <= MEMORY]
-        if not recent:
-            return min(UNKNOWN_WAIT, LONGEST_WAIT)
-        rate = sum(count for _, count in recent) / max(now - recent[0][0], 1.0)
+        rate = lane.rate(self._clock())
+        if rate is None:
+            return UNKNOWN_WAIT
         own = sum(one.sequences for one in lane.waiting.get(key, ()))
         everyone = sum(one.sequences for line in lane.waiting.values() for one in line)
         holders = len({*lane.waiting, key})

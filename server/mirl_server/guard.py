@@ -1,11 +1,11 @@
-"""What stands before every route of an app, vLLM's or the gateway's: keys, quotas, and limits on bodies.
+"""What stands before every route of an app, vLLM's or the gateway's: keys, quotas, body limits, admission.
 
 Around them errors get the shape of their API.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 
 from fastapi import FastAPI
@@ -18,6 +18,7 @@ from mirl_server.guard_settings import AccessSettings
 from mirl_server.http_limits import BodyLimits
 from mirl_server.keys import Keyring
 from mirl_server.metrics import Metrics
+from mirl_server.other_work import OtherWork
 from mirl_server.quotas import Quotas
 from mirl_server.settings import ServerSettings
 
@@ -43,16 +44,21 @@ def make_keyring(settings: AccessSettings, bare: Sequence[str] = ()) -> Keyring:
     return keyring
 
 
-def guard(app: FastAPI, settings: ServerSettings, bare: Sequence[str] = ()) -> Guard:
+def guard(
+    app: FastAPI, settings: ServerSettings, bare: Sequence[str] = (), generating: Collection[str] = ()
+) -> Guard:
     """Put the guard on an app that does not serve yet. Added first it stands inside CORS, as browsers need.
 
     Args:
         bare: keys besides those of the settings (vLLM's `--api-key`).
+        generating: paths of the app's own that generate, besides MIRL's, which see to their admission.
 
     Raises:
         ConfigError: the key file, or what the environment says, is wrong.
     """
     made = Guard(make_keyring(settings.access, bare), Quotas())
+    if generating:
+        app.add_middleware(OtherWork, paths=generating)
     app.add_middleware(BodyLimits, settings=settings.http)
     app.add_middleware(Authentication, keyring=made.keyring, quotas=made.quotas, settings=settings.access)
     app.add_middleware(ErrorShapes)

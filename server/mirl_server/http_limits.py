@@ -16,6 +16,8 @@ from mirl_core.errors import BodyTimeoutError, MIRLError, RequestTooLargeError
 from mirl_server.guard_settings import HTTPSettings
 from mirl_server.protocol import error_response
 
+EVENT_STREAM = "mirl.event_stream"
+"""In the scope of a request: whether its answer is an event stream, so that a comment may stand in it."""
 LINGER = 2.0
 SMALL_BODY = 65536
 
@@ -82,7 +84,10 @@ class _Reader:
     async def send(self, message: Message) -> None:
         """The app's answer, unless the client was answered already."""
         if not self.refused:
-            self._started = True
+            if message["type"] == "http.response.start":
+                self._started = True
+                kind = Headers(raw=message.get("headers", [])).get("content-type", "")
+                self._scope[EVENT_STREAM] = kind.startswith("text/event-stream")
             await self._send(message)
 
     async def _refuse(self, error: MIRLError, linger: float) -> Message:

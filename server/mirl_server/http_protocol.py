@@ -3,12 +3,17 @@
 uvicorn's own, over httptools, bounds neither the size of headers nor the time they take, nor how long a
 client may leave its answer unread; vLLM's `--h11-max-…` flags reach only the slower parser that it does not
 choose. With this protocol they hold. What is refused here gets its API's error object too.
+
+A client that ends its side of the connection after its request has either left or waits for its answer, and
+TCP tells which only by what becomes of something written: who has left answers with a reset. uvicorn takes
+all for gone; here they are asked, by an interim response (RFC 9110, 15.2) or a comment in their event stream.
 """
 
 from __future__ import annotations
 
 import asyncio
 import json
+import socket
 from typing import Any
 
 from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol
@@ -16,11 +21,17 @@ from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol
 from mirl_core.errors import BodyTimeoutError, MIRLError, RequestError, RequestTooLargeError
 from mirl_server.error_shapes import error_object
 from mirl_server.guard_settings import HTTPSettings
+from mirl_server.http_limits import EVENT_STREAM
 
 HEADERS_TOO_LARGE = 431
 MAX_HEADERS = 256
 MAX_HEADER_BYTES = 65536
 """Where uvicorn was not told: `--h11-max-header-count`, `--h11-max-incomplete-event-size`."""
+
+STILL_THERE = b"HTTP/1.1 100 Continue\r\n\r\n"
+STILL_THERE_IN_A_STREAM = b"2\r\n:\n\r\n"
+LISTEN = (0.005, 0.015, 0.03, 0.05, 0.1, 0.3, 0.5)
+"""Seconds between looks for the reset, before the next question: short ones first, for near clients."""
 
 
 def http_protocol(limits: HTTPSettings) -> type[asyncio.Protocol]:
@@ -43,6 +54,7 @@ class PatientProtocol(HttpToolsProtocol):
         self._refusal: tuple[int, MIRLError] | None = None
         self._head_timer: asyncio.TimerHandle | None = None
         self._write_timer: asyncio.TimerHandle | None = None
+        self._asking: asyncio.Task[None] | None = None
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         super().connection_made(transport)
@@ -51,7 +63,39 @@ class PatientProtocol(HttpToolsProtocol):
     def connection_lost(self, exc: Exception | None) -> None:
         self._stop_timer()
         self._stop_writing_timer()
+        if self._asking is not None:
+            self._asking.cancel()
         super().connection_lost(exc)
+
+    def eof_received(self) -> bool:  # type: ignore[override]
+        """Whether the connection stays open for the answer to a client that will send no more."""
+        # TLS ends with the client's side. HTTP/1.0 has no interim responses.
+        if not self._busy() or self.cycle.more_body or self.scheme == "https":
+            return False
+        if self.cycle.scope["http_version"] != "1.1":
+            return False
+        self.cycle.keep_alive = False
+        if self._asking is None:
+            self._asking = self.loop.create_task(self._ask_while_busy())
+        return True
+
+    async def _ask_while_busy(self) -> None:
+        """Ask a half-closed connection's client again and again whether it is there, until it is answered."""
+        end: socket.socket = self.transport.get_extra_info("socket")
+        while True:
+            # Nothing may be written between the parts of another answer, or into a full buffer.
+            if not self.pipeline and not self.flow.write_paused:
+                if not self.cycle.response_started:
+                    self.transport.write(STILL_THERE)
+                elif self.cycle.scope.get(EVENT_STREAM):
+                    self.transport.write(STILL_THERE_IN_A_STREAM)
+            for seconds in LISTEN:
+                await asyncio.sleep(seconds)
+                if not self._busy() or self.transport.is_closing():
+                    return
+                if end.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR):
+                    self.transport.abort()
+                    return
 
     def data_received(self, data: bytes) -> None:
         steps = self._steps

@@ -1,7 +1,7 @@
 """The vLLM endpoint plugin: MIRL's routes on vLLM's own server, over the engine client that it is handed.
 
-Enabled by `VLLM_PLUGINS=mirl`, which `mirl-serve` sets. Beside the launcher (`launch`, `vllm_flags`,
-`vllm_names`), `vllm_media` and `vllm_tools`, the only module here that imports vllm.
+Enabled by `VLLM_PLUGINS=mirl`, which `mirl-serve` sets. Beside the launcher (`launch`) and the modules whose
+names begin with `vllm_`, the only one here that imports vllm.
 """
 
 from __future__ import annotations
@@ -10,23 +10,15 @@ import asyncio
 import logging
 import signal
 from argparse import Namespace
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from fastapi import APIRouter, FastAPI, Request, Response
-from fastapi.exceptions import RequestValidationError
-from pydantic import BaseModel, ValidationError
+from fastapi import APIRouter, FastAPI
 from starlette.datastructures import State
 from vllm import envs
 from vllm.engine.protocol import EngineClient
-from vllm.entrypoints.anthropic.api_router import create_messages
-from vllm.entrypoints.anthropic.protocol import AnthropicMessagesRequest
-from vllm.entrypoints.openai.chat_completion.api_router import create_chat_completion
-from vllm.entrypoints.openai.chat_completion.protocol import ChatCompletionRequest
-from vllm.entrypoints.openai.responses.api_router import create_responses
-from vllm.entrypoints.openai.responses.protocol import ResponsesRequest
 from vllm.renderers import ChatParams
 from vllm.renderers.chat_utils import load_chat_template
 from vllm.transformers_utils.repo_utils import get_hf_file_to_dict, try_get_local_file
@@ -34,23 +26,30 @@ from vllm.v1.engine.exceptions import EngineDeadError as VLLMEngineDeadError
 
 from mirl_core.config import ModelSettings
 from mirl_core.engines.vllm import VLLMEngine
-from mirl_core.errors import ConfigError, EngineDeadError, RequestError
+from mirl_core.errors import ConfigError
 from mirl_core.pipeline import Pipeline
 from mirl_server.admission import SEQUENCES, Admission
 from mirl_server.guard import guard, watch_load
 from mirl_server.in_flight import InFlight
-from mirl_server.lifetime import DEAD, Lifetime, patience
+from mirl_server.lifetime import Lifetime, patience
 from mirl_server.logs import share_handlers
 from mirl_server.media.decoding import read_references
 from mirl_server.media.images import Images
 from mirl_server.metrics import EngineState, process_metrics
-from mirl_server.observing import refuse
-from mirl_server.protocol import error_response
 from mirl_server.request_log import RequestLog
 from mirl_server.requests import MAX_TOP_LOGPROBS
 from mirl_server.routes import make_router
-from mirl_server.service import Service, service_of
+from mirl_server.service import Service
 from mirl_server.settings import ServerSettings, default_options
+from mirl_server.vllm_endpoints import (
+    GENERATING,
+    SCALING,
+    delegate,
+    delegate_messages,
+    delegate_responses,
+    engine_dead,
+    too_deep,
+)
 from mirl_server.vllm_media import check_images
 from mirl_server.vllm_names import resolve_default_chat_template_kwargs
 from mirl_server.vllm_tools import find_tool_parser, marker_tokens
@@ -64,8 +63,6 @@ ENGINE_SECONDS = 3.0
 """For the engine to end by itself, once nothing runs in it."""
 LINGER = 2
 """Seconds for clients to read what is left in their connections' buffers, once nothing runs."""
-SCALING = ("/scale_elastic_ep", "/is_scaling_elastic_ep")
-"""Of vLLM's endpoints, those that do nothing without --enable-elastic-ep."""
 LOOPBACK = ("127.0.0.1", "localhost", "::1")
 
 
@@ -85,11 +82,11 @@ class MIRLPlugin:
         self._life = _life(args)
         app.add_middleware(InFlight, life=self._life)
         check_images(app, settings.limits)
-        app.state.mirl_guard = guard(app, settings, _take_keys(args))
+        app.state.mirl_guard = guard(app, settings, _take_keys(args), GENERATING)
         app.include_router(make_router())
         app.include_router(APIRouter(lifespan=self._serving))
-        app.add_exception_handler(RecursionError, _too_deep)
-        app.add_exception_handler(VLLMEngineDeadError, _engine_dead)
+        app.add_exception_handler(RecursionError, too_deep)
+        app.add_exception_handler(VLLMEngineDeadError, engine_dead)
         if not getattr(args, "enable_elastic_ep", False):
             # They are the operator's, and whoever has a key could ask.
             app.router.routes[:] = [one for one in app.routes if getattr(one, "path", "") not in SCALING]
@@ -183,17 +180,6 @@ class MIRLPlugin:
         logger.info("MIRL gates %s; the same model without the gate is %s:direct", names[0], names[0])
 
 
-async def _engine_dead(request: Request, error: Exception) -> Response:
-    """vLLM's own handler says 500, and ends the server before a health check has seen anything."""
-    del error
-    return refuse(service_of(request), request, EngineDeadError(DEAD))
-
-
-async def _too_deep(request: Request, error: Exception) -> Response:
-    """A body that one of vLLM's handlers, or JSON's, could not get to the bottom of."""
-    return error_response(RequestError("the body is nested too deeply"))
-
-
 def _settings(args: Namespace) -> ServerSettings:
     settings: ServerSettings = getattr(args, "mirl", None) or ServerSettings.load()
     return settings
@@ -224,46 +210,6 @@ def _sequences(client: EngineClient | None, args: Namespace) -> int:
     most = int(client.vllm_config.scheduler_config.max_num_seqs * ranks)
     servers = int(getattr(args, "api_server_count", None) or 1)
     return max(2, 2 * most // max(1, servers))
-
-
-async def delegate(body: dict[str, Any], request: Request) -> Response:
-    """vLLM's own handler of chat completions."""
-    return await _handed(body, request, ChatCompletionRequest, create_chat_completion)
-
-
-async def delegate_responses(body: dict[str, Any], request: Request) -> Response:
-    """vLLM's own handler of the Responses API."""
-    return await _handed(body, request, ResponsesRequest, create_responses)
-
-
-async def delegate_messages(body: dict[str, Any], request: Request) -> Response:
-    """vLLM's own handler of the Anthropic API."""
-    return await _handed(body, request, AnthropicMessagesRequest, create_messages)
-
-
-async def _handed(
-    body: dict[str, Any],
-    request: Request,
-    model: type[BaseModel],
-    handler: Callable[[Any, Request], Awaitable[Response | None]],
-) -> Response:
-    """What a handler of vLLM's answers, reached as its own route would reach it."""
-    try:
-        parsed = model.model_validate(body)
-    except ValidationError as error:
-        # What FastAPI raises for a body of the wrong shape; vLLM's app turns it into its 400.
-        problems = error.errors(include_url=False)
-        located = [{**problem, "loc": ("body", *problem["loc"])} for problem in problems]
-        raise RequestValidationError(located) from error
-    except (TypeError, AttributeError, LookupError) as error:
-        # Validators of vLLM's take a field for what it should be before anybody has looked.
-        raise RequestError("a field is of another type than it must be; check them all") from error
-    for name, value in parsed:
-        if isinstance(value, int) and not -(2**63) <= value < 2**63:
-            raise RequestError(f"{name} must be a number of 64 bits", param=name)
-    response = await handler(parsed, request)
-    # None: the client is gone.
-    return Response(status_code=499) if response is None else response
 
 
 def find_model_settings(model_config: Any, calibration: Path | None) -> ModelSettings:

@@ -54,6 +54,17 @@ class Quotas:
         """
         if limits.concurrent is not None and self.running[name] >= limits.concurrent:
             raise self._refusal("concurrency", name, f"{limits.concurrent} requests at the same time", 1)
+        # Counted before anything is awaited: two that come at once must not both be the last that fits.
+        self.running[name] += 1
+        try:
+            await self._check_windows(name, limits)
+            yield
+        finally:
+            self.running[name] -= 1
+            if not self.running[name]:
+                del self.running[name]
+
+    async def _check_windows(self, name: str, limits: KeyLimits) -> None:
         tokens = self._item(limits.tokens_per_minute)
         if tokens is not None and not await self._limiter.test(tokens, name, "tokens"):
             wait = await self._reset(tokens, name, "tokens")
@@ -62,13 +73,6 @@ class Quotas:
         if requests is not None and not await self._limiter.hit(requests, name, "requests"):
             wait = await self._reset(requests, name, "requests")
             raise self._refusal("requests", name, f"{limits.requests_per_minute} requests per minute", wait)
-        self.running[name] += 1
-        try:
-            yield
-        finally:
-            self.running[name] -= 1
-            if not self.running[name]:
-                del self.running[name]
 
     async def charge(self, name: str, limits: KeyLimits, tokens: int) -> None:
         """Count generated tokens; what is over the limit is counted too."""

@@ -118,6 +118,11 @@ class Service:
             )
         return self.handlers[api]
 
+    @property
+    def longest(self) -> int:
+        """Tokens of the longest sequence that the engine takes; 0 without one."""
+        return self.pipeline.engine.max_model_len if self.pipeline is not None else 0
+
     def backend_name(self, asked: str) -> str:
         """The name that the backend knows: without `:direct`, unless a model is really called so."""
         # Without a name before it the suffix is none: vLLM takes an empty name for its own.
@@ -148,6 +153,19 @@ def request_context(
             (name, value) for name in ("traceparent", "tracestate") if (value := request.headers.get(name))
         ),
     )
+
+
+def add_salt(body: dict[str, Any], tenant: str | None) -> bool:
+    """Put the tenant's salt into a body for the backend; whether it is another body now.
+
+    A salt that isn't text is left for the backend to refuse.
+    """
+    own = body.get("cache_salt")
+    salt = cache_salt(tenant, own) if own is None or isinstance(own, str) else None
+    if salt is None or salt == own:
+        return False
+    body["cache_salt"] = salt
+    return True
 
 
 def cache_salt(tenant: str | None, own: str | None) -> str | None:

@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
-import json
-import socket
 import time
 from collections.abc import Callable
+from contextlib import ExitStack
+from typing import Any
 
 import httpx
 import pytest
 
 from tests.contract.conftest import asking
+from tests.load.raw import connect, drop
 from tests.server_fixture import NAME, RunningServer
 
 pytestmark = pytest.mark.vllm
@@ -22,6 +23,13 @@ LONG = {
     "temperature": 2.0,
     "mirl": {"descriptions": 32, "keep": 32, "forks": 16, "gate": "none", "early_stop": False},
 }
+PLAIN: dict[str, Any] = {
+    "model": NAME,
+    "messages": [{"role": "user", "content": "hello"}],
+    "n": 32,
+    "max_tokens": 900,
+    "ignore_eos": True,
+}
 
 
 def until(true: Callable[[], bool], seconds: float) -> float:
@@ -31,19 +39,6 @@ def until(true: Callable[[], bool], seconds: float) -> float:
         assert time.monotonic() - started < seconds, "it did not come to that"
         time.sleep(0.02)
     return time.monotonic() - started
-
-
-def connect(server: RunningServer, body: dict[str, object]) -> socket.socket:
-    """A request sent over a bare socket, which a test can drop at any moment."""
-    url = httpx.URL(server.url)
-    content = json.dumps(body).encode()
-    connection = socket.create_connection((url.host, url.port or 80))
-    head = (
-        "POST /v1/chat/completions HTTP/1.1\r\nHost: t\r\nContent-Type: application/json\r\n"
-        f"Content-Length: {len(content)}\r\n\r\n"
-    )
-    connection.sendall(head.encode() + content)
-    return connection
 
 
 @pytest.mark.parametrize("stream", [False, True], ids=["whole", "stream"])
@@ -58,6 +53,25 @@ def test_a_disconnect_frees_the_engine(server: RunningServer, stream: bool) -> N
     assert freed < 2
     until(lambda: server.gauge('mirl_requests_total{outcome="cancelled"}') == cancelled + 1, 5)
     assert server.gauge("mirl_requests_in_flight") == 0
+
+
+@pytest.mark.parametrize("how", ["close", "reset"])
+def test_several_that_leave_at_once(server: RunningServer, how: str) -> None:
+    """Gated and plain, whole and streaming, together; connections that are reset, too."""
+    until(lambda: server.sequences() == 0, 20)
+    with ExitStack() as open_ones:
+        gone = [
+            open_ones.enter_context(connect(server, {**body, "stream": stream}))
+            for body in (LONG, PLAIN)
+            for stream in (False, True)
+        ]
+        until(lambda: server.sequences() > 128, 20)
+        for one in gone:
+            drop(one, how)
+    freed = until(lambda: server.sequences() == 0, 5)
+    print(f"engine idle {freed:.2f} s after four were dropped ({how})")
+    assert freed < 2
+    until(lambda: server.gauge("mirl_admitted_sequences") == 0, 2)
 
 
 def test_a_half_read_stream_that_is_dropped_frees_the_engine(server: RunningServer) -> None:

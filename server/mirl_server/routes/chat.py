@@ -25,18 +25,17 @@ from mirl_server.apis.chat import ChatApi
 from mirl_server.auth import caller_of
 from mirl_server.choices import Results, Told, check_count
 from mirl_server.effort import options_for
-from mirl_server.formats import check_sizes, read_format
+from mirl_server.formats import read_format
 from mirl_server.logs import note, trail
-from mirl_server.media.images import check_processing
 from mirl_server.observing import Watch, count_error
 from mirl_server.openapi import HANDED_ON, ChatAnswer, documented, json_body
 from mirl_server.protocol import error_status
 from mirl_server.requests import ChatRequest, read_body, read_conversation, request_example, request_schema
-from mirl_server.service import Service, cache_salt, request_context, service_of
+from mirl_server.service import Service, add_salt, request_context, service_of
 from mirl_server.settings import request_options
 from mirl_server.streaming import ClientGone, Events, EventStream, HeldResponse, stream, unless_gone
 from mirl_server.tools import read_tools
-from mirl_server.work import run_admitted
+from mirl_server.work import check_plain, plain_work, run_admitted, take_turn
 
 logger = logging.getLogger(__name__)
 router = APIRouter()
@@ -126,8 +125,14 @@ async def start(
     options: MIRLOptions,
     context: RequestContext,
     watch: Watch,
+    *,
+    forks: bool = True,
 ) -> AsyncGenerator[Told, None]:
-    """Check the request, fetch and decode its images, and set the pipeline to it, to start at its turn."""
+    """Check the request, fetch and decode its images, and set the pipeline to it, to start at its turn.
+
+    Args:
+        forks: whether chains will be started; describing ends before.
+    """
     caller = caller_of(request)
     pipeline = service.engine_pipeline()
     service.check_priority(asked.priority)
@@ -144,7 +149,9 @@ async def start(
     conversation = await read_conversation(asked, service.images)
     name, n = asked.model or service.names[0], asked.n or 1
     pipeline = watch.begin(pipeline, name, options, sampling, context, stream=bool(asked.stream), n=n)
-    return run_admitted(service, pipeline, caller, conversation, options, sampling, context, n, form)
+    return run_admitted(
+        service, pipeline, caller, conversation, options, sampling, context, n, form, forks=forks
+    )
 
 
 async def _plain(service: Service, request: Request, api: Api) -> Response:
@@ -162,13 +169,8 @@ async def _plain(service: Service, request: Request, api: Api) -> Response:
             raise RequestError(f"'{asked}' is not gated: leave mirl out, or ask '{name}'", param="mirl")
     if asked != name:
         body["model"] = name
-    own_salt = body.get("cache_salt")
-    if own_salt is None or isinstance(own_salt, str):
-        salt = cache_salt(caller_of(request).tenant, own_salt)
-        if salt is not None:
-            body["cache_salt"] = salt
-    check_sizes(body)
-    check_processing(body.get("mm_processor_kwargs"), service.settings.limits)
+    add_salt(body, caller_of(request).tenant)
+    check_plain(body, service.settings.limits)
     service.admission.check_queue(caller_of(request).name, "plain")
     if remote := api.remote_images():
         # The backend would fetch by its own rules: it gets the bytes instead.
@@ -181,18 +183,19 @@ async def _plain(service: Service, request: Request, api: Api) -> Response:
         response = await delegate(body, request)
         return _renamed(response, str(asked), {str(name), *service.names}) if asked != name else response
 
-    return await _at_its_turn(service, request, body.get("n"), answered)
+    return await _at_its_turn(service, request, plain_work(body, service.longest), answered)
 
 
 async def _at_its_turn(
-    service: Service, request: Request, n: object, answered: Callable[[], Awaitable[Response]]
+    service: Service, request: Request, work: tuple[int, int], answered: Callable[[], Awaitable[Response]]
 ) -> Response:
-    """The backend's answer by `n` sequences, at the request's turn; a stream holds its turn."""
-    sequences = n if isinstance(n, int) else 1
+    """The backend's answer at the request's turn; a stream holds its turn.
+
+    Args:
+        work: sequences and tokens that the answer may take.
+    """
     async with AsyncExitStack() as closing:
-        turn = closing.enter_async_context(service.admit(caller_of(request), sequences, kind="plain"))
-        # A task that watches for the client costs time, and without a wait there is nothing to watch.
-        await (turn if service.admission.has_room(sequences, "plain") else unless_gone(request.receive, turn))
+        await take_turn(service, request, closing, *work)
         response = await answered()
         if isinstance(response, StreamingResponse):
             return HeldResponse(response, closing.pop_all().aclose)

@@ -83,7 +83,8 @@ async def _describe(service: Service, request: Request, body: dict[str, Any], wa
         raise RequestError("the newest message must be the user's and bring an image", param="messages")
     context = request_context(request, asked.request_id, asked.cache_salt, asked.priority or 0)
     options = options_of(service, asked)
-    events = await unless_gone(request.receive, start(service, request, asked, options, context, watch))
+    started = start(service, request, asked, options, context, watch, forks=False)
+    events = await unless_gone(request.receive, started)
     prompt_tokens, gated = await unless_gone(request.receive, _until_gated(watch.events(events)))
     sampled = sum(len(one.token_ids) for one in gated.descriptions)
     return {

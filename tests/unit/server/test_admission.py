@@ -211,6 +211,32 @@ async def test_a_stall_makes_the_wait_longer() -> None:
     assert waits[0] < 2 < waits[1] <= 60
 
 
+async def test_the_time_that_nothing_ran_does_not_make_the_wait_longer() -> None:
+    now = [0.0]
+    admission = make(3, now, max_queue=0, plain_share=0.01)
+    for _ in range(3):
+        async with admission.admit("a", 2):
+            now[0] += 1
+        now[0] += 15
+    async with admission.admit("a", 2):
+        with pytest.raises(BusyError) as caught:
+            async with admission.admit("a", 2):
+                pass
+    assert caught.value.retry_after == pytest.approx(1)  # of two sequences a second
+
+
+async def test_one_slow_request_is_no_fast_service() -> None:
+    now = [0.0]
+    admission = make(3, now, max_queue=0, plain_share=0.01)
+    async with admission.admit("a", 2):
+        now[0] += 20
+    async with admission.admit("a", 2):
+        with pytest.raises(BusyError) as caught:
+            async with admission.admit("a", 2):
+                pass
+    assert caught.value.retry_after == pytest.approx(20)
+
+
 async def test_a_full_line_is_shortened_at_its_longest_key() -> None:
     async with crowd(make(3, max_queue=4, plain_share=0.01)) as many:
         flood = [await many.ask(f"flood{number}", "flood") for number in range(5)]

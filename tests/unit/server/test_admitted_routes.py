@@ -187,6 +187,18 @@ async def test_a_plain_request_that_waits_and_leaves(server: Harness) -> None:
     assert idle(admission)
 
 
+async def test_describing_counts_no_chains(build: Build) -> None:
+    assert fan_out(MIRLOptions(), 1000, forks=False) == (10, 10 * 128)
+    harness = build(FakeEngine(SLOW))
+    admission = admitted(harness)
+    body = {"messages": [question()], "mirl": {"descriptions": 3, "keep": 2, "forks": 4}}
+    asked = asyncio.create_task(post(harness, "/v1/mirl/describe", body))
+    await until(lambda: harness.engine.running > 0)
+    assert admission.running("gated") == 3
+    assert (await asked).status_code == 200
+    assert idle(admission)
+
+
 async def test_scoring_is_admitted(server: Harness) -> None:
     admission = admitted(server)
     seen: list[int] = []

@@ -15,6 +15,7 @@ from fastapi.middleware.cors import CORSMiddleware
 from openai import AsyncOpenAI, AuthenticationError, RateLimitError
 from starlette.responses import JSONResponse, Response, StreamingResponse
 
+from mirl_core import errors
 from mirl_server.auth import CALLER
 from mirl_server.guard import Guard, guard
 from mirl_server.quotas import Quotas, TokenMeter
@@ -326,6 +327,31 @@ def test_the_meter(parts: list[bytes], tokens: int) -> None:
     for part in parts:
         meter.feed(part)
     assert meter.tokens == tokens
+
+
+async def test_requests_that_come_at_once_are_counted_one_by_one(monkeypatch: pytest.MonkeyPatch) -> None:
+    quotas, most = Quotas(), 0
+    limits = ServerSettings.load(
+        access={"limits": {"concurrent": 2, "requests_per_minute": 100}}
+    ).access.limits
+    real = quotas._limiter.hit
+
+    async def slow(*what: Any) -> bool:
+        await asyncio.sleep(0)  # a storage that other requests are waiting for, or that is remote
+        return await real(*what)
+
+    monkeypatch.setattr(quotas._limiter, "hit", slow)
+
+    async def use() -> None:
+        nonlocal most
+        async with quotas.use("a", limits):
+            most = max(most, quotas.running["a"])
+            await asyncio.sleep(0.01)
+
+    ends = await asyncio.gather(*(use() for _ in range(5)), return_exceptions=True)
+    assert [type(end) for end in ends if end is not None] == [errors.RateLimitError] * 3
+    assert most == 2
+    assert not quotas.running
 
 
 async def test_quotas_forget_nobody_and_hold_nothing() -> None:

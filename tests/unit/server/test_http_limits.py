@@ -9,6 +9,7 @@ import socket
 from collections.abc import AsyncIterator
 from typing import Any
 
+import httptools
 import httpx
 import pytest
 from fastapi import FastAPI, Request
@@ -16,8 +17,9 @@ from starlette.responses import PlainTextResponse, Response, StreamingResponse
 
 from mirl_core.engines.fake import FakeEngine, FakeText
 from mirl_server.guard import guard
+from mirl_server.quotas import Quotas
 from mirl_server.settings import ServerSettings
-from tests.unit.server.conftest import Build, question
+from tests.unit.server.conftest import Build, Harness, question
 from tests.unit.server.serving import answer, connection, serving
 from tests.unit.server.test_endings import until
 
@@ -256,18 +258,105 @@ async def test_who_reads_slowly_but_reads_is_served() -> None:
         await until(lambda: echo.ended == 1)
 
 
-@pytest.mark.parametrize("how", ["close", "half"])
 @pytest.mark.parametrize("stream", [False, True])
-async def test_a_closed_or_half_closed_socket_frees_everything(build: Build, how: str, stream: bool) -> None:
-    harness = build(FakeEngine([FakeText("a b c</description>", delay=30)]))
-    made = guard(harness.app, ServerSettings.load())
-    body = json.dumps({"messages": [question()], "stream": stream, "mirl": {"descriptions": 3}}).encode()
+async def test_a_closed_socket_frees_everything_at_once(build: Build, stream: bool) -> None:
+    harness, quotas = slow(build)
     async with serving(harness.app) as port, connection(port) as (_, writer):
-        writer.write(HEAD + b"content-length: %d\r\n\r\n" % len(body) + body)
+        writer.write(asking(stream))
         async with asyncio.timeout(5):
             await until(lambda: harness.engine.running == 3)
             assert harness.service.admission.running("gated") > 0
-            writer.close() if how == "close" else writer.write_eof()
+            left = asyncio.get_running_loop().time()
+            writer.close()
             await until(lambda: harness.engine.running == 0)
-            await until(lambda: not made.quotas.running)
+            assert asyncio.get_running_loop().time() - left < 0.2
+            await until(lambda: not quotas.running)
     assert harness.service.admission.running("gated") == 0
+
+
+@pytest.mark.parametrize("stream", [False, True])
+@pytest.mark.parametrize("pipelined", [False, True])
+async def test_who_half_closes_gets_the_answer(build: Build, stream: bool, pipelined: bool) -> None:
+    harness, _ = slow(build, FakeText("a</description>", delay=0.05))
+    requests = 2 if pipelined else 1
+    async with serving(harness.app) as port, connection(port) as (reader, writer):
+        writer.write(asking(stream) * requests)
+        writer.write_eof()
+        async with asyncio.timeout(5):
+            said = await reader.read()  # to the end: the connection is closed once nothing is owed
+    # What a client makes of it that knows no more than HTTP/1.1.
+    parser, answers = httptools.HttpResponseParser(answered := Answered()), answered.bodies
+    parser.feed_data(said)
+    assert answered.statuses.count(200) == requests
+    assert set(answered.statuses) <= {100, 200}
+    assert len(answers) == requests
+    for body in answers:
+        assert (b"data: [DONE]" in body) if stream else json.loads(body)["choices"]
+    assert harness.service.admission.running("gated") == 0
+
+
+@pytest.mark.parametrize("stream", [False, True])
+async def test_who_half_closes_and_leaves_later_frees_everything(build: Build, stream: bool) -> None:
+    harness, quotas = slow(build)
+    async with serving(harness.app) as port, connection(port) as (reader, writer):
+        writer.write(asking(stream))
+        await until(lambda: harness.engine.running == 3)
+        writer.write_eof()
+        await asyncio.sleep(1.5)
+        assert harness.engine.running == 3
+        said = await reader.read(100_000)
+        # Asked whether it is there, in a way that is no part of the answer.
+        assert (
+            (b"\r\n2\r\n:\n\r\n" in said)
+            if stream
+            else set(said.split(b"\r\n")) == {b"HTTP/1.1 100 Continue", b""}
+        )
+        writer.transport.abort()
+        async with asyncio.timeout(3):
+            await until(lambda: harness.engine.running == 0)
+            await until(lambda: not quotas.running)
+
+
+@pytest.mark.parametrize("version", [b"1.0", b"1.1"])
+async def test_a_half_closed_body_is_nobodys_request(build: Build, version: bytes) -> None:
+    """Cut short, or of a version without interim responses: the client counts as gone."""
+    harness, quotas = slow(build)
+    asked = asking(False).replace(b"HTTP/1.1", b"HTTP/" + version)
+    async with serving(harness.app) as port, connection(port) as (reader, writer):
+        writer.write(asked if version == b"1.0" else asked[:-10])
+        await until(lambda: bool(quotas.running))
+        writer.write_eof()
+        async with asyncio.timeout(3):
+            assert await reader.read() == b""
+            await until(lambda: not quotas.running)
+    assert harness.engine.running == 0
+
+
+class Answered:
+    """What a parser finds."""
+
+    def __init__(self) -> None:
+        self.statuses: list[int] = []
+        self.bodies: list[bytes] = []
+        self._body = b""
+
+    def on_status(self, status: bytes) -> None:
+        self.statuses.append({b"Continue": 100, b"OK": 200}[status])
+        self._body = b""
+
+    def on_body(self, body: bytes) -> None:
+        self._body += body
+
+    def on_message_complete(self) -> None:
+        if self.statuses[-1] == 200:
+            self.bodies.append(self._body)
+
+
+def slow(build: Build, *texts: FakeText) -> tuple[Harness, Quotas]:
+    harness = build(FakeEngine(list(texts) or [FakeText("a b c</description>", delay=30)]))
+    return harness, guard(harness.app, ServerSettings.load()).quotas
+
+
+def asking(stream: bool) -> bytes:
+    body = json.dumps({"messages": [question()], "stream": stream, "mirl": {"descriptions": 3}}).encode()
+    return HEAD + b"content-length: %d\r\n\r\n" % len(body) + body

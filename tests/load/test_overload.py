@@ -1,0 +1,154 @@
+"""Ten times what the server can do: every request has exactly one end, nobody starves, and nothing is left.
+
+Arrivals don't wait for answers. Of the keys one floods, two ask for more than their share, and one asks for
+little text. Run the long form by itself to see its figures:
+
+    python -m pytest -s tests/load/test_overload.py -k minute
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Iterator
+from random import Random
+
+import pytest
+
+from tests.load.asks import gated, mixed, text
+from tests.load.driver import Ask, Driver, End, driving, of, percentile, summary
+from tests.server_fixture import GuardedServer, RunningServer
+
+pytestmark = pytest.mark.vllm
+
+CROWD = ("one", "two", "three")
+"""Equal keys, of which the first asks three times as much as each other."""
+IDLE_GAUGES = (
+    "vllm:num_requests_running", "vllm:num_requests_waiting", "mirl_requests_in_flight",
+    "mirl_sequences_in_flight", "mirl_queue_requests", "mirl_queue_sequences", "mirl_admitted_sequences",
+    "mirl_admitted_tokens",
+)  # fmt: skip
+
+
+def test_overload(guarded: GuardedServer) -> None:
+    asyncio.run(overload(guarded, seconds=5, measured=2))
+
+
+@pytest.mark.full
+def test_overload_for_a_minute(guarded: GuardedServer) -> None:
+    asyncio.run(overload(guarded, seconds=60, measured=15))
+
+
+async def overload(server: GuardedServer, seconds: float, measured: float) -> None:
+    """Measure what the server can do, then ask ten times as much of it for a time."""
+    await idle(server)
+    keys, chance = server.keys, Random(7)
+    crowd = {keys[name]: 3 if name == "one" else 1 for name in CROWD}
+    async with driving(server.url) as driver:
+        busy = await driver.closed_loop(mixed(crowd, 0.25, chance), clients=16, seconds=measured)
+        assert {end.status for end in busy} == {200}
+        took = max(end.began + end.seconds for end in busy) - min(end.began for end in busy)
+        capacity = len(busy) / took
+        await idle(server)
+        before = counts(server)
+        flood, texts, tries = await asyncio.gather(
+            driver.open_loop(mixed(crowd, 0.25, chance), rate=10 * capacity, seconds=seconds),
+            driver.open_loop(_texts(keys["text"]), rate=capacity / 2, seconds=seconds),
+            _patient(driver, keys["heavy"], seconds),
+        )
+        again = await _asked_again(driver, flood)
+    print(f"\ncapacity {capacity:.1f} requests/s; offered {len(flood) / seconds:.1f}/s for {seconds:.0f} s")
+    print(f"crowd: {summary(flood)}\ntext key: {summary(texts)}")
+    patient = [end for end, last in tries if last]
+    print(f"patient key: {summary(patient)}, {len(tries) - len(patient)} tries more")
+    print(f"asked again after their Retry-After: {summary(again)}")
+    for name in CROWD:
+        mine = of(flood, keys=[keys[name]])
+        print(f"{name}: asked {len(mine)}, answered {len(of(mine, status=200))}, gated {_gated(mine, 200)}")
+    _every_ask_has_one_end(server, [*flood, *texts, *(end for end, _ in tries), *again], before)
+    _keys_are_equal(flood, [keys[name] for name in CROWD])
+    # A key that asks for less than its share is answered, and soon, whatever the others do.
+    assert {end.status for end in texts} == {200}
+    assert percentile(texts, 95) < 5
+    assert {end.status for end in patient} == {200}
+    assert {end.status for end in again} == {200}
+    await idle(server)
+
+
+def _texts(key: str) -> Iterator[Ask]:
+    return (text(key, seed=number) for number in range(100_000))
+
+
+async def _patient(driver: Driver, key: str, seconds: float) -> list[tuple[End, bool]]:
+    """Questions one after the other, asked again after their Retry-After; every try, and whether the last."""
+    until, tries = time.monotonic() + seconds, list[tuple[End, bool]]()
+    while time.monotonic() < until:
+        for left in (3, 2, 1, 0):
+            end = await driver.send(gated(key, seed=len(tries)))
+            last = end.status != 429 or not left
+            tries.append((end, last))
+            if last:
+                break
+            await asyncio.sleep(end.retry_after or 0)
+    return tries
+
+
+async def _asked_again(driver: Driver, flood: list[End]) -> list[End]:
+    """Some of the last that were refused, each when it was told to, after the flood."""
+
+    async def later(end: End) -> End:
+        assert end.retry_after is not None
+        due = end.began + end.seconds + end.retry_after
+        await asyncio.sleep(max(0.0, due - time.monotonic()))
+        return await driver.send(gated(end.ask.key))
+
+    last = sorted(of(flood, status=429), key=lambda end: end.began)[-12:]
+    return await asyncio.gather(*map(later, last))
+
+
+def _every_ask_has_one_end(server: RunningServer, ends: list[End], before: dict[str, float]) -> None:
+    """By the clients' count and by the server's. That each answer is its ask's the driver has checked."""
+    assert {end.status for end in ends} == {200, 429}
+    for end in of(ends, status=429):
+        assert end.retry_after is not None
+        assert end.retry_after >= 1
+        assert end.body["error"]["code"] == "overloaded"
+    now = counts(server)
+    told = {name: now[name] - before[name] for name in now}
+    assert told == {
+        "answered": _gated(ends, 200), "refused": _gated(ends, 429), "others": 0,
+        "overloaded": len(of(ends, status=429)),
+    }  # fmt: skip
+
+
+def counts(server: RunningServer) -> dict[str, float]:
+    """Ends of gated requests as the server counts them, and all refusals for want of room."""
+    outcome = {
+        name: server.gauge(f'mirl_requests_total{{outcome="{name}"}}')
+        for name in ("answered", "fallback", "refused", "cancelled", "failed", "deadline", "partial")
+    }
+    return {
+        # The bundled model's descriptions may all be unusable: then it answers without the gate.
+        "answered": outcome["answered"] + outcome["fallback"],
+        "refused": outcome["refused"],
+        "others": sum(outcome[name] for name in ("cancelled", "failed", "deadline", "partial")),
+        "overloaded": server.gauge('mirl_refusals_total{reason="overloaded"}'),
+    }
+
+
+def _gated(ends: list[End], status: int) -> int:
+    return sum("gated" in end.ask.id for end in of(ends, status=status))
+
+
+def _keys_are_equal(flood: list[End], keys: list[str]) -> None:
+    """Keys of equal weight had as many gated requests answered, however many each had asked for."""
+    served = [_gated(of(flood, keys=[key]), 200) for key in keys]
+    assert max(served) - min(served) <= 0.15 * max(served) + 2, served
+
+
+async def idle(server: RunningServer, seconds: float = 10) -> None:
+    """Wait until nothing runs and nothing waits, by every gauge that says so."""
+    until = time.monotonic() + seconds
+    while (left := {name: server.gauge(name) for name in IDLE_GAUGES}) != dict.fromkeys(IDLE_GAUGES, 0):
+        assert time.monotonic() < until, left
+        await asyncio.sleep(0.1)
