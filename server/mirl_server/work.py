@@ -118,7 +118,12 @@ def _prompts(body: Mapping[str, Any]) -> int:
 
 
 def _whole(value: object, default: int) -> int:
-    return value if isinstance(value, int) and value >= 1 else default
+    # The backend takes "8" for 8, too.
+    try:
+        number = int(value) if isinstance(value, int | float | str) else default
+    except (ValueError, OverflowError):
+        return default
+    return number if number >= 1 else default
 
 
 async def take_turn(

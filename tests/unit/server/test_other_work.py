@@ -70,6 +70,8 @@ class Backend:
         ({"prompt": "hi", "max_tokens": 5}, (1, 5)),
         ({"prompt": [1, 2, 3], "max_tokens": 5, "n": 3}, (3, 15)),
         ({"prompt": ["a", "b"], "n": 3}, (6, 600)),
+        ({"prompt": "hi", "n": "8", "max_tokens": 5.0}, (8, 40)),
+        ({"prompt": "hi", "n": "9" * 9999, "max_tokens": float("inf")}, (1, 100)),
         ({"prompt": [[1, 2], [3]], "max_tokens": 10**9}, (2, 200)),
         ({"messages": [{"role": "user", "content": "hi"}], "max_completion_tokens": 7}, (1, 7)),
         ({"messages": [[{"role": "user"}], [{"role": "user"}]], "max_tokens": 7}, (2, 14)),
