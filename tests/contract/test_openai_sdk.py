@@ -75,6 +75,22 @@ def test_usage_counts_every_sampled_token_once(answer: ChatCompletion) -> None:
     assert usage.prompt_tokens < 150
 
 
+@pytest.mark.parametrize(
+    "text",
+    [
+        "Describe the image in one sentence.", "List everything you see, one thing a line.",
+        "Read all text in the image.", "Tell a long story about it.", "Answer as JSON with the key digits.",
+    ],
+)  # fmt: skip
+def test_free_form_answers_are_one_chain_s_text(server: RunningServer, text: str) -> None:
+    response = server.client().chat.completions.create(
+        model=NAME, messages=asking(text), seed=2, max_tokens=300, extra_body=small(early_stop=False)
+    )
+    answers = {chain.answer for chain in told(response).chains}
+    assert answers != {None}, "no chain came to an answer"
+    assert response.choices[0].message.content in answers
+
+
 def test_a_stream(server: RunningServer) -> None:
     stream = server.client().chat.completions.create(
         model=NAME,
