@@ -97,13 +97,11 @@ def test_text_is_vllms_own(server: RunningServer, name: str) -> None:
     )
     assert streamed[0].type == "response.created"
     assert streamed[0].response.model == name
-    started = next(
-        iter(
-            anthropic_client(server).messages.create(
-                model=name, messages=[{"role": "user", "content": "hi"}], max_tokens=5, stream=True
-            )
-        )
-    )
+    asked: list[Any] = [{"role": "user", "content": "hi"}]
+    with anthropic_client(server).messages.create(
+        model=name, messages=asked, max_tokens=5, stream=True
+    ) as stream:
+        started = next(iter(stream))
     assert started.type == "message_start"
     assert started.message.model == name
 

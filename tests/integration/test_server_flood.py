@@ -11,7 +11,8 @@ from mirl_client import evidence
 from tests.contract.conftest import asking
 from tests.server_fixture import NAME, RunningServer
 
-pytestmark = pytest.mark.vllm
+# Its short form is `tests/load`'s.
+pytestmark = [pytest.mark.vllm, pytest.mark.full]
 
 REQUESTS = 200
 

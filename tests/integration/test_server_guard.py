@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import asyncio
 import json
+import logging
 import socket
 import time
+from collections.abc import Iterator
 from typing import Any
 
 import httpx
@@ -23,6 +25,14 @@ pytestmark = pytest.mark.vllm
 
 OURS, NEXT, THEIRS = "0123456789abcdef-ours", "0123456789abcdef-next", "theirs"
 CLOSED = ("/v1/models", "/openapi.json", "/docs", "/version", "/load", "/tokenize", "/nowhere")
+
+
+@pytest.fixture(autouse=True)
+def _log_levels() -> Iterator[None]:
+    """vLLM's SageMaker part sets the root's level, for every test that would come after."""
+    level = logging.getLogger().level
+    yield
+    logging.getLogger().setLevel(level)
 
 
 async def test_vllms_app_stands_behind_the_guard(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -75,6 +75,9 @@ def lines(request: pytest.FixtureRequest) -> Iterator[Lines]:
     style = logging.Formatter("%(levelname)s %(name)s %(message)s")
     handler = Lines(json_formatter() if request.param == "json" else style)
     root, level = logging.getLogger(), logging.getLogger().level
+    # As in a process without vLLM: with it our lines would go where its own go, at its level.
+    theirs = logging.getLogger("vllm")
+    kept, theirs.handlers = theirs.handlers, []
     root.addHandler(handler)
     root.setLevel(logging.DEBUG)
     # The client that asks is not the server.
@@ -83,6 +86,7 @@ def lines(request: pytest.FixtureRequest) -> Iterator[Lines]:
         one.setLevel(logging.WARNING)
     share_handlers(LogSettings())
     yield handler
+    theirs.handlers = kept
     root.removeHandler(handler)
     root.setLevel(level)
     for one in quiet:
