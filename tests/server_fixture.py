@@ -30,11 +30,15 @@ class RunningServer:
     url: str
     process: subprocess.Popen[bytes]
     log: Path
+    clients: contextlib.ExitStack
+    """What is closed with the server. A client that is left to the garbage collector, in the traceback of the
+    error that a test expected, say, warns of its open connection in whichever test comes then."""
 
     def client(self, **how: Any) -> OpenAI:
-        return OpenAI(
+        made = OpenAI(
             base_url=f"{self.url}/v1", **{"api_key": "none", "max_retries": 0, "timeout": 120, **how}
         )
+        return self.clients.enter_context(made)
 
     def async_client(self) -> AsyncOpenAI:
         return AsyncOpenAI(base_url=f"{self.url}/v1", api_key="none", max_retries=0, timeout=240)
@@ -77,7 +81,8 @@ def running(
             if process.poll() is not None or time.monotonic() - started > START_SECONDS:
                 raise RuntimeError(f"the server did not start:\n{log.read_text(errors='replace')[-6000:]}")
             time.sleep(0.2)
-        yield RunningServer(url, process, log)
+        with contextlib.ExitStack() as clients:
+            yield RunningServer(url, process, log, clients)
     finally:
         process.terminate()
         with contextlib.suppress(subprocess.TimeoutExpired):
@@ -130,7 +135,7 @@ def guarded(tmp_path_factory: pytest.TempPathFactory) -> Iterator[GuardedServer]
         "--kv-cache-memory-bytes", "128M",
     ]  # fmt: skip
     with running(folder, flags) as started:
-        yield GuardedServer(started.url, started.process, started.log, keys, file)
+        yield GuardedServer(started.url, started.process, started.log, started.clients, keys, file)
 
 
 @pytest.fixture(scope="session")

@@ -36,7 +36,8 @@ LONG = {"descriptions": 32, "keep": 32, "forks": 16, "gate": "none", "early_stop
 
 
 def anthropic_client(server: RunningServer) -> Anthropic:
-    return Anthropic(base_url=server.url, api_key="none", max_retries=0, timeout=120)
+    made = Anthropic(base_url=server.url, api_key="none", max_retries=0, timeout=120)
+    return server.clients.enter_context(made)
 
 
 def test_the_three_apis_give_one_answer(server: RunningServer) -> None:
