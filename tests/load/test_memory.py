@@ -51,7 +51,7 @@ def everything(key: str, chance: Random) -> Iterator[Ask]:
 
 
 def test_nothing_is_left_of_some_requests(guarded: GuardedServer) -> None:
-    before, after = asyncio.run(grown(guarded, 40, 60))
+    before, after = asyncio.run(grown(guarded, 60, 100))
     _nothing_is_left(before, after)
 
 
