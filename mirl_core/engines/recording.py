@@ -9,31 +9,20 @@ from collections.abc import AsyncGenerator, Sequence
 from contextlib import aclosing
 
 from mirl_core.engines.base import Engine, Rendered, RequestContext, Sample, Sampling
+from mirl_core.engines.passing import PassingEngine
 from mirl_core.types import Conversation
 
 __all__ = ["RecordingEngine"]
 
 
-class RecordingEngine:
+class RecordingEngine(PassingEngine):
     """Passes every call on, keeps the samples, and renders each conversation once. One per question: nothing
     is ever forgotten."""
 
     def __init__(self, engine: Engine) -> None:
-        self._engine = engine
+        super().__init__(engine)
         self._samples: dict[tuple[str, int], Sample] = {}
         self._rendered: list[tuple[Conversation, Rendered]] = []
-        self.encode = engine.encode
-        self.decode = engine.decode
-        self.token_text = engine.token_text
-        self.score = engine.score
-        self.check_structure = engine.check_structure
-        self.abort = engine.abort
-        self.health = engine.health
-        self.close = engine.close
-
-    @property
-    def max_model_len(self) -> int:
-        return self._engine.max_model_len
 
     async def render(self, conversation: Conversation, context: RequestContext) -> Rendered:
         for known, rendered in self._rendered:

@@ -32,6 +32,7 @@ from opentelemetry.util.types import AttributeValue
 from mirl_core import __version__
 from mirl_core.config import MIRLOptions
 from mirl_core.engines.base import Engine, Rendered, RequestContext, Sample, Sampling, TraceHeaders
+from mirl_core.engines.passing import PassingEngine
 from mirl_core.events import Decided, Event, FellBack, Finished, Gated, Started
 from mirl_core.types import Conversation, Result
 from mirl_server.choices import Results
@@ -215,7 +216,7 @@ class RequestTrace:
             stage = self._stages[which, name] = _Stage(span)
         try:
             yield stage
-        except Exception as error:
+        except Exception as error:  # any: it is only noted here, and goes on to who handles it
             stage.span.set_attribute("error.type", type(error).__name__)
             stage.span.set_status(Status(StatusCode.ERROR))
             raise
@@ -246,23 +247,12 @@ class RequestTrace:
         )
 
 
-class TracedEngine:
+class TracedEngine(PassingEngine):
     """Passes every call on, in a span, and hands the span's context to the engine. One per request."""
 
     def __init__(self, engine: Engine, request: RequestTrace) -> None:
-        self._engine = engine
+        super().__init__(engine)
         self._request = request
-        self.encode = engine.encode
-        self.decode = engine.decode
-        self.token_text = engine.token_text
-        self.check_structure = engine.check_structure
-        self.abort = engine.abort
-        self.health = engine.health
-        self.close = engine.close
-
-    @property
-    def max_model_len(self) -> int:
-        return self._engine.max_model_len
 
     async def render(self, conversation: Conversation, context: RequestContext) -> Rendered:
         with self._request.stage(context) as stage:
