@@ -270,10 +270,7 @@ class _Run:
                     yield ChainDone(chain)
                     if self.outcome or not options.early_stop or not pending or self.deadline.passed:
                         continue
-                    if (
-                        voting.decided(self.chains, list(pending.values()), options.aggregate)
-                        and self.decide()
-                    ):
+                    if self.settled(list(pending.values())):
                         yield self.decision(len(pending))
                         await asyncio.gather(*(self.engine.abort(context.request_id) for context in contexts))
         self.note_stage("fork", started, [chain.tokens for chain in self.chains])

@@ -51,3 +51,12 @@ async def result_of(engine: FakeEngine, **given: Any) -> Result:
     last = (await events_of(engine, **given))[-1]
     assert isinstance(last, Finished)
     return last.result
+
+
+def finished(events: list[Event]) -> Result:
+    last = events[-1]
+    assert isinstance(last, Finished)
+    return last.result
+
+
+THREE = [described("a cat", -1.0, -1.5), described("a red dog", -1.0, -4.0), described("fog", -0.1, -0.1)]
