@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from collections.abc import Mapping
 from typing import Any, ClassVar
 
 from fastapi.responses import JSONResponse
@@ -10,8 +11,9 @@ from fastapi.responses import JSONResponse
 from mirl_core.config import MIRLOptions
 from mirl_core.engines.base import RequestContext
 from mirl_core.errors import MIRLError
+from mirl_server.apis.fields import Turns, renamed_error
 from mirl_server.protocol import error_response
-from mirl_server.requests import ChatRequest, RemoteImage
+from mirl_server.requests import ChatRequest, RemoteImage, read_request
 from mirl_server.service import Delegate, Service
 from mirl_server.streaming import Voice
 
@@ -63,3 +65,41 @@ class Api(ABC):
     def refusal(error: MIRLError) -> JSONResponse:
         """The response that a failed request gets."""
         return error_response(error)
+
+
+class TranslatedApi(Api):
+    """A request of an API with words of its own: read into chat's, its errors told in the API's again."""
+
+    names: ClassVar[Mapping[str, str]]
+    """chat's fields: the API's."""
+    words: ClassVar[Mapping[str, str]]
+    """What remedies say in chat's words: the API's."""
+
+    def __init__(self, body: dict[str, Any]) -> None:
+        super().__init__(body)
+        self._places: dict[str, str] | None = None
+
+    @abstractmethod
+    def chat_fields(self) -> dict[str, Any]:
+        """What the body says beside its turns, as chat's fields.
+
+        Raises:
+            RequestError: in the API's words.
+        """
+
+    @abstractmethod
+    def turns(self) -> Turns:
+        """The body's turns as chat's messages.
+
+        Raises:
+            RequestError: in the API's words.
+        """
+
+    def request(self) -> ChatRequest:
+        chat, turns = self.chat_fields(), self.turns()
+        # From here on errors are in chat's words.
+        self._places = turns.places
+        return read_request(chat | {"messages": turns.messages})
+
+    def named(self, error: MIRLError) -> MIRLError:
+        return error if self._places is None else renamed_error(error, self.names, self._places, self.words)

@@ -12,14 +12,14 @@ from fastapi.responses import JSONResponse
 from mirl_core.config import MIRLOptions
 from mirl_core.engines.base import RequestContext
 from mirl_core.errors import MIRLError, RequestError
-from mirl_server.apis.base import Api
-from mirl_server.apis.fields import PLAIN, Fields, Turns, check_refused, object_of, renamed_error, text_of
+from mirl_server.apis.base import TranslatedApi
+from mirl_server.apis.fields import PLAIN, Fields, Turns, check_refused, object_of, text_of
 from mirl_server.apis.messages_voice import MessagesVoice
 from mirl_server.apis.tools import messages_tools
 from mirl_server.error_shapes import messages_error
 from mirl_server.media.rules import REMEDY as DATA_URL
 from mirl_server.protocol import budget, error_response, error_status
-from mirl_server.requests import ChatRequest, read_request
+from mirl_server.requests import ChatRequest
 from mirl_server.service import Delegate, Service
 from mirl_server.streaming import Voice
 
@@ -63,14 +63,12 @@ _WORDS = {
 }
 
 
-class MessagesApi(Api):
+class MessagesApi(TranslatedApi):
     """A request of the Anthropic API."""
 
     operation = "messages"
-
-    def __init__(self, body: dict[str, Any]) -> None:
-        super().__init__(body)
-        self._places: dict[str, str] | None = None
+    names = _NAMES
+    words = _WORDS
 
     def brings_image(self) -> bool:
         given = self.body.get("messages")
@@ -84,16 +82,13 @@ class MessagesApi(Api):
         # A tool's result comes as the user's message: the turn is the tool's.
         return "image" in kinds and "tool_result" not in kinds
 
-    def request(self) -> ChatRequest:
+    def chat_fields(self) -> dict[str, Any]:
         chat = FIELDS.in_chat(self.body)
         if chat.get("max_tokens") is None:
             raise RequestError("max_tokens is missing: the most tokens of one answer", param="max_tokens")
         chat |= _thinking_fields(self.body.get("thinking")) | _output_fields(self.body.get("output_config"))
         chat |= messages_tools(self.body.get("tools"), self.body.get("tool_choice"))
-        turns = self._turns()
-        # From here on errors are in chat's words.
-        self._places = turns.places
-        return read_request(chat | {"messages": turns.messages})
+        return chat
 
     def voice(
         self, service: Service, asked: ChatRequest, options: MIRLOptions, context: RequestContext
@@ -111,16 +106,13 @@ class MessagesApi(Api):
     def delegate(self, service: Service) -> Delegate:
         return service.handler("messages")
 
-    def named(self, error: MIRLError) -> MIRLError:
-        return error if self._places is None else renamed_error(error, _NAMES, self._places, _WORDS)
-
     @staticmethod
     def refusal(error: MIRLError) -> JSONResponse:
         headers = error_response(error).headers.items()
         kept = {name: value for name, value in headers if not name.startswith("content-")}
         return JSONResponse(messages_error(error), error_status(error), kept)
 
-    def _turns(self) -> Turns:
+    def turns(self) -> Turns:
         """`system` and `messages` as chat messages."""
         turns = Turns()
         if self.body.get("system") is not None:

@@ -7,13 +7,13 @@ from typing import Any
 
 from mirl_core.config import MIRLOptions
 from mirl_core.engines.base import RequestContext
-from mirl_core.errors import MIRLError, RequestError
-from mirl_server.apis.base import Api
-from mirl_server.apis.fields import PLAIN, Fields, Turns, check_refused, object_of, renamed_error, text_of
+from mirl_core.errors import RequestError
+from mirl_server.apis.base import TranslatedApi
+from mirl_server.apis.fields import PLAIN, Fields, Turns, check_refused, object_of, text_of
 from mirl_server.apis.responses_voice import ResponsesVoice
 from mirl_server.apis.tools import responses_tools
 from mirl_server.protocol import budget
-from mirl_server.requests import ChatRequest, read_request
+from mirl_server.requests import ChatRequest
 from mirl_server.service import Delegate, Service
 from mirl_server.streaming import Voice
 
@@ -67,14 +67,12 @@ _NAMES = {chat: own for own, chat in FIELDS.renamed.items()} | {
 _WORDS = {"max_completion_tokens": "max_output_tokens"}
 
 
-class ResponsesApi(Api):
+class ResponsesApi(TranslatedApi):
     """A request of the Responses API."""
 
     operation = "responses"
-
-    def __init__(self, body: dict[str, Any]) -> None:
-        super().__init__(body)
-        self._places: dict[str, str] | None = None
+    names = _NAMES
+    words = _WORDS
 
     def brings_image(self) -> bool:
         given = self.body.get("input")
@@ -90,14 +88,11 @@ class ResponsesApi(Api):
             isinstance(part, dict) and part.get("type") == "input_image" for part in content
         )
 
-    def request(self) -> ChatRequest:
+    def chat_fields(self) -> dict[str, Any]:
         chat = FIELDS.in_chat(self.body)
         chat |= _reasoning_fields(self.body.get("reasoning")) | _text_fields(self.body.get("text"))
         chat |= responses_tools(self.body.get("tools"), self.body.get("tool_choice"))
-        turns = self._turns()
-        # From here on errors are in chat's words.
-        self._places = turns.places
-        return read_request(chat | {"messages": turns.messages})
+        return chat
 
     def voice(
         self, service: Service, asked: ChatRequest, options: MIRLOptions, context: RequestContext
@@ -117,10 +112,7 @@ class ResponsesApi(Api):
     def delegate(self, service: Service) -> Delegate:
         return service.handler("responses")
 
-    def named(self, error: MIRLError) -> MIRLError:
-        return error if self._places is None else renamed_error(error, _NAMES, self._places, _WORDS)
-
-    def _turns(self) -> Turns:
+    def turns(self) -> Turns:
         """`instructions` and `input` as chat messages."""
         turns = Turns()
         if self.body.get("instructions") is not None:
