@@ -11,27 +11,22 @@ from contextlib import aclosing
 from typing import Any
 
 from fastapi import APIRouter, Request, Response
-from fastapi.responses import JSONResponse
-from starlette.requests import ClientDisconnect
 
-from mirl_core.errors import MIRLError, ModelNotFoundError, RequestError
 from mirl_core.events import Described, FellBack, Gated, Started
 from mirl_core.types import Description
 from mirl_server.choices import Told
-from mirl_server.observing import Watch, refuse
+from mirl_server.observing import Watch
 from mirl_server.openapi import TIMED, DescribeAnswer, documented, json_body
 from mirl_server.protocol import Json, description_json, stage_json
 from mirl_server.requests import (
     ChatRequest,
-    brings_image,
-    read_body,
-    read_request,
     request_example,
     request_schema,
 )
+from mirl_server.routes._about_images import answered, read_asked
 from mirl_server.routes.chat import options_of, start
-from mirl_server.service import Service, request_context, service_of
-from mirl_server.streaming import ClientGone, unless_gone
+from mirl_server.service import Service, request_context
+from mirl_server.streaming import unless_gone
 
 router = APIRouter()
 
@@ -58,29 +53,11 @@ def _schema() -> dict[str, Any]:
 )
 async def describe(request: Request) -> Response:
     """Describe an image for a question: N descriptions, their MI with the image, and which the gate keeps."""
-    service = service_of(request)
-    watch = Watch(service, request, "describe", gated=False)
-    try:
-        body = await read_body(request)
-        return JSONResponse(await _describe(service, request, body, watch))
-    except MIRLError as error:
-        watch.failed(error)
-        return refuse(service, request, error)
-    except (ClientGone, ClientDisconnect):
-        return Response(status_code=499)  # nobody reads it
-    finally:
-        watch.close()
+    return await answered("describe", request, _describe)
 
 
 async def _describe(service: Service, request: Request, body: dict[str, Any], watch: Watch) -> Json:
-    for name, value in body.items():
-        if name not in TAKEN and value is not None:
-            raise RequestError(f"unknown field '{name[:64]}'; leave it out", param=name[:64])
-    asked = read_request(body)
-    if asked.model and asked.model not in service.names:
-        raise ModelNotFoundError(f"the model '{asked.model[:64]}' is not served here", param="model")
-    if not brings_image(asked.messages):
-        raise RequestError("the newest message must be the user's and bring an image", param="messages")
+    asked = read_asked(service, body, TAKEN)
     context = request_context(request, asked.request_id, asked.cache_salt, asked.priority or 0)
     options = options_of(service, asked)
     started = start(service, request, asked, options, context, watch, forks=False)

@@ -12,31 +12,27 @@ from dataclasses import replace
 from typing import Any
 
 from fastapi import APIRouter, Request, Response
-from fastapi.responses import JSONResponse
-from starlette.requests import ClientDisconnect
 
 from mirl_core.config import MIRLOptions
 from mirl_core.engines.base import RequestContext
-from mirl_core.errors import MIRLError, ModelNotFoundError, RequestError, RequestTooLargeError
+from mirl_core.errors import RequestError, RequestTooLargeError
 from mirl_core.information import make_estimator, token_mi
 from mirl_core.marginals import image_free_logprobs
 from mirl_core.measuring import resolve_weight
 from mirl_core.pipeline import Pipeline
 from mirl_core.types import Conversation
 from mirl_server.auth import caller_of
-from mirl_server.observing import Watch, refuse
+from mirl_server.observing import Watch
 from mirl_server.openapi import ASKING, ScoreAnswer, an_object, documented, json_body
 from mirl_server.requests import (
-    brings_image,
-    read_body,
     read_conversation,
-    read_request,
     request_example,
     request_schema,
 )
-from mirl_server.service import Service, request_context, service_of
+from mirl_server.routes._about_images import answered, read_asked
+from mirl_server.service import Service, request_context
 from mirl_server.settings import request_options
-from mirl_server.streaming import ClientGone, unless_gone
+from mirl_server.streaming import unless_gone
 
 router = APIRouter()
 
@@ -63,30 +59,12 @@ def _example() -> dict[str, Any]:
 )
 async def score(request: Request) -> Response:
     """Score descriptions of an image: nats under the model, with the image and without."""
-    service = service_of(request)
-    watch = Watch(service, request, "score", gated=False)
-    try:
-        body = await read_body(request)
-        return JSONResponse(await _score(service, request, body, watch))
-    except MIRLError as error:
-        watch.failed(error)
-        return refuse(service, request, error)
-    except (ClientGone, ClientDisconnect):
-        return Response(status_code=499)  # nobody reads it
-    finally:
-        watch.close()
+    return await answered("score", request, _score)
 
 
 async def _score(service: Service, request: Request, body: dict[str, Any], watch: Watch) -> dict[str, Any]:
     texts = _descriptions(body.pop("descriptions", None), service)
-    for name, value in body.items():
-        if name not in TAKEN and value is not None:
-            raise RequestError(f"unknown field '{name[:64]}'; leave it out", param=name[:64])
-    asked = read_request(body)
-    if asked.model and asked.model not in service.names:
-        raise ModelNotFoundError(f"the model '{asked.model[:64]}' is not served here", param="model")
-    if not brings_image(asked.messages):
-        raise RequestError("the newest message must be the user's and bring an image", param="messages")
+    asked = read_asked(service, body, TAKEN)
     pipeline = service.engine_pipeline()
     options = request_options(asked.mirl, service.options, service.settings.limits)
     service.check_priority(asked.priority)
