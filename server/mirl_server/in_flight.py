@@ -68,6 +68,7 @@ class InFlight:
                 raise
             task.uncancel()
         except Exception as error:
+            # Without their engine, vLLM's handlers raise whatever they stumble over first.
             if not self._life.engine_dead():
                 raise
             logger.warning("a request lost its engine: %s", trail(error))

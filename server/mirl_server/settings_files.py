@@ -26,7 +26,7 @@ class FileSource(PydanticBaseSettingsSource):
     """The `mirl:` section of the file that `config` names, in a flag or in the environment."""
 
     def get_field_value(self, field: FieldInfo, field_name: str) -> tuple[Any, str, bool]:
-        raise NotImplementedError  # the section is read whole
+        return self().get(field_name), field_name, False
 
     def __call__(self) -> dict[str, Any]:
         path = self.current_state.get("config")

@@ -106,6 +106,7 @@ async def _gated(service: Service, request: Request, api: Api) -> Response:
         except (ClientGone, ClientDisconnect):
             raise
         except Exception as error:
+            # What nobody foresaw may quote the request: the client hears that it happened, the log where.
             logger.error("a gated request failed unexpectedly: %s", trail(error))
             told = EngineError("internal error")
             watch.failed(told)
