@@ -98,8 +98,9 @@ def test_requests_that_never_are_whole_leave_nothing(guarded: GuardedServer, how
             connection.sendall(cut)
             time.sleep(0.01)
             drop(connection, how)
-    until(lambda: Inside.of(guarded).files <= files + 1, 5)
+    assert until(lambda: Inside.of(guarded).files <= files + 1, 5) < 5
     asyncio.run(idle(guarded))
+    assert guarded.sequences() == 0
 
 
 def test_idle_connections_are_closed(guarded: GuardedServer) -> None:

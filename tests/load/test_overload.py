@@ -11,6 +11,7 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import Iterator
+from dataclasses import dataclass
 from random import Random
 
 import pytest
@@ -30,17 +31,66 @@ IDLE_GAUGES = (
 )  # fmt: skip
 
 
-def test_overload(guarded: GuardedServer) -> None:
-    asyncio.run(overload(guarded, seconds=5, measured=2))
+@dataclass(frozen=True, slots=True)
+class Overload:
+    """What became of everything that was asked of a server with too much to do."""
+
+    capacity: float
+    """Requests per second that it answers when no more are asked."""
+    crowd: list[End]
+    texts: list[End]
+    tries: list[tuple[End, bool]]
+    """Of the key that waits and asks again: every try, and whether it was a question's last."""
+    again: list[End]
+    counted: dict[str, float]
+    """The ends by the server's own count."""
+
+    @property
+    def patient(self) -> list[End]:
+        return [end for end, last in self.tries if last]
+
+    @property
+    def ends(self) -> list[End]:
+        return [*self.crowd, *self.texts, *(end for end, _ in self.tries), *self.again]
 
 
-@pytest.mark.full
-def test_overload_for_a_minute(guarded: GuardedServer) -> None:
-    asyncio.run(overload(guarded, seconds=60, measured=15))
+@pytest.mark.parametrize(
+    ("seconds", "measured"), [(5, 2), pytest.param(60, 15, id="a minute", marks=pytest.mark.full)]
+)
+def test_overload(guarded: GuardedServer, seconds: float, measured: float) -> None:
+    told = asyncio.run(overload(guarded, seconds, measured))
+    crowd = [guarded.keys[name] for name in CROWD]
+    offered = len(told.crowd) / seconds
+    print(f"\ncapacity {told.capacity:.1f} requests/s; offered {offered:.1f}/s, {seconds} s")
+    print(f"crowd: {summary(told.crowd)}\ntext key: {summary(told.texts)}")
+    print(f"patient key: {summary(told.patient)}, {len(told.tries) - len(told.patient)} tries more")
+    print(f"asked again after their Retry-After: {summary(told.again)}")
+    for name, key in zip(CROWD, crowd, strict=True):
+        mine = of(told.crowd, keys=[key])
+        print(f"{name}: asked {len(mine)}, answered {len(of(mine, status=200))}, gated {_gated(mine, 200)}")
+    # Every ask has one end, by the clients' count and by the server's. That an answer is its ask's the driver
+    # has checked.
+    assert {end.status for end in told.ends} == {200, 429}
+    for end in of(told.ends, status=429):
+        assert end.retry_after is not None
+        assert end.retry_after >= 1
+        assert end.body["error"]["code"] == "overloaded"
+    assert told.counted == {
+        "answered": _gated(told.ends, 200), "refused": _gated(told.ends, 429), "others": 0,
+        "overloaded": len(of(told.ends, status=429)),
+    }  # fmt: skip
+    # Keys of equal weight had as many gated requests answered, however many each had asked for.
+    served = [_gated(of(told.crowd, keys=[key]), 200) for key in crowd]
+    assert max(served) - min(served) <= 0.15 * max(served) + 2, served
+    # A key that asks for less than its share is answered, and soon, whatever the others do.
+    assert {end.status for end in told.texts} == {200}
+    assert percentile(told.texts, 95) < 5
+    assert {end.status for end in told.patient} == {200}
+    assert {end.status for end in told.again} == {200}
 
 
-async def overload(server: GuardedServer, seconds: float, measured: float) -> None:
-    """Measure what the server can do, then ask ten times as much of it for a time."""
+async def overload(server: GuardedServer, seconds: float, measured: float) -> Overload:
+    """Measure what the server can do, then ask ten times as much of it for a time; afterwards it is idle."""
     await idle(server)
     keys, chance = server.keys, Random(7)
     crowd = {keys[name]: 3 if name == "one" else 1 for name in CROWD}
@@ -57,22 +107,9 @@ async def overload(server: GuardedServer, seconds: float, measured: float) -> No
             _patient(driver, keys["heavy"], seconds),
         )
         again = await _asked_again(driver, flood)
-    print(f"\ncapacity {capacity:.1f} requests/s; offered {len(flood) / seconds:.1f}/s for {seconds:.0f} s")
-    print(f"crowd: {summary(flood)}\ntext key: {summary(texts)}")
-    patient = [end for end, last in tries if last]
-    print(f"patient key: {summary(patient)}, {len(tries) - len(patient)} tries more")
-    print(f"asked again after their Retry-After: {summary(again)}")
-    for name in CROWD:
-        mine = of(flood, keys=[keys[name]])
-        print(f"{name}: asked {len(mine)}, answered {len(of(mine, status=200))}, gated {_gated(mine, 200)}")
-    _every_ask_has_one_end(server, [*flood, *texts, *(end for end, _ in tries), *again], before)
-    _keys_are_equal(flood, [keys[name] for name in CROWD])
-    # A key that asks for less than its share is answered, and soon, whatever the others do.
-    assert {end.status for end in texts} == {200}
-    assert percentile(texts, 95) < 5
-    assert {end.status for end in patient} == {200}
-    assert {end.status for end in again} == {200}
     await idle(server)
+    now = counts(server)
+    return Overload(capacity, flood, texts, tries, again, {name: now[name] - before[name] for name in now})
 
 
 def _texts(key: str) -> Iterator[Ask]:
@@ -106,21 +143,6 @@ async def _asked_again(driver: Driver, flood: list[End]) -> list[End]:
     return await asyncio.gather(*map(later, last))
 
 
-def _every_ask_has_one_end(server: RunningServer, ends: list[End], before: dict[str, float]) -> None:
-    """By the clients' count and by the server's. That each answer is its ask's the driver has checked."""
-    assert {end.status for end in ends} == {200, 429}
-    for end in of(ends, status=429):
-        assert end.retry_after is not None
-        assert end.retry_after >= 1
-        assert end.body["error"]["code"] == "overloaded"
-    now = counts(server)
-    told = {name: now[name] - before[name] for name in now}
-    assert told == {
-        "answered": _gated(ends, 200), "refused": _gated(ends, 429), "others": 0,
-        "overloaded": len(of(ends, status=429)),
-    }  # fmt: skip
-
-
 def counts(server: RunningServer) -> dict[str, float]:
     """Ends of gated requests as the server counts them, and all refusals for want of room."""
     outcome = {
@@ -138,12 +160,6 @@ def counts(server: RunningServer) -> dict[str, float]:
 
 def _gated(ends: list[End], status: int) -> int:
     return sum("gated" in end.ask.id for end in of(ends, status=status))
-
-
-def _keys_are_equal(flood: list[End], keys: list[str]) -> None:
-    """Keys of equal weight had as many gated requests answered, however many each had asked for."""
-    served = [_gated(of(flood, keys=[key]), 200) for key in keys]
-    assert max(served) - min(served) <= 0.15 * max(served) + 2, served
 
 
 async def idle(server: RunningServer, seconds: float = 10) -> None:

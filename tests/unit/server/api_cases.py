@@ -83,8 +83,9 @@ async def serving(app: FastAPI) -> AsyncIterator[str]:
             await task
 
 
-async def abandon(harness: Harness, path: str, body: dict[str, Any], running: int) -> list[Any]:
-    """Send a request, hang up once `running` sequences run; what was sent until then."""
+@asynccontextmanager
+async def leaving(harness: Harness, path: str, body: dict[str, Any]) -> AsyncIterator[list[Any]]:
+    """A request whose client hangs up at the end of the context, and is then over; what it was sent."""
     leave = asyncio.Event()
     inbox = [{"type": "http.request", "body": json.dumps(body).encode(), "more_body": False}]
     sent: list[Any] = []
@@ -106,8 +107,14 @@ async def abandon(harness: Harness, path: str, body: dict[str, Any], running: in
     }  # fmt: skip
     request = asyncio.create_task(harness.app(scope, receive, send))
     async with asyncio.timeout(5):
-        while harness.engine.running < running:  # noqa: ASYNC110 - the fake engine has no event for it
-            await asyncio.sleep(0.01)
+        yield sent
         leave.set()
         await request
+
+
+async def abandon(harness: Harness, path: str, body: dict[str, Any], running: int) -> list[Any]:
+    """Send a request, hang up once `running` sequences run; what was sent until then."""
+    async with leaving(harness, path, body) as sent:
+        while harness.engine.running < running:  # noqa: ASYNC110 - the fake engine has no event for it
+            await asyncio.sleep(0.01)
     return sent

@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import asyncio
-import json
 from collections.abc import Callable
-from typing import Any
 
 import pytest
 
 from mirl_core.engines.fake import FakeEngine, FakeText
 from mirl_core.errors import DeadlineError, EngineDeadError, EngineError, MIRLError, RequestError
+from tests.unit.server.api_cases import leaving
 from tests.unit.server.conftest import Build, Harness, events, question
 
 
@@ -75,32 +74,10 @@ async def test_silence_is_bridged_by_comments(build: Build) -> None:
 @pytest.mark.parametrize("stream", [False, True])
 async def test_a_client_that_leaves_frees_the_engine(build: Build, stream: bool) -> None:
     harness = build(FakeEngine([FakeText("a b c</description>", delay=30)]))
-    body = json.dumps({"messages": [question()], "stream": stream, "mirl": {"descriptions": 3}}).encode()
-    leave = asyncio.Event()
-    inbox = [{"type": "http.request", "body": body, "more_body": False}]
-    sent: list[Any] = []
-
-    async def receive() -> Any:
-        if inbox:
-            return inbox.pop()
-        await leave.wait()
-        return {"type": "http.disconnect"}
-
-    async def send(message: Any) -> None:
-        sent.append(message)
-
-    scope = {
-        "type": "http", "asgi": {"version": "3.0", "spec_version": "2.3"}, "http_version": "1.1",
-        "method": "POST", "path": "/v1/chat/completions", "raw_path": b"/v1/chat/completions",
-        "query_string": b"", "root_path": "", "scheme": "http", "server": ("t", 80), "client": ("c", 1),
-        "headers": [(b"content-type", b"application/json")], "state": {},
-    }  # fmt: skip
-    request = asyncio.create_task(harness.app(scope, receive, send))
-    async with asyncio.timeout(5):
+    body = {"messages": [question()], "stream": stream, "mirl": {"descriptions": 3}}
+    async with leaving(harness, "/v1/chat/completions", body) as sent:
         await until(lambda: harness.engine.running == 3)
         assert harness.metric("mirl_requests_in_flight") == 1
-        leave.set()
-        await request
     assert harness.engine.running == 0
     assert harness.metric("mirl_requests_total", outcome="cancelled") == 1
     assert harness.metric("mirl_requests_in_flight") == 0

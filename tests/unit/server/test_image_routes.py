@@ -11,6 +11,7 @@ import pytest
 
 from mirl_core.config import Limits
 from mirl_server.media.images import Images
+from tests.unit.server.api_cases import leaving
 from tests.unit.server.conftest import Build, Harness, data_url, png, question
 from tests.unit.server.origin import HOST, Write, answer, origin, web
 
@@ -123,37 +124,17 @@ async def test_what_was_fetched_is_held_against_the_limits(
 
 
 async def test_a_client_that_leaves_ends_the_fetch(build: Build) -> None:
-    left = asyncio.Event()
-
     async def silent(writer: asyncio.StreamWriter) -> None:
         await asyncio.Event().wait()
 
     async with origin(a=silent) as served:
         harness = build(images=Images(Limits(), web(served, timeout=60).fetcher))
-        body = httpx.Request("POST", "http://test", json={"messages": [question(url=URL)]}).content
-        messages = [{"type": "http.request", "body": body, "more_body": False}]
-
-        async def receive() -> dict[str, Any]:
-            if messages:
-                return messages.pop()
-            await left.wait()
-            return {"type": "http.disconnect"}
-
-        async def send(message: Any) -> None:
-            pass
-
-        scope = {
-            "type": "http", "method": "POST", "path": "/v1/chat/completions", "raw_path": b"",
-            "headers": [(b"content-type", b"application/json")], "query_string": b"", "scheme": "http",
-            "http_version": "1.1", "server": ("test", 80), "client": ("test", 1), "root_path": "",
-            "asgi": {"version": "3.0"},
-        }  # fmt: skip
-        task = asyncio.create_task(harness.app(scope, receive, send))  # type: ignore[arg-type]
-        async with asyncio.timeout(5):
+        async with leaving(harness, "/v1/chat/completions", {"messages": [question(url=URL)]}) as sent:
             await served.asked.wait()
-            left.set()
-            await task
+        async with asyncio.timeout(5):
             await served.quiet.wait()
+        assert sent[0]["status"] == 499
+        assert harness.engine.calls == []
 
 
 @pytest.mark.parametrize(
