@@ -40,8 +40,13 @@ demo: install  ## serve the bundled model, ask it bundled questions, show the ga
 serve: install  ## the same server, staying up, on http://127.0.0.1:8000
 	$(BIN)/mirl-serve
 
+# What needs no engine shares the cores; what loads a real server has the machine to itself.
+UNIT := -n logical --maxprocesses 8 --dist loadfile tests/unit
+REST := --ignore tests/unit
+
 test: install-dev  ## at most 15 minutes on two cores, real vLLM included
-	$(BIN)/pytest -m 'not full'
+	$(BIN)/pytest -m 'not full' $(UNIT)
+	$(BIN)/pytest -m 'not full' $(REST)
 
 # In an environment of their own: what they require contradicts what vLLM does.
 $(VENV)/clients/.done: requirements/clients.lock
@@ -50,7 +55,8 @@ $(VENV)/clients/.done: requirements/clients.lock
 	@touch $@
 
 test-full: install-dev $(VENV)/clients/.done  ## everything
-	$(BIN)/pytest
+	$(BIN)/pytest $(UNIT)
+	$(BIN)/pytest $(REST)
 
 check: install-dev  ## lint, types, import rules
 	$(BIN)/ruff format --check .
