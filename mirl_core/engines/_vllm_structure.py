@@ -1,4 +1,4 @@
-"""Whether vLLM can hold samples to a structural tag, found out before anything is sampled."""
+"""That vLLM can hold samples to structural tags, and whether to a given one, before anything is sampled."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import json
 from collections.abc import Iterator
 from typing import Any
 
+from vllm.config import StructuredOutputsConfig
 from vllm.exceptions import VLLMError
 from vllm.sampling_params import SamplingParams, StructuredOutputsParams
 from vllm.v1.structured_output.backend_xgrammar import (
@@ -15,8 +16,18 @@ from vllm.v1.structured_output.backend_xgrammar import (
 
 from mirl_core.errors import RequestError
 
-BACKENDS = ("auto", "xgrammar")
-"""vLLM's structured-output backends that know structural tags of this form."""
+BACKEND = "xgrammar"
+"""The one of vLLM's structured-output backends that knows structural tags of this form."""
+
+
+def choose_backend(config: StructuredOutputsConfig) -> None:
+    """Have vLLM use `BACKEND`, unless it was told to use another one.
+
+    Left to choose, an engine keeps for all its life the backend that its first structured request needs,
+    whoever sends that; after a plain request that needs another one, no constrained fork would succeed.
+    """
+    if config.backend == "auto":
+        config.backend = BACKEND
 
 
 def check_structure(structure: str, backend: str) -> None:
@@ -28,10 +39,10 @@ def check_structure(structure: str, backend: str) -> None:
     Raises:
         RequestError: the backend doesn't know such tags, or the schema is wrong or goes beyond it.
     """
-    if backend not in BACKENDS:
+    if backend != BACKEND:
         raise RequestError(
             f"this server's structured-output backend, {backend}, can't constrain a part of an answer; "
-            "xgrammar can"
+            f"{BACKEND} can"
         )
     for schema in _schemas(json.loads(structure)):
         # vLLM looks for these in plain schemas only; in a structural tag they would be ignored.

@@ -39,7 +39,7 @@ from mirl_core.engines._vllm_args import (
 )
 from mirl_core.engines._vllm_render import DEAD, Prompt, render_prompt, translated
 from mirl_core.engines._vllm_score import score_suffixes
-from mirl_core.engines._vllm_structure import check_structure
+from mirl_core.engines._vllm_structure import check_structure, choose_backend
 from mirl_core.engines.base import (
     Rendered,
     RequestContext,
@@ -78,6 +78,7 @@ class VLLMEngine:
     ) -> None:
         config = client.vllm_config
         checked_logprobs_mode(config.model_config)
+        choose_backend(config.structured_outputs_config)
         self._client: EngineClient | None = client
         self._owns_client = owns_client
         self._score_batch_tokens = score_batch_tokens

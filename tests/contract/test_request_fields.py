@@ -93,6 +93,17 @@ def test_a_bad_schema_is_a_400_before_anything_runs(server: RunningServer) -> No
     assert server.gauge("vllm:generation_tokens_total") == before
 
 
+def test_no_plain_schema_takes_the_engine_away(server: RunningServer) -> None:
+    """Left to choose, vLLM would stay with the backend that the first schema needs, which may not be ours."""
+    sevens = {"type": "integer", "multipleOf": 7}
+    odd: Any = {"type": "json_schema", "json_schema": {"name": "x", "schema": sevens}}
+    with pytest.raises(openai.BadRequestError, match="xgrammar"):
+        server.client().chat.completions.create(
+            model=f"{NAME}:direct", messages=MESSAGES, response_format=odd, max_tokens=8
+        )
+    test_a_schema_is_kept_to(server)
+
+
 @pytest.mark.parametrize(("effort", "less"), [("minimal", True), ("high", False)])
 def test_effort_is_a_budget(server: RunningServer, effort: Any, less: bool) -> None:
     client = server.client()

@@ -89,7 +89,7 @@ def test_what_xgrammar_cannot_enforce_is_refused(schema: dict[str, Any], said: s
     from mirl_core.engines._vllm_structure import check_structure
 
     with pytest.raises(RequestError, match=said):
-        check_structure(json_schema(schema).after_description(TAGS), "auto")
+        check_structure(json_schema(schema).after_description(TAGS), "xgrammar")
 
 
 @pytest.mark.vllm
@@ -103,10 +103,21 @@ def test_sound_forms_pass_and_other_backends_are_named() -> None:
     recursive = json_schema({**either, "$defs": definitions})
     for form in (JSON, json_schema(None), COLOUR, recursive):
         for structure in (form.after_description(TAGS), form.alone()):
-            check_structure(structure, "auto")
             check_structure(structure, "xgrammar")
             with pytest.raises(RequestError, match="outlines"):
                 check_structure(structure, "outlines")
+
+
+@pytest.mark.vllm
+def test_vllm_chooses_no_backend_by_its_first_request() -> None:
+    from vllm.config import StructuredOutputsConfig
+
+    from mirl_core.engines._vllm_structure import choose_backend
+
+    for given, used in (("auto", "xgrammar"), ("guidance", "guidance")):
+        config = StructuredOutputsConfig(backend=given)
+        choose_backend(config)
+        assert config.backend == used
 
 
 @pytest.mark.parametrize(

@@ -162,7 +162,7 @@ def test_the_constraint_is_one_that_xgrammar_takes(choice: Any) -> None:
     assert form is not None
     tag = form.after_description(Tags())
     assert tag is not None
-    check_structure(tag, "auto")
+    check_structure(tag, "xgrammar")
     grammar = Grammar.from_structural_tag(tag)
     good = '<think>so</think><answer>[{"name": "point", "arguments": {"x": 1, "y": 2}}]</answer>'
     assert _is_grammar_accept_string(grammar, good)
