@@ -11,6 +11,7 @@ from fastapi import Request
 
 from mirl_core.config import Limits, MIRLOptions
 from mirl_core.engines.base import RequestContext, Sampling
+from mirl_core.errors import RequestError
 from mirl_core.events import ChainDone, Described, Event, Finished
 from mirl_core.formats import Form
 from mirl_core.pipeline import Pipeline
@@ -81,14 +82,24 @@ async def run_admitted(
 
 
 def check_plain(body: Mapping[str, Any], limits: Limits) -> None:
-    """What would keep the backend busy for long, whichever of its endpoints it is for.
+    """What would keep the backend busy for long, or trip it, whichever of its endpoints it is for.
 
     Raises:
         RequestError, RequestTooLargeError: the form of answers, or the size that images shall have, is over
-            the limits.
+            the limits; the type of a content part is no text.
     """
     check_sizes(body)
+    _check_types(body.get("messages"))
     check_processing(body.get("mm_processor_kwargs"), limits)
+
+
+def _check_types(messages: object) -> None:
+    for number, message in enumerate(messages if isinstance(messages, list) else ()):
+        content = message.get("content") if isinstance(message, dict) else None
+        for place, part in enumerate(content if isinstance(content, list) else ()):
+            if isinstance(part, dict) and not isinstance(part.get("type", ""), str):
+                where = f"messages[{number}].content[{place}]"
+                raise RequestError(f"{where}: its type must be text, like 'image_url'", param=where)
 
 
 def plain_work(body: Mapping[str, Any], longest: int) -> tuple[int, int]:

@@ -171,6 +171,16 @@ async def test_everything_else_is_handed_on(server: Harness, body: dict[str, Any
     assert server.engine.calls == []
 
 
+@pytest.mark.parametrize("kind", [None, 3, ["image_url"]])
+async def test_a_type_that_is_no_text_is_a_400_on_every_path(server: Harness, kind: object) -> None:
+    parts = [{"type": "text", "text": "hi"}, {"type": kind, "image_url": {"url": "data:"}}]
+    for name in ("m", "m:direct"):
+        response = await server.ask({"model": name, "messages": [{"role": "user", "content": parts}]})
+        assert response.status_code == 400
+        assert response.json()["error"]["param"] == "messages[0].content[1]"
+    assert server.handed == []
+
+
 async def test_a_suffix_alone_is_no_name(server: Harness) -> None:
     # The backend takes an empty name for its own.
     await server.ask(model=":direct", mirl=None)
