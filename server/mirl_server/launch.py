@@ -1,13 +1,12 @@
 """Running vLLM's server with MIRL in it, and how its process ends.
 
 Exit codes: 0 the server was asked to stop (SIGTERM, SIGINT); 2 the command line or a setting is wrong; 3 the
-engine died, or did not start; 130 Ctrl-C before the server served; 1 anything else, with a traceback.
+engine, or one of several API servers, died, or the engine did not start; 130 Ctrl-C before the server served; 1 anything else, with a traceback.
 """
 
 from __future__ import annotations
 
 import argparse
-import math
 import multiprocessing
 import os
 import signal
@@ -16,17 +15,14 @@ import sys
 import pydantic
 
 from mirl_server.flags import UsageError
-from mirl_server.lifetime import Lifetime, patience
 from mirl_server.orphans import LAUNCHER
 from mirl_server.settings import ServerSettings
+from mirl_server.several import DEAD_ENGINE, engine_died, run_several
 
 ENGINE_DIED = 3
 INTERRUPTED = 130
-AFTER_PATIENCE = 8
-"""Seconds that an API server needs at most, from the end of its patience to its own."""
 NOT_STARTED = "core initialization"
-DIED = ("died unexpectedly", "died with exit code")
-"""What vLLM says, as RuntimeErrors without a type of their own, of engines and of API servers."""
+"""What vLLM says, in a RuntimeError without a type of its own."""
 
 
 def serve(args: argparse.Namespace, settings: ServerSettings) -> int:
@@ -40,7 +36,7 @@ def serve(args: argparse.Namespace, settings: ServerSettings) -> int:
     args.mirl = settings
     os.environ[LAUNCHER] = str(os.getpid())
     try:
-        died = _run_several(args) if _several_processes(args) else run_one(args)
+        died = run_several(args) if _several_processes(args) else run_one(args)
     except pydantic.ValidationError as error:
         # vLLM checks engine flags against the model when it builds its configuration.
         raise UsageError(error.errors()[0]["msg"]) from error
@@ -53,7 +49,7 @@ def serve(args: argparse.Namespace, settings: ServerSettings) -> int:
         if NOT_STARTED not in str(error):
             raise
         return _failed(f"the engine did not start: {error}")
-    return _failed("the engine died") if died else 0
+    return _failed(died) if died else 0
 
 
 def _failed(why: str) -> int:
@@ -70,27 +66,8 @@ def _several_processes(args: argparse.Namespace) -> bool:
     return bool(several or elsewhere or envs.VLLM_USE_RUST_FRONTEND)
 
 
-def _run_several(args: argparse.Namespace) -> bool:
-    """vLLM's dispatcher; whether a process of it died. It gives API servers `--shutdown-timeout` to end."""
-    from vllm.entrypoints.cli.serve import ServeSubcommand
-
-    seconds = patience(args.mirl, args.shutdown_timeout)
-    args.mirl = args.mirl.model_copy(update={"shutdown_seconds": seconds})
-    args.shutdown_timeout = max(args.shutdown_timeout, math.ceil(seconds) + AFTER_PATIENCE)
-    try:
-        ServeSubcommand.cmd(args)
-    except SystemExit as end:  # how vLLM hears of a signal
-        if end.code:
-            raise
-    except RuntimeError as error:
-        if not any(words in str(error) for words in DIED):
-            raise
-        return True
-    return _died(args)
-
-
-def run_one(args: argparse.Namespace) -> bool:
-    """vLLM's `run_server` in this process; whether its engine died.
+def run_one(args: argparse.Namespace) -> str | None:
+    """vLLM's `run_server` in this process; says what died, if something did.
 
     But for the handler of a SIGTERM during start-up: vLLM's raises KeyboardInterrupt, which pyzmq swallows
     while vLLM waits for its engine, and the server then hangs until a second signal (seen with vLLM 0.32 and
@@ -113,13 +90,7 @@ def run_one(args: argparse.Namespace) -> bool:
     # All that is left is to exit, with a code that says how it went: no signal may change that.
     signal.signal(signal.SIGTERM, signal.SIG_IGN)
     signal.signal(signal.SIGINT, signal.SIG_IGN)
-    return _died(args)
-
-
-def _died(args: argparse.Namespace) -> bool:
-    """Whether the engine died of the API server that ran in this process, if one did."""
-    life: Lifetime | None = getattr(args, "mirl_life", None)
-    return life is not None and life.died
+    return DEAD_ENGINE if engine_died(args) else None
 
 
 def stop_start_up(*_: object) -> None:

@@ -41,6 +41,7 @@ from mirl_server.requests import MAX_TOP_LOGPROBS
 from mirl_server.routes import make_router
 from mirl_server.service import Service
 from mirl_server.settings import ServerSettings, default_options
+from mirl_server.several import ENGINE_SECONDS, watch_engine
 from mirl_server.vllm_endpoints import (
     GENERATING,
     SCALING,
@@ -59,8 +60,6 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 
-ENGINE_SECONDS = 3.0
-"""For the engine to end by itself, once nothing runs in it."""
 LINGER = 2
 """Seconds for clients to read what is left in their connections' buffers, once nothing runs."""
 LOOPBACK = ("127.0.0.1", "localhost", "::1")
@@ -134,6 +133,7 @@ class MIRLPlugin:
             )
             references = await asyncio.to_thread(read_references, model.reference_images)
             pipeline = Pipeline(_engine(engine_client, model, args), model, references, life.closing)
+            watch_engine(engine_client, args)
             life.engine_dead = lambda: bool(engine_client.errored)
             life.outlives_engine = envs.VLLM_KEEP_ALIVE_ON_ENGINE_DEATH
         metrics = process_metrics()

@@ -147,6 +147,12 @@ USED: list[tuple[str, str, str]] = [
     ("vllm.config.logging", "LoggingConfig", "log_level pylogging_config_file"),
     ("vllm.utils.argparse_utils", "FlexibleArgumentParser.load_config_file", "file_path"),
     ("vllm.multimodal.inputs", "PlaceholderRange", "offset length is_embed"),
+    # Several API servers (mirl_server/several.py).
+    ("vllm.v1.utils", "APIServerProcessManager.__init__", "target_server_fn"),
+    ("vllm.v1.utils", "run_api_server_worker_proc", "listen_address sock args client_config"),
+    ("vllm.v1.utils", "wait_for_completion_or_failure", "api_server_manager engine_manager coordinator"),
+    ("vllm.v1.engine.core_client", "MPClient.start_engine_core_monitor", ""),
+    ("vllm.config.structured_outputs", "StructuredOutputsConfig", "backend"),
 ]
 
 # (file or folder, text): what has no name in Python's sense.
@@ -164,6 +170,11 @@ WORDS = [
     ("v1/engine/utils.py", "Engine core initialization failed"),
     ("v1/utils.py", "died unexpectedly"),
     ("v1/utils.py", "died with exit code"),
+    ("entrypoints/cli/serve.py", "api_server_manager = APIServerProcessManager("),
+    ("entrypoints/cli/serve.py", " wait_for_completion_or_failure("),
+    ("v1/engine/core_client.py", "engine_manager = self.resources.engine_manager"),
+    ("v1/engine/core_client.py", "engine_manager.monitor_engine_liveness()"),
+    ("v1/structured_output/__init__.py", "backend = request.sampling_params.structured_outputs._backend"),
     ("envs.py", '"VLLM_LOGGING_STREAM"'),
     ("tracing/otel.py", "set_tracer_provider(trace_provider)"),
     ("renderers", '"image_pil": lambda part'),
