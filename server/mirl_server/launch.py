@@ -1,7 +1,8 @@
 """Running vLLM's server with MIRL in it, and how its process ends.
 
 Exit codes: 0 the server was asked to stop (SIGTERM, SIGINT); 2 the command line or a setting is wrong; 3 the
-engine, or one of several API servers, died, or the engine did not start; 130 Ctrl-C before the server served; 1 anything else, with a traceback.
+engine, or one of several API servers, died, or the engine did not start; 130 Ctrl-C before the server served;
+1 anything else, with a traceback.
 """
 
 from __future__ import annotations
