@@ -186,6 +186,7 @@ def fake_client(*, chunked: bool = False, logprobs_mode: str = "raw_logprobs") -
             model_config=model_config,
             scheduler_config=SimpleNamespace(enable_chunked_prefill=chunked),
             cache_config=SimpleNamespace(enable_prefix_caching=True),
+            structured_outputs_config=SimpleNamespace(backend="auto"),
         ),
         renderer=SimpleNamespace(get_tokenizer=lambda: tokenizer),
     )
