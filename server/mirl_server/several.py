@@ -43,8 +43,8 @@ def run_several(args: argparse.Namespace) -> str | None:
     )
     try:
         dispatcher.ServeSubcommand.cmd(args)
-    except SystemExit as end:  # how vLLM hears of a signal
-        if end.code:
+    except SystemExit as stop:  # how vLLM hears of a signal
+        if stop.code:
             raise
     except RuntimeError as error:
         found = [what for words, what in _DIED.items() if words in str(error)]
