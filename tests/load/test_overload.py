@@ -79,9 +79,10 @@ def test_overload(guarded: GuardedServer, seconds: float, measured: float) -> No
         "answered": _gated(told.ends, 200), "refused": _gated(told.ends, 429), "others": 0,
         "overloaded": len(of(told.ends, status=429)),
     }  # fmt: skip
-    # Keys of equal weight had as many gated requests answered, however many each had asked for.
+    # Keys of equal weight had as many gated requests answered, however many each had asked for. Of the short
+    # form a dozen of each, and some are under way at its end.
     served = [_gated(of(told.crowd, keys=[key]), 200) for key in crowd]
-    assert max(served) - min(served) <= 0.15 * max(served) + 2, served
+    assert max(served) - min(served) <= 0.15 * max(served) + 3, served
     # A key that asks for less than its share is answered, and soon, whatever the others do.
     assert {end.status for end in told.texts} == {200}
     assert percentile(told.texts, 95) < 5
