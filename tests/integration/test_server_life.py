@@ -48,6 +48,8 @@ REQUESTS: Mapping[str, tuple[str, dict[str, Any]]] = {
         },
     ),
 }  # fmt: skip
+STOPPED = ("gated whole", "gated stream", "plain whole", "plain stream", "responses stream")
+"""Of these, those that a stop ends."""
 
 
 @dataclass(frozen=True)
@@ -103,6 +105,27 @@ def status(server: RunningServer, path: str) -> int | None:
         return None
 
 
+def show(told: Mapping[str, Told], began: float) -> None:
+    for one, answer in told.items():
+        print(f"{one}: {answer.status} after {answer.at - began:.1f} s: …{answer.text[-200:]!r}")
+
+
+def check_honest_ends(told: Mapping[str, Told], began: float) -> None:
+    """What a stop did not let finish ended at once: with a partial vote, or with an error that says why."""
+    gated = [told["gated whole"], told["gated stream"]]
+    partial = ['"partial":true' in answer.text.replace(" ", "") for answer in gated]
+    assert any(partial), "some chains had finished"
+    for answer, done in zip(gated, partial, strict=True):
+        assert done or answer.error()["code"] == "draining"
+        assert answer.at - began < 3
+    assert told["plain whole"].status == 503
+    assert "shutting down" in told["plain whole"].error()["message"]
+    for one in ("plain stream", "responses stream"):
+        assert told[one].status == 200
+        assert "shutting down" in told[one].error()["message"]
+    assert told["plain stream"].text.endswith("data: [DONE]\n\n")
+
+
 def test_sigterm_lets_what_runs_finish_and_exits_0(tmp_path: Path) -> None:
     # Flags of both kinds are tried on the way.
     flags = ["--mirl-default", "descriptions=2", "--mirl-limit", "max_keep=1", "--no-reasoning-content-alias",
@@ -146,10 +169,9 @@ def test_sigterm_lets_what_runs_finish_and_exits_0(tmp_path: Path) -> None:
 @pytest.mark.parametrize("hurried", [False, True], ids=["in time", "hurried"])
 def test_what_does_not_finish_is_ended_honestly(tmp_path: Path, hurried: bool) -> None:
     flags = [*ROOM, *([] if hurried else ["--shutdown-seconds", "1"])]
-    which = ["gated whole", "gated stream", "plain whole", "plain stream", "responses stream"]
     with running(tmp_path, flags) as server:
         processes = family(server)
-        with in_flight(server, *which) as asked:
+        with in_flight(server, *STOPPED) as asked:
             until(lambda: server.gauge("mirl_chains_finished_total") > 30, 30)
             server.process.send_signal(signal.SIGTERM)
             began = time.monotonic()
@@ -160,21 +182,9 @@ def test_what_does_not_finish_is_ended_honestly(tmp_path: Path, hurried: bool) -
             told = {one: future.result(20) for one, future in asked.items()}
         assert server.process.wait(20) == 0
         ended = time.monotonic() - began
-        for one, answer in told.items():
-            print(f"{one}: {answer.status} after {answer.at - began:.1f} s: …{answer.text[-200:]!r}")
+        show(told, began)
         print(f"ended {ended:.1f} s after SIGTERM")
-        gated = [told["gated whole"], told["gated stream"]]
-        partial = ['"partial":true' in answer.text.replace(" ", "") for answer in gated]
-        assert any(partial), "some chains had finished"
-        for answer, done in zip(gated, partial, strict=True):
-            assert done or answer.error()["code"] == "draining"
-            assert answer.at - began < 3
-        assert told["plain whole"].status == 503
-        assert "shutting down" in told["plain whole"].error()["message"]
-        for one in ("plain stream", "responses stream"):
-            assert told[one].status == 200
-            assert "shutting down" in told[one].error()["message"]
-        assert told["plain stream"].text.endswith("data: [DONE]\n\n")
+        check_honest_ends(told, began)
         assert ended < 9
         assert psutil.wait_procs(processes, timeout=2)[1] == []
         assert "Traceback" not in server.log.read_text()
@@ -196,8 +206,7 @@ def test_the_engine_is_killed_with_requests_in_flight(tmp_path: Path) -> None:
             told = {one: future.result(20) for one, future in asked.items()}
         code = server.process.wait(20)
         ended = time.monotonic() - began
-        for one, answer in told.items():
-            print(f"{one}: {answer.status} after {answer.at - began:.1f} s: …{answer.text[-200:]!r}")
+        show(told, began)
         health = {one: seen.count(one) for one in seen}
         print(f"ended with {code} {ended:.1f} s after the engine; /health {health}")
         assert code == ENGINE_DIED

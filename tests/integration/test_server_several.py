@@ -10,14 +10,23 @@ import psutil
 import pytest
 
 from tests.integration.test_server_disconnect import until
-from tests.integration.test_server_life import ENGINE_DIED, REQUESTS, ROOM, family, in_flight, status
+from tests.integration.test_server_life import (
+    ENGINE_DIED,
+    REQUESTS,
+    ROOM,
+    STOPPED,
+    check_honest_ends,
+    family,
+    in_flight,
+    show,
+    status,
+)
 from tests.load.raw import dial, rest
 from tests.server_fixture import running
 
 pytestmark = [pytest.mark.vllm, pytest.mark.full]
 
 SEVERAL = (*ROOM, "--api-server-count", "2", "--shutdown-seconds", "1", "--http-limit", "header_seconds=1")
-WHICH = ["gated whole", "gated stream", "plain whole", "plain stream"]
 
 
 def named(processes: list[psutil.Process], what: str) -> list[psutil.Process]:
@@ -37,7 +46,7 @@ def test_connections_have_limits_and_a_signal_ends_what_runs_honestly(tmp_path: 
             assert rest(one).startswith(b"HTTP/1.1 408 ")
             one.close()
         assert time.monotonic() - began < 4
-        with in_flight(server, *WHICH) as asked:
+        with in_flight(server, *STOPPED) as asked:
             until(lambda: server.gauge("mirl_chains_finished_total") > 30, 30)
             server.process.send_signal(signal.SIGTERM)
             began = time.monotonic()
@@ -46,17 +55,9 @@ def test_connections_have_limits_and_a_signal_ends_what_runs_honestly(tmp_path: 
         assert server.process.wait(20) == 0
         ended = time.monotonic() - began
         assert ended < 12
-        for one, answer in told.items():
-            print(f"{one}: {answer.status} after {answer.at - began:.1f} s: …{answer.text[-200:]!r}")
+        show(told, began)
         print(f"ended {ended:.1f} s after SIGTERM")
-        gated = [told["gated whole"], told["gated stream"]]
-        partial = ['"partial":true' in answer.text.replace(" ", "") for answer in gated]
-        assert any(partial), "some chains had finished"
-        for answer, done in zip(gated, partial, strict=True):
-            assert done or answer.error()["code"] == "draining"
-        assert told["plain whole"].status == 503
-        for one in ("plain whole", "plain stream"):
-            assert "shutting down" in told[one].error()["message"]
+        check_honest_ends(told, began)
         assert psutil.wait_procs(processes, timeout=2)[1] == []
         assert "Traceback" not in server.log.read_text()
 
@@ -70,8 +71,7 @@ def test_the_engine_is_killed_with_requests_in_flight(tmp_path: Path) -> None:
             seen = until(lambda: status(server, "/health") in (503, None), 3)
             told = {one: future.result(20) for one, future in asked.items()}
         code = server.process.wait(20)
-        for one, answer in told.items():
-            print(f"{one}: {answer.status} after {answer.at - began:.1f} s: …{answer.text[-200:]!r}")
+        show(told, began)
         print(
             f"/health after {seen:.2f} s; ended with {code} {time.monotonic() - began:.1f} s after the engine"
         )
