@@ -13,12 +13,13 @@ import pytest
 from fastapi import FastAPI, WebSocket
 from fastapi.middleware.cors import CORSMiddleware
 from openai import AsyncOpenAI, AuthenticationError, RateLimitError
+from prometheus_client import CollectorRegistry
 from starlette.responses import JSONResponse, Response, StreamingResponse
 
-from mirl_core import errors
+from mirl_server.admission import Admission
 from mirl_server.auth import CALLER
-from mirl_server.guard import Guard, guard
-from mirl_server.quotas import Quotas, TokenMeter
+from mirl_server.guard import Guard, guard, watch_load
+from mirl_server.metrics import Metrics
 from mirl_server.settings import ServerSettings
 from tests.unit.server.conftest import Harness, question
 from tests.unit.server.serving import serving
@@ -143,29 +144,55 @@ async def test_under_a_prefix_the_same_paths_are_open() -> None:
         assert (await http.get("/api/docs")).status_code == 401
 
 
-async def test_web_sockets_are_closed_too() -> None:
+@pytest.mark.parametrize(
+    ("path", "headers", "first"),
+    [
+        ("/v1/realtime", [(b"x-api-key", KEYS["a"].encode())], {"type": "websocket.accept"}),
+        ("/v1/realtime", [], {"type": "websocket.close", "code": 1008}),
+        # Open to GET; a socket under the same path is another route, and nobody said that it is open.
+        ("/health", [], {"type": "websocket.close", "code": 1008}),
+        ("/health", [(b"x-api-key", b"wrong")], {"type": "websocket.close", "code": 1008}),
+    ],
+)
+async def test_web_sockets_are_closed_too(
+    path: str, headers: list[tuple[bytes, bytes]], first: dict[str, Any]
+) -> None:
     app = tiny()
-    guarded(app, keys())
-    for headers, said in (
-        ([], "websocket.close"),
-        ([(b"x-api-key", KEYS["a"].encode())], "websocket.accept"),
-    ):
-        inbox = [{"type": "websocket.connect"}]
-        sent: list[Any] = []
+    refused: list[tuple[str, str]] = []
+    guarded(app, keys()).quotas.refused = lambda reason, key: refused.append((reason, key))
+    inbox: list[Any] = [{"type": "websocket.connect"}]
+    sent: list[Any] = []
 
-        async def receive(inbox: list[Any] = inbox) -> Any:
-            return inbox.pop() if inbox else {"type": "websocket.disconnect", "code": 1000}
+    async def receive() -> Any:
+        return inbox.pop() if inbox else {"type": "websocket.disconnect", "code": 1000}
 
-        async def send(message: Any, sent: list[Any] = sent) -> None:
-            sent.append(message)
+    async def send(message: Any) -> None:
+        sent.append(message)
 
-        scope = {
-            "type": "websocket", "path": "/v1/realtime", "raw_path": b"/v1/realtime", "root_path": "",
-            "query_string": b"", "headers": headers, "subprotocols": [], "state": {}, "scheme": "ws",
-            "asgi": {"version": "3.0"},
-        }  # fmt: skip
-        await app(scope, receive, send)
-        assert sent[0]["type"] == said
+    scope = {
+        "type": "websocket", "path": path, "raw_path": path.encode(), "root_path": "",
+        "query_string": b"", "headers": headers, "subprotocols": [], "state": {}, "scheme": "ws",
+        "asgi": {"version": "3.0"},
+    }  # fmt: skip
+    await app(scope, receive, send)
+    assert sent[0].items() >= first.items()
+    closed = first["type"] == "websocket.close"
+    assert refused == ([("key", "anonymous")] if closed else [])
+    assert not closed or "API key" in sent[0]["reason"]
+
+
+@pytest.mark.parametrize("headers", [{}, {"x-api-key": "wrong"}, {"authorization": "Bearer wrong"}])
+async def test_refusals_of_bad_keys_are_counted(headers: dict[str, str]) -> None:
+    app, metrics = tiny(), Metrics(CollectorRegistry())
+    watch_load(metrics, Admission(), guarded(app, keys()).quotas)
+    count = metrics.refusals.labels("invalid_api_key")._value.get
+    async with client(app) as http:
+        assert (await http.get("/metrics", headers=bearer())).status_code == 200
+        assert (await http.get("/health", headers=headers)).status_code == 200
+        assert count() == 0
+        for number in (1, 2):
+            assert (await http.get("/metrics", headers=headers)).status_code == 401
+            assert count() == number
 
 
 async def test_a_refusal_is_readable_across_origins_and_a_preflight_needs_no_key() -> None:
@@ -309,56 +336,3 @@ def test_a_label_is_a_name_never_a_key() -> None:
     asyncio.run(ask())
     assert [one and one.name for one in seen] == ["a", None]
     assert KEYS["a"] not in repr(seen)
-
-
-@pytest.mark.parametrize(
-    ("parts", "tokens"),
-    [
-        ([b'{"usage":{"completion_tokens":12}}'], 12),
-        ([b'{"usage":{"completion_', b'tokens": 1', b"2}}"], 12),
-        ([b'data: {"usage":{"output_tokens":1}}\n\n', b'data: {"usage":{"output_tokens":40}}\n\n'], 40),
-        ([b'data: {"a":1}\n\ndata: {"a":2}\n\n', b"data: [DONE]\n\n"], 2),
-        ([json.dumps({"content": '"completion_tokens": 99', "usage": {"completion_tokens": 3}}).encode()], 3),
-        ([], 0),
-    ],
-)
-def test_the_meter(parts: list[bytes], tokens: int) -> None:
-    meter = TokenMeter()
-    for part in parts:
-        meter.feed(part)
-    assert meter.tokens == tokens
-
-
-async def test_requests_that_come_at_once_are_counted_one_by_one(monkeypatch: pytest.MonkeyPatch) -> None:
-    quotas, most = Quotas(), 0
-    limits = ServerSettings.load(
-        access={"limits": {"concurrent": 2, "requests_per_minute": 100}}
-    ).access.limits
-    real = quotas._limiter.hit
-
-    async def slow(*what: Any) -> bool:
-        await asyncio.sleep(0)  # a storage that other requests are waiting for, or that is remote
-        return await real(*what)
-
-    monkeypatch.setattr(quotas._limiter, "hit", slow)
-
-    async def use() -> None:
-        nonlocal most
-        async with quotas.use("a", limits):
-            most = max(most, quotas.running["a"])
-            await asyncio.sleep(0.01)
-
-    ends = await asyncio.gather(*(use() for _ in range(5)), return_exceptions=True)
-    assert [type(end) for end in ends if end is not None] == [errors.RateLimitError] * 3
-    assert most == 2
-    assert not quotas.running
-
-
-async def test_quotas_forget_nobody_and_hold_nothing() -> None:
-    quotas = Quotas()
-    settings = ServerSettings.load(access={"limits": {"concurrent": 1}}).access.limits
-    for _ in range(3):
-        with pytest.raises(ZeroDivisionError):
-            async with quotas.use("a", settings):
-                raise ZeroDivisionError
-    assert not quotas.running

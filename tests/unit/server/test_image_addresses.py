@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from mirl_server.media.addresses import kind_of
+from mirl_server.media.addresses import kind_of, unwrapped
 
 
 @pytest.mark.parametrize(
@@ -43,6 +43,80 @@ def test_private(address: str) -> None:
 )  # fmt: skip
 def test_forbidden(address: str) -> None:
     assert kind_of(address) == "forbidden"
+
+
+@pytest.mark.parametrize(
+    ("before", "first", "last", "after"),
+    [
+        (None, "0.0.0.0", "0.255.255.255", "1.0.0.0"),
+        ("126.255.255.255", "127.0.0.0", "127.255.255.255", "128.0.0.0"),
+        ("168.63.129.15", "168.63.129.16", "168.63.129.16", "168.63.129.17"),
+        ("169.253.255.255", "169.254.0.0", "169.254.255.255", "169.255.0.0"),
+        ("191.255.255.255", "192.0.0.0", "192.0.0.255", "192.0.1.0"),
+        ("192.0.1.255", "192.0.2.0", "192.0.2.255", "192.0.3.0"),
+        ("192.31.195.255", "192.31.196.0", "192.31.196.255", "192.31.197.0"),
+        ("192.52.192.255", "192.52.193.0", "192.52.193.255", "192.52.194.0"),
+        ("192.88.98.255", "192.88.99.0", "192.88.99.255", "192.88.100.0"),
+        ("192.175.47.255", "192.175.48.0", "192.175.48.255", "192.175.49.0"),
+        ("198.17.255.255", "198.18.0.0", "198.19.255.255", "198.20.0.0"),
+        ("198.51.99.255", "198.51.100.0", "198.51.100.255", "198.51.101.0"),
+        ("203.0.112.255", "203.0.113.0", "203.0.113.255", "203.0.114.0"),
+        ("223.255.255.255", "224.0.0.0", "255.255.255.255", None),
+        ("2000:ffff::ffff", "2001::", "2001:1ff:ffff::ffff", "2001:200::"),
+        ("2001:db7:ffff::ffff", "2001:db8::", "2001:db8:ffff::ffff", "2001:db9::"),
+        ("2001:ffff::ffff", "2002::", "2002:ffff::ffff", "2003::"),
+        ("3ffd:ffff::ffff", "3ffe::", "3fff:fff::ffff", "3fff:1000::"),
+        (None, "::", "1fff:ffff::ffff", "2000::"),
+        ("3fff:ffff::ffff", "4000::", "fbff:ffff::ffff", None),
+        (None, "fe00::", "ffff:ffff::ffff", None),
+        (None, "64:ff9b:0:0:0:1:101:101", "64:ff9b:1::101:101", None),
+    ],
+)
+def test_forbidden_ranges_end_where_the_registries_say(
+    before: str | None, first: str, last: str, after: str | None
+) -> None:
+    assert (kind_of(first), kind_of(last)) == ("forbidden", "forbidden")
+    assert [kind_of(one) for one in (before, after) if one] == ["public"] * sum(map(bool, (before, after)))
+
+
+@pytest.mark.parametrize(
+    ("before", "first", "last", "after", "outside"),
+    [
+        ("9.255.255.255", "10.0.0.0", "10.255.255.255", "11.0.0.0", "public"),
+        ("172.15.255.255", "172.16.0.0", "172.31.255.255", "172.32.0.0", "public"),
+        ("192.167.255.255", "192.168.0.0", "192.168.255.255", "192.169.0.0", "public"),
+        ("100.63.255.255", "100.64.0.0", "100.127.255.255", "100.128.0.0", "public"),
+        ("fbff:ffff::ffff", "fc00::", "fdff:ffff::ffff", "fe00::", "forbidden"),
+    ],
+)
+def test_private_ranges_end_where_the_registries_say(
+    before: str, first: str, last: str, after: str, outside: str
+) -> None:
+    assert (kind_of(first), kind_of(last)) == ("private", "private")
+    assert (kind_of(before), kind_of(after)) == (outside, outside)
+
+
+@pytest.mark.parametrize(
+    ("address", "around"),
+    [
+        ("100.100.100.200", ("100.100.100.199", "100.100.100.201")),
+        ("fd00:ec2::254", ("fd00:ec2::253", "fd00:ec2::255")),
+        ("fd00:ec2::23", ("fd00:ec2::22", "fd00:ec2::24")),
+        ("fd00:ec2::123", ("fd00:ec2::122", "fd00:ec2::124")),
+        ("fd20:ce::254", ("fd20:ce::253", "fd20:ce::255")),
+    ],
+)
+def test_metadata_services_among_private_addresses(address: str, around: tuple[str, str]) -> None:
+    assert kind_of(address) == "forbidden"
+    assert [kind_of(one) for one in around] == ["private", "private"]
+
+
+def test_nat64_reaches_to_its_last_address() -> None:
+    assert kind_of("64:ff9b::dfff:ffff") == "public"
+    assert str(unwrapped("64:ff9b::dfff:ffff")) == "223.255.255.255"
+    assert str(unwrapped("::ffff:223.255.255.255")) == "223.255.255.255"
+    assert str(unwrapped("64:ff9b:1::dfff:ffff")) == "64:ff9b:1::dfff:ffff"
+    assert unwrapped("fe80::1%eth0") is unwrapped("localhost") is None
 
 
 @given(st.ip_addresses())

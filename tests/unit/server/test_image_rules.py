@@ -102,6 +102,52 @@ def test_denied_hosts_win() -> None:
             target(url, "*", "*:8443", "example.com:8443", deny_hosts=["*.example.com", "example.com"])
 
 
+@pytest.mark.parametrize(
+    ("deny", "refused", "passes"),
+    [
+        ("example.com:8443", ["https://example.com:8443/"], ["https://example.com/", "http://example.com/"]),
+        ("*.example.com:443", ["https://a.example.com/"], ["https://a.example.com:8443/"]),
+        ("*:80", ["http://example.com/"], ["https://example.com/", "https://example.com:8443/"]),
+        ("example.com", ["http://example.com/", "https://example.com:8443/"], ["https://a.example.com/"]),
+    ],
+)
+def test_a_denied_port_is_that_port_alone(deny: str, refused: list[str], passes: list[str]) -> None:
+    for url in refused:
+        with pytest.raises(ImageError, match="not fetched here"):
+            target(url, "*", "*:8443", deny_hosts=[deny])
+    for url in passes:
+        assert target(url, "*", "*:8443", deny_hosts=[deny])[0].endswith("example.com")
+
+
+@pytest.mark.parametrize(
+    ("longest", "too_long"),
+    [
+        ("https://example.com/" + "a" * 8172, "https://example.com/" + "a" * 8173),
+        ("https://" + "a" * 63 + ".com/", "https://" + "a" * 64 + ".com/"),
+        (f"https://{'a.' * 125}com/", f"https://{'a.' * 125}comm/"),
+        ("https://example.com:65535/", "https://example.com:65536/"),
+        ("https://example.com:1/", "https://example.com:0/"),
+    ],
+)
+def test_urls_hosts_and_ports_have_longest_forms(longest: str, too_long: str) -> None:
+    allow = ("*", "*:65535", "*:1")
+    assert target(longest, *allow)[0].endswith("com")
+    with pytest.raises(ImageError):
+        target(too_long, *allow)
+
+
+@pytest.mark.parametrize(
+    ("text", "host", "port"),
+    [
+        ("*", "", None), ("*:8443", "", 8443), (" Example.COM. ", "example.com", None),
+        ("*.example.com:1", ".example.com", 1), ("example.com:65535", "example.com", 65535),
+        ("[2606:4700:0::1]:81", "2606:4700::1", 81), ("a-b_c.example", "a-b_c.example", None),
+    ],
+)  # fmt: skip
+def test_patterns_are_read(text: str, host: str, port: int | None) -> None:
+    assert HostPattern.parse(text) == HostPattern(host, port)
+
+
 def test_denied_networks_hold_for_addresses() -> None:
     rules = Rules(ImageFetching(allow_hosts=["*"], deny_hosts=["93.184.0.0/16", "1.1.1.1", "2606:4700::/32"]))
     asked = rules.target("https://example.com/", WHERE)
@@ -161,6 +207,24 @@ def test_environment(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("MIRL_IMAGES__ALLOW_PRIVATE", "true")
     images = ServerSettings.load().images
     assert (images.allow_hosts, images.allow_private) == (("a.com", "*.b.com"), True)
+
+
+def test_what_is_set_where_the_operator_says_nothing() -> None:
+    assert ImageFetching().model_dump() == {
+        "allow_hosts": (),
+        "deny_hosts": (),
+        "allow_private": False,
+        "https_only": False,
+        "timeout": 10.0,
+        "max_redirects": 3,
+        "per_request": 4,
+        "max_concurrent": 32,
+    }
+    for field, value in (("timeout", 0), ("max_redirects", -1), ("max_redirects", 21), ("per_request", 0),
+                         ("max_concurrent", 0)):  # fmt: skip
+        with pytest.raises(ConfigError, match=f"images.{field}"):
+            ServerSettings.load(images={field: value})
+    assert ImageFetching(max_redirects=20, per_request=1, max_concurrent=1).max_redirects == 20
 
 
 def test_nothing_is_fetched_by_default() -> None:
