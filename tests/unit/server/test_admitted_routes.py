@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import dataclasses
+import json
+import math
 from collections.abc import AsyncIterator
 from typing import Any
 
@@ -13,15 +15,19 @@ from fastapi.responses import JSONResponse, StreamingResponse
 
 from mirl_core.config import MIRLOptions
 from mirl_core.engines.fake import FakeEngine, FakeText
+from mirl_core.pipeline import Pipeline
 from mirl_server.admission import KINDS, Admission
-from mirl_server.guard import watch_load
+from mirl_server.auth import Caller
+from mirl_server.guard import guard, watch_load
 from mirl_server.guard_settings import AdmissionSettings
 from mirl_server.quotas import Quotas
+from mirl_server.settings import ServerSettings
 from mirl_server.work import fan_out
 from tests.unit.server.api_cases import BODIES, post
 from tests.unit.server.conftest import Build, Harness, events, question
 from tests.unit.server.test_endings import until
 
+KEY = "0123456789abcdef-key"
 SLOW = [FakeText("a b c</description>", delay=0.05)]
 
 
@@ -103,16 +109,45 @@ async def test_a_full_line_is_found_before_images_are_decoded(
     await asyncio.gather(*asked)
 
 
-async def test_the_wait_counts_in_the_timeout(build: Build) -> None:
-    harness = build(FakeEngine([FakeText("a</description>", delay=0.2)]))
+async def test_a_timeout_ends_the_wait(build: Build) -> None:
+    harness = build(FakeEngine([FakeText("a</description>", delay=60)]))
     admission = admitted(harness, max_running_sequences=4)
     first = asyncio.create_task(harness.ask())
     await until(lambda: admission.running("gated") > 0)
-    began = asyncio.get_running_loop().time()
     late = await harness.ask(mirl={"timeout": 0.05})
-    assert late.status_code == 429
-    assert asyncio.get_running_loop().time() - began < 0.2
-    await first
+    assert (late.status_code, late.json()["error"]["code"]) == (429, "overloaded")
+    assert not first.done()
+    first.cancel()
+    await asyncio.gather(first, return_exceptions=True)
+    assert idle(admission)
+
+
+@pytest.mark.parametrize(
+    ("timeout", "waited", "left"), [(20.0, 7.5, 12.5), (20.0, 20.0, 0.001), (20.0, 0.0, 20.0), (None, 7.5, None)]
+)
+async def test_the_wait_counts_in_the_timeout(
+    build: Build, monkeypatch: pytest.MonkeyPatch, timeout: float | None, waited: float, left: float | None
+) -> None:
+    """The turn comes after `waited` seconds, and the pipeline has the rest."""
+    harness = build(FakeEngine(SLOW))
+    clock, given = [0.0], []
+    admission = Admission(AdmissionSettings(max_running_sequences=4), clock=lambda: clock[0])
+    service = harness.app.state.mirl = dataclasses.replace(harness.service, admission=admission)
+    run = Pipeline.run
+
+    def watched(pipeline: Pipeline, conversation: Any, options: MIRLOptions, *what: Any) -> Any:
+        given.append(options.timeout)
+        return run(pipeline, conversation, options, *what)
+
+    monkeypatch.setattr(Pipeline, "run", watched)
+    async with service.admit(Caller(), 3):
+        asked = asyncio.create_task(harness.ask(mirl={"descriptions": 2, "keep": 1, "timeout": timeout}))
+        await until(lambda: admission.queued("gated") == 1)
+        assert given == []
+        clock[0] = waited
+    await asked
+    assert given == [left]
+    assert harness.metric("mirl_queue_seconds_sum") == waited
 
 
 @pytest.mark.parametrize("image", [False, True])
@@ -253,10 +288,39 @@ async def test_the_load_is_in_the_metrics(build: Build) -> None:
     metric = harness.metric
     assert (metric("mirl_queue_requests"), metric("mirl_queue_sequences")) == (1, 9)
     assert (metric("mirl_admitted_sequences"), metric("mirl_admission_limit_sequences")) == (9, 12)
+    longest = harness.engine.max_model_len
+    assert metric("mirl_admitted_tokens") == 3 * 128 + 6 * longest
+    assert metric("mirl_admission_limit_tokens") == math.inf
     await asyncio.gather(*asked)
     assert metric("mirl_queue_requests") == metric("mirl_admitted_sequences") == 0
     assert metric("mirl_queue_seconds_count") == 2
-    quotas.refused("key", "anonymous")
-    quotas.refused("tokens", "team-a")
-    assert metric("mirl_refusals_total", reason="invalid_api_key") == 1
-    assert metric("mirl_refusals_total", reason="rate_limit_exceeded") == 1
+
+
+@pytest.mark.parametrize(
+    ("limits", "key", "code"),
+    [
+        ({"requests_per_minute": 1}, KEY, "rate_limit_exceeded"),
+        ({"tokens_per_minute": 1}, KEY, "rate_limit_exceeded"),
+        ({"concurrent": 1}, KEY, "rate_limit_exceeded"),
+        ({}, "nobodys", "invalid_api_key"),
+    ],
+)
+async def test_what_the_guard_refuses_is_in_the_metrics(
+    build: Build, limits: dict[str, int], key: str, code: str
+) -> None:
+    harness = build(FakeEngine(SLOW))
+    text = json.dumps({"team": {"key": KEY, **limits}})
+    quotas = guard(harness.app, ServerSettings.load(access={"keys": text})).quotas
+    watch_load(harness.service.metrics, harness.service.admission, quotas)
+    body = {"messages": [question()], "mirl": {"descriptions": 2, "keep": 1}}
+    path = "/v1/chat/completions"
+    first = asyncio.create_task(post(harness, path, body, **{"x-api-key": KEY}))
+    await until(lambda: harness.engine.running > 0)
+    if "concurrent" not in limits:
+        await first
+    refused = await post(harness, path, body, **{"x-api-key": key})
+    assert refused.json()["error"]["code"] == code
+    assert (await first).status_code == 200
+    codes = ("invalid_api_key", "rate_limit_exceeded", "overloaded")
+    counts = {one: harness.metric("mirl_refusals_total", reason=one) for one in codes}
+    assert counts == {one: float(one == code) for one in codes}

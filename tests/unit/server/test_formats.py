@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import json
+import math
 from typing import Any, Literal
 
 import openai
 import pytest
 from pydantic import BaseModel
 
+from mirl_core.config import Calibration, MIRLOptions, ModelSettings
 from mirl_core.engines.fake import FakeEngine, FakeText
 from mirl_core.errors import RequestError
 from tests.unit.server.conftest import Build, Harness, events, question
@@ -75,6 +77,25 @@ async def test_an_answer_that_is_no_json_has_no_vote(build: Build, stream: bool)
         assert response.json()["mirl"]["vote"]["share"] == 1.0
         assert response.json()["mirl"]["calibrated"] is False
     assert content == '{"a": 1}'
+
+
+@pytest.mark.parametrize("stream", [False, True])
+async def test_no_calibration_holds_for_answers_of_a_form(build: Build, stream: bool) -> None:
+    options = MIRLOptions(**SMALL["mirl"])
+    calibration = Calibration(intercept=-1, vote_share=3, distinct_share=0)
+    model = ModelSettings(instruction="", options=options, calibration=calibration)
+
+    async def confidence(**fields: Any) -> tuple[bool, float]:
+        harness = build(chains('{"a": 1}'), model=model)
+        response = await harness.ask({"model": "m", "messages": [question()], "stream": stream, **fields})
+        told = events(response)[-1]["mirl"] if stream else response.json()["mirl"]
+        return told["calibrated"], told["confidence"]
+
+    # The logit is -1 + 3 times the whole vote.
+    assert await confidence() == (True, pytest.approx(1 / (1 + math.exp(-2))))
+    assert await confidence(response_format={"type": "text"}) == (True, pytest.approx(1 / (1 + math.exp(-2))))
+    assert await confidence(response_format=OBJECT) == (False, 1.0)
+    assert await confidence(structured_outputs={"choice": ['{"a": 1}']}) == (False, 1.0)
 
 
 async def test_without_a_usable_description_the_whole_answer_is_json(build: Build) -> None:

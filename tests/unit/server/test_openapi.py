@@ -20,7 +20,9 @@ ASKED = (
     "/v1/mirl/score",
     "/v1/mirl/describe",
 )
-KEPT = {"401", "413", "429", "400", "404", "408", "500", "503"}
+JSON, EVENTS = "application/json", "text/event-stream"
+GUARDED = {"400", "401", "404", "408", "413", "429", "500", "503"}
+"""What can refuse any request to the model."""
 
 
 def operation(document: dict[str, Any], path: str) -> dict[str, Any]:
@@ -48,7 +50,31 @@ async def test_examples_fit_and_are_answered_as_documented(server: Harness, path
         response = await client.post(path, json=example)
     assert response.status_code == 200, response.text
     check(document, answers(asked, 200), response.json())
-    assert set(asked["responses"]) >= KEPT
+    assert set(asked["responses"]) >= {"200"} | GUARDED
+
+
+@pytest.mark.parametrize(
+    ("path", "statuses", "types"),
+    [
+        *((path, {"200", "501", "504"} | GUARDED, {JSON, EVENTS}) for path in ASKED[:3]),
+        ("/v1/mirl/score", {"200"} | GUARDED, {JSON}),
+        ("/v1/mirl/describe", {"200", "504"} | GUARDED, {JSON}),
+        ("/v1/models", {"200", "401", "408", "413"}, {JSON}),
+        ("/v1/models/{model}", {"200", "401", "404", "408", "413"}, {JSON}),
+        ("/ready", {"200", "408", "413", "503"}, set()),
+    ],
+)
+def test_every_status_and_type_that_can_come_is_documented(
+    server: Harness, path: str, statuses: set[str], types: set[str]
+) -> None:
+    document = server.app.openapi()
+    told = operation(document, path)["responses"]
+    assert set(told) == statuses
+    assert set(told["200"].get("content", ())) == types
+    error = "AnthropicErrorBody" if path == "/v1/messages" else "OpenAIErrorBody"
+    for status in statuses - {"200"}:
+        assert told[status]["content"][JSON]["schema"] == {"$ref": f"#/components/schemas/{error}"}
+        assert told[status]["description"]
 
 
 def answers(asked: dict[str, Any], status: int) -> dict[str, Any]:

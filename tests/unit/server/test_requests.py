@@ -75,13 +75,72 @@ def test_places_do_not_overlap() -> None:
     assert not (set(REFUSED) | set(INERT)) & set(ChatRequest.model_fields)
 
 
-@pytest.mark.parametrize("name", sorted(REFUSED))
+ASKING: dict[str, tuple[tuple[Any, ...], tuple[Any, ...]]] = {
+    # field: values that ask for nothing, and values that come near them and do ask
+    "add_generation_prompt": ((True,), (False,)),
+    "add_special_tokens": ((False,), (True,)),
+    "allowed_token_ids": ((), ([], [1])),
+    "audio": ((), ({},)),
+    "bad_words": (([],), (["a"],)),
+    "best_of": ((1,), (2, 0)),
+    "chat_template": ((), ("",)),
+    "continue_final_message": ((False,), (True,)),
+    "documents": (([],), ([{}],)),
+    "early_stopping": ((False,), (True,)),
+    "ec_transfer_params": ((), ({},)),
+    "echo": ((False,), (True,)),
+    "function_call": (("none",), ("auto", {"name": "f"})),
+    "functions": (([],), ([{}],)),
+    "ignore_eos": ((False,), (True,)),
+    "include_stop_str_in_output": ((False,), (True,)),
+    "kv_transfer_params": ((), ({},)),
+    "length_penalty": ((1.0, 1), (1.01, 0)),
+    "logit_bias": (({},), ({"1": 0},)),
+    "logprob_token_ids": (([],), ([1],)),
+    "media_io_kwargs": (({},), ({"a": 1},)),
+    "min_tokens": ((0,), (1, 2, -1)),
+    "mm_payload": (("tensors",), ("none",)),
+    "mm_processor_kwargs": (({},), ({"a": 1},)),
+    "modalities": ((["text"],), (["text", "audio"], [])),
+    "moderation": ((), ("auto", False)),
+    "prediction": ((), ({},)),
+    "prompt_logprobs": ((), (0, 1)),
+    "repetition_detection": ((), ({},)),
+    "return_mm_kwargs": ((True,), (False,)),
+    "return_prompt_text": ((False,), (True,)),
+    "return_token_ids": ((False,), (True,)),
+    "return_token_offsets": ((False,), (True,)),
+    "return_tokens_as_token_ids": ((False,), (True,)),
+    "routed_experts_prompt_start": ((0,), (1,)),
+    "service_tier": (("auto", "default"), ("flex", "priority")),
+    "skip_special_tokens": ((True,), (False,)),
+    "spaces_between_special_tokens": ((True,), (False,)),
+    "stop_token_ids": (([],), ([2],)),
+    "store": ((False,), (True,)),
+    "thinking_token_budget": ((), (0, 1)),
+    "truncate_prompt_tokens": ((), (-1, 1)),
+    "truncation_side": ((), ("left",)),
+    "use_beam_search": ((False,), (True,)),
+    "verbosity": ((), ("medium",)),
+    "vllm_xargs": (({},), ({"a": 1},)),
+    "watermarking": ((False,), (True,)),
+    "web_search_options": ((), ({},)),
+}
+
+
+def test_every_refused_field_is_tried() -> None:
+    assert set(ASKING) == set(REFUSED)
+
+
+@pytest.mark.parametrize("name", sorted(ASKING))
 def test_refused_fields_say_so_and_their_neutral_values_pass(name: str) -> None:
-    with pytest.raises(RequestError, match=name) as caught:
-        read_request({**BODY, name: "asks for something"})
-    assert caught.value.param == name
-    for neutral in (None, *REFUSED[name][0]):
-        assert read_request({**BODY, name: neutral}) == read_request(BODY)
+    neutral, asking = ASKING[name]
+    for value in ("asks for something", *asking):
+        with pytest.raises(RequestError, match=f"^{name} is not supported for gated requests; ") as caught:
+            read_request({**BODY, name: value})
+        assert caught.value.param == name
+    for value in (None, *neutral):
+        assert read_request({**BODY, name: value}) == read_request(BODY)
 
 
 @pytest.mark.parametrize("name", sorted(INERT))
