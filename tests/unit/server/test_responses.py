@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import AsyncIterator
+from dataclasses import replace
 from typing import Any
 
 import openai
@@ -14,6 +15,7 @@ from pydantic import TypeAdapter
 from mirl_client import evidence
 from mirl_core.engines.fake import FakeEngine
 from mirl_core.errors import EngineError
+from mirl_server.apis.responses_voice import _usage
 from tests.unit.server.api_cases import (
     SMALL,
     input_image,
@@ -23,6 +25,7 @@ from tests.unit.server.api_cases import (
     serving,
 )
 from tests.unit.server.conftest import Build, Harness
+from tests.unit.server.test_protocol import CHAIN, RESULT
 
 ASKED = responses_body()
 MIRL = {"mirl": SMALL}
@@ -36,6 +39,20 @@ async def client(server: Harness) -> AsyncIterator[AsyncOpenAI]:
 
 def openai_client(url: str) -> AsyncOpenAI:
     return AsyncOpenAI(base_url=f"{url}/v1", api_key="none", max_retries=0, timeout=20)
+
+
+def test_tokens_outside_the_answers_own_chain_are_reasoning() -> None:
+    """Of ten sampled tokens five are the chain's that the answer stands in."""
+    assert _usage(RESULT) == {
+        "input_tokens": 11,
+        "input_tokens_details": {"cached_tokens": 0, "cache_write_tokens": 0},
+        "output_tokens": 10,
+        "output_tokens_details": {"reasoning_tokens": 5},
+        "total_tokens": 21,
+    }
+    assert _usage(replace(RESULT, representative=replace(CHAIN, tokens=7)))["output_tokens_details"] == {
+        "reasoning_tokens": 3
+    }
 
 
 async def test_a_gated_answer(client: AsyncOpenAI, server: Harness) -> None:
