@@ -123,10 +123,11 @@ async def test_a_timeout_ends_the_wait(build: Build) -> None:
 
 
 @pytest.mark.parametrize(
-    ("timeout", "waited", "left"), [(20.0, 7.5, 12.5), (20.0, 20.0, 0.001), (20.0, 0.0, 20.0), (None, 7.5, None)]
+    ("limit", "waited", "left"),
+    [(20.0, 7.5, 12.5), (20.0, 20.0, 0.001), (20.0, 0.0, 20.0), (None, 7.5, None)],
 )
 async def test_the_wait_counts_in_the_timeout(
-    build: Build, monkeypatch: pytest.MonkeyPatch, timeout: float | None, waited: float, left: float | None
+    build: Build, monkeypatch: pytest.MonkeyPatch, limit: float | None, waited: float, left: float | None
 ) -> None:
     """The turn comes after `waited` seconds, and the pipeline has the rest."""
     harness = build(FakeEngine(SLOW))
@@ -141,7 +142,7 @@ async def test_the_wait_counts_in_the_timeout(
 
     monkeypatch.setattr(Pipeline, "run", watched)
     async with service.admit(Caller(), 3):
-        asked = asyncio.create_task(harness.ask(mirl={"descriptions": 2, "keep": 1, "timeout": timeout}))
+        asked = asyncio.create_task(harness.ask(mirl={"descriptions": 2, "keep": 1, "timeout": limit}))
         await until(lambda: admission.queued("gated") == 1)
         assert given == []
         clock[0] = waited

@@ -221,6 +221,17 @@ async def test_rotation_without_a_restart(tmp_path: Path) -> None:
         assert (await http.get("/metrics", headers=bearer("a"))).status_code == 401
 
 
+async def test_reading_is_not_counted() -> None:
+    app = tiny()
+    guarded(app, keys(requests_per_minute=2, concurrent=2))
+    async with client(app, headers=bearer()) as http:
+        left = [
+            (await http.request(method, "/v1/completions")).headers["x-ratelimit-remaining-requests"]
+            for method in ("GET", "HEAD", "OPTIONS", "POST", "GET", "PUT")
+        ]
+    assert left == ["2", "2", "2", "1", "1", "0"]
+
+
 async def test_without_keys_everybody_may_ask_under_the_default_limits() -> None:
     app = tiny()
     guarded(app, limits={"requests_per_minute": 1})

@@ -13,8 +13,8 @@ from anthropic import AsyncAnthropic
 from fastapi import FastAPI
 from starlette.responses import JSONResponse, Response
 
-from mirl_core.errors import EngineError
-from mirl_server.error_shapes import error_object, is_messages
+from mirl_core.errors import EngineError, ImageError
+from mirl_server.error_shapes import ErrorShapes, error_object, is_messages
 from mirl_server.guard import guard
 from mirl_server.logs import LogSettings
 from mirl_server.request_log import RequestLog
@@ -141,6 +141,85 @@ async def test_refusals_of_the_connection_too(server: Harness, sent: bytes, stat
         told, body = await answer(reader)
     assert told == status
     assert (json.loads(body)["type"], json.loads(body)["error"]["type"]) == ("error", kind)
+
+
+TYPES = {
+    400: "invalid_request_error", 401: "authentication_error", 403: "permission_error",
+    404: "not_found_error", 408: "timeout_error", 413: "request_too_large", 429: "rate_limit_error",
+    431: "request_too_large", 503: "overloaded_error", 504: "timeout_error",
+    # Others, by their hundred.
+    405: "invalid_request_error", 422: "invalid_request_error", 499: "invalid_request_error",
+    500: "api_error", 501: "api_error", 502: "api_error",
+}  # fmt: skip
+
+
+async def shaped(
+    path: str, status: int, body: bytes, kind: str = "application/json", parts: int = 1, **scope: Any
+) -> tuple[int, dict[str, str], bytes, int]:
+    """Status, headers, body and number of body messages of an answer on its way out."""
+    sent: list[Any] = []
+
+    async def send(message: Any) -> None:
+        sent.append(message)
+
+    async def app(scope: Any, receive: Any, send: Any) -> None:
+        length = str(len(body)).encode()
+        headers = [(b"content-type", kind.encode()), (b"content-length", length), (b"x", b"y")]
+        await send({"type": "http.response.start", "status": status, "headers": headers})
+        size = len(body) // parts or 1
+        for number in range(parts):
+            last = number == parts - 1
+            piece = body[number * size :] if last else body[number * size : (number + 1) * size]
+            await send({"type": "http.response.body", "body": piece, "more_body": not last})
+
+    await ErrorShapes(app)({"type": "http", "path": path, **scope}, None, send)  # type: ignore[arg-type]
+    start, *bodies = sent
+    headers = {name.decode(): value.decode() for name, value in start["headers"]}
+    return start["status"], headers, b"".join(one["body"] for one in bodies), len(bodies)
+
+
+@pytest.mark.parametrize("status", sorted(TYPES))
+@pytest.mark.parametrize("parts", [1, 3])
+async def test_each_status_has_its_type(status: int, parts: int) -> None:
+    for told, said in ((VLLMS, "body.max_tokens: no"), ({"detail": "no"}, "no"), ({"detail": [1]}, "[1]")):
+        body = json.dumps(told).encode()
+        code, headers, out, count = await shaped("/v1/messages", status, body, parts=parts)
+        assert json.loads(out) == {"type": "error", "error": {"type": TYPES[status], "message": said}}
+        assert (code, headers["content-length"], headers["x"], count) == (status, str(len(out)), "y", 1)
+        if "detail" in told:
+            _, _, out, _ = await shaped("/v1/completions", status, body, parts=parts)
+            kind = "invalid_request_error" if status < 500 else "server_error"
+            assert json.loads(out) == {"error": {"message": said, "type": kind, "param": None, "code": None}}
+
+
+@pytest.mark.parametrize(
+    ("path", "status", "kind", "told"),
+    [
+        ("/v1/messages", 200, "application/json", {"detail": "no"}),
+        ("/v1/messages", 399, "application/json", {"detail": "no"}),
+        ("/v1/messages", 400, "text/plain", {"detail": "no"}),
+        ("/v1/messages", 400, "application/json", {"error": "no"}),
+        ("/v1/messages", 400, "application/json", ["detail"]),
+        ("/v1/messages", 400, "application/json", {"type": "error", "error": {"type": "not_found_error"}}),
+        ("/v1/completions", 400, "application/json", {"error": {"message": "no"}}),
+    ],
+)
+async def test_what_passes_untouched(path: str, status: int, kind: str, told: Any) -> None:
+    body = json.dumps(told).encode()
+    for parts in (1, 2):
+        code, headers, out, _ = await shaped(path, status, body, kind, parts)
+        assert (code, headers["content-length"], out) == (status, str(len(body)), body)
+    assert (await shaped(path, status, b"{", kind))[2] == b"{"
+
+
+async def test_a_prefix_is_no_part_of_the_path() -> None:
+    body = json.dumps({"detail": "no"}).encode()
+    _, _, out, _ = await shaped("/api/v1/messages", 404, body, root_path="/api")
+    assert json.loads(out)["error"]["type"] == "not_found_error"
+    param = ImageError("bad", param="messages[0]")
+    assert error_object(param, "/v1/messages")["error"]["message"] == "messages[0]: bad"
+    named = ImageError("messages[0] is bad", param="messages[0]")
+    assert error_object(named, "/v1/messages")["error"]["message"] == "messages[0] is bad"
 
 
 @pytest.mark.parametrize(

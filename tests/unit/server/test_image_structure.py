@@ -1,4 +1,4 @@
-"""A file's outline: the formats known by their first bytes, and the exact bounds on what may stand in a file."""
+"""A file's outline: formats by their first bytes, and the exact bounds on what may stand in a file."""
 
 from __future__ import annotations
 
@@ -192,7 +192,14 @@ def test_how_far_a_picture_may_be_blown_up(given: object, allowed: bool) -> None
 
 @pytest.mark.parametrize(
     ("url", "remote"),
-    [("http://a", True), ("HTTPS://a", True), ("httpx://a", True), ("data:,", False), ("htt", False), ("", False)],
+    [
+        ("http://a", True),
+        ("HTTPS://a", True),
+        ("httpx://a", True),
+        ("data:,", False),
+        ("htt", False),
+        ("", False),
+    ],
 )
 def test_which_urls_are_fetched(url: str, remote: bool) -> None:
     assert is_remote(url) is remote

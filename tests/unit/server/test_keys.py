@@ -55,7 +55,56 @@ def test_names_keys_and_limits() -> None:
     "text", [f"{ONE}\n{TWO}", f"- {ONE}\n- {TWO}", f"{ONE},{TWO}", f"# first\n{ONE}\n{TWO}\n"]
 )
 def test_keys_alone_get_numbers(text: str) -> None:
-    assert list(parsed(text)) == ["key-1", "key-2"]
+    keys = parse_keys(text, KeyLimits(), "keys")
+    assert [key.name for key in keys] == ["key-1", "key-2"]
+    assert [find(keys, secret.encode()) for secret in (ONE, TWO)] == list(keys)
+
+
+UNKNOWN_FIELD = (
+    "keys, entry 1: unknown field; known are key, keys, requests_per_minute, tokens_per_minute, "
+    "concurrent, weight"
+)
+
+
+@pytest.mark.parametrize(
+    ("text", "says"),
+    [
+        ("", "keys: has no keys; write one `name: key` a line"),
+        (f"a: {ONE}\nb: short-secret",
+         "keys, entry 2: a key is 16 or more visible ASCII characters (openssl rand -hex 32)"),
+        (f"a: {'x' * 15}",
+         "keys, entry 1: a key is 16 or more visible ASCII characters (openssl rand -hex 32)"),
+        (f"a b: {ONE}", "keys, entry 1: a name has 1 to 64 letters, digits, '.', '_' or '-'"),
+        (f"a: {ONE}\nanonymous: {TWO}",
+         "keys, entry 2: a name has 1 to 64 letters, digits, '.', '_' or '-'"),
+        (f"a: {{key: {ONE}, requests: 3}}",
+         UNKNOWN_FIELD),
+        (f"a: {{key: {ONE}, weight: 0}}", "keys, entry 1: weight: Input should be greater than 0"),
+        (f"a: {ONE}\na: {TWO}", "keys: a name occurs twice; give one name several keys as `keys: […]`"),
+        (f"a: {ONE}\nb: {ONE}",
+         "keys: a name or a key occurs twice (environment and --api-key included)"),
+        (f"a: {ONE}\nb: [", "keys, line 2: not readable as YAML"),
+    ],
+)  # fmt: skip
+def test_the_entry_and_the_remedy_are_named(text: str, says: str) -> None:
+    with pytest.raises(ConfigError) as caught:
+        parsed(text)
+    assert caught.value.message == says
+
+
+@pytest.mark.parametrize(("name", "secret"), [("n" * 64, "s" * 16), ("a.b_c-d", "!~" * 8), ("0", "s" * 4096)])
+def test_the_longest_names_and_the_shortest_keys(name: str, secret: str) -> None:
+    (key,) = parse_keys(f"{name}: '{secret}'", KeyLimits(), "keys")
+    assert find([key], secret.encode()) is key
+    for wrong in (f"{'n' * 65}: {ONE}", f"a: {'s' * 4097}", f"a: '{ONE} x'"):
+        with pytest.raises(ConfigError):
+            parsed(wrong)
+
+
+@pytest.mark.parametrize("word", ["", "~", "null", "none", "None", "unlimited"])
+def test_a_key_may_be_without_a_limit_that_others_have(word: str) -> None:
+    limits = parsed(f"a: {{key: {ONE}, concurrent: '{word}'}}", concurrent=3, tokens_per_minute=9)["a"]
+    assert limits == KeyLimits(concurrent=None, tokens_per_minute=9)
 
 
 @pytest.mark.parametrize(
@@ -148,18 +197,26 @@ async def test_a_broken_file_leaves_the_keys_and_one_line(
     assert find(ring.keys, TWO.encode()) is not None
 
 
-async def test_the_file_is_looked_at_once_in_a_while(tmp_path: Path) -> None:
-    now = 0.0
+async def test_the_file_is_looked_at_once_in_a_while(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    now = 50.0
     file = tmp_path / "keys"
     file.write_text(f"a: {ONE}")
-    ring = Keyring(file, interval=1, clock=lambda: now)
+    ring = Keyring(file, clock=lambda: now)  # once a second
     file.write_text(f"a: {TWO}")
-    now = 0.9
+    now = 50.96875
     await ring.refresh()
     assert find(ring.keys, TWO.encode()) is None
-    now = 1.1
-    await ring.refresh()
+    now = 51.0
+    with caplog.at_level(logging.INFO, "mirl_server"):
+        await ring.refresh()
     assert find(ring.keys, TWO.encode()) is not None
+    assert caplog.messages == ["read the API keys again: 1 names"]
+    file.write_text(f"b: {ONE}")
+    now = 51.96875
+    await ring.refresh()
+    assert ring.keys[0].name == "a"
 
 
 def test_keys_from_everywhere_together(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -215,9 +215,7 @@ def test_events_by_their_names_and_fields(event: Event, told: dict[str, Any]) ->
     assert choice["finish_reason"] == ("stop" if isinstance(event, Finished) else None)
 
 
-@pytest.mark.parametrize(
-    ("ended", "reason"), [("stop", "stop"), ("length", "length"), ("abort", "length")]
-)
+@pytest.mark.parametrize(("ended", "reason"), [("stop", "stop"), ("length", "length"), ("abort", "length")])
 @pytest.mark.parametrize("named", [False, True])
 def test_how_a_choice_ends(ended: FinishReason, reason: str, named: bool) -> None:
     result = replace(RESULT, finish_reason=ended)
@@ -250,7 +248,10 @@ def test_a_completion_field_by_field() -> None:
 
 
 def test_tokens_as_json() -> None:
-    tokens = (ContentToken(1, "é", -0.5, (("é", -0.5), ("x", -math.inf))), ContentToken(2, "\ud800", -10_000.0))
+    tokens = (
+        ContentToken(1, "é", -0.5, (("é", -0.5), ("x", -math.inf))),
+        ContentToken(2, "\ud800", -10_000.0),
+    )
     assert logprobs_json(tokens) == {
         "content": [
             {"token": "é", "logprob": -0.5, "bytes": [195, 169],

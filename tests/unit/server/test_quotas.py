@@ -61,7 +61,9 @@ async def test_too_many_at_the_same_time_may_try_again_at_once() -> None:
     quotas, limits = Quotas(refused=lambda *what: refused.append(what)), KeyLimits(concurrent=2)
     async with quotas.use("a", limits), quotas.use("a", limits):
         assert quotas.running["a"] == 2
-        with pytest.raises(RateLimitError, match="may use 2 requests at the same time; try again in 1 s") as caught:
+        with pytest.raises(
+            RateLimitError, match="may use 2 requests at the same time; try again in 1 s"
+        ) as caught:
             await use(quotas, limits)
         assert caught.value.retry_after == 1
         await use(quotas, limits, "another")

@@ -1,4 +1,4 @@
-"""How long a wait is said to be, on a clock that the test holds; and the streams' and connections' patience."""
+"""How long a wait is said to be, on a clock that the test holds; how long bodies and clients are borne."""
 
 from __future__ import annotations
 
@@ -158,7 +158,9 @@ class Timers:
         loop = asyncio.get_running_loop()
         call_later = loop.call_later
 
-        def watched(delay: float, callback: Callable[..., Any], *what: Any, **how: Any) -> asyncio.TimerHandle:
+        def watched(
+            delay: float, callback: Callable[..., Any], *what: Any, **how: Any
+        ) -> asyncio.TimerHandle:
             name = getattr(callback, "__name__", "")
             if name in ("_out_of_patience", "abort"):
                 self.set.append((name, delay))
@@ -216,7 +218,7 @@ async def test_how_long_a_body_may_take(monkeypatch: pytest.MonkeyPatch, read: i
     async def receive() -> Any:
         if parts:
             return parts.pop()
-        await asyncio.Event().wait()
+        return await asyncio.Event().wait()
 
     async def send(message: Any) -> None:
         sent.append(message)
