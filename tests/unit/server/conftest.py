@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import io
 import json
+import time
 from collections.abc import AsyncIterator, Callable
 from dataclasses import dataclass, field
 from typing import Any
@@ -138,3 +139,11 @@ async def server() -> AsyncIterator[Harness]:
 @pytest.fixture
 def build() -> Callable[..., Harness]:
     return make_harness
+
+
+@pytest.fixture
+def now(monkeypatch: pytest.MonkeyPatch) -> list[float]:
+    """The time of day, by which windows of quotas are counted; it stands still but for the test."""
+    clock = [1_000_000.0]
+    monkeypatch.setattr(time, "time", lambda: clock[0])
+    return clock

@@ -6,7 +6,7 @@ import asyncio
 import random
 from collections import Counter
 from collections.abc import AsyncIterator
-from contextlib import AsyncExitStack, asynccontextmanager
+from contextlib import asynccontextmanager
 from typing import Any
 
 import pytest
@@ -314,15 +314,6 @@ async def test_draining() -> None:
         await many.end("one")
         assert running.exception() is None
     assert refused == [("draining", "a")] * 2
-
-
-async def test_the_wait_is_told() -> None:
-    admission = make(3, plain_share=0.01)
-    async with AsyncExitStack() as stack:
-        assert await stack.enter_async_context(admission.admit("a", 2)) < 0.05
-        asyncio.get_running_loop().call_later(0.1, lambda: asyncio.ensure_future(stack.aclose()))
-        async with admission.admit("a", 2) as waited:
-            assert 0.05 < waited < 2
 
 
 async def test_nothing_leaks_over_a_thousand_requests() -> None:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import json
 import math
-import time
 from typing import Any
 
 import pytest
@@ -15,14 +14,6 @@ from mirl_server.guard_settings import AccessSettings, AdmissionSettings, HTTPSe
 from mirl_server.protocol import error_response
 from mirl_server.quotas import Quotas, TokenMeter
 from mirl_server.settings import ServerSettings
-
-
-@pytest.fixture
-def now(monkeypatch: pytest.MonkeyPatch) -> list[float]:
-    """The time by which windows are counted."""
-    clock = [1_000_000.0]
-    monkeypatch.setattr(time, "time", lambda: clock[0])
-    return clock
 
 
 async def use(quotas: Quotas, limits: KeyLimits, name: str = "a") -> None:

@@ -108,6 +108,21 @@ async def test_a_keys_own_line_moves_at_its_share() -> None:
             one.cancel()
 
 
+async def test_the_wait_is_told() -> None:
+    now = [100.0]
+    admission = make(now, 3, max_queue=9)
+
+    async def wait() -> float:
+        async with admission.admit("a", 2) as waited:
+            return waited
+
+    async with admission.admit("a", 2) as at_once:
+        waiting = asyncio.create_task(wait())
+        await until(lambda: admission.queued("gated") == 1)
+        now[0] += 7.5
+    assert (at_once, await waiting) == (0, 7.5)
+
+
 async def test_draining_names_a_time() -> None:
     admission = make([0.0])
     admission.drain()
