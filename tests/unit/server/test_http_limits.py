@@ -278,10 +278,9 @@ async def test_a_closed_socket_frees_everything_at_once(build: Build, stream: bo
         async with asyncio.timeout(5):
             await until(lambda: harness.engine.running == 3)
             assert harness.service.admission.running("gated") > 0
-            left = asyncio.get_running_loop().time()
             writer.close()
+            # Long before anything else would end it: the engine has half a minute to go.
             await until(lambda: harness.engine.running == 0)
-            assert asyncio.get_running_loop().time() - left < 0.2
             await until(lambda: not quotas.running)
     assert harness.service.admission.running("gated") == 0
 
