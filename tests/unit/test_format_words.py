@@ -27,7 +27,8 @@ def call_schema(name: str, arguments: Mapping[str, Any]) -> dict[str, Any]:
 
 TOOLS = {
     "paint": {
-        "type": "object", "properties": {"c": {"$ref": "#/$defs/colour"}}, "$defs": {"colour": {"enum": ["ä"]}},
+        "type": "object", "properties": {"c": {"$ref": "#/$defs/colour"}},
+        "$defs": {"colour": {"enum": ["ä"]}},
     },
     "wait": {},
     "go": {"type": "object", "$defs": {"way": {"type": "string"}}},
