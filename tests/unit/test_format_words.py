@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import pytest
@@ -12,6 +12,7 @@ from mirl_core.answers import Extract
 from mirl_core.config import Tags
 from mirl_core.formats import AnswerFormat, FreeCalls, calls_of, json_schema, one_of, read_calls
 
+Make = Callable[[], AnswerFormat]
 TAGS = Tags(description=("[D]", "[/D]"), reasoning=("[R]", "[/R]"), answer=("[A]", "[/A]"))
 ANY_OBJECT = {"type": "json_schema", "json_schema": {"type": "object"}}
 
@@ -61,12 +62,17 @@ PLAIN_CALL = {
 
 
 @pytest.mark.parametrize(
-    ("form", "content", "is_json", "calls"),
+    ("make", "content", "is_json", "calls"),
     [
-        (json_schema(None), ANY_OBJECT, True, False),
-        (json_schema({"type": "ä"}), {"type": "json_schema", "json_schema": {"type": "ä"}}, True, False),
+        (lambda: json_schema(None), ANY_OBJECT, True, False),
         (
-            one_of(["red", "blau ü"]),
+            lambda: json_schema({"type": "ä"}),
+            {"type": "json_schema", "json_schema": {"type": "ä"}},
+            True,
+            False,
+        ),
+        (
+            lambda: one_of(["red", "blau ü"]),
             {
                 "type": "or",
                 "elements": [
@@ -77,11 +83,12 @@ PLAIN_CALL = {
             False,
             False,
         ),
-        (calls_of(TOOLS, 3), CALLS, True, True),
-        (calls_of({"wait": {}}, 1), PLAIN_CALL, True, True),
+        (lambda: calls_of(TOOLS, 3), CALLS, True, True),
+        (lambda: calls_of({"wait": {}}, 1), PLAIN_CALL, True, True),
     ],
 )
-def test_structural_tags(form: AnswerFormat, content: Any, is_json: bool, calls: bool) -> None:
+def test_structural_tags(make: Make, content: Any, is_json: bool, calls: bool) -> None:
+    form = make()
     assert (form.is_json, form.calls) == (is_json, calls)
     assert json.loads(form.alone()) == {"type": "structural_tag", "format": content}
     assert json.loads(form.after_description(TAGS)) == {
@@ -99,24 +106,25 @@ def test_structural_tags(form: AnswerFormat, content: Any, is_json: bool, calls:
 
 
 @pytest.mark.parametrize(
-    ("form", "text", "finished", "alone", "expected"),
+    ("make", "text", "finished", "alone", "expected"),
     [
-        (json_schema(None), "[R]so[/R][A]{}[/A]", True, False, Extract("so", "{}", 12)),
-        (json_schema(None), "[D][R]so[/R][/D] [A] {}", True, False, Extract("so", "{}", 21)),
-        (json_schema(None), "[A]{}[/A][A]", True, False, Extract("", None)),
-        (json_schema(None), "[A]{}[/A]", True, True, Extract("", None)),
-        (json_schema(None), "[R]so[/R][A]{}[/A]", False, False, Extract("so", None)),
-        (json_schema(None), "  {}\n", True, True, Extract("", "{}", 2)),
-        (json_schema(None), "{}", False, True, Extract("", None)),
-        (json_schema(None), "", True, True, Extract("", None)),
-        (json_schema(None), "[R] no answer [/R]", True, False, Extract("no answer", None)),
-        (one_of(["red"]), "[A]red[A][/A]", True, False, Extract("", "red[A]", 3)),
-        (one_of(["red"]), " red", True, True, Extract("", "red", 1)),
-        (calls_of(TOOLS, 3), "so[A] [1]", True, False, Extract("so", "[1]", 6, calls=True)),
+        (lambda: json_schema(None), "[R]so[/R][A]{}[/A]", True, False, Extract("so", "{}", 12)),
+        (lambda: json_schema(None), "[D][R]so[/R][/D] [A] {}", True, False, Extract("so", "{}", 21)),
+        (lambda: json_schema(None), "[A]{}[/A][A]", True, False, Extract("", None)),
+        (lambda: json_schema(None), "[A]{}[/A]", True, True, Extract("", None)),
+        (lambda: json_schema(None), "[R]so[/R][A]{}[/A]", False, False, Extract("so", None)),
+        (lambda: json_schema(None), "  {}\n", True, True, Extract("", "{}", 2)),
+        (lambda: json_schema(None), "{}", False, True, Extract("", None)),
+        (lambda: json_schema(None), "", True, True, Extract("", None)),
+        (lambda: json_schema(None), "[R] no answer [/R]", True, False, Extract("no answer", None)),
+        (lambda: one_of(["red"]), "[A]red[A][/A]", True, False, Extract("", "red[A]", 3)),
+        (lambda: one_of(["red"]), "[A] [/A]", True, False, Extract("", None)),
+        (lambda: one_of(["red"]), " red", True, True, Extract("", "red", 1)),
+        (lambda: calls_of(TOOLS, 3), "so[A] [1]", True, False, Extract("so", "[1]", 6, calls=True)),
     ],
 )
-def test_what_is_read(form: AnswerFormat, text: str, finished: bool, alone: bool, expected: Extract) -> None:
-    assert form.read(text, TAGS, finished, alone) == expected
+def test_what_is_read(make: Make, text: str, finished: bool, alone: bool, expected: Extract) -> None:
+    assert make().read(text, TAGS, finished, alone) == expected
 
 
 def words(text: str) -> list[tuple[str, str]]:

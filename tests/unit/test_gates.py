@@ -225,4 +225,6 @@ def test_a_mass_is_reached_within_rounding_and_no_more() -> None:
     assert mass_prefix([0.0, 0.0], 0.5) == 1
     assert mass_prefix([0.0, 0.0], 0.5 * (1 + 0.9e-12)) == 1
     assert mass_prefix([0.0, 0.0], 0.5 * (1 + 1.5e-12)) == 2
+    assert mass_prefix([0.0, 0.0], 0.5 / (1 - 1e-12)) == 1
     assert mass_prefix([0.1 * -place for place in range(50)], 1.0) == 50
+    assert mass_prefix([5.0], 0.5) == mass_prefix([1000.0, 0.0], 0.5) == 1

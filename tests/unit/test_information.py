@@ -219,6 +219,8 @@ def test_information_share_is_theils_coefficient_of_the_table(seed: int) -> None
         ([-math.inf, -1.0], [-1.0, -math.inf], 0),
         ([-1.0, 0.0], [-1.0, -3.0], 0.75),
         ([-9.0], [-3.0], 0),
+        ([-0.25], [-0.5], 0.5),
+        ([0.5], [-1.0], 1),
     ],
 )
 def test_information_share_at_its_edges(logprobs: list[float], marginals: list[float], share: float) -> None:
@@ -297,7 +299,9 @@ def test_the_reference_estimator_in_numbers() -> None:
     combined = ReferenceEstimator().combine([[math.log(0.5), math.log(0.2)], [math.log(0.1), math.log(0.4)]])
     assert combined == pytest.approx((math.log(0.3), math.log((0.1 + 0.04) / 2 / 0.3)), abs=NATS)
     assert all(type(value) is float for value in combined)
-    for table in ([], [-1.0], [[[-1.0]]]):
+    small = np.full((1, 3), -1e-3, dtype=np.float32)
+    assert ReferenceEstimator().combine(small) == pytest.approx(small[0].tolist(), rel=1e-12)  # type: ignore[arg-type]
+    for table in ([], [-1.0], [[[-1.0]]], np.empty((0, 3))):
         with pytest.raises(ValueError, match="expected"):
             ReferenceEstimator().combine(table)  # type: ignore[arg-type]
 
@@ -314,7 +318,10 @@ def test_token_mi_leaves_its_arguments_alone() -> None:
     for weight in (0.0, 1.0):
         token_mi(logprobs, [-2.0, -2.0], weight)[0] = 99.0
     assert logprobs.tolist() == [-1.0, -3.0]
-    assert token_mi([-1, -2], [-3, -4]).dtype == np.float64
+    for weight in (0.0, 1.0):
+        for kind in (np.int64, np.float32):
+            given_ = np.array([-1, -2], dtype=kind)
+            assert token_mi(given_, given_, weight).dtype == np.float64
     assert token_mi([-1.0], [-4.0]).tolist() == [3.0]
 
 

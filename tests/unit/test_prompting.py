@@ -77,6 +77,7 @@ def test_the_first_stop_string_cuts_the_answer() -> None:
         (("a", " cat", "</description>"), "stop", None, 2, "a cat"),
         (("a", " cat", "</description>", " x"), "length", None, 2, "a cat"),
         (("a", " cat"), "stop", "unparsable", 2, "a cat"),
+        (("a", " cat", ""), "stop", "unparsable", 3, "a cat"),
         (("a", " cat"), "length", "truncated", 2, "a cat"),
         (("a", " cat"), "abort", "truncated", 2, "a cat"),
         ((" ", "\n", "</description>"), "stop", "empty", 2, ""),

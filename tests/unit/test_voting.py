@@ -339,3 +339,36 @@ def test_a_group_is_named_by_its_first_chain_and_names_that_coincide_share_a_cou
     vote = won([chain(0, 0, "yes"), chain(1, 0, "[yes]"), chain(2, 0, "yes")], "majority").vote
     assert vote is not None
     assert (vote.share, dict(vote.counts)) == (pytest.approx(2 / 3), {"yes": 3.0})
+
+
+@pytest.mark.parametrize(
+    ("winner", "rival", "outstanding", "certain"),
+    [
+        # Two against two is all that can come of it: the best description of each side decides.
+        ([9.0, 0.0], [1.0], [1.0], True),
+        ([1.0, 1.0], [9.0], [0.0], False),
+        ([1.0, 1.0], [0.0], [9.0], False),
+        ([1.0, 1.0], [0.0], [0.0], True),
+    ],
+)
+def test_a_tie_that_may_come_goes_to_the_side_with_the_best_description(
+    winner: list[float], rival: list[float], outstanding: list[float], certain: bool
+) -> None:
+    done = [chain(i, 0, "4", score) for i, score in enumerate(winner)]
+    done += [chain(5 + i, 0, "5", score) for i, score in enumerate(rival)]
+    pending = [Pending(8 + i, 0, score) for i, score in enumerate(outstanding)]
+    assert decided(done, pending, "majority") is certain
+    joined = [*done, *(chain(one.description, one.fork, "5", one.score) for one in pending)]
+    assert (won(joined, "majority").representative.answer == "4") is certain
+    assert (won(joined[::-1], "majority").representative.answer == "4") is certain
+
+
+def test_best_waits_for_every_better_chain_and_rules_have_names() -> None:
+    done = [chain(1, 0, "4", 1.0)]
+    assert not decided(done, [Pending(0, 0, 0.5), Pending(2, 0, 1.5)], "best")
+    assert {name: won(done, name).aggregation for name in AGGREGATORS} == {name: name for name in AGGREGATORS}
+
+
+def test_a_tie_within_rounding_is_decided_once_nothing_is_outstanding() -> None:
+    done = [chain(0, 0, "4", math.log(2)), chain(1, 0, "5", 0.7e-9), chain(1, 1, "5", 0.7e-9)]
+    assert decided(done, [], "mi_weighted")
