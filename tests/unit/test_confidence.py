@@ -41,6 +41,10 @@ def made(index: int, *content: int, reason: str | None = None) -> Description:
 def test_an_example() -> None:
     assert probability(CALIBRATION, 1.0, 0.5) == pytest.approx(1 / (1 + math.exp(-1.0)))
     assert probability(CALIBRATION, 0.0, 0.0) == pytest.approx(1 / (1 + math.e))
+    for logit in (29.5, 30.0, 31.0, 1e9):
+        extreme = Calibration(intercept=0, vote_share=logit, distinct_share=-logit)
+        assert probability(extreme, 1.0, 0.0) == 1 / (1 + math.exp(-min(logit, 30.0)))
+        assert probability(extreme, 0.0, 1.0) == 1 / (1 + math.exp(min(logit, 30.0)))
 
 
 @given(WEIGHTS, WEIGHTS, WEIGHTS, SHARES, SHARES)
@@ -122,12 +126,25 @@ def test_a_changed_option_is_another_vote() -> None:
 
 
 @pytest.mark.parametrize(
-    "changed", [{"temperature": 0.5}, {"top_p": 0.9}, {"top_k": 5}, {"min_p": 0.1}, {"presence_penalty": 1.0}]
+    "changed",
+    [
+        {"temperature": 0.5},
+        {"top_p": 0.9},
+        {"top_k": 5},
+        {"min_p": 0.1},
+        {"presence_penalty": 1.0},
+        {"repetition_penalty": 1.1},
+        {"frequency_penalty": 0.1},
+        {"structure": "{}"},
+    ],
 )
 def test_another_distribution_is_another_vote(changed: dict[str, float]) -> None:
     assert calibration_for(SETTINGS, OPTIONS, replace(SAMPLING, **changed)) is None  # type: ignore[arg-type]
-    same = replace(SAMPLING, max_tokens=7, seed=None, stop=("x",), alternatives=3)
+    same = replace(SAMPLING, max_tokens=7, seed=None, stop=("x",), alternatives=3, top_logprobs=2)
     assert calibration_for(SETTINGS, OPTIONS, same) == CALIBRATION
+    cool = SETTINGS.model_copy(update={"temperature": 0.25})
+    assert calibration_for(cool, OPTIONS, replace(SAMPLING, temperature=0.25)) == CALIBRATION
+    assert calibration_for(cool, OPTIONS, SAMPLING) is None
 
 
 def engine() -> FakeEngine:

@@ -204,3 +204,27 @@ def test_invariants(
     if distinct:
         contents = [one.token_ids[: one.content_tokens] for one in usable]
         assert len(set(contents)) == len(contents)
+
+
+def test_what_an_earlier_selection_left_is_forgotten() -> None:
+    stale = replace(description(0, None, reason="empty"), score=9.0, kept=True)
+    chosen = select([stale, replace(description(1, 2.0), score=9.0, kept=True)], MIRLOptions(keep=1), None)
+    assert [(one.score, one.kept, one.reason) for one in chosen] == [
+        (None, False, "empty"),
+        (1.0, True, None),
+    ]
+
+
+def test_a_description_without_content_is_not_divided_by_it() -> None:
+    (chosen,) = select([description(0, 3.0, content=0)], MIRLOptions(), None)
+    assert chosen.score == 3.0
+
+
+def test_a_mass_is_reached_within_rounding_and_no_more() -> None:
+    # Half of the mass to a trillionth: nearer counts as reached, farther costs another fork.
+    assert mass_prefix([0.0, 0.0], 0.5) == 1
+    assert mass_prefix([0.0, 0.0], 0.5 * (1 + 0.9e-12)) == 1
+    assert mass_prefix([0.0, 0.0], 0.5 * (1 + 1.5e-12)) == 2
+    assert mass_prefix([0.0, 0.0], 0.5 / (1 - 1e-12)) == 1
+    assert mass_prefix([0.1 * -place for place in range(50)], 1.0) == 50
+    assert mass_prefix([5.0], 0.5) == mass_prefix([1000.0, 0.0], 0.5) == 1

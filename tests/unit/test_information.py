@@ -219,6 +219,8 @@ def test_information_share_is_theils_coefficient_of_the_table(seed: int) -> None
         ([-math.inf, -1.0], [-1.0, -math.inf], 0),
         ([-1.0, 0.0], [-1.0, -3.0], 0.75),
         ([-9.0], [-3.0], 0),
+        ([-0.25], [-0.5], 0.5),
+        ([0.5], [-1.0], 1),
     ],
 )
 def test_information_share_at_its_edges(logprobs: list[float], marginals: list[float], share: float) -> None:
@@ -291,3 +293,49 @@ def test_one_variant_estimators_refuse_more() -> None:
             estimator.combine([[-1.0], [-1.0]])
     with pytest.raises(ValueError, match="K ≥ 1"):
         ReferenceEstimator().combine([])
+
+
+def test_the_reference_estimator_in_numbers() -> None:
+    combined = ReferenceEstimator().combine([[math.log(0.5), math.log(0.2)], [math.log(0.1), math.log(0.4)]])
+    assert combined == pytest.approx((math.log(0.3), math.log((0.1 + 0.04) / 2 / 0.3)), abs=NATS)
+    assert all(type(value) is float for value in combined)
+    small = np.full((1, 3), -1e-3, dtype=np.float32)
+    assert ReferenceEstimator().combine(small) == pytest.approx(small[0].tolist(), rel=1e-12)  # type: ignore[arg-type]
+    for table in ([], [-1.0], [[[-1.0]]], np.empty((0, 3))):
+        with pytest.raises(ValueError, match="expected"):
+            ReferenceEstimator().combine(table)  # type: ignore[arg-type]
+
+
+def test_the_marginal_of_one_variant_is_floats() -> None:
+    for estimator in (TextEstimator(), BlankEstimator()):
+        combined = estimator.combine([np.array([-1.0, -2.5], dtype=np.float32)])  # type: ignore[list-item]
+        assert combined == (-1.0, -2.5)
+        assert all(type(value) is float for value in combined)
+
+
+def test_token_mi_leaves_its_arguments_alone() -> None:
+    logprobs = np.array([-1.0, -3.0])
+    for weight in (0.0, 1.0):
+        token_mi(logprobs, [-2.0, -2.0], weight)[0] = 99.0
+    assert logprobs.tolist() == [-1.0, -3.0]
+    for weight in (0.0, 1.0):
+        for kind in (np.int64, np.float32):
+            given_ = np.array([-1, -2], dtype=kind)
+            assert token_mi(given_, given_, weight).dtype == np.float64
+    assert token_mi([-1.0], [-4.0]).tolist() == [3.0]
+
+
+def test_a_mean_colour_is_rounded_and_takes_transparent_pixels_as_they_are() -> None:
+    half = Image.new("RGB", (2, 2), (0, 0, 0))
+    half.paste((3, 2, 1), (0, 0, 1, 1))
+    # 0.75, 0.5 (to even) and 0.25.
+    assert mean_colour(half).getpixel((1, 1)) == (1, 0, 0)
+
+
+def test_estimators_by_name() -> None:
+    assert {name: type(make_estimator(name, [RED])) for name in ESTIMATORS} == {
+        "text": TextEstimator,
+        "blank": BlankEstimator,
+        "reference": ReferenceEstimator,
+    }
+    assert make_estimator("text") == TextEstimator()

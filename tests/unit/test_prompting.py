@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 from mirl_core.config import Tags
 from mirl_core.engines.base import Sample
 from mirl_core.prompting import content_length, cut_at_stop, read_description
+from mirl_core.types import FinishReason
 
 TAGS = Tags()
 
@@ -68,3 +69,51 @@ def test_only_content_tokens_count_towards_the_logprob() -> None:
 def test_the_first_stop_string_cuts_the_answer() -> None:
     assert cut_at_stop("7 apples, or 8", (" or", ",")) == "7 apples"
     assert cut_at_stop("7", (" or", "")) == "7"
+
+
+@pytest.mark.parametrize(
+    ("tokens", "finish", "reason", "length", "text"),
+    [
+        (("a", " cat", "</description>"), "stop", None, 2, "a cat"),
+        (("a", " cat", "</description>", " x"), "length", None, 2, "a cat"),
+        (("a", " cat"), "stop", "unparsable", 2, "a cat"),
+        (("a", " cat", ""), "stop", "unparsable", 3, "a cat"),
+        (("a", " cat"), "length", "truncated", 2, "a cat"),
+        (("a", " cat"), "abort", "truncated", 2, "a cat"),
+        ((" ", "\n", "</description>"), "stop", "empty", 2, ""),
+        (("</description>", "a"), "stop", "empty", 0, ""),
+        ((" a", "<description>", "b ", "</description>"), "stop", "unparsable", 3, "a<description>b"),
+        (("a", "<think>", "</description>"), "stop", "unparsable", 2, "a<think>"),
+        (("a", "</think>", "</description>"), "stop", "unparsable", 2, "a</think>"),
+        (("a", "<answer>", "</description>"), "stop", "unparsable", 2, "a<answer>"),
+        (("a", "</answer>", "</description>"), "stop", "unparsable", 2, "a</answer>"),
+        (("a", "</description>", "<think>", "</description>"), "stop", None, 1, "a"),
+        ((), "stop", "unparsable", 0, ""),
+    ],
+)
+def test_every_fate_of_a_sample(
+    tokens: tuple[str, ...], finish: FinishReason, reason: str | None, length: int, text: str
+) -> None:
+    ids, decode = pieces(*tokens)
+    sample = Sample(3, ids, tuple(-(2.0**place) for place in range(len(ids))), "".join(tokens), finish)
+    description = read_description(sample, TAGS, decode)
+    assert (description.reason, description.content_tokens, description.text) == (reason, length, text)
+    assert description.logprob == 1 - 2.0**length
+    assert (description.index, description.token_ids) == (3, ids)
+    assert (description.kept, description.mi, description.score) == (False, None, None)
+
+
+@pytest.mark.parametrize(
+    ("answer", "stop", "cut"),
+    [
+        ("7 apples, or 8", (",", " or"), "7 apples"),
+        ("7 apples, or 8", (" or", " a"), "7"),
+        ("7 or 8 or 9", (" or",), "7"),
+        ("or 8", ("or",), ""),
+        ("7 apples", ("pears",), "7 apples"),
+        ("7 apples", (), "7 apples"),
+        ("7 apples", ("", "s"), "7 apple"),
+    ],
+)
+def test_where_an_answer_is_cut(answer: str, stop: tuple[str, ...], cut: str) -> None:
+    assert cut_at_stop(answer, stop) == cut

@@ -247,3 +247,128 @@ def test_votes_add_up(race: tuple[list[Chain], list[Pending]]) -> None:
     assert sum(outcome.vote.counts.values()) == len(voters)
     assert outcome.vote.counts[outcome.vote.answer] == max(outcome.vote.counts.values())
     assert outcome.representative in voters
+
+
+@pytest.mark.parametrize(
+    ("proses", "fours", "outstanding", "certain"),
+    [
+        # Three of five cluster; one more caption makes it three of six, and the best caption the answer.
+        ([2.0, 2.0], 3, [0.0], False),
+        ([2.0, 2.0], 4, [0.0], True),
+        # One of three clusters: one more makes it two of four at most, which is no majority.
+        ([2.0, 1.5], 1, [0.0], True),
+        ([2.0, 1.5], 1, [0.0, 0.0], False),
+    ],
+)
+def test_auto_at_the_edge_between_its_rules(
+    proses: list[float], fours: int, outstanding: list[float], certain: bool
+) -> None:
+    done = [chain(i, 0, PROSES[i], score) for i, score in enumerate(proses)]
+    done += [chain(10 + i, 0, "4", 1.0) for i in range(fours)]
+    pending = [Pending(20 + i, 0, score) for i, score in enumerate(outstanding)]
+    assert decided(done, pending, "auto") is certain
+    rules: set[str] = set()
+    for full in completions(done, pending):
+        outcome = tally(full, "auto")
+        assert outcome is not None
+        rules.add(outcome.aggregation)
+    assert (len(rules) == 1) is certain
+
+
+@pytest.mark.parametrize("forks", range(2, 12))
+def test_totals_that_differ_by_rounding_are_a_tie(forks: int) -> None:
+    # One chain of weight `forks` against `forks` chains of weight 1, summed with rounding.
+    one = chain(0, 0, "4", math.log(forks))
+    many = [chain(1, fork, "5", 0.0) for fork in range(forks)]
+    assert won([one, *many], "mi_weighted").representative is one
+    # The better score is with the many now, and the tie is theirs.
+    one, many = chain(1, 0, "4", -math.log(forks)), [chain(0, 0, "5", 0.0)]
+    rest = [chain(2, fork, "4", -math.log(forks)) for fork in range(forks - 1)]
+    assert won([one, *rest, *many], "mi_weighted").representative.answer == "5"
+
+
+@pytest.mark.parametrize(
+    ("lead", "answer", "certain"),
+    [
+        (-3e-9, "4", True),
+        (0.0, "4", True),
+        (0.4e-9, "4", True),
+        (0.7e-9, "4", False),
+        (1.5e-9, "5", False),
+        (3e-9, "5", False),
+    ],
+)
+def test_the_width_of_a_tie(lead: float, answer: str, certain: bool) -> None:
+    # Two chains of "5" weigh 1 + lead of what the better described "4" does.
+    four, five = chain(0, 0, "4", math.log(2)), chain(1, 0, "5", lead)
+    assert won([four, five, replace(five, fork=1)], "mi_weighted").representative.answer == answer
+    assert decided([four, five], [Pending(1, 1, lead)], "mi_weighted") is certain
+
+
+@pytest.mark.parametrize(("lead", "certain"), [(-1.5e-9, False), (-3e-9, True)])
+def test_a_rival_that_comes_close_is_waited_for(lead: float, certain: bool) -> None:
+    # The rival is better described, so that it would win a tie.
+    done = [chain(1, 0, "4", 0.0), chain(1, 1, "4", 0.0)]
+    assert decided(done, [Pending(0, 0, math.log(2) + lead)], "mi_weighted") is certain
+
+
+def test_a_chain_without_a_score_ranks_last_and_weighs_as_score_zero() -> None:
+    unscored, scored = chain(0, 0, "4"), chain(1, 0, "5", -5.0)
+    assert won([unscored, scored], "majority").representative is scored
+    outcome = won([unscored, replace(scored, score=math.log(3))], "mi_weighted")
+    assert (outcome.representative.answer, outcome.confidence) == ("5", pytest.approx(0.75))
+    assert won([chain(0, 0, "5"), chain(None, 1, "4")], "majority").representative.answer == "4"
+    assert won([chain(0, 0, "5", 1.0), chain(None, 1, "4", 1.0)], "best").representative.answer == "4"
+
+
+def test_shares_where_every_answer_weighs_nothing() -> None:
+    # Beside a description that is better by 800 nats, and silent, the others' weights are 0.
+    chains = [chain(0, 0, None, 0.0), *(chain(i, 0, str(i), -800.0) for i in (1, 2, 3, 4))]
+    outcome = won(chains, "mi_weighted")
+    assert outcome.vote is not None
+    assert (outcome.vote.answer, outcome.vote.share, outcome.confidence) == ("1", 0.25, 0.25)
+    assert outcome.vote.counts == {"1": 0.0, "2": 0.0, "3": 0.0, "4": 0.0}
+
+
+def test_a_group_is_named_by_its_first_chain_and_names_that_coincide_share_a_count() -> None:
+    spelt = [chain(2, 0, r"2\pi", 1.0), chain(1, 1, r"\pi 2", 1.0), chain(1, 0, r"\pi \cdot 2", 1.0)]
+    vote = won(spelt, "majority").vote
+    assert vote is not None
+    assert (vote.answer, dict(vote.counts)) == (r"\pi \cdot 2", {r"\pi \cdot 2": 3.0})
+    # A yes, and a text that is spelt "yes" but wasn't read as one.
+    vote = won([chain(0, 0, "yes"), chain(1, 0, "[yes]"), chain(2, 0, "yes")], "majority").vote
+    assert vote is not None
+    assert (vote.share, dict(vote.counts)) == (pytest.approx(2 / 3), {"yes": 3.0})
+
+
+@pytest.mark.parametrize(
+    ("winner", "rival", "outstanding", "certain"),
+    [
+        # Two against two is all that can come of it: the best description of each side decides.
+        ([9.0, 0.0], [1.0], [1.0], True),
+        ([1.0, 1.0], [9.0], [0.0], False),
+        ([1.0, 1.0], [0.0], [9.0], False),
+        ([1.0, 1.0], [0.0], [0.0], True),
+    ],
+)
+def test_a_tie_that_may_come_goes_to_the_side_with_the_best_description(
+    winner: list[float], rival: list[float], outstanding: list[float], certain: bool
+) -> None:
+    done = [chain(i, 0, "4", score) for i, score in enumerate(winner)]
+    done += [chain(5 + i, 0, "5", score) for i, score in enumerate(rival)]
+    pending = [Pending(8 + i, 0, score) for i, score in enumerate(outstanding)]
+    assert decided(done, pending, "majority") is certain
+    joined = [*done, *(chain(one.description, one.fork, "5", one.score) for one in pending)]
+    assert (won(joined, "majority").representative.answer == "4") is certain
+    assert (won(joined[::-1], "majority").representative.answer == "4") is certain
+
+
+def test_best_waits_for_every_better_chain_and_rules_have_names() -> None:
+    done = [chain(1, 0, "4", 1.0)]
+    assert not decided(done, [Pending(0, 0, 0.5), Pending(2, 0, 1.5)], "best")
+    assert {name: won(done, name).aggregation for name in AGGREGATORS} == {name: name for name in AGGREGATORS}
+
+
+def test_a_tie_within_rounding_is_decided_once_nothing_is_outstanding() -> None:
+    done = [chain(0, 0, "4", math.log(2)), chain(1, 0, "5", 0.7e-9), chain(1, 1, "5", 0.7e-9)]
+    assert decided(done, [], "mi_weighted")
