@@ -148,7 +148,7 @@ def test_both_kinds_of_discordant_questions_count_on_the_first_draw() -> None:
 
 def test_the_design_effect_of_questions_in_pairs_is_two() -> None:
     """Six questions, two of every scene alike: the variance of three cases, twice that of six."""
-    a, b = outcomes([[1], [1], [0], [0], [0], [0]]), outcomes([[0], [0], [0], [0], [1], [1]])
+    a, b = outcomes([[1], [1], [0], [0], [1], [1]]), outcomes([[0], [0], [1], [1], [0], [0]])
     paired = Resampling([(f"scene-{place // 2}",) for place in range(6)], draws=40_000)
     assert compare(a, b, paired).design_effect == pytest.approx(2.0, rel=0.04)
     alone = Resampling([(f"scene-{place}",) for place in range(6)], draws=40_000)
@@ -161,6 +161,12 @@ def test_the_design_effect_is_never_below_one() -> None:
     cancelling = Resampling([("x",), ("x",), ("y",), ("y",)])
     assert compare(a, b, cancelling).design_effect == 1.0
     assert compare(a, a, cancelling).design_effect == 1.0
+
+
+def test_one_question_that_differs_is_all_of_them() -> None:
+    a, b = outcomes([[1]]), outcomes([[0]])
+    found = compare(a, b, Resampling(a.clusters))
+    assert (found.discordance, found.design_effect, found.difference.mean) == (1.0, 1.0, 1.0)
 
 
 def test_the_ratio_of_tokens_has_the_delta_methods_interval() -> None:
