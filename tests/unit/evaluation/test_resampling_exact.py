@@ -28,7 +28,15 @@ def test_a_proportion_of_cases_that_cancel_within_scenes_is_wilsons(right: int, 
 
 @pytest.mark.parametrize("value", [0.0, 1.0])
 @pytest.mark.parametrize(
-    ("sizes", "effective"), [((1,), 1.0), ((1, 1), 2.0), ((3, 2, 1), 36 / 14), ((4, 4, 4, 4, 4), 5.0)]
+    ("sizes", "effective"),
+    [
+        ((1,), 1.0),
+        ((1, 1), 2.0),
+        ((3, 2, 1), 36 / 14),
+        ((4, 4, 4, 4, 4), 5.0),
+        ((1,) * 10, 10.0),
+        ((1,) * 20, 20.0),
+    ],
 )
 def test_equal_values_count_kishs_effective_number(
     value: float, sizes: tuple[int, ...], effective: float

@@ -167,6 +167,7 @@ def test_one_question_that_differs_is_all_of_them() -> None:
     a, b = outcomes([[1]]), outcomes([[0]])
     found = compare(a, b, Resampling(a.clusters))
     assert (found.discordance, found.design_effect, found.difference.mean) == (1.0, 1.0, 1.0)
+    assert (found.tokens_ratio.mean, found.tokens_ratio.low, found.tokens_ratio.high) == (1.0, 1.0, 1.0)
 
 
 def test_the_ratio_of_tokens_has_the_delta_methods_interval() -> None:
@@ -196,14 +197,17 @@ def test_a_ratio_to_nothing_is_no_number() -> None:
     assert compare(a, little, Resampling(a.clusters)).tokens_ratio.mean == pytest.approx(36.0)
 
 
-@pytest.mark.parametrize(("right", "n"), [(0, 50), (7, 9), (1, 2), (3, 4), (0, 1), (9, 9), (300, 1000)])
+@pytest.mark.parametrize(
+    ("right", "n"),
+    [(0, 50), (7, 9), (1, 2), (3, 4), (0, 1), (300, 1000), (0, 2), (0, 3), (9, 9), (10, 10), (20, 20)],
+)
 def test_a_bins_interval_is_wilsons(right: int, n: int) -> None:
     hits = np.array([[1.0]] * right + [[0.0]] * (n - right))
     (found,) = reliability(np.full((n, 1), 0.55), hits)
     theirs = binomtest(right, n).proportion_ci(method="wilson")
     assert (found.n, found.questions) == (n, n)
     assert (found.low, found.high) == pytest.approx((theirs.low, theirs.high), rel=1e-6, abs=1e-12)
-    assert found.low <= found.right <= found.high
+    assert 0 <= found.low <= found.right <= found.high <= 1
 
 
 def test_draws_of_one_question_narrow_no_bin() -> None:
