@@ -17,12 +17,8 @@ from mirl_core.engines._remote_server import Server, checked_url
 from mirl_core.engines.base import RequestContext, derive_seed
 from mirl_core.errors import (
     ConfigError,
-    EngineDeadError,
     EngineError,
-    MIRLError,
-    ModelNotFoundError,
     RequestError,
-    RequestTooLargeError,
 )
 from mirl_core.types import Conversation
 from tests.unit.engines.remote_cases import (
@@ -286,55 +282,6 @@ async def test_what_was_cached_beyond_the_prompt_is_scored_again(
     fake.asked.clear()
     await one.score(await one.render(TEXT, CONTEXT), [(4,)], CONTEXT)
     assert [body["sampling_params"]["skip_reading_prefix_cache"] for body in fake.bodies(GENERATE)] == [True]
-
-
-@pytest.mark.parametrize(
-    ("answer", "kind", "param"),
-    [
-        (refusal(400, "top_p is 7", param="top_p"), RequestError, "top_p"),
-        (refusal(422, "no"), RequestError, None),
-        (refusal(404, "no such model", "NotFoundError", "model"), ModelNotFoundError, "model"),
-        (refusal(413, "too large"), RequestTooLargeError, None),
-        (httpx.Response(401, json={"error": "no such model"}), EngineError, None),
-        (httpx.Response(404, json={"detail": "Not Found"}), EngineError, None),
-        (refusal(429, "later"), EngineError, None),
-        (refusal(500, "Internal server error", "InternalServerError"), EngineError, None),
-        (httpx.Response(502, text="<html>bad gateway</html>"), EngineError, None),
-        (httpx.ReadTimeout("slow"), EngineError, None),
-        (httpx.UnsupportedProtocol("odd"), EngineError, None),
-    ],
-)
-async def test_refusals(answer: Any, kind: type[MIRLError], param: str | None) -> None:
-    fake = FakeServers({RENDER: RENDERED, GENERATE: answer})
-    one = engine(fake)
-    with pytest.raises(MIRLError) as caught:
-        await samples(one, await one.render(TEXT, CONTEXT))
-    assert type(caught.value) is kind or (kind is EngineError and isinstance(caught.value, EngineError))
-    assert not isinstance(caught.value, EngineDeadError)
-    assert caught.value.param == param
-    assert len(fake.bodies(GENERATE)) == 1
-    if isinstance(answer, httpx.Response) and kind is RequestError:
-        assert answer.json()["error"]["message"] in caught.value.message
-
-
-async def test_a_conversation_is_blamed_for_what_the_server_says_of_it() -> None:
-    one = engine(FakeServers({RENDER: refusal(400, "too long", param="input_tokens")}))
-    with pytest.raises(RequestError, match="too long") as caught:
-        await one.render(TEXT, CONTEXT)
-    assert caught.value.param == "messages"
-    one = engine(FakeServers({RENDER: {"token_ids": [1] * 100, "features": None}}))
-    with pytest.raises(RequestError) as caught:
-        await one.render(TEXT, CONTEXT)
-    assert caught.value.param == "messages"
-    with pytest.raises(RequestError) as caught:
-        await one.render(Conversation(({"role": "user", "content": [{"type": "image_url"}]},)), CONTEXT)
-    assert caught.value.param == "messages"
-
-
-async def test_what_json_cannot_say_is_refused() -> None:
-    one = engine(FakeServers({RENDER: RENDERED}))
-    with pytest.raises(RequestError):
-        await samples(one, await one.render(TEXT, CONTEXT), temperature=float("nan"))
 
 
 async def test_no_room_is_no_request() -> None:

@@ -163,6 +163,16 @@ def test_reliability_bins_and_their_error() -> None:
 def test_a_share_on_a_bin_edge_belongs_to_the_upper_bin() -> None:
     (one,) = reliability(np.array([[0.3], [0.1 * 3], [0.35]]), np.ones((3, 1)))
     assert one.n == 3
+    # These are 0.8 and 0.1 but for the last bit, which tenfold still falls short of 8 and of 1.
+    short = [0.1 + 0.7, 1 - 0.9]
+    assert [math.floor(10 * share) for share in short] == [7, 0]
+    (one,) = reliability(np.array([[short[0]], [0.8], [0.85]]), np.ones((3, 1)))
+    assert one.n == 3
+    lower, upper = reliability(np.array([[0.09], [short[1]], [0.1]]), np.ones((3, 1)))
+    assert (lower.n, upper.n) == (1, 2)
+    # What lies below by more than rounding stays below.
+    lower, upper = reliability(np.array([[0.3 - 1e-6], [0.3]]), np.ones((2, 1)))
+    assert (lower.n, upper.n) == (1, 1)
 
 
 def test_auroc_counts_pairs_and_halves_ties() -> None:

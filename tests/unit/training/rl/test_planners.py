@@ -20,7 +20,7 @@ from mirl_core.training.rl.rewards import Judge
 from mirl_core.training.rl.rows import Plan, Row
 from mirl_core.types import Chain
 from tests.unit.pipeline_cases import chain, described
-from tests.unit.training.rl.rollout_cases import SETTINGS, engine, planner, question, recipe
+from tests.unit.training.rl.rollout_cases import SETTINGS, Scripted, engine, planner, question, recipe
 
 QUESTIONS = (question(0), question(1))
 
@@ -261,6 +261,39 @@ async def test_differences_below_the_floor_stay_small() -> None:
     plan = await planner(engine(), recipe(), {"cat": 0.001, "dog": 0.0, "cow": 0.0}).plan(QUESTIONS, 0)
     worst = max(abs(row.advantage) for row in rows_of(plan, "description"))
     assert worst == pytest.approx(0.00075 / 0.05)
+
+
+@pytest.mark.parametrize(
+    ("name", "changes", "segment", "samples"),
+    [
+        ("grpo", {}, "trajectory", 4),
+        ("mirl", {}, "reasoning", 4),
+        ("mirl", {"rewards__baseline": "description"}, "reasoning", 2),
+        ("mirl", {"rewards__description": "answer"}, "description", 2),
+    ],
+)
+async def test_answers_have_a_floor_of_their_own(
+    name: str, changes: dict[str, Any], segment: str, samples: int
+) -> None:
+    """Answer rewards 0.001 apart: divided by `answer_floor`, not by `mi_floor`, whichever is larger."""
+    rewards = [Worth({(0, fork): 0.001 for fork in range(2 if segment == "description" else 1)})]
+    divisors = []
+    for floor in (0.01, 0.04, None):
+        changed = changes if floor is None else changes | {"rewards__answer_floor": floor}
+        source = engine()
+        one = recipe(name, rewards__mi_floor=0.3, **changed)
+        planned = make_planner(source, SETTINGS, one, Judge(rewards), Scripted(source.decode))
+        plan = await planned.plan(QUESTIONS[:1], 0)
+        best = max(row.advantage for row in plan.rows if row.segment == segment)
+        divisors.append(0.001 * (1 - 1 / samples) / best)
+    # Of one that is better among n the deviation is difference / √n, above the default floor of 1e-4.
+    assert divisors == pytest.approx([0.01, 0.04, 0.001 / math.sqrt(samples)])
+
+
+async def test_the_default_floor_of_answers_holds_rounding_down() -> None:
+    plan = await planner(engine(), recipe(), rewards=[Worth({(0, 0): 1e-6})]).plan(QUESTIONS[:1], 0)
+    best = max(row.advantage for row in rows_of(plan, "reasoning"))
+    assert best == pytest.approx(1e-6 * (1 - 1 / 4) / 1e-4)
 
 
 async def test_chains_without_the_image_train_under_the_prompt_without_it() -> None:

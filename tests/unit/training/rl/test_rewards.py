@@ -328,6 +328,26 @@ def test_what_the_gate_dropped_keeps_its_mi(reason: str | None) -> None:
     assert found.values == (1.0,)
 
 
+def test_every_description_needs_its_mi() -> None:
+    with pytest.raises(ValueError, match="shorter"):
+        description_rewards([description(WORDS)] * 2, [(1.0,) * 10], MIReward())
+
+
+@pytest.mark.parametrize(("length", "invalid"), [(7, False), (8, True)])
+def test_from_eight_tokens_on_repetition_counts(length: int, invalid: bool) -> None:
+    found = description_rewards([description((5,) * length)], [(1.0,) * length], MIReward(max_repetition=0.3))
+    assert found.invalid == (invalid,)
+
+
+def test_repetition_up_to_the_limit_is_allowed() -> None:
+    # Eight tokens have five 4-grams, of which one stood there before.
+    once_more = (1, 2, 3, 4, 1, 2, 3, 4)
+    assert repetition(once_more) == pytest.approx(0.2)
+    for limit, invalid in ((repetition(once_more), False), (0.19, True)):
+        found = description_rewards([description(once_more)], [(1.0,) * 8], MIReward(max_repetition=limit))
+        assert found.invalid == (invalid,)
+
+
 def test_a_group_without_any_valid_description_tells_nothing_apart() -> None:
     group = [description(WORDS, "truncated"), description((), "empty")]
     assert description_rewards(group, [None, None], MIReward()).values == (0.0, 0.0)

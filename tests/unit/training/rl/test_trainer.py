@@ -75,6 +75,22 @@ def test_a_step_without_rows_leaves_everything_as_it_is() -> None:
     assert trainer.step_count == 2
 
 
+def test_weight_decay_is_for_matrices_alone() -> None:
+    """Without any gradient AdamW leaves what decay leaves: w (1 − rate · decay), biases and norms whole."""
+    trainer = make_trainer(weight_decay=0.5, learning_rate=0.1)
+    before = weights_of(trainer.policy)
+    trainer.step([replace(one, advantage=0.0) for one in make_rows()])
+    after = weights_of(trainer.policy)
+    matrices = {name for name, value in before.items() if value.ndim > 1}
+    vectors = before.keys() - matrices
+    assert matrices
+    assert any("norm" in name for name in vectors)
+    assert any(name.endswith("bias") for name in vectors)
+    for name, value in before.items():
+        expected = 0.95 * value if name in matrices else value
+        torch.testing.assert_close(after[name], expected, rtol=1e-6, atol=0)
+
+
 def segment_losses(policy: Policy, rows: list[Row]) -> dict[str, Tensor]:
     """Each segment's share of a step's loss."""
     batch = policy.encode(rows)
