@@ -19,7 +19,7 @@ from pathlib import Path
 import httpx
 
 from tests.benchmarks.arms import Proxied
-from tests.server_fixture import RunningServer, running
+from tests.servers import RunningServer, running
 
 OPTILLM = "optillm==0.4.0"
 OPTILLM_NEEDS = (

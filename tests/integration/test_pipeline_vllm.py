@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import itertools
 from collections.abc import AsyncGenerator, Sequence
 from contextlib import aclosing
 from dataclasses import replace
@@ -11,36 +10,15 @@ from dataclasses import replace
 import pytest
 from PIL import Image
 
-from mirl_core.bundled import model_path, questions
 from mirl_core.confidence import distinct_share, probability
-from mirl_core.config import MIRLOptions, ModelSettings
+from mirl_core.config import MIRLOptions
 from mirl_core.engines.base import Rendered, RequestContext, Sample, Sampling
 from mirl_core.engines.vllm import VLLMEngine
 from mirl_core.errors import DeadlineError
 from mirl_core.events import ChainDone, Decided, Finished, Gated
 from mirl_core.pipeline import Pipeline
 from mirl_core.types import Conversation, Result
-
-pytestmark = pytest.mark.vllm
-
-NUMBERS = itertools.count()
-SMALL = {"descriptions": 4, "keep": 3, "forks": 2}
-
-
-def picture(number: int = 0) -> Conversation:
-    question = questions()[number]
-    with Image.open(question.file) as image:
-        content = [
-            {"type": "image", "image": image.convert("RGB")},
-            {"type": "text", "text": question.question},
-        ]
-    return Conversation(({"role": "user", "content": content},))
-
-
-def settings() -> ModelSettings:
-    loaded = ModelSettings.load(model_path())
-    assert loaded is not None
-    return loaded
+from tests.integration.pipeline_cases import NUMBERS, SMALL, picture, settings
 
 
 async def run(
