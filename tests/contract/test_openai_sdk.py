@@ -46,10 +46,15 @@ def test_a_gated_answer(answer: ChatCompletion) -> None:
     assert answer.model == NAME
     assert answer.id.startswith("chatcmpl-")
     assert choice.message.role == "assistant"
-    assert isinstance(choice.message.content, str)
-    assert choice.finish_reason in ("stop", "length")
+    found = told(answer)
+    (chosen,) = [one for one in found.chains if one.fork == found.representative.fork
+                 and one.description == found.representative.description]  # fmt: skip
+    assert choice.message.content == (chosen.answer or "")
+    assert choice.finish_reason == chosen.finish_reason
     extra = choice.message.model_extra or {}
     assert extra["reasoning"] == extra["reasoning_content"]
+    described = found.descriptions[found.representative.description or 0].text
+    assert extra["reasoning"].startswith(f"{described}\n\n")
 
 
 def test_its_evidence(answer: ChatCompletion) -> None:
@@ -138,7 +143,7 @@ def test_streamed_and_whole_are_the_same_answer(server: RunningServer, answer: C
     assert reasoning == answer.choices[0].message.reasoning  # type: ignore[attr-defined]
 
 
-def test_the_sdks_own_stream_helper(server: RunningServer) -> None:
+def test_the_sdks_own_stream_helper(server: RunningServer, answer: ChatCompletion) -> None:
     with server.client().chat.completions.stream(
         model=NAME, messages=MESSAGES, seed=1, max_tokens=150, extra_body=small_fan_out()
     ) as stream:
@@ -146,7 +151,9 @@ def test_the_sdks_own_stream_helper(server: RunningServer) -> None:
             pass
         # Not get_final_completion(): that raises where the answer was cut off, which untrained weights do.
         final = stream.current_completion_snapshot
-    assert isinstance(final.choices[0].message.content, str)
+    assert final.choices[0].message.content == answer.choices[0].message.content
+    assert final.choices[0].finish_reason == answer.choices[0].finish_reason
+    assert final.choices[0].message.role == "assistant"
 
 
 async def test_the_async_client(server: RunningServer) -> None:
@@ -166,8 +173,14 @@ async def test_the_async_client(server: RunningServer) -> None:
         stream = await client.chat.completions.create(
             model=NAME, messages=MESSAGES, max_tokens=100, stream=True, extra_body=small_fan_out()
         )
-        assert [chunk async for chunk in stream]
+        chunks = [chunk async for chunk in stream]
+    assert len({chunk.id for chunk in chunks}) == 1
+    assert chunks[-1].choices[0].finish_reason in ("stop", "length")
     assert len({response.id for response in responses}) == 4
+    for response in responses:
+        found = told(response)
+        assert len(found.descriptions) == 3
+        assert response.choices[0].message.content in {chain.answer or "" for chain in found.chains}
 
 
 @pytest.mark.parametrize("messages", [MESSAGES, TEXT], ids=["picture", "text"])
@@ -178,7 +191,10 @@ def test_direct_is_plain_vllm(server: RunningServer, messages: list[Any]) -> Non
     )
     assert response.model == f"{NAME}:direct"
     assert len(response.choices) == 2
-    assert response.choices[0].logprobs is not None
+    spelled = [choice.logprobs.content for choice in response.choices if choice.logprobs]
+    assert response.usage is not None
+    assert sum(len(tokens or ()) for tokens in spelled) == response.usage.completion_tokens
+    assert 2 <= response.usage.completion_tokens <= 10
     assert evidence(response) is None
     chunks = list(
         client.chat.completions.create(
@@ -187,7 +203,10 @@ def test_direct_is_plain_vllm(server: RunningServer, messages: list[Any]) -> Non
         )
     )  # fmt: skip
     assert {chunk.model for chunk in chunks} == {f"{NAME}:direct"}
+    assert chunks[-1].choices == []
     assert chunks[-1].usage is not None
+    assert 1 <= chunks[-1].usage.completion_tokens <= 5
+    assert chunks[-1].usage.prompt_tokens == response.usage.prompt_tokens
 
 
 def test_text_and_follow_ups_pass_through(server: RunningServer) -> None:
@@ -213,7 +232,7 @@ def test_several_pictures_earlier_turns_and_a_system_prompt(server: RunningServe
     )
     assert response.usage is not None
     assert response.usage.prompt_tokens > 3 * 16
-    assert told(response).descriptions
+    assert len(told(response).descriptions) == 3
 
 
 def test_every_honoured_field_is_taken(server: RunningServer) -> None:
@@ -224,7 +243,12 @@ def test_every_honoured_field_is_taken(server: RunningServer) -> None:
         extra_body={**small_fan_out(), "top_k": 50, "min_p": 0.01, "repetition_penalty": 1.05, "priority": 0,
                     "chat_template_kwargs": {"colour": "red"}, "include_reasoning": False},
     )  # fmt: skip
+    # Each by itself: test_honoured_fields.py.
     assert "reasoning" not in (response.choices[0].message.model_extra or {})
+    found = told(response)
+    tokens = {one.index: one.tokens for one in found.descriptions}
+    assert len(tokens) == 3
+    assert all(tokens[chain.description or 0] + chain.tokens <= 60 for chain in found.chains)
 
 
 def test_temperature_zero_is_one_description_many_times(server: RunningServer) -> None:

@@ -43,11 +43,14 @@ def test_several_answers_streamed(server: RunningServer) -> None:
         model=NAME, messages=MESSAGES, n=2, max_tokens=150, stream=True,
         stream_options={"include_usage": True}, extra_body=small_fan_out(),
     )  # fmt: skip
-    ended = []
-    for chunk in stream:
-        ended += [choice.index for choice in chunk.choices if choice.finish_reason]
+    chunks = list(stream)
+    ended = [choice.index for chunk in chunks for choice in chunk.choices if choice.finish_reason]
     assert sorted(ended) == [0, 1]
-    assert chunk.usage is not None
+    found = [one for chunk in chunks if (one := evidence(chunk))]
+    assert len(found) == 2
+    assert chunks[-1].usage is not None
+    sampled = sum(stage.generated_tokens for one in found for stage in one.stages)
+    assert chunks[-1].usage.completion_tokens == sampled
 
 
 @pytest.mark.parametrize("stream", [False, True])

@@ -59,8 +59,13 @@ def test_the_three_apis_give_one_answer(server: RunningServer) -> None:
     tokens = (chat.usage.prompt_tokens, chat.usage.completion_tokens)
     assert (responses.usage.input_tokens, responses.usage.output_tokens) == tokens
     assert (messages.usage.input_tokens, messages.usage.output_tokens) == tokens
-    found = [evidence(one) for one in (chat, responses, messages)]
-    assert all(one is not None and one.descriptions for one in found)
+    texts = []
+    for one in (chat, responses, messages):
+        found = evidence(one)
+        assert found is not None
+        texts.append([description.text for description in found.descriptions])
+    assert len(texts[0]) == 3
+    assert texts[0] == texts[1] == texts[2]
 
 
 def test_streams(server: RunningServer) -> None:

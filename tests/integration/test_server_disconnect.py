@@ -6,12 +6,27 @@ from contextlib import ExitStack
 
 import httpx
 import pytest
+from openai.types.chat import ChatCompletion
 
-from tests.image_requests import image_question
+from tests.image_requests import image_question, small_fan_out
 from tests.integration.server_cases import LONG, PLAIN
 from tests.load.raw import connect, drop
 from tests.servers import NAME, RunningServer
 from tests.waiting import wait_until
+
+
+def answered(server: RunningServer) -> ChatCompletion:
+    """Return a gated answer. Serial requests with a seed repeat exactly, if nothing ends chains early."""
+    return server.client().chat.completions.create(
+        model=NAME, messages=image_question(), max_tokens=60, seed=1,
+        extra_body=small_fan_out(early_stop=False),
+    )  # fmt: skip
+
+
+@pytest.fixture(scope="module", autouse=True)
+def before(server: RunningServer) -> ChatCompletion:
+    """Return the answer that the server gives before anybody leaves."""
+    return answered(server)
 
 
 @pytest.mark.parametrize("stream", [False, True], ids=["whole", "stream"])
@@ -58,6 +73,7 @@ def test_a_half_read_stream_that_is_dropped_frees_the_engine(server: RunningServ
     assert wait_until(lambda: server.sequences() == 0, 5) < 2
 
 
-def test_a_good_request_is_answered_after_them(server: RunningServer) -> None:
-    response = server.client().chat.completions.create(model=NAME, messages=image_question(), max_tokens=60)
-    assert response.choices
+def test_a_good_request_is_answered_as_before(server: RunningServer, before: ChatCompletion) -> None:
+    after = answered(server)
+    assert after.choices == before.choices
+    assert after.usage == before.usage
