@@ -17,7 +17,7 @@ ALIKE = {"seed": 1, "max_tokens": 150}
 
 
 def create(server: RunningServer, extra: dict[str, Any] | None = None, **fields: Any) -> ChatCompletion:
-    """Return the answer to a small request with `fields`, and with `extra` for those that OpenAI does not know."""
+    """Return the answer to a small request with `fields`, and `extra`, which OpenAI's API does not have."""
     made: ChatCompletion = server.client().chat.completions.create(
         model=NAME,
         messages=MESSAGES,
