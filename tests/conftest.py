@@ -1,10 +1,10 @@
-"""Fixtures that several test packages share. One real vLLM engine serves the whole session."""
+"""Fixtures that several test packages share. One engine and one server of a kind serve a whole session."""
 
 from __future__ import annotations
 
 import gc
 import os
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -12,11 +12,12 @@ import pytest
 import pytest_asyncio
 
 import mirl_core
+from tests.servers import GuardedServer, RunningServer, key_lines, running
 
 if TYPE_CHECKING:
     from mirl_core.engines.vllm import VLLMEngine
 
-pytest_plugins = ["tests.server_fixture"]
+pytest_plugins = ["tests.vllm_marker", "pytester"]
 
 # Read when vLLM is first imported, in this process and in the engine's.
 os.environ.setdefault("VLLM_LOGGING_LEVEL", "WARNING")
@@ -28,13 +29,24 @@ BUNDLED_MODEL = Path(mirl_core.__file__).parent / "bundled" / "model"
 
 @pytest.fixture(scope="session")
 def bundled_model() -> Path:
-    """The folder of the bundled model."""
+    """Return the folder of the bundled model."""
     return BUNDLED_MODEL
 
 
+@pytest.fixture(scope="session")
+def real_vllm() -> Iterator[None]:
+    """Mark every test that requests this fixture, by itself or through another one, with `vllm`.
+
+    Whatever starts an engine requests it: the fixtures below, and tests that start an engine themselves.
+    """
+    yield
+    # vLLM's client ends up in reference cycles; freed at interpreter exit it would complain.
+    gc.collect()
+
+
 @pytest_asyncio.fixture(scope="session", loop_scope="session")
-async def vllm_engine(bundled_model: Path) -> AsyncIterator[VLLMEngine]:
-    """Real vLLM on the bundled model, in the weights' own bfloat16; shared, so leave nothing running."""
+async def vllm_engine(real_vllm: None, bundled_model: Path) -> AsyncIterator[VLLMEngine]:
+    """Yield real vLLM on the bundled model, in the weights' bfloat16; shared, so leave nothing running."""
     from mirl_core.engines.vllm import VLLMEngine
 
     engine = await VLLMEngine.start(
@@ -42,6 +54,30 @@ async def vllm_engine(bundled_model: Path) -> AsyncIterator[VLLMEngine]:
     )
     yield engine
     await engine.close()
-    # vLLM's client ends up in reference cycles; freed at interpreter exit it would complain.
-    del engine
-    gc.collect()
+
+
+@pytest.fixture(scope="session")
+def server(real_vllm: None, tmp_path_factory: pytest.TempPathFactory) -> Iterator[RunningServer]:
+    """Yield `mirl-serve` with its defaults, on the bundled model; shared, so leave nothing running in it."""
+    with running(tmp_path_factory.mktemp("server")) as started:
+        yield started
+
+
+@pytest.fixture(scope="session")
+def guarded(real_vllm: None, tmp_path_factory: pytest.TempPathFactory) -> Iterator[GuardedServer]:
+    """Yield a server with keys, small limits and a view inside; shared, so leave nothing running in it."""
+    folder = tmp_path_factory.mktemp("guarded")
+    names = ("ours", "one", "two", "three", "heavy", "text")
+    keys = {name: f"0123456789abcdef-{name}" for name in names} | {"theirs": "theirs"}
+    file = folder / "keys.yaml"
+    file.write_text(key_lines(keys))
+    flags = [
+        "--api-key-file", str(file), "--api-key", keys["theirs"], "--open-path", "/metrics",
+        "--http-limit", "max_body_bytes=2000000", "--http-limit", "header_seconds=2",
+        "--http-limit", "write_seconds=2", "--max-queue", "16", "--max-running-sequences", "96",
+        "--enable-prompt-tokens-details", "--middleware", "tests.load.inside.Counting",
+        # Small, so that all of it is touched soon: memory that grows later has another reason.
+        "--kv-cache-memory-bytes", "128M",
+    ]  # fmt: skip
+    with running(folder, flags) as started:
+        yield GuardedServer(started.url, started.process, started.log, started.clients, keys, file)

@@ -38,7 +38,7 @@ from tests.benchmarks.about import COLUMNS, about, line
 from tests.benchmarks.arms import chat
 from tests.benchmarks.ratios import ratio
 from tests.benchmarks.tables import markdown, write
-from tests.server_fixture import NAME, running
+from tests.servers import NAME, running
 
 CPU = "API process, CPU a request"
 PATH = "/v1/chat/completions"

@@ -25,7 +25,7 @@ from tests.benchmarks import peers
 from tests.benchmarks.arms import Arm, Proxied, Voting, chat
 from tests.benchmarks.recorder import Call, Recorder, pictures, recording
 from tests.benchmarks.tables import markdown, write
-from tests.server_fixture import NAME, running
+from tests.servers import NAME, running
 
 
 @dataclass(frozen=True, slots=True)

@@ -19,7 +19,8 @@ from pathlib import Path
 import httpx
 
 from tests.benchmarks.arms import Proxied
-from tests.server_fixture import RunningServer, running
+from tests.ports import reserved_port
+from tests.servers import RunningServer, running
 
 OPTILLM = "optillm==0.4.0"
 OPTILLM_NEEDS = (
@@ -80,12 +81,15 @@ def started(folder: Path, upstream: str, model: str, logs: Path) -> Iterator[Pee
             own = logs / "optillm"
             own.mkdir(parents=True, exist_ok=True)
             flags = ["--base-url", f"{upstream}/v1", "--model", model]
-            first = stack.enter_context(running(own, flags, [str(optillm)], environment, "/health"))
+            port = stack.enter_context(reserved_port())
+            first = stack.enter_context(running(own, flags, [str(optillm)], environment, "/health", port))
         if its_hub.exists():
             own = logs / "its_hub"
             own.mkdir(parents=True, exist_ok=True)
             flags = ["--log-level", "WARNING"]
-            second = stack.enter_context(running(own, flags, [str(its_hub)], environment, "/v1/models"))
+            port = stack.enter_context(reserved_port())
+            command = [str(its_hub)]
+            second = stack.enter_context(running(own, flags, command, environment, "/v1/models", port))
             configuration = {
                 "endpoint": f"{upstream}/v1",
                 "api_key": "none",

@@ -33,7 +33,7 @@ from tests.benchmarks import peers
 from tests.benchmarks.about import COLUMNS, about, line
 from tests.benchmarks.arms import GATED, Arm, Gated, Told, Voting, chat
 from tests.benchmarks.tables import HEAD, Pass, markdown, rows, summarise, turns, write
-from tests.server_fixture import NAME, running
+from tests.servers import NAME, running
 
 WARM_UP = 3
 Messages = list[dict[str, Any]]

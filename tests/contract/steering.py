@@ -13,7 +13,7 @@ from typing import Any
 import schemathesis
 
 from mirl_server.openapi import EXAMPLE_PNG
-from tests.server_fixture import NAME
+from tests.servers import NAME
 
 URL = f"data:image/png;base64,{EXAMPLE_PNG}"
 CHAT_TURN = {

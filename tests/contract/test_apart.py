@@ -9,8 +9,8 @@ from pathlib import Path
 
 import pytest
 
-from tests.contract.conftest import image_part
-from tests.server_fixture import RunningServer
+from tests.image_requests import image_part
+from tests.servers import RunningServer
 
 pytestmark = pytest.mark.full
 

@@ -8,8 +8,8 @@ import httpx
 import psutil
 import pytest
 
-from tests.contract.conftest import asking, small
-from tests.server_fixture import NAME, RunningServer
+from tests.image_requests import image_question, small_fan_out
+from tests.servers import NAME, RunningServer
 
 
 def post(server: RunningServer, content: bytes, kind: str = "application/json") -> httpx.Response:
@@ -46,7 +46,7 @@ def test_malformed_bodies_are_400_in_openais_shape(server: RunningServer, conten
 
 
 def test_wire_form_of_a_stream(server: RunningServer) -> None:
-    body = {"model": NAME, "messages": asking(), "stream": True, "max_tokens": 60, **small()}
+    body = {"model": NAME, "messages": image_question(), "stream": True, "max_tokens": 60, **small_fan_out()}
     response = post(server, json.dumps(body).encode())
     assert response.headers["content-type"].startswith("text/event-stream")
     assert "content-length" not in response.headers
@@ -57,7 +57,7 @@ def test_wire_form_of_a_stream(server: RunningServer) -> None:
 
 
 def test_our_metrics_are_beside_vllms(server: RunningServer) -> None:
-    body = {"model": NAME, "messages": asking(), "max_tokens": 60, **small()}
+    body = {"model": NAME, "messages": image_question(), "max_tokens": 60, **small_fan_out()}
     before = server.gauge("mirl_requests_total")
     assert post(server, json.dumps(body).encode()).status_code == 200
     assert server.gauge("mirl_requests_total") == before + 1
@@ -77,7 +77,7 @@ def test_documentation_shows_the_knobs(server: RunningServer) -> None:
 
 def test_nothing_private_is_logged(server: RunningServer) -> None:
     secret = "a-very-private-question"
-    body = {"model": NAME, "messages": asking(secret), "max_tokens": 20, **small()}
+    body = {"model": NAME, "messages": image_question(secret), "max_tokens": 20, **small_fan_out()}
     headers = {"authorization": "Bearer sk-private-key"}
     url = f"{server.url}/v1/chat/completions"
     assert httpx.post(url, json=body, headers=headers, timeout=60).status_code == 200
@@ -108,11 +108,22 @@ def test_the_server_listens_on_loopback_only(server: RunningServer) -> None:
 
 
 def test_scores_agree_with_the_pipelines(server: RunningServer) -> None:
-    asked = {"model": NAME, "messages": asking(), "seed": 1, "temperature": 0, "max_tokens": 60, **small()}
+    asked = {
+        "model": NAME,
+        "messages": image_question(),
+        "seed": 1,
+        "temperature": 0,
+        "max_tokens": 60,
+        **small_fan_out(),
+    }
     told = post(server, json.dumps(asked).encode()).json()["mirl"]["descriptions"][0]
     if told["mi"] is None:
         pytest.skip("these weights gave no usable description")
-    body = {"model": NAME, "messages": asking(), "descriptions": [told["text"], "completely something else"]}
+    body = {
+        "model": NAME,
+        "messages": image_question(),
+        "descriptions": [told["text"], "completely something else"],
+    }
     scored = httpx.post(f"{server.url}/v1/mirl/score", json=body, timeout=60)
     assert scored.status_code == 200, scored.text
     first, other = scored.json()["data"]

@@ -11,8 +11,8 @@ from langchain_core.messages import AIMessage, HumanMessage, ToolMessage
 from langchain_openai import ChatOpenAI
 from pydantic import BaseModel, SecretStr
 
-from tests.contract.conftest import image_part, small
-from tests.server_fixture import NAME, RunningServer
+from tests.image_requests import image_part, small_fan_out
+from tests.servers import NAME, RunningServer
 
 URL = image_part()["image_url"]["url"]
 QUESTION = HumanMessage(
@@ -35,7 +35,7 @@ def model(server: RunningServer, name: str = NAME, **how: Any) -> ChatOpenAI:
     return ChatOpenAI(
         **{
             "model": name, "base_url": f"{server.url}/v1", "api_key": SecretStr("none"), "max_retries": 0,
-            "timeout": 120, "seed": 1, "max_completion_tokens": 150, "extra_body": small(),
+            "timeout": 120, "seed": 1, "max_completion_tokens": 150, "extra_body": small_fan_out(),
         } | how
     )  # fmt: skip
 
@@ -108,5 +108,5 @@ def test_errors_are_its_own(server: RunningServer) -> None:
     with pytest.raises(ContextOverflowError):
         model(server).invoke([long])
     with pytest.raises(openai.InternalServerError) as late:
-        model(server, extra_body=small(timeout=1e-4)).invoke([QUESTION])
+        model(server, extra_body=small_fan_out(timeout=1e-4)).invoke([QUESTION])
     assert late.value.status_code == 504

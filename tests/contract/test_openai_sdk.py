@@ -10,10 +10,10 @@ import pytest
 from openai.types.chat import ChatCompletion
 
 from mirl_client import Evidence, evidence
-from tests.contract.conftest import asking, image_part, small
-from tests.server_fixture import NAME, RunningServer
+from tests.image_requests import image_part, image_question, small_fan_out
+from tests.servers import NAME, RunningServer
 
-MESSAGES = asking()
+MESSAGES = image_question()
 TEXT: list[Any] = [{"role": "user", "content": "hello"}]
 
 
@@ -36,7 +36,7 @@ def test_both_names_are_listed(server: RunningServer) -> None:
 @pytest.fixture(scope="module")
 def answer(server: RunningServer) -> ChatCompletion:
     return server.client().chat.completions.create(
-        model=NAME, messages=MESSAGES, seed=1, max_tokens=150, extra_body=small(token_mi=True)
+        model=NAME, messages=MESSAGES, seed=1, max_tokens=150, extra_body=small_fan_out(token_mi=True)
     )
 
 
@@ -46,10 +46,15 @@ def test_a_gated_answer(answer: ChatCompletion) -> None:
     assert answer.model == NAME
     assert answer.id.startswith("chatcmpl-")
     assert choice.message.role == "assistant"
-    assert isinstance(choice.message.content, str)
-    assert choice.finish_reason in ("stop", "length")
+    found = told(answer)
+    (chosen,) = [one for one in found.chains if one.fork == found.representative.fork
+                 and one.description == found.representative.description]  # fmt: skip
+    assert choice.message.content == (chosen.answer or "")
+    assert choice.finish_reason == chosen.finish_reason
     extra = choice.message.model_extra or {}
     assert extra["reasoning"] == extra["reasoning_content"]
+    described = found.descriptions[found.representative.description or 0].text
+    assert extra["reasoning"].startswith(f"{described}\n\n")
 
 
 def test_its_evidence(answer: ChatCompletion) -> None:
@@ -84,7 +89,11 @@ def test_usage_counts_every_sampled_token_once(answer: ChatCompletion) -> None:
 )  # fmt: skip
 def test_free_form_answers_are_one_chain_s_text(server: RunningServer, text: str) -> None:
     response = server.client().chat.completions.create(
-        model=NAME, messages=asking(text), seed=2, max_tokens=300, extra_body=small(early_stop=False)
+        model=NAME,
+        messages=image_question(text),
+        seed=2,
+        max_tokens=300,
+        extra_body=small_fan_out(early_stop=False),
     )
     answers = {chain.answer for chain in told(response).chains}
     assert answers != {None}, "no chain came to an answer"
@@ -99,7 +108,7 @@ def test_a_stream(server: RunningServer) -> None:
         max_tokens=150,
         stream=True,
         stream_options={"include_usage": True},
-        extra_body=small(),
+        extra_body=small_fan_out(),
     )
     chunks = list(stream)
     assert len({chunk.id for chunk in chunks}) == 1
@@ -126,7 +135,7 @@ def test_a_stream(server: RunningServer) -> None:
 def test_streamed_and_whole_are_the_same_answer(server: RunningServer, answer: ChatCompletion) -> None:
     # Serial requests with a seed repeat exactly.
     stream = server.client().chat.completions.create(
-        model=NAME, messages=MESSAGES, seed=1, max_tokens=150, stream=True, extra_body=small()
+        model=NAME, messages=MESSAGES, seed=1, max_tokens=150, stream=True, extra_body=small_fan_out()
     )
     parts = [chunk.choices[0].delta for chunk in stream]
     assert "".join(part.content or "" for part in parts) == answer.choices[0].message.content
@@ -134,15 +143,17 @@ def test_streamed_and_whole_are_the_same_answer(server: RunningServer, answer: C
     assert reasoning == answer.choices[0].message.reasoning  # type: ignore[attr-defined]
 
 
-def test_the_sdks_own_stream_helper(server: RunningServer) -> None:
+def test_the_sdks_own_stream_helper(server: RunningServer, answer: ChatCompletion) -> None:
     with server.client().chat.completions.stream(
-        model=NAME, messages=MESSAGES, seed=1, max_tokens=150, extra_body=small()
+        model=NAME, messages=MESSAGES, seed=1, max_tokens=150, extra_body=small_fan_out()
     ) as stream:
         for _ in stream:
             pass
         # Not get_final_completion(): that raises where the answer was cut off, which untrained weights do.
         final = stream.current_completion_snapshot
-    assert isinstance(final.choices[0].message.content, str)
+    assert final.choices[0].message.content == answer.choices[0].message.content
+    assert final.choices[0].finish_reason == answer.choices[0].finish_reason
+    assert final.choices[0].message.role == "assistant"
 
 
 async def test_the_async_client(server: RunningServer) -> None:
@@ -150,16 +161,26 @@ async def test_the_async_client(server: RunningServer) -> None:
         responses = await asyncio.gather(
             *(
                 client.chat.completions.create(
-                    model=NAME, messages=asking(seed=seed), seed=seed, max_tokens=100, extra_body=small()
+                    model=NAME,
+                    messages=image_question(seed=seed),
+                    seed=seed,
+                    max_tokens=100,
+                    extra_body=small_fan_out(),
                 )
                 for seed in range(4)
             )
         )
         stream = await client.chat.completions.create(
-            model=NAME, messages=MESSAGES, max_tokens=100, stream=True, extra_body=small()
+            model=NAME, messages=MESSAGES, max_tokens=100, stream=True, extra_body=small_fan_out()
         )
-        assert [chunk async for chunk in stream]
+        chunks = [chunk async for chunk in stream]
+    assert len({chunk.id for chunk in chunks}) == 1
+    assert chunks[-1].choices[0].finish_reason in ("stop", "length")
     assert len({response.id for response in responses}) == 4
+    for response in responses:
+        found = told(response)
+        assert len(found.descriptions) == 3
+        assert response.choices[0].message.content in {chain.answer or "" for chain in found.chains}
 
 
 @pytest.mark.parametrize("messages", [MESSAGES, TEXT], ids=["picture", "text"])
@@ -170,7 +191,10 @@ def test_direct_is_plain_vllm(server: RunningServer, messages: list[Any]) -> Non
     )
     assert response.model == f"{NAME}:direct"
     assert len(response.choices) == 2
-    assert response.choices[0].logprobs is not None
+    spelled = [choice.logprobs.content for choice in response.choices if choice.logprobs]
+    assert response.usage is not None
+    assert sum(len(tokens or ()) for tokens in spelled) == response.usage.completion_tokens
+    assert 2 <= response.usage.completion_tokens <= 10
     assert evidence(response) is None
     chunks = list(
         client.chat.completions.create(
@@ -179,7 +203,10 @@ def test_direct_is_plain_vllm(server: RunningServer, messages: list[Any]) -> Non
         )
     )  # fmt: skip
     assert {chunk.model for chunk in chunks} == {f"{NAME}:direct"}
+    assert chunks[-1].choices == []
     assert chunks[-1].usage is not None
+    assert 1 <= chunks[-1].usage.completion_tokens <= 5
+    assert chunks[-1].usage.prompt_tokens == response.usage.prompt_tokens
 
 
 def test_text_and_follow_ups_pass_through(server: RunningServer) -> None:
@@ -196,16 +223,16 @@ def test_text_and_follow_ups_pass_through(server: RunningServer) -> None:
 def test_several_pictures_earlier_turns_and_a_system_prompt(server: RunningServer) -> None:
     messages: list[Any] = [
         {"role": "system", "content": "Be brief."},
-        *asking(seed=1),
+        *image_question(seed=1),
         {"role": "assistant", "content": "7"},
         {"role": "user", "content": [image_part(2), image_part(3), {"type": "text", "text": "And these?"}]},
     ]
     response = server.client().chat.completions.create(
-        model=NAME, messages=messages, max_tokens=60, extra_body=small()
+        model=NAME, messages=messages, max_tokens=60, extra_body=small_fan_out()
     )
     assert response.usage is not None
     assert response.usage.prompt_tokens > 3 * 16
-    assert told(response).descriptions
+    assert len(told(response).descriptions) == 3
 
 
 def test_every_honoured_field_is_taken(server: RunningServer) -> None:
@@ -213,15 +240,20 @@ def test_every_honoured_field_is_taken(server: RunningServer) -> None:
         model=NAME, messages=MESSAGES, max_completion_tokens=60, temperature=0.8, top_p=0.95, seed=3,
         presence_penalty=0.1, frequency_penalty=0.1, stop=["###", "\n\n"], user="someone",
         metadata={"run": "1"}, n=1, logprobs=False,
-        extra_body={**small(), "top_k": 50, "min_p": 0.01, "repetition_penalty": 1.05, "priority": 0,
+        extra_body={**small_fan_out(), "top_k": 50, "min_p": 0.01, "repetition_penalty": 1.05, "priority": 0,
                     "chat_template_kwargs": {"colour": "red"}, "include_reasoning": False},
     )  # fmt: skip
+    # Each by itself: test_honoured_fields.py.
     assert "reasoning" not in (response.choices[0].message.model_extra or {})
+    found = told(response)
+    tokens = {one.index: one.tokens for one in found.descriptions}
+    assert len(tokens) == 3
+    assert all(tokens[chain.description or 0] + chain.tokens <= 60 for chain in found.chains)
 
 
 def test_temperature_zero_is_one_description_many_times(server: RunningServer) -> None:
     response = server.client().chat.completions.create(
-        model=NAME, messages=MESSAGES, temperature=0, max_tokens=60, extra_body=small()
+        model=NAME, messages=MESSAGES, temperature=0, max_tokens=60, extra_body=small_fan_out()
     )
     assert len({one.text for one in told(response).descriptions}) == 1
 
@@ -267,7 +299,7 @@ def test_what_cannot_be_done_is_a_400_that_names_it(
 def test_a_prompt_that_is_too_long_is_a_400(server: RunningServer) -> None:
     with pytest.raises(openai.BadRequestError) as caught:
         server.client().chat.completions.create(
-            model=NAME, messages=asking("word " * 4000), stream=True, extra_body=small()
+            model=NAME, messages=image_question("word " * 4000), stream=True, extra_body=small_fan_out()
         )
     assert caught.value.status_code == 400
     # What clients know it by, and shorten the prompt.
@@ -291,6 +323,6 @@ def test_pictures_by_url_are_not_fetched_for_direct_either(server: RunningServer
 def test_a_deadline_is_a_504_or_a_partial_answer(server: RunningServer) -> None:
     client = server.client()
     with pytest.raises(openai.InternalServerError) as caught:
-        client.chat.completions.create(model=NAME, messages=MESSAGES, extra_body=small(timeout=1e-4))
+        client.chat.completions.create(model=NAME, messages=MESSAGES, extra_body=small_fan_out(timeout=1e-4))
     assert caught.value.status_code == 504
     assert caught.value.param == "mirl.timeout"

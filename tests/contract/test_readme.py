@@ -8,11 +8,7 @@ import subprocess
 import sys
 from pathlib import Path
 
-import pytest
-
-from tests.server_fixture import RunningServer
-
-pytestmark = pytest.mark.vllm
+from tests.servers import RunningServer
 
 ROOT = Path(__file__).parents[2]
 

@@ -10,10 +10,10 @@ import pytest
 from pydantic import BaseModel
 
 from mirl_client import evidence
-from tests.contract.conftest import asking, small
-from tests.server_fixture import NAME, RunningServer
+from tests.image_requests import image_question, small_fan_out
+from tests.servers import NAME, RunningServer
 
-MESSAGES: list[Any] = asking()
+MESSAGES: list[Any] = image_question()
 
 
 class Seen(BaseModel):
@@ -25,7 +25,7 @@ class Seen(BaseModel):
 
 def test_several_answers(server: RunningServer) -> None:
     told = server.client().chat.completions.create(
-        model=NAME, messages=MESSAGES, n=3, seed=1, max_tokens=150, extra_body=small()
+        model=NAME, messages=MESSAGES, n=3, seed=1, max_tokens=150, extra_body=small_fan_out()
     )
     assert [choice.index for choice in told.choices] == [0, 1, 2]
     found = [evidence(told, index) for index in range(3)]
@@ -41,19 +41,24 @@ def test_several_answers(server: RunningServer) -> None:
 def test_several_answers_streamed(server: RunningServer) -> None:
     stream = server.client().chat.completions.create(
         model=NAME, messages=MESSAGES, n=2, max_tokens=150, stream=True,
-        stream_options={"include_usage": True}, extra_body=small(),
+        stream_options={"include_usage": True}, extra_body=small_fan_out(),
     )  # fmt: skip
-    ended = []
-    for chunk in stream:
-        ended += [choice.index for choice in chunk.choices if choice.finish_reason]
+    chunks = list(stream)
+    ended = [choice.index for chunk in chunks for choice in chunk.choices if choice.finish_reason]
     assert sorted(ended) == [0, 1]
-    assert chunk.usage is not None
+    found = [one for chunk in chunks if (one := evidence(chunk))]
+    assert len(found) == 2
+    assert chunks[-1].usage is not None
+    sampled = sum(stage.generated_tokens for one in found for stage in one.stages)
+    assert chunks[-1].usage.completion_tokens == sampled
 
 
 @pytest.mark.parametrize("stream", [False, True])
 def test_logprobs(server: RunningServer, stream: bool) -> None:
-    fields: Any = {"model": NAME, "messages": MESSAGES, "seed": 1, "max_tokens": 150, "extra_body": small(),
-                   "logprobs": True, "top_logprobs": 3}  # fmt: skip
+    fields: Any = {
+        "model": NAME, "messages": MESSAGES, "seed": 1, "max_tokens": 150, "extra_body": small_fan_out(),
+        "logprobs": True, "top_logprobs": 3,
+    }  # fmt: skip
     if stream:
         choices = [
             chunk.choices[0] for chunk in server.client().chat.completions.create(stream=True, **fields)
@@ -71,7 +76,12 @@ def test_logprobs(server: RunningServer, stream: bool) -> None:
 
 def test_a_schema_is_kept_to(server: RunningServer) -> None:
     told = server.client().chat.completions.parse(
-        model=NAME, messages=MESSAGES, response_format=Seen, seed=1, max_tokens=400, extra_body=small()
+        model=NAME,
+        messages=MESSAGES,
+        response_format=Seen,
+        seed=1,
+        max_tokens=400,
+        extra_body=small_fan_out(),
     )
     parsed = told.choices[0].message.parsed
     assert isinstance(parsed, Seen)
@@ -126,7 +136,7 @@ def test_a_named_tool_is_called(server: RunningServer) -> None:
     tool: Any = {"type": "function", "function": {"name": "report", "parameters": parameters}}
     told = server.client().chat.completions.create(
         model=NAME, messages=MESSAGES, seed=1, max_tokens=400, tools=[tool],
-        tool_choice={"type": "function", "function": {"name": "report"}}, extra_body=small(),
+        tool_choice={"type": "function", "function": {"name": "report"}}, extra_body=small_fan_out(),
     )  # fmt: skip
     (choice,) = told.choices
     assert choice.message.tool_calls, "no chain came to a call"

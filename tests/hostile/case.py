@@ -13,7 +13,7 @@ from typing import Any
 
 from PIL import Image
 
-from tests.server_fixture import NAME
+from tests.servers import NAME
 
 JSON = {"content-type": "application/json"}
 # Whatever of a corpus is answered after all should cost little.

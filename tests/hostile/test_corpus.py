@@ -13,9 +13,7 @@ from tests.hostile.case import CANARY, DIRECT, Case, picture
 from tests.hostile.corpus import corpus, sample
 from tests.hostile.run import Report, run
 from tests.hostile.wire import wires
-from tests.server_fixture import RunningServer
-
-pytestmark = pytest.mark.vllm
+from tests.servers import RunningServer
 
 OF_EACH, SEED = 28, 20
 LEAST = 500

@@ -11,9 +11,9 @@ import pytest
 from tests.hostile.case import CANARY
 from tests.hostile.run import run
 from tests.hostile.urls import other_media, urls
-from tests.server_fixture import running
+from tests.servers import running
 
-pytestmark = [pytest.mark.vllm, pytest.mark.full]
+pytestmark = [pytest.mark.usefixtures("real_vllm"), pytest.mark.full]
 
 
 @pytest.mark.timeout(1200)

@@ -15,8 +15,6 @@ from mirl_core.events import Finished
 from mirl_core.pipeline import Pipeline
 from mirl_core.types import Result
 
-pytestmark = pytest.mark.vllm
-
 PLAN = BankPlan(descriptions=4, forks=2, estimators=("text", "blank"), seed=3, max_tokens=200)
 # What the rounding of bfloat16 may do to a token's log-probability in another batch; nats.
 ROUNDING = 0.05

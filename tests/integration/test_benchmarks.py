@@ -13,9 +13,9 @@ from mirl_core.evaluation.data import open_data
 from tests.benchmarks import peers, routes
 from tests.benchmarks.arms import Gated, Voting, chat
 from tests.benchmarks.direct_overhead import CPU, measure, report
-from tests.server_fixture import NAME, RunningServer, running
+from tests.servers import NAME, RunningServer, running
 
-pytestmark = [pytest.mark.vllm, pytest.mark.full]
+pytestmark = [pytest.mark.usefixtures("real_vllm"), pytest.mark.full]
 QUESTION = open_data("digits/iid", "dev", 1, 0).questions[0]
 
 

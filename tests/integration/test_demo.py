@@ -23,7 +23,7 @@ def servers() -> set[str]:
     return found
 
 
-@pytest.mark.vllm
+@pytest.mark.usefixtures("real_vllm")
 @pytest.mark.full
 def test_demo_asks_at_least_three_questions_and_cleans_up() -> None:
     before = servers()

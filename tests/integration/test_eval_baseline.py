@@ -9,7 +9,7 @@ import pytest
 
 from tests.benchmarks.baseline import BASELINE, METHODS, measure
 
-pytestmark = [pytest.mark.vllm, pytest.mark.full]
+pytestmark = [pytest.mark.usefixtures("real_vllm"), pytest.mark.full]
 
 # Of 100 questions a split. Seeds are fixed, but how branches are batched, and with it some samples, is not.
 POINTS = 0.04

@@ -10,8 +10,6 @@ from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-import pytest
-
 from mirl_core.evaluation.bank.store import Bank
 from mirl_core.evaluation.run import EngineFactory, run
 from mirl_core.evaluation.study import RunSettings
@@ -19,8 +17,6 @@ from mirl_core.evaluation.study import RunSettings
 if TYPE_CHECKING:
     from mirl_core.engines.base import Engine
     from mirl_core.engines.vllm import VLLMEngine
-
-pytestmark = pytest.mark.vllm
 
 GATED = "mirl(descriptions=6;keep=3;forks=2)"
 

@@ -46,7 +46,7 @@ async def hf_float32(bundled_model: Path) -> AsyncIterator[HFEngine]:
 
 
 @pytest_asyncio.fixture(scope="module", loop_scope="session")
-async def vllm_float32(bundled_model: Path) -> AsyncIterator[VLLMEngine]:
+async def vllm_float32(real_vllm: None, bundled_model: Path) -> AsyncIterator[VLLMEngine]:
     engine = await VLLMEngine.start(str(bundled_model), dtype="float32")
     yield engine
     await engine.close()
@@ -76,14 +76,12 @@ async def sample(engine: Engine, rendered: Rendered, n: int, sampling: Sampling)
     return sorted(samples, key=lambda s: s.index)
 
 
-@pytest.mark.vllm
 async def test_mi_agrees_in_float32(hf_float32: HFEngine, vllm_float32: VLLMEngine) -> None:
     apart = await differences(hf_float32, vllm_float32)
     print(f"largest difference of MI over 50 descriptions, float32: {apart.max():.2e} nats")
     assert apart.max() <= 1e-4
 
 
-@pytest.mark.vllm
 async def test_mi_agrees_in_bfloat16(bundled_model: Path, vllm_engine: VLLMEngine) -> None:
     """The weights' own type: what a user gets. Rounding, which grows with a description's length."""
     engine = await HFEngine.start(str(bundled_model), dtype=torch.bfloat16)
@@ -96,7 +94,6 @@ async def test_mi_agrees_in_bfloat16(bundled_model: Path, vllm_engine: VLLMEngin
     assert per_token <= 0.1
 
 
-@pytest.mark.vllm
 async def test_both_render_and_decode_alike(hf_float32: HFEngine, vllm_float32: VLLMEngine) -> None:
     """Same prompt, and the same greedy continuation."""
     greedy = Sampling(max_tokens=16, temperature=0, alternatives=20)
@@ -112,7 +109,6 @@ async def test_both_render_and_decode_alike(hf_float32: HFEngine, vllm_float32: 
     assert confidence[0] == pytest.approx(confidence[1], abs=1e-3)
 
 
-@pytest.mark.vllm
 @pytest.mark.parametrize("which", ["hf", "vllm"])
 async def test_score_equals_sampling(hf_float32: HFEngine, vllm_float32: VLLMEngine, which: str) -> None:
     engine: Engine = hf_float32 if which == "hf" else vllm_float32
@@ -146,19 +142,28 @@ async def test_hf_text_ends_with_the_stop_string(hf_float32: HFEngine) -> None:
     assert stopped.finish_reason == "stop"
 
 
+async def a_token(engine: HFEngine) -> None:
+    """Wait until the model computes a token: until its next forward pass."""
+    loop, begun = asyncio.get_running_loop(), asyncio.Event()
+    hook = engine._model.register_forward_pre_hook(lambda *_: loop.call_soon_threadsafe(begun.set))
+    async with asyncio.timeout(60):
+        await begun.wait()
+    hook.remove()
+
+
 async def test_hf_abort_and_close(hf_float32: HFEngine) -> None:
     rendered = await hf_float32.render(QUESTION, context())
     long = Sampling(max_tokens=1900, temperature=2.0)
     stream = hf_float32.generate(rendered, (), 3, long, context("it"))
     reader = asyncio.ensure_future(anext(stream))
-    await asyncio.sleep(0.05)
+    await a_token(hf_float32)
     await hf_float32.abort("it")
     samples = [await reader, *[s async for s in stream]]
     assert any(s.finish_reason == "abort" for s in samples)
     assert len(samples) == 3
     stream = hf_float32.generate(rendered, (), 3, long, context("other"))
     reader = asyncio.ensure_future(anext(stream))
-    await asyncio.sleep(0.05)
+    await a_token(hf_float32)
     reader.cancel()
     async with asyncio.timeout(5):
         await asyncio.wait([reader])

@@ -3,44 +3,23 @@
 from __future__ import annotations
 
 import asyncio
-import itertools
 from collections.abc import AsyncGenerator, Sequence
 from contextlib import aclosing
 from dataclasses import replace
 
+import numpy as np
 import pytest
 from PIL import Image
 
-from mirl_core.bundled import model_path, questions
 from mirl_core.confidence import distinct_share, probability
-from mirl_core.config import MIRLOptions, ModelSettings
+from mirl_core.config import MIRLOptions
 from mirl_core.engines.base import Rendered, RequestContext, Sample, Sampling
 from mirl_core.engines.vllm import VLLMEngine
 from mirl_core.errors import DeadlineError
 from mirl_core.events import ChainDone, Decided, Finished, Gated
 from mirl_core.pipeline import Pipeline
 from mirl_core.types import Conversation, Result
-
-pytestmark = pytest.mark.vllm
-
-NUMBERS = itertools.count()
-SMALL = {"descriptions": 4, "keep": 3, "forks": 2}
-
-
-def picture(number: int = 0) -> Conversation:
-    question = questions()[number]
-    with Image.open(question.file) as image:
-        content = [
-            {"type": "image", "image": image.convert("RGB")},
-            {"type": "text", "text": question.question},
-        ]
-    return Conversation(({"role": "user", "content": content},))
-
-
-def settings() -> ModelSettings:
-    loaded = ModelSettings.load(model_path())
-    assert loaded is not None
-    return loaded
+from tests.integration.pipeline_cases import NUMBERS, SMALL, picture, settings
 
 
 async def run(
@@ -129,15 +108,70 @@ async def test_auto_weighs_by_the_requests_own_descriptions(vllm_engine: VLLMEng
 
 @pytest.mark.parametrize("aggregate", ["auto", "majority", "mi_weighted", "best"])
 async def test_aggregations(vllm_engine: VLLMEngine, aggregate: str) -> None:
-    result = await run(vllm_engine, aggregate=aggregate)
-    assert result.content
+    result = await run(vllm_engine, aggregate=aggregate, early_stop=False)
+    answered = [chain for chain in result.chains if chain.answer is not None]
+    assert result.representative in answered
+    assert result.content == result.representative.answer
+    if result.vote is None:
+        assert result.representative.score == max(chain.score for chain in answered)
+    else:
+        assert result.vote.counts[result.vote.answer] == max(result.vote.counts.values())
+        total = sum(result.vote.counts.values())
+        assert result.vote.share == pytest.approx(result.vote.counts[result.vote.answer] / total)
     assert result.aggregation == ("majority" if aggregate == "auto" else aggregate)
     assert (result.vote is None) == (aggregate == "best")
 
 
-@pytest.mark.parametrize("options", [{"fork_image": "drop"}, {"distinct": True}, {"adaptive_keep": 0.5}])
-async def test_switches(vllm_engine: VLLMEngine, options: dict[str, object]) -> None:
-    assert (await run(vllm_engine, **options)).content
+@pytest.mark.parametrize("fork_image", ["keep", "drop"])
+async def test_chains_see_the_image_unless_it_is_dropped(
+    vllm_engine: VLLMEngine, monkeypatch: pytest.MonkeyPatch, fork_image: str
+) -> None:
+    """By the length of the prompts that the engine continues; tokens."""
+    plain, prompts = vllm_engine.generate, dict[str, set[int]](describe=set(), fork=set())
+
+    def generate(
+        rendered: Rendered, suffix: Sequence[int], n: int, sampling: Sampling, context: RequestContext
+    ) -> AsyncGenerator[Sample, None]:
+        prompts["fork" if "fork" in context.request_id else "describe"].add(rendered.prompt_tokens)
+        return plain(rendered, suffix, n, sampling, context)
+
+    monkeypatch.setattr(vllm_engine, "generate", generate)
+    result = await run(vllm_engine, fork_image=fork_image)
+    assert result.content == result.representative.answer
+    lengths = [
+        (await Pipeline(vllm_engine, settings()).render(conversation, RequestContext("length"))).prompt_tokens
+        for conversation in (picture(), picture().with_images(None))
+    ]
+    assert lengths[0] > lengths[1]
+    assert prompts == {"describe": {lengths[0]}, "fork": {lengths[fork_image == "drop"]}}
+
+
+@pytest.mark.parametrize("distinct", [False, True])
+async def test_identical_descriptions_are_ranked_once_if_distinct(
+    vllm_engine: VLLMEngine, distinct: bool
+) -> None:
+    greedy = Sampling(max_tokens=200, temperature=0)
+    result = await run(vllm_engine, sampling=greedy, distinct=distinct, early_stop=False)
+    assert len({one.token_ids for one in result.descriptions}) == 1
+    dropped = ["duplicate"] * 3 if distinct else [None, None, "gate"]
+    assert [one.reason for one in result.descriptions] == [None, *dropped]
+    assert [one.kept for one in result.descriptions] == [reason is None for reason in (None, *dropped)]
+    assert len(result.chains) == 2 * sum(one.kept for one in result.descriptions)
+
+
+@pytest.mark.parametrize("mass", [0.2, 0.5])
+async def test_adaptive_keep_ends_where_the_softmax_mass_is_reached(
+    vllm_engine: VLLMEngine, mass: float
+) -> None:
+    result = await run(vllm_engine, adaptive_keep=mass, early_stop=False)
+    scores = np.sort([one.score for one in result.descriptions if one.score is not None])[::-1]
+    shares = np.exp(scores) / np.exp(scores).sum()
+    enough = int(np.argmax(shares.cumsum() >= mass)) + 1
+    assert enough < 3, "fewer than `keep`"
+    assert [one.score for one in result.descriptions if one.kept] == sorted(
+        scores[:enough], key=[one.score for one in result.descriptions].index
+    )
+    assert len(result.chains) == 2 * enough
 
 
 async def test_the_same_seed_gives_the_same_descriptions(vllm_engine: VLLMEngine) -> None:
@@ -228,12 +262,10 @@ async def test_concurrent_requests_keep_apart(vllm_engine: VLLMEngine) -> None:
 
 
 async def nothing_runs(engine: VLLMEngine) -> None:
-    """Within a second the engine has no unfinished request."""
-    for _ in range(50):
-        if not unfinished(engine):
-            return
-        await asyncio.sleep(0.02)
-    raise AssertionError("requests still run in the engine")
+    """Wait until the engine has no unfinished request."""
+    async with asyncio.timeout(5):
+        while unfinished(engine):  # noqa: ASYNC110 - vLLM has no event for it
+            await asyncio.sleep(0.02)
 
 
 def unfinished(engine: VLLMEngine) -> int:

@@ -26,9 +26,7 @@ from mirl_core.pipeline import Pipeline
 from mirl_core.training.rl.sync_remote import RemoteReloadSync
 from mirl_core.types import Conversation
 from tests.integration.remote_cases import Perturbed, apart, context, picture, question, sample
-from tests.server_fixture import RunningServer, running
-
-pytestmark = pytest.mark.vllm
+from tests.servers import RunningServer, running
 
 # What this goes on from repeats itself until the context is full: half a minute for 16 branches.
 ENDLESS = Sampling(max_tokens=1500, temperature=0.2, frequency_penalty=-2.0)
@@ -41,7 +39,7 @@ FLAGS = (
 
 
 @pytest.fixture(scope="module")
-def fleet(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RunningServer]:
+def fleet(real_vllm: None, tmp_path_factory: pytest.TempPathFactory) -> Iterator[RunningServer]:
     """One server as a fleet has it; leave nothing running in it."""
     environment = {"VLLM_SERVER_DEV_MODE": "1", "VLLM_LOGGING_LEVEL": "WARNING"}
     with running(tmp_path_factory.mktemp("fleet"), FLAGS, environment=environment) as started:

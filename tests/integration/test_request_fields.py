@@ -15,10 +15,8 @@ from mirl_core.formats import AnswerFormat, json_schema, one_of
 from mirl_core.pipeline import Pipeline
 from mirl_core.types import Result
 from mirl_server import choices
-from tests.integration.test_pipeline_vllm import NUMBERS, picture, settings
-from tests.integration.test_pipeline_vllm import SMALL as NARROW
-
-pytestmark = pytest.mark.vllm
+from tests.integration.pipeline_cases import NUMBERS, picture, settings
+from tests.integration.pipeline_cases import SMALL as NARROW
 
 SEEDED = Sampling(max_tokens=200, seed=3)
 DIGIT = json_schema(

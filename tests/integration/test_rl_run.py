@@ -28,7 +28,7 @@ from mirl_core.training.rl.peers import Peers
 from mirl_core.training.rl.run import train
 from mirl_core.training.rl.store import is_finished
 
-pytestmark = pytest.mark.vllm
+pytestmark = pytest.mark.usefixtures("real_vllm")
 
 # Three questions, two a step: every step but the first begins an epoch.
 SMALL: dict[str, Any] = {

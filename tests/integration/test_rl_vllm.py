@@ -5,7 +5,6 @@ The engine is this module's own: its weights change, and the last test kills it.
 
 from __future__ import annotations
 
-import gc
 import time
 from collections.abc import AsyncIterator, Sequence
 from contextlib import suppress
@@ -43,13 +42,11 @@ SAME = 1e-4
 
 
 @pytest_asyncio.fixture(scope="module", loop_scope="session")
-async def engine() -> AsyncIterator[VLLMEngine]:
+async def engine(real_vllm: None) -> AsyncIterator[VLLMEngine]:
     started = await start_engine(model_path(), max_num_seqs=128)
     yield started
     with suppress(EngineError):
         await started.close()
-    del started
-    gc.collect()
 
 
 @pytest.fixture(scope="module")
@@ -126,7 +123,6 @@ async def differences(rows: Sequence[Row], trainer: HFEngine) -> float:
     return worst
 
 
-@pytest.mark.vllm
 @pytest.mark.parametrize("name", ["mirl", "grpo"])
 async def test_rows_are_what_was_sampled(
     engine: VLLMEngine, trainer: HFEngine, settings: ModelSettings, questions: Sequence[Question], name: str
@@ -170,7 +166,6 @@ def is_chain(trajectory: Any) -> bool:
     return trajectory.segment != "description" and bool(trajectory.parts)
 
 
-@pytest.mark.vllm
 @pytest.mark.parametrize("kind", ["frozen", "policy"])
 async def test_at_the_start_the_rewards_mi_is_the_gates(
     engine: VLLMEngine, trainer: HFEngine, settings: ModelSettings, questions: Sequence[Question], kind: str
@@ -264,7 +259,6 @@ def sync(engine: VLLMEngine, tmp_path: Path) -> ReloadSync:
     return ReloadSync(engine, tmp_path / "sync")
 
 
-@pytest.mark.vllm
 async def test_after_a_push_the_engine_is_the_trainers_model(
     engine: VLLMEngine, policy: Policy, probe: Probe, sync: ReloadSync, tmp_path: Path
 ) -> None:
@@ -284,7 +278,6 @@ async def test_after_a_push_the_engine_is_the_trainers_model(
         assert [path.name for path in (tmp_path / "sync").iterdir()] == [f"weights-{version}"]
 
 
-@pytest.mark.vllm
 async def test_the_check_sees_a_stale_prefix_cache(
     engine: VLLMEngine, policy: Policy, probe: Probe, sync: ReloadSync, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -303,7 +296,6 @@ async def test_the_check_sees_a_stale_prefix_cache(
     assert max((await probe.differences()).values()) <= SAME
 
 
-@pytest.mark.vllm
 async def test_the_check_sees_a_stale_encoder_cache(
     engine: VLLMEngine, policy: Policy, probe: Probe, sync: ReloadSync, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -12,11 +12,10 @@ from anthropic import Anthropic
 from openai.types.responses import Response
 
 from mirl_client import evidence
-from tests.contract.conftest import asking, image_part, small
-from tests.integration.test_server_disconnect import until
-from tests.server_fixture import NAME, RunningServer
-
-pytestmark = pytest.mark.vllm
+from tests.image_requests import image_part, image_question, small_fan_out
+from tests.load.raw import connect
+from tests.servers import NAME, RunningServer
+from tests.waiting import wait_until
 
 URL = image_part()["image_url"]["url"]
 INPUT: list[Any] = [
@@ -43,13 +42,13 @@ def anthropic_client(server: RunningServer) -> Anthropic:
 def test_the_three_apis_give_one_answer(server: RunningServer) -> None:
     # Serial requests with a seed repeat exactly, and the three ask for the same.
     chat = server.client().chat.completions.create(
-        model=NAME, messages=asking(), seed=1, max_tokens=150, extra_body=small()
+        model=NAME, messages=image_question(), seed=1, max_tokens=150, extra_body=small_fan_out()
     )
     responses = server.client().responses.create(
-        model=NAME, input=INPUT, max_output_tokens=150, extra_body={**small(), "seed": 1}
+        model=NAME, input=INPUT, max_output_tokens=150, extra_body={**small_fan_out(), "seed": 1}
     )
     messages = anthropic_client(server).messages.create(
-        model=NAME, messages=MESSAGES, max_tokens=150, extra_body={**small(), "seed": 1}
+        model=NAME, messages=MESSAGES, max_tokens=150, extra_body={**small_fan_out(), "seed": 1}
     )
     content = chat.choices[0].message.content
     assert responses.output_text == content
@@ -60,12 +59,17 @@ def test_the_three_apis_give_one_answer(server: RunningServer) -> None:
     tokens = (chat.usage.prompt_tokens, chat.usage.completion_tokens)
     assert (responses.usage.input_tokens, responses.usage.output_tokens) == tokens
     assert (messages.usage.input_tokens, messages.usage.output_tokens) == tokens
-    found = [evidence(one) for one in (chat, responses, messages)]
-    assert all(one is not None and one.descriptions for one in found)
+    texts = []
+    for one in (chat, responses, messages):
+        found = evidence(one)
+        assert found is not None
+        texts.append([description.text for description in found.descriptions])
+    assert len(texts[0]) == 3
+    assert texts[0] == texts[1] == texts[2]
 
 
 def test_streams(server: RunningServer) -> None:
-    body: dict[str, Any] = {**small(), "seed": 1}
+    body: dict[str, Any] = {**small_fan_out(), "seed": 1}
     final: Response | None = None
     with server.client().responses.stream(
         model=NAME, input=INPUT, max_output_tokens=150, extra_body=body
@@ -142,22 +146,18 @@ def test_gated_refusals_name_the_field(server: RunningServer) -> None:
     [
         ("/v1/responses", {"input": INPUT}),
         ("/v1/messages", {"messages": MESSAGES, "max_tokens": 500}),
-        ("/v1/mirl/describe", {"messages": asking()}),
+        ("/v1/mirl/describe", {"messages": image_question()}),
     ],
 )
 def test_a_dropped_request_frees_the_engine(server: RunningServer, path: str, body: dict[str, Any]) -> None:
-    until(lambda: server.sequences() == 0, 20)
-    asked = {"model": NAME, "temperature": 2.0, "mirl": LONG, **body}
-    try:
-        with httpx.Client(timeout=httpx.Timeout(10, read=0.1)) as client:
-            client.post(f"{server.url}{path}", json=asked)
-    except httpx.ReadTimeout:
-        pass  # the client has hung up
-    assert until(lambda: server.sequences() == 0, 5) < 2
+    wait_until(lambda: server.sequences() == 0, 20)
+    with connect(server, {"model": NAME, "temperature": 2.0, "mirl": LONG, **body}, path):
+        wait_until(lambda: server.sequences() > 16, 20)
+    assert wait_until(lambda: server.sequences() == 0, 5) < 2
 
 
 def test_describe_is_the_first_half_of_an_answer(server: RunningServer) -> None:
-    asked = {"model": NAME, "messages": asking(), "seed": 1, "max_tokens": 150, **small()}
+    asked = {"model": NAME, "messages": image_question(), "seed": 1, "max_tokens": 150, **small_fan_out()}
     told = httpx.post(f"{server.url}/v1/mirl/describe", json=asked, timeout=60).json()
     answered = httpx.post(f"{server.url}/v1/chat/completions", json=asked, timeout=60).json()
     texts = [one["text"] for one in told["data"]]

@@ -8,11 +8,11 @@ import time
 import pytest
 
 from mirl_client import evidence
-from tests.contract.conftest import asking
-from tests.server_fixture import NAME, RunningServer
+from tests.image_requests import image_question
+from tests.servers import NAME, RunningServer
 
 # Its short form is `tests/load`'s.
-pytestmark = [pytest.mark.vllm, pytest.mark.full]
+pytestmark = pytest.mark.full
 
 REQUESTS = 200
 
@@ -25,7 +25,7 @@ async def test_200_seeded_requests_at_once(server: RunningServer) -> None:
             *(
                 client.chat.completions.create(
                     model=NAME,
-                    messages=asking(seed=number % 20),
+                    messages=image_question(seed=number % 20),
                     seed=number,
                     max_tokens=48,
                     extra_body={"mirl": options},

@@ -7,7 +7,6 @@ import os
 import signal
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import httpx
@@ -15,8 +14,10 @@ import psutil
 import pytest
 
 from mirl_client import evidence
-from tests.contract.conftest import asking, small
-from tests.server_fixture import MIRL_SERVE, NAME, running
+from tests.image_requests import image_question, small_fan_out
+from tests.integration.server_cases import engine_starts
+from tests.servers import MIRL_SERVE, NAME, running
+from tests.waiting import wait_until
 
 VLLM_SERVE = (sys.executable, "-m", "vllm.entrypoints.launchers.api_server.entry")
 
@@ -57,7 +58,6 @@ def test_wrong_mirl_flags_are_one_line_and_exit_code_2(flags: list[str], said: s
     assert said in done.stderr
 
 
-@pytest.mark.vllm
 @pytest.mark.parametrize(
     ("flags", "said"),
     [
@@ -76,7 +76,6 @@ def test_wrong_vllm_flags_end_in_one_line_and_exit_code_2(flags: list[str], said
     assert "Traceback" not in done.stderr
 
 
-@pytest.mark.vllm
 @pytest.mark.full
 def test_vllms_own_help_is_reached() -> None:
     done = run("--help=max-model-len")
@@ -84,7 +83,7 @@ def test_vllms_own_help_is_reached() -> None:
     assert "--max-model-len" in done.stdout
 
 
-@pytest.mark.vllm
+@pytest.mark.usefixtures("real_vllm")
 @pytest.mark.full
 def test_sigterm_during_start_up_ends_all_of_it() -> None:
     process = subprocess.Popen(
@@ -92,11 +91,8 @@ def test_sigterm_during_start_up_ends_all_of_it() -> None:
     )
     try:
         server = psutil.Process(process.pid)
-        started = time.monotonic()
-        while not any("spawn_main" in " ".join(child.cmdline()) for child in server.children()):
-            assert time.monotonic() - started < 120
-            time.sleep(0.2)
-        time.sleep(5)  # the engine's process loads by now, and the server waits for it
+        # The engine's process loads by now, and the server waits for it.
+        wait_until(lambda: engine_starts(process), 120)
         family = server.children(recursive=True)
         process.terminate()
         assert process.wait(20) == 0
@@ -107,7 +103,7 @@ def test_sigterm_during_start_up_ends_all_of_it() -> None:
         process.wait()
 
 
-@pytest.mark.vllm
+@pytest.mark.usefixtures("real_vllm")
 @pytest.mark.full
 def test_mirl_inside_vllms_own_server(tmp_path: Path, bundled_model: Path) -> None:
     """The other way round: vLLM's server as its users start it, MIRL enabled by VLLM_PLUGINS."""
@@ -117,14 +113,18 @@ def test_mirl_inside_vllms_own_server(tmp_path: Path, bundled_model: Path) -> No
     with running(tmp_path, flags, VLLM_SERVE, environment) as server:
         client = server.client()
         assert {model.id for model in client.models.list()} == {NAME, f"{NAME}:direct"}
-        found = evidence(client.chat.completions.create(model=NAME, messages=asking(), seed=1, max_tokens=60))
+        found = evidence(
+            client.chat.completions.create(model=NAME, messages=image_question(), seed=1, max_tokens=60)
+        )
         assert found is not None
         assert len(found.descriptions) == 4
         stream = client.chat.completions.create(
-            model=NAME, messages=asking(), max_tokens=60, stream=True, extra_body=small()
+            model=NAME, messages=image_question(), max_tokens=60, stream=True, extra_body=small_fan_out()
         )
         assert any(evidence(chunk) for chunk in stream)
-        plain = client.chat.completions.create(model=f"{NAME}:direct", messages=asking(), max_tokens=4)
+        plain = client.chat.completions.create(
+            model=f"{NAME}:direct", messages=image_question(), max_tokens=4
+        )
         assert evidence(plain) is None
         assert httpx.get(f"{server.url}/health").status_code == 200
         assert server.gauge("mirl_requests_total") == 2

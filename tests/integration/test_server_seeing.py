@@ -6,7 +6,6 @@ import contextlib
 import json
 import subprocess
 import threading
-import time
 from collections.abc import Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
@@ -17,8 +16,9 @@ import pytest
 import yaml
 from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTraceServiceRequest
 
-from tests.contract.conftest import asking, small
-from tests.server_fixture import MIRL_SERVE, NAME, running
+from tests.image_requests import image_question, small_fan_out
+from tests.servers import MIRL_SERVE, NAME, running
+from tests.waiting import wait_until
 
 PARENT = "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01"
 
@@ -55,7 +55,6 @@ def collector() -> Iterator[tuple[str, list[Any]]]:
         thread.join()
 
 
-@pytest.mark.vllm
 def test_one_file_for_vllm_and_mirl_and_a_dry_run_of_it(tmp_path: Path) -> None:
     """No engine is started."""
     path = tmp_path / "serve.yaml"
@@ -69,7 +68,14 @@ def test_one_file_for_vllm_and_mirl_and_a_dry_run_of_it(tmp_path: Path) -> None:
     assert (told["mirl"]["limits"]["max_keep"], told["mirl"]["limits"]["max_forks"]) == (2, 2)
 
 
-@pytest.mark.vllm
+def all_arrived(spans: list[Any]) -> bool:
+    """Return whether the request's span is there, and the engine's below those that always have some."""
+    parents = {span.parent_span_id for span in spans if span.name == "llm_request"}
+    above = {span.span_id for span in spans if span.name in ("describe sequence", "score")}
+    return any(span.name == f"chat {NAME}" for span in spans) and above <= parents
+
+
+@pytest.mark.usefixtures("real_vllm")
 @pytest.mark.full
 def test_json_lines_spans_and_metrics_of_a_real_server(tmp_path: Path) -> None:
     with collector() as (endpoint, spans):
@@ -82,19 +88,16 @@ def test_json_lines_spans_and_metrics_of_a_real_server(tmp_path: Path) -> None:
         with running(tmp_path, flags, environment=environment) as server:
             answer = server.client().chat.completions.with_raw_response.create(
                 model=NAME,
-                messages=asking(),
+                messages=image_question(),
                 max_tokens=60,
-                extra_body=small(),
+                extra_body=small_fan_out(),
                 extra_headers={"x-request-id": "mine-1", "traceparent": PARENT},
             )
             assert answer.headers["x-request-id"] == "mine-1"
             shown = httpx.get(f"{server.url}/metrics", timeout=30).text
             assert 'mirl_engine_state{state="ready"} 1.0' in shown
             assert "mirl_build_info{" in shown
-            deadline = time.monotonic() + 20
-            while not any(span.name == f"chat {NAME}" for span in spans) and time.monotonic() < deadline:
-                time.sleep(0.2)
-            time.sleep(1)
+            wait_until(lambda: all_arrived(spans), 20)
         by_id = {span.span_id: span for span in spans}
         (root,) = [span for span in spans if span.name == f"chat {NAME}"]
         assert root.trace_id.hex() == PARENT.split("-")[1]

@@ -9,24 +9,32 @@ from pathlib import Path
 import psutil
 import pytest
 
-from tests.integration.test_server_disconnect import until
-from tests.integration.test_server_life import (
+from tests.integration.server_cases import (
     ENGINE_DIED,
+    MANY_SEQUENCES,
     REQUESTS,
-    ROOM,
     STOPPED,
     check_honest_ends,
-    family,
+    descendants,
     in_flight,
-    show,
+    print_answers,
     status,
 )
 from tests.load.raw import dial, rest
-from tests.server_fixture import running
+from tests.servers import running
+from tests.waiting import wait_until
 
-pytestmark = [pytest.mark.vllm, pytest.mark.full]
+pytestmark = [pytest.mark.usefixtures("real_vllm"), pytest.mark.full]
 
-SEVERAL = (*ROOM, "--api-server-count", "2", "--shutdown-seconds", "1", "--http-limit", "header_seconds=1")
+SEVERAL = (
+    *MANY_SEQUENCES,
+    "--api-server-count",
+    "2",
+    "--shutdown-seconds",
+    "1",
+    "--http-limit",
+    "header_seconds=1",
+)
 
 
 def named(processes: list[psutil.Process], what: str) -> list[psutil.Process]:
@@ -36,7 +44,7 @@ def named(processes: list[psutil.Process], what: str) -> list[psutil.Process]:
 
 def test_connections_have_limits_and_a_signal_ends_what_runs_honestly(tmp_path: Path) -> None:
     with running(tmp_path, SEVERAL) as server:
-        processes = family(server)
+        processes = descendants(server)
         # More than one process's share: whoever listens, listens with the limits.
         silent = [dial(server) for _ in range(6)]
         began = time.monotonic()
@@ -46,37 +54,37 @@ def test_connections_have_limits_and_a_signal_ends_what_runs_honestly(tmp_path: 
             assert rest(one).startswith(b"HTTP/1.1 408 ")
             one.close()
         assert time.monotonic() - began < 4
-        with in_flight(server, *STOPPED) as asked:
-            until(lambda: server.gauge("mirl_chains_finished_total") > 30, 30)
+        with in_flight(server, *STOPPED) as sent:
+            wait_until(lambda: server.gauge("mirl_chains_finished_total") > 30, 30)
             server.process.send_signal(signal.SIGTERM)
             began = time.monotonic()
-            until(lambda: status(server, "/ready") in (503, None), 2)
-            told = {one: future.result(20) for one, future in asked.items()}
+            wait_until(lambda: status(server, "/ready") in (503, None), 2)
+            received = {one: future.result(20) for one, future in sent.items()}
         assert server.process.wait(20) == 0
         ended = time.monotonic() - began
         assert ended < 12
-        show(told, began)
+        print_answers(received, began)
         print(f"ended {ended:.1f} s after SIGTERM")
-        check_honest_ends(told, began)
+        check_honest_ends(received, began)
         assert psutil.wait_procs(processes, timeout=2)[1] == []
         assert "Traceback" not in server.log.read_text()
 
 
 def test_the_engine_is_killed_with_requests_in_flight(tmp_path: Path) -> None:
     with running(tmp_path, SEVERAL) as server:
-        processes = family(server)
-        with in_flight(server, *REQUESTS) as asked:
+        processes = descendants(server)
+        with in_flight(server, *REQUESTS) as sent:
             named(processes, "EngineCore")[0].kill()
             began = time.monotonic()
-            seen = until(lambda: status(server, "/health") in (503, None), 3)
-            told = {one: future.result(20) for one, future in asked.items()}
+            seen = wait_until(lambda: status(server, "/health") in (503, None), 3)
+            received = {one: future.result(20) for one, future in sent.items()}
         code = server.process.wait(20)
-        show(told, began)
+        print_answers(received, began)
         print(
             f"/health after {seen:.2f} s; ended with {code} {time.monotonic() - began:.1f} s after the engine"
         )
         assert code == ENGINE_DIED
-        for one, answer in told.items():
+        for one, answer in received.items():
             assert answer.status == (200 if "stream" in one else 503), (one, answer)
             assert answer.error(), one
             assert answer.at - began < 5
@@ -85,7 +93,7 @@ def test_the_engine_is_killed_with_requests_in_flight(tmp_path: Path) -> None:
 
 def test_an_api_server_that_dies_ends_the_others(tmp_path: Path) -> None:
     with running(tmp_path, SEVERAL) as server:
-        processes = family(server)
+        processes = descendants(server)
         named(processes, "APIServer")[0].kill()
         assert server.process.wait(20) == ENGINE_DIED
         assert psutil.wait_procs(processes, timeout=2)[1] == []

@@ -13,8 +13,6 @@ from mirl_core.engines.base import RequestContext
 from mirl_core.training.text import render_prompt
 from mirl_core.types import Conversation
 
-pytestmark = pytest.mark.vllm
-
 QUESTION = "Are there more red than blue digits?"
 
 

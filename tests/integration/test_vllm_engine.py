@@ -20,8 +20,6 @@ from mirl_core.engines.vllm import VLLMEngine
 from mirl_core.errors import EngineDeadError, EngineError, RequestError
 from mirl_core.types import Conversation
 
-pytestmark = pytest.mark.vllm
-
 # What this goes on from repeats itself until the context is full: half a minute for 16 branches. From the
 # prompt alone the bundled model ends within 50 tokens, so that an abort would have nothing to do.
 ENDLESS = Sampling(max_tokens=1500, temperature=0.2, frequency_penalty=-2.0)
@@ -316,8 +314,8 @@ async def test_one_call_per_request_id(vllm_engine: VLLMEngine) -> None:
     rendered = await vllm_engine.render(question(None), context())
     first = vllm_engine.generate(rendered, (), 2, Sampling(max_tokens=40), context("twice"))
     reader = asyncio.ensure_future(anext(first))
-    await asyncio.sleep(0.05)
-    with pytest.raises(EngineError):
+    await asyncio.sleep(0)
+    with pytest.raises(EngineError, match="already"):
         await anext(vllm_engine.generate(rendered, (), 1, Sampling(max_tokens=40), context("twice")))
     await reader
     await first.aclose()
@@ -353,6 +351,7 @@ async def test_health(vllm_engine: VLLMEngine, monkeypatch: pytest.MonkeyPatch) 
         await vllm_engine.health()
 
 
+@pytest.mark.usefixtures("real_vllm")
 @pytest.mark.full
 async def test_death_is_reported(bundled_model: Path) -> None:
     """The engine's process is killed under a running request: everything says so from then on."""

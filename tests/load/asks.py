@@ -8,9 +8,9 @@ from functools import cache
 from random import Random
 from typing import Any
 
-from tests.contract.conftest import asking
+from tests.image_requests import image_question
 from tests.load.driver import Ask
-from tests.server_fixture import NAME
+from tests.servers import NAME
 
 SMALL = {"descriptions": 3, "keep": 2, "forks": 2, "description_tokens": 24}
 LENGTH = 32
@@ -21,7 +21,7 @@ _numbers = itertools.count()
 
 @cache
 def _messages(seed: int) -> list[Any]:
-    return asking(seed=seed)
+    return image_question(seed=seed)
 
 
 def fresh(what: str) -> str:

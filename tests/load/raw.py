@@ -9,7 +9,7 @@ from typing import Any
 
 import httpx
 
-from tests.server_fixture import RunningServer
+from tests.servers import RunningServer
 
 CHAT = "/v1/chat/completions"
 

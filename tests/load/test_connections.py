@@ -12,15 +12,13 @@ from typing import Any
 import httptools
 import pytest
 
-from tests.integration.test_server_disconnect import until
 from tests.load.asks import gated, text
 from tests.load.driver import Ask, End, driving, of
+from tests.load.idleness import idle
 from tests.load.inside import Inside
 from tests.load.raw import CHAT, connect, dial, drop, head, rest
-from tests.load.test_overload import idle
-from tests.server_fixture import GuardedServer, RunningServer
-
-pytestmark = pytest.mark.vllm
+from tests.servers import GuardedServer, RunningServer
+from tests.waiting import wait_until
 
 WRITE_SECONDS = 2
 """Of the guarded server."""
@@ -40,10 +38,10 @@ def test_who_stops_reading_is_cut_and_slows_nobody(guarded: GuardedServer) -> No
     alone, tokens = _seconds_of_five(guarded), guarded.gauge("vllm:generation_tokens_total")
     body = text(key, **LARGE).body | {"n": 16, "max_tokens": 1800}
     with connect(guarded, body, key=key, window=4096) as stopped:
-        until(lambda: admitted(guarded) == 16, 5)
+        wait_until(lambda: admitted(guarded) == 16, 5)
         beside = _seconds_of_five(guarded)
-        cut = until(lambda: admitted(guarded) == 0, WRITE_SECONDS + 10)
-        freed = until(lambda: guarded.sequences() == 0, 5)
+        cut = wait_until(lambda: admitted(guarded) == 0, WRITE_SECONDS + 10)
+        freed = wait_until(lambda: guarded.sequences() == 0, 5)
         assert b"[DONE]" not in rest(stopped)
     print(f"a request took {alone:.2f} s alone and {beside:.2f} s beside one that reads nothing,")
     print(f"which was cut {cut:.1f} s later; the engine was idle {freed:.2f} s after that")
@@ -98,7 +96,7 @@ def test_requests_that_never_are_whole_leave_nothing(guarded: GuardedServer, how
             connection.sendall(cut)
             time.sleep(0.01)
             drop(connection, how)
-    assert until(lambda: Inside.of(guarded).files <= files + 1, 5) < 5
+    assert wait_until(lambda: Inside.of(guarded).files <= files + 1, 5) < 5
     asyncio.run(idle(guarded))
     assert guarded.sequences() == 0
 

@@ -17,11 +17,9 @@ import pytest
 
 from tests.load.asks import fresh, gated, text
 from tests.load.driver import LEFT, Ask, driving
+from tests.load.idleness import idle
 from tests.load.inside import Inside
-from tests.load.test_overload import idle
-from tests.server_fixture import NAME, GuardedServer
-
-pytestmark = pytest.mark.vllm
+from tests.servers import NAME, GuardedServer
 
 CLIENTS = 8
 LONG = {"descriptions": 8, "keep": 4, "forks": 4, "early_stop": False}

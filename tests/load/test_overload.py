@@ -18,17 +18,11 @@ import pytest
 
 from tests.load.asks import gated, mixed, text
 from tests.load.driver import Ask, Driver, End, driving, of, percentile, summary
-from tests.server_fixture import GuardedServer, RunningServer
-
-pytestmark = pytest.mark.vllm
+from tests.load.idleness import idle
+from tests.servers import GuardedServer, RunningServer
 
 CROWD = ("one", "two", "three")
 """Equal keys, of which the first asks three times as much as each other."""
-IDLE_GAUGES = (
-    "vllm:num_requests_running", "vllm:num_requests_waiting", "mirl_requests_in_flight",
-    "mirl_sequences_in_flight", "mirl_queue_requests", "mirl_queue_sequences", "mirl_admitted_sequences",
-    "mirl_admitted_tokens",
-)  # fmt: skip
 
 
 @dataclass(frozen=True, slots=True)
@@ -160,11 +154,3 @@ def counts(server: RunningServer) -> dict[str, float]:
 
 def _gated(ends: list[End], status: int) -> int:
     return sum("gated" in end.ask.id for end in of(ends, status=status))
-
-
-async def idle(server: RunningServer, seconds: float = 10) -> None:
-    """Wait until nothing runs and nothing waits, by every gauge that says so."""
-    until = time.monotonic() + seconds
-    while (left := {name: server.gauge(name) for name in IDLE_GAUGES}) != dict.fromkeys(IDLE_GAUGES, 0):
-        assert time.monotonic() < until, left
-        await asyncio.sleep(0.1)

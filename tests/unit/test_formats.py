@@ -40,7 +40,6 @@ CHAIN = "<think>so</think>\n<answer>{}</answer>"
         (COLOUR, CHAIN.format("dark"), False),
     ],
 )
-@pytest.mark.vllm
 def test_a_chain_thinks_freely_and_answers_in_form(form: AnswerFormat, text: str, taken: bool) -> None:
     import xgrammar
     from xgrammar.testing import _is_grammar_accept_string
@@ -49,7 +48,6 @@ def test_a_chain_thinks_freely_and_answers_in_form(form: AnswerFormat, text: str
     assert _is_grammar_accept_string(grammar, text) is taken
 
 
-@pytest.mark.vllm
 def test_alone_there_is_nothing_but_the_answer() -> None:
     import xgrammar
     from xgrammar.testing import _is_grammar_accept_string
@@ -59,7 +57,6 @@ def test_alone_there_is_nothing_but_the_answer() -> None:
     assert not _is_grammar_accept_string(grammar, CHAIN.format('{"a": 1}'))
 
 
-@pytest.mark.vllm
 @pytest.mark.parametrize(
     ("schema", "said"),
     [
@@ -92,7 +89,6 @@ def test_what_xgrammar_cannot_enforce_is_refused(schema: dict[str, Any], said: s
         check_structure(json_schema(schema).after_description(TAGS), "xgrammar")
 
 
-@pytest.mark.vllm
 def test_sound_forms_pass_and_other_backends_are_named() -> None:
     from mirl_core.engines._vllm_structure import check_structure
 
@@ -108,7 +104,6 @@ def test_sound_forms_pass_and_other_backends_are_named() -> None:
                 check_structure(structure, "outlines")
 
 
-@pytest.mark.vllm
 def test_vllm_chooses_no_backend_by_its_first_request() -> None:
     from vllm.config import StructuredOutputsConfig
 

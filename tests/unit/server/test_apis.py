@@ -152,7 +152,6 @@ def test_every_field_of_the_sdks_call_has_its_place(path: str) -> None:
     assert sdk_fields(path) - FIELDS[path].names() == set()
 
 
-@pytest.mark.vllm
 @pytest.mark.parametrize("path", PATHS)
 def test_every_field_of_vllms_request_has_its_place(path: str) -> None:
     from vllm.entrypoints.anthropic.protocol import AnthropicMessagesRequest
@@ -162,7 +161,6 @@ def test_every_field_of_vllms_request_has_its_place(path: str) -> None:
     assert set(model.model_fields) - FIELDS[path].names() == set()
 
 
-@pytest.mark.vllm
 def test_vllms_defaults_ask_for_nothing() -> None:
     from vllm.entrypoints.anthropic.protocol import AnthropicMessagesRequest
     from vllm.entrypoints.openai.responses.protocol import ResponsesRequest

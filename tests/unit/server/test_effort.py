@@ -24,7 +24,6 @@ def test_all_that_openai_knows_is_in_the_table() -> None:
     assert set(FACTORS) == set(get_args(Effort)) == set(get_args(literal))
 
 
-@pytest.mark.vllm
 def test_all_that_vllm_knows_is_in_the_table() -> None:
     from vllm.entrypoints.openai.chat_completion.protocol import ChatCompletionRequest
 

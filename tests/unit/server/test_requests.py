@@ -36,7 +36,6 @@ def test_every_field_of_openais_call_has_its_place() -> None:
     assert openai_fields() - placed == set()
 
 
-@pytest.mark.vllm
 def test_every_field_of_vllms_request_has_its_place() -> None:
     from vllm.entrypoints.openai.chat_completion.protocol import ChatCompletionRequest
 
@@ -44,7 +43,6 @@ def test_every_field_of_vllms_request_has_its_place() -> None:
     assert set(ChatCompletionRequest.model_fields) - placed == set()
 
 
-@pytest.mark.vllm
 def test_vllms_defaults_ask_for_nothing() -> None:
     from vllm.entrypoints.openai.chat_completion.protocol import ChatCompletionRequest
 
@@ -61,7 +59,6 @@ def test_vllms_defaults_ask_for_nothing() -> None:
     assert (request.n, request.tool_choice) == (1, "none")
 
 
-@pytest.mark.vllm
 def test_who_is_sent_to_the_plain_model_is_helped_there() -> None:
     from vllm.entrypoints.openai.chat_completion.protocol import ChatCompletionRequest
 

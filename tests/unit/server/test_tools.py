@@ -147,7 +147,6 @@ async def test_calls_by_constraint_need_no_parser(
     assert schema["$defs"] == {"place": {"type": "integer"}}
 
 
-@pytest.mark.vllm
 @pytest.mark.parametrize("choice", ["required", {"type": "function", "function": {"name": "point"}}])
 def test_the_constraint_is_one_that_xgrammar_takes(choice: Any) -> None:
     from xgrammar import Grammar
@@ -218,7 +217,6 @@ async def test_a_turn_with_a_result_passes_through(server: Harness) -> None:
     assert server.handed[0]["tools"] == [POINT]
 
 
-@pytest.mark.vllm
 def test_vllms_own_parser_finds_calls() -> None:
     from argparse import Namespace
     from types import SimpleNamespace

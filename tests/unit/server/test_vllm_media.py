@@ -17,9 +17,6 @@ from tests.hostile.images import CORPUS, LIMITS
 from tests.unit.server.conftest import data_url
 from tests.unit.server.test_hostile_images import SECONDS
 
-pytestmark = pytest.mark.vllm
-
-
 # vLLM loads a picture a second time where its end is missing, and Pillow then gives what it has.
 WHAT_IS_LEFT = {
     "PNG with a chunk beyond its end", "JPEG without tables", "GIF of a code size that is none",

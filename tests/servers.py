@@ -1,11 +1,10 @@
-"""A real `mirl-serve` on the bundled model, for tests that talk to it over HTTP. One serves the session."""
+"""Servers in other processes, mostly `mirl-serve` on the bundled model, and what tests read from them."""
 
 from __future__ import annotations
 
 import contextlib
 import os
 import signal
-import socket
 import subprocess
 import sys
 import time
@@ -15,8 +14,9 @@ from pathlib import Path
 from typing import Any
 
 import httpx
-import pytest
 from openai import AsyncOpenAI, OpenAI
+
+from tests.ports import listening_port
 
 START_SECONDS = 240
 MIRL_SERVE = (sys.executable, "-m", "mirl_server.cli")
@@ -60,12 +60,18 @@ def running(
     command: Sequence[str] = MIRL_SERVE,
     environment: Mapping[str, str] | None = None,
     ready: str = "/ready",
+    port: int = 0,
 ) -> Iterator[RunningServer]:
-    """A server on a free port, ready once `ready` answers 200; it and all it started are gone afterwards."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
-    url, log = f"http://127.0.0.1:{port}", folder / "server.log"
+    """Start a server and yield it once `ready` answers 200; it and all that it started are gone afterwards.
+
+    Args:
+        folder: where its log is written.
+        port: 0: one that the kernel gives the server, which is read back from there.
+
+    Raises:
+        RuntimeError: the server ends or takes more than START_SECONDS.
+    """
+    log = folder / "server.log"
     with log.open("wb") as out:
         # A session of its own: its process group is exactly what was started here.
         process = subprocess.Popen(
@@ -77,7 +83,11 @@ def running(
         )
     try:
         started = time.monotonic()
-        while not _answers(f"{url}{ready}"):
+        while True:
+            bound = port or listening_port(process.pid)
+            url = f"http://127.0.0.1:{bound}"
+            if bound is not None and _answers(f"{url}{ready}"):
+                break
             if process.poll() is not None or time.monotonic() - started > START_SECONDS:
                 raise RuntimeError(f"the server did not start:\n{log.read_text(errors='replace')[-6000:]}")
             time.sleep(0.2)
@@ -116,30 +126,3 @@ def key_lines(keys: Mapping[str, str]) -> str:
         if name != "theirs"
     )
     return "\n".join(lines) + "\n"
-
-
-@pytest.fixture(scope="session")
-def guarded(tmp_path_factory: pytest.TempPathFactory) -> Iterator[GuardedServer]:
-    """A server with keys, small limits and a look inside; shared, so leave nothing running in it."""
-    folder = tmp_path_factory.mktemp("guarded")
-    names = ("ours", "one", "two", "three", "heavy", "text")
-    keys = {name: f"0123456789abcdef-{name}" for name in names} | {"theirs": "theirs"}
-    file = folder / "keys.yaml"
-    file.write_text(key_lines(keys))
-    flags = [
-        "--api-key-file", str(file), "--api-key", keys["theirs"], "--open-path", "/metrics",
-        "--http-limit", "max_body_bytes=2000000", "--http-limit", "header_seconds=2",
-        "--http-limit", "write_seconds=2", "--max-queue", "16", "--max-running-sequences", "96",
-        "--enable-prompt-tokens-details", "--middleware", "tests.load.inside.Counting",
-        # Small, so that all of it is touched soon: memory that grows later has another reason.
-        "--kv-cache-memory-bytes", "128M",
-    ]  # fmt: skip
-    with running(folder, flags) as started:
-        yield GuardedServer(started.url, started.process, started.log, started.clients, keys, file)
-
-
-@pytest.fixture(scope="session")
-def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RunningServer]:
-    """`mirl-serve` as it comes, on the bundled model; shared, so leave nothing running in it."""
-    with running(tmp_path_factory.mktemp("server")) as started:
-        yield started
