@@ -57,13 +57,14 @@ def stage(folder: Path, sources: list[Path], tests: list[Path]) -> list[str]:
         (folder / name).symlink_to(ROOT / root / name)
     # Mutmut copies the tests and never removes one that has moved.
     shutil.rmtree(folder / "mutants" / "tests", ignore_errors=True)
+    # A limit of at least 30 s: on a busy machine a short run may take that long, and a timeout counts as killed.
     settings = {
         "source_paths": sorted(packages),
         "only_mutate": list(modules),
         "pytest_add_cli_args_test_selection": [str(path) for path in tests],
         "pytest_add_cli_args": ["-p", "no:cacheprovider", *(f"-p{plugin}" for plugin in PLUGINS)],
         "timeout_multiplier": 5.0,
-        "timeout_constant": 2.0,
+        "timeout_constant": 6.0,
     }
     lines = [f"{key} = {json.dumps(value)}" for key, value in settings.items()]
     project = (ROOT / "pyproject.toml").read_text()
