@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import contextlib
+import fcntl
 import hashlib
 import json
 import os
@@ -11,7 +12,7 @@ import shutil
 import subprocess
 import sys
 import tomllib
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -47,17 +48,15 @@ def import_root(path: Path) -> Path:
     return next(folder for folder in path.parents if not (ROOT / folder / "__init__.py").exists())
 
 
-def stage(folder: Path, sources: list[Path], tests: list[Path]) -> list[str]:
-    """Make mutmut's working folder, where every package lies at the top; return the modules' paths there."""
-    modules = {str(path.relative_to(import_root(path))): import_root(path) for path in sources}
+def stage(folder: Path, modules: Mapping[str, Path], tests: list[Path]) -> None:
+    """Make mutmut's working folder, where the package of every module lies at the top."""
     packages = {Path(path).parts[0]: root for path, root in modules.items()}
-    folder.mkdir(parents=True, exist_ok=True)
     for name, root in {**packages, "tests": Path()}.items():
         (folder / name).unlink(missing_ok=True)
         (folder / name).symlink_to(ROOT / root / name)
     # Mutmut copies the tests and never removes one that has moved.
     shutil.rmtree(folder / "mutants" / "tests", ignore_errors=True)
-    # A limit of at least 30 s: on a busy machine a short run may take that long, and a timeout counts as killed.
+    # At least 30 s: a timeout counts as killed, and a busy machine is slow.
     settings = {
         "source_paths": sorted(packages),
         "only_mutate": list(modules),
@@ -69,10 +68,9 @@ def stage(folder: Path, sources: list[Path], tests: list[Path]) -> list[str]:
     lines = [f"{key} = {json.dumps(value)}" for key, value in settings.items()]
     project = (ROOT / "pyproject.toml").read_text()
     (folder / "pyproject.toml").write_text("\n".join([project, "[tool.mutmut]", *lines, ""]))
-    return list(modules)
 
 
-def forget(folder: Path, modules: list[str], tests: list[Path]) -> None:
+def forget(folder: Path, modules: Iterable[str], tests: list[Path]) -> None:
     """Have mutmut test again what an interrupt may have ended and, after a change of tests, the survivors."""
     digest = hashlib.sha256(b"".join((ROOT / path).read_bytes() for path in tests)).hexdigest()
     record = folder / "tests.sha256"
@@ -89,18 +87,24 @@ def forget(folder: Path, modules: list[str], tests: list[Path]) -> None:
     record.write_text(digest)
 
 
-def run_mutmut(folder: Path, jobs: int, only: str) -> None:
-    """Test the mutants that have no result yet, or those that `only` names; exit if mutmut fails."""
-    command = [str(Path(sys.executable).with_name("mutmut")), "run", "--max-children", str(jobs)]
-    command += [only] if only else []
+def run_mutmut(folder: Path, modules: Mapping[str, Path], tests: list[Path], arguments: list[str]) -> None:
+    """Test the mutants that have no result yet; exit if mutmut fails or already runs in the folder."""
+    command = [str(Path(sys.executable).with_name("mutmut")), "run", *arguments]
     environment = {**os.environ, "PYTEST_DISABLE_PLUGIN_AUTOLOAD": "1"}
-    with (folder / "mutmut.log").open("w") as log:
+    with (folder / "mutmut.log").open("a") as log:
+        try:
+            fcntl.flock(log, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            sys.exit(f"mutmut already runs in {folder}")
+        stage(folder, modules, tests)
+        forget(folder, modules, tests)
+        log.truncate(0)
         ended = subprocess.run(command, cwd=folder, env=environment, stdout=log, stderr=log, check=False)
     if ended.returncode:
         sys.exit(f"mutmut ended with {ended.returncode}; its output is in {log.name}")
 
 
-def read_results(folder: Path, modules: list[str]) -> Iterator[Module]:
+def read_results(folder: Path, modules: Iterable[str]) -> Iterator[Module]:
     """Yield the recorded results of each module that has mutants."""
     with contextlib.chdir(folder):
         for path in modules:
@@ -125,7 +129,9 @@ def main() -> int:
     parser = argparse.ArgumentParser(prog="python -m tests.mutants", description=__doc__)
     parser.add_argument("groups", nargs="*", metavar="GROUP", help=f"all, or some of: {', '.join(groups)}")
     parser.add_argument("--jobs", type=int, default=2, help="mutants that are tested at a time")
-    parser.add_argument("--only", default="", metavar="GLOB", help="names of mutants: 'mirl_core.voting.*'")
+    parser.add_argument(
+        "--only", nargs="+", default=[], metavar="GLOB", help="names of mutants: 'mirl_core.voting.*'"
+    )
     parser.add_argument("--report", action="store_true", help="only show the recorded results")
     options = parser.parse_args()
     if unknown := set(options.groups) - set(groups):
@@ -135,11 +141,11 @@ def main() -> int:
     for group in options.groups or groups:
         sources, tests = files(groups[group]["sources"]), files(groups[group]["tests"])
         folder = BUILD / group
-        paths = stage(folder, sources, tests)
+        roots = {str(path.relative_to(import_root(path))): import_root(path) for path in sources}
+        folder.mkdir(parents=True, exist_ok=True)
         if not options.report:
-            forget(folder, paths, tests)
-            run_mutmut(folder, options.jobs, options.only)
-        modules = list(read_results(folder, paths))
+            run_mutmut(folder, roots, tests, [f"--max-children={options.jobs}", *options.only])
+        modules = list(read_results(folder, roots))
         totals[group] = results.merged(group, modules)
         same = equivalent.setdefault(group, set())
         (folder / "survived.toml").write_text(results.as_entries(group, modules, same))

@@ -67,10 +67,10 @@ def row(module: Module, equivalent: set[Survivor]) -> str:
     """Return the module's line of the table under `HEADER`."""
     same = sum(survivor in equivalent for survivor in module.survivors)
     survived, total = len(module.survivors), module.tested + module.untested
-    return (
-        f"{module.path:46}{total:8}{module.tested - survived:8}{survived - same:9}{same:11}"
-        f"{kill_rate(module, equivalent):7.1f}{module.seconds / max(module.tested, 1):8.2f}"
-    )
+    counts = f"{module.path:46}{total:8}{module.tested - survived:8}{survived - same:9}{same:11}"
+    if not module.tested:
+        return f"{counts}{'-':>7}{'-':>8}"
+    return f"{counts}{kill_rate(module, equivalent):7.1f}{module.seconds / module.tested:8.2f}"
 
 
 def as_entries(group: str, modules: Sequence[Module], equivalent: set[Survivor]) -> str:

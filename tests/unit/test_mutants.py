@@ -35,6 +35,8 @@ def test_equivalent_mutants_count_neither_as_killed_nor_as_survived() -> None:
     assert kill_rate(module, set()) == 75.0
     assert kill_rate(module, {STRICT}) == 90.0
     assert row(module, {STRICT}).split() == ["a.py", "12", "9", "1", "2", "90.0", "0.50"]
+    untested = Module("b.py", tested=0, untested=7, survivors=(), seconds=0.0)
+    assert row(untested, set()).split() == ["b.py", "7", "0", "0", "0", "-", "-"]
 
 
 def test_a_group_is_the_sum_of_its_modules() -> None:
