@@ -9,7 +9,7 @@ export PIP_DISABLE_PIP_VERSION_CHECK := 1
 TORCH := torch==2.13.0
 TORCH_CPU_INDEX := https://download.pytorch.org/whl/cpu
 
-.PHONY: help install install-dev demo serve test test-full check format model lock clean
+.PHONY: help install install-dev demo serve test test-full mutants check format model lock clean
 
 help:  ## list the targets
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
@@ -58,6 +58,17 @@ test-full: install-dev $(VENV)/clients/.done  ## everything
 	$(BIN)/pytest $(UNIT)
 	$(BIN)/pytest $(REST)
 
+# Beside everything else: it has no plugin of pytest, and nothing else sees it.
+$(VENV)/.mutants: $(VENV)/.dev requirements/mutants.lock
+	$(BIN)/pip install -q --no-deps -r requirements/mutants.lock
+	@touch $@
+
+MUTANTS ?=
+MUTANTS_JOBS ?= 2
+
+mutants: $(VENV)/.mutants  ## mutation testing of all groups, or MUTANTS="media --only ..."; run again to resume
+	$(BIN)/python -m tests.mutants --jobs $(MUTANTS_JOBS) $(MUTANTS)
+
 check: install-dev  ## lint, types, import rules
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
@@ -80,4 +91,4 @@ lock: install-dev  ## resolve requirements/*.in anew
 	requirements/lock $(BIN)
 
 clean:  ## remove .venv and caches
-	rm -rf $(VENV) .pytest_cache .mypy_cache .ruff_cache .hypothesis .import_linter_cache
+	rm -rf $(VENV) build/mutants .pytest_cache .mypy_cache .ruff_cache .hypothesis .import_linter_cache
