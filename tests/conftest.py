@@ -12,12 +12,12 @@ import pytest
 import pytest_asyncio
 
 import mirl_core
-from tests.servers import GuardedServer, RunningServer, key_lines, running
+from tests.helpers.servers import GuardedServer, RunningServer, key_lines, running
 
 if TYPE_CHECKING:
-    from mirl_core.engines.vllm import VLLMEngine
+    from mirl_core.engines.vllm.engine import VLLMEngine
 
-pytest_plugins = ["tests.vllm_marker", "pytester"]
+pytest_plugins = ["tests.helpers.vllm_marker", "pytester"]
 
 # Read when vLLM is first imported, in this process and in the engine's.
 os.environ.setdefault("VLLM_LOGGING_LEVEL", "WARNING")
@@ -47,7 +47,7 @@ def real_vllm() -> Iterator[None]:
 @pytest_asyncio.fixture(scope="session", loop_scope="session")
 async def vllm_engine(real_vllm: None, bundled_model: Path) -> AsyncIterator[VLLMEngine]:
     """Yield real vLLM on the bundled model, in the weights' bfloat16; shared, so leave nothing running."""
-    from mirl_core.engines.vllm import VLLMEngine
+    from mirl_core.engines.vllm.engine import VLLMEngine
 
     engine = await VLLMEngine.start(
         str(bundled_model), worker_extension_cls="tests.fixtures.vllm_worker.EncoderCounter"

@@ -31,14 +31,14 @@ from rich.console import Console
 from rich.progress import Progress
 
 from mirl_core.bundled import model_path
-from mirl_core.evaluation.data import open_data
-from mirl_core.evaluation.questions import Question
+from mirl_core.tasks.data import open_data
+from mirl_core.tasks.questions import Question
 from tests.benchmarks import routes
 from tests.benchmarks.about import COLUMNS, about, line
 from tests.benchmarks.arms import chat
 from tests.benchmarks.ratios import ratio
 from tests.benchmarks.tables import markdown, write
-from tests.servers import NAME, running
+from tests.helpers.servers import NAME, running
 
 CPU = "API process, CPU a request"
 PATH = "/v1/chat/completions"

@@ -19,8 +19,8 @@ from pathlib import Path
 import httpx
 
 from tests.benchmarks.arms import Proxied
-from tests.ports import reserved_port
-from tests.servers import RunningServer, running
+from tests.helpers.ports import reserved_port
+from tests.helpers.servers import RunningServer, running
 
 OPTILLM = "optillm==0.4.0"
 OPTILLM_NEEDS = (

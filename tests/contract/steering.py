@@ -12,8 +12,8 @@ from typing import Any
 
 import schemathesis
 
-from mirl_server.openapi import EXAMPLE_PNG
-from tests.servers import NAME
+from mirl_server.apis.openapi import EXAMPLE_PNG
+from tests.helpers.servers import NAME
 
 URL = f"data:image/png;base64,{EXAMPLE_PNG}"
 CHAT_TURN = {

@@ -9,8 +9,8 @@ from pathlib import Path
 
 import pytest
 
-from tests.image_requests import image_part
-from tests.servers import RunningServer
+from tests.helpers.image_requests import image_part
+from tests.helpers.servers import RunningServer
 
 pytestmark = pytest.mark.full
 

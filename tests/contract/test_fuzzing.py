@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.servers import RunningServer
+from tests.helpers.servers import RunningServer
 
 ROOT = Path(__file__).parents[2]
 OURS = (

@@ -8,8 +8,8 @@ import pytest
 from openai.types.chat import ChatCompletion
 
 from mirl_client import Evidence, evidence
-from tests.image_requests import image_question, small_fan_out
-from tests.servers import NAME, RunningServer
+from tests.helpers.image_requests import image_question, small_fan_out
+from tests.helpers.servers import NAME, RunningServer
 
 MESSAGES = image_question(seed=1)
 ALIKE = {"seed": 1, "max_tokens": 150}

@@ -8,8 +8,8 @@ import httpx
 import psutil
 import pytest
 
-from tests.image_requests import image_question, small_fan_out
-from tests.servers import NAME, RunningServer
+from tests.helpers.image_requests import image_question, small_fan_out
+from tests.helpers.servers import NAME, RunningServer
 
 
 def post(server: RunningServer, content: bytes, kind: str = "application/json") -> httpx.Response:

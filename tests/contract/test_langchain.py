@@ -11,8 +11,8 @@ from langchain_core.messages import AIMessage, HumanMessage, ToolMessage
 from langchain_openai import ChatOpenAI
 from pydantic import BaseModel, SecretStr
 
-from tests.image_requests import image_part, small_fan_out
-from tests.servers import NAME, RunningServer
+from tests.helpers.image_requests import image_part, small_fan_out
+from tests.helpers.servers import NAME, RunningServer
 
 URL = image_part()["image_url"]["url"]
 QUESTION = HumanMessage(

@@ -10,8 +10,8 @@ from typing import Any
 
 import pytest
 
-from tests.image_requests import image_part
-from tests.servers import NAME, RunningServer
+from tests.helpers.image_requests import image_part
+from tests.helpers.servers import NAME, RunningServer
 
 PROGRAM = Path(__file__).parent / "npm"
 

@@ -10,8 +10,8 @@ import pytest
 from openai.types.chat import ChatCompletion
 
 from mirl_client import Evidence, evidence
-from tests.image_requests import image_part, image_question, small_fan_out
-from tests.servers import NAME, RunningServer
+from tests.helpers.image_requests import image_part, image_question, small_fan_out
+from tests.helpers.servers import NAME, RunningServer
 
 MESSAGES = image_question()
 TEXT: list[Any] = [{"role": "user", "content": "hello"}]

@@ -8,7 +8,7 @@ import subprocess
 import sys
 from pathlib import Path
 
-from tests.servers import RunningServer
+from tests.helpers.servers import RunningServer
 
 ROOT = Path(__file__).parents[2]
 

@@ -10,8 +10,8 @@ import pytest
 from pydantic import BaseModel
 
 from mirl_client import evidence
-from tests.image_requests import image_question, small_fan_out
-from tests.servers import NAME, RunningServer
+from tests.helpers.image_requests import image_question, small_fan_out
+from tests.helpers.servers import NAME, RunningServer
 
 MESSAGES: list[Any] = image_question()
 

@@ -13,7 +13,7 @@ from typing import Any
 
 from PIL import Image
 
-from tests.servers import NAME
+from tests.helpers.servers import NAME
 
 JSON = {"content-type": "application/json"}
 # Whatever of a corpus is answered after all should cost little.

@@ -9,11 +9,11 @@ from collections.abc import Sequence
 import httpx
 import pytest
 
+from tests.helpers.servers import RunningServer
 from tests.hostile.case import CANARY, DIRECT, Case, picture
 from tests.hostile.corpus import corpus, sample
 from tests.hostile.run import Report, run
 from tests.hostile.wire import wires
-from tests.servers import RunningServer
 
 OF_EACH, SEED = 28, 20
 LEAST = 500

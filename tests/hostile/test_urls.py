@@ -8,10 +8,10 @@ from pathlib import Path
 
 import pytest
 
+from tests.helpers.servers import running
 from tests.hostile.case import CANARY
 from tests.hostile.run import run
 from tests.hostile.urls import other_media, urls
-from tests.servers import running
 
 pytestmark = [pytest.mark.usefixtures("real_vllm"), pytest.mark.full]
 

@@ -8,9 +8,9 @@ from functools import cache
 from random import Random
 from typing import Any
 
-from tests.image_requests import image_question
+from tests.helpers.image_requests import image_question
+from tests.helpers.servers import NAME
 from tests.load.driver import Ask
-from tests.servers import NAME
 
 SMALL = {"descriptions": 3, "keep": 2, "forks": 2, "description_tokens": 24}
 LENGTH = 32

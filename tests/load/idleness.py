@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import time
 
-from tests.servers import RunningServer
+from tests.helpers.servers import RunningServer
 
 IDLE_GAUGES = (
     "vllm:num_requests_running", "vllm:num_requests_waiting", "mirl_requests_in_flight",

@@ -11,7 +11,7 @@ import psutil
 from starlette.datastructures import MutableHeaders
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from tests.servers import RunningServer
+from tests.helpers.servers import RunningServer
 
 TASKS, OBJECTS = "x-asyncio-tasks", "x-python-objects"
 

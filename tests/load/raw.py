@@ -9,7 +9,7 @@ from typing import Any
 
 import httpx
 
-from tests.servers import RunningServer
+from tests.helpers.servers import RunningServer
 
 CHAT = "/v1/chat/completions"
 

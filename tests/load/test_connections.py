@@ -12,13 +12,13 @@ from typing import Any
 import httptools
 import pytest
 
+from tests.helpers.servers import GuardedServer, RunningServer
+from tests.helpers.waiting import wait_until
 from tests.load.asks import gated, text
 from tests.load.driver import Ask, End, driving, of
 from tests.load.idleness import idle
 from tests.load.inside import Inside
 from tests.load.raw import CHAT, connect, dial, drop, head, rest
-from tests.servers import GuardedServer, RunningServer
-from tests.waiting import wait_until
 
 WRITE_SECONDS = 2
 """Of the guarded server."""

@@ -15,11 +15,11 @@ from typing import Any
 
 import pytest
 
+from tests.helpers.servers import NAME, GuardedServer
 from tests.load.asks import fresh, gated, text
 from tests.load.driver import LEFT, Ask, driving
 from tests.load.idleness import idle
 from tests.load.inside import Inside
-from tests.servers import NAME, GuardedServer
 
 CLIENTS = 8
 LONG = {"descriptions": 8, "keep": 4, "forks": 4, "early_stop": False}

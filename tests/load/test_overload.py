@@ -16,10 +16,10 @@ from random import Random
 
 import pytest
 
+from tests.helpers.servers import GuardedServer, RunningServer
 from tests.load.asks import gated, mixed, text
 from tests.load.driver import Ask, Driver, End, driving, of, percentile, summary
 from tests.load.idleness import idle
-from tests.servers import GuardedServer, RunningServer
 
 CROWD = ("one", "two", "three")
 """Equal keys, of which the first asks three times as much as each other."""

@@ -130,7 +130,11 @@ def main() -> int:
     parser.add_argument("groups", nargs="*", metavar="GROUP", help=f"all, or some of: {', '.join(groups)}")
     parser.add_argument("--jobs", type=int, default=2, help="mutants that are tested at a time")
     parser.add_argument(
-        "--only", nargs="+", default=[], metavar="GLOB", help="names of mutants: 'mirl_core.voting.*'"
+        "--only",
+        nargs="+",
+        default=[],
+        metavar="GLOB",
+        help="names of mutants: 'mirl_core.algorithm.voting.*'",
     )
     parser.add_argument("--report", action="store_true", help="only show the recorded results")
     options = parser.parse_args()

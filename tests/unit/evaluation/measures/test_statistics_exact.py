@@ -1,0 +1,235 @@
+"""Figures against numbers that scipy or a pocket calculator gives, term by term."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import astuple
+from typing import Any
+
+import numpy as np
+import pytest
+from scipy.stats import binomtest
+
+from mirl_core.evaluation.measures.outcomes import Outcomes
+from mirl_core.evaluation.measures.statistics import (
+    Bin,
+    Comparison,
+    McNemar,
+    compare,
+    expected_error,
+    figures,
+    mcnemar,
+    needed_questions,
+    reliability,
+)
+from mirl_core.tasks.resampling import Estimate, Resampling
+
+NAN = math.nan
+
+
+def outcomes(right: list[list[float]], **changed: list[list[Any]]) -> Outcomes:
+    """Outcomes of questions that share no scene; all that is not changed is constant."""
+    entries = []
+    for place, row in enumerate(right):
+        entry: dict[str, Any] = {
+            "right": row,
+            "answer": ["1"] * len(row),
+            "generated_tokens": [10] * len(row),
+            "scored_tokens": [2] * len(row),
+            "trajectories": [3] * len(row),
+            "confidence": [0.5] * len(row),
+        }
+        entries.append(entry | {name: column[place] for name, column in changed.items()})
+    return Outcomes.of([f"q{place}" for place in range(len(right))], [()] * len(right), entries)
+
+
+def test_every_figure_is_the_mean_of_its_own_field() -> None:
+    made = outcomes(
+        [[1, 0, 1], [0, 0, 1]],
+        answer=[["1", None, "2"], [None, None, "1"]],
+        generated_tokens=[[10, 20, 30], [40, 50, 60]],
+        scored_tokens=[[1, 2, 3], [4, 5, 6]],
+        trajectories=[[1, 2, 2], [3, 4, 6]],
+        confidence=[[0.1, None, 0.9], [0.2, None, 0.4]],
+        seconds=[[0.5, 1.0, 1.5], [2.0, None, 3.0]],
+    )
+    resampling = Resampling(made.clusters)
+    found = figures(made, resampling)
+    accuracy, tokens = resampling.proportion([2 / 3, 1 / 3]), resampling.mean([22.0, 55.0])
+    assert found == pytest.approx(
+        {
+            "accuracy": 0.5,
+            "low": accuracy.low,
+            "high": accuracy.high,
+            "n": 2,
+            "draws": 3,
+            "generated_tokens": 35.0,
+            "scored_tokens": 3.5,
+            "tokens": 38.5,
+            "tokens_low": tokens.low,
+            "tokens_high": tokens.high,
+            "complete_trajectories": 3.0,
+            "answered": 0.5,
+            "confidence": 0.4,
+            # Right and confidence of the four: (1, 0.1), (1, 0.9), (0, 0.2), (1, 0.4), each in its own bin.
+            "ece": (0.9 + 0.1 + 0.2 + 0.6) / 4,
+            "engine_seconds": 1.6,
+        }
+    )
+    assert accuracy.low < 0.5 < accuracy.high
+    assert tokens.low < 38.5 < tokens.high
+
+
+@pytest.mark.parametrize(
+    ("only_a", "only_b"), [(0, 1), (3, 0), (1, 7), (5, 5), (12, 4)], ids=lambda number: str(number)
+)
+def test_mcnemar_counts_each_side_and_sums_the_binomial_tails(only_a: int, only_b: int) -> None:
+    a = np.array([1.0] * only_a + [0.0] * only_b + [1.0, 1.0, 0.0])
+    b = np.array([0.0] * only_a + [1.0] * only_b + [1.0, 1.0, 0.0])
+    n, less = only_a + only_b, min(only_a, only_b)
+    tail = sum(math.comb(n, k) for k in range(less + 1)) / 2**n
+    assert astuple(mcnemar(a, b)) == (only_a, only_b, pytest.approx(min(1.0, 2 * tail)))
+
+
+@pytest.mark.parametrize(
+    ("given", "needed"),
+    [
+        # (1.959964 √0.2 + 0.841621 √(0.2 − 0.05²))² / 0.05² = 625.55, and so on, rounded up.
+        ((0.2, 0.05), 626),
+        # d² is no small part of p here.
+        ((0.3, 0.2), 57),
+        ((0.5, 0.4, 1.0, 0.9, 0.01), 42),
+        # As many discordant questions as the difference needs are enough.
+        ((0.05, 0.05), 155),
+        ((0.3, 0.2, 1.7), 96),
+        ((0.3, 0.02), 5885),
+    ],
+)
+def test_needed_questions_are_connors(given: tuple[float, ...], needed: int) -> None:
+    assert needed_questions(*given) == needed
+
+
+def test_no_difference_can_be_found_where_there_is_none_or_too_few_are_discordant() -> None:
+    assert needed_questions(0.2, 0.0) is None
+    assert needed_questions(0.2, -0.05) is None
+    assert needed_questions(0.0499, 0.05) is None
+
+
+def test_a_comparison_says_its_figures_by_name() -> None:
+    made = Comparison(
+        Estimate(0.1, 0.05, 0.15, 40), Estimate(0.5, 0.4, 0.6, 40), McNemar(7, 3, 0.34), 0.3, 2.5
+    )
+    assert made.needed(0.02) == 14711
+    assert made.to_json() == {
+        "difference": 0.1,
+        "low": 0.05,
+        "high": 0.15,
+        "n": 40,
+        "tokens_ratio": 0.5,
+        "tokens_ratio_low": 0.4,
+        "tokens_ratio_high": 0.6,
+        "only_a": 7,
+        "only_b": 3,
+        "mcnemar_p": 0.34,
+        "discordance": 0.3,
+        "design_effect": 2.5,
+        "needed_for_2_points": 14711,
+    }
+
+
+def test_both_kinds_of_discordant_questions_count_on_the_first_draw() -> None:
+    a = outcomes([[1, 0], [1, 0], [0, 1], [1, 1], [0, 0]])
+    b = outcomes([[0, 0], [0, 1], [1, 1], [1, 1], [0, 0]])
+    found = compare(a, b, Resampling(a.clusters))
+    assert (found.mcnemar.only_a, found.mcnemar.only_b) == (2, 1)
+    assert found.discordance == 3 / 5
+    # By question, over draws: 1/2, 0 (one each way), −1/2, 0, 0.
+    assert found.difference.mean == pytest.approx(0.0)
+
+
+def test_the_design_effect_of_questions_in_pairs_is_two() -> None:
+    """Six questions, two of every scene alike: the variance of three cases, twice that of six."""
+    a, b = outcomes([[1], [1], [0], [0], [1], [1]]), outcomes([[0], [0], [1], [1], [0], [0]])
+    paired = Resampling([(f"scene-{place // 2}",) for place in range(6)], draws=40_000)
+    assert compare(a, b, paired).design_effect == pytest.approx(2.0, rel=0.04)
+    alone = Resampling([(f"scene-{place}",) for place in range(6)], draws=40_000)
+    assert compare(a, b, alone).design_effect == pytest.approx(1.0, rel=0.04)
+
+
+def test_the_design_effect_is_never_below_one() -> None:
+    a, b = outcomes([[1], [0], [1], [0]]), outcomes([[0], [1], [0], [1]])
+    # In each scene the two differences cancel, so resampling scenes moves nothing.
+    cancelling = Resampling([("x",), ("x",), ("y",), ("y",)])
+    assert compare(a, b, cancelling).design_effect == 1.0
+    assert compare(a, a, cancelling).design_effect == 1.0
+
+
+def test_one_question_that_differs_is_all_of_them() -> None:
+    a, b = outcomes([[1]]), outcomes([[0]])
+    found = compare(a, b, Resampling(a.clusters))
+    assert (found.discordance, found.design_effect, found.difference.mean) == (1.0, 1.0, 1.0)
+    assert (found.tokens_ratio.mean, found.tokens_ratio.low, found.tokens_ratio.high) == (1.0, 1.0, 1.0)
+
+
+def test_the_ratio_of_tokens_has_the_delta_methods_interval() -> None:
+    rng = np.random.default_rng(0)
+    cheap, dear = rng.gamma(4, 10, (80, 1)), rng.gamma(4, 20, (80, 1))
+    a = outcomes([[1]] * 80, generated_tokens=cheap.tolist(), scored_tokens=[[0]] * 80)
+    b = outcomes([[1]] * 80, generated_tokens=dear.tolist(), scored_tokens=[[0]] * 80)
+    found = compare(a, b, Resampling(a.clusters, draws=40_000)).tokens_ratio
+    x, y = cheap[:, 0], dear[:, 0]
+    ratio = x.mean() / y.mean()
+    covariance = np.cov(x, y, bias=True)
+    variance = covariance[0, 0] - 2 * ratio * covariance[0, 1] + ratio**2 * covariance[1, 1]
+    half = 1.959964 * math.sqrt(variance / 80) / y.mean()
+    assert (found.mean, found.n) == (pytest.approx(ratio), 80)
+    assert ratio - found.low == pytest.approx(half, rel=0.06)
+    assert found.high - ratio == pytest.approx(half, rel=0.06)
+
+
+def test_a_ratio_to_nothing_is_no_number() -> None:
+    a = outcomes([[1]] * 3)
+    nothing = outcomes([[1]] * 3, generated_tokens=[[0]] * 3, scored_tokens=[[0]] * 3)
+    found = compare(a, nothing, Resampling(a.clusters)).tokens_ratio
+    assert found.n == 3
+    assert all(math.isnan(one) for one in (found.mean, found.low, found.high))
+    # Less than one token on average is still a cost.
+    little = outcomes([[1]] * 3, generated_tokens=[[1], [0], [0]], scored_tokens=[[0]] * 3)
+    assert compare(a, little, Resampling(a.clusters)).tokens_ratio.mean == pytest.approx(36.0)
+
+
+@pytest.mark.parametrize(
+    ("right", "n"),
+    [(0, 50), (7, 9), (1, 2), (3, 4), (0, 1), (300, 1000), (0, 2), (0, 3), (9, 9), (10, 10), (20, 20)],
+)
+def test_a_bins_interval_is_wilsons(right: int, n: int) -> None:
+    hits = np.array([[1.0]] * right + [[0.0]] * (n - right))
+    (found,) = reliability(np.full((n, 1), 0.55), hits)
+    theirs = binomtest(right, n).proportion_ci(method="wilson")
+    assert (found.n, found.questions) == (n, n)
+    assert (found.low, found.high) == pytest.approx((theirs.low, theirs.high), rel=1e-6, abs=1e-12)
+    assert 0 <= found.low <= found.right <= found.high <= 1
+
+
+def test_draws_of_one_question_narrow_no_bin() -> None:
+    # Three right of four answers, to two questions: Wilson at 3/4 of 2.
+    (found,) = reliability(np.full((2, 2), 0.55), np.array([[1.0, 1.0], [1.0, 0.0]]))
+    z2 = 1.959964**2
+    centre, half = 0.75 + z2 / 4, 1.959964 * math.sqrt(0.75 * 0.25 / 2 + z2 / 16)
+    expected = ((centre - half) / (1 + z2 / 2), (centre + half) / (1 + z2 / 2))
+    assert astuple(found) == (0.55, 0.75, *map(pytest.approx, expected), 4, 2)
+
+
+def test_bins_are_tenths_and_the_last_holds_certainty() -> None:
+    said = [0.0, 0.05, 0.1, 0.19, 0.2, 0.89, 0.9, 0.95, 1.0]
+    bins = reliability(np.array(said)[:, None], np.ones((9, 1)))
+    assert [one.n for one in bins] == [2, 2, 1, 1, 3]
+    assert [one.said for one in bins] == pytest.approx([0.025, 0.145, 0.2, 0.89, 0.95])
+    halves = reliability(np.array(said)[:, None], np.ones((9, 1)), bins=2)
+    assert [one.n for one in halves] == [5, 4]
+
+
+def test_the_expected_error_weighs_bins_by_their_answers() -> None:
+    bins = [Bin(0.2, 0.5, 0.0, 1.0, 1, 1), Bin(0.9, 0.8, 0.0, 1.0, 4, 2)]
+    assert expected_error(bins) == pytest.approx((1 * 0.3 + 4 * 0.1) / 5)
+    assert expected_error([Bin(0.75, 1.0, 0.0, 1.0, 1, 1)]) == 0.25

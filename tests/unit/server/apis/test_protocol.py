@@ -1,0 +1,293 @@
+"""Errors have one status each; answers and chunks are what OpenAI's own models parse."""
+
+import json
+import math
+from dataclasses import replace
+from typing import Any
+
+import pytest
+from openai.types.chat import ChatCompletion, ChatCompletionChunk
+
+from mirl_core import errors
+from mirl_core.config import MIRLOptions
+from mirl_core.errors import BusyError, DrainingError, EngineDeadError, MIRLError, RateLimitError
+from mirl_core.pipeline.events import (
+    ChainDone,
+    Decided,
+    Described,
+    Event,
+    FellBack,
+    Finished,
+    Gated,
+    Started,
+)
+from mirl_core.types import Chain, ContentToken, Description, FinishReason, Result, StageUsage, Vote
+from mirl_server.apis.protocol import (
+    STATUSES,
+    Answer,
+    budget,
+    error_body,
+    error_response,
+    finish_reason,
+    logprobs_json,
+    stage_json,
+)
+
+CHAIN = Chain(0, 1, "<think>so</think><answer>7</answer>", "so", "7", 5, "stop", score=0.5)
+KEPT = Description(0, "a seven", (4, 5, 6), 2, -1.0, -3.0, 2.0, 1.0, kept=True, token_mi=(0.5, 1.5))
+DROPPED = Description(1, "an eight", (4, 7), 2, -1.0, reason="gate")
+RESULT = Result(
+    content="7",
+    reasoning="so",
+    finish_reason="stop",
+    representative=CHAIN,
+    description=KEPT,
+    descriptions=(KEPT, DROPPED),
+    chains=(CHAIN,),
+    vote=Vote("7", {"7": 1.0}, 1.0),
+    confidence=1.0,
+    margin=None,
+    prompt_tokens=11,
+    stages=(
+        StageUsage("describe", 2, 5, 0, 0.1),
+        StageUsage("score", 2, 0, 4, 0.1),
+        StageUsage("fork", 1, 5),
+    ),
+    aggregation="majority",
+    mi_weight=0.5,
+)
+ANSWER = Answer("chatcmpl-1", "m", 1, include_usage=True, budget={"descriptions": 2, "keep": 1, "forks": 1})
+
+
+def leaves(kind: type[MIRLError] = MIRLError) -> list[type[MIRLError]]:
+    return [one for child in kind.__subclasses__() for one in (child, *leaves(child))]
+
+
+@pytest.mark.parametrize("kind", leaves())
+def test_every_error_has_a_status_and_an_openai_body(kind: type[MIRLError]) -> None:
+    response = error_response(kind("what is wrong", param="mirl.keep"))
+    assert 400 <= response.status_code < 600
+    error = error_body(kind("what is wrong", param="mirl.keep"))["error"]
+    assert error["message"] == "what is wrong"
+    assert error["param"] == "mirl.keep"
+    assert isinstance(error["type"], str)
+    assert set(error) == {"message", "type", "param", "code"}
+
+
+def test_the_table_is_the_tree() -> None:
+    assert set(STATUSES) == set(leaves())
+    assert {kind.__name__ for kind in STATUSES} | {"MIRLError"} == set(errors.__all__)
+
+
+@pytest.mark.parametrize(
+    ("name", "status", "kind", "code"),
+    [
+        ("RequestError", 400, "invalid_request_error", None),
+        ("ImageError", 400, "invalid_request_error", "invalid_image"),
+        ("ContextLengthError", 400, "invalid_request_error", "context_length_exceeded"),
+        ("AuthenticationError", 401, "invalid_request_error", "invalid_api_key"),
+        ("ModelNotFoundError", 404, "invalid_request_error", "model_not_found"),
+        ("BodyTimeoutError", 408, "timeout_error", "request_timeout"),
+        ("RequestTooLargeError", 413, "invalid_request_error", "request_too_large"),
+        ("BusyError", 429, "rate_limit_error", "overloaded"),
+        ("RateLimitError", 429, "rate_limit_error", "rate_limit_exceeded"),
+        ("EngineError", 500, "server_error", "engine_error"),
+        ("ConfigError", 500, "server_error", "misconfigured"),
+        ("TrainingError", 500, "server_error", "training_failed"),
+        ("ServerError", 502, "server_error", "bad_gateway"),
+        ("EngineDeadError", 503, "server_error", "engine_dead"),
+        ("DrainingError", 503, "server_error", "draining"),
+        ("DeadlineError", 504, "timeout_error", "deadline_exceeded"),
+    ],
+)
+def test_statuses_and_codes(name: str, status: int, kind: str, code: str | None) -> None:
+    response = error_response(getattr(errors, name)("x", param="mirl.keep"))
+    assert response.status_code == status
+    error = {"message": "x", "type": kind, "param": "mirl.keep", "code": code}
+    assert json.loads(bytes(response.body)) == {"error": error}
+    headers = {"retry-after": "5"} if status == 503 else {}
+    headers |= {"www-authenticate": "Bearer"} if status == 401 else {}
+    assert dict(response.headers).items() >= headers.items()
+    assert len(response.headers) == 2 + len(headers)
+
+
+def test_who_is_to_wait_hears_how_long() -> None:
+    assert error_response(BusyError("x", 2.1)).headers["retry-after"] == "3"
+    assert error_response(BusyError("x", 60)).headers["retry-after"] == "60"
+    assert error_response(DrainingError("x", 7)).headers["retry-after"] == "7"
+    assert error_response(RateLimitError("x", 59.01)).headers["retry-after"] == "60"
+    assert error_response(RateLimitError("x", 0)).headers["retry-after"] == "1"
+    assert error_response(EngineDeadError("x")).headers["retry-after"] == "5"
+    assert "retry-after" not in error_response(BusyError("x")).headers
+
+
+def test_a_completion_parses_as_openais() -> None:
+    told = ANSWER.completion([RESULT])
+    parsed = ChatCompletion.model_validate(told, strict=True)
+    assert parsed.choices[0].message.content == "7"
+    assert told["choices"][0]["message"]["reasoning"] == "a seven\n\nso"
+    assert told["choices"][0]["message"]["reasoning_content"] == "a seven\n\nso"
+    assert parsed.usage is not None
+    assert (parsed.usage.prompt_tokens, parsed.usage.completion_tokens, parsed.usage.total_tokens) == (
+        11,
+        10,
+        21,
+    )
+    assert told["mirl"]["descriptions"][0]["token_mi"] == [0.5, 1.5]
+    assert told["mirl"]["descriptions"][0]["mi_per_token"] == 1.0
+    assert "token_mi" not in told["mirl"]["descriptions"][1]
+    assert told["mirl"]["representative"] == {"description": 0, "fork": 1}
+
+
+def test_reasoning_can_be_left_out() -> None:
+    assert (
+        "reasoning" not in Answer("i", "m", 1, reasoning=False).completion([RESULT])["choices"][0]["message"]
+    )
+    message = Answer("i", "m", 1, reasoning_content=False).completion([RESULT])["choices"][0]["message"]
+    assert "reasoning" in message
+    assert "reasoning_content" not in message
+
+
+@pytest.mark.parametrize(
+    "event",
+    [
+        Started(11), Described(KEPT), Gated((KEPT, DROPPED)), FellBack("none usable"), ChainDone(CHAIN),
+        Decided(RESULT.vote, CHAIN, 1), Decided(None, CHAIN, 0), Finished(RESULT),
+    ],
+    ids=lambda event: type(event).__name__,
+)  # fmt: skip
+def test_every_event_is_chunks_that_openai_parses(event: Event) -> None:
+    chunks = ANSWER.chunks(0, event)
+    assert chunks
+    for chunk in chunks:
+        ChatCompletionChunk.model_validate(chunk, strict=True)
+
+
+DESCRIBED = {
+    "index": 0, "text": "a seven", "tokens": 3, "mi": 2.0, "mi_per_token": 1.0, "score": 1.0,
+    "kept": True, "reason": None, "token_mi": [0.5, 1.5],
+}  # fmt: skip
+REJECTED = {
+    "index": 1, "text": "an eight", "tokens": 2, "mi": None, "mi_per_token": None, "score": None,
+    "kept": False, "reason": "gate",
+}  # fmt: skip
+CHAINED = {"description": 0, "fork": 1, "answer": "7", "tokens": 5, "finish_reason": "stop"}
+VOTED = {"answer": "7", "counts": {"7": 1.0}, "share": 1.0}
+EVIDENCE = {
+    "descriptions": [DESCRIBED, REJECTED],
+    "chains": [CHAINED],
+    "representative": {"description": 0, "fork": 1},
+    "vote": VOTED,
+    "confidence": 1.0,
+    "calibrated": False,
+    "margin": None,
+    "mi_weight": 0.5,
+    "aggregation": "majority",
+    "partial": False,
+    "fallback": None,
+    "stages": [
+        {"stage": "describe", "sequences": 2, "generated_tokens": 5, "scored_tokens": 0, "seconds": 0.1},
+        {"stage": "score", "sequences": 2, "generated_tokens": 0, "scored_tokens": 4, "seconds": 0.1},
+        {"stage": "fork", "sequences": 1, "generated_tokens": 5, "scored_tokens": 0, "seconds": 0.0},
+    ],
+}
+BUDGET = {"descriptions": 2, "keep": 1, "forks": 1}
+
+
+@pytest.mark.parametrize(
+    ("event", "told"),
+    [
+        (Started(11), {"event": "started", "prompt_tokens": 11, "budget": BUDGET}),
+        (Described(KEPT), {"event": "described", "description": DESCRIBED}),
+        (Gated((KEPT, DROPPED), 0.5),
+         {"event": "gated", "descriptions": [DESCRIBED, REJECTED], "mi_weight": 0.5}),
+        (FellBack("none usable"), {"event": "fell_back", "reason": "none usable"}),
+        (ChainDone(CHAIN), {"event": "chain", "chain": CHAINED}),
+        (Decided(RESULT.vote, CHAIN, 3),
+         {"event": "decided", "vote": VOTED, "representative": {"description": 0, "fork": 1},
+          "outstanding": 3}),
+        (Decided(None, CHAIN, 0),
+         {"event": "decided", "vote": None, "representative": {"description": 0, "fork": 1},
+          "outstanding": 0}),
+        (Finished(RESULT), {"event": "finished", "budget": BUDGET, **EVIDENCE}),
+    ],
+    ids=lambda value: value.get("event") if isinstance(value, dict) else "",
+)  # fmt: skip
+def test_events_by_their_names_and_fields(event: Event, told: dict[str, Any]) -> None:
+    last = ANSWER.chunks(2, event)[-1]
+    assert last["mirl"] == told
+    frame = {"id": "chatcmpl-1", "object": "chat.completion.chunk", "created": 1, "model": "m"}
+    assert {name: last[name] for name in frame} == frame
+    (choice,) = last["choices"]
+    assert (choice["index"], choice["logprobs"]) == (2, None)
+    assert choice["delta"] == ({"role": "assistant", "content": ""} if isinstance(event, Started) else {})
+    assert choice["finish_reason"] == ("stop" if isinstance(event, Finished) else None)
+
+
+@pytest.mark.parametrize(("ended", "reason"), [("stop", "stop"), ("length", "length"), ("abort", "length")])
+@pytest.mark.parametrize("named", [False, True])
+def test_how_a_choice_ends(ended: FinishReason, reason: str, named: bool) -> None:
+    result = replace(RESULT, finish_reason=ended)
+    answer = replace(ANSWER, named_tool=named)
+    assert finish_reason(result) == answer.finish(result) == reason
+    assert answer.chunks(0, Finished(result))[-1]["choices"][0]["finish_reason"] == reason
+    called = replace(result, representative=replace(CHAIN, calls=True))
+    assert answer.finish(called) == (reason if named else "tool_calls")
+
+
+def test_a_completion_field_by_field() -> None:
+    told = ANSWER.completion([RESULT])
+    assert told.pop("mirl") == {"budget": BUDGET, **EVIDENCE}
+    message = {
+        "role": "assistant", "content": "7", "refusal": None,
+        "reasoning": "a seven\n\nso", "reasoning_content": "a seven\n\nso",
+    }  # fmt: skip
+    assert told == {
+        "id": "chatcmpl-1", "object": "chat.completion", "created": 1, "model": "m",
+        "choices": [{"index": 0, "message": message, "logprobs": None, "finish_reason": "stop"}],
+        "usage": {"prompt_tokens": 11, "completion_tokens": 10, "total_tokens": 21},
+    }  # fmt: skip
+    several = ANSWER.completion([RESULT, RESULT])
+    assert several["mirl"] == {"budget": BUDGET, "choices": [EVIDENCE, EVIDENCE]}
+    assert [choice["index"] for choice in several["choices"]] == [0, 1]
+    assert several["usage"] == {"prompt_tokens": 11, "completion_tokens": 20, "total_tokens": 31}
+    fallen = replace(RESULT, description=None, reasoning="")
+    assert ANSWER.thinking(fallen) == {"reasoning": "", "reasoning_content": ""}
+    assert len(ANSWER.chunks(0, Finished(fallen))) == 2
+
+
+def test_tokens_as_json() -> None:
+    tokens = (
+        ContentToken(1, "é", -0.5, (("é", -0.5), ("x", -math.inf))),
+        ContentToken(2, "\ud800", -10_000.0),
+    )
+    assert logprobs_json(tokens) == {
+        "content": [
+            {"token": "é", "logprob": -0.5, "bytes": [195, 169],
+             "top_logprobs": [{"token": "é", "logprob": -0.5, "bytes": [195, 169]},
+                              {"token": "x", "logprob": -9999.0, "bytes": [120]}]},
+            {"token": "\ud800", "logprob": -9999.0, "bytes": [63], "top_logprobs": []},
+        ],
+        "refusal": None,
+    }  # fmt: skip
+    assert logprobs_json(None) is None
+
+
+def test_an_answer_is_named_after_its_request(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("mirl_server.apis.protocol.time.time", lambda: 12.9)
+    made = Answer.new("r", "m", BUDGET, include_usage=True)
+    assert made == Answer("chatcmpl-r", "m", 12, include_usage=True, budget=BUDGET)
+    assert (Answer("i", "m", 1).reasoning, Answer("i", "m", 1).include_usage) == (True, False)
+    assert budget(MIRLOptions(descriptions=5, keep=4, forks=3)) == {"descriptions": 5, "keep": 4, "forks": 3}
+    assert stage_json(StageUsage("plain", 1, 2, 3, 0.12345678))["seconds"] == 0.123457
+
+
+def test_a_stream_ends_with_reasoning_content_finish_usage() -> None:
+    reasoning, content, finish = ANSWER.chunks(0, Finished(RESULT))
+    used = ANSWER.usage_chunk([RESULT])
+    assert reasoning["choices"][0]["delta"]["reasoning"] == "a seven\n\nso"
+    assert content["choices"][0]["delta"] == {"content": "7"}
+    assert finish["choices"][0]["finish_reason"] == "stop"
+    assert finish["mirl"]["vote"]["answer"] == "7"
+    assert used["choices"] == []
+    assert used["usage"]["completion_tokens"] == 10
