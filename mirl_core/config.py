@@ -121,7 +121,7 @@ DEFAULT_INSTRUCTION = (
 
 
 class Calibration(Settings):
-    """What makes a vote a probability, on the logit scale; see `mirl_core.confidence`."""
+    """What makes a vote a probability, on the logit scale; see `mirl_core.algorithm.confidence`."""
 
     intercept: Annotated[float, Field(allow_inf_nan=False)]
     """Logit where both shares are 0."""

@@ -14,7 +14,7 @@ import pytest_asyncio
 import mirl_core
 
 if TYPE_CHECKING:
-    from mirl_core.engines.vllm import VLLMEngine
+    from mirl_core.engines.vllm.engine import VLLMEngine
 
 pytest_plugins = ["tests.server_fixture"]
 
@@ -35,7 +35,7 @@ def bundled_model() -> Path:
 @pytest_asyncio.fixture(scope="session", loop_scope="session")
 async def vllm_engine(bundled_model: Path) -> AsyncIterator[VLLMEngine]:
     """Real vLLM on the bundled model, in the weights' own bfloat16; shared, so leave nothing running."""
-    from mirl_core.engines.vllm import VLLMEngine
+    from mirl_core.engines.vllm.engine import VLLMEngine
 
     engine = await VLLMEngine.start(
         str(bundled_model), worker_extension_cls="tests.fixtures.vllm_worker.EncoderCounter"

@@ -19,7 +19,7 @@ import pytest
 from openai import AsyncOpenAI, OpenAI
 
 START_SECONDS = 240
-MIRL_SERVE = (sys.executable, "-m", "mirl_server.cli")
+MIRL_SERVE = (sys.executable, "-m", "mirl_server.cli.main")
 NAME = "mirl-tiny"
 
 

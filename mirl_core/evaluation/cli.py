@@ -12,11 +12,11 @@ from typing import TYPE_CHECKING, Annotated, NoReturn
 
 import typer
 
-from mirl_core.command_line import run as run_app
 from mirl_core.errors import ConfigError
+from mirl_core.tasks.command_line import run as run_app
 
 if TYPE_CHECKING:
-    from mirl_core.evaluation.comparison import Row
+    from mirl_core.evaluation.measures.comparison import Row
 
 app = typer.Typer(name="mirl-eval", help="Measure models and gates.", add_completion=False)
 
@@ -89,7 +89,7 @@ def run(
     what is in the output folder's bank is never sampled twice.
     """
     from mirl_core.evaluation.run import command_line, names, run_blocking
-    from mirl_core.evaluation.study import RunSettings
+    from mirl_core.evaluation.run_setup import RunSettings
 
     settings = RunSettings(
         model=_model(model),
@@ -142,7 +142,7 @@ def compare(
 
     Without a method: every method that both runs have.
     """
-    from mirl_core.evaluation.comparison import compare_runs, read_side
+    from mirl_core.evaluation.measures.comparison import compare_runs, read_side
     from mirl_core.evaluation.report.summary import strict
 
     rows = compare_runs(read_side(a, method_a), read_side(b, method_b))
@@ -180,9 +180,9 @@ def calibrate(
     mapping: MappingOption = None,
 ) -> None:
     """Choose λ, N, k, m and estimator on dev data, fit the confidence, and write a model's mirl.json."""
-    from mirl_core.evaluation.calibration_run import calibrate_blocking, confidence_blocking
+    from mirl_core.evaluation.calibration.run import calibrate_blocking, confidence_blocking
     from mirl_core.evaluation.run import command_line, names
-    from mirl_core.evaluation.study import RunSettings
+    from mirl_core.evaluation.run_setup import RunSettings
 
     if output is None and model is None:
         raise ConfigError(

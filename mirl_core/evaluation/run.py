@@ -27,14 +27,14 @@ from mirl_core.engines.base import Engine
 from mirl_core.errors import ConfigError, MIRLError
 from mirl_core.evaluation.bank.fill import fill_live
 from mirl_core.evaluation.bank.store import LiveBank
+from mirl_core.evaluation.measures.outcomes import Outcomes, as_entry, file_name, outcomes_of, write_rows
 from mirl_core.evaluation.methods import Method
 from mirl_core.evaluation.methods.gated import Gated, Oracle
+from mirl_core.evaluation.methods.replay_bank import replay
 from mirl_core.evaluation.methods.sampled import Direct, SelfConsistency
-from mirl_core.evaluation.outcomes import Outcomes, as_entry, file_name, outcomes_of, write_rows
 from mirl_core.evaluation.progress import Bars
-from mirl_core.evaluation.questions import DataSet
-from mirl_core.evaluation.replay import replay
-from mirl_core.evaluation.study import OpenEngine, RunSettings, Study, missing
+from mirl_core.evaluation.run_setup import OpenEngine, RunSettings, Study, missing
+from mirl_core.tasks.questions import DataSet
 
 __all__ = [
     "check",
@@ -124,7 +124,7 @@ def vllm_engine(model: Path) -> EngineFactory:
 
     @asynccontextmanager
     async def opened() -> AsyncGenerator[Engine, None]:
-        from mirl_core.evaluation.bank.engine import start_engine
+        from mirl_core.engines.vllm.throughput import start_engine
 
         # vLLM's own lines would tear the progress bars apart.
         os.environ.setdefault("VLLM_LOGGING_LEVEL", "ERROR")

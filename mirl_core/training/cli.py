@@ -10,7 +10,7 @@ from typing import Annotated, NoReturn
 
 import typer
 
-from mirl_core.command_line import run
+from mirl_core.tasks.command_line import run
 
 app = typer.Typer(
     name="mirl-train", help="Train models from recipes.", no_args_is_help=True, add_completion=False
@@ -51,7 +51,7 @@ def sft(
     if dry_run:
         typer.echo(recipe.model_dump_json(indent=2))
         return
-    from mirl_core.training.console import run_stage
+    from mirl_core.training.sft.console import run_stage
 
     finished = run_stage(recipe, max_seconds, export)
     typer.echo("finished" if finished else "stopped on time; run the same command again to go on")
@@ -76,15 +76,15 @@ def rl(
     ] = False,
 ) -> None:
     """Reinforcement learning: MIRL's decoupled rewards, or GRPO. Run the same command again to resume."""
-    from mirl_core.training.rl.checks import check, dump, load_rl_recipe, parse_changes
-    from mirl_core.training.rl.peers import Peers
+    from mirl_core.training.rl.distributed.process_group import Peers
+    from mirl_core.training.rl.recipe.checks import check, dump, load_rl_recipe, parse_changes
 
     wanted = parse_changes(changes or ()) | ({} if output is None else {"output": str(output)})
     recipe = load_rl_recipe(config, wanted)
     world = Peers.from_environment().world
     check(recipe, world)
     if dry_run:
-        from mirl_core.training.rl.estimate import estimate
+        from mirl_core.training.rl.recipe.estimate import estimate
 
         lines = estimate(recipe, world).lines()
         typer.echo(dump(recipe) + "".join(f"# {line}\n" for line in lines), nl=False)
@@ -104,7 +104,7 @@ def study(
     ] = None,
 ) -> None:
     """Several runs one after the other. What is finished is kept; run the same command again to go on."""
-    from mirl_core.training.rl.study import load_plan, run_study
+    from mirl_core.training.rl.recipe.study import load_plan, run_study
 
     for line in run_study(load_plan(plan), output, max_seconds):
         typer.echo(line)
@@ -122,7 +122,7 @@ def report(
     ] = None,
 ) -> None:
     """Plots and tables of one or more runs of `rl`; those that differ only in their seed are one line."""
-    from mirl_core.training.rl.report import write_report
+    from mirl_core.training.rl.report.markdown import write_report
 
     for path in write_report(runs, output, baseline, steps):
         typer.echo(f"wrote {path}")

@@ -14,7 +14,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeElapsed
 
 from mirl_core import __version__
 from mirl_core.bundled import model_path
-from mirl_server.cli import vllm_version
+from mirl_server.cli.main import vllm_version
 
 COLUMNS = (
     TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(),

@@ -15,7 +15,7 @@ from openai import AsyncOpenAI
 from openai.types.chat import ChatCompletion
 
 from mirl_client import evidence
-from mirl_core.evaluation.questions import Question
+from mirl_core.tasks.questions import Question
 
 MAX_TOKENS = 256
 """Longest trajectory; the bundled model's are much shorter."""

@@ -14,7 +14,7 @@ from pathlib import Path
 
 from mirl_core.bundled import model_path
 from mirl_core.evaluation.run import run, vllm_engine
-from mirl_core.evaluation.study import RunSettings
+from mirl_core.evaluation.run_setup import RunSettings
 
 BASELINE = Path(__file__).parent / "baseline.json"
 METHODS = ("direct", "greedy", "sc@16", "mirl", "mirl(mi_weight=auto)", "confidence", "random", "oracle")

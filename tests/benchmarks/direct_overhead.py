@@ -31,8 +31,8 @@ from rich.console import Console
 from rich.progress import Progress
 
 from mirl_core.bundled import model_path
-from mirl_core.evaluation.data import open_data
-from mirl_core.evaluation.questions import Question
+from mirl_core.tasks.data import open_data
+from mirl_core.tasks.questions import Question
 from tests.benchmarks import routes
 from tests.benchmarks.about import COLUMNS, about, line
 from tests.benchmarks.arms import chat

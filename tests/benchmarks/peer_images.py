@@ -19,8 +19,8 @@ import typer
 from openai import APIError, AsyncOpenAI
 from rich.console import Console
 
-from mirl_core.evaluation.data import open_data
-from mirl_core.evaluation.questions import Question
+from mirl_core.tasks.data import open_data
+from mirl_core.tasks.questions import Question
 from tests.benchmarks import peers
 from tests.benchmarks.arms import Arm, Proxied, Voting, chat
 from tests.benchmarks.recorder import Call, Recorder, pictures, recording

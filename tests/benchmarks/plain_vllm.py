@@ -12,8 +12,8 @@ import os
 import sys
 from importlib import metadata
 
-from mirl_server import launch
-from mirl_server.settings import ServerSettings
+from mirl_server.settings.server import ServerSettings
+from mirl_server.vllm import launch
 
 
 def main() -> None:
@@ -22,8 +22,8 @@ def main() -> None:
     found = {entry.name for group in groups for entry in metadata.entry_points(group=f"vllm.{group}_plugins")}
     os.environ["VLLM_PLUGINS"] = ",".join(sorted(found))
     os.environ.setdefault("VLLM_NO_USAGE_STATS", "1")
-    from mirl_server.vllm_flags import parse_vllm
-    from mirl_server.vllm_names import cli_env_setup, validate_parsed_serve_args
+    from mirl_server.vllm.flags import parse_vllm
+    from mirl_server.vllm.names import cli_env_setup, validate_parsed_serve_args
 
     cli_env_setup()
     args = parse_vllm(sys.argv[1:])

@@ -27,8 +27,8 @@ from rich.console import Console
 from rich.progress import Progress
 
 from mirl_core.errors import ConfigError
-from mirl_core.evaluation.data import open_data
-from mirl_core.evaluation.questions import Question
+from mirl_core.tasks.data import open_data
+from mirl_core.tasks.questions import Question
 from tests.benchmarks import peers
 from tests.benchmarks.about import COLUMNS, about, line
 from tests.benchmarks.arms import GATED, Arm, Gated, Told, Voting, chat

@@ -17,9 +17,9 @@ from PIL import Image
 from mirl_core.bundled import model_path, questions
 from mirl_core.config import ModelSettings
 from mirl_core.engines.base import RequestContext, Sampling
-from mirl_core.engines.vllm import VLLMEngine
-from mirl_core.events import Finished
-from mirl_core.pipeline import Pipeline
+from mirl_core.engines.vllm.engine import VLLMEngine
+from mirl_core.pipeline.events import Finished
+from mirl_core.pipeline.run import Pipeline
 from mirl_core.types import Conversation, StageUsage
 
 WARM_UP = 5

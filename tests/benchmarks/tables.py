@@ -10,8 +10,8 @@ from typing import Any
 
 import numpy as np
 
-from mirl_core.evaluation.questions import Question, is_right
-from mirl_core.evaluation.resampling import Resampling
+from mirl_core.tasks.questions import Question, is_right
+from mirl_core.tasks.resampling import Resampling
 from tests.benchmarks.arms import Told
 
 Answers = Mapping[str, Told]

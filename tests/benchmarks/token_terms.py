@@ -21,7 +21,7 @@ from tokenizers import Tokenizer
 from mirl_core.bundled import model_path
 from mirl_core.evaluation.bank.records import BankedDescription
 from mirl_core.evaluation.bank.store import Bank
-from mirl_core.evaluation.worlds.digits import CELLS, COLOURS
+from mirl_core.tasks.worlds.digits import CELLS, COLOURS
 
 KINDS = ("colour", "digit", "cell", "other")
 PLACES = {word for cell in CELLS for word in cell.split()}

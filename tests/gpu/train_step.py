@@ -23,10 +23,10 @@ sys.path.insert(0, str(Path(__file__).parents[2]))
 import torch
 from PIL import Image
 
-from mirl_core.training.rl.config import OptimizerConfig
-from mirl_core.training.rl.policy import Policy
-from mirl_core.training.rl.rows import Row
-from mirl_core.training.rl.trainer import Trainer
+from mirl_core.training.rl.model.policy import Policy
+from mirl_core.training.rl.model.trainer import Trainer
+from mirl_core.training.rl.planners.rows import Row
+from mirl_core.training.rl.recipe.config import OptimizerConfig
 from mirl_core.types import Conversation
 from tests.fixtures.patches import IMAGE, START, PatchProcessor
 

@@ -10,10 +10,10 @@ from typing import Any
 
 from mirl_core.config import Limits, MIRLOptions
 from mirl_core.errors import RequestError
-from mirl_server.apis import messages as messages_api
-from mirl_server.apis import responses as responses_api
-from mirl_server.requests import REFUSED, ChatRequest, read_request
-from mirl_server.settings import request_options
+from mirl_server.apis.messages import request as messages_api
+from mirl_server.apis.responses import request as responses_api
+from mirl_server.handling.requests import REFUSED, ChatRequest, read_request
+from mirl_server.settings.server import request_options
 from tests.hostile.case import CHAT, DESCRIBE, DIRECT, GATED, MESSAGES, PLAIN, RESPONSES, SCORE, Cases
 
 VALUES: tuple[Any, ...] = (

@@ -12,7 +12,7 @@ from typing import Any
 import httptools
 import pytest
 
-from tests.integration.test_server_disconnect import until
+from tests.integration.server.test_disconnect import until
 from tests.load.asks import gated, text
 from tests.load.driver import Ask, End, driving, of
 from tests.load.inside import Inside

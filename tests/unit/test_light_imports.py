@@ -17,31 +17,31 @@ MODULES = (
     "mirl_core.types",
     "mirl_core.errors",
     "mirl_core.config",
-    "mirl_core.confidence",
-    "mirl_core.events",
-    "mirl_core.prompting",
-    "mirl_core.information",
-    "mirl_core.images",
-    "mirl_core.gates",
-    "mirl_core.answers",
-    "mirl_core.voting",
-    "mirl_core.pipeline",
+    "mirl_core.algorithm.confidence",
+    "mirl_core.pipeline.events",
+    "mirl_core.algorithm.segments",
+    "mirl_core.algorithm.mi.estimators",
+    "mirl_core.engines.common.images",
+    "mirl_core.algorithm.gates",
+    "mirl_core.algorithm.answers",
+    "mirl_core.algorithm.voting",
+    "mirl_core.pipeline.run",
     "mirl_core.engines",
     "mirl_core.engines.base",
-    "mirl_core.engines.remote",
-    "mirl_core.engines.recording",
-    "mirl_core.training.rl.config",
-    "mirl_core.training.rl.rows",
-    "mirl_core.training.rl.advantages",
+    "mirl_core.engines.remote.engine",
+    "mirl_core.engines.wrappers.recording",
+    "mirl_core.training.rl.recipe.config",
+    "mirl_core.training.rl.planners.rows",
+    "mirl_core.training.rl.planners.advantages",
     "mirl_core.training.rl.rewards",
     "mirl_core.training.rl.planners",
-    "mirl_core.training.rl.scorers",
-    "mirl_core.training.rl.data",
-    "mirl_core.training.rl.sync",
-    "mirl_core.training.rl.checks",
+    "mirl_core.training.rl.rewards.mi_scorers",
+    "mirl_core.training.rl.planners.question_source",
+    "mirl_core.training.rl.weight_sync.in_process",
+    "mirl_core.training.rl.recipe.checks",
     "mirl_core.training.rl.run",
-    "mirl_core.training.rl.report",
-    "mirl_core.training.rl.study",
+    "mirl_core.training.rl.report.markdown",
+    "mirl_core.training.rl.recipe.study",
     "mirl_client",
 )
 
@@ -63,7 +63,7 @@ def test_all_of_the_algorithm_and_the_client_are_light() -> None:
 
 def test_answers_without_mathematics_load_no_mathematics() -> None:
     answers = ["12 cm", "(B)", "yes", "a red car", '{"a": 1}', "1/2", "A dog sleeps on the old sofa all day."]
-    code = f"from mirl_core.answers import normalize\nfor one in {answers!r}: normalize(one)"
+    code = f"from mirl_core.algorithm.answers import normalize\nfor one in {answers!r}: normalize(one)"
     assert loaded_after(code) == set()
 
 
@@ -82,7 +82,7 @@ def test_watched_names_are_real(name: str) -> None:
 @pytest.mark.parametrize(
     ("command", "missing", "remedy"),
     [
-        (["mirl_server.cli"], "vllm", "pip install 'mirl[gpu]'"),
+        (["mirl_server.cli.main"], "vllm", "pip install 'mirl[gpu]'"),
         (["mirl_core.training.cli", "sft", "--config", "lm"], "torch", "pip install 'mirl[train,eval]'"),
     ],
 )

@@ -8,12 +8,12 @@ from typing import TYPE_CHECKING
 
 from mirl_core.config import MIRLOptions, ModelSettings
 from mirl_core.engines.base import Engine
+from mirl_core.engines.vllm.throughput import CONCURRENCY
 from mirl_core.errors import RequestError
-from mirl_core.evaluation.bank.engine import CONCURRENCY
 from mirl_core.evaluation.bank.live import play_live
 from mirl_core.evaluation.bank.sample import BankPlan, sample_question
 from mirl_core.evaluation.bank.store import Bank, LiveBank, R, Store
-from mirl_core.evaluation.questions import DataSet, Question
+from mirl_core.tasks.questions import DataSet, Question
 
 if TYPE_CHECKING:
     from PIL.Image import Image

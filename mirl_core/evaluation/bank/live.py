@@ -12,9 +12,9 @@ from typing import TYPE_CHECKING, Any
 from mirl_core.config import MIRLOptions, ModelSettings
 from mirl_core.engines.base import Engine, RequestContext, Sampling
 from mirl_core.evaluation.bank.sample import question_seed
-from mirl_core.evaluation.questions import Question, is_right
-from mirl_core.events import Finished
-from mirl_core.pipeline import Pipeline
+from mirl_core.pipeline.events import Finished
+from mirl_core.pipeline.run import Pipeline
+from mirl_core.tasks.questions import Question, is_right
 
 if TYPE_CHECKING:
     from PIL.Image import Image
@@ -64,7 +64,7 @@ async def play_live(
     max_tokens: int = 512,
     temperature: float | None = None,
 ) -> LivePlayed:
-    """Answer one question by `mirl_core.pipeline.Pipeline` under `options`.
+    """Answer one question by `mirl_core.pipeline.run.Pipeline` under `options`.
 
     `seed` is the run's, from which every question's own is derived as for the bank: with the bank's seed the
     descriptions and chains are among the bank's, as far as the engine repeats itself.

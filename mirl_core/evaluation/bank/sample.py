@@ -14,16 +14,16 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 from pydantic import Field
 
+from mirl_core.algorithm.mi.estimators import make_estimator
+from mirl_core.algorithm.mi.marginals import image_free_logprobs
 from mirl_core.config import EstimatorName, MIRLOptions, ModelSettings, Settings
 from mirl_core.engines.base import Engine, RequestContext, Sample, Sampling, derive_seed
-from mirl_core.engines.recording import RecordingEngine
+from mirl_core.engines.wrappers.recording import RecordingEngine
 from mirl_core.errors import ConfigError
 from mirl_core.evaluation.bank.records import BankedChain, BankedDescription, BankedQuestion
-from mirl_core.evaluation.questions import Question, is_right
-from mirl_core.events import Finished
-from mirl_core.information import make_estimator
-from mirl_core.marginals import image_free_logprobs
-from mirl_core.pipeline import Pipeline
+from mirl_core.pipeline.events import Finished
+from mirl_core.pipeline.run import Pipeline
+from mirl_core.tasks.questions import Question, is_right
 from mirl_core.types import Chain, Conversation, Description, Result
 
 if TYPE_CHECKING:

@@ -18,7 +18,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import IO, Any, Generic, Protocol, Self, TypeVar
 
-from mirl_core.confidence import calibration_for
+from mirl_core.algorithm.confidence import calibration_for
 from mirl_core.config import MIRLOptions, ModelSettings
 from mirl_core.errors import ConfigError
 from mirl_core.evaluation.bank.live import LivePlayed

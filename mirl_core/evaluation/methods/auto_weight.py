@@ -19,9 +19,9 @@ from typing import Protocol
 import numpy as np
 from numpy.typing import NDArray
 
+from mirl_core.algorithm.mi.scoring import resolve_weight
 from mirl_core.config import MIRLOptions
 from mirl_core.evaluation.methods.gated import sums_of_token_mi
-from mirl_core.measuring import resolve_weight
 
 __all__ = ["GRID", "REQUEST_RULES", "Rule", "Sampled", "fixed_weight"]
 
@@ -64,7 +64,7 @@ def fixed_weight(sampled: Sequence[Sampled], weight: float, options: MIRLOptions
 class InformationShare:
     """`information`: λ = 1 − Σ log p(d | I) / Σ log p(d), over the tokens of all N; within 0 and 1.
 
-    The product's own `mi_weight: "auto"`; see `mirl_core.information.information_share`.
+    The product's own `mi_weight: "auto"`; see `mirl_core.algorithm.mi.estimators.information_share`.
     """
 
     def weight(self, sampled: Sequence[Sampled]) -> float:

@@ -8,15 +8,15 @@ from typing import ClassVar, Self
 
 import numpy as np
 
+from mirl_core.algorithm.gates import select
 from mirl_core.engines.base import derive_seed
 from mirl_core.evaluation.bank.records import BankedDescription, BankedQuestion
 from mirl_core.evaluation.methods.auto_weight import REQUEST_RULES, Array, Rule, Sampled, fixed_weight
 from mirl_core.evaluation.methods.base import Draw, Played, unlabelled
 from mirl_core.evaluation.methods.gated import Gated, as_descriptions, marginal_of
 from mirl_core.evaluation.methods.parsing import Spec
-from mirl_core.evaluation.methods.replay import drawn, fallback, forked, run
+from mirl_core.evaluation.methods.replay_chains import drawn, fallback, forked, run
 from mirl_core.evaluation.methods.traffic import TRAFFIC_RULES
-from mirl_core.gates import select
 from mirl_core.types import Description
 
 __all__ = ["Agreement", "Automatic", "FromTraffic"]

@@ -15,12 +15,12 @@ from typing import Annotated, ClassVar, Self
 import numpy as np
 from pydantic import Field
 
-from mirl_core import answers
+from mirl_core.algorithm import answers
 from mirl_core.config import Settings
 from mirl_core.evaluation.bank.records import BankedQuestion
 from mirl_core.evaluation.methods.base import Draw, Played
 from mirl_core.evaluation.methods.parsing import Spec
-from mirl_core.evaluation.methods.replay import Trace, drawn, fallback, refuse, trajectories
+from mirl_core.evaluation.methods.replay_chains import Trace, drawn, fallback, refuse, trajectories
 
 __all__ = ["DeepConf", "DeepConfLow"]
 

@@ -8,16 +8,16 @@ from typing import TYPE_CHECKING, ClassVar, Self
 
 import numpy as np
 
-from mirl_core.confidence import calibration_for, reported
+from mirl_core.algorithm.confidence import calibration_for, reported
+from mirl_core.algorithm.gates import GATES, select
+from mirl_core.algorithm.mi.estimators import token_mi
+from mirl_core.algorithm.mi.scoring import needs_marginals, resolve_weight
 from mirl_core.config import Calibration, MIRLOptions
 from mirl_core.engines.base import derive_seed
 from mirl_core.evaluation.bank.records import BankedDescription, BankedQuestion
 from mirl_core.evaluation.methods.base import Draw, Played
 from mirl_core.evaluation.methods.parsing import Spec
-from mirl_core.evaluation.methods.replay import drawn, fallback, forked, refuse, run
-from mirl_core.gates import GATES, select
-from mirl_core.information import token_mi
-from mirl_core.measuring import needs_marginals, resolve_weight
+from mirl_core.evaluation.methods.replay_chains import drawn, fallback, forked, refuse, run
 from mirl_core.types import Description
 
 if TYPE_CHECKING:
@@ -89,7 +89,7 @@ class Gated:
     ) -> tuple[list[Description], int]:
         """The descriptions as the gate takes them, and the tokens that scoring them took.
 
-        With an MI only where the gate ranks by it; see `mirl_core.pipeline` for the same on live samples.
+        With an MI only where the gate ranks by it; see `mirl_core.pipeline.run` for the same on live samples.
         """
         ranks_by_mi = GATES[self.options.gate].needs_marginal
         mi = self.mutual_information(descriptions) if ranks_by_mi else None

@@ -9,12 +9,12 @@ from typing import Annotated, Self
 
 from pydantic import Field
 
-from mirl_core import answers
+from mirl_core.algorithm import answers
 from mirl_core.config import Aggregation, Settings
 from mirl_core.evaluation.bank.records import BankedQuestion
 from mirl_core.evaluation.methods.base import Draw, Played
 from mirl_core.evaluation.methods.parsing import Spec
-from mirl_core.evaluation.methods.replay import Trace, drawn, fallback, run, trajectories
+from mirl_core.evaluation.methods.replay_chains import Trace, drawn, fallback, run, trajectories
 
 __all__ = ["Adaptive", "Direct", "EarlyStopping", "Greedy", "OracleAnswer", "SelfConsistency"]
 

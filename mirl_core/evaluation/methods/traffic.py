@@ -28,9 +28,9 @@ from typing import Protocol, Self
 import numpy as np
 from numpy.typing import NDArray
 
+from mirl_core.algorithm.mi.scoring import resolve_weight
 from mirl_core.config import MIRLOptions
 from mirl_core.evaluation.methods.auto_weight import Rule, Sampled, fixed_weight
-from mirl_core.measuring import resolve_weight
 
 __all__ = ["TRAFFIC_RULES", "TrafficPrior", "TrafficRule", "TrafficWeight"]
 

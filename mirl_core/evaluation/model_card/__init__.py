@@ -26,7 +26,7 @@ description, reasons in steps and answers: `<description>…</description><think
 Figures are on **{part}** data, by `mirl-eval model-card --output docs`: vLLM, bfloat16, one
 question per digits scene, {scenes} scenes per split, and every published easy-VQA question of the part;
 descriptions are swapped in on the first {swapped} questions of a split. In brackets: 95% intervals from a
-bootstrap over scenes *and glyphs* (`mirl_core/evaluation/resampling.py`; shares by Wilson's formula with its
+bootstrap over scenes *and glyphs* (`mirl_core/tasks/resampling.py`; shares by Wilson's formula with its
 design effect), so that a few hundred glyphs are not taken for thousands. The hashes of weights, tokenizer and
 worlds are in `mirl_core/bundled/manifest.json`.
 """
@@ -34,7 +34,7 @@ worlds are in `mirl_core/bundled/manifest.json`.
 _WORLDS = """## The worlds
 
 **digits**: 2 x 2 cells, one to four coloured handwritten digits. The generator is explicit
-(`mirl_core/evaluation/worlds/digits.py`): each cell has a usual colour with probability {usual}
+(`mirl_core/tasks/worlds/digits.py`): each cell has a usual colour with probability {usual}
 ({nats:.1f} nats over any other); the painted colour is `softmax(e)` of four prototypes, `e` being the true
 colour's strength plus normal noise, so that {weak:.0%} of the objects carry 2.5 nats on average, the rest 16;
 the exact posterior of every colour is a formula (`colour_posterior`). `iid` keeps the language prior;
@@ -72,8 +72,8 @@ def write_report(
         read_objects,
         turns_of,
     )
-    from mirl_core.evaluation.worlds.cases import DIGITS_SPLITS, digits_cases, easy_cases
-    from mirl_core.evaluation.worlds.digits import PARTS
+    from mirl_core.tasks.worlds.cases import DIGITS_SPLITS, digits_cases, easy_cases
+    from mirl_core.tasks.worlds.digits import PARTS
 
     chosen = next(p for p in PARTS if p == part)
     images = output / "images"
@@ -149,8 +149,8 @@ def write_report(
 
 def _worlds() -> str:
     """What the worlds are, in the figures that they and the training recipes are made from."""
-    from mirl_core.evaluation.worlds.digits import USUAL_PROBABILITY, WEAK_SHARE
-    from mirl_core.evaluation.worlds.language import FAMILY_SHARES, SLIP_FAMILY
+    from mirl_core.tasks.worlds.digits import USUAL_PROBABILITY, WEAK_SHARE
+    from mirl_core.tasks.worlds.digits_language import FAMILY_SHARES, SLIP_FAMILY
     from mirl_core.training.recipe import Recipe
 
     usual = USUAL_PROBABILITY["iid"]

@@ -9,11 +9,11 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from mirl_core.evaluation.measures.statistics import Bin, expected_error, reliability
 from mirl_core.evaluation.model_card.bench import Bench, Prompt
-from mirl_core.evaluation.resampling import Estimate, Resampling
-from mirl_core.evaluation.statistics import Bin, expected_error, reliability
-from mirl_core.evaluation.worlds import digits
-from mirl_core.evaluation.worlds.cases import Case
+from mirl_core.tasks.resampling import Estimate, Resampling
+from mirl_core.tasks.worlds import digits
+from mirl_core.tasks.worlds.cases import Case
 
 _MISSING = math.log(1e-7)
 _TRAJECTORY = re.compile(

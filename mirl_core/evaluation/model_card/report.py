@@ -15,8 +15,8 @@ from mirl_core.evaluation.model_card.measures import (
     SplitFigures,
     value_bins,
 )
-from mirl_core.evaluation.resampling import Estimate
-from mirl_core.evaluation.worlds.cases import DIGITS_SPLITS, Case
+from mirl_core.tasks.resampling import Estimate
+from mirl_core.tasks.worlds.cases import DIGITS_SPLITS, Case
 
 _FAMILY_MEASURES = (
     "sampled_answer",

@@ -23,10 +23,15 @@ from typing import Any
 
 from mirl_core.errors import ConfigError
 from mirl_core.evaluation.bank.records import BankedQuestion
-from mirl_core.evaluation.outcomes import Outcomes
-from mirl_core.evaluation.resampling import Resampling
-from mirl_core.evaluation.selection import causality, faithfulness, length_correlation, selection_quality
-from mirl_core.evaluation.statistics import compare, figures, reliability
+from mirl_core.evaluation.measures.outcomes import Outcomes
+from mirl_core.evaluation.measures.selection import (
+    causality,
+    faithfulness,
+    length_correlation,
+    selection_quality,
+)
+from mirl_core.evaluation.measures.statistics import compare, figures, reliability
+from mirl_core.tasks.resampling import Resampling
 
 __all__ = [
     "BASELINE",

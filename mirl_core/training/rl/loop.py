@@ -18,15 +18,15 @@ from typing import Any, Protocol, TypeVar
 
 from mirl_core.engines.base import Engine
 from mirl_core.errors import MIRLError, TrainingError
-from mirl_core.evaluation.questions import Question
-from mirl_core.training.rl.config import RLRecipe
-from mirl_core.training.rl.data import Cursor, Source
-from mirl_core.training.rl.looks import Looks
-from mirl_core.training.rl.monitor import Monitor
-from mirl_core.training.rl.pages import TrajectoryLog
-from mirl_core.training.rl.peers import Peers, merged
+from mirl_core.tasks.questions import Question
+from mirl_core.training.rl.dev_evaluation import Looks
+from mirl_core.training.rl.distributed.process_group import Peers, merged
 from mirl_core.training.rl.planners import Planner
-from mirl_core.training.rl.rows import Plan, Row
+from mirl_core.training.rl.planners.question_source import Cursor, Source
+from mirl_core.training.rl.planners.rows import Plan, Row
+from mirl_core.training.rl.recipe.config import RLRecipe
+from mirl_core.training.rl.report.monitor import Monitor
+from mirl_core.training.rl.report.pages import TrajectoryLog
 
 __all__ = ["Loop", "Parts", "State", "Totals"]
 

@@ -25,24 +25,24 @@ import typer
 from mirl_core.config import ModelSettings
 from mirl_core.engines.base import Engine
 from mirl_core.errors import ConfigError, MIRLError
-from mirl_core.training.rl.checks import model_folder
-from mirl_core.training.rl.config import RLRecipe
-from mirl_core.training.rl.console import Board
-from mirl_core.training.rl.data import Cursor, Source
-from mirl_core.training.rl.looks import Looks
+from mirl_core.training.rl.dev_evaluation import Looks
+from mirl_core.training.rl.distributed.process_group import Peers
 from mirl_core.training.rl.loop import Loop, Parts, State, Totals
-from mirl_core.training.rl.monitor import Monitor
-from mirl_core.training.rl.pages import TrajectoryLog
-from mirl_core.training.rl.peers import Peers
 from mirl_core.training.rl.planners import make_planner
+from mirl_core.training.rl.planners.question_source import Cursor, Source
+from mirl_core.training.rl.recipe.checks import model_folder
+from mirl_core.training.rl.recipe.config import RLRecipe
+from mirl_core.training.rl.report.console import Board
+from mirl_core.training.rl.report.monitor import Monitor
+from mirl_core.training.rl.report.pages import TrajectoryLog
 from mirl_core.training.rl.rewards import Judge, make_rewards
-from mirl_core.training.rl.sampler import opened_sampler
-from mirl_core.training.rl.scorers import SCORERS, MIScorer, reference_pictures
-from mirl_core.training.rl.store import CHECKPOINTS, EXPORT, claimed, is_finished, mark_finished
+from mirl_core.training.rl.rewards.mi_scorers import SCORERS, MIScorer, reference_pictures
+from mirl_core.training.rl.state.run_folder import CHECKPOINTS, EXPORT, claimed, is_finished, mark_finished
+from mirl_core.training.rl.weight_sync.sampler import opened_sampler
 
 if TYPE_CHECKING:
-    from mirl_core.training.rl.policy import Policy
-    from mirl_core.training.rl.trainer import Trainer
+    from mirl_core.training.rl.model.policy import Policy
+    from mirl_core.training.rl.model.trainer import Trainer
 
 __all__ = ["run_blocking", "train"]
 
@@ -208,10 +208,10 @@ def _trainer(recipe: RLRecipe, peers: Peers) -> tuple[Policy, Trainer, Any]:
     import torch
     from transformers.utils import logging
 
-    from mirl_core.training.rl import checkpoint
-    from mirl_core.training.rl.policy import Policy
-    from mirl_core.training.rl.ranks import make_accelerator
-    from mirl_core.training.rl.trainer import Trainer
+    from mirl_core.training.rl.distributed.ranks import make_accelerator
+    from mirl_core.training.rl.model.policy import Policy
+    from mirl_core.training.rl.model.trainer import Trainer
+    from mirl_core.training.rl.state import checkpoint
 
     logging.disable_progress_bar()
     if recipe.rollout.serial:
@@ -240,7 +240,7 @@ async def _scorer(
         return None
     scoring = engine
     if wanted.scorer == "frozen":
-        from mirl_core.engines.hf import HFEngine
+        from mirl_core.engines.hf.engine import HFEngine
 
         on_cpu = policy.device.type == "cpu"
         scoring = await HFEngine.start(
@@ -260,7 +260,7 @@ def _state(step: int, cursor: Mapping[str, int], extra: Mapping[str, Any]) -> St
 
 
 def _saver(recipe: RLRecipe, trainer: Trainer) -> Callable[[State], None]:
-    from mirl_core.training.rl import checkpoint
+    from mirl_core.training.rl.state import checkpoint
 
     def save(state: State) -> None:
         try:

@@ -11,11 +11,11 @@ from fastapi.responses import JSONResponse
 from mirl_core.config import MIRLOptions
 from mirl_core.engines.base import RequestContext
 from mirl_core.errors import MIRLError
-from mirl_server.apis.fields import Turns, renamed_error
-from mirl_server.protocol import error_response
-from mirl_server.requests import ChatRequest, RemoteImage, read_request
-from mirl_server.service import Delegate, Service
-from mirl_server.streaming import Voice
+from mirl_server.apis.protocol import error_response
+from mirl_server.apis.translation.fields import Turns, renamed_error
+from mirl_server.handling.requests import ChatRequest, RemoteImage, read_request
+from mirl_server.handling.service import Delegate, Service
+from mirl_server.handling.streaming import Voice
 
 
 class Api(ABC):

@@ -20,8 +20,8 @@ from pathlib import Path
 from PIL import Image
 
 from mirl_core.config import Limits
+from mirl_core.engines.common.images import upright_rgb
 from mirl_core.errors import ConfigError, ImageError, RequestTooLargeError
-from mirl_core.images import upright_rgb
 from mirl_server.media.rules import refused_url
 from mirl_server.media.structure import FORMATS, UnreasonableError, media_type, passes
 

@@ -7,7 +7,7 @@ import io
 
 from PIL import Image
 
-from mirl_core.evaluation.questions import Question
+from mirl_core.tasks.questions import Question
 from tests.benchmarks.arms import answer_in, chat, vote
 from tests.benchmarks.recorder import pictures, seen
 

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
-from mirl_core.evaluation.questions import Question
+from mirl_core.tasks.questions import Question
 from tests.benchmarks.arms import Told
 from tests.benchmarks.tables import HEAD, Pass, markdown, put, rows, summarise, turns
 

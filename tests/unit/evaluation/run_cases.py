@@ -14,7 +14,7 @@ from PIL import Image
 from mirl_core.engines.base import Engine
 from mirl_core.engines.fake import FakeEngine
 from mirl_core.evaluation.run import EngineFactory
-from mirl_core.evaluation.study import RunSettings, Study
+from mirl_core.evaluation.run_setup import RunSettings, Study
 from tests.unit.evaluation.synthetic import banked_question
 
 

@@ -15,7 +15,7 @@ from mirl_core.errors import ConfigError, EngineError
 from mirl_core.evaluation.bank.store import Bank
 from mirl_core.evaluation.methods.gated import Gated
 from mirl_core.evaluation.run import live_options, names, run
-from mirl_core.evaluation.study import Study
+from mirl_core.evaluation.run_setup import Study
 from tests.unit.evaluation.run_cases import (
     data_file,
     fill_bank,
@@ -24,7 +24,7 @@ from tests.unit.evaluation.run_cases import (
     one_engine,
     settings_of,
 )
-from tests.unit.pipeline_cases import chain, described
+from tests.unit.pipeline.pipeline_cases import chain, described
 
 KEYS = {
     "accuracy",

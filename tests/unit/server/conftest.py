@@ -18,12 +18,12 @@ from prometheus_client import CollectorRegistry
 
 from mirl_core.config import ModelSettings
 from mirl_core.engines.fake import FakeEngine, FakeText
-from mirl_core.pipeline import Pipeline
+from mirl_core.pipeline.run import Pipeline
+from mirl_server.apis.router import make_router
+from mirl_server.handling.service import Service
 from mirl_server.media.images import Images
-from mirl_server.metrics import Metrics
-from mirl_server.routes import make_router
-from mirl_server.service import Service
-from mirl_server.settings import ServerSettings, default_options
+from mirl_server.observability.metrics import Metrics
+from mirl_server.settings.server import ServerSettings, default_options
 
 DESCRIPTIONS = [
     FakeText("a red seven</description>", logprobs=-0.5, marginal=-3),

@@ -11,8 +11,8 @@ from typing import Any
 import uvicorn
 from starlette.types import ASGIApp
 
-from mirl_server.guard_settings import HTTPSettings
-from mirl_server.http_protocol import http_protocol
+from mirl_server.http.uvicorn_protocol import http_protocol
+from mirl_server.settings.limits import HTTPSettings
 
 
 class _Server(uvicorn.Server):

@@ -16,12 +16,12 @@ from typing import Literal
 
 from mirl_core.config import ModelSettings
 from mirl_core.engines.base import Engine
-from mirl_core.training.rl.config import RLRecipe
 from mirl_core.training.rl.planners.base import Planner
 from mirl_core.training.rl.planners.grpo import GRPOPlanner
 from mirl_core.training.rl.planners.mirl import MIRLPlanner
+from mirl_core.training.rl.recipe.config import RLRecipe
 from mirl_core.training.rl.rewards import Judge
-from mirl_core.training.rl.scorers import MIScorer
+from mirl_core.training.rl.rewards.mi_scorers import MIScorer
 
 __all__ = ["PLANNERS", "GRPOPlanner", "MIRLPlanner", "Planner", "make_planner"]
 

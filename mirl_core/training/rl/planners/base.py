@@ -16,16 +16,16 @@ from typing import Any, Literal, Protocol, TypeVar
 
 from mirl_core.config import MIRLOptions, ModelSettings
 from mirl_core.engines.base import Engine, RequestContext, Sample, Sampling, derive_seed
-from mirl_core.engines.recording import RecordingEngine
+from mirl_core.engines.wrappers.recording import RecordingEngine
 from mirl_core.errors import RequestError
-from mirl_core.evaluation.questions import Question, is_right
-from mirl_core.events import Finished, Gated
-from mirl_core.pipeline import Pipeline
-from mirl_core.training.rl.config import RLRecipe
+from mirl_core.pipeline.events import Finished, Gated
+from mirl_core.pipeline.run import Pipeline
+from mirl_core.tasks.questions import Question, is_right
+from mirl_core.training.rl.planners.rows import Plan, Row, Segment, Trajectory
+from mirl_core.training.rl.recipe.config import RLRecipe
 from mirl_core.training.rl.rewards import Judge, Judged
 from mirl_core.training.rl.rewards.mi import is_invalid
-from mirl_core.training.rl.rows import Plan, Row, Segment, Trajectory
-from mirl_core.training.rl.scorers import MIScorer, ScoredMI
+from mirl_core.training.rl.rewards.mi_scorers import MIScorer, ScoredMI
 from mirl_core.types import Chain, Conversation, Description, Result
 
 logger = logging.getLogger(__name__)

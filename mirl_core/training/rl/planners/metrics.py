@@ -5,10 +5,10 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 
-from mirl_core.training.rl.config import MIReward
 from mirl_core.training.rl.planners.base import Draft, Group, Rollout
+from mirl_core.training.rl.planners.rows import Plan
+from mirl_core.training.rl.recipe.config import MIReward
 from mirl_core.training.rl.rewards.mi import reward as mi_reward
-from mirl_core.training.rl.rows import Plan
 from mirl_core.types import Description
 
 __all__ = ["finished", "is_usable"]

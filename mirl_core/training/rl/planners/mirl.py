@@ -14,16 +14,16 @@ from itertools import groupby
 from mirl_core.config import MIRLOptions, ModelSettings
 from mirl_core.engines.base import Engine
 from mirl_core.errors import ConfigError
-from mirl_core.evaluation.questions import Question
-from mirl_core.training.rl.advantages import group_advantages
-from mirl_core.training.rl.config import RLRecipe
+from mirl_core.tasks.questions import Question
+from mirl_core.training.rl.planners.advantages import group_advantages
 from mirl_core.training.rl.planners.base import Draft, Group, JudgedChain, Place, Rollout, Rollouts
 from mirl_core.training.rl.planners.metrics import finished, is_usable
+from mirl_core.training.rl.planners.rows import Plan, Row, Trajectory
+from mirl_core.training.rl.recipe.config import RLRecipe
 from mirl_core.training.rl.rewards import Judge
 from mirl_core.training.rl.rewards.mi import description_rewards
 from mirl_core.training.rl.rewards.mi import reward as mi_reward
-from mirl_core.training.rl.rows import Plan, Row, Trajectory
-from mirl_core.training.rl.scorers import MIScorer
+from mirl_core.training.rl.rewards.mi_scorers import MIScorer
 
 __all__ = ["MIRLPlanner"]
 

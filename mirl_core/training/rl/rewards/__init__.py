@@ -16,7 +16,7 @@ from collections.abc import Sequence
 
 from mirl_core.config import Tags
 from mirl_core.errors import ConfigError
-from mirl_core.training.rl.config import AnswerReward
+from mirl_core.training.rl.recipe.config import AnswerReward
 from mirl_core.training.rl.rewards.equality import ExactReward, MathReward, NumericReward
 from mirl_core.training.rl.rewards.form import FormatReward
 from mirl_core.training.rl.rewards.imported import CallableReward

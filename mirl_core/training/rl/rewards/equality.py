@@ -8,11 +8,11 @@ from dataclasses import dataclass
 from fractions import Fraction
 from typing import Self
 
-from mirl_core.answers import equivalent, normalize
+from mirl_core.algorithm.answers import equivalent, normalize
 from mirl_core.config import Tags
 from mirl_core.errors import ConfigError
-from mirl_core.evaluation.questions import Question, is_right
-from mirl_core.training.rl.config import AnswerReward
+from mirl_core.tasks.questions import Question, is_right
+from mirl_core.training.rl.recipe.config import AnswerReward
 from mirl_core.types import Chain
 
 _QUANTITY = re.compile(r"(-?\d+(?:\.\d+|/\d+)?)(.*)", re.DOTALL)
@@ -37,7 +37,7 @@ class ExactReward:
 class NumericReward:
     """1 where answer and truth are numbers of the same unit that differ by at most `tolerance` of the truth.
 
-    Compared exactly, as fractions: with tolerance 0 it is the sameness of `mirl_core.answers`.
+    Compared exactly, as fractions: with tolerance 0 it is the sameness of `mirl_core.algorithm.answers`.
     """
 
     name: str

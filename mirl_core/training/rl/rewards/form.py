@@ -6,8 +6,8 @@ from dataclasses import dataclass
 from typing import Self
 
 from mirl_core.config import Tags
-from mirl_core.evaluation.questions import Question
-from mirl_core.training.rl.config import AnswerReward
+from mirl_core.tasks.questions import Question
+from mirl_core.training.rl.recipe.config import AnswerReward
 from mirl_core.types import Chain
 
 

@@ -10,8 +10,8 @@ from typing import Any, Self
 
 from mirl_core.config import Tags
 from mirl_core.errors import ConfigError
-from mirl_core.evaluation.questions import Question
-from mirl_core.training.rl.config import AnswerReward
+from mirl_core.tasks.questions import Question
+from mirl_core.training.rl.recipe.config import AnswerReward
 from mirl_core.types import Chain
 
 
@@ -19,7 +19,7 @@ from mirl_core.types import Chain
 class CallableReward:
     """What `function(question, answer, text)` returns, as a float.
 
-    `question` is a `mirl_core.evaluation.questions.Question`, `answer` the chain's answer (None where it has
+    `question` is a `mirl_core.tasks.questions.Question`, `answer` the chain's answer (None where it has
     none), `text` the chain as it was sampled after the description.
     """
 

@@ -9,7 +9,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
-from mirl_core.evaluation.questions import Question
+from mirl_core.tasks.questions import Question
 from mirl_core.types import Chain
 
 logger = logging.getLogger(__name__)

@@ -11,7 +11,7 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from mirl_core.training.rl.config import MIReward
+from mirl_core.training.rl.recipe.config import MIReward
 from mirl_core.types import Description
 
 NGRAM = 4

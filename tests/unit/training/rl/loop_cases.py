@@ -13,15 +13,15 @@ from PIL import Image
 
 from mirl_core.config import ModelSettings
 from mirl_core.engines.fake import FakeEngine, FakeText
-from mirl_core.evaluation.questions import Question
-from mirl_core.training.rl.config import RLRecipe
-from mirl_core.training.rl.data import QuestionSet, Source
-from mirl_core.training.rl.looks import Looks
+from mirl_core.tasks.questions import Question
+from mirl_core.training.rl.dev_evaluation import Looks
+from mirl_core.training.rl.distributed.process_group import Peers
 from mirl_core.training.rl.loop import Loop, Parts, State
-from mirl_core.training.rl.monitor import Monitor
-from mirl_core.training.rl.pages import TrajectoryLog
-from mirl_core.training.rl.peers import Peers
-from mirl_core.training.rl.rows import Plan, Row, Trajectory
+from mirl_core.training.rl.planners.question_source import QuestionSet, Source
+from mirl_core.training.rl.planners.rows import Plan, Row, Trajectory
+from mirl_core.training.rl.recipe.config import RLRecipe
+from mirl_core.training.rl.report.monitor import Monitor
+from mirl_core.training.rl.report.pages import TrajectoryLog
 from mirl_core.types import Conversation
 
 PROMPT = Conversation(({"role": "user", "content": "?"},))

@@ -12,10 +12,10 @@ from typing import Any
 import pytest
 
 from mirl_core.errors import ConfigError, EngineError, TrainingError
-from mirl_core.training.rl.data import Cursor
-from mirl_core.training.rl.looks import LOOKS
-from mirl_core.training.rl.monitor import read_lines
-from mirl_core.training.rl.pages import TRAJECTORIES
+from mirl_core.training.rl.dev_evaluation import LOOKS
+from mirl_core.training.rl.planners.question_source import Cursor
+from mirl_core.training.rl.report.monitor import read_lines
+from mirl_core.training.rl.report.pages import TRAJECTORIES
 from tests.unit.training.rl.loop_cases import World, recipe_of, run
 
 

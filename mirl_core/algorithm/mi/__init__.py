@@ -1,0 +1,1 @@
+"""Mutual information between descriptions and their image; imports what the algorithm may import."""

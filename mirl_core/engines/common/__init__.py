@@ -1,0 +1,1 @@
+"""Helpers that several engines share; imports no backend."""

@@ -1,0 +1,2 @@
+"""Plain transformers, the reference for numerical comparisons; imports torch, transformers and
+`engines.common`."""

@@ -1,0 +1,344 @@
+"""The engine on plain transformers: the yardstick for vLLM's numbers, and a way to run what vLLM can't.
+
+One thread does all the model's work, one call after another; the event loop is never blocked. A call runs its
+prompt once and its branches as one batch; an abort is noticed between two tokens.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import inspect
+from collections.abc import AsyncGenerator, Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
+from typing import Any, TypeVar
+
+import torch
+from transformers import AutoModelForImageTextToText, AutoProcessor, DynamicCache
+
+from mirl_core.engines.base import (
+    Rendered,
+    RequestContext,
+    Sample,
+    Sampling,
+    derive_seed,
+    fitting,
+    too_long_to_score,
+)
+from mirl_core.engines.common.placeholders import placeholder_ids
+from mirl_core.engines.common.text import TextCodec
+from mirl_core.engines.hf.render import render_conversation, translated
+from mirl_core.engines.hf.token_chooser import TokenChooser
+from mirl_core.errors import EngineDeadError, EngineError, RequestError
+from mirl_core.types import Conversation, FinishReason
+
+T = TypeVar("T")
+
+
+class _Call:
+    """Tells the model's thread that its result is no longer wanted."""
+
+    def __init__(self) -> None:
+        self.stopped = False
+
+
+class HFEngine:
+    """Runs one model on transformers.
+
+    Args:
+        model: an image-text-to-text model, on its device and in its dtype.
+        processor: its processor, with a chat template.
+        score_batch_tokens: most suffix tokens, padding included, in one forward pass of `score`.
+        keep_special: special tokens that stay in text: for tokenizers whose tags are special tokens.
+    """
+
+    def __init__(
+        self, model: Any, processor: Any, *, score_batch_tokens: int = 4096, keep_special: Sequence[str] = ()
+    ) -> None:
+        self._model = model.eval()
+        self._processor = processor
+        self._score_batch_tokens = score_batch_tokens
+        self._text = TextCodec(processor.tokenizer, keep_special, clean_up_tokenization_spaces=False)
+        text_config = model.config.get_text_config()
+        self._vocab_size = int(text_config.vocab_size)
+        self._max_model_len = int(text_config.max_position_embeddings)
+        self._banned = sorted(placeholder_ids(model.config, self._vocab_size))
+        end = model.generation_config.eos_token_id
+        self._end = frozenset([end] if isinstance(end, int) else end or [])
+        keeps = "logits_to_keep" in inspect.signature(model.forward).parameters
+        self._last_logits_only = {"logits_to_keep": 1} if keeps else {}
+        self._shifted = [module for module in model.modules() if hasattr(module, "rope_deltas")]
+        self._thread = ThreadPoolExecutor(1, thread_name_prefix="hf-engine")
+        self._calls: dict[str, _Call] = {}
+        self._closed = False
+
+    @classmethod
+    async def start(
+        cls,
+        model: str,
+        *,
+        dtype: str | torch.dtype = "auto",
+        device: str = "cpu",
+        score_batch_tokens: int = 4096,
+        keep_special: Sequence[str] = (),
+    ) -> HFEngine:
+        """Load a model from a folder or hub name.
+
+        Raises:
+            EngineError: it can't be loaded.
+        """
+
+        def load() -> HFEngine:
+            weights = AutoModelForImageTextToText.from_pretrained(model, dtype=dtype).to(device)
+            return cls(
+                weights,
+                AutoProcessor.from_pretrained(model),
+                score_batch_tokens=score_batch_tokens,
+                keep_special=keep_special,
+            )
+
+        with translated(f"load {model}"):
+            return await asyncio.to_thread(load)
+
+    async def render(self, conversation: Conversation, context: RequestContext) -> Rendered:
+        del context
+        inputs = await self._in_thread(lambda: self._render(conversation), _Call(), "render the conversation")
+        return fitting(inputs["input_ids"].shape[1], inputs, self._max_model_len)
+
+    def encode(self, text: str) -> tuple[int, ...]:
+        return self._text.encode(text)
+
+    def decode(self, token_ids: Sequence[int]) -> str:
+        return self._text.decode(token_ids)
+
+    def token_text(self, token_id: int) -> str:
+        return self._text.token(token_id)
+
+    async def generate(
+        self,
+        rendered: Rendered,
+        suffix_ids: Sequence[int],
+        n: int,
+        sampling: Sampling,
+        context: RequestContext,
+    ) -> AsyncGenerator[Sample, None]:
+        if context.request_id in self._calls:
+            raise EngineError(f"request id {context.request_id!r} is running already")
+        call = self._calls[context.request_id] = _Call()
+        done: asyncio.Queue[Sample | None] = asyncio.Queue()
+        loop = asyncio.get_running_loop()
+
+        def work() -> None:
+            self._generate(
+                rendered,
+                suffix_ids,
+                n,
+                sampling,
+                call,
+                lambda sample: loop.call_soon_threadsafe(done.put_nowait, sample),
+            )
+
+        running = asyncio.create_task(self._in_thread(work, call, "generate"))
+        # Wakes the reader if the thread ends early, by an error.
+        running.add_done_callback(lambda _: done.put_nowait(None))
+        try:
+            for _ in range(n):
+                sample = await done.get()
+                if sample is None:
+                    await running
+                    raise EngineError("the model's thread ended without all its samples")
+                yield sample
+        finally:
+            call.stopped = True
+            await asyncio.gather(running, return_exceptions=True)
+            del self._calls[context.request_id]
+
+    async def score(
+        self, rendered: Rendered, suffixes: Sequence[Sequence[int]], context: RequestContext
+    ) -> list[tuple[float, ...]]:
+        """As in the protocol; identical suffixes are scored once."""
+        del context
+        unique = sorted({tuple(suffix) for suffix in suffixes if suffix}, key=len)
+        if unique and rendered.prompt_tokens + len(unique[-1]) > self._max_model_len:
+            raise too_long_to_score(self._max_model_len)
+        call = _Call()
+        scores = await self._in_thread(lambda: self._score(rendered, unique, call), call, "score")
+        return [scores[tuple(suffix)] if suffix else () for suffix in suffixes]
+
+    async def check_structure(self, structure: str) -> None:
+        raise RequestError("answers can't be constrained on transformers; run vLLM in process")
+
+    async def abort(self, request_id: str) -> None:
+        if request_id in self._calls:
+            self._calls[request_id].stopped = True
+
+    async def health(self) -> None:
+        if self._closed:
+            raise EngineDeadError("the engine is closed")
+
+    async def close(self) -> None:
+        self._closed = True
+        for call in self._calls.values():
+            call.stopped = True
+        await asyncio.to_thread(self._thread.shutdown)
+
+    @property
+    def max_model_len(self) -> int:
+        return self._max_model_len
+
+    # What follows runs in the model's thread.
+
+    def _render(self, conversation: Conversation) -> dict[str, torch.Tensor]:
+        """The processor's tensors for one conversation: `input_ids` of shape (1, P), pixels and the like."""
+        return {
+            name: value.to(self._model.device, self._model.dtype)
+            if value.is_floating_point()
+            else value.to(self._model.device)
+            for name, value in render_conversation(self._processor, conversation).items()
+        }
+
+    @torch.inference_mode()
+    def _generate(
+        self,
+        rendered: Rendered,
+        suffix: Sequence[int],
+        n: int,
+        sampling: Sampling,
+        call: _Call,
+        emit: Callable[[Sample], object],
+    ) -> None:
+        """Sample n branches in one batch and emit each as it ends; ended branches leave the batch."""
+        room = self._max_model_len - rendered.prompt_tokens - len(suffix)
+        longest = min(sampling.max_tokens, max(room, 0))
+        ids: list[list[int]] = [[] for _ in range(n)]
+        logprobs: list[list[float]] = [[] for _ in range(n)]
+        confidence: list[list[float]] = [[] for _ in range(n)]
+        likeliest: list[list[tuple[tuple[int, float], ...]]] = [[] for _ in range(n)]
+        alive = list(range(n))
+
+        def end(branch: int, reason: FinishReason) -> None:
+            text = self.decode(ids[branch])
+            if (cut := _stop_end(text, sampling.stop)) is not None:
+                text = text[:cut]
+            alive.remove(branch)
+            values, sure = tuple(logprobs[branch]), tuple(confidence[branch])
+            emit(Sample(branch, tuple(ids[branch]), values, text, reason, sure, tuple(likeliest[branch])))
+
+        if longest == 0 or call.stopped:
+            for branch in list(alive):
+                end(branch, "abort" if call.stopped else "length")
+            return
+        context = [*rendered.inputs["input_ids"][0].tolist(), *suffix]
+        choosers = [
+            TokenChooser(
+                replace(sampling, seed=derive_seed(sampling.seed, branch)),
+                context,
+                self._banned,
+                self._vocab_size,
+            )
+            for branch in range(n)
+        ]
+        cache, logits = self._prefill(rendered, suffix)
+        cache.batch_repeat_interleave(n)
+        logits = logits.expand(n, -1)
+        while True:
+            raw = logits.log_softmax(-1)
+            for row, branch in enumerate(list(alive)):
+                token = choosers[branch].choose(logits[row])
+                ids[branch].append(token)
+                logprobs[branch].append(float(raw[row, token]))
+                if sampling.ranked:
+                    best = raw[row].topk(min(sampling.ranked, raw.shape[-1]))
+                    if sampling.alternatives:
+                        confidence[branch].append(-float(best.values[: sampling.alternatives].mean()))
+                    if sampling.top_logprobs:
+                        ranks = zip(best.indices.tolist(), best.values.tolist(), strict=True)
+                        likeliest[branch].append(tuple(ranks)[: sampling.top_logprobs])
+            rows = list(alive)
+            for branch in rows:
+                if ids[branch][-1] in self._end or self._stops(ids[branch], sampling.stop):
+                    end(branch, "stop")
+                elif len(ids[branch]) == longest:
+                    end(branch, "length")
+                elif call.stopped:
+                    end(branch, "abort")
+            if not alive:
+                return
+            if len(alive) < len(rows):
+                keep = torch.tensor([rows.index(branch) for branch in alive], device=self._model.device)
+                cache.batch_select_indices(keep)
+            tokens = torch.tensor([[ids[branch][-1]] for branch in alive], device=self._model.device)
+            output = self._model(input_ids=tokens, past_key_values=cache, use_cache=True)
+            logits = output.logits[:, -1].float().cpu()
+
+    @torch.inference_mode()
+    def _score(
+        self, rendered: Rendered, suffixes: Sequence[tuple[int, ...]], call: _Call
+    ) -> dict[tuple[int, ...], tuple[float, ...]]:
+        """Raw log p per token of each suffix; the prompt runs once a batch; padding at the right."""
+        scores: dict[tuple[int, ...], tuple[float, ...]] = {}
+        start = 0
+        while start < len(suffixes) and not call.stopped:
+            end = start + 1
+            while end < len(suffixes) and len(suffixes[end]) * (end + 1 - start) <= self._score_batch_tokens:
+                end += 1
+            batch = suffixes[start:end]
+            cache, first = self._prefill(rendered, ())
+            cache.batch_repeat_interleave(len(batch))
+            width = len(batch[-1])
+            # Causal attention: what stands right of a suffix changes nothing in it.
+            padded = torch.tensor([[*suffix, *[0] * (width - len(suffix))] for suffix in batch])
+            output = self._model(
+                input_ids=padded.to(self._model.device), past_key_values=cache, use_cache=True
+            )
+            following = output.logits[:, :-1].float().cpu()
+            logits = torch.cat([first.expand(len(batch), -1).unsqueeze(1), following], dim=1)
+            values = logits.log_softmax(-1).gather(-1, padded.unsqueeze(-1)).squeeze(-1)
+            for suffix, row in zip(batch, values.tolist(), strict=True):
+                scores[suffix] = tuple(row[: len(suffix)])
+            start = end
+        return scores
+
+    def _prefill(self, rendered: Rendered, suffix: Sequence[int]) -> tuple[DynamicCache, torch.Tensor]:
+        """Cache of prompt plus suffix, batch of one, and the logits after it, shape (1, V), float32."""
+        for module in self._shifted:
+            # How far images shift the positions behind them (Qwen-VL and its kin) is kept on the model; a
+            # prompt without images doesn't write it, and would go on with an earlier prompt's.
+            module.rope_deltas = None
+        cache = DynamicCache(config=self._model.config)
+        inputs = dict(rendered.inputs)
+        if suffix:
+            tail = torch.tensor([list(suffix)], device=self._model.device)
+            inputs["input_ids"] = torch.cat([inputs["input_ids"], tail], dim=1)
+            for name in ("attention_mask", "token_type_ids", "mm_token_type_ids"):
+                if name in inputs:
+                    fill = torch.full_like(tail, 1 if name == "attention_mask" else 0)
+                    inputs[name] = torch.cat([inputs[name], fill], dim=1)
+        output = self._model(**inputs, past_key_values=cache, use_cache=True, **self._last_logits_only)
+        return cache, output.logits[:, -1].float().cpu()
+
+    def _stops(self, ids: Sequence[int], stop: Sequence[str]) -> bool:
+        """Whether a stop string has appeared with the newest token."""
+        if not stop:
+            return False
+        # Every token but a broken byte adds a character, so this tail holds any stop string that just ended.
+        tail = self.decode(ids[-4 * max(map(len, stop)) :])
+        return any(end in tail for end in stop)
+
+    async def _in_thread(self, work: Callable[[], T], call: _Call, what: str) -> T:
+        """Run `work` in the model's thread. Cancelled, it tells the thread, and waits for it."""
+        await self.health()
+        with translated(what):
+            running = asyncio.get_running_loop().run_in_executor(self._thread, work)
+            try:
+                return await asyncio.shield(running)
+            except asyncio.CancelledError:
+                call.stopped = True
+                await asyncio.wait([running])
+                raise
+
+
+def _stop_end(text: str, stop: Sequence[str]) -> int | None:
+    """Where the stop string that ends first ends."""
+    ends = [at + len(end) for end in stop if (at := text.find(end)) >= 0]
+    return min(ends, default=None)

@@ -1,0 +1,90 @@
+"""Sampling settings as a vLLM server takes them, and its answer as a sample."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+from mirl_core.engines.base import Sample, Sampling, derive_seed
+from mirl_core.engines.vllm.alternatives import cut_at_stop_string, stop_by_token
+from mirl_core.errors import EngineError
+
+
+def sampling_params(
+    sampling: Sampling, index: int, encode: Callable[[str], tuple[int, ...]]
+) -> dict[str, Any]:
+    """vLLM's sampling parameters for branch `index`.
+
+    The text of a sample is decoded here, so the server needs it only to find stop strings.
+    """
+    params: dict[str, Any] = {
+        "max_tokens": sampling.max_tokens,
+        "temperature": sampling.temperature,
+        "top_p": sampling.top_p,
+        "top_k": sampling.top_k,
+        "min_p": sampling.min_p,
+        "repetition_penalty": sampling.repetition_penalty,
+        "presence_penalty": sampling.presence_penalty,
+        "frequency_penalty": sampling.frequency_penalty,
+        # vLLM answers as many values a position as were asked for, the sampled token's first, whether or not
+        # that is among the likeliest: one more leaves room for all of those.
+        "logprobs": sampling.ranked + 1 if sampling.ranked else 0,
+        "detokenize": bool(sampling.stop),
+    }
+    seed = derive_seed(sampling.seed, index)
+    if seed is not None:
+        params["seed"] = seed
+    if sampling.stop:
+        by_token = stop_by_token(sampling.stop, encode) if sampling.ranked else None
+        params |= by_token or {"stop": list(sampling.stop), "include_stop_str_in_output": True}
+    return params
+
+
+def read_sample(
+    index: int, answer: Any, sampling: Sampling, decode: Callable[[Sequence[int]], str]
+) -> Sample:
+    """Branch `index` from the server's answer.
+
+    Raises:
+        EngineError: it is not what vLLM answers, or vLLM ended the request with an error.
+    """
+    try:
+        choice = answer["choices"][0]
+        reason = choice["finish_reason"]
+        ids = tuple(int(token) for token in choice["token_ids"])
+        content = (choice["logprobs"] or {}).get("content") or []
+        logprobs = tuple(float(one["logprob"]) for one in content)
+        confidence = tuple(_confidence(one, sampling.alternatives) for one in content)
+        likeliest = tuple(_likeliest(one, sampling.top_logprobs) for one in content if sampling.top_logprobs)
+    except (TypeError, KeyError, IndexError, ValueError) as error:
+        raise EngineError("a server answered a sample of another form than vLLM 0.32") from error
+    if len(logprobs) != len(ids):
+        raise EngineError(f"a server answered {len(logprobs)} log-probabilities for {len(ids)} tokens")
+    if reason not in ("stop", "length", "abort"):
+        raise EngineError(f"vLLM ended a request with {reason!r}")
+    sure = confidence if sampling.alternatives else ()
+    sample = Sample(index, ids, logprobs, "", reason, sure, likeliest)
+    return cut_at_stop_string(sample, sampling.stop, decode)
+
+
+def weight_versions(answer: Any) -> set[str]:
+    """The versions of the weights that sampled the answer's tokens."""
+    try:
+        spans = answer["choices"][0]["weight_versions"] or []
+        return {str(span["version"]) for span in spans}
+    except (TypeError, KeyError, IndexError) as error:
+        raise EngineError("a server doesn't say which weights it samples with") from error
+
+
+def _confidence(position: Any, alternatives: int) -> float:
+    if not alternatives:
+        return 0.0
+    likeliest = sorted((float(one["logprob"]) for one in position["top_logprobs"]), reverse=True)
+    kept = likeliest[:alternatives]
+    return -sum(kept) / len(kept)
+
+
+def _likeliest(position: Any, top: int) -> tuple[tuple[int, float], ...]:
+    # The sampled token comes first, wherever it ranks.
+    found = {int(one["token_id"]): float(one["logprob"]) for one in position["top_logprobs"]}
+    return tuple(sorted(found.items(), key=lambda one: -one[1])[:top])

@@ -1,0 +1,376 @@
+"""The engine in process: vLLM's `EngineClient`, its own (`VLLMEngine.start`) or the one a plugin is handed.
+
+- A conversation is rendered once; every fork reuses the token ids and the preprocessed images.
+- Each branch is one vLLM request, so that it has its own seed and can end by itself.
+- Log-probabilities are raw: vLLM takes them before bans, temperature and top-p.
+- No exception of vLLM's leaves this module.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import AsyncGenerator, Sequence
+from contextlib import aclosing
+from typing import Any
+
+from vllm.engine.arg_utils import AsyncEngineArgs
+from vllm.engine.protocol import EngineClient
+from vllm.outputs import RequestOutput
+from vllm.renderers import ChatParams
+from vllm.sampling_params import RequestOutputKind, SamplingParams, StructuredOutputsParams
+from vllm.v1.engine.async_llm import AsyncLLM
+
+from mirl_core.engines.base import (
+    Rendered,
+    RequestContext,
+    Sample,
+    Sampling,
+    derive_seed,
+    fitting,
+    too_long_to_score,
+)
+from mirl_core.engines.common.placeholders import placeholder_ids
+from mirl_core.engines.common.text import TextCodec
+from mirl_core.engines.vllm.alternatives import (
+    cut_at_stop_string,
+    likeliest_tokens,
+    stop_by_token,
+    token_logprobs,
+)
+from mirl_core.engines.vllm.arguments import (
+    checked_logprobs_mode,
+    cpu_engine_args,
+    cpu_environment,
+    environment,
+    on_cpu,
+    seeds_are_safe,
+)
+from mirl_core.engines.vllm.render import DEAD, Prompt, render_prompt, translated
+from mirl_core.engines.vllm.score import score_suffixes
+from mirl_core.engines.vllm.structure import check_structure, choose_backend
+from mirl_core.errors import EngineDeadError, EngineError
+from mirl_core.types import Conversation, FinishReason
+
+logger = logging.getLogger(__name__)
+
+
+class VLLMEngine:
+    """Runs one model on vLLM.
+
+    Args:
+        client: vLLM's engine client.
+        owns_client: whether `close` shuts it down.
+        score_batch_tokens: most prompt-plus-suffix tokens that one `score` call has in flight. vLLM needs
+            vocabulary × tokens × 4 bytes for the longest of them.
+        keep_special: special tokens that stay in text: for tokenizers whose tags are special tokens.
+        chat: the server's chat settings (template, content format, defaults of template arguments).
+    """
+
+    def __init__(
+        self,
+        client: EngineClient,
+        *,
+        owns_client: bool = False,
+        score_batch_tokens: int = 8192,
+        keep_special: Sequence[str] = (),
+        chat: ChatParams | None = None,
+    ) -> None:
+        config = client.vllm_config
+        checked_logprobs_mode(config.model_config)
+        choose_backend(config.structured_outputs_config)
+        self._client: EngineClient | None = client
+        self._owns_client = owns_client
+        self._score_batch_tokens = score_batch_tokens
+        self._chat = chat or ChatParams()
+        self._text = TextCodec(client.renderer.get_tokenizer(), keep_special)
+        model_config = config.model_config
+        self._banned = placeholder_ids(model_config.hf_config, model_config.get_vocab_size())
+        self._seeds = seeds_are_safe(config)
+        self._prefix_caching = bool(config.cache_config.enable_prefix_caching)
+        self._max_model_len = int(config.model_config.max_model_len)
+        self._calls: dict[str, _Call] = {}
+        self._warned = False
+
+    @classmethod
+    async def start(
+        cls,
+        model: str,
+        *,
+        score_batch_tokens: int = 8192,
+        keep_special: Sequence[str] = (),
+        chat: ChatParams | None = None,
+        **engine_args: Any,
+    ) -> VLLMEngine:
+        """An engine of its own, in a process of its own; takes seconds, during which the loop stands still.
+
+        Args:
+            model: folder or hub name.
+            engine_args: fields of vLLM's `AsyncEngineArgs`, over `cpu_engine_args()` on the CPU.
+
+        Raises:
+            EngineError: vLLM doesn't start.
+        """
+        args = cpu_engine_args(engine_args) if on_cpu() else engine_args
+        values = cpu_environment(args) if on_cpu() else {}
+        with translated("start"), environment(values):
+            client = AsyncLLM.from_engine_args(AsyncEngineArgs(model=str(model), **args))
+        return cls(
+            client,
+            owns_client=True,
+            score_batch_tokens=score_batch_tokens,
+            keep_special=keep_special,
+            chat=chat,
+        )
+
+    async def render(self, conversation: Conversation, context: RequestContext) -> Rendered:
+        del context  # the salt goes in per fork, so that one rendering can serve as text-only prompt for all
+        with translated("render the conversation", param="messages"):
+            prompt = await render_prompt(self.client.renderer, conversation, self._chat)
+        return fitting(len(prompt.token_ids), prompt, self._max_model_len)
+
+    def encode(self, text: str) -> tuple[int, ...]:
+        return self._text.encode(text)
+
+    def decode(self, token_ids: Sequence[int]) -> str:
+        return self._text.decode(token_ids)
+
+    def token_text(self, token_id: int) -> str:
+        return self._text.token(token_id)
+
+    async def generate(
+        self,
+        rendered: Rendered,
+        suffix_ids: Sequence[int],
+        n: int,
+        sampling: Sampling,
+        context: RequestContext,
+    ) -> AsyncGenerator[Sample, None]:
+        if rendered.prompt_tokens + len(suffix_ids) >= self._max_model_len:
+            for index in range(n):
+                yield Sample(index, (), (), "", "length")
+            return
+        banned = self._banned | rendered.inputs.media_tokens
+        ending = self._ending(sampling)
+        params = [self._sampling_params(sampling, index, banned, **ending) for index in range(n)]
+        if context.request_id in self._calls:
+            raise EngineError(f"request id {context.request_id!r} is running already")
+        call = self._calls[context.request_id] = _Call()
+        done: asyncio.Queue[Sample | BaseException] = asyncio.Queue()
+
+        async def branch(index: int) -> None:
+            try:
+                request_id = f"{context.request_id}-{index}"
+                own = context.of_branch(index)
+                output = await self._run(rendered, suffix_ids, params[index], request_id, own, call)
+                done.put_nowait(self._sample(index, output, sampling))
+            except asyncio.CancelledError:
+                raise
+            except BaseException as error:  # noqa: BLE001 - handed to the reader, who raises it
+                done.put_nowait(error)
+
+        tasks = [asyncio.create_task(branch(index)) for index in range(n)]
+        try:
+            for _ in range(n):
+                item = await done.get()
+                if isinstance(item, BaseException):
+                    raise item
+                yield item
+        finally:
+            # A cancelled branch closes vLLM's generator, which aborts its request in the engine.
+            for task in tasks:
+                task.cancel()
+            await asyncio.gather(*tasks, return_exceptions=True)
+            del self._calls[context.request_id]
+
+    async def score(
+        self, rendered: Rendered, suffixes: Sequence[Sequence[int]], context: RequestContext
+    ) -> list[tuple[float, ...]]:
+        """As in the protocol; identical suffixes are scored once."""
+        unique = list(dict.fromkeys(tuple(suffix) for suffix in suffixes if suffix))
+        if rendered.prompt_tokens + max(map(len, unique), default=0) >= self._max_model_len:
+            raise too_long_to_score(self._max_model_len)
+        call = _Call()
+        scores = await score_suffixes(
+            lambda suffix, params, name: self._run(
+                rendered, suffix, params, f"{context.request_id}-{name}", context, call
+            ),
+            rendered.prompt_tokens,
+            unique,
+            self._score_batch_tokens,
+            prefix_caching=self._prefix_caching,
+        )
+        return [scores[tuple(suffix)] if suffix else () for suffix in suffixes]
+
+    async def check_structure(self, structure: str) -> None:
+        backend = self.client.vllm_config.structured_outputs_config.backend
+        # In a thread: a large schema takes a while to parse.
+        await asyncio.to_thread(check_structure, structure, backend)
+
+    async def abort(self, request_id: str) -> None:
+        call = self._calls.get(request_id)
+        if call is None:
+            return
+        call.aborted = True
+        with translated("abort"):
+            await self.client.abort(list(call.running))
+
+    async def health(self) -> None:
+        with translated("answer a health check"):
+            await self.client.check_health()
+        if self.client.errored:
+            raise EngineDeadError(DEAD)
+
+    async def close(self) -> None:
+        if self._owns_client and self._client is not None:
+            client, self._client = self._client, None
+            # On the loop, though it joins the engine's process and so blocks for seconds: let go on, vLLM's
+            # output handler would take the end of the process for its death.
+            client.shutdown()
+
+    @property
+    def client(self) -> EngineClient:
+        """vLLM's engine client, for what the protocol leaves out: metrics, weight updates."""
+        if self._client is None:
+            raise EngineDeadError("the engine is closed")
+        return self._client
+
+    @property
+    def max_model_len(self) -> int:
+        return self._max_model_len
+
+    async def _run(
+        self,
+        rendered: Rendered,
+        suffix: Sequence[int],
+        params: SamplingParams,
+        request_id: str,
+        context: RequestContext,
+        call: _Call,
+    ) -> RequestOutput | None:
+        """One vLLM request, to its final output; None if it was aborted before it began."""
+        prompt: Prompt = rendered.inputs
+        for with_media in (False, True):
+            if call.aborted:
+                return None
+            engine_input, referred = prompt.fork(suffix, context.cache_salt, with_media=with_media)
+            output = await self._final_output(engine_input, params, request_id, context, call)
+            # An engine that no longer has the media referred to ends the request with an error: send them.
+            if output is None or output.outputs[0].finish_reason != "error" or not referred:
+                return output
+        return output
+
+    async def _final_output(
+        self,
+        engine_input: dict[str, Any],
+        params: SamplingParams,
+        request_id: str,
+        context: RequestContext,
+        call: _Call,
+    ) -> RequestOutput | None:
+        final: RequestOutput | None = None
+        call.running.add(request_id)
+        try:
+            with translated("generate"):
+                # Asked here, because vLLM awaits it between the call and the request's registration; cached,
+                # it leaves no moment in which an abort would miss a request that has begun.
+                await self.client.get_supported_tasks()
+                if call.aborted:
+                    return None
+                stream = self.client.generate(
+                    engine_input,
+                    params,
+                    request_id,
+                    lora_request=context.lora,
+                    trace_headers=dict(context.trace_headers) or None,
+                    priority=context.priority,
+                )
+                async with aclosing(stream):
+                    async for output in stream:
+                        final = output
+        except EngineError:
+            # vLLM reports a death that happens during a request as a failed request.
+            if self.client.errored:
+                raise EngineDeadError(DEAD) from None
+            raise
+        finally:
+            call.running.discard(request_id)
+        if final is not None and final.outputs[0].finish_reason == "abort" and not call.aborted:
+            # Nobody here asked for it: the engine ends, and what it gave up must not pass for an answer.
+            raise EngineDeadError("the engine is shutting down")
+        return final
+
+    def _sample(self, index: int, output: RequestOutput | None, sampling: Sampling) -> Sample:
+        if output is None:
+            return Sample(index, (), (), "", "abort")
+        completion = output.outputs[0]
+        ids = tuple(completion.token_ids)
+        reason = _finish_reason(completion.finish_reason)
+        values, confidence = token_logprobs(completion.logprobs, len(ids), sampling.alternatives)
+        likeliest = likeliest_tokens(completion.logprobs, len(ids), sampling.top_logprobs or 0)
+        text = self._text.cleaned(completion.text)
+        sample = Sample(index, ids, values, text, reason, confidence, likeliest)
+        return cut_at_stop_string(sample, sampling.stop, self.decode) if sampling.ranked else sample
+
+    def _ending(self, sampling: Sampling) -> dict[str, Any]:
+        """vLLM's fields for what ends a sample by its text."""
+        # A grammar takes a stop token for the end of the sample, and would not have it end an answer.
+        if sampling.ranked and sampling.structure is None:
+            by_token = stop_by_token(sampling.stop, self.encode)
+        else:
+            by_token = None
+        return by_token or {"stop": list(sampling.stop), "include_stop_str_in_output": True}
+
+    def _sampling_params(
+        self, sampling: Sampling, index: int, banned: frozenset[int], **ending: Any
+    ) -> SamplingParams:
+        seed = derive_seed(sampling.seed, index)
+        if seed is not None and not self._seeds:
+            self._warn_of_seeds()
+            seed = None
+        with translated("accept the sampling settings"):
+            return SamplingParams(
+                max_tokens=sampling.max_tokens,
+                temperature=sampling.temperature,
+                top_p=sampling.top_p,
+                top_k=sampling.top_k,
+                min_p=sampling.min_p,
+                repetition_penalty=sampling.repetition_penalty,
+                presence_penalty=sampling.presence_penalty,
+                frequency_penalty=sampling.frequency_penalty,
+                seed=seed,
+                logprobs=sampling.ranked,
+                flat_logprobs=True,
+                logit_bias=dict.fromkeys(banned, float("-inf")) or None,
+                skip_special_tokens=self._text.skips_special,
+                spaces_between_special_tokens=False,
+                output_kind=RequestOutputKind.FINAL_ONLY,
+                structured_outputs=(
+                    None
+                    if sampling.structure is None
+                    else StructuredOutputsParams(structural_tag=sampling.structure)
+                ),
+                **ending,
+            )
+
+    def _warn_of_seeds(self) -> None:
+        if not self._warned:
+            self._warned = True
+            logger.warning(
+                "seeds are ignored: on the CPU a seeded request whose prefill is chunked kills vLLM; "
+                "start it with --no-enable-chunked-prefill"
+            )
+
+
+class _Call:
+    """One running `generate` call."""
+
+    def __init__(self) -> None:
+        self.aborted = False
+        self.running: set[str] = set()
+
+
+def _finish_reason(reason: str | None) -> FinishReason:
+    if reason in ("stop", "length", "abort"):
+        return reason  # type: ignore[return-value]
+    raise EngineError(f"vLLM ended a request with {reason!r}")

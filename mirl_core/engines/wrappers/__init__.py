@@ -1,0 +1,1 @@
+"""Engines around engines: forwarding and recording; imports `engines.base` only."""

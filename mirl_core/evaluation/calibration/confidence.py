@@ -1,0 +1,163 @@
+"""Fitting a model's `Calibration`: what votes of dev questions, replayed under its options, were worth.
+
+Logistic regression by maximum likelihood, with Platt's targets (Platt 1999, section 2.2): (N₊ + 1) / (N₊ + 2)
+for a right vote and 1 / (N₋ + 2) for a wrong one. They keep the weights finite where the shares tell right
+from wrong perfectly. N₊ and N₋ count questions, not their draws, which are no evidence of their own.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from mirl_core.algorithm.confidence import distinct_share, probability
+from mirl_core.config import Calibration, ModelSettings
+from mirl_core.evaluation.bank.records import BankedQuestion
+from mirl_core.evaluation.measures.statistics import expected_error, reliability
+from mirl_core.evaluation.methods import draws, parse_methods
+from mirl_core.evaluation.methods.gated import as_descriptions
+
+__all__ = ["FEWEST", "Fitted", "Row", "Votes", "fit", "votes_of"]
+
+Array = npt.NDArray[np.float64]
+FEWEST = 50
+"""Questions below which three weights would be noise."""
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Votes:
+    """Replayed votes. Arrays are [questions, draws]; NaN where nothing voted."""
+
+    data: tuple[str, ...]
+    """Each question's data set."""
+    share: Array
+    distinct: Array
+    """Distinct descriptions per usable one."""
+    right: Array
+
+    @property
+    def voted(self) -> npt.NDArray[np.bool_]:
+        return np.isfinite(self.share)
+
+
+@dataclass(frozen=True, slots=True)
+class Row:
+    """How well a data set's votes knew whether they were right; shares, before and after calibration."""
+
+    data: str
+    votes: int
+    right: float
+    share: float
+    """Mean vote share: the confidence before."""
+    share_error: float
+    """Its expected calibration error."""
+    confidence: float
+    """Mean confidence after."""
+    confidence_error: float
+
+
+@dataclass(frozen=True, slots=True)
+class Fitted:
+    """What a fit came to."""
+
+    calibration: Calibration | None
+    left_out: str = ""
+    """Why there is none, in a sentence."""
+    rows: tuple[Row, ...] = ()
+    """One a data set, and one for all where there are several."""
+
+    def to_json(self) -> dict[str, Any]:
+        """A plain dict for JSON."""
+        given = self.calibration.model_dump() if self.calibration else None
+        return {"calibration": given, "left_out": self.left_out, "rows": [asdict(row) for row in self.rows]}
+
+
+def votes_of(questions: Sequence[BankedQuestion], settings: ModelSettings, count: int, seed: int) -> Votes:
+    """`count` draws of each question, answered under the model's options.
+
+    Raises:
+        ConfigError: the options need what the bank doesn't hold.
+    """
+    (method,) = parse_methods("mirl", settings.model_copy(update={"calibration": None}))
+    share, distinct, right = (np.full((len(questions), count), np.nan) for _ in range(3))
+    for row, question in enumerate(questions):
+        for column, draw in enumerate(draws(question, count, seed)):
+            used = [
+                question.descriptions[index] for index in draw.descriptions[: settings.options.descriptions]
+            ]
+            found = distinct_share(as_descriptions(used))
+            played = method.play(question, draw)
+            # A fallback is one chain and no vote.
+            if found is not None and played.confidence is not None:
+                share[row, column] = played.confidence
+                distinct[row, column] = found
+                right[row, column] = played.right
+    return Votes(tuple(one.data for one in questions), share, distinct, right)
+
+
+def fit(votes: Votes) -> Fitted:
+    """The calibration of these votes, its weights rounded to 2 decimals."""
+    voted = votes.voted
+    questions = int(voted.any(axis=1).sum())
+    hits = votes.right[voted]
+    if not questions:
+        return Fitted(None, "no question was voted on, so there is no share to calibrate")
+    if questions < FEWEST:
+        return Fitted(None, f"{questions} voted questions are too few; it takes {FEWEST}")
+    if hits.all() or not hits.any():
+        what = "right" if hits.all() else "wrong"
+        return Fitted(None, f"every vote was {what}, so nothing tells right from wrong")
+    # A question counts once, however many of its draws had a vote.
+    weights = (voted / np.maximum(voted.sum(axis=1, keepdims=True), 1))[voted]
+    features = np.stack([np.ones(len(hits)), votes.share[voted], votes.distinct[voted]], axis=1)
+    intercept, share, distinct = (round(float(one), 2) for one in _logistic(features, hits, weights))
+    calibration = Calibration(intercept=intercept, vote_share=share, distinct_share=distinct)
+    return Fitted(calibration, rows=_rows(votes, calibration))
+
+
+def _logistic(features: Array, hits: Array, weights: Array) -> Array:
+    """The weights of the columns of `features` [votes, columns] that make `hits` likeliest."""
+    from scipy.optimize import minimize  # type: ignore[import-untyped]
+
+    right = float(weights @ hits)
+    wrong = float(weights.sum()) - right
+    targets = np.where(hits > 0, (right + 1) / (right + 2), 1 / (wrong + 2))
+    shares = weights / weights.sum()
+
+    def loss(given: Array) -> tuple[float, Array]:
+        logits = features @ given
+        slope = 1 / (1 + np.exp(-np.clip(logits, -500, 500))) - targets
+        return float(shares @ (np.logaddexp(0, logits) - targets * logits)), features.T @ (shares * slope)
+
+    return np.asarray(minimize(loss, np.zeros(features.shape[1]), jac=True, method="BFGS").x, np.float64)
+
+
+def _rows(votes: Votes, calibration: Calibration) -> tuple[Row, ...]:
+    told = np.full_like(votes.share, np.nan)
+    for place in zip(*np.nonzero(votes.voted), strict=True):
+        told[place] = probability(calibration, float(votes.share[place]), float(votes.distinct[place]))
+    names = list(dict.fromkeys(votes.data))
+    chosen = [(name, np.array([one == name for one in votes.data])) for name in names]
+    if len(names) > 1:
+        chosen.append(("all", np.ones(len(votes.data), bool)))
+    return tuple(
+        Row(
+            name,
+            int(votes.voted[here].sum()),
+            float(np.nanmean(votes.right[here])),
+            float(np.nanmean(votes.share[here])),
+            _error(votes.share[here], votes.right[here]),
+            float(np.nanmean(told[here])),
+            _error(told[here], votes.right[here]),
+        )
+        for name, here in chosen
+        if votes.voted[here].any()
+    )
+
+
+def _error(confidence: Array, right: Array) -> float:
+    return expected_error(reliability(confidence, right)) or 0.0

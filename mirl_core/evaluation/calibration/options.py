@@ -1,0 +1,297 @@
+"""`mirl-eval calibrate`: a model's options, chosen on banked dev questions within a budget of tokens.
+
+A full grid over λ, N, k, m, estimator, normalisation, clipping, adaptive k and distinct ranking has tens of
+thousands of points, most of them poor. So it is searched in rounds on a sample of the questions (the score
+first, then the shape N, k, m, then the extras), and the candidates that come out are measured on all of them.
+The choice is by the one-standard-error rule: of the candidates within the budget, the cheapest whose accuracy
+is within one standard error (of the paired difference) of the best one's.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+from itertools import product
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from mirl_core.config import MIRLOptions, MIWeight, ModelSettings
+from mirl_core.errors import ConfigError
+from mirl_core.evaluation.bank.records import BankedQuestion
+from mirl_core.evaluation.methods import Method, draws, parse_methods
+from mirl_core.tasks.resampling import Resampling
+
+__all__ = ["Candidate", "Choice", "Grid", "calibrate", "frontier"]
+
+Array = npt.NDArray[np.float64]
+Options = tuple[tuple[str, object], ...]
+"""Changed options, sorted by name."""
+
+_SCREEN_QUESTIONS = 200
+_SCREEN_DRAWS = 2
+_FINALISTS = 24
+_PLAIN: dict[str, object] = {"adaptive_keep": None, "distinct": False}
+"""Extras before they are tried: every setting says all that calibration chooses."""
+
+
+@dataclass(frozen=True, slots=True)
+class Grid:
+    """What is tried."""
+
+    mi_weight: tuple[MIWeight, ...] = (0.0, 0.25, 0.5, 0.75, 1.0, 1.5, 2.0, "auto")
+    descriptions: tuple[int, ...] = (4, 6, 8, 10, 12, 16)
+    keep: tuple[int, ...] = (1, 2, 3, 4, 6)
+    forks: tuple[int, ...] = (1, 2, 3)
+    estimator: tuple[str, ...] = ("text", "blank")
+    normalize: tuple[str, ...] = ("token", "sum")
+    clip: tuple[float | None, ...] = (None, 2.0)
+    adaptive_keep: tuple[float | None, ...] = (None, 0.8, 0.95)
+    distinct: tuple[bool, ...] = (False, True)
+
+    def scorers(self) -> list[dict[str, object]]:
+        """Every way to rank; with λ = 0 the estimator has no say, so it is tried once."""
+        return [
+            {"mi_weight": weight, "estimator": estimator, "normalize": normalize, "clip": clip}
+            for weight, estimator, normalize, clip in product(
+                self.mi_weight, self.estimator, self.normalize, self.clip
+            )
+            if weight != 0 or estimator == self.estimator[0]
+        ]
+
+    def shapes(self) -> list[dict[str, object]]:
+        """Every (N, k, m) in which the gate drops something."""
+        return [
+            {"descriptions": n, "keep": k, "forks": m}
+            for n, k, m in product(self.descriptions, self.keep, self.forks)
+            if k < n
+        ]
+
+    def extras(self) -> list[dict[str, object]]:
+        """What else there is, beyond the defaults."""
+        return [
+            {"adaptive_keep": mass, "distinct": distinct}
+            for mass, distinct in product(self.adaptive_keep, self.distinct)
+            if mass is not None or distinct
+        ]
+
+    def within(self, descriptions: int, forks: int, estimators: Sequence[str]) -> Grid:
+        """The part of the grid that a bank of this size can replay."""
+        return Grid(
+            self.mi_weight,
+            tuple(n for n in self.descriptions if n <= descriptions) or (descriptions,),
+            self.keep,
+            tuple(m for m in self.forks if m <= forks),
+            tuple(estimators),
+            self.normalize,
+            self.clip,
+            self.adaptive_keep,
+            self.distinct,
+        )
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Candidate:
+    """Options with what they came to."""
+
+    options: Options
+    accuracy: Array
+    """[questions]: share of draws that were right."""
+    tokens: Array
+    """[questions]: generated plus scored, mean over draws."""
+
+    @property
+    def mean(self) -> float:
+        return float(self.accuracy.mean())
+
+    @property
+    def cost(self) -> float:
+        """Tokens a question."""
+        return float(self.tokens.mean())
+
+    def to_json(self) -> dict[str, Any]:
+        """A plain dict for JSON."""
+        return {"options": dict(self.options), "accuracy": self.mean, "tokens": self.cost}
+
+
+@dataclass(frozen=True, slots=True)
+class Choice:
+    """What `calibrate` came to."""
+
+    chosen: Candidate
+    best: Candidate
+    """The most accurate within the budget."""
+    error: float
+    """Standard error of the difference between the two, share."""
+    budget: float
+    baseline: Candidate
+    """Whose cost is the budget where none was given; its `options` are empty."""
+    finalists: tuple[Candidate, ...]
+    tried: int
+    settings: ModelSettings
+    """The model's settings with the chosen options."""
+
+
+def calibrate(
+    questions: Sequence[BankedQuestion],
+    settings: ModelSettings,
+    grid: Grid,
+    *,
+    budget: float | None = None,
+    opening_tokens: int = 1,
+    count: int = 4,
+    seed: int = 0,
+    tick: Callable[[str, int, int], None] = lambda stage, done, total: None,
+) -> Choice:
+    """Choose options for `settings` on dev questions.
+
+    Args:
+        questions: of one data set or of several; each weighs the same.
+        budget: most generated plus scored tokens a question; None: what `sc@16` costs under the same stopping
+            rule (K being what the bank has, where that is less).
+        count: draws of each question in the last round.
+        tick: told the round's name, how many of its settings are done, and how many there are.
+
+    Raises:
+        ConfigError: no questions, or nothing fits the budget.
+    """
+    if not questions:
+        raise ConfigError("there are no banked questions to calibrate on", param="data")
+    everything = _Bench(questions, settings, opening_tokens, count, seed)
+    size = min(16, *(len(one.descriptions) for one in questions))
+    baseline = everything.play(f"sc@{size}+stop", ())
+    limit = baseline.cost if budget is None else budget
+    search = _Search(_Bench(_spread(questions), settings, opening_tokens, _SCREEN_DRAWS, seed), tick)
+
+    first = [
+        {"descriptions": n, "keep": k, "forks": m}
+        for n, k, m in ((max(grid.descriptions), 1, max(grid.forks)), (max(grid.descriptions), 3, 1))
+    ]
+    search.round("scores", (shape | scorer for shape in first for scorer in grid.scorers()))
+    scorers = search.leading(("mi_weight", "estimator", "normalize", "clip"), 2)
+    search.round("shapes", (shape | scorer for scorer in scorers for shape in grid.shapes()))
+    leaders = [dict(one.options) for one in search.best(limit, 8)]
+    search.round("extras", (leader | extra for leader in leaders for extra in grid.extras()))
+    # The score was ranked at two shapes only: once more at those that turned out well.
+    search.round("scores again", (leader | scorer for leader in leaders[:2] for scorer in grid.scorers()))
+
+    # Settings that come to the very same on the sample (a clip that never bites) need no second look each.
+    names = {
+        (one.mean, one.cost): one.options
+        for one in (*frontier(search.found.values()), *reversed(search.best(limit, _FINALISTS)))
+    }.values()
+    finalists = []
+    for done, options in enumerate(names):
+        tick("candidates on all questions", done, len(names))
+        finalists.append(everything.play("mirl", options))
+    tick("candidates on all questions", len(names), len(names))
+    affordable = [one for one in finalists if one.cost <= limit]
+    if not affordable:
+        cheapest = min(one.cost for one in finalists)
+        raise ConfigError(
+            f"budget: nothing fits {limit:.0f} tokens a question; the cheapest takes {cheapest:.0f}",
+            param="budget",
+        )
+    best = max(affordable, key=lambda one: (one.mean, -one.cost))
+    resampling = Resampling([one.clusters or (one.key,) for one in questions])
+
+    def error(one: Candidate) -> float:
+        return float(resampling.deviations(best.accuracy - one.accuracy).std())
+
+    chosen = min(
+        (one for one in affordable if best.mean - one.mean <= error(one)),
+        key=lambda one: (one.cost, -one.mean),
+    )
+    changed = settings.options.model_dump() | dict(chosen.options) | {"gate": "mi"}
+    return Choice(
+        chosen,
+        best,
+        error(chosen),
+        limit,
+        baseline,
+        tuple(finalists),
+        len(search.found),
+        # Whatever calibration there is was fitted for other options.
+        settings.model_copy(update={"options": MIRLOptions.model_validate(changed), "calibration": None}),
+    )
+
+
+def frontier(candidates: Iterable[Candidate]) -> list[Candidate]:
+    """Those that no cheaper one reaches, by cost."""
+    found: list[Candidate] = []
+    for one in sorted(candidates, key=lambda one: (one.cost, -one.mean)):
+        if not found or one.mean > found[-1].mean:
+            found.append(one)
+    return found
+
+
+class _Bench:
+    """Plays methods on fixed questions with fixed draws."""
+
+    def __init__(
+        self,
+        questions: Sequence[BankedQuestion],
+        settings: ModelSettings,
+        opening_tokens: int,
+        count: int,
+        seed: int,
+    ) -> None:
+        # Whatever the model's mirl.json says so far must not colour what is tried.
+        plain = settings.options.model_copy(update={"gate": "mi", "early_stop": True, "token_mi": False})
+        self._settings = settings.model_copy(update={"options": plain})
+        self._opening = opening_tokens
+        self._draws = [(one, draws(one, count, seed)) for one in questions]
+
+    def play(self, name: str, options: Options) -> Candidate:
+        given = ";".join(f"{key}={'none' if value is None else value}" for key, value in options)
+        (method,) = parse_methods(f"{name}({given})" if given else name, self._settings, self._opening)
+        accuracy, tokens = zip(*(_played(method, one, some) for one, some in self._draws), strict=True)
+        return Candidate(options, np.array(accuracy), np.array(tokens))
+
+
+class _Search:
+    """Settings tried on a sample of the questions, each once."""
+
+    def __init__(self, bench: _Bench, tick: Callable[[str, int, int], None]) -> None:
+        self._bench = bench
+        self._tick = tick
+        self.found: dict[Options, Candidate] = {}
+
+    def round(self, name: str, settings: Iterable[dict[str, object]]) -> None:
+        wanted = dict.fromkeys(tuple(sorted((_PLAIN | one).items())) for one in settings)
+        fresh = [options for options in wanted if options not in self.found]
+        for done, options in enumerate(fresh):
+            self._tick(name, done, len(fresh))
+            self.found[options] = self._bench.play("mirl", options)
+        self._tick(name, len(fresh), len(fresh))
+
+    def leading(self, names: Sequence[str], count: int) -> list[dict[str, object]]:
+        """The `count` values of the options `names` that were best on average over what was tried."""
+        means: dict[Options, list[float]] = {}
+        for options, one in self.found.items():
+            part = tuple((name, value) for name, value in options if name in names)
+            means.setdefault(part, []).append(one.mean)
+        ranked = sorted(means, key=lambda part: -float(np.mean(means[part])))
+        return [dict(part) for part in ranked[:count]]
+
+    def best(self, budget: float, count: int) -> list[Candidate]:
+        """The `count` most accurate within the budget, cheaper ones first where equal."""
+        # A sample's mean cost differs a little from all questions': what is just above may be within.
+        affordable = [one for one in self.found.values() if one.cost <= 1.05 * budget]
+        return sorted(affordable, key=lambda one: (-one.mean, one.cost))[:count]
+
+
+def _played(method: Method, question: BankedQuestion, some: Sequence[Any]) -> tuple[float, float]:
+    plays = [method.play(question, draw) for draw in some]
+    right = sum(play.right for play in plays)
+    spent = sum(play.generated_tokens + play.scored_tokens for play in plays)
+    return right / len(plays), spent / len(plays)
+
+
+def _spread(questions: Sequence[BankedQuestion]) -> list[BankedQuestion]:
+    """At most `_SCREEN_QUESTIONS`, evenly over the list, so that every data set has its share."""
+    if len(questions) <= _SCREEN_QUESTIONS:
+        return list(questions)
+    step = len(questions) / _SCREEN_QUESTIONS
+    return [questions[int(place * step)] for place in range(_SCREEN_QUESTIONS)]

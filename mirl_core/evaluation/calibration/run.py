@@ -1,0 +1,306 @@
+"""`mirl-eval calibrate`, around `calibrate.py` and `confidence_fit.py`: the bank before; `mirl.json`, figures
+and plot after."""
+
+from __future__ import annotations
+
+import json
+from contextlib import AsyncExitStack, ExitStack
+from pathlib import Path
+from typing import Any
+
+from pydantic import ValidationError
+
+from mirl_core.config import MIRLOptions, ModelSettings, first_problem
+from mirl_core.errors import ConfigError
+from mirl_core.evaluation.calibration.confidence import Fitted, fit, votes_of
+from mirl_core.evaluation.calibration.options import Candidate, Choice, Grid, calibrate, frontier
+from mirl_core.evaluation.methods import parse_methods
+from mirl_core.evaluation.progress import Bar, Bars
+from mirl_core.evaluation.run import EngineFactory, check, once, one_line, vllm_engine
+from mirl_core.evaluation.run_setup import RunSettings, Study
+
+__all__ = ["calibrate_blocking", "calibrate_run", "confidence_blocking", "confidence_run"]
+
+
+def calibrate_blocking(settings: RunSettings, target: Path, budget: float | None) -> None:
+    """`calibrate_run` for a command line; prints what it came to."""
+    choice, fitted = one_line(calibrate_run(settings, target, budget))
+    _print(choice)
+    _print_confidence(fitted)
+
+
+def confidence_blocking(settings: RunSettings, target: Path) -> None:
+    """`confidence_run` for a command line; prints what it came to."""
+    _print_confidence(one_line(confidence_run(settings, target)))
+
+
+async def calibrate_run(
+    settings: RunSettings, target: Path, budget: float | None, engine_factory: EngineFactory | None = None
+) -> tuple[Choice, Fitted]:
+    """Choose options on the bank's questions, fit the confidence of their votes, and write both to `target`,
+    everything else in it kept.
+
+    Also writes `calibration.json`, `confidence.json` and `plots/calibration.png` into the bank's folder.
+
+    Raises:
+        ConfigError: settings or folders don't fit, or no settings fit the budget.
+        RequestError, EngineError: as `mirl_core.evaluation.run.run`.
+    """
+    study = Study(settings)
+    with Bars() as bars:
+        await _fill(study, engine_factory, bars)
+        choice = _choose(study, budget, bars)
+    before = _before(study, target)
+    options = {**before.get("options", {}), "gate": "mi", **dict(choice.chosen.options)}
+    _write(study, choice)
+    return choice, _calibrated(study, {**before, "options": options}, target)
+
+
+async def confidence_run(
+    settings: RunSettings, target: Path, engine_factory: EngineFactory | None = None
+) -> Fitted:
+    """Fit the confidence of votes under the options that `target` has, or else the model's `mirl.json`, and
+    write it to `target`, everything else in it kept.
+
+    Also writes `confidence.json` into the bank's folder.
+
+    Raises:
+        ConfigError: settings or folders don't fit, or these questions' votes can't be calibrated.
+        RequestError, EngineError: as `mirl_core.evaluation.run.run`.
+    """
+    study = Study(settings)
+    given = _before(study, target)
+    voting = _voting(study, given, target)
+    # Before hours are spent on filling a bank that is no use.
+    if unlike := _unlike(study, voting.options):
+        raise ConfigError(f"confidence: {unlike}", param="fork_image")
+    check(parse_methods("mirl", voting), study)
+    with Bars() as bars:
+        await _fill(study, engine_factory, bars)
+    return _calibrated(study, given, target, needed=True)
+
+
+async def _fill(study: Study, engine_factory: EngineFactory | None, bars: Bars) -> None:
+    async with AsyncExitStack() as stack:
+        await study.fill(once(stack, engine_factory or vllm_engine(study.settings.model)), bars)
+
+
+def _choose(study: Study, budget: float | None, bars: Bars) -> Choice:
+    settings = study.settings
+    estimators = tuple(
+        # A model without reference images of its own couldn't be served with that estimator.
+        name
+        for name in study.plan.estimators
+        if name != "reference" or study.model_settings.reference_images
+    )
+    if not estimators:
+        raise ConfigError(
+            "estimators: the model's mirl.json names no reference_images; bank text or blank",
+            param="estimators",
+        )
+    questions = [one for data in study.data for one in study.banked(data)]
+    with ExitStack() as shown:
+        known: dict[str, Bar] = {}
+
+        def tick(stage: str, done: int, total: int) -> None:
+            if stage not in known:
+                known[stage] = shown.enter_context(bars.bar(stage, total))
+            known[stage].at(done, total)
+
+        return calibrate(
+            questions,
+            study.model_settings,
+            Grid().within(study.plan.descriptions, study.plan.forks, estimators),
+            budget=budget,
+            opening_tokens=study.opening_tokens,
+            count=settings.replays,
+            seed=settings.seed,
+            tick=tick,
+        )
+
+
+def _calibrated(study: Study, given: dict[str, Any], target: Path, needed: bool = False) -> Fitted:
+    """Write `given` to `target` with the calibration of its own options' votes in place of any that it has.
+
+    Raises:
+        ConfigError: there is none, and it is `needed`; then nothing is written.
+    """
+    settings, voting = study.settings, _voting(study, given, target)
+    if unlike := _unlike(study, voting.options):
+        fitted = Fitted(None, unlike)
+    else:
+        banked = [one for data in study.data for one in study.banked(data)]
+        fitted = fit(votes_of(banked, voting, settings.replays, settings.seed))
+    if needed and fitted.calibration is None:
+        raise ConfigError(f"confidence: {fitted.left_out}", param="data")
+    # Whatever was there before was fitted for other options, or on other questions.
+    kept = {name: value for name, value in given.items() if name != "calibration"}
+    if fitted.calibration is not None:
+        kept["calibration"] = fitted.calibration.model_dump()
+    target.parent.mkdir(parents=True, exist_ok=True)
+    target.write_text(json.dumps(kept, indent=2, ensure_ascii=False) + "\n")
+    record = {
+        **study.facts(),
+        "data": [data.name for data in study.data],
+        "options": voting.options.model_dump(mode="json"),
+        **fitted.to_json(),
+    }
+    (settings.output / "confidence.json").write_text(json.dumps(record, indent=1) + "\n")
+    return fitted
+
+
+def _voting(study: Study, given: dict[str, Any], target: Path) -> ModelSettings:
+    """The model's settings with the options of the `mirl.json` that is to be written."""
+    try:
+        options = MIRLOptions.model_validate(given.get("options", {}))
+    except ValidationError as error:
+        message, where = first_problem(error, MIRLOptions)
+        raise ConfigError(f"{target}: options: {message}", param=where) from error
+    return study.model_settings.model_copy(update={"options": options})
+
+
+def _unlike(study: Study, options: MIRLOptions) -> str:
+    """In what the bank's samples are not those that these options would vote on; empty: in nothing."""
+    for name in ("fork_image", "description_tokens"):
+        banked, wanted = getattr(study.plan, name), getattr(options, name)
+        if banked != wanted:
+            return f"the bank was filled with {name} {banked}, and the settings say {wanted}"
+    return ""
+
+
+def _write(study: Study, choice: Choice) -> None:
+    settings = study.settings
+    record = {
+        **study.facts(),
+        "data": [data.name for data in study.data],
+        "questions": len(choice.chosen.accuracy),
+        "budget": choice.budget,
+        "tried": choice.tried,
+        "chosen": choice.chosen.to_json(),
+        "best": choice.best.to_json(),
+        "standard_error": choice.error,
+        "baseline": choice.baseline.to_json(),
+        "candidates": [one.to_json() for one in sorted(choice.finalists, key=lambda one: one.cost)],
+    }
+    (settings.output / "calibration.json").write_text(json.dumps(record, indent=1) + "\n")
+    _plot(choice, settings.output / "plots" / "calibration.png")
+
+
+def _before(study: Study, target: Path) -> dict[str, Any]:
+    """What `target` says so far, or the model's own `mirl.json` where there is no such file yet."""
+    return _read(target if target.is_file() else study.settings.model / "mirl.json")
+
+
+def _read(path: Path) -> dict[str, Any]:
+    """A `mirl.json` as it stands; empty where there is none. `ModelSettings.load` has checked the model's."""
+    if not path.is_file():
+        return {}
+    try:
+        found = json.loads(path.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise ConfigError(f"{path} is not readable JSON: {error}", param="output") from error
+    if not isinstance(found, dict):
+        raise ConfigError(f"{path} must hold a JSON object", param="output")
+    return found
+
+
+def _words(one: Candidate) -> str:
+    given = dict(one.options)
+    weight = given.pop("mi_weight")
+    parts = [f"λ={weight:g}" if isinstance(weight, float) else f"λ={weight}"]
+    parts += [f"{short}={given.pop(name)}" for name, short in _SHORT.items()]
+    parts += [str(given.pop("estimator")), f"per {given.pop('normalize')}"]
+    return " ".join([*parts, *(f"{name}={value}" for name, value in given.items() if value)])
+
+
+def _figures(one: Candidate) -> str:
+    words = f", {_words(one)}" if one.options else ""
+    return f"{100 * one.mean:.1f}% at {one.cost:.0f} tokens{words}"
+
+
+_SHORT = {"descriptions": "N", "keep": "k", "forks": "m"}
+
+
+def _print(choice: Choice) -> None:
+    from rich import box
+    from rich.console import Console
+    from rich.table import Table
+
+    table = Table(box=box.SIMPLE_HEAD, title="no cheaper candidate is as accurate", title_justify="left")
+    for head in ("tokens", "accuracy, %"):
+        table.add_column(head, justify="right")
+    table.add_column("options")
+    for one in frontier(choice.finalists):
+        mark = "  ← chosen" if one is choice.chosen else ""
+        table.add_row(f"{one.cost:.0f}", f"{100 * one.mean:.1f}", _words(one) + mark)
+    console = Console()
+    console.print(table)
+    console.print(
+        f"sc@16+stop: {_figures(choice.baseline)}; "
+        f"budget {choice.budget:.0f} tokens\n"
+        f"best within it: {_figures(choice.best)}\n"
+        f"chosen, the cheapest within one standard error ({100 * choice.error:.1f} points): "
+        f"{_figures(choice.chosen)}\n"
+        "These are the figures it was chosen by, and so too good: report it on test.",
+        markup=False,
+        highlight=False,
+    )
+
+
+def _print_confidence(fitted: Fitted) -> None:
+    from rich import box
+    from rich.console import Console
+    from rich.table import Table
+
+    console = Console()
+    if fitted.calibration is None:
+        console.print(f"confidence stays the vote share: {fitted.left_out}", markup=False, highlight=False)
+        return
+    table = Table(box=box.SIMPLE_HEAD, title="confidence, % (ECE, points)", title_justify="left")
+    for head in ("data", "right", "vote share", "calibrated"):
+        table.add_column(head, justify="left" if head == "data" else "right")
+    for row in fitted.rows:
+        table.add_row(
+            row.data,
+            f"{100 * row.right:.1f}",
+            f"{100 * row.share:.1f} ({100 * row.share_error:.1f})",
+            f"{100 * row.confidence:.1f} ({100 * row.confidence_error:.1f})",
+        )
+    console.print(table)
+    given = fitted.calibration
+    console.print(
+        f"p(right) = logistic({given.intercept:g} {given.vote_share:+g} × vote share "
+        f"{given.distinct_share:+g} × distinct descriptions per usable one)\n"
+        "Fitted on these questions: report it on test.",
+        markup=False,
+        highlight=False,
+    )
+
+
+def _plot(choice: Choice, path: Path) -> None:
+    from mirl_core.evaluation.report.plots import COLOURS, panels, save
+
+    path.parent.mkdir(parents=True, exist_ok=True)
+    figure, (axis,) = panels(1, width=6.4, height=4.2)
+    blue, orange, green = COLOURS[:3]
+    everything = sorted(choice.finalists, key=lambda one: one.cost)
+    best = frontier(everything)
+    entries = {
+        "candidates": axis.scatter(
+            [one.cost for one in everything], [100 * one.mean for one in everything], s=16, color="0.65"
+        ),
+        "frontier": axis.plot(
+            [one.cost for one in best], [100 * one.mean for one in best], color=blue, linewidth=1.4, zorder=3
+        )[0],
+        "chosen": axis.scatter(
+            [choice.chosen.cost], [100 * choice.chosen.mean], s=90, marker="*", color=orange, zorder=5
+        ),
+        "sc@16+stop": axis.scatter(
+            [choice.baseline.cost], [100 * choice.baseline.mean], s=40, marker="s", color=green, zorder=4
+        ),
+        "budget": axis.axvline(choice.budget, color="0.4", linewidth=1, linestyle=":"),
+    }
+    axis.set_xlabel("generated + scored tokens a question", fontsize=8.5)
+    axis.set_ylabel("accuracy on these dev questions, %", fontsize=8.5)
+    axis.set_title(f"{choice.tried} settings tried, {len(everything)} measured on all questions", fontsize=10)
+    save(figure, path, entries)

@@ -1,0 +1,2 @@
+"""Outcomes of methods as figures with intervals: accuracy, cost, selection quality, comparisons; imports
+tasks."""

@@ -1,0 +1,226 @@
+"""Figures of methods on a data set: accuracy, cost, calibration, paired comparisons, needed sample size.
+
+Draws of one question are averaged first, and the questions are then resampled over scenes and glyphs
+(`resampling.py`): replays of one bank line are no independent cases.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from statistics import NormalDist
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from mirl_core.evaluation.measures.outcomes import Outcomes
+from mirl_core.tasks.resampling import Estimate, Resampling
+
+__all__ = [
+    "Bin",
+    "Comparison",
+    "McNemar",
+    "compare",
+    "expected_error",
+    "figures",
+    "mcnemar",
+    "needed_questions",
+    "reliability",
+]
+
+Array = npt.NDArray[np.float64]
+
+
+def figures(outcomes: Outcomes, resampling: Resampling) -> dict[str, Any]:
+    """One method's figures on one data set, as `summary.json` has them.
+
+    Shares lie in 0..1, `low` and `high` bound the accuracy's 95% interval; tokens, trajectories and seconds
+    (None for replays) are means a question.
+    """
+    accuracy = resampling.proportion(outcomes.accuracy)
+    tokens = resampling.mean(outcomes.tokens)
+    bins = reliability(outcomes.confidence, outcomes.right)
+    return {
+        "accuracy": accuracy.mean,
+        "low": accuracy.low,
+        "high": accuracy.high,
+        "n": accuracy.n,
+        "draws": outcomes.right.shape[1],
+        "generated_tokens": _mean(outcomes.generated_tokens),
+        "scored_tokens": _mean(outcomes.scored_tokens),
+        "tokens": tokens.mean,
+        "tokens_low": tokens.low,
+        "tokens_high": tokens.high,
+        "complete_trajectories": _mean(outcomes.trajectories),
+        "answered": _mean(outcomes.answered),
+        "confidence": _mean(outcomes.confidence),
+        "ece": expected_error(bins),
+        "engine_seconds": _mean(outcomes.seconds),
+    }
+
+
+@dataclass(frozen=True, slots=True)
+class McNemar:
+    """The exact test of two methods' right and wrong answers to the same questions."""
+
+    only_a: int
+    """Questions that only the first got right."""
+    only_b: int
+    p: float
+    """Two-sided: how likely so lopsided a split is if both were equally good."""
+
+
+def mcnemar(a: Array, b: Array) -> McNemar:
+    """McNemar's exact test on right (1) and wrong (0) [questions]: the discordant ones are fair coin flips.
+
+    It takes questions for independent, which scenes that share glyphs are not: the interval of the
+    difference, resampled over both, is the one to quote.
+    """
+    from scipy.stats import binomtest  # type: ignore[import-untyped]
+
+    only_a, only_b = int(((a > 0) & (b == 0)).sum()), int(((a == 0) & (b > 0)).sum())
+    discordant = only_a + only_b
+    return McNemar(only_a, only_b, float(binomtest(only_a, discordant).pvalue) if discordant else 1.0)
+
+
+@dataclass(frozen=True, slots=True)
+class Comparison:
+    """Method a against method b on the same questions with the same draws."""
+
+    difference: Estimate
+    """Accuracy of a minus that of b, share."""
+    tokens_ratio: Estimate
+    """Generated plus scored tokens of a over those of b."""
+    mcnemar: McNemar
+    """On the first draw."""
+    discordance: float
+    """Share of questions that exactly one of the two got right, first draw."""
+    design_effect: float
+    """Variance of the difference over what it would be if questions were independent; at least 1."""
+
+    def needed(self, difference: float) -> int | None:
+        """Questions at which `difference` (share) would be found with 80% power; see `needed_questions`."""
+        return needed_questions(self.discordance, difference, self.design_effect)
+
+    def to_json(self) -> dict[str, Any]:
+        """A plain dict for JSON."""
+        return {
+            "difference": self.difference.mean,
+            "low": self.difference.low,
+            "high": self.difference.high,
+            "n": self.difference.n,
+            "tokens_ratio": self.tokens_ratio.mean,
+            "tokens_ratio_low": self.tokens_ratio.low,
+            "tokens_ratio_high": self.tokens_ratio.high,
+            "only_a": self.mcnemar.only_a,
+            "only_b": self.mcnemar.only_b,
+            "mcnemar_p": self.mcnemar.p,
+            "discordance": self.discordance,
+            "design_effect": self.design_effect,
+            "needed_for_2_points": self.needed(0.02),
+        }
+
+
+def compare(a: Outcomes, b: Outcomes, resampling: Resampling) -> Comparison:
+    """a against b; both on the questions that `resampling` was made for, in its order."""
+    if a.keys != b.keys:
+        raise ValueError("a paired comparison needs the same questions in the same order")
+    first = mcnemar(a.right[:, 0], b.right[:, 0])
+    gap = a.accuracy - b.accuracy
+    simple = float(gap.var()) / max(len(gap), 1)
+    effect = float(resampling.deviations(gap).var()) / simple if simple > 0 else 1.0
+    return Comparison(
+        resampling.difference(a.accuracy, b.accuracy),
+        _ratio(a.tokens, b.tokens, resampling),
+        first,
+        (first.only_a + first.only_b) / max(len(gap), 1),
+        max(1.0, effect),
+    )
+
+
+def needed_questions(
+    discordance: float,
+    difference: float,
+    design_effect: float = 1.0,
+    power: float = 0.8,
+    alpha: float = 0.05,
+) -> int | None:
+    """Questions at which McNemar's test finds `difference` (share) with `power`, two-sided at `alpha`.
+
+    n = (z_(1-alpha/2) sqrt(p) + z_power sqrt(p - d^2))^2 / d^2 with p the share of discordant questions and d
+    the difference (Connor 1987, "Sample size for testing differences in proportions for the paired-sample
+    design", Biometrics 43), times the design effect. None where p < d: such a difference would itself need
+    more discordant questions than there are.
+    """
+    if difference <= 0 or discordance < difference:
+        return None
+    normal = NormalDist()
+    root = normal.inv_cdf(1 - alpha / 2) * math.sqrt(discordance)
+    root += normal.inv_cdf(power) * math.sqrt(discordance - difference**2)
+    return math.ceil(design_effect * (root / difference) ** 2)
+
+
+@dataclass(frozen=True, slots=True)
+class Bin:
+    """Answers whose reported confidence fell into one bin."""
+
+    said: float
+    """Their mean confidence."""
+    right: float
+    """Share of them that is right."""
+    low: float
+    high: float
+    """95% Wilson interval of `right`, each question counted once however many draws of it fell here."""
+    n: int
+    """Answers: questions x draws."""
+    questions: int
+
+
+def reliability(confidence: Array, right: Array, bins: int = 10) -> list[Bin]:
+    """Equal bins of the confidence, empty ones left out; both [questions, draws], NaN: no confidence."""
+    questions, places = np.nonzero(np.isfinite(confidence))
+    said, hit = confidence[questions, places], right[questions, places]
+    # A share of exactly 0.3 belongs to the bin that begins there, whatever its last bit.
+    which = np.minimum(np.floor(said * bins + 1e-9).astype(int), bins - 1)
+    found = []
+    for number in np.unique(which):
+        here = which == number
+        distinct = len(np.unique(questions[here]))
+        low, high = _wilson(float(hit[here].mean()), distinct)
+        found.append(
+            Bin(float(said[here].mean()), float(hit[here].mean()), low, high, int(here.sum()), distinct)
+        )
+    return found
+
+
+def expected_error(bins: Sequence[Bin]) -> float | None:
+    """ECE: mean distance of confidence and accuracy over the bins, weighed by their answers; share.
+
+    Naeini, Cooper & Hauskrecht (2015, AAAI). None without any confidence.
+    """
+    total = sum(one.n for one in bins)
+    return sum(one.n * abs(one.said - one.right) for one in bins) / total if total else None
+
+
+def _ratio(a: Array, b: Array, resampling: Resampling) -> Estimate:
+    """Ratio of two means with its linearised interval: R + draws of mean(a - R b) / mean(b)."""
+    below = float(b.mean()) if len(b) else 0.0
+    if below <= 0:
+        return Estimate(math.nan, math.nan, math.nan, len(b))
+    ratio = float(a.mean()) / below
+    moved = resampling.mean((a - ratio * b) / below)
+    return Estimate(ratio, ratio + moved.low, ratio + moved.high, len(b))
+
+
+def _wilson(share: float, n: int) -> tuple[float, float]:
+    z = 1.959964
+    centre = (share + z * z / (2 * n)) / (1 + z * z / n)
+    half = z / (1 + z * z / n) * math.sqrt(share * (1 - share) / n + z * z / (4 * n * n))
+    return max(0.0, min(share, centre - half)), min(1.0, max(share, centre + half))
+
+
+def _mean(values: Array) -> float | None:
+    finite = values[np.isfinite(values)]
+    return float(finite.mean()) if len(finite) else None

@@ -1,0 +1,45 @@
+"""All methods on a data set's banked questions, with the same draws: what `questions/<data>.jsonl` holds."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+from mirl_core.evaluation.bank.records import BankedQuestion
+from mirl_core.evaluation.measures.outcomes import as_entry
+from mirl_core.evaluation.methods import Method, Prepared, draws, unlabelled
+
+__all__ = ["replay"]
+
+
+def replay(
+    questions: Sequence[BankedQuestion],
+    methods: Sequence[Method],
+    count: int,
+    seed: int,
+    tick: Callable[[], None] = lambda: None,
+) -> list[dict[str, Any]]:
+    """One line a question: what every method made of its `count` draws.
+
+    Methods that learn from a deployment's traffic are prepared on this data set first, without its labels.
+
+    Raises:
+        ConfigError: a method needs what the bank doesn't hold.
+    """
+    blind = [unlabelled(one) for one in questions]
+    ready = [one.prepare(blind) if isinstance(one, Prepared) else one for one in methods]
+    rows = []
+    for question in questions:
+        some = draws(question, count, seed)
+        plays = {one.name: as_entry([one.play(question, draw) for draw in some]) for one in ready}
+        rows.append(
+            {
+                "key": question.key,
+                "family": question.family,
+                "truth": question.truth,
+                "clusters": list(question.clusters),
+                "methods": plays,
+            }
+        )
+        tick()
+    return rows

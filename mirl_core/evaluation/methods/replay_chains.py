@@ -1,0 +1,178 @@
+"""Replaying a stage of chains against a clock of tokens, with the product's own vote and stopping rule.
+
+All trajectories of a stage run side by side and sample one token a tick; one of t tokens ends at tick t. At
+the end of the first tick after which `voting.decided`, the others are aborted, having sampled as many tokens
+as ticks have passed.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import NoReturn
+
+from mirl_core.algorithm import voting
+from mirl_core.config import Aggregation
+from mirl_core.errors import ConfigError
+from mirl_core.evaluation.bank.records import BankedChain, BankedDescription, BankedQuestion
+from mirl_core.evaluation.methods.base import Draw, Played
+from mirl_core.types import Chain
+
+__all__ = ["Trace", "chains_of", "drawn", "fallback", "refuse", "run", "trajectories"]
+
+
+@dataclass(frozen=True, slots=True)
+class Trace:
+    """One trajectory of a stage."""
+
+    chain: Chain
+    """As it is once it ended; its `description` is the place in the draw."""
+    right: bool
+    ticks: int
+    """Tokens that it samples in this stage."""
+    confidence: float | None = None
+    lowest_confidence: float | None = None
+    reaches_answer: bool = True
+    """False for a trajectory that ended with an unusable description."""
+
+
+def refuse(method: str, message: str) -> NoReturn:
+    """Raise the ConfigError that names `methods` and the method."""
+    raise ConfigError(f"methods: {method}: {message}", param="methods")
+
+
+def drawn(banked: BankedQuestion, draw: Draw, count: int, method: str) -> list[BankedDescription]:
+    """The draw's first `count` descriptions."""
+    if count > len(banked.descriptions):
+        refuse(
+            method,
+            f"needs {count} descriptions, the bank holds {len(banked.descriptions)} a question; bank more "
+            f"with --descriptions {count}",
+        )
+    return [banked.descriptions[index] for index in draw.descriptions[:count]]
+
+
+def chains_of(banked: BankedQuestion) -> dict[tuple[int, int], BankedChain]:
+    """The bank's chains by (description, fork)."""
+    return {(chain.description, chain.fork): chain for chain in banked.chains}
+
+
+def trace(place: int, fork: int, banked: BankedChain, score: float | None, before: int = 0) -> Trace:
+    """A banked chain as fork number `fork` of the draw's description number `place`.
+
+    `before`: tokens of its description, where one stage samples both.
+    """
+    chain = Chain(
+        description=place,
+        fork=fork,
+        text="",
+        reasoning="",
+        answer=banked.answer,
+        tokens=banked.tokens,
+        finish_reason=banked.finish_reason,
+        score=score,
+    )
+    return Trace(chain, banked.right, before + banked.tokens, banked.confidence, banked.lowest_confidence)
+
+
+def forked(
+    banked: BankedQuestion, draw: Draw, kept: Mapping[int, float | None], forks: int, method: str
+) -> list[Trace]:
+    """The chains of the descriptions at the places `kept` (place → gate score), m = `forks` of each."""
+    if forks > len(draw.forks):
+        refuse(
+            method,
+            f"needs {forks} chains a description, the bank holds {len(draw.forks)}; bank more with "
+            f"--forks {forks}",
+        )
+    chains = chains_of(banked)
+    return [
+        trace(place, number, chains[draw.descriptions[place], draw.forks[number]], score)
+        for place, score in kept.items()
+        for number in range(forks)
+    ]
+
+
+def trajectories(banked: BankedQuestion, draw: Draw, count: int, method: str) -> list[Trace]:
+    """`count` complete trajectories, each a description with its chain, as plain sampling would give them.
+
+    One whose description is unusable ends with it and gives no answer.
+    """
+    descriptions = drawn(banked, draw, count, method)
+    chains = chains_of(banked)
+    found = []
+    for place, description in enumerate(descriptions):
+        if description.reason is None:
+            chain = chains[draw.descriptions[place], draw.forks[0]]
+            found.append(trace(place, 0, chain, 0.0, description.tokens))
+        else:
+            nothing = Chain(place, 0, "", "", None, 0, "stop", 0.0)
+            found.append(Trace(nothing, False, description.tokens, reaches_answer=False))
+    return found
+
+
+def run(
+    traces: Sequence[Trace],
+    aggregate: Aggregation,
+    early_stop: bool,
+    generated_before: int = 0,
+    scored: int = 0,
+) -> Played:
+    """Play one stage to its end, or until the vote is decided.
+
+    Args:
+        generated_before: tokens sampled in earlier stages.
+        scored: tokens scored in earlier stages.
+    """
+    last = max(one.ticks for one in traces)
+    now = _decided_at(traces, aggregate) if early_stop else last
+    ended = [one for one in traces if one.ticks <= now]
+    outcome = voting.tally([one.chain for one in ended], aggregate)
+    winner = None if outcome is None else outcome.representative
+    return Played(
+        answer=None if winner is None else winner.answer,
+        right=any(one.right for one in ended if one.chain is winner),
+        generated_tokens=generated_before + sum(min(one.ticks, now) for one in traces),
+        scored_tokens=scored,
+        trajectories=sum(one.reaches_answer for one in ended),
+        confidence=None if outcome is None else outcome.confidence,
+    )
+
+
+def _decided_at(traces: Sequence[Trace], aggregate: Aggregation) -> int:
+    """The first tick after which the vote is decided; the last chain's end where it never is before.
+
+    Found by bisection: what was decided stays decided, since `voting.decided` weighs every way in which the
+    outstanding chains may end, and each chain that ends leaves fewer of them.
+    """
+    ticks = sorted({one.ticks for one in traces})
+    low, high = 0, len(ticks) - 1
+    while low < high:
+        middle = (low + high) // 2
+        ended = [one.chain for one in traces if one.ticks <= ticks[middle]]
+        outstanding = [
+            voting.Pending(one.chain.description, one.chain.fork, one.chain.score)
+            for one in traces
+            if one.ticks > ticks[middle]
+        ]
+        if voting.decided(ended, outstanding, aggregate):
+            high = middle
+        else:
+            low = middle + 1
+    return ticks[low]
+
+
+def fallback(
+    banked: BankedQuestion, descriptions: Iterable[BankedDescription], aggregate: Aggregation
+) -> Played:
+    """No description was usable: the plain generation, as the pipeline does.
+
+    The bank holds one only where none of *all* its descriptions was usable; a draw of fewer that has only
+    unusable ones counts as unanswered.
+    """
+    spent = sum(description.tokens for description in descriptions)
+    plain = banked.plain_fallback
+    if plain is None:
+        return Played(None, False, spent, 0, 0, None)
+    chain = Chain(None, 0, "", "", plain.answer, plain.tokens, plain.finish_reason)
+    return run([Trace(chain, plain.right, plain.tokens)], aggregate, False, spent)

@@ -1,0 +1,212 @@
+"""What a run is made of: its settings, its model's facts, its questions and its bank."""
+
+from __future__ import annotations
+
+import platform
+from collections.abc import Awaitable, Callable, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from mirl_core.algorithm.mi.estimators import ESTIMATORS
+from mirl_core.config import ModelSettings
+from mirl_core.engines.base import Engine
+from mirl_core.errors import ConfigError
+from mirl_core.evaluation.bank.fill import fill
+from mirl_core.evaluation.bank.records import BankedQuestion
+from mirl_core.evaluation.bank.sample import BankPlan
+from mirl_core.evaluation.bank.store import Bank
+from mirl_core.evaluation.methods import Method, parse_methods
+from mirl_core.evaluation.progress import Bars
+from mirl_core.tasks.data import open_data
+from mirl_core.tasks.questions import DataSet
+
+if TYPE_CHECKING:
+    from PIL.Image import Image
+
+__all__ = ["OpenEngine", "RunSettings", "Study", "missing"]
+
+OpenEngine = Callable[[], Awaitable[Engine]]
+"""Gives the engine, started the first time it is asked for."""
+
+
+@dataclass(frozen=True, slots=True)
+class RunSettings:
+    """What to run: the command's options."""
+
+    model: Path
+    data: tuple[str, ...]
+    methods: str
+    output: Path
+    live: str = ""
+    live_n: int | None = None
+    """Live runs on the first so many questions; None: on all."""
+    n: int = 1000
+    """Questions per data set, at most."""
+    part: str = "test"
+    seed: int = 0
+    descriptions: int = 16
+    forks: int = 3
+    replays: int = 8
+    estimators: tuple[str, ...] = ("text", "blank")
+    references: int = 8
+    """Pictures of the estimator `reference`, where it is among the estimators."""
+    fork_image: str | None = None
+    """Whether chains see the picture, `keep` or `drop`; None: as the model's settings say."""
+    max_tokens: int = 512
+    """Longest trajectory, description and chain; tokens."""
+    mapping: Path | None = None
+    """YAML file with an `hf:` data set's columns."""
+    command: str = ""
+    """What was typed, for the report."""
+
+    def plan(self, model: ModelSettings) -> BankPlan:
+        """What the bank is to hold of each question. ConfigError on an unknown estimator."""
+        for name in self.estimators:
+            if name not in ESTIMATORS:
+                raise ConfigError(
+                    f"estimators: there is no '{name}'; there are {', '.join(ESTIMATORS)}", param="estimators"
+                )
+        return BankPlan.model_validate(
+            {
+                "descriptions": self.descriptions,
+                "forks": self.forks,
+                "estimators": self.estimators,
+                "references": self.references if "reference" in self.estimators else 0,
+                "seed": self.seed,
+                "max_tokens": self.max_tokens,
+                "fork_image": self.fork_image or model.options.fork_image,
+            }
+        ).resolved(model)
+
+
+class Study:
+    """A run's model, data and bank; nothing is sampled before `fill`.
+
+    Raises:
+        ConfigError: a data set doesn't exist or comes twice, or the bank was filled with something else.
+    """
+
+    def __init__(self, settings: RunSettings) -> None:
+        self.settings = settings
+        self.model_settings = ModelSettings.load(settings.model) or ModelSettings()
+        self.plan = settings.plan(self.model_settings)
+        self.opening_tokens = _opening_tokens(settings.model, self.model_settings)
+        self.data = [self._open(name) for name in settings.data]
+        twice = {one.name for one in self.data if sum(one.name == other.name for other in self.data) > 1}
+        if twice:
+            raise ConfigError(f"data: {', '.join(sorted(twice))} comes twice; name it once", param="data")
+        self.bank = Bank.open(
+            settings.output / "bank", settings.model, self.model_settings, self.plan, settings.part
+        )
+
+    def methods(self, text: str) -> tuple[Method, ...]:
+        """The methods named in `text`, their costs being this model's."""
+        settings = self.model_settings
+        if self.plan.references:
+            # What is scored once a picture costs as many pictures as the bank has.
+            settings = settings.model_copy(update={"reference_images": ("reference",) * self.plan.references})
+        if self.plan.fork_image != settings.options.fork_image:
+            # These chains are not the ones that it was fitted on; methods don't know what the bank's saw.
+            settings = settings.model_copy(update={"calibration": None})
+        return parse_methods(text, settings, self.opening_tokens)
+
+    async def fill(self, engine: OpenEngine, bars: Bars) -> None:
+        """Sample every question that the bank lacks; `engine` gives the engine once something is missing."""
+        with self.bank:
+            for data in self.data:
+                lacking = missing(data, self.bank.keys(data.name))
+                if lacking:
+                    # Started before the bar is, so that the time left is the questions' own.
+                    started = await engine()
+                    with bars.bar(f"{data.name}: sampling", len(data.questions), missing=lacking) as bar:
+                        await fill(
+                            self.bank,
+                            started,
+                            self.model_settings,
+                            data,
+                            self.plan,
+                            self.references(data),
+                            progress=bar.at,
+                        )
+
+    def banked(self, data: DataSet) -> list[BankedQuestion]:
+        """The bank's lines of the data set's questions, in their order."""
+        lines = {one.key: one for one in self.bank.load(data.name)}
+        return [lines[question.key] for question in data.questions]
+
+    def references(self, data: DataSet) -> Sequence[Image]:
+        """Pictures for the estimator `reference`: the model's own, or else training pictures of the world."""
+        if not self.plan.references:
+            return ()
+        files = self.model_settings.reference_images
+        if files:
+            if len(files) != self.plan.references:
+                raise ConfigError(
+                    f"references: the model's mirl.json names {len(files)} pictures; give that many",
+                    param="references",
+                )
+            from PIL import Image as Images
+
+            return tuple(Images.open(file).convert("RGB") for file in files)
+        from mirl_core.tasks.data.worlds import references
+
+        return references(data.name, self.plan.references, self.settings.seed)
+
+    def facts(self) -> dict[str, Any]:
+        """What the report says was run. No paths: folders by their names."""
+        header = self.bank.header
+        plain = self.model_settings.model_dump(mode="json")
+        plain["reference_images"] = [Path(name).name for name in plain["reference_images"]]
+        return {
+            "model": _model_name(self.settings.model),
+            "fingerprint": header["model"],
+            "versions": {"python": platform.python_version(), **header.get("versions", {})},
+            "settings": plain,
+            "part": self.settings.part,
+            "seed": self.settings.seed,
+            "draws": self.settings.replays,
+            "bank": header["plan"],
+            "opening_tokens": self.opening_tokens,
+            "command": self.settings.command,
+        }
+
+    def _open(self, name: str) -> DataSet:
+        settings = self.settings
+        mapping = settings.mapping if name.startswith("hf:") else None
+        data = open_data(name, settings.part, settings.n, settings.seed, mapping)
+        return replace(data, name=_short(data.name))
+
+
+def _model_name(model: Path) -> str:
+    """The model's folder name; `bundled` for the one that ships with MIRL."""
+    from mirl_core.bundled import model_path
+
+    return "bundled" if model.resolve() == model_path().resolve() else model.resolve().name
+
+
+def _short(data: str) -> str:
+    """A data set's name without the folder it lies in, where it is a file or a folder."""
+    if data.endswith((".jsonl", ".ndjson")):
+        return Path(data).name
+    kind, colon, name = data.partition(":")
+    return f"{kind}:{Path(name).name}" if colon and Path(name).exists() else data
+
+
+def _opening_tokens(model: Path, settings: ModelSettings) -> int:
+    """Length of the description's opening tag, which is scored with every description; tokens.
+
+    1 where the folder has no `tokenizer.json`: the true number needs the model then.
+    """
+    file = model / "tokenizer.json"
+    if not file.is_file():
+        return 1
+    from tokenizers import Tokenizer
+
+    tag = settings.tags.description[0]
+    return len(Tokenizer.from_file(str(file)).encode(tag, add_special_tokens=False).ids)
+
+
+def missing(data: DataSet, there: frozenset[str]) -> int:
+    """How many of the data set's questions are not there yet."""
+    return sum(question.key not in there for question in data.questions)

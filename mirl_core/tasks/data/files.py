@@ -1,0 +1,153 @@
+"""JSON lines as a data set, and what all data sets share: pictures from bytes, samples by seed.
+
+One question a line: `image` (a path relative to the file, or a data URL), `question`, `answer`, and where
+wanted `choices`, `id`, `family`. Every mistake is one line that names file, line and field.
+"""
+
+from __future__ import annotations
+
+import base64
+import binascii
+import io
+import json
+from collections.abc import Sequence
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, TypeVar
+
+import numpy as np
+from pydantic import ConfigDict, Field, ValidationError
+
+from mirl_core.config import Settings, first_problem
+from mirl_core.engines.common.images import upright_rgb
+from mirl_core.errors import ConfigError
+from mirl_core.tasks.questions import DataSet, Question, chosen, render_choices
+
+if TYPE_CHECKING:
+    from PIL.Image import Image
+
+_SEED = 930
+_T = TypeVar("_T")
+
+
+class Line(Settings):
+    """One line of a data file."""
+
+    model_config = ConfigDict(coerce_numbers_to_str=True)
+
+    image: Annotated[str, Field(min_length=1)]
+    """A path relative to the data file, or a data URL."""
+    question: Annotated[str, Field(min_length=1)]
+    """What is asked, without the choices."""
+    answer: Annotated[str, Field(min_length=1)]
+    """The truth; with choices an option's letter or text."""
+    choices: Annotated[tuple[str, ...], Field(max_length=26)] = ()
+    """The options' texts, A first."""
+    id: Annotated[str, Field(min_length=1)] | None = None
+    """A name of the question that stays when lines move; the line's number if not given."""
+    family: str = ""
+    """Kind of question."""
+
+
+def open_file(name: str, part: str, limit: int | None, seed: int) -> DataSet:
+    """The questions of a JSON-lines file, or `limit` of them by `seed`; a file is one part, whichever is
+    asked for.
+
+    Raises:
+        ConfigError: the file or one of its lines is wrong. Of pictures only their presence is checked here;
+            opening one raises ConfigError too.
+    """
+    path = Path(name)
+    try:
+        lines = path.read_text(encoding="utf-8").splitlines()
+    except (OSError, UnicodeDecodeError) as error:
+        raise ConfigError(f"can't read {path}: {error}", param="data") from error
+    questions: dict[str, Question] = {}
+    for number, text in enumerate(lines, 1):
+        if not text.strip():
+            continue
+        question = _question(path, number, text)
+        if question.key in questions:
+            raise _wrong(path, number, "id", f"'{question.key}' has been on an earlier line; make it unique")
+        questions[question.key] = question
+    if not questions:
+        raise ConfigError(f"{path} holds no questions", param="data")
+    return DataSet(name, part, sample(tuple(questions.values()), limit, seed))
+
+
+def _question(path: Path, number: int, text: str) -> Question:
+    try:
+        line = Line.model_validate(json.loads(text))
+    except json.JSONDecodeError as error:
+        raise ConfigError(f"{path}: line {number}: not JSON: {error}", param="data") from error
+    except ValidationError as error:
+        message, where = first_problem(error, Line)
+        raise ConfigError(f"{path}: line {number}: {message}", param=where) from error
+    if not line.image.startswith("data:") and not (path.parent / line.image).is_file():
+        raise _wrong(path, number, "image", f"there is no file '{path.parent / line.image}'")
+    asked = line.question
+    if line.choices:
+        place = chosen(line.choices, line.answer)
+        if place is None:
+            raise _wrong(path, number, "answer", f"'{line.answer}' is none of the choices, or several")
+        if line.answer in line.choices and line.choices[place] != line.answer:
+            raise _wrong(path, number, "answer", f"'{line.answer}' is one option's letter and another's text")
+        asked = f"{asked}\n{render_choices(line.choices)}"
+    return Question(
+        key=line.id or f"{path.stem}-{number:06d}",
+        text=asked,
+        answer=line.answer,
+        image=partial(_open, path, number, line.image),
+        family=line.family,
+        choices=line.choices,
+    )
+
+
+def _open(path: Path, number: int, source: str) -> Image:
+    try:
+        data = from_data_url(source) if source.startswith("data:") else (path.parent / source).read_bytes()
+        return read_image(data)
+    except (OSError, ValueError) as error:
+        raise _wrong(path, number, "image", f"can't be read: {error}") from error
+
+
+def _wrong(path: Path, number: int, field: str, what: str) -> ConfigError:
+    return ConfigError(f"{path}: line {number}: {field}: {what}", param=field)
+
+
+def sample(items: Sequence[_T], limit: int | None, seed: int) -> tuple[_T, ...]:
+    """All items in their order without a limit; else the first `limit` of an order by `seed`.
+
+    A larger limit only ever appends.
+    """
+    if limit is None:
+        return tuple(items)
+    order = np.random.default_rng([_SEED, seed]).permutation(len(items))
+    return tuple(items[place] for place in order[:limit])
+
+
+def from_data_url(url: str) -> bytes:
+    """The bytes of a base64 data URL. Raises ValueError if it is none."""
+    head, comma, body = url.partition(",")
+    if not comma or not head.endswith(";base64"):
+        raise ValueError("a data URL must read data:image/…;base64,…")
+    try:
+        return base64.b64decode(body, validate=True)
+    except binascii.Error as error:
+        raise ValueError(f"the data URL is not base64 ({error})") from error
+
+
+def read_image(data: bytes) -> Image:
+    """An encoded picture as RGB; see `upright_rgb`.
+
+    Raises:
+        OSError, ValueError: it is no picture, or is cut off.
+    """
+    from PIL import Image
+
+    try:
+        with Image.open(io.BytesIO(data)) as image:
+            return upright_rgb(image)
+    except (Image.DecompressionBombError, SyntaxError) as error:
+        # PIL reports some broken files by SyntaxError.
+        raise ValueError(str(error)) from error

@@ -1,0 +1,101 @@
+"""Which option an answer means, and data sets' own rules of rightness."""
+
+from __future__ import annotations
+
+import ast
+import re
+from collections.abc import Callable
+from fractions import Fraction
+from string import ascii_uppercase
+
+from mirl_core.algorithm.answers import equivalent, normalize
+from mirl_core.tasks.questions import chosen
+
+_HEADING = re.compile(r"(?:choices|options)\s*:", re.I)
+_BARE = re.compile(r"[$€£]?([-+]?(?:\d[\d,]*\.?\d*|\.\d+))(%?)\.?")
+_VALUE = re.compile(r"-?\d+(?:\.\d+|/\d+)?")
+
+
+def parse_choices(text: str) -> tuple[str, ...]:
+    """The options in a text: a list as Python or JSON writes it, or `A: … B: …`, `(A) … (B) …`, `A. … B. …`.
+
+    Marks count in the order of the alphabet only, after "Choices:" or "Options:" if that is there; one option
+    alone is none.
+    """
+    if text.strip().startswith("["):
+        try:
+            listed = ast.literal_eval(text.strip())
+        except (ValueError, SyntaxError):
+            return ()
+        return tuple(str(one).strip() for one in listed)
+    headings = list(_HEADING.finditer(text))
+    rest = text[headings[-1].end() :] if headings else text
+    found: list[str] = []
+    for letter in ascii_uppercase:
+        # The first option starts the text or a line; a later one may also follow a comma, or else a blank.
+        places = (r"(?:^|\n)\s*",) if letter == "A" else (r"[\n,;]\s*", r"\s")
+        marks = (re.search(rf"{place}(?:\({letter}\)|{letter}[:.)])", rest) for place in places)
+        mark = next((one for one in marks if one), None)
+        if mark is None:
+            break
+        if letter != "A":
+            found.append(rest[: mark.start()].strip().rstrip(",;").strip())
+        rest = rest[mark.end() :]
+    else:
+        return ()
+    return (*found, rest.strip()) if found else ()
+
+
+def option(form: str, choices: tuple[str, ...], truth: str) -> int | None:
+    """Which option the data set's answer means, from 0; None where it means none of them."""
+    if form == "text":
+        return choices.index(truth) if truth in choices else chosen(choices, truth)
+    if form == "index":
+        place = int(truth) if re.fullmatch(r"\d+", truth) else len(choices)
+    else:
+        letter = truth.strip().strip("().:").upper()
+        place = ascii_uppercase.index(letter) if letter and letter in ascii_uppercase else len(choices)
+    return place if place < len(choices) else None
+
+
+def rule(
+    truths: tuple[str, ...], tolerance: float | None, decimals: float | None
+) -> Callable[[str], bool] | None:
+    """The data set's own rule of rightness; None where sameness with one truth is the rule."""
+    if tolerance is None and decimals is None and len(truths) == 1:
+        return None
+
+    def accept(answer: str) -> bool:
+        return any(
+            equivalent(normalize(answer), normalize(truth))
+            or (tolerance is not None and within(answer, truth, tolerance))
+            or (decimals is not None and rounds_to(answer, truth, int(decimals)))
+            for truth in truths
+        )
+
+    return accept
+
+
+def within(answer: str, truth: str, tolerance: float) -> bool:
+    """Whether two bare numbers differ by at most `tolerance` of the truth: ChartQA's relaxed accuracy (Masry
+    et al. 2022, section 5.1), `14%` being 0.14. A truth of 0 has no tolerance."""
+    a, b = _bare(answer), _bare(truth)
+    return a is not None and b is not None and b != 0 and abs(a - b) <= tolerance * abs(b)
+
+
+def _bare(text: str) -> float | None:
+    if not (match := _BARE.fullmatch(text.strip())):
+        return None
+    return float(match[1].replace(",", "")) / (100 if match[2] else 1)
+
+
+def rounds_to(answer: str, truth: str, decimals: int) -> bool:
+    """Whether a number, with or without a unit, is the truth at the truth's decimals (MathVista's rule)."""
+    a, b = _value(answer), _value(truth)
+    return a is not None and b is not None and round(a, decimals) == round(b, decimals)
+
+
+def _value(text: str) -> Fraction | None:
+    found = normalize(text)
+    match = _VALUE.match(found.key) if found.kind == "number" else None
+    return None if match is None else Fraction(match[0])

@@ -1,0 +1,107 @@
+"""The bundled worlds as data sets: the same questions as in the model's own report, judges included."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+from PIL import Image
+
+from mirl_core.errors import ConfigError
+from mirl_core.tasks.questions import DataSet, Question
+from mirl_core.tasks.worlds import digits, easy_vqa
+from mirl_core.tasks.worlds.cases import Case, digits_cases, easy_family, easy_judge
+
+NAMES = (*(f"digits/{kind}" for kind in digits.KINDS), "easy-vqa")
+PARTS: tuple[digits.Part, ...] = ("dev", "test")
+"""What may be evaluated on; `train` is what the bundled model has seen."""
+SCENES = 1000
+"""How many digits scenes there are where nobody says: the world itself has no end."""
+_TRAINING_SCENES = 1_000_000
+_SEED = 929
+
+
+def open_world(name: str, part: str, limit: int | None, seed: int) -> DataSet:
+    """A world's questions.
+
+    Digits: one question on each of the part's first `limit` scenes; their seed is the world's own. easy-VQA:
+    the published questions, in an order by `seed` that asks every picture once before any twice, and of that
+    the first `limit`. A larger limit only ever appends.
+
+    Raises:
+        ConfigError: there is no such part.
+    """
+    chosen = next((known for known in PARTS if known == part), None)
+    if chosen is None:
+        raise ConfigError(f"{name} has no part '{part}'; there are: {', '.join(PARTS)}", param="part")
+    if name == "easy-vqa":
+        pictures = easy_vqa.pictures(chosen)
+        order = easy_order(pictures, np.random.default_rng([_SEED, seed]))[:limit]
+        return DataSet(name, part, tuple(easy_question(pictures[place], number) for place, number in order))
+    cases = digits_cases(name.replace("/", "-"), chosen, SCENES if limit is None else limit)
+    return DataSet(name, part, tuple(_digits_question(case) for case in cases))
+
+
+def _digits_question(case: Case) -> Question:
+    return Question(
+        key=case.clusters[0],
+        text=case.question,
+        answer=case.answer,
+        image=lambda: case.image,
+        family=case.family,
+        clusters=case.clusters,
+        describes=case.judge,
+    )
+
+
+def easy_order(pictures: Sequence[easy_vqa.Picture], rng: np.random.Generator) -> list[tuple[int, int]]:
+    """(picture, number of its question) in an order that asks every picture once before any twice."""
+    placed = [
+        (round_, turn, int(place), int(number))
+        for turn, place in enumerate(rng.permutation(len(pictures)))
+        for round_, number in enumerate(rng.permutation(len(pictures[place].questions)))
+    ]
+    return [(place, number) for _, _, place, number in sorted(placed)]
+
+
+def easy_question(picture: easy_vqa.Picture, number: int) -> Question:
+    """Question `number` of those that were published about a picture."""
+    text, answer = picture.questions[number]
+    return Question(
+        key=f"{picture.name}-{number:02d}",
+        text=text,
+        answer=answer,
+        image=picture.image,
+        family=easy_family(answer),
+        clusters=(picture.name,),
+        describes=easy_judge(picture, text),
+    )
+
+
+def references(name: str, count: int, seed: int) -> tuple[Image.Image, ...]:
+    """Pictures for the `reference` estimator, drawn from the world's *training* pictures.
+
+    All digits data sets get pictures of `iid` scenes: those are what a deployment has before it meets a shift
+    that it doesn't know of.
+
+    Raises:
+        ConfigError: `name` is no world, and so has no training pictures; or `count` is out of range.
+    """
+    if name not in NAMES:
+        raise ConfigError(
+            f"{name} has no training pictures for the `reference` estimator; use the estimators text and "
+            f"blank, or a world: {', '.join(NAMES)}",
+            param="estimators",
+        )
+    if not 1 <= count <= 1000:
+        raise ConfigError(f"references: {count} pictures; give 1 to 1000", param="references")
+    rng = np.random.default_rng([_SEED, 1, seed])
+    if name == "easy-vqa":
+        pictures = easy_vqa.pictures("train")
+        return tuple(pictures[place].image() for place in _draw(rng, len(pictures), count))
+    scenes = [digits.draw_scene("iid", "train", place) for place in _draw(rng, _TRAINING_SCENES, count)]
+    return tuple(Image.fromarray(picture) for picture in digits.render(scenes))
+
+
+def _draw(rng: np.random.Generator, total: int, count: int) -> list[int]:
+    return [int(place) for place in rng.choice(total, size=count, replace=False)]

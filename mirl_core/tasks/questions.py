@@ -1,0 +1,117 @@
+"""What is asked: a picture, a question, the truth, and whether an answer is right.
+
+Rightness is sameness in the sense of `mirl_core.algorithm.answers` (the relation by which chains vote), so that a vote
+never joins two answers of which one is right and the other wrong; but for choices, where letter and text of
+an option vote apart and are right together, and for data sets that are judged by a rule of their own.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from string import ascii_uppercase
+from typing import TYPE_CHECKING
+
+from mirl_core.algorithm.answers import equivalent, normalize
+from mirl_core.types import Conversation
+
+if TYPE_CHECKING:
+    from PIL.Image import Image
+
+_LETTER = re.compile(r"[(\[]?([A-Za-z])[)\].:]{0,2}")
+_LETTER_AND_MORE = re.compile(r"[(\[]?([A-Za-z])[)\].:]{1,2}\s+(.+)", re.DOTALL)
+
+
+@dataclass(frozen=True, slots=True)
+class Question:
+    """One question about a picture, with its truth."""
+
+    key: str
+    """Unique and stable within its data set, e.g. `digits-iid-test-000012`."""
+    text: str
+    """What the user asks, choices already rendered into it if there are any."""
+    answer: str
+    """The truth; of a question with choices the option's letter or its text."""
+    image: Callable[[], Image]
+    """Loads or draws the picture (RGB)."""
+    family: str = ""
+    """Kind of question, where the data set tells."""
+    clusters: tuple[str, ...] = ()
+    """What is resampled together: the scene first, then its glyphs; () means (key,)."""
+    choices: tuple[str, ...] = ()
+    """The options' texts, A first."""
+    describes: Callable[[str], bool] | None = None
+    """Whether a description is right, where the world can tell."""
+    accept: Callable[[str], bool] | None = None
+    """Whether an answer is right, where the data set has a rule of its own (a tolerance, a list)."""
+    more_images: tuple[Callable[[], Image], ...] = ()
+    """Further pictures of the same question, shown after the first."""
+
+    def conversation(self) -> Conversation:
+        """One user message: the picture (or pictures), then the text."""
+        pictures = [{"type": "image", "image": load()} for load in (self.image, *self.more_images)]
+        text = {"type": "text", "text": self.text}
+        return Conversation(({"role": "user", "content": [*pictures, text]},))
+
+
+@dataclass(frozen=True, slots=True)
+class DataSet:
+    """Questions under one name."""
+
+    name: str
+    """`digits/iid`, `easy-vqa`, `file.jsonl`, `hf:mathvista`."""
+    part: str
+    """`dev`, `test`, or a split's own name."""
+    questions: tuple[Question, ...]
+
+
+def is_right(question: Question, answer: str | None) -> bool:
+    """Whether `answer`, as `mirl_core.algorithm.answers.extract` returns it, is the truth.
+
+    The data set's own rule where it has one; with choices, letter and text of the right option, alone or
+    together (`B`, `(b).`, `B. cat`, `cat`); else the same answer after normalisation. No answer is wrong.
+    """
+    if answer is None:
+        return False
+    if question.accept is not None:
+        return question.accept(answer)
+    if question.choices:
+        truth = chosen(question.choices, question.answer)
+        return truth is not None and chosen(question.choices, answer) == truth
+    return equivalent(normalize(answer), normalize(question.answer))
+
+
+def chosen(choices: Sequence[str], answer: str) -> int | None:
+    """Which option an answer names, from 0; None where it names none, or several that read the same.
+
+    A lone letter is a letter even where another option's text is that letter. Otherwise an option's exact
+    text comes before the reading as a letter with text, since `E. coli` may be an option.
+    """
+    text = answer.strip()
+    if (letter := _LETTER.fullmatch(text)) and (place := _place(letter[1], choices)) is not None:
+        return place
+    folded = [_fold(choice) for choice in choices]
+    if folded.count(_fold(text)) == 1:
+        return folded.index(_fold(text))
+    if (both := _LETTER_AND_MORE.fullmatch(text)) and (place := _place(both[1], choices)) is not None:
+        return place
+    found = normalize(text)
+    if found.kind == "option" and (place := _place(found.key, choices)) is not None:
+        return place
+    same = [place for place, choice in enumerate(choices) if equivalent(normalize(choice), found)]
+    return same[0] if len(same) == 1 else None
+
+
+def render_choices(choices: Sequence[str]) -> str:
+    """`A. first`, a line each."""
+    return "\n".join(f"{letter}. {choice}" for letter, choice in zip(ascii_uppercase, choices, strict=False))
+
+
+def _place(letter: str, choices: Sequence[str]) -> int | None:
+    place = ascii_uppercase.index(letter.upper())
+    return place if place < len(choices) else None
+
+
+def _fold(text: str) -> str:
+    return " ".join(text.casefold().split()).rstrip(".")

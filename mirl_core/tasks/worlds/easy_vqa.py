@@ -1,0 +1,204 @@
+"""The world of easy-VQA: the published data set's own pictures, questions and split, with our descriptions.
+
+Pictures show one shape in one colour on a light ground. The data set gives questions and answers only; what a
+picture shows is worked out from its answers, and from its pixels where they leave the colour open.
+A twentieth of the published *training* pictures (by a fixed seed) is held out as ``dev``; ``test`` is the
+published test set.
+"""
+
+from __future__ import annotations
+
+import functools
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import numpy as np
+import numpy.typing as npt
+
+from mirl_core.tasks.worlds.digits import Part
+
+if TYPE_CHECKING:
+    from PIL import Image
+
+SHAPES = ("circle", "rectangle", "triangle")
+COLOURS = ("red", "green", "blue", "black", "gray", "teal", "brown", "yellow")
+_DEV_SEED = 41
+_NEGATED = re.compile(r"\b(not|no)\b")
+_SHAPE = re.compile(r"\b(" + "|".join(SHAPES) + r")\b")
+_COLOUR = re.compile(r"\b(" + "|".join(COLOURS) + r")\b")
+
+
+@dataclass(frozen=True, slots=True)
+class Sight:
+    """What is seen in a picture, or mentioned by a description; None is "not mentioned"."""
+
+    shape: str | None
+    colour: str | None
+
+
+@dataclass(frozen=True, slots=True)
+class Picture:
+    """One picture of the data set with its truth and its published questions (text, answer)."""
+
+    part: Part
+    number: int
+    path: str
+    sight: Sight
+    questions: tuple[tuple[str, str], ...]
+
+    @property
+    def name(self) -> str:
+        return f"easy-vqa-{self.part}-{self.number:04d}"
+
+    def image(self) -> Image.Image:
+        """The picture, RGB, 64 x 64."""
+        from PIL import Image
+
+        with Image.open(self.path) as file:
+            return file.convert("RGB")
+
+
+@functools.lru_cache(maxsize=3)
+def pictures(part: Part) -> tuple[Picture, ...]:
+    """All pictures of a part, in the order of their published numbers."""
+    import easy_vqa
+
+    published = "test" if part == "test" else "train"
+    paths = getattr(easy_vqa, f"get_{published}_image_paths")()
+    texts, answers, numbers = getattr(easy_vqa, f"get_{published}_questions")()
+    asked: dict[int, list[tuple[str, str]]] = {n: [] for n in sorted(paths)}
+    for text, answer, number in zip(texts, answers, numbers, strict=True):
+        asked[number].append((text, answer))
+    held_out = set(np.random.default_rng(_DEV_SEED).permutation(len(paths))[: len(paths) // 20].tolist())
+    chosen = [n for n in asked if part == "test" or (n in held_out) == (part == "dev")]
+    return tuple(Picture(part, n, paths[n], _sight(asked[n], paths[n]), tuple(asked[n])) for n in chosen)
+
+
+def _sight(asked: Sequence[tuple[str, str]], path: str) -> Sight:
+    shapes, colours = set(SHAPES), set(COLOURS)
+    for text, answer in asked:
+        shape, colour = _SHAPE.search(text), _COLOUR.search(text)
+        if answer in SHAPES or answer in COLOURS:
+            shapes &= {answer} if answer in SHAPES else ({shape.group()} if shape else shapes)
+            colours &= {answer} if answer in COLOURS else ({colour.group()} if colour else colours)
+            continue
+        present = (answer == "yes") != bool(_NEGATED.search(text))
+        if shape:
+            shapes = shapes & {shape.group()} if present else shapes - {shape.group()}
+        if colour:
+            colours = colours & {colour.group()} if present else colours - {colour.group()}
+    if len(colours) > 1 or len(shapes) > 1:
+        shape_seen, colour_seen = _look(path, sorted(shapes), sorted(colours))
+        return Sight(shape_seen, colour_seen)
+    return Sight(shapes.pop(), colours.pop())
+
+
+_PIXELS = {
+    "red": (255, 0, 0),
+    "green": (0, 255, 0),
+    "blue": (0, 0, 255),
+    "black": (0, 0, 0),
+    "gray": (128, 128, 128),
+    "teal": (0, 128, 128),
+    "brown": (165, 42, 42),
+    "yellow": (255, 255, 0),
+}
+
+
+_FILL = {"circle": 0.785, "rectangle": 1.0, "triangle": 0.5}
+"""Share of its bounding box that a shape covers."""
+
+
+def _look(path: str, shapes: Sequence[str], colours: Sequence[str]) -> tuple[str, str]:
+    """The shape and colour among the candidates that the pixels show."""
+    from PIL import Image
+
+    with Image.open(path) as file:
+        picture = np.asarray(file.convert("RGB"), np.float64)
+    ink = np.abs(picture - np.median(picture, axis=(0, 1))).sum(2) > 60
+    rows, columns = np.flatnonzero(ink.any(1)), np.flatnonzero(ink.any(0))
+    area = (rows[-1] - rows[0] + 1) * (columns[-1] - columns[0] + 1)
+    fill, paint = float(ink.sum() / area), np.median(picture[ink], axis=0)
+    return (
+        min(shapes, key=lambda s: abs(_FILL[s] - fill)),
+        min(colours, key=lambda c: float(((paint - np.array(_PIXELS[c])) ** 2).sum())),
+    )
+
+
+def pixels(part: Part) -> npt.NDArray[np.uint8]:
+    """All pictures of a part: [n, 64, 64, 3] RGB."""
+    return np.stack([np.asarray(p.image(), np.uint8) for p in pictures(part)])
+
+
+def needs(question: str) -> tuple[bool, bool]:
+    """Whether a question needs the shape, and the colour, of what is seen."""
+    if question.startswith("what"):
+        colour = "color" in question
+        return not colour, colour
+    return bool(_SHAPE.search(question)), bool(_COLOUR.search(question))
+
+
+def write_description(sight: Sight, question: str, rng: np.random.Generator) -> str:
+    """`a red circle`, or only what the question needs."""
+    shape, colour = needs(question)
+    full = rng.random() < 0.7
+    if sight.shape is None or (not full and colour):
+        return f"a {sight.colour} shape"
+    if sight.colour is None or (not full and shape):
+        return f"a {sight.shape}"
+    return f"a {sight.colour} {sight.shape}"
+
+
+_DESCRIPTION = re.compile(rf"^a (?:({'|'.join(COLOURS)}) )?({'|'.join(SHAPES)}|shape)$")
+
+
+def parse_description(text: str) -> Sight | None:
+    """What a description says, or None where the text is not of the language."""
+    match = _DESCRIPTION.match(text)
+    if match is None or match.group(0) == "a shape":
+        return None
+    return Sight(None if match.group(2) == "shape" else match.group(2), match.group(1))
+
+
+def imply(question: str, sight: Sight) -> str | None:
+    """The answer that a description implies, or None where it does not say enough."""
+    shape, colour = needs(question)
+    value = sight.shape if shape else sight.colour
+    if question.startswith("what") or value is None:
+        return value
+    named = (_SHAPE if shape else _COLOUR).search(question)
+    assert named is not None
+    assert shape != colour
+    return "yes" if (value == named.group()) != bool(_NEGATED.search(question)) else "no"
+
+
+def reason(question: str, sight: Sight) -> tuple[str, str]:
+    """One short written step, and the answer it ends in."""
+    answer = imply(question, sight)
+    if answer is None:
+        raise ValueError("the description does not say enough to reason about the question")
+    shape, _ = needs(question)
+    value = sight.shape if shape else sight.colour
+    if question.startswith("what"):
+        return f"it is {value}", answer
+    named = (_SHAPE if shape else _COLOUR).search(question)
+    assert named is not None
+    step = f"it is {named.group()}" if value == named.group() else f"it is {value}, not {named.group()}"
+    return (f"{step}; asked if not" if _NEGATED.search(question) else step), answer
+
+
+def is_right(said: Sight | None, truth: Sight, question: str) -> bool:
+    """Whether everything mentioned is true and nothing that the question needs is missing."""
+    if said is None or imply(question, said) is None:
+        return False
+    return said.shape in (None, truth.shape) and said.colour in (None, truth.colour)
+
+
+def corrupt(sight: Sight, rng: np.random.Generator) -> Sight:
+    """A wrong view: another shape, another colour, or both."""
+    kind = rng.random()
+    shape = str(rng.choice([s for s in SHAPES if s != sight.shape])) if kind < 0.6 else sight.shape
+    colour = str(rng.choice([c for c in COLOURS if c != sight.colour])) if kind > 0.4 else sight.colour
+    return Sight(shape, colour)

@@ -1,0 +1,1 @@
+"""Ranks of a run and what they share; imports torch.distributed through accelerate."""

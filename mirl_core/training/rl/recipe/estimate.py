@@ -1,0 +1,132 @@
+"""What a recipe asks for, on paper: sequences and tokens a step, and memory. No weights, no network."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+from mirl_core.training.rl.recipe.checks import model_folder
+from mirl_core.training.rl.recipe.config import RLRecipe
+
+__all__ = ["Estimate", "estimate"]
+
+_GIB = 2**30
+
+
+@dataclass(frozen=True, slots=True)
+class Estimate:
+    """Upper bounds of one step over all ranks, and what has to fit into a device's memory."""
+
+    descriptions: int
+    """Sequences of the first stage; 0 for the planner grpo."""
+    chains: int
+    """Sequences that may run to an answer."""
+    generated_tokens: int
+    scored_tokens: int
+    trained_tokens: int
+    parameters: int | None
+    """None: the model is not here, and the recipe assumes nothing."""
+    memory: tuple[tuple[str, float], ...] = ()
+    """What, and its GiB per rank."""
+
+    def lines(self) -> list[str]:
+        """For people."""
+        chains = f"{self.chains} {'chains' if self.descriptions else 'trajectories'}"
+        sequences = f"{self.descriptions} descriptions and {chains}" if self.descriptions else chains
+        tokens = f"{self.generated_tokens:,} tokens generated, {self.scored_tokens:,} scored"
+        found = [
+            f"a step: {sequences}",
+            f"a step, at most: {tokens}, {self.trained_tokens:,} trained on",
+        ]
+        if self.parameters is None:
+            return [*found, "parameters: unknown; set assumed_parameters for an estimate of memory"]
+        found.append(f"parameters: {self.parameters:,}")
+        found += [f"memory, {name}: {gib:.2f} GiB" for name, gib in self.memory]
+        return [*found, "memory of activations, KV cache and CUDA itself is not in these figures"]
+
+
+def estimate(recipe: RLRecipe, world: int = 1) -> Estimate:
+    """The recipe's estimate for `world` ranks."""
+    rollout, questions = recipe.rollout, recipe.data.questions
+    if recipe.planner == "grpo":
+        descriptions, chains = 0, questions * rollout.trajectories
+        generated = trained = chains * rollout.max_tokens
+        scored = 0
+    else:
+        kept = rollout.descriptions if rollout.gate == "none" else rollout.keep
+        descriptions, chains = questions * rollout.descriptions, questions * kept * rollout.forks
+        described = descriptions * rollout.description_tokens
+        generated = trained = described + chains * rollout.max_tokens
+        scored = _passes(recipe) * described
+    parameters = _parameters(recipe)
+    memory = () if parameters is None else tuple(_memory(recipe, parameters, world))
+    return Estimate(descriptions, chains, generated, scored, trained, parameters, memory)
+
+
+def _passes(recipe: RLRecipe) -> int:
+    """Scoring passes over every description: of the gate, and of the reward."""
+    gate = recipe.rollout.gate == "mi"
+    if recipe.rewards.description != "mi":
+        return int(gate)
+    return int(gate) + (2 if recipe.rewards.mi.scorer == "frozen" else 1)
+
+
+def _memory(recipe: RLRecipe, parameters: int, world: int) -> Iterator[tuple[str, float]]:
+    """Weights and optimiser state of one rank. Gradients and Adam's two moments are float32."""
+    optimizer = recipe.optimizer
+    half = optimizer.dtype == "bfloat16"
+    shards = world if optimizer.sharding == "fsdp2" else 1
+    if optimizer.lora is None:
+        yield "trainer (float32 weights, gradients, Adam)", 16 * parameters / shards / _GIB
+        if optimizer.kl:
+            yield "KL reference", 4 * parameters / shards / _GIB
+    else:
+        yield "trainer (base weights; adapters are small)", (2 if half else 4) * parameters / shards / _GIB
+    if (
+        recipe.planner == "mirl"
+        and recipe.rewards.description == "mi"
+        and recipe.rewards.mi.scorer == "frozen"
+    ):
+        yield "frozen scorer", (2 if half else 4) * parameters / _GIB
+    if recipe.rollout.engine == "in-process":
+        yield "rollout engine, weights (float32 on the CPU: twice this)", 2 * parameters / _GIB
+
+
+def _parameters(recipe: RLRecipe) -> int | None:
+    """Of a model folder, by its files or its config; else what the recipe assumes."""
+    folder = Path(model_folder(recipe))
+    if not (folder / "config.json").is_file():
+        return recipe.assumed_parameters
+    files = sorted(folder.glob("*.safetensors"))
+    if files:
+        return sum(map(_stored, files))
+    import torch
+    from transformers import AutoConfig, AutoModelForImageTextToText
+
+    with _quiet(), torch.device("meta"):
+        model = AutoModelForImageTextToText.from_config(AutoConfig.from_pretrained(folder))
+    return int(sum(parameter.numel() for parameter in model.parameters()))
+
+
+def _stored(file: Path) -> int:
+    """Parameters in a safetensors file, by its header: 8 bytes of length, then JSON."""
+    with file.open("rb") as stream:
+        header = json.loads(stream.read(int.from_bytes(stream.read(8), "little")))
+    return sum(math.prod(about["shape"]) for name, about in header.items() if name != "__metadata__")
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """Without transformers' advice, which is for those who load weights."""
+    from transformers.utils import logging
+
+    level = logging.get_verbosity()
+    logging.set_verbosity_error()
+    try:
+        yield
+    finally:
+        logging.set_verbosity(level)

@@ -1,0 +1,164 @@
+"""Several runs of one base recipe, each in a process of its own.
+
+    base: rl-digits-mirl.yaml         # relative to the plan
+    seeds: [0, 1, 2]
+    set: {steps: 200}                 # of all runs
+    runs:
+      - {name: mirl}
+      - {name: grpo, set: {planner: grpo}}
+      - {name: random, seeds: [0], set: {rollout.gate: random}}
+
+Every run is OUTPUT/NAME/seed-S. A finished one is never run again; an unfinished one goes on. The first seed
+of all runs comes before any second one, so that a study which is not through yet compares them already. Runs
+are made one after the other; who starts the same study twice has two side by side.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from itertools import zip_longest
+from pathlib import Path
+from types import FrameType
+from typing import Annotated, Any
+
+import typer
+from pydantic import Field
+
+from mirl_core.config import Settings
+from mirl_core.errors import ConfigError
+from mirl_core.training.recipe import read_yaml, validated
+from mirl_core.training.rl.recipe.checks import check, dump, load_rl_recipe
+from mirl_core.training.rl.recipe.config import RLRecipe
+from mirl_core.training.rl.state.run_folder import is_finished
+
+__all__ = ["StudyPlan", "load_plan", "run_study"]
+
+
+class StudyRun(Settings):
+    """One line of a study."""
+
+    name: Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9.+_-]*$")]
+    """Its folder, and its label in the report."""
+    seeds: tuple[int, ...] | None = None
+    """None: the study's."""
+    set: dict[str, Any] = {}  # noqa: RUF012  pydantic copies it
+    """What differs from the base recipe, by dotted keys."""
+
+
+class StudyPlan(Settings):
+    """A study."""
+
+    base: Path
+    """The recipe that all runs begin with."""
+    seeds: Annotated[tuple[int, ...], Field(min_length=1)] = (0,)
+    """Each run is made once a seed."""
+    set: dict[str, Any] = {}  # noqa: RUF012
+    """What all runs change in the base recipe."""
+    runs: Annotated[tuple[StudyRun, ...], Field(min_length=1)]
+    """In this order; the first seed of all of them, then the second."""
+
+
+def load_plan(path: Path) -> StudyPlan:
+    """The plan in a YAML file; its base is found beside it.
+
+    Raises:
+        ConfigError: the file or a key in it is wrong, or two runs have one name.
+    """
+    plan = validated(read_yaml(path), StudyPlan, path)
+    names = [run.name for run in plan.runs]
+    for name in names:
+        if names.count(name) > 1:
+            raise ConfigError(f"recipe {path}: runs: two are called '{name}'", param="runs")
+    return plan.model_copy(update={"base": path.parent / plan.base})
+
+
+def run_study(
+    plan: StudyPlan, output: Path, max_seconds: float | None = None, command: Sequence[str] = ()
+) -> Iterator[str]:
+    """Make the runs that are missing; yields a line about each.
+
+    Args:
+        max_seconds: of the whole call.
+        command: what runs a recipe, `--config FILE` appended; empty: `mirl-train rl` of this Python.
+
+    Raises:
+        ConfigError: a run's recipe is wrong; all are checked before the first begins.
+        typer.Exit: a run failed or was stopped, with its exit code. What is finished stays.
+    """
+    until = None if max_seconds is None else time.monotonic() + max_seconds
+    rounds = zip_longest(*(_recipes(plan, run, output) for run in plan.runs))
+    recipes = dict(named for round_ in rounds for named in round_ if named is not None)
+    for recipe in recipes.values():
+        check(recipe)
+    for name, recipe in recipes.items():
+        if is_finished(recipe):
+            yield f"{name}: finished already"
+            continue
+        left = None if until is None else until - time.monotonic()
+        if left is not None and left <= 0:
+            yield "stopped on time; run the same command again to go on"
+            return
+        with _taken(recipe.output) as taken:
+            if not taken:
+                yield f"{name}: another process is at it"
+                continue
+            code = _run(recipe, left, command or (sys.executable, "-m", "mirl_core.training.cli", "rl"))
+        if code:
+            typer.echo(f"mirl-train: {name} ended with exit code {code}; run the same again", err=True)
+            raise typer.Exit(code)
+        yield f"{name}: {'finished' if is_finished(recipe) else 'stopped on time'}"
+
+
+def _recipes(plan: StudyPlan, run: StudyRun, output: Path) -> Iterator[tuple[str, RLRecipe]]:
+    for seed in plan.seeds if run.seeds is None else run.seeds:
+        folder = output / run.name / f"seed-{seed}"
+        changes: Mapping[str, Any] = {**plan.set, **run.set, "seed": seed, "output": str(folder)}
+        yield f"{run.name}/seed-{seed}", load_rl_recipe(plan.base, changes)
+
+
+@contextmanager
+def _taken(folder: Path) -> Iterator[bool]:
+    """Whether a run is this study's to make; held until it is made."""
+    folder.mkdir(parents=True, exist_ok=True)
+    with (folder / "study.lock").open("w") as lock:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            yield False
+        else:
+            yield True
+
+
+def _run(recipe: RLRecipe, seconds: float | None, command: Sequence[str]) -> int:
+    """One run, to its end; signals are passed on to it. Its exit code, as a shell has it."""
+    config = recipe.output / "study-recipe.yaml"
+    config.write_text(dump(recipe), encoding="utf-8")
+    words = [*command, "--config", str(config)]
+    if seconds is not None:
+        words += ["--max-seconds", str(max(seconds, 0.0))]
+    started: list[subprocess.Popen[bytes]] = []
+
+    def pass_on(number: int, frame: FrameType | None) -> None:
+        del frame
+        for child in started:
+            child.send_signal(number)
+        if not started:
+            raise typer.Exit(128 + number)
+
+    # Before the child is there, so that none is ever left behind.
+    before = {signal.SIGTERM: signal.signal(signal.SIGTERM, pass_on)}
+    try:
+        started.append(subprocess.Popen(words))  # noqa: S603  this Python, this package
+        # On Ctrl-C a terminal tells the child by itself. Set now: a child inherits what is ignored.
+        before[signal.SIGINT] = signal.signal(signal.SIGINT, signal.SIG_IGN)
+        code = started[0].wait()
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+    return 128 - code if code < 0 else code

@@ -1,0 +1,172 @@
+"""Where a run's figures go: metrics.jsonl always, TensorBoard and Weights & Biases where asked for.
+
+Files of lines belong to a checkpoint: what they hold of later steps is cut off before a run goes on, so that
+no step appears twice.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, Protocol
+
+from mirl_core.errors import ConfigError
+from mirl_core.training.rl.recipe.config import LogConfig
+
+__all__ = ["Lines", "Monitor", "cut_back", "read_lines"]
+
+
+class Lines:
+    """JSON lines with a `step` each, every one flushed as it is written."""
+
+    def __init__(self, path: Path) -> None:
+        self._file = path.open("a", encoding="utf-8")
+
+    def log(self, step: int, values: Mapping[str, Any]) -> None:
+        """Append one line. What isn't finite becomes null: NaN is no JSON."""
+        line = {"step": step} | {name: _plain(value) for name, value in values.items()}
+        self._file.write(json.dumps(line, ensure_ascii=False, allow_nan=False) + "\n")
+        self._file.flush()
+
+    def close(self) -> None:
+        self._file.close()
+
+
+def read_lines(path: Path) -> list[dict[str, Any]]:
+    """The lines of a file of `Lines`, without what a kill left half-written at its end; empty without file.
+
+    Raises:
+        ConfigError: a line before the last is no JSON object with a step.
+    """
+    if not path.is_file():
+        return []
+    texts = path.read_bytes().split(b"\n")
+    found = []
+    # What follows the last newline is empty, or was never finished.
+    for number, text in enumerate(texts[:-1], 1):
+        try:
+            line = json.loads(text)
+            if not isinstance(line.get("step"), int):
+                raise ValueError("no step")
+        except (ValueError, AttributeError) as error:
+            raise ConfigError(f"{path}, line {number}: not a line of a run ({error})") from error
+        found.append(line)
+    return found
+
+
+def cut_back(path: Path, step: int) -> None:
+    """Drop the lines of steps after `step`, whole or not at all."""
+    if not path.is_file():
+        return
+    kept = [line for line in read_lines(path) if line["step"] <= step]
+    part = path.with_name(path.name + ".part")
+    with part.open("w", encoding="utf-8") as file:
+        for line in kept:
+            file.write(json.dumps(line, ensure_ascii=False) + "\n")
+    part.replace(path)
+
+
+class Sink(Protocol):
+    """Takes a step's figures."""
+
+    def log(self, step: int, values: Mapping[str, Any]) -> None: ...
+
+    def close(self) -> None: ...
+
+
+class TensorBoard:
+    """Event files; what an earlier process wrote of steps after `step` is purged."""
+
+    def __init__(self, folder: Path, step: int) -> None:
+        from torch.utils.tensorboard import SummaryWriter
+
+        self._writer = SummaryWriter(str(folder), purge_step=step + 1)
+
+    def log(self, step: int, values: Mapping[str, Any]) -> None:
+        for name, value in values.items():
+            if _number(value):
+                self._writer.add_scalar(name, value, step)
+        self._writer.flush()
+
+    def close(self) -> None:
+        self._writer.close()
+
+
+class WeightsAndBiases:
+    """One W&B run a folder, taken up again by the id that is kept there."""
+
+    def __init__(self, folder: Path, project: str, config: Mapping[str, Any]) -> None:
+        import wandb
+
+        marker = folder / "wandb-id"
+        identity = marker.read_text().strip() if marker.is_file() else wandb.util.generate_id()
+        try:
+            self._run = wandb.init(
+                project=project, id=identity, resume="allow", dir=str(folder), config=dict(config)
+            )
+        except Exception as error:
+            # Its errors share no base; whatever it is, the run has not begun.
+            raise ConfigError(f"log.wandb: {' '.join(str(error).split())}", param="log.wandb") from error
+        marker.write_text(identity)
+        # W&B refuses to go back in its own count of steps, which a resumed run does.
+        self._run.define_metric("step")
+        self._run.define_metric("*", step_metric="step")
+
+    def log(self, step: int, values: Mapping[str, Any]) -> None:
+        self._run.log({"step": step} | {name: value for name, value in values.items() if _number(value)})
+
+    def close(self) -> None:
+        self._run.finish()
+
+
+class Monitor:
+    """All sinks of a run that stands at `step`.
+
+    Args:
+        config: the recipe, for W&B.
+
+    Raises:
+        ConfigError: a sink can't be opened.
+    """
+
+    def __init__(self, folder: Path, log: LogConfig, step: int, config: Mapping[str, Any]) -> None:
+        self._others: list[Sink] = []
+        if log.wandb is not None:
+            self._others.append(WeightsAndBiases(folder, log.wandb, config))
+        if log.tensorboard:
+            self._others.append(TensorBoard(folder / "tensorboard", step))
+        path = folder / "metrics.jsonl"
+        cut_back(path, step)
+        self._lines = Lines(path)
+
+    def log(self, step: int, values: Mapping[str, Any]) -> None:
+        """One line, once a step."""
+        for sink in (self._lines, *self._others):
+            sink.log(step, values)
+
+    def look(self, step: int, values: Mapping[str, Any]) -> None:
+        """A look's figures, for all but metrics.jsonl: looks have a file of their own."""
+        for sink in self._others:
+            sink.log(step, values)
+
+    def close(self) -> None:
+        for sink in (self._lines, *self._others):
+            sink.close()
+
+
+def _number(value: object) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
+
+
+def _plain(value: Any) -> Any:
+    """`value` for JSON, numbers of numpy's or torch's included."""
+    if isinstance(value, Mapping):
+        return {str(name): _plain(one) for name, one in value.items()}
+    if isinstance(value, list | tuple):
+        return [_plain(one) for one in value]
+    if value is None or isinstance(value, str | bool | int):
+        return value
+    number = float(value)
+    return number if math.isfinite(number) else None

@@ -1,0 +1,274 @@
+"""The policy's weights to vLLM servers, GPU to GPU: one NCCL broadcast to the workers of all of them.
+
+The servers run with VLLM_SERVER_DEV_MODE=1 and `--weight-transfer-config '{"backend": "nccl"}'`; how far
+those routes are open is said in `sync_remote.py`. vLLM 0.32's own weight transfer does the work on both
+sides: the first rank is rank 0 of a process group of its own with all workers, and parameters go packed, a
+gigabyte at a time, gathered one by one where they are sharded. Servers are paused before and renewed after
+as for a folder.
+
+It has not been run on GPUs, for want of any. Tests run vLLM's routes, its rendezvous and both of its ends on
+the CPU, with a stand-in for the NCCL communicator itself.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Callable, Coroutine, Mapping, Sequence
+from concurrent.futures import Executor
+from contextlib import suppress
+from typing import Any, Protocol, TypeVar
+
+from mirl_core.engines.common.score_batches import together
+from mirl_core.engines.remote.engine import RemoteEngine
+from mirl_core.engines.remote.server import Lost, Server
+from mirl_core.errors import ConfigError, EngineError, MIRLError
+from mirl_core.training.rl.weight_sync.in_process import in_thread, transfer_source
+from mirl_core.training.rl.weight_sync.rendezvous import meeting_point
+from mirl_core.training.rl.weight_sync.shared_folder import Running, check_server, control, pause, renew
+from mirl_core.training.rl.weight_sync.weight_stream import WeightStream
+
+__all__ = ["RemoteTransferSync"]
+
+BACKEND = "nccl"
+T = TypeVar("T")
+Failures = dict[Server, Exception]
+
+
+class Streams(Protocol):
+    """A policy whose weights can be had one at a time."""
+
+    def stream(self) -> WeightStream: ...
+
+
+class RemoteTransferSync:
+    """Sends weights to all servers at once.
+
+    A server that fails before anything is sent is left out, and is back in the group with the first push that
+    finds it; so is one that was restarted. One that is lost in the middle ends the push for all, and all of
+    them must be restarted: they wait in a broadcast of which the rest never comes.
+
+    Args:
+        engine: whose servers.
+        address: `HOST`, `HOST:PORT` or `:PORT`, of this machine as the servers reach it; None: the address
+            from which this machine reaches them, and any free port.
+        running: what becomes of requests that run meanwhile.
+        first: whether this rank sends; the others only take part in gathering, and whoever calls waits for
+            the first before it samples again.
+        thread: where torch may work. All collectives of all ranks must come from it.
+    """
+
+    def __init__(
+        self,
+        engine: RemoteEngine,
+        *,
+        address: str | None = None,
+        running: Running = "wait",
+        first: bool = True,
+        thread: Executor | None = None,
+    ) -> None:
+        self._engine = engine
+        self._address = address
+        self._running = running
+        self._first = first
+        self._thread = thread
+        self._stream: WeightStream | None = None
+        self._members: tuple[Server, ...] = ()
+        self._version: str | None = None
+        self._sender: Any = None
+
+    async def check(self) -> None:
+        """Find out before training whether the servers take weights so, and can reach this machine.
+
+        Raises:
+            ConfigError: one of them was started otherwise, or `address` isn't one of this machine.
+        """
+        servers = [server for server in self._engine.servers if server.up]
+        await asyncio.gather(*(check_server(server) for server in servers))
+        await asyncio.gather(*(_check_backend(server) for server in servers))
+        if self._first:
+            await self._meeting_point(servers)
+
+    async def push(self, policy: Streams, version: int) -> None:
+        """Have the servers sample with the policy's weights, which are then called `version`.
+
+        Raises:
+            ConfigError: the policy's weights can't be sent one by one; nothing has been done.
+            EngineError: no server has them.
+        """
+        if self._stream is None:
+            self._stream = policy.stream()
+        stream = self._stream
+        try:
+            if self._first:
+                await self._update(stream, str(version))
+            else:
+                self._engine.expect(str(version))
+        finally:
+            # Whatever became of the servers: the other ranks are gathering, each parameter with all the rest.
+            await in_thread(self._thread, stream.complete)
+
+    async def close(self) -> None:
+        """Leave the process group, and have the servers leave it; they keep what they have."""
+        members = self._members
+        await self._disband()
+
+        async def leave(server: Server) -> None:
+            with suppress(Lost, MIRLError):
+                await server.control("POST", "/shutdown_weight_transfer_engine")
+
+        await asyncio.gather(*(leave(server) for server in members))
+
+    async def _update(self, stream: WeightStream, version: str) -> None:
+        failures: Failures = {}
+        found = await _each(self._engine.servers, self._pause, failures)
+        if found:
+            # One that was restarted has forgotten its group, and says another version than the last push's.
+            same = set(found) == set(self._members) and set(found.values()) == {self._version}
+            try:
+                if self._sender is None or not same:
+                    await self._gather_servers(tuple(found), stream, failures)
+                if self._members:
+                    await in_thread(self._thread, self._sender.send_weights)
+            except Exception as error:  # noqa: BLE001 - vLLM's, torch's and NCCL's have no root in common
+                await self._disband()
+                told = error if isinstance(error, ConfigError) else _broken(error)
+                failures |= {server: told for server in found if server not in failures}
+
+        async def finish(server: Server) -> None:
+            if server in failures:
+                raise failures[server]
+            await renew(server, version)
+
+        await self._engine.update(finish, version)
+        self._version = version
+
+    async def _pause(self, server: Server) -> str:
+        """The version of a server's weights, now that it is paused."""
+        await pause(server, self._running)
+        return str((await server.control("GET", "/weight_info"))["weight_version"])
+
+    async def _gather_servers(
+        self, servers: Sequence[Server], stream: WeightStream, failures: Failures
+    ) -> None:
+        """Make the process group anew, of all of these that are able to."""
+        from vllm.distributed.weight_transfer import WeightTransferTrainerFactory
+        from vllm.distributed.weight_transfer.nccl_engine import NCCLTrainerInitInfo
+
+        await self._disband()
+        workers = await _each(servers, _released, failures)
+        if not workers:
+            return
+        host, port = await self._meeting_point(list(workers))
+        info = NCCLTrainerInitInfo(
+            master_address=host, master_port=port, world_size=1 + sum(workers.values()), rank=0
+        )
+        fleet = _Fleet(workers, asyncio.get_running_loop(), self._abort)
+
+        def meet() -> Any:
+            return WeightTransferTrainerFactory.trainer_init(
+                info, client=fleet, source=transfer_source(stream)
+            )
+
+        self._sender = await in_thread(self._thread, meet)
+        self._members = tuple(workers)
+
+    async def _meeting_point(self, servers: Sequence[Server]) -> tuple[str, int]:
+        return await asyncio.to_thread(meeting_point, self._address, [server.url for server in servers])
+
+    async def _disband(self) -> None:
+        """Leave the process group, if there is one."""
+        sender, self._sender, self._members = self._sender, None, ()
+        if sender is not None:
+            await in_thread(self._thread, sender.shutdown)
+
+    def _abort(self) -> None:
+        """Free the trainer's thread, which sends to a server that receives nothing any more."""
+        group = getattr(self._sender, "model_update_group", None)
+        if group is not None:
+            group.destroy()
+
+
+class _Fleet:
+    """vLLM's `VLLMWeightSyncClient` for several servers; its calls come from other threads than the loop's.
+
+    Args:
+        workers: how many ranks of the group each server has, in the order of these ranks.
+        abort: called when not all of them receive.
+    """
+
+    def __init__(
+        self, workers: Mapping[Server, int], loop: asyncio.AbstractEventLoop, abort: Callable[[], None]
+    ) -> None:
+        self._workers = workers
+        self._loop = loop
+        self._abort = abort
+
+    def init_weight_transfer_engine(self, init_info: dict[str, Any]) -> None:
+        calls: list[Coroutine[Any, Any, Any]] = []
+        offset = init_info["rank_offset"]
+        for server, workers in self._workers.items():
+            # vLLM counts a server's workers from this on.
+            body = {"init_info": {**init_info, "rank_offset": offset}}
+            calls.append(control(server, "/init_weight_transfer_engine", body))
+            offset += workers
+        self._wait(calls)
+
+    def start_weight_update(self) -> None:
+        self._wait([control(server, "/start_weight_update") for server in self._workers])
+
+    def update_weights(self, update_info: Any) -> None:
+        try:
+            body = {"update_info": update_info}
+            self._wait([control(server, "/update_weights", body) for server in self._workers])
+        except BaseException:
+            # Cancelled too: the broadcast that runs meanwhile would wait for ever for who doesn't receive.
+            self._abort()
+            raise
+
+    def finish_weight_update(self, weight_version: str | None = None) -> None:
+        # `renew` says the version, once the caches are gone.
+        self._wait([control(server, "/finish_weight_update") for server in self._workers])
+
+    def _wait(self, calls: Sequence[Coroutine[Any, Any, Any]]) -> None:
+        asyncio.run_coroutine_threadsafe(together(calls), self._loop).result()
+
+
+async def _each(
+    servers: Sequence[Server], work: Callable[[Server], Awaitable[T]], failures: Failures
+) -> dict[Server, T]:
+    """What `work` finds on each server; of those on which it fails, the error goes into `failures`."""
+    outcomes = await asyncio.gather(*(work(server) for server in servers), return_exceptions=True)
+    found: dict[Server, T] = {}
+    for server, outcome in zip(servers, outcomes, strict=True):
+        if isinstance(outcome, Lost | MIRLError):
+            failures[server] = outcome
+        elif isinstance(outcome, BaseException):
+            raise outcome
+        else:
+            found[server] = outcome
+    return found
+
+
+async def _released(server: Server) -> int:
+    """How many workers a server has, none of them in a process group any more: a trainer that was killed may
+    have left them in one."""
+    await control(server, "/shutdown_weight_transfer_engine")
+    return int((await server.control("GET", "/get_world_size"))["world_size"])
+
+
+async def _check_backend(server: Server) -> None:
+    try:
+        info = await server.control("GET", "/server_info", query={"config_format": "json"}, timeout=120.0)
+        config = info["vllm_config"]["weight_transfer_config"]
+    except (Lost, MIRLError, KeyError, TypeError):
+        # It can't say; the first push will tell.
+        return
+    if (config or {}).get("backend") != BACKEND:
+        raise ConfigError(
+            f"{server.url} takes no weights by NCCL: start it with --weight-transfer-config "
+            f'\'{{"backend": "{BACKEND}"}}\''
+        )
+
+
+def _broken(error: Exception) -> EngineError:
+    return EngineError(f"sending weights by NCCL failed ({error}); restart the servers, then run again")

@@ -1,0 +1,158 @@
+"""What samples: vLLM in this process or on servers, and the way by which it gets the policy's weights."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import AsyncIterator, Awaitable, Callable
+from concurrent.futures import Executor
+from contextlib import AsyncExitStack, asynccontextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from mirl_core.engines.base import Engine
+from mirl_core.engines.common.child_processes import guarded
+from mirl_core.errors import ConfigError, EngineError, MIRLError
+from mirl_core.training.rl.distributed.process_group import Peers
+from mirl_core.training.rl.recipe.checks import model_folder
+from mirl_core.training.rl.recipe.config import RLRecipe
+
+if TYPE_CHECKING:
+    from mirl_core.training.rl.model.policy import Policy
+
+__all__ = ["Sampler", "opened_sampler"]
+
+WEIGHTS = "weights"
+"""Folder of the run through which weights go to the engine, where the recipe names none."""
+_PORT = 29650
+"""First of the ports that ranks offer their engines for NCCL."""
+
+
+@dataclass(frozen=True, slots=True)
+class Sampler:
+    """The rollout engine."""
+
+    engine: Engine
+    push: Callable[[Policy, int], Awaitable[None]]
+    """Afterwards it samples from this policy, under this version; all ranks call it. Raises EngineError."""
+    own: bool
+    """Whether it has just been started, and so has the start's weights."""
+
+
+@asynccontextmanager
+async def opened_sampler(recipe: RLRecipe, peers: Peers, thread: Executor) -> AsyncIterator[Sampler]:
+    """The recipe's engine, closed at the end.
+
+    Args:
+        thread: where torch works, collectives of all ranks among it.
+
+    Raises:
+        ConfigError: the engine's settings are wrong, or servers take no weights.
+        EngineError: it doesn't start, or no server answers.
+    """
+    async with AsyncExitStack() as stack:
+        if recipe.rollout.engine == "in-process":
+            yield await _in_process(recipe, peers, thread, stack)
+        else:
+            yield await _servers(recipe, peers, thread, stack)
+
+
+async def _in_process(recipe: RLRecipe, peers: Peers, thread: Executor, stack: AsyncExitStack) -> Sampler:
+    from mirl_core.engines.vllm.throughput import start_engine
+    from mirl_core.training.rl.weight_sync.in_process import IPCSync, NCCLSync, ReloadSync, WeightSync
+
+    rollout = recipe.rollout
+    args: dict[str, Any] = {"use_tqdm_on_load": False}
+    if rollout.serial:
+        # One sequence at a time: what else is in a batch changes the last bits of its sums.
+        args |= {"max_num_seqs": 1, "enable_prefix_caching": False}
+    stack.enter_context(guarded())
+    engine = await start_engine(model_folder(recipe), **(args | rollout.engine_args))
+    stack.push_async_callback(engine.close)
+    backend = (rollout.engine_args.get("weight_transfer_config") or {}).get("backend")
+    sync: WeightSync
+    if backend == "ipc":
+        sync = IPCSync(engine, thread)
+    elif backend == "nccl":
+        sync = NCCLSync(engine, "127.0.0.1", _PORT + peers.rank, thread)
+    else:
+        sync = ReloadSync(engine, _weights_folder(recipe), thread)
+    stack.push_async_callback(sync.close)
+    return Sampler(engine, sync.push, own=True)
+
+
+async def _servers(recipe: RLRecipe, peers: Peers, thread: Executor, stack: AsyncExitStack) -> Sampler:
+    from mirl_core.engines.remote.engine import RemoteEngine
+    from mirl_core.training.rl.weight_sync.nccl_fleet import RemoteTransferSync
+    from mirl_core.training.rl.weight_sync.shared_folder import RemoteReloadSync
+
+    rollout = recipe.rollout
+    if rollout.weights == "nccl":
+        _check_gpu()
+    urls = [url.strip() for url in rollout.engine.split(",")]
+    # A key is no setting: recipes are copied into run folders.
+    key = os.environ.get("VLLM_API_KEY")
+    engine = await RemoteEngine.start(urls, tokenizer=model_folder(recipe), api_key=key)
+    stack.push_async_callback(engine.close)
+    sync: RemoteReloadSync | RemoteTransferSync
+    if rollout.weights == "nccl":
+        sync = RemoteTransferSync(engine, address=rollout.weights_address, first=peers.first, thread=thread)
+        send: Callable[[Policy, int], Awaitable[None]] = sync.push
+    else:
+        sync = reload = RemoteReloadSync(engine, _weights_folder(recipe), first=peers.first)
+
+        async def send(policy: Policy, version: int) -> None:
+            await reload.push(_Writer(policy, thread), version)
+
+    stack.push_async_callback(sync.close)
+    try:
+        await sync.check()
+    except ConfigError as error:
+        if error.param is not None:
+            raise
+        raise ConfigError(f"rollout.engine: {error.message}", param="rollout.engine") from error
+
+    async def push(policy: Policy, version: int) -> None:
+        failed: MIRLError | None = None
+        try:
+            await send(policy, version)
+        except MIRLError as error:
+            failed = error
+        # Ranks but the first come here at once. None may sample before the servers have the weights, or go on
+        # where they don't: it would wait for ranks that have given up.
+        told = await peers.failures(thread, None if failed is None else failed.message)
+        if failed is not None:
+            raise failed
+        if told:
+            raise EngineError(told[0])
+
+    return Sampler(engine, push, own=False)
+
+
+def _check_gpu() -> None:
+    import torch
+
+    if not torch.cuda.is_available():
+        raise ConfigError(
+            "rollout.weights: nccl sends from a GPU, and torch finds none on this machine; use folder",
+            param="rollout.weights",
+        )
+
+
+class _Writer:
+    """Writes a policy's weights in torch's thread, in the type that servers compute in."""
+
+    def __init__(self, policy: Policy, thread: Executor) -> None:
+        self._policy = policy
+        self._thread = thread
+
+    def save_weights(self, folder: Path) -> None:
+        import torch
+
+        # On the CPU servers compute in float32; rounding would part them from the trainer.
+        dtype = torch.float32 if self._policy.device.type == "cpu" else None
+        self._thread.submit(self._policy.save_weights, folder, dtype).result()
+
+
+def _weights_folder(recipe: RLRecipe) -> Path:
+    return recipe.rollout.weights_folder or recipe.output / WEIGHTS

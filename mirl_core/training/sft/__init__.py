@@ -1,0 +1,1 @@
+"""Supervised training of the bundled model; imports torch, transformers and the worlds of `tasks`."""

@@ -1,0 +1,1 @@
+"""`POST /v1/chat/completions`: route, request and response."""

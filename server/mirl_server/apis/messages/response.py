@@ -1,0 +1,164 @@
+"""What the Anthropic API says: messages and their events.
+
+Content blocks: `thinking` with the description and the reasoning, then `text`, or a `tool_use` for each call
+of an answer that is calls. There is always one choice. An event's `mirl` rides on `ping`, which clients skip;
+the evidence is the message's `mirl`, in a stream that of `message_delta`.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from typing import Any
+
+from mirl_core.algorithm import answers
+from mirl_core.config import Tags
+from mirl_core.errors import MIRLError
+from mirl_core.pipeline.events import Finished, Started
+from mirl_core.types import Result
+from mirl_server.apis.protocol import Json, evidence, finish_reason, stage_event
+from mirl_server.handling.choices import Told
+from mirl_server.handling.streaming import data
+from mirl_server.handling.tools import calls_json
+from mirl_server.middleware.error_shapes import messages_error
+
+
+class MessagesVoice:
+    """The answer to one request.
+
+    Args:
+        reasoning: whether the answer has a thinking block.
+        stops: the caller's stop sequences.
+        tags: the model's.
+        budget: N, k and m that the request got.
+        named: an error with its field called as the API calls it.
+    """
+
+    silence = data({"type": "ping"}, "ping")
+    end = ""
+
+    def __init__(
+        self,
+        request_id: str,
+        model: str,
+        *,
+        reasoning: bool,
+        stops: tuple[str, ...],
+        tags: Tags,
+        budget: Mapping[str, int],
+        named: Callable[[MIRLError], MIRLError],
+    ) -> None:
+        self._message: Json = {
+            "id": f"msg_{request_id}",
+            "type": "message",
+            "role": "assistant",
+            "model": model,
+            "content": [],
+            "stop_reason": None,
+            "stop_sequence": None,
+        }
+        self._reasoning = reasoning
+        self._stops = stops
+        self._tags = tags
+        self._budget = dict(budget)
+        self._named = named
+
+    def whole(self, results: Sequence[Result]) -> Json:
+        (result,) = results
+        return {
+            **self._message,
+            "content": self._content(result),
+            **self._stop(result),
+            "usage": _usage(result.prompt_tokens, result.completion_tokens),
+            "mirl": self._evidence(result),
+        }
+
+    def lines(self, told: Told) -> Iterable[str]:
+        _, event = told
+        if isinstance(event, Started):
+            yield _event("message_start", message={**self._message, "usage": _usage(event.prompt_tokens, 0)})
+            begun = {"event": "started", "prompt_tokens": event.prompt_tokens, "budget": self._budget}
+            yield _event("ping", mirl=begun)
+        elif not isinstance(event, Finished):
+            yield _event("ping", mirl=stage_event(event))
+        else:
+            yield from self._finished(event.result)
+
+    def failure(self, error: MIRLError) -> Iterable[str]:
+        yield data(messages_error(self._named(error)), "error")
+
+    def _finished(self, result: Result) -> Iterator[str]:
+        for index, block in enumerate(self._content(result)):
+            # A block's content is in the field of its type's name, but for a call's input.
+            kind = "input" if block["type"] == "tool_use" else block["type"]
+            begun = {**block, kind: {} if kind == "input" else ""}
+            yield _event("content_block_start", index=index, content_block=begun)
+            if kind == "input":
+                text = json.dumps(block[kind], ensure_ascii=False)
+                delta = {"type": "input_json_delta", "partial_json": text}
+            else:
+                delta = {"type": f"{kind}_delta", kind: block[kind]}
+            if block[kind] or kind == "input":
+                yield _event("content_block_delta", index=index, delta=delta)
+            yield _event("content_block_stop", index=index)
+        usage = _usage(result.prompt_tokens, result.completion_tokens)
+        yield _event("message_delta", delta=self._stop(result), usage=usage, mirl=self._evidence(result))
+        yield _event("message_stop")
+
+    def _content(self, result: Result) -> list[Json]:
+        texts = (result.description.text if result.description else "", result.reasoning)
+        thinking = "\n\n".join(text for text in texts if text)
+        blocks: list[Json] = []
+        if self._reasoning and thinking:
+            # Nobody has to prove later that these are this server's words.
+            blocks.append({"type": "thinking", "thinking": thinking, "signature": ""})
+        if result.representative.calls:
+            return [*blocks, *map(_tool_use, calls_json(result.content))]
+        return [*blocks, {"type": "text", "text": result.content}]
+
+    def _evidence(self, result: Result) -> Json:
+        return {"budget": self._budget, **evidence(result)}
+
+    def _stop(self, result: Result) -> Json:
+        if finish_reason(result) != "stop":
+            return {"stop_reason": "max_tokens", "stop_sequence": None}
+        if result.representative.calls:
+            return {"stop_reason": "tool_use", "stop_sequence": None}
+        stopped = self._stopped_by(result)
+        return {"stop_reason": "stop_sequence" if stopped else "end_turn", "stop_sequence": stopped}
+
+    def _stopped_by(self, result: Result) -> str | None:
+        """The caller's stop sequence that cut the answer."""
+        chain = result.representative
+        _, uncut = answers.extract(chain.text, self._tags, chain.finish_reason == "stop")
+        if chain.answer is None or uncut is None:
+            return None
+        rest = uncut.removeprefix(chain.answer)
+        return next((stop for stop in self._stops if rest.startswith(stop)), None)
+
+
+def _tool_use(call: Json) -> Json:
+    function = call["function"]
+    return {
+        "type": "tool_use",
+        "id": call["id"],
+        "name": function["name"],
+        "input": _input(function["arguments"]),
+    }
+
+
+def _input(arguments: str) -> Json:
+    """A call's arguments as the object that the API has for them, even where the model wrote none."""
+    try:
+        given = json.loads(arguments)
+    except ValueError:
+        given = None
+    return given if isinstance(given, dict) else {"arguments": arguments}
+
+
+def _usage(prompt: int, sampled: int) -> Json:
+    return {"input_tokens": prompt, "output_tokens": sampled}
+
+
+def _event(kind: str, **fields: Any) -> str:
+    return data({"type": kind, **fields}, kind)

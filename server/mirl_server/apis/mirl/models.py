@@ -1,0 +1,54 @@
+"""GET /v1/models and /v1/models/{id}: every served name twice, gated and `:direct`, and the adapters."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from fastapi import APIRouter, Request, Response
+from fastapi.responses import JSONResponse
+
+from mirl_core.errors import ModelNotFoundError
+from mirl_server.apis.openapi import ASKING, READING, ServedModel, ServedModels, documented
+from mirl_server.apis.protocol import error_response
+from mirl_server.handling.requests import DIRECT
+from mirl_server.handling.service import Service, service_of
+
+router = APIRouter()
+
+
+@router.get("/v1/models", response_class=Response, responses=documented(ServedModels, READING))
+async def list_models(request: Request) -> Response:
+    """The served models."""
+    return JSONResponse({"object": "list", "data": await _listed(service_of(request))})
+
+
+# A path: names have slashes (`Qwen/Qwen2.5-VL-7B-Instruct`), and not every client encodes them.
+@router.get(
+    "/v1/models/{model:path}",
+    response_class=Response,
+    responses=documented(ServedModel, {404: ASKING[404], **READING}),
+    openapi_extra={
+        "parameters": [{"name": "model", "in": "path", "required": True, "schema": {"type": "string"}}]
+    },
+)
+async def one_model(request: Request) -> Response:
+    """One served model."""
+    # Not an argument: FastAPI would document a 422 for it, which never comes.
+    model: str = request.path_params["model"]
+    for card in await _listed(service_of(request)):
+        if card["id"] == model:
+            return JSONResponse(card)
+    return error_response(
+        ModelNotFoundError(
+            f"the model '{model[:64]}' is not served here; GET /v1/models lists those that are"
+        )
+    )
+
+
+async def _listed(service: Service) -> list[dict[str, Any]]:
+    listed = []
+    for card in await service.cards():
+        listed.append(card)
+        if card["id"] in service.names:
+            listed.append({**card, "id": f"{card['id']}{DIRECT}", "parent": card["id"]})
+    return listed

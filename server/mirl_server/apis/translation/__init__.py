@@ -1,0 +1,1 @@
+"""Read other APIs' requests into chat's fields, and rename errors back; imports `handling`."""

@@ -1,0 +1,159 @@
+"""MIRL's own flags of `mirl-serve`, and what they say as settings. Light to import: nothing of vLLM."""
+
+from __future__ import annotations
+
+import argparse
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, NoReturn
+
+from mirl_core.config import Limits, MIRLOptions
+from mirl_server.cli.limit_flags import add_guard_flags, read_guard_flags
+from mirl_server.media.rules import ImageFetching
+from mirl_server.settings.files import merge, nest
+
+FETCH_SETTINGS = [
+    name for name in ImageFetching.model_fields if name not in ("allow_hosts", "deny_hosts", "allow_private")
+]
+EPILOG = """\
+Every flag of `vllm serve` is taken too, and means what it means there:
+  mirl-serve --help=all           all flags
+  mirl-serve --help=ModelConfig   one group of them
+  mirl-serve --help=max-model-len one flag
+
+Without a model the bundled one is served, as `mirl-tiny`. The server listens on 127.0.0.1
+port 8000 unless --host and --port say otherwise.
+"""
+
+
+class UsageError(Exception):
+    """The command line is wrong."""
+
+
+class _Parser(argparse.ArgumentParser):
+    def error(self, message: str) -> NoReturn:
+        raise UsageError(message)
+
+
+def own_parser() -> argparse.ArgumentParser:
+    """MIRL's own flags."""
+    parser = _Parser(
+        prog="mirl-serve",
+        usage="mirl-serve [MODEL] [MIRL's flags] [any flag of vllm serve]",
+        description="Serve a vision-language model that looks before it reasons, to OpenAI clients.",
+        epilog=EPILOG,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        allow_abbrev=False,
+        add_help=False,
+    )
+    general = parser.add_argument_group("general")
+    general.add_argument("--help", "-h", action="store_true", help="show this text and exit")
+    general.add_argument("--version", action="store_true", help="show the versions and exit")
+    general.add_argument(
+        "--config", metavar="FILE", type=Path,
+        help="a YAML file: MIRL's settings under mirl:, every other key is a flag of vllm serve",
+    )  # fmt: skip
+    general.add_argument(
+        "--dry-run",
+        action="store_true",
+        help="print the resolved settings, secrets masked, and start nothing",
+    )
+    general.add_argument("--log-format", choices=("text", "json"), help="how log lines look; default text")
+    mirl = parser.add_argument_group("MIRL", "Also read from the environment, as MIRL_… (see README).")
+    mirl.add_argument(
+        "--mirl-set", metavar="NAME=VALUE", action="append", default=[],
+        help="any setting by its dotted name, such as log.format=json; docs/configuration.md lists them",
+    )  # fmt: skip
+    mirl.add_argument(
+        "--mirl-default", metavar="KNOB=VALUE", action="append", default=[],
+        help=f"a knob where a request gives none; knobs: {', '.join(MIRLOptions.model_fields)}",
+    )  # fmt: skip
+    mirl.add_argument(
+        "--mirl-limit", metavar="LIMIT=VALUE", action="append", default=[],
+        help=f"what one request may ask for; limits: {', '.join(Limits.model_fields)}",
+    )  # fmt: skip
+    mirl.add_argument(
+        "--mirl-calibration", metavar="PATH", type=Path,
+        help="a mirl.json (or its folder) in place of the one beside the weights",
+    )  # fmt: skip
+    mirl.add_argument(
+        "--mirl-keep-alive", metavar="SECONDS", type=float,
+        help="how long a stream may be silent before it carries a comment; default 10",
+    )  # fmt: skip
+    mirl.add_argument(
+        "--shutdown-seconds", metavar="SECONDS", type=float,
+        help="how long running requests may go on for once the server is asked to stop; default 20",
+    )  # fmt: skip
+    mirl.add_argument(
+        "--no-reasoning-content-alias", action="store_true",
+        help="send the reasoning as `reasoning` only, not as `reasoning_content` too",
+    )  # fmt: skip
+    _add_image_flags(parser)
+    add_guard_flags(parser)
+    return parser
+
+
+def _add_image_flags(parser: argparse.ArgumentParser) -> None:
+    """Where images may be fetched from."""
+    images = parser.add_argument_group("images by URL", "Off until a host is allowed (see docs/serving.md).")
+    images.add_argument(
+        "--allow-image-host", metavar="HOST", action="append", default=[],
+        help="fetch images from HOST: example.com, *.example.com, example.com:8443, or * for all; repeatable",
+    )  # fmt: skip
+    images.add_argument(
+        "--deny-image-host", metavar="HOST", action="append", default=[],
+        help="never fetch from HOST, or from addresses in a network such as 10.1.0.0/16; repeatable",
+    )  # fmt: skip
+    images.add_argument(
+        "--allow-private-image-hosts", action="store_true",
+        help="let allowed hosts that are named (not *) have private addresses: stores in the cluster",
+    )  # fmt: skip
+    images.add_argument(
+        "--image-fetch", metavar="SETTING=VALUE", action="append", default=[],
+        help=f"how to fetch; settings: {', '.join(FETCH_SETTINGS)}",
+    )  # fmt: skip
+
+
+def image_settings(own: argparse.Namespace) -> dict[str, Any]:
+    """What the image flags say, as fields of ImageFetching."""
+    said = pairs(own.image_fetch, "--image-fetch")
+    for name in said:
+        if name not in FETCH_SETTINGS:
+            raise UsageError(f"--image-fetch has no setting {name!r}; it has {', '.join(FETCH_SETTINGS)}")
+    lists = {"allow_hosts": own.allow_image_host, "deny_hosts": own.deny_image_host}
+    said |= {name: given for name, given in lists.items() if given}
+    return {**said, "allow_private": True} if own.allow_private_image_hosts else said
+
+
+def own_settings(own: argparse.Namespace) -> dict[str, Any]:
+    """What the flags say, as fields of ServerSettings; flags that were not given are left out."""
+    said: dict[str, Any] = {
+        "config": own.config,
+        "log": {"format": own.log_format} if own.log_format else {},
+        "defaults": pairs(own.mirl_default, "--mirl-default"),
+        "limits": pairs(own.mirl_limit, "--mirl-limit"),
+        "calibration": own.mirl_calibration,
+        "keep_alive": own.mirl_keep_alive,
+        "shutdown_seconds": own.shutdown_seconds,
+        "images": image_settings(own),
+        **read_guard_flags(own, pairs),
+    }
+    settings = {name: value for name, value in said.items() if value not in (None, {})}
+    if own.no_reasoning_content_alias:
+        settings["reasoning_content"] = False
+    return merge(nest(pairs(own.mirl_set, "--mirl-set")), settings)
+
+
+def pairs(items: Sequence[str], flag: str) -> dict[str, Any]:
+    """`KEY=VALUE` flags as a dict; a value is JSON where it is that, else text."""
+    found: dict[str, Any] = {}
+    for item in items:
+        key, equals, value = item.partition("=")
+        if not equals:
+            raise UsageError(f"{flag} takes KEY=VALUE, not {item!r}")
+        try:
+            found[key] = json.loads(value)
+        except ValueError:
+            found[key] = value
+    return found

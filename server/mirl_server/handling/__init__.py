@@ -1,0 +1,1 @@
+"""Gated and passed-through requests, whichever API they came by: reading, admission, running, streaming."""

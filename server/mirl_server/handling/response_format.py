@@ -1,0 +1,126 @@
+"""`response_format`, and vLLM's `structured_outputs`: the form that answers must have."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from typing import Annotated, Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, model_validator
+
+from mirl_core.algorithm.answers.forms import AnswerFormat, Form, json_schema, one_of
+from mirl_core.config import Tags
+from mirl_core.engines.base import Engine
+from mirl_core.errors import RequestError
+
+MAX_BYTES = 65536
+"""Of a form as JSON. The engine compiles it before it samples, in a time that grows faster than the form does
+(5 s at this size, minutes at a megabyte), and nothing stops it once it has begun."""
+_FREE = (None, "auto", "none", {"type": "auto"}, {"type": "none"})
+
+
+class JSONSchema(BaseModel):
+    """A named schema, as OpenAI's clients send it."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    name: str | None = None
+    description: str | None = None
+    schema_: Annotated[dict[str, Any] | None, Field(alias="schema")] = None
+    strict: bool | None = None
+
+
+class ResponseFormat(BaseModel):
+    """OpenAI's field."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    type: Literal["text", "json_object", "json_schema"]
+    json_schema: JSONSchema | None = None
+
+
+class StructuredOutputs(BaseModel):
+    """What is honoured of vLLM's field: one of the three."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    json_: Annotated[dict[str, Any] | None, Field(alias="json")] = None
+    json_object: Literal[True] | None = None
+    choice: (
+        Annotated[list[Annotated[str, Field(min_length=1)]], Field(min_length=1, max_length=256)] | None
+    ) = None
+
+    @model_validator(mode="after")
+    def _one(self) -> StructuredOutputs:
+        given = [value for value in (self.json_, self.json_object, self.choice) if value is not None]
+        if len(given) != 1:
+            raise ValueError("exactly one of json, json_object and choice must be given")
+        return self
+
+
+async def read_format(
+    response_format: ResponseFormat | None,
+    structured: StructuredOutputs | None,
+    calls: Form | None,
+    engine: Engine,
+    tags: Tags,
+) -> Form | None:
+    """The form that a request asks for, once the engine has found that it can see to it; None: any.
+
+    Args:
+        calls: the form that its tools ask for.
+
+    Raises:
+        RequestError: the form is incomplete or wrong, or the engine can't hold answers to it.
+    """
+    asked: Form | None = None if response_format is None else _asked(response_format)
+    name = "response_format"
+    if structured is not None:
+        if asked is not None:
+            raise RequestError(
+                "response_format and structured_outputs say the same thing; give one", param=name
+            )
+        name = "structured_outputs"
+        asked = one_of(structured.choice) if structured.choice else json_schema(structured.json_)
+    if calls is not None:
+        if asked is not None:
+            raise RequestError(
+                f"{name} and tools can't be asked for together; give one, or tool_choice 'none'", param=name
+            )
+        name, asked = "tools", calls
+    structure = None if asked is None else asked.after_description(tags)
+    if structure is not None:
+        _check_size(structure, name)
+        try:
+            await engine.check_structure(structure)
+        except RequestError as error:
+            raise RequestError(f"{name}: {error.message}", param=name) from error
+    return asked
+
+
+def _asked(given: ResponseFormat) -> AnswerFormat | None:
+    if given.type == "text":
+        return None
+    if given.type == "json_object":
+        return json_schema(None)
+    if given.json_schema is None or given.json_schema.schema_ is None:
+        raise RequestError("response_format.json_schema.schema is missing", param="response_format")
+    return json_schema(given.json_schema.schema_)
+
+
+def check_sizes(body: Mapping[str, Any]) -> None:
+    """RequestError where a form in a request of any API is over the limit; for what others read."""
+    names = ["response_format", "structured_outputs", "text", "output_config"]
+    if body.get("tool_choice") not in _FREE:
+        names.append("tools")
+    for name in names:
+        if body.get(name):
+            _check_size(json.dumps(body[name]), name)
+
+
+def _check_size(form: str, name: str) -> None:
+    if len(form) > MAX_BYTES:
+        raise RequestError(
+            f"{name} is {len(form)} bytes of JSON; at most {MAX_BYTES} can be held to: send a smaller schema",
+            param=name,
+        )

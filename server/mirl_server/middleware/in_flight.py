@@ -1,0 +1,142 @@
+"""Every request in flight, whoever answers it: counted, and ended honestly where the server can't go on.
+
+Pure ASGI around every route, the backend's own included, within `ErrorShapes`. A request that is cut, or that
+loses its engine, gets a 503 where nothing was sent yet, and an event that says so where a stream has begun.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+
+from fastapi import Request
+from starlette.datastructures import Headers
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from mirl_core.errors import MIRLError
+from mirl_server.access.authentication import READING
+from mirl_server.apis.protocol import error_body, error_response
+from mirl_server.handling.lifetime import Lifetime
+from mirl_server.handling.service import service_of
+from mirl_server.handling.streaming import DONE, data
+from mirl_server.http.body_limits import refuse
+from mirl_server.middleware.error_shapes import is_messages, messages_error
+from mirl_server.middleware.request_log import CutShortError
+from mirl_server.observability.logs import trail
+from mirl_server.observability.request_observer import count_error
+
+logger = logging.getLogger(__name__)
+
+TRY_AGAIN_LATER = 1013
+"""The code with which a web socket is closed."""
+
+
+class InFlight:
+    """Takes new work while the server serves; what only reads (GET) always passes, for health checks.
+
+    Args:
+        life: of this server's process.
+    """
+
+    def __init__(self, app: ASGIApp, life: Lifetime) -> None:
+        self.app = app
+        self._life = life
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] not in ("http", "websocket"):
+            await self.app(scope, receive, send)
+            return
+        error = self._life.refusal()
+        if error is None:
+            with self._life.work():
+                await self._answer(scope, receive, send)
+        elif scope["type"] == "websocket":
+            await send({"type": "websocket.close", "code": TRY_AGAIN_LATER, "reason": error.message})
+        elif scope["method"] in READING:
+            await self.app(scope, receive, send)
+        else:
+            _count(scope, error)
+            await refuse(error, scope, receive, send, close=True)
+
+    async def _answer(self, scope: Scope, receive: Receive, send: Send) -> None:
+        answer = _Answer(scope, send, self._life)
+        try:
+            await self.app(scope, receive, answer.send)
+        except asyncio.CancelledError:
+            task = asyncio.current_task()
+            if not self._life.cutting or task is None:
+                raise
+            task.uncancel()
+        except Exception as error:
+            # Without their engine, vLLM's handlers raise whatever they stumble over first.
+            if not self._life.engine_dead():
+                raise
+            logger.warning("a request lost its engine: %s", trail(error))
+        else:
+            if not answer.withheld and not self._life.cutting:
+                return
+        if (refusal := self._life.refusal()) is not None and scope["type"] == "http":
+            await answer.end(refusal)
+
+
+class _Answer:
+    """One request's answer on its way out."""
+
+    def __init__(self, scope: Scope, send: Send, life: Lifetime) -> None:
+        self.withheld = False
+        """It was the app's word for what it could not finish: for its dead engine, or for being cut."""
+        self._scope, self._send, self._life = scope, send, life
+        self._started = self._complete = self._ended = self._stream = False
+
+    async def send(self, message: Message) -> None:
+        """What the app says, until the answer is ended for it."""
+        if message["type"] == "http.response.start":
+            status = message["status"]
+            self.withheld = (status == 500 and self._life.engine_dead()) or (
+                status >= 400 and self._life.cutting
+            )
+            kind = Headers(raw=message.get("headers", [])).get("content-type", "")
+            self._stream = kind.startswith("text/event-stream")
+            self._started = not self.withheld
+        elif message["type"] == "http.response.body":
+            self._complete = not self.withheld and not message.get("more_body", False)
+        if not self.withheld and not self._ended:
+            await self._send(message)
+
+    async def end(self, error: MIRLError) -> None:
+        """Say why there is no more, in the words of the request's API.
+
+        Raises:
+            CutShortError: the answer has begun, and is no stream: all that is left is to cut the connection.
+        """
+        self._ended = True
+        if self._complete:
+            return
+        _count(self._scope, error)
+        if not self._started:
+            response = error_response(error)
+            headers = [*response.raw_headers, (b"connection", b"close")]
+            await self._send(
+                {"type": "http.response.start", "status": response.status_code, "headers": headers}
+            )
+            await self._send({"type": "http.response.body", "body": response.body})
+        elif self._stream:
+            await self._send({"type": "http.response.body", "body": _last_words(self._scope, error).encode()})
+        else:
+            raise CutShortError
+
+
+def _count(scope: Scope, error: MIRLError) -> None:
+    request = Request(scope)
+    count_error(service_of(request), request, error)
+
+
+def _last_words(scope: Scope, error: MIRLError) -> str:
+    """The end of a stream that was cut, in its API's words."""
+    path: str = scope["path"].removeprefix(scope.get("root_path", ""))
+    if is_messages(path):
+        return data(messages_error(error), "error")
+    if path.startswith("/v1/responses"):
+        told = error_body(error)["error"]
+        return data({"type": "error", **{name: told[name] for name in ("code", "message", "param")}}, "error")
+    return data(error_body(error)) + DONE

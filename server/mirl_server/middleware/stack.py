@@ -1,0 +1,80 @@
+"""What stands before every route of an app, vLLM's or the gateway's: keys, quotas, body limits, admission.
+
+Around them errors get the shape of their API.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Sequence
+from dataclasses import dataclass
+
+from fastapi import FastAPI
+
+from mirl_core.errors import AuthenticationError, ConfigError, RateLimitError
+from mirl_server.access.authentication import Authentication
+from mirl_server.access.keys import Keyring
+from mirl_server.access.quotas import Quotas
+from mirl_server.handling.admission import KINDS, Admission
+from mirl_server.http.body_limits import BodyLimits
+from mirl_server.middleware.error_shapes import ErrorShapes
+from mirl_server.middleware.pass_through import OtherWork
+from mirl_server.observability.metrics import Metrics
+from mirl_server.settings.limits import AccessSettings
+from mirl_server.settings.server import ServerSettings
+
+
+@dataclass(frozen=True, slots=True)
+class Guard:
+    """The guard of one app; whoever counts refusals sets `quotas.refused`."""
+
+    keyring: Keyring
+    quotas: Quotas
+
+
+def make_keyring(settings: AccessSettings, bare: Sequence[str] = ()) -> Keyring:
+    """The keys of the settings, and `bare` ones without a name.
+
+    Raises:
+        ConfigError: the key file, or what the environment says, is wrong.
+    """
+    text = settings.keys.get_secret_value() if settings.keys else None
+    keyring = Keyring(settings.key_file, text, bare, settings.limits)
+    if not keyring and (settings.key_file is not None or settings.keys is not None):
+        raise ConfigError("API keys are asked for, but none is given", param="access.keys")
+    return keyring
+
+
+def guard(
+    app: FastAPI, settings: ServerSettings, bare: Sequence[str] = (), generating: Collection[str] = ()
+) -> Guard:
+    """Put the guard on an app that does not serve yet. Added first it stands inside CORS, as browsers need.
+
+    Args:
+        bare: keys besides those of the settings (vLLM's `--api-key`).
+        generating: paths of the app's own that generate, besides MIRL's, which see to their admission.
+
+    Raises:
+        ConfigError: the key file, or what the environment says, is wrong.
+    """
+    made = Guard(make_keyring(settings.access, bare), Quotas())
+    if generating:
+        app.add_middleware(OtherWork, paths=generating)
+    app.add_middleware(BodyLimits, settings=settings.http)
+    app.add_middleware(Authentication, keyring=made.keyring, quotas=made.quotas, settings=settings.access)
+    app.add_middleware(ErrorShapes)
+    return made
+
+
+def watch_load(metrics: Metrics, admission: Admission, quotas: Quotas) -> None:
+    """Show what waits and what is admitted, and count what is refused before a route hears of it."""
+    metrics.watch(
+        queue_requests=lambda: sum(map(admission.queued, KINDS)),
+        queue_sequences=lambda: sum(map(admission.queued_sequences, KINDS)),
+        admitted_sequences=lambda: sum(map(admission.running, KINDS)),
+        admitted_tokens=lambda: sum(map(admission.running_tokens, KINDS)),
+        admission_limit_sequences=lambda: admission.capacity,
+        admission_limit_tokens=lambda: admission.token_capacity,
+    )
+    quotas.refused = lambda reason, _: metrics.refused(
+        AuthenticationError(reason) if reason == "key" else RateLimitError(reason)
+    )

@@ -1,0 +1,1 @@
+"""Logs, metrics and traces; imports no route and nothing of vLLM."""

@@ -1,0 +1,153 @@
+"""One gated request in the metrics, counted as its events come."""
+
+from __future__ import annotations
+
+import time
+
+from mirl_core.config import MIRLOptions
+from mirl_core.errors import BusyError, DeadlineError, MIRLError, RequestError
+from mirl_core.pipeline.events import (
+    ChainDone,
+    Decided,
+    Described,
+    Event,
+    FellBack,
+    Finished,
+    Gated,
+    Started,
+)
+from mirl_core.types import Chain, Description, Result
+from mirl_server.handling.choices import Results
+from mirl_server.observability.metrics import Cancelled, Metrics, Outcome
+
+
+class Tracker:
+    """One gated request, from arrival to its one outcome. Without any other it was cancelled."""
+
+    def __init__(self, metrics: Metrics) -> None:
+        self._metrics = metrics
+        self._options = MIRLOptions()
+        self._results = Results(1)
+        self._answers: dict[int, _Answer] = {}
+        self._started = time.perf_counter()
+        self._closed = False
+        self.outcome: Outcome = "cancelled"
+        metrics.running.inc()
+        metrics.refresh()
+
+    def planned(self, options: MIRLOptions, n: int = 1) -> None:
+        """Hear how far each of `n` answers will fan out, before the first event."""
+        self._options = options
+        self._results = Results(n)
+
+    def event(self, index: int, event: Event) -> None:
+        """Hear of a pipeline event of answer `index`."""
+        if index not in self._answers:
+            self._answers[index] = _Answer(self._metrics, self._options, self._started)
+            if isinstance(event, Started) and len(self._answers) == 1:
+                self._metrics.tokens.labels("render", "prompt").inc(event.prompt_tokens)
+        self._answers[index].event(event)
+        self._results.note(index, event)
+        if self._results.complete and isinstance(event, Finished):
+            results = self._results.in_order
+            self.outcome = (
+                "partial" if any(result.partial for result in results)
+                else "fallback" if any(result.fallback for result in results)
+                else "answered"
+            )  # fmt: skip
+            self._metrics.seconds.observe(time.perf_counter() - self._started)
+        self._metrics.refresh()
+
+    def failed(self, error: MIRLError) -> None:
+        """Hear that the request failed."""
+        self.outcome = (
+            "deadline" if isinstance(error, DeadlineError)
+            else "refused" if isinstance(error, RequestError | BusyError)
+            else "failed"
+        )  # fmt: skip
+
+    def close(self) -> None:
+        """Count the request; further calls do nothing."""
+        if self._closed:
+            return
+        self._closed = True
+        reason: Cancelled = (
+            "disconnected" if self.outcome == "cancelled"
+            else "deadline" if self.outcome == "deadline"
+            else "failed"
+        )  # fmt: skip
+        for answer in self._answers.values():
+            answer.close(reason)
+        self._metrics.running.dec()
+        self._metrics.requests.labels(self.outcome).inc()
+        self._metrics.refresh()
+
+
+class _Answer:
+    """One of a request's answers: its sequences, and what they cost."""
+
+    def __init__(self, metrics: Metrics, options: MIRLOptions, started: float) -> None:
+        self._metrics = metrics
+        self._options = options
+        self._started = started
+        self._described: list[Description] = []
+        self._sampling = 0
+        self._chains = 0
+        self._decided = False
+
+    def event(self, event: Event) -> None:
+        """Hear of one of its events."""
+        metrics = self._metrics
+        match event:
+            case Started():
+                self._now_sampling(self._options.descriptions)
+            case Described(description):
+                self._described.append(description)
+                metrics.tokens.labels("describe", "sampled").inc(len(description.token_ids))
+                self._now_sampling(self._sampling - 1)
+            case Gated(descriptions):
+                metrics.described(descriptions)
+                self._fork(self._options.forks * sum(one.kept for one in descriptions))
+            case FellBack():
+                metrics.described(tuple(self._described))
+                self._fork(1)
+            case Decided(_, _, outstanding):
+                self._decided = outstanding > 0
+                metrics.decision_seconds.observe(time.perf_counter() - self._started)
+            case ChainDone(chain):
+                self._chain_done(chain)
+            case Finished(result):
+                self._finished(result)
+
+    def close(self, reason: Cancelled) -> None:
+        """Count what still runs as cancelled for this reason."""
+        self._now_sampling(0)
+        self._metrics.chains_cancelled.labels(reason).inc(self._chains)
+
+    def _now_sampling(self, sequences: int) -> None:
+        self._metrics.sequences.inc(sequences - self._sampling)
+        self._sampling = sequences
+
+    def _fork(self, chains: int) -> None:
+        self._chains = chains
+        self._metrics.chains_started.inc(chains)
+        self._now_sampling(chains)
+
+    def _chain_done(self, chain: Chain) -> None:
+        self._chains -= 1
+        self._now_sampling(self._sampling - 1)
+        stage = "plain" if chain.description is None else "fork"
+        self._metrics.tokens.labels(stage, "sampled").inc(chain.tokens)
+        if chain.finished:
+            self._metrics.chains_finished.labels(chain.finish_reason).inc()
+        else:
+            self._metrics.chains_cancelled.labels("decided" if self._decided else "deadline").inc()
+
+    def _finished(self, result: Result) -> None:
+        metrics = self._metrics
+        for stage in result.stages:
+            metrics.stage_seconds.labels(stage.stage).observe(stage.seconds)
+            if stage.scored_tokens:
+                metrics.tokens.labels(stage.stage, "scored").inc(stage.scored_tokens)
+        if result.vote is not None:
+            metrics.vote_share.observe(result.vote.share)

@@ -1,0 +1,118 @@
+"""Whoever watches a gated request, as one: metrics, trace and log hear of it here, and only here."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncGenerator, Sequence
+from contextlib import aclosing
+from typing import TYPE_CHECKING
+
+from fastapi import Request
+from fastapi.responses import JSONResponse
+
+from mirl_core.config import MIRLOptions
+from mirl_core.engines.base import RequestContext, Sampling
+from mirl_core.errors import MIRLError
+from mirl_core.pipeline.run import Pipeline
+from mirl_core.types import Result
+from mirl_server.apis.protocol import STATUSES, error_response
+from mirl_server.handling.choices import Results, Told
+from mirl_server.observability.logs import note
+from mirl_server.observability.request_metrics import Tracker
+
+if TYPE_CHECKING:
+    from mirl_server.handling.service import Service
+
+
+class Watch:
+    """One request, from arrival to its end. `close` it whichever way it ends.
+
+    Args:
+        operation: what is asked, of a fixed list: `chat`, `responses`, `messages`, `score`, `describe`.
+        gated: whether it goes through the gate, and so counts among the gated requests.
+    """
+
+    def __init__(self, service: Service, request: Request, operation: str, *, gated: bool = True) -> None:
+        self._scope = request.scope
+        self._tracker = Tracker(service.metrics) if gated else None
+        self._results = Results(1)
+        self._trace = service.tracing.request(operation, request.headers) if service.tracing else None
+        note(self._scope, endpoint=operation, trace_id=self._trace.trace_id if self._trace else None)
+
+    def begin(
+        self,
+        pipeline: Pipeline,
+        model: str,
+        options: MIRLOptions,
+        sampling: Sampling | None,
+        context: RequestContext,
+        stream: bool = False,
+        n: int = 1,
+    ) -> Pipeline:
+        """Hear what is asked for, by how many answers; the pipeline to answer it with."""
+        self._results = Results(n)
+        if self._tracker is not None:
+            self._tracker.planned(options, n)
+        note(self._scope, id=context.request_id, model=model, stream=stream)
+        if self._trace is None:
+            return pipeline
+        self._trace.begin(model, options, sampling, context, n)
+        return pipeline.over(self._trace.through(pipeline.engine))
+
+    async def events(self, source: AsyncGenerator[Told, None]) -> AsyncGenerator[Told, None]:
+        """The same events, heard of on the way."""
+        async with aclosing(source):
+            async for told in source:
+                self._results.note(*told)
+                if self._tracker is not None:
+                    self._tracker.event(*told)
+                if self._trace is not None:
+                    self._trace.event(*told)
+                if self._results.complete:
+                    note(self._scope, **_told(self._results.in_order))
+                yield told
+
+    def failed(self, error: MIRLError) -> None:
+        """Hear that the request failed."""
+        if self._tracker is not None:
+            self._tracker.failed(error)
+        if self._trace is not None:
+            self._trace.failed(error)
+
+    def close(self) -> None:
+        """Count the request, end its spans; further calls do nothing."""
+        if self._tracker is not None:
+            self._tracker.close()
+            note(self._scope, outcome=self._tracker.outcome)
+        if self._trace is not None:
+            self._trace.close(self._tracker.outcome if self._tracker is not None else None)
+            self._trace = None
+
+
+def refuse(service: Service, request: Request, error: MIRLError) -> JSONResponse:
+    """The response to a request that can't be answered: counted, and named in the request's line."""
+    count_error(service, request, error)
+    return error_response(error)
+
+
+def count_error(service: Service, request: Request, error: MIRLError) -> None:
+    """Count an error that a client is told, and name it in the request's line."""
+    service.metrics.refused(error)
+    note(request.scope, error=STATUSES[type(error)][2] or type(error).__name__)
+
+
+def _told(results: Sequence[Result]) -> dict[str, object]:
+    """What several answers took together; shares of votes don't add up."""
+    vote = results[0].vote if len(results) == 1 else None
+    seconds: dict[str, float] = {}
+    for stage in (stage for result in results for stage in result.stages):
+        seconds[stage.stage] = seconds.get(stage.stage, 0) + stage.seconds
+    return {
+        "prompt_tokens": results[0].prompt_tokens,
+        "completion_tokens": sum(result.completion_tokens for result in results),
+        "scored_tokens": sum(result.scored_tokens for result in results),
+        "descriptions": sum(len(result.descriptions) for result in results),
+        "kept": sum(one.kept for result in results for one in result.descriptions),
+        "chains": sum(len(result.chains) for result in results),
+        "vote_share": round(vote.share, 4) if vote else None,
+        "stages": {stage: round(one, 4) for stage, one in seconds.items()},
+    }

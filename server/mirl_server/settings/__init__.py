@@ -1,0 +1,1 @@
+"""The operator's settings and how they are read; light to import."""

@@ -1,0 +1,120 @@
+"""vLLM's own flags of `mirl-serve`: parsed by vLLM's parser, with MIRL's defaults (see `cli`)."""
+
+from __future__ import annotations
+
+import argparse
+import os
+import secrets
+from typing import Any, NoReturn
+
+from mirl_server.cli.flags import EPILOG, UsageError
+from mirl_server.settings.files import SECTION
+from mirl_server.settings.server import ServerSettings
+
+BUNDLED_NAME = "mirl-tiny"
+NO_DOMAIN = "no-domain-is-allowed.invalid"
+SHUTDOWN_TIMEOUT = 20
+"""Seconds. With what follows (`launch.AFTER_PATIENCE`) it is less than the 30 that Kubernetes gives a pod."""
+
+
+def parse_vllm(arguments: list[str]) -> argparse.Namespace:
+    """vLLM's own parser over `arguments`, with MIRL's defaults.
+
+    Raises:
+        UsageError: a flag is unknown or its value wrong.
+    """
+    from vllm.platforms import current_platform
+    from vllm.utils.argparse_utils import FlexibleArgumentParser
+
+    from mirl_server.vllm.names import make_arg_parser
+
+    class Parser(FlexibleArgumentParser):  # type: ignore[misc]
+        def error(self, message: str) -> NoReturn:
+            raise UsageError(message)
+
+        def load_config_file(self, file_path: str) -> list[str]:
+            """Without MIRL's section, which isn't vLLM's."""
+            flags: list[str] = super().load_config_file(file_path)
+            while f"--{SECTION}" in flags:
+                at = flags.index(f"--{SECTION}")
+                del flags[at : at + 2]
+            return flags
+
+    parser = make_arg_parser(Parser(prog="mirl-serve", epilog=EPILOG, allow_abbrev=False))
+    cpu = current_platform.is_cpu()
+    parser.set_defaults(**server_defaults(cpu))
+    try:
+        args: argparse.Namespace = parser.parse_args(arguments)
+    except (ValueError, OSError, AssertionError) as error:  # --config: no such file, not YAML
+        raise UsageError(str(error)) from error
+    args.subparser = "serve"
+    if cpu:
+        _complete_for_cpu(args)
+    args.model = args.model_tag or args.model
+    if args.model is None:  # after --config has had its say
+        from mirl_core.bundled import model_path
+
+        args.model = str(model_path())
+        args.served_model_name = args.served_model_name or [BUNDLED_NAME]
+    return args
+
+
+def server_defaults(cpu: bool) -> dict[str, Any]:
+    """MIRL's defaults for vLLM's flags."""
+    from mirl_core.engines.vllm.arguments import cpu_engine_args
+
+    engine = cpu_engine_args({}) if cpu else {}
+    engine.pop("distributed_executor_backend", None)  # depends on other flags
+    return {
+        **engine,
+        "model": None,
+        "host": "127.0.0.1",
+        "allowed_media_domains": [NO_DOMAIN],
+        "disable_uvicorn_access_log": True,  # MIRL has a line for each request
+        "allowed_origins": [],
+        "h11_max_incomplete_event_size": 65536,
+        "h11_max_header_count": 128,
+        "disable_access_log_for_endpoints": "/health,/ready,/metrics",
+        "shutdown_timeout": SHUTDOWN_TIMEOUT,
+    }
+
+
+def _complete_for_cpu(args: argparse.Namespace) -> None:
+    """What the CPU backend wants beside flags: the executor that fits the parallelism, and environment."""
+    from mirl_core.engines.vllm.arguments import cpu_engine_args, cpu_environment
+
+    sizes = {name: value for name, value in vars(args).items() if name.endswith("_parallel_size")}
+    if args.distributed_executor_backend is None:
+        args.distributed_executor_backend = cpu_engine_args(sizes).get("distributed_executor_backend")
+    for name, value in cpu_environment(vars(args)).items():
+        os.environ.setdefault(name, value)
+
+
+def close_without_plugin(args: argparse.Namespace, settings: ServerSettings) -> None:
+    """Check the keys now, and where there are any let vLLM's own check refuse everybody.
+
+    MIRL's guard takes that check's place as soon as vLLM attaches the plugin. vLLM does not where the model
+    can't generate: such a server is closed then, not open.
+
+    Raises:
+        ConfigError: the key file, or what the environment says, is wrong.
+    """
+    from mirl_server.middleware.stack import make_keyring
+
+    if make_keyring(settings.access) and not args.api_key and not os.environ.get("VLLM_API_KEY"):
+        args.api_key = [secrets.token_hex(32)]
+
+
+def unlike_vllm(args: argparse.Namespace) -> dict[str, Any]:
+    """vLLM's flags that aren't as vLLM has them, MIRL's defaults among them, as YAML takes them."""
+    from pydantic_core import to_jsonable_python
+    from vllm.utils.argparse_utils import FlexibleArgumentParser
+
+    from mirl_server.vllm.names import make_arg_parser
+
+    defaults = vars(make_arg_parser(FlexibleArgumentParser()).parse_args([]))
+    return {
+        name.replace("_", "-"): to_jsonable_python(getattr(args, name), fallback=str)
+        for name, default in sorted(defaults.items())
+        if name not in ("config", "model_tag") and getattr(args, name) != default
+    }

@@ -1,0 +1,270 @@
+"""The vLLM endpoint plugin: MIRL's routes on vLLM's own server, over the engine client that it is handed.
+
+Enabled by `VLLM_PLUGINS=mirl`, which `mirl-serve` sets. Beside the launcher (`launch`) and the modules whose
+names begin with `vllm_`, the only one here that imports vllm.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import signal
+from argparse import Namespace
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from fastapi import APIRouter, FastAPI
+from starlette.datastructures import State
+from vllm import envs
+from vllm.engine.protocol import EngineClient
+from vllm.renderers import ChatParams
+from vllm.renderers.chat_utils import load_chat_template
+from vllm.transformers_utils.repo_utils import get_hf_file_to_dict, try_get_local_file
+from vllm.v1.engine.exceptions import EngineDeadError as VLLMEngineDeadError
+
+from mirl_core.config import ModelSettings
+from mirl_core.engines.vllm.engine import VLLMEngine
+from mirl_core.errors import ConfigError
+from mirl_core.pipeline.run import Pipeline
+from mirl_server.apis.router import make_router
+from mirl_server.handling.admission import SEQUENCES, Admission
+from mirl_server.handling.lifetime import Lifetime, patience
+from mirl_server.handling.requests import MAX_TOP_LOGPROBS
+from mirl_server.handling.service import Service
+from mirl_server.media.decoding import read_references
+from mirl_server.media.images import Images
+from mirl_server.middleware.in_flight import InFlight
+from mirl_server.middleware.request_log import RequestLog
+from mirl_server.middleware.stack import guard, watch_load
+from mirl_server.observability.logs import share_handlers
+from mirl_server.observability.metrics import EngineState, process_metrics
+from mirl_server.settings.server import ServerSettings, default_options
+from mirl_server.vllm.endpoints import (
+    GENERATING,
+    SCALING,
+    delegate,
+    delegate_messages,
+    delegate_responses,
+    engine_dead,
+    too_deep,
+)
+from mirl_server.vllm.media import check_images
+from mirl_server.vllm.multi_process import ENGINE_SECONDS, watch_engine
+from mirl_server.vllm.names import resolve_default_chat_template_kwargs
+from mirl_server.vllm.tool_parsers import find_tool_parser, marker_tokens
+
+if TYPE_CHECKING:
+    from mirl_server.observability.tracing import Tracing
+
+logger = logging.getLogger(__name__)
+
+LINGER = 2
+"""Seconds for clients to read what is left in their connections' buffers, once nothing runs."""
+LOOPBACK = ("127.0.0.1", "localhost", "::1")
+
+
+class MIRLPlugin:
+    """MIRL on a vLLM server."""
+
+    name = "mirl"
+    required_tasks = ("generate",)
+
+    def attach_router(self, app: FastAPI) -> None:
+        """MIRL's routes, in place of vLLM's of the same path and method; and the guard before every route.
+
+        Images that vLLM's own handlers decode are held against the same limits.
+        """
+        args: Namespace = app.state.args
+        settings = _settings(args)
+        self._life = _life(args)
+        app.add_middleware(InFlight, life=self._life)
+        check_images(app, settings.limits)
+        app.state.mirl_guard = guard(app, settings, _take_keys(args), GENERATING)
+        app.include_router(make_router())
+        app.include_router(APIRouter(lifespan=self._serving))
+        app.add_exception_handler(RecursionError, too_deep)
+        app.add_exception_handler(VLLMEngineDeadError, engine_dead)
+        if not getattr(args, "enable_elastic_ep", False):
+            # They are the operator's, and whoever has a key could ask.
+            app.router.routes[:] = [one for one in app.routes if getattr(one, "path", "") not in SCALING]
+        self._app = app
+
+    @asynccontextmanager
+    async def _serving(self, app: FastAPI) -> AsyncIterator[None]:
+        """The signals, and the end, are MIRL's from here on: by now vLLM has set its own handlers."""
+        life, server, client = self._life, app.state.server, app.state.engine_client
+        loop = asyncio.get_running_loop()
+        for asked in (signal.SIGINT, signal.SIGTERM):
+            loop.add_signal_handler(asked, life.stop)
+
+        async def end() -> None:
+            await life.over()
+            # Connections that are left then are idle, or don't read.
+            server.config.timeout_graceful_shutdown = LINGER
+            server.should_exit = True
+
+        ending = asyncio.create_task(end())
+        try:
+            yield
+        finally:
+            life.note_death()
+            ending.cancel()
+            await asyncio.gather(ending, return_exceptions=True)
+            if client is not None:
+                # vLLM would give an engine that hangs as long as it gives requests. On the loop, where
+                # nothing waits any more: let go on, vLLM's output handler would take the end for a death.
+                client.shutdown(timeout=ENGINE_SECONDS)
+
+    async def init_state(self, engine_client: EngineClient | None, state: State, args: Namespace) -> None:
+        """Build the service that the routes use, once the engine runs."""
+        settings, life = _settings(args), self._life
+        share_handlers(settings.log)
+        if args.sse_keep_alive_interval:
+            settings = settings.model_copy(update={"keep_alive": float(args.sse_keep_alive_interval)})
+        names = tuple(args.served_model_name or [args.model])
+        model = ModelSettings()
+        pipeline = tool_parser = None
+        if engine_client is not None:
+            tool_parser = find_tool_parser(args, engine_client.renderer.get_tokenizer())
+            model = await asyncio.to_thread(
+                find_model_settings, engine_client.model_config, settings.calibration
+            )
+            references = await asyncio.to_thread(read_references, model.reference_images)
+            pipeline = Pipeline(_engine(engine_client, model, args), model, references, life.closing)
+            watch_engine(engine_client, args)
+            life.engine_dead = lambda: bool(engine_client.errored)
+            life.outlives_engine = envs.VLLM_KEEP_ALIVE_ON_ENGINE_DEATH
+        metrics = process_metrics()
+
+        def dead() -> bool:
+            return engine_client is None or bool(engine_client.errored)
+
+        def engine_state() -> EngineState:
+            return "dead" if dead() else "draining" if life.draining else "ready"
+
+        metrics.watch_engine(engine_state)
+        admission = Admission(settings.admission, _sequences(engine_client, args))
+        life.drained = admission.drain
+        watch_load(metrics, admission, state.mirl_guard.quotas)
+        state.mirl = Service(
+            pipeline=pipeline,
+            options=default_options(model, settings),
+            settings=settings,
+            names=names,
+            cards=lambda: _cards(state),
+            delegate=delegate,
+            handlers={"responses": delegate_responses, "messages": delegate_messages},
+            metrics=metrics,
+            admission=admission,
+            images=Images.of(settings.limits, settings.images, metrics.time_images, metrics.fetched),
+            tracing=_tracing(args),
+            tool_parser=tool_parser,
+            max_top_logprobs=_max_top_logprobs(engine_client),
+            priorities=args.scheduling_policy == "priority",
+            force_usage=args.enable_force_include_usage,
+            draining=lambda: life.draining,
+        )
+        # vLLM's SageMaker part builds the layers as soon as there is one; nothing is served yet.
+        self._app.middleware_stack = None
+        # Added last, so that it is outermost: requests that another layer refuses have a line too.
+        self._app.add_middleware(
+            RequestLog,
+            settings=settings.log,
+            quiet=[path.strip() for path in (args.disable_access_log_for_endpoints or "").split(",")],
+            ended=metrics.refresh,
+        )
+        if not state.mirl_guard.keyring and args.host not in LOOPBACK and not args.uds:
+            logger.warning("no API keys: whoever reaches the port may use the model (--api-key-file)")
+        logger.info("MIRL gates %s; the same model without the gate is %s:direct", names[0], names[0])
+
+
+def _settings(args: Namespace) -> ServerSettings:
+    settings: ServerSettings = getattr(args, "mirl", None) or ServerSettings.load()
+    return settings
+
+
+def _life(args: Namespace) -> Lifetime:
+    """The life of this process, left in `args` for the launcher, whose exit code goes by it."""
+    args.mirl_life = life = Lifetime(patience(_settings(args), args.shutdown_timeout))
+    return life
+
+
+def _take_keys(args: Namespace) -> list[str]:
+    """vLLM's own API keys, which the guard checks from here on.
+
+    vLLM adds its check after the plugins, and would refuse the keys that it does not know; with no key but an
+    empty one it adds none.
+    """
+    keys = [key for key in (args.api_key or [envs.VLLM_API_KEY]) if key]
+    args.api_key = [""]
+    return keys
+
+
+def _sequences(client: EngineClient | None, args: Namespace) -> int:
+    """This process's share of twice the sequences that the engine runs at a time."""
+    if client is None:
+        return SEQUENCES
+    ranks = client.vllm_config.parallel_config.data_parallel_size
+    most = int(client.vllm_config.scheduler_config.max_num_seqs * ranks)
+    servers = int(getattr(args, "api_server_count", None) or 1)
+    return max(2, 2 * most // max(1, servers))
+
+
+def find_model_settings(model_config: Any, calibration: Path | None) -> ModelSettings:
+    """The model's `mirl.json`: the operator's, the one beside the weights, or the paper's values.
+
+    Raises:
+        ConfigError: the file is wrong, or the operator's does not exist.
+    """
+    if calibration is not None:
+        settings = ModelSettings.load(calibration if calibration.is_dir() else calibration.parent)
+        if settings is None or not (calibration.is_dir() or calibration.name == "mirl.json"):
+            raise ConfigError(f"calibration {calibration}: no mirl.json there", param="calibration")
+        return settings
+    where = (model_config.model, model_config.revision)
+    get_hf_file_to_dict("mirl.json", *where)  # for a hub model: into the local cache, if it has one
+    path = try_get_local_file(where[0], "mirl.json", where[1])
+    settings = ModelSettings.load(path.parent) if isinstance(path, Path) else None
+    if settings is None:
+        logger.warning(
+            "%s has no mirl.json: tags, prompts, N, k and m are the paper's, not this model's own", where[0]
+        )
+    return settings or ModelSettings()
+
+
+def _engine(client: EngineClient, model: ModelSettings, args: Namespace) -> VLLMEngine:
+    tokenizer = client.renderer.get_tokenizer()
+    special = set(tokenizer.all_special_tokens)
+    tags = (*model.tags.description, *model.tags.reasoning, *model.tags.answer)
+    return VLLMEngine(
+        client,
+        keep_special=[*(tag for tag in tags if tag in special), *marker_tokens(args, tokenizer)],
+        chat=ChatParams(
+            chat_template=load_chat_template(args.chat_template),
+            chat_template_content_format=args.chat_template_content_format,
+            chat_template_kwargs=resolve_default_chat_template_kwargs(args),
+        ),
+    )
+
+
+def _max_top_logprobs(client: EngineClient | None) -> int:
+    most = client.model_config.max_logprobs if client is not None else MAX_TOP_LOGPROBS
+    # Negative: as many as the vocabulary holds.
+    return MAX_TOP_LOGPROBS if most < 0 else min(most, MAX_TOP_LOGPROBS)
+
+
+async def _cards(state: State) -> list[dict[str, Any]]:
+    listed = await state.openai_serving_models.show_available_models()
+    cards: list[dict[str, Any]] = listed.model_dump()["data"]
+    return cards
+
+
+def _tracing(args: Namespace) -> Tracing | None:
+    """Spans go where vLLM's go; nothing of OpenTelemetry is needed where they go nowhere."""
+    if args.otlp_traces_endpoint is None:
+        return None
+    from mirl_server.observability.tracing import process_tracing
+
+    return process_tracing(args.otlp_traces_endpoint)

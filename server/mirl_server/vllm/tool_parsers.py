@@ -1,0 +1,63 @@
+"""vLLM's own tool parsers, as something that finds calls in a text."""
+
+from __future__ import annotations
+
+import logging
+from argparse import Namespace
+from collections.abc import Callable, Sequence
+from typing import Any
+
+from pydantic import ValidationError
+from vllm.entrypoints.openai.chat_completion.protocol import ChatCompletionRequest
+from vllm.exceptions import VLLMError
+from vllm.tool_parsers import ToolParserManager
+
+from mirl_core.algorithm.answers.forms import Calls
+from mirl_core.errors import RequestError
+from mirl_server.handling.tools import ToolParser
+
+logger = logging.getLogger(__name__)
+
+
+def find_tool_parser(args: Namespace, tokenizer: Any) -> ToolParser | None:
+    """The parser that the server was started with; None without one."""
+    if not args.enable_auto_tool_choice or not args.tool_call_parser:
+        return None
+    kind = ToolParserManager.get_tool_parser(args.tool_call_parser)
+
+    def for_request(tools: Sequence[dict[str, Any]]) -> Callable[[str], Calls]:
+        try:
+            request = ChatCompletionRequest(
+                messages=[{"role": "user", "content": ""}], tools=list(tools), tool_choice="auto"
+            )
+            kind(tokenizer, request.tools)
+        except (VLLMError, ValidationError, ValueError, TypeError) as error:
+            raise RequestError(f"tools can't be read: {error}"[:400], param="tools") from error
+
+        def parse(text: str) -> Calls:
+            try:
+                # Parsers keep what they have read: each text needs one of its own.
+                found = kind(tokenizer, request.tools).extract_tool_calls(text, request)
+            except Exception:
+                # A parser may stumble over what a model writes; then it wrote no call.
+                logger.exception("the tool parser failed on a chain")
+                return ()
+            if not found.tools_called:
+                return ()
+            return [(call.function.name, call.function.arguments) for call in found.tool_calls]
+
+        return parse
+
+    return for_request
+
+
+def marker_tokens(args: Namespace, tokenizer: Any) -> list[str]:
+    """Special tokens that the parser looks for: decoded text must keep them."""
+    if not args.enable_auto_tool_choice or not args.tool_call_parser:
+        return []
+    parser = ToolParserManager.get_tool_parser(args.tool_call_parser)(tokenizer)
+    # Some parsers name their markers when they are made, others in their class.
+    named = [value for owner in (parser, *type(parser).__mro__) for value in vars(owner).values()]
+    return sorted(
+        set(tokenizer.all_special_tokens).intersection(one for one in named if isinstance(one, str))
+    )

@@ -1,0 +1,180 @@
+"""vLLM and transformers give the same mutual information for the same descriptions, and keep one protocol."""
+
+from __future__ import annotations
+
+import asyncio
+import uuid
+from collections.abc import AsyncIterator
+from pathlib import Path
+
+import numpy as np
+import pytest
+import pytest_asyncio
+import torch
+from PIL import Image
+
+from mirl_core.engines.base import Engine, Rendered, RequestContext, Sample, Sampling
+from mirl_core.engines.hf.engine import HFEngine
+from mirl_core.engines.vllm.engine import VLLMEngine
+from mirl_core.errors import EngineDeadError, EngineError, RequestError
+from mirl_core.types import Conversation
+
+DESCRIPTIONS = (Path(__file__).parents[2] / "fixtures" / "descriptions.txt").read_text().splitlines()
+PIXELS = np.random.default_rng(11).integers(0, 256, (64, 64, 3), dtype=np.uint8)
+QUESTION = Conversation(
+    (
+        {
+            "role": "user",
+            "content": [
+                {"type": "image", "image": Image.fromarray(PIXELS)},
+                {"type": "text", "text": "What is the sum of the red digits?"},
+            ],
+        },
+    )
+)
+
+
+def context(name: str = "") -> RequestContext:
+    return RequestContext(name or uuid.uuid4().hex)
+
+
+@pytest_asyncio.fixture(scope="module", loop_scope="session")
+async def hf_float32(bundled_model: Path) -> AsyncIterator[HFEngine]:
+    engine = await HFEngine.start(str(bundled_model), dtype=torch.float32)
+    yield engine
+    await engine.close()
+
+
+@pytest_asyncio.fixture(scope="module", loop_scope="session")
+async def vllm_float32(bundled_model: Path) -> AsyncIterator[VLLMEngine]:
+    engine = await VLLMEngine.start(str(bundled_model), dtype="float32")
+    yield engine
+    await engine.close()
+
+
+async def terms(engine: Engine) -> tuple[np.ndarray, np.ndarray]:
+    """log p(d | I, q) and log p(d | q) of each description; nats; shapes (50,)."""
+    suffixes = [engine.encode(f"<description>{text}</description>") for text in DESCRIPTIONS]
+    sums = []
+    for conversation in (QUESTION, QUESTION.with_images(None)):
+        rendered = await engine.render(conversation, context())
+        scores = await engine.score(rendered, suffixes, context())
+        sums.append(np.array([sum(score) for score in scores]))
+    return sums[0], sums[1]
+
+
+async def differences(one: Engine, other: Engine) -> np.ndarray:
+    """How far the two engines' MI of each description is apart; nats; shape (50,)."""
+    (seen, blind), (other_seen, other_blind) = await terms(one), await terms(other)
+    assert len(seen) == 50
+    apart: np.ndarray = np.abs((seen - blind) - (other_seen - other_blind))
+    return apart
+
+
+async def sample(engine: Engine, rendered: Rendered, n: int, sampling: Sampling) -> list[Sample]:
+    samples = [s async for s in engine.generate(rendered, (), n, sampling, context())]
+    return sorted(samples, key=lambda s: s.index)
+
+
+@pytest.mark.vllm
+async def test_mi_agrees_in_float32(hf_float32: HFEngine, vllm_float32: VLLMEngine) -> None:
+    apart = await differences(hf_float32, vllm_float32)
+    print(f"largest difference of MI over 50 descriptions, float32: {apart.max():.2e} nats")
+    assert apart.max() <= 1e-4
+
+
+@pytest.mark.vllm
+async def test_mi_agrees_in_bfloat16(bundled_model: Path, vllm_engine: VLLMEngine) -> None:
+    """The weights' own type: what a user gets. Rounding, which grows with a description's length."""
+    engine = await HFEngine.start(str(bundled_model), dtype=torch.bfloat16)
+    apart = await differences(engine, vllm_engine)
+    await engine.close()
+    tokens = [len(engine.encode(f"<description>{text}</description>")) for text in DESCRIPTIONS]
+    per_token = (apart / tokens).max()
+    print(f"largest difference of MI over 50 descriptions, bfloat16: {apart.max():.2e} nats")
+    print(f"and per token: {per_token:.2e} nats")
+    assert per_token <= 0.1
+
+
+@pytest.mark.vllm
+async def test_both_render_and_decode_alike(hf_float32: HFEngine, vllm_float32: VLLMEngine) -> None:
+    """Same prompt, and the same greedy continuation."""
+    greedy = Sampling(max_tokens=16, temperature=0, alternatives=20)
+    texts = []
+    confidence = []
+    for engine in (hf_float32, vllm_float32):
+        rendered = await engine.render(QUESTION, context())
+        (only,) = await sample(engine, rendered, 1, greedy)
+        texts.append((rendered.prompt_tokens, only.token_ids, only.text.rstrip("\ufffd"), only.finish_reason))
+        confidence.append(only.confidence)
+    assert texts[0] == texts[1]
+    assert len(confidence[0]) == len(texts[0][1])
+    assert confidence[0] == pytest.approx(confidence[1], abs=1e-3)
+
+
+@pytest.mark.vllm
+@pytest.mark.parametrize("which", ["hf", "vllm"])
+async def test_score_equals_sampling(hf_float32: HFEngine, vllm_float32: VLLMEngine, which: str) -> None:
+    engine: Engine = hf_float32 if which == "hf" else vllm_float32
+    rendered = await engine.render(QUESTION, context())
+    samples = await sample(engine, rendered, 8, Sampling(max_tokens=30, temperature=1.3, top_p=0.95, seed=2))
+    scores = await engine.score(rendered, [s.token_ids for s in samples], context())
+    worst = max(np.abs(np.subtract(a, s.logprobs)).max() for a, s in zip(scores, samples, strict=True))
+    print(f"largest difference of score and sampling log-probability, float32, {which}: {worst:.2e} nats")
+    assert worst <= 1e-4
+
+
+async def test_hf_samples_are_whole(hf_float32: HFEngine) -> None:
+    rendered = await hf_float32.render(QUESTION, context())
+    settings = Sampling(
+        max_tokens=12, seed=4, top_k=50, min_p=0.01, presence_penalty=0.5, repetition_penalty=1.1
+    )
+    samples, again = [await sample(hf_float32, rendered, 4, settings) for _ in range(2)]
+    assert samples == again
+    assert len({s.token_ids for s in samples}) > 1
+    for s in samples:
+        assert len(s.logprobs) == len(s.token_ids) <= 12
+        assert s.text == hf_float32.decode(s.token_ids)
+
+
+async def test_hf_text_ends_with_the_stop_string(hf_float32: HFEngine) -> None:
+    rendered = await hf_float32.render(QUESTION, context())
+    (free,) = await sample(hf_float32, rendered, 1, Sampling(max_tokens=20, temperature=0))
+    stop = hf_float32.decode(free.token_ids[3:5])
+    (stopped,) = await sample(hf_float32, rendered, 1, Sampling(max_tokens=20, temperature=0, stop=(stop,)))
+    assert stopped.text.endswith(stop)
+    assert stopped.finish_reason == "stop"
+
+
+async def test_hf_abort_and_close(hf_float32: HFEngine) -> None:
+    rendered = await hf_float32.render(QUESTION, context())
+    long = Sampling(max_tokens=1900, temperature=2.0)
+    stream = hf_float32.generate(rendered, (), 3, long, context("it"))
+    reader = asyncio.ensure_future(anext(stream))
+    await asyncio.sleep(0.05)
+    await hf_float32.abort("it")
+    samples = [await reader, *[s async for s in stream]]
+    assert any(s.finish_reason == "abort" for s in samples)
+    assert len(samples) == 3
+    stream = hf_float32.generate(rendered, (), 3, long, context("other"))
+    reader = asyncio.ensure_future(anext(stream))
+    await asyncio.sleep(0.05)
+    reader.cancel()
+    async with asyncio.timeout(5):
+        await asyncio.wait([reader])
+        # The thread is free again: nothing of the cancelled call is left in it.
+        await sample(hf_float32, rendered, 1, Sampling(max_tokens=1))
+
+
+async def test_hf_errors(hf_float32: HFEngine, bundled_model: Path) -> None:
+    too_long = Conversation(({"role": "user", "content": "red " * 5000},))
+    with pytest.raises(RequestError):
+        await hf_float32.render(too_long, context())
+    with pytest.raises(RequestError):
+        await hf_float32.render(Conversation(({"content": "nobody says this"},)), context())
+    with pytest.raises(EngineError):
+        await HFEngine.start(str(bundled_model / "absent"))
+    engine = await HFEngine.start(str(bundled_model))
+    await engine.close()
+    with pytest.raises(EngineDeadError):
+        await engine.render(QUESTION, context())

@@ -1,0 +1,174 @@
+"""The Responses and the Anthropic API, describing, and one model by name, on a real `mirl-serve`."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import anthropic
+import httpx
+import openai
+import pytest
+from anthropic import Anthropic
+from openai.types.responses import Response
+
+from mirl_client import evidence
+from tests.contract.conftest import asking, image_part, small
+from tests.integration.server.test_disconnect import until
+from tests.server_fixture import NAME, RunningServer
+
+pytestmark = pytest.mark.vllm
+
+URL = image_part()["image_url"]["url"]
+INPUT: list[Any] = [
+    {"role": "user", "content": [
+        {"type": "input_image", "image_url": URL, "detail": "auto"},
+        {"type": "input_text", "text": "What is the sum of all digits?"},
+    ]}
+]  # fmt: skip
+MESSAGES: list[Any] = [
+    {"role": "user", "content": [
+        {"type": "image", "source": {"type": "base64", "media_type": "image/png", "data": URL.split(",")[1]}},
+        {"type": "text", "text": "What is the sum of all digits?"},
+    ]}
+]  # fmt: skip
+# The largest fan-out that the server allows, so that the work lasts for seconds whatever the weights say.
+LONG = {"descriptions": 32, "keep": 32, "forks": 16, "gate": "none", "early_stop": False}
+
+
+def anthropic_client(server: RunningServer) -> Anthropic:
+    made = Anthropic(base_url=server.url, api_key="none", max_retries=0, timeout=120)
+    return server.clients.enter_context(made)
+
+
+def test_the_three_apis_give_one_answer(server: RunningServer) -> None:
+    # Serial requests with a seed repeat exactly, and the three ask for the same.
+    chat = server.client().chat.completions.create(
+        model=NAME, messages=asking(), seed=1, max_tokens=150, extra_body=small()
+    )
+    responses = server.client().responses.create(
+        model=NAME, input=INPUT, max_output_tokens=150, extra_body={**small(), "seed": 1}
+    )
+    messages = anthropic_client(server).messages.create(
+        model=NAME, messages=MESSAGES, max_tokens=150, extra_body={**small(), "seed": 1}
+    )
+    content = chat.choices[0].message.content
+    assert responses.output_text == content
+    assert messages.content[-1].type == "text"
+    assert messages.content[-1].text == content
+    assert chat.usage is not None
+    assert responses.usage is not None
+    tokens = (chat.usage.prompt_tokens, chat.usage.completion_tokens)
+    assert (responses.usage.input_tokens, responses.usage.output_tokens) == tokens
+    assert (messages.usage.input_tokens, messages.usage.output_tokens) == tokens
+    found = [evidence(one) for one in (chat, responses, messages)]
+    assert all(one is not None and one.descriptions for one in found)
+
+
+def test_streams(server: RunningServer) -> None:
+    body: dict[str, Any] = {**small(), "seed": 1}
+    final: Response | None = None
+    with server.client().responses.stream(
+        model=NAME, input=INPUT, max_output_tokens=150, extra_body=body
+    ) as events:
+        for event in events:
+            # Untrained weights may be cut off: that response is incomplete, not failed.
+            if event.type in ("response.completed", "response.incomplete"):
+                final = event.response
+    assert final is not None
+    assert evidence(final) is not None
+    with anthropic_client(server).messages.stream(
+        model=NAME, messages=MESSAGES, max_tokens=150, extra_body=body
+    ) as stream:
+        text = "".join(stream.text_stream)
+        message = stream.get_final_message()
+    assert text == final.output_text
+    assert message.stop_reason in ("end_turn", "max_tokens")
+
+
+@pytest.mark.parametrize("name", [NAME, f"{NAME}:direct"])
+def test_text_is_vllms_own(server: RunningServer, name: str) -> None:
+    told = server.client().responses.create(model=name, input="hello", max_output_tokens=5)
+    assert (told.model, evidence(told)) == (name, None)
+    message = anthropic_client(server).messages.create(
+        model=name, messages=[{"role": "user", "content": "hello"}], max_tokens=5
+    )
+    assert (message.model, evidence(message)) == (name, None)
+    streamed = list(
+        server.client().responses.create(model=name, input="hi", max_output_tokens=5, stream=True)
+    )
+    assert streamed[0].type == "response.created"
+    assert streamed[0].response.model == name
+    asked: list[Any] = [{"role": "user", "content": "hi"}]
+    with anthropic_client(server).messages.create(
+        model=name, messages=asked, max_tokens=5, stream=True
+    ) as stream:
+        started = next(iter(stream))
+    assert started.type == "message_start"
+    assert started.message.model == name
+
+
+def test_an_image_to_direct_is_vllms_own(server: RunningServer) -> None:
+    name = f"{NAME}:direct"
+    told = server.client().responses.create(model=name, input=INPUT, max_output_tokens=5)
+    assert (told.model, evidence(told)) == (name, None)
+    message = anthropic_client(server).messages.create(model=name, messages=MESSAGES, max_tokens=5)
+    assert (message.model, evidence(message)) == (name, None)
+    assert message.usage.input_tokens > 16
+
+
+def test_wrong_requests_to_the_backend_are_its_400(server: RunningServer) -> None:
+    for path, body in (
+        ("/v1/responses", {"input": 3}),
+        ("/v1/messages", {"messages": "hi", "max_tokens": 3}),
+    ):
+        response = httpx.post(f"{server.url}{path}", json={"model": NAME, **body}, timeout=60)
+        assert response.status_code == 400
+        assert response.json()["error"]["message"]
+
+
+def test_gated_refusals_name_the_field(server: RunningServer) -> None:
+    with pytest.raises(openai.BadRequestError) as refused:
+        server.client().responses.create(model=NAME, input=INPUT, previous_response_id="resp_1")
+    assert refused.value.param == "previous_response_id"
+    with pytest.raises(anthropic.BadRequestError, match="budget_tokens"):
+        anthropic_client(server).messages.create(
+            model=NAME, messages=MESSAGES, max_tokens=2000,
+            thinking={"type": "enabled", "budget_tokens": 1024},
+        )  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("path", "body"),
+    [
+        ("/v1/responses", {"input": INPUT}),
+        ("/v1/messages", {"messages": MESSAGES, "max_tokens": 500}),
+        ("/v1/mirl/describe", {"messages": asking()}),
+    ],
+)
+def test_a_dropped_request_frees_the_engine(server: RunningServer, path: str, body: dict[str, Any]) -> None:
+    until(lambda: server.sequences() == 0, 20)
+    asked = {"model": NAME, "temperature": 2.0, "mirl": LONG, **body}
+    try:
+        with httpx.Client(timeout=httpx.Timeout(10, read=0.1)) as client:
+            client.post(f"{server.url}{path}", json=asked)
+    except httpx.ReadTimeout:
+        pass  # the client has hung up
+    assert until(lambda: server.sequences() == 0, 5) < 2
+
+
+def test_describe_is_the_first_half_of_an_answer(server: RunningServer) -> None:
+    asked = {"model": NAME, "messages": asking(), "seed": 1, "max_tokens": 150, **small()}
+    told = httpx.post(f"{server.url}/v1/mirl/describe", json=asked, timeout=60).json()
+    answered = httpx.post(f"{server.url}/v1/chat/completions", json=asked, timeout=60).json()
+    texts = [one["text"] for one in told["data"]]
+    assert texts == [one["text"] for one in answered["mirl"]["descriptions"]]
+    assert sum(one["kept"] for one in told["data"]) <= 2
+    assert told["usage"]["completion_tokens"] == sum(one["tokens"] for one in told["data"])
+
+
+def test_one_model_by_its_name(server: RunningServer) -> None:
+    client = server.client()
+    for name in (NAME, f"{NAME}:direct"):
+        assert client.models.retrieve(name).id == name
+    with pytest.raises(openai.NotFoundError):
+        client.models.retrieve("nobody/serves-this")

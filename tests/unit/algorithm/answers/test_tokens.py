@@ -1,0 +1,66 @@
+"""An answer's tokens spell the answer, whatever the vocabulary cuts in two."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from mirl_core.algorithm.answers.tokens import answer_tokens, token_span, token_texts
+from mirl_core.engines.base import Sample
+from mirl_core.engines.fake import FakeEngine
+from mirl_core.types import Chain
+
+
+def by_byte(ids: Sequence[int]) -> str:
+    """A vocabulary of bytes, the hardest case: every character beyond ASCII takes several tokens."""
+    return bytes(ids).decode(errors="replace")
+
+
+@given(st.text(max_size=12), st.text(max_size=12), st.text(max_size=12))
+def test_tokens_of_bytes_spell_exactly_the_answer(before: str, answer: str, after: str) -> None:
+    ids = list((before + answer + after).encode())
+    first, last = token_span(ids, len(before), len(answer), by_byte)
+    assert bytes(ids[first:last]).decode() == answer
+    assert "".join(token_texts(ids[:last], first, by_byte)) == answer
+
+
+@given(st.lists(st.sampled_from(["a", "bc", " d", "\u00e9", "<", "x>7"]), max_size=12), st.data())
+def test_tokens_of_words_cover_the_answer_and_no_more(words: list[str], data: st.DataObject) -> None:
+    def decode(ids: Sequence[int]) -> str:
+        return "".join(words[place] for place in ids)
+
+    ids, text = list(range(len(words))), "".join(words)
+    start = data.draw(st.integers(0, len(text)))
+    length = data.draw(st.integers(0, len(text) - start))
+    first, last = token_span(ids, start, length, decode)
+    spelled, offset = decode(ids[first:last]), len(decode(ids[:first]))
+    assert spelled[start - offset :].startswith(text[start : start + length])
+    if length:
+        assert offset <= start < offset + len(words[first])
+        assert offset + len(spelled) - len(words[last - 1]) < start + length
+    else:
+        assert first == last
+
+
+def test_a_character_belongs_to_the_token_that_completes_it() -> None:
+    ids = list("a\u20acb".encode())
+    assert token_texts(ids, 0, by_byte) == ["a", "", "", "\u20ac", "b"]
+    # A byte that is really broken is told as it reads.
+    assert "".join(token_texts([0xFF, 0x61], 0, by_byte)) == "\ufffda"
+
+
+@pytest.mark.parametrize(("answer", "expected"), [("7", ["7"]), ("red one", ["red", " one"]), (None, [])])
+def test_tokens_carry_their_logprobs_and_rivals(answer: str | None, expected: list[str]) -> None:
+    engine = FakeEngine()
+    text = f"<think>so</think><answer>{answer or ''}"
+    ids = engine.encode(text)
+    rivals = tuple(((token, -0.5), (ids[0], -1.5)) for token in ids)
+    sample = Sample(0, ids, tuple(-float(place) for place in range(len(ids))), text, "stop", likeliest=rivals)
+    start = text.index("<answer>") + len("<answer>")
+    told = answer_tokens(Chain(0, 0, text, "so", answer, len(ids), "stop", start=start), sample, engine)
+    assert [one.text for one in told] == expected
+    assert [one.logprob for one in told] == [-float(ids.index(one.token_id)) for one in told]
+    assert all(one.likeliest == ((one.text, -0.5), ("<think>", -1.5)) for one in told)

@@ -1,0 +1,173 @@
+"""Confidence: the formula, what it holds for, and what the pipeline tells of it."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import replace
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from mirl_core.algorithm.confidence import NEUTRAL, calibration_for, distinct_share, probability, reported
+from mirl_core.algorithm.gates import select
+from mirl_core.config import Calibration, MIRLOptions, ModelSettings
+from mirl_core.engines.base import Sampling
+from mirl_core.engines.fake import FakeEngine, FakeText
+from mirl_core.types import Description, Result
+from tests.unit.pipeline.pipeline_cases import chain, described, result_of
+
+CALIBRATION = Calibration(intercept=-1.0, vote_share=3.0, distinct_share=-2.0)
+OPTIONS = MIRLOptions(descriptions=4, keep=2, forks=1, early_stop=False)
+SETTINGS = ModelSettings(instruction="", options=OPTIONS, calibration=CALIBRATION)
+SAMPLING = Sampling(max_tokens=64, seed=1)
+# Two of the four say the same: a distinct share of 3/4.
+FOUR = [
+    described("a cat", -1, -4),
+    described("a dog", -1, -5),
+    described("a cat", -1, -4),
+    described("fog", -1),
+]
+SHARES = st.floats(0, 1)
+WEIGHTS = st.floats(-1e6, 1e6)
+
+
+def made(index: int, *content: int, reason: str | None = None) -> Description:
+    """A description of these content tokens and one for the closing tag."""
+    return Description(index, "x", (*content, 99), len(content), -1.0, mi=float(index), reason=reason)
+
+
+def test_an_example() -> None:
+    assert probability(CALIBRATION, 1.0, 0.5) == pytest.approx(1 / (1 + math.exp(-1.0)))
+    assert probability(CALIBRATION, 0.0, 0.0) == pytest.approx(1 / (1 + math.e))
+
+
+@given(WEIGHTS, WEIGHTS, WEIGHTS, SHARES, SHARES)
+def test_never_certain(intercept: float, share: float, distinct: float, one: float, other: float) -> None:
+    calibration = Calibration(intercept=intercept, vote_share=share, distinct_share=distinct)
+    assert 0 < probability(calibration, one, other) < 1
+
+
+@given(st.floats(-5, 5), st.floats(0.01, 5), st.floats(-5, 5), SHARES, SHARES, SHARES)
+def test_more_votes_more_confidence(
+    intercept: float, weight: float, other: float, one: float, two: float, distinct: float
+) -> None:
+    low, high = sorted((one, two))
+    calibration = Calibration(intercept=intercept, vote_share=weight, distinct_share=other)
+    assert probability(calibration, low, distinct) <= probability(calibration, high, distinct)
+    if high - low > 1e-6:
+        assert probability(calibration, low, distinct) < probability(calibration, high, distinct)
+
+
+@pytest.mark.parametrize("value", [math.nan, math.inf])
+def test_weights_are_numbers(value: float) -> None:
+    with pytest.raises(ValueError, match="finite"):
+        Calibration(intercept=value, vote_share=1, distinct_share=1)
+
+
+@pytest.mark.parametrize("distinct", [False, True])
+def test_distinct_share_is_the_same_before_and_after_the_gate(distinct: bool) -> None:
+    # The closing tag is no content, so the first two say the same; the last can't be used.
+    some = [
+        made(0, 1, 2),
+        replace(made(1, 1, 2), token_ids=(1, 2, 98)),
+        made(2, 1),
+        made(3, 5, reason="truncated"),
+    ]
+    assert distinct_share(some) == pytest.approx(2 / 3)
+    gated = select(some, MIRLOptions(keep=1, distinct=distinct), None)
+    assert {one.reason for one in gated} > {None, "gate"}
+    assert distinct_share(gated) == pytest.approx(2 / 3)
+    assert distinct_share(some[3:]) is None
+
+
+def test_reported() -> None:
+    some = [made(0, 1), made(1, 2)]
+    assert reported(0.8, some, CALIBRATION) == (probability(CALIBRATION, 0.8, 1.0), True)
+    assert reported(0.8, some, None) == (0.8, False)
+    assert reported(None, some, CALIBRATION) == (None, False)
+    assert reported(0.8, [made(0, 1, reason="empty")], CALIBRATION) == (0.8, False)
+
+
+CHANGED: dict[str, Any] = {
+    "descriptions": 5,
+    "keep": 3,
+    "forks": 2,
+    "adaptive_keep": 0.9,
+    "gate": "confidence",
+    "estimator": "blank",
+    "mi_weight": 0.5,
+    "normalize": "sum",
+    "clip": 1.0,
+    "distinct": True,
+    "fork_image": "drop",
+    "aggregate": "majority",
+    "early_stop": True,
+    "description_tokens": 9,
+}
+
+
+def test_a_changed_option_is_another_vote() -> None:
+    assert calibration_for(SETTINGS, OPTIONS, SAMPLING) == CALIBRATION
+    assert (
+        calibration_for(
+            SETTINGS, OPTIONS.model_copy(update={"timeout": 9.0, "max_total_tokens": 999, "token_mi": True})
+        )
+        is not None
+    )
+    assert set(CHANGED) | NEUTRAL == set(MIRLOptions.model_fields), "every option is one or the other"
+    for name, value in CHANGED.items():
+        assert calibration_for(SETTINGS, OPTIONS.model_copy(update={name: value})) is None, name
+
+
+@pytest.mark.parametrize(
+    "changed", [{"temperature": 0.5}, {"top_p": 0.9}, {"top_k": 5}, {"min_p": 0.1}, {"presence_penalty": 1.0}]
+)
+def test_another_distribution_is_another_vote(changed: dict[str, float]) -> None:
+    assert calibration_for(SETTINGS, OPTIONS, replace(SAMPLING, **changed)) is None  # type: ignore[arg-type]
+    same = replace(SAMPLING, max_tokens=7, seed=None, stop=("x",), alternatives=3)
+    assert calibration_for(SETTINGS, OPTIONS, same) == CALIBRATION
+
+
+def engine() -> FakeEngine:
+    return FakeEngine(FOUR, lambda suffix, branch: chain("dog" if "dog" in suffix else "cat"))
+
+
+async def ask(settings: ModelSettings = SETTINGS, **changed: Any) -> Result:
+    given = settings.options.model_dump() | changed
+    return await result_of(engine(), settings=settings, sampling=SAMPLING, **given)
+
+
+@pytest.mark.parametrize("aggregate", ["auto", "majority", "mi_weighted"])
+async def test_the_models_own_vote_is_calibrated(aggregate: str) -> None:
+    own = SETTINGS.model_copy(update={"options": OPTIONS.model_copy(update={"aggregate": aggregate})})
+    result = await ask(own)
+    assert result.vote is not None
+    assert 0.5 <= result.vote.share < 1
+    assert result.calibrated
+    assert result.confidence == probability(CALIBRATION, result.vote.share, 3 / 4)
+
+
+@pytest.mark.parametrize("changed", [{"keep": 3}, {"early_stop": True}, {"gate": "none"}])
+async def test_another_vote_reports_its_share(changed: dict[str, Any]) -> None:
+    result = await ask(**changed)
+    assert result.vote is not None
+    assert (result.confidence, result.calibrated) == (result.vote.share, False)
+
+
+async def test_without_a_calibration_or_a_vote() -> None:
+    plain = await ask(SETTINGS.model_copy(update={"calibration": None}))
+    assert plain.vote is not None
+    assert (plain.confidence, plain.calibrated) == (plain.vote.share, False)
+    best = await ask(
+        SETTINGS.model_copy(update={"options": OPTIONS.model_copy(update={"aggregate": "best"})})
+    )
+    assert (best.confidence, best.calibrated) == (None, False)
+
+
+async def test_a_fallback_is_no_such_vote() -> None:
+    unusable = FakeEngine([FakeText("never ends", -1.0, -1.0, "length")], plain=[chain("cat")])
+    result = await result_of(unusable, settings=SETTINGS, sampling=SAMPLING, **OPTIONS.model_dump())
+    assert result.fallback
+    assert (result.confidence, result.calibrated) == (1.0, False)

@@ -1,0 +1,387 @@
+"""The engine over HTTP: the JSON that it sends, and what it makes of answers and refusals."""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+import io
+from typing import Any
+
+import httpx
+import pytest
+from PIL import Image
+
+from mirl_core.engines.base import RequestContext, derive_seed
+from mirl_core.engines.remote import score as _remote_score
+from mirl_core.engines.remote.prompt import encoded
+from mirl_core.engines.remote.server import Server, checked_url
+from mirl_core.errors import (
+    ConfigError,
+    EngineDeadError,
+    EngineError,
+    MIRLError,
+    ModelNotFoundError,
+    RequestError,
+    RequestTooLargeError,
+)
+from mirl_core.types import Conversation
+from tests.unit.engines.remote.remote_cases import (
+    CONTEXT,
+    GENERATE,
+    RENDER,
+    RENDERED,
+    TEXT,
+    Asked,
+    FakeServers,
+    engine,
+    refusal,
+    sampled,
+    samples,
+    scored,
+    without_id,
+)
+
+PICTURE = Image.effect_noise((4, 3), 50).convert("RGB")
+NAME = hashlib.sha256(b"(4, 3)" + PICTURE.tobytes()).hexdigest()
+SHOWN = Conversation(
+    (
+        {
+            "role": "user",
+            "content": [{"type": "image", "image": PICTURE}, {"type": "text", "text": "How many?"}],
+        },
+    )
+)
+EXPANDED = {
+    "token_ids": [1, 9, 7, 7, 9, 2],
+    "features": {"mm_hashes": {"image": ["x"]}, "mm_placeholders": {"image": [{"offset": 1, "length": 4}]}},
+}
+
+
+async def test_render_sends_the_conversation_as_it_is() -> None:
+    fake = FakeServers({RENDER: RENDERED})
+    tool = {"type": "function", "function": {"name": "f"}}
+    kwargs = {"enable_thinking": False, "add_generation_prompt": False}
+    rendered = await engine(fake).render(
+        Conversation(TEXT.messages, kwargs, (tool,)),
+        RequestContext("id", cache_salt="salt", trace_headers=(("traceparent", "00-1"),)),
+    )
+    (asked,) = fake.asked
+    assert (asked.path, asked.body) == (
+        RENDER,
+        {
+            "model": "the-model",
+            "messages": [{"role": "user", "content": "How many?"}],
+            "max_tokens": 1,
+            "mm_payload": "none",
+            "add_generation_prompt": False,
+            "chat_template_kwargs": {"enable_thinking": False},
+            "tools": [tool],
+            "tool_choice": "none",
+        },
+    )
+    assert asked.headers["authorization"] == "Bearer secret-key"
+    assert asked.headers["content-type"] == "application/json"
+    assert asked.headers["traceparent"] == "00-1"
+    assert rendered.prompt_tokens == 3
+
+
+async def test_images_go_losslessly_once_and_by_name_from_then_on() -> None:
+    fake = FakeServers(
+        {RENDER: EXPANDED, GENERATE: lambda _: {**sampled("ab"), "prompt_token_ids": [1, 9, 7, 7, 9, 2]}}
+    )
+    one = engine(fake)
+    tenant = RequestContext("id", cache_salt="salt", priority=3)
+    rendered = await one.render(SHOWN, tenant)
+    await samples(one, rendered, 2, tenant)
+    await samples(one, rendered, 1, tenant)
+    (part, text) = fake.bodies(RENDER)[0]["messages"][0]["content"]
+    url = part["image_url"]["url"]
+    assert part == {"type": "image_url", "image_url": {"url": url}, "uuid": NAME}
+    assert text == {"type": "text", "text": "How many?"}
+    kind, data = url.split(",")
+    assert kind == "data:image/png;base64"
+    assert Image.open(io.BytesIO(base64.b64decode(data))).tobytes() == PICTURE.tobytes()
+    first, *others = fake.bodies(GENERATE)
+    shared = {"model": "the-model", "cache_salt": hashlib.sha256(b"salt").hexdigest(), "priority": 3}
+    assert without_id(first) == {
+        **shared,
+        "token_ids": [1, 7, 2],
+        "content_parts": [{"type": "image_url", "url": url, "uuid": NAME}],
+        "sampling_params": {"max_tokens": 1, "temperature": 0.0, "detokenize": False},
+        "return_token_ids": True,
+    }
+    assert len(others) == 3
+    for body in others:
+        assert body["token_ids"] == [1, 7, 2, 5]
+        assert body["content_parts"] == [{"type": "image_url", "url": None, "uuid": NAME}]
+
+
+async def test_an_image_that_the_server_forgot_is_sent_again() -> None:
+    whole = {**sampled("ab"), "prompt_token_ids": EXPANDED["token_ids"]}
+    fake = FakeServers({RENDER: EXPANDED, GENERATE: [whole, refusal(400, "Cache miss"), whole]})
+    one = engine(fake)
+    (sample,) = await samples(one, await one.render(SHOWN, CONTEXT))
+    assert sample.text == "ab"
+    assert [body["content_parts"][0]["url"] is None for body in fake.bodies(GENERATE)] == [False, True, False]
+
+
+async def test_the_placeholder_is_found_by_what_the_server_makes_of_it() -> None:
+    """A model whose template has the 9, which no setting names; with another the prompt would be another."""
+
+    def answer(asked: Asked) -> Any:
+        if asked.body["token_ids"][1] == 7:
+            return {**sampled("x"), "prompt_token_ids": [1, 9, 7, 7, 9, 7, 9, 2]}
+        return {**sampled("x"), "prompt_token_ids": EXPANDED["token_ids"]}
+
+    fake = FakeServers({RENDER: EXPANDED, GENERATE: answer})
+    one = engine(fake)
+    rendered = await one.render(SHOWN, CONTEXT)
+    await samples(one, rendered)
+    *_, last = fake.bodies(GENERATE)
+    assert last["token_ids"] == [1, 9, 2, 5]
+    assert set(last["sampling_params"]["logit_bias"]) == {"7", "9"}
+    fake = FakeServers({RENDER: EXPANDED, GENERATE: {**sampled("x"), "prompt_token_ids": [1]}})
+    one = engine(fake)
+    with pytest.raises(EngineError, match="in process"):
+        await samples(one, await one.render(SHOWN, CONTEXT))
+
+
+async def test_sampling_parameters_are_all_said() -> None:
+    fake = FakeServers({RENDER: RENDERED, GENERATE: lambda _: sampled("abc")})
+    one = engine(fake)
+    rendered = await one.render(TEXT, CONTEXT)
+    tuned = {
+        "temperature": 0.5, "top_p": 0.9, "top_k": 3, "min_p": 0.1, "repetition_penalty": 1.1,
+        "presence_penalty": 0.2, "frequency_penalty": 0.3,
+    }  # fmt: skip
+    await samples(one, rendered, 2, seed=1, stop=("bc", "d"), **tuned)
+    await samples(one, rendered, 1, alternatives=4, stop=("b",))
+    first, second, third = sorted(fake.bodies(GENERATE), key=lambda body: body["request_id"])[:3]
+    if first["sampling_params"]["logprobs"]:
+        first, second, third = second, third, first
+    assert without_id(first) == {
+        "model": "the-model",
+        "token_ids": [1, 2, 3, 5],
+        "sampling_params": {
+            "max_tokens": 4,
+            **tuned,
+            "logprobs": 0,
+            "detokenize": True,
+            "seed": derive_seed(1, 0),
+            "stop": ["bc", "d"],
+            "include_stop_str_in_output": True,
+            "logit_bias": {"7": -1e30},
+        },
+    }
+    bodies = fake.bodies(GENERATE)
+    seeds = {body["sampling_params"].get("seed") for body in bodies}
+    assert seeds == {derive_seed(1, 0), derive_seed(1, 1), None}
+    (sure,) = [body["sampling_params"] for body in bodies if body["sampling_params"]["logprobs"]]
+    assert (sure["logprobs"], sure["stop_token_ids"], sure["detokenize"]) == (5, [ord("b")], False)
+    assert "stop" not in sure
+    ids = [body["request_id"] for body in bodies]
+    assert ids[0] != ids[1]
+    assert all("-id-" in name for name in ids)
+
+
+async def test_samples_are_read_whole() -> None:
+    answer = sampled("abEc", "length")
+    content = answer["choices"][0]["logprobs"]["content"]
+    # Sampled at rank 9; asked for two alternatives, vLLM answers three values, the sampled one's first.
+    content[1] |= {"logprob": -5.0, "top_logprobs": [
+        {"token_id": 98, "logprob": -5.0}, {"token_id": 7, "logprob": -0.5}, {"token_id": 8, "logprob": -1.5},
+    ]}  # fmt: skip
+    fake = FakeServers({RENDER: RENDERED, GENERATE: answer})
+    one = engine(fake)
+    (sample,) = await samples(one, await one.render(TEXT, CONTEXT), alternatives=2)
+    assert sample.token_ids == tuple(map(ord, "abEc"))
+    assert sample.text == "abc"
+    assert sample.logprobs == (-1.0, -5.0, -1.0, -1.0)
+    assert sample.confidence == (1.0, 1.0, 1.0, 1.0)
+    assert sample.likeliest == ()
+    (sample,) = await samples(one, await one.render(TEXT, CONTEXT), top_logprobs=2)
+    assert sample.likeliest[1] == ((7, -0.5), (8, -1.5))
+    assert sample.confidence == ()
+    assert sample.finish_reason == "length"
+    fake.answers[GENERATE] = sampled("abc", "stop")
+    (sample,) = await samples(one, await one.render(TEXT, CONTEXT), stop=("b",))
+    assert (sample.text, sample.finish_reason) == ("ab", "stop")
+
+
+@pytest.mark.parametrize(
+    "answer",
+    [
+        {"choices": []},
+        {"choices": [{"finish_reason": "stop", "token_ids": [1, 2], "logprobs": {"content": []}}]},
+        sampled("a", "error"),
+        httpx.Response(200, text="<html>"),
+        httpx.Response(302),
+    ],
+)
+async def test_nonsense_is_an_engine_error(answer: Any) -> None:
+    one = engine(FakeServers({RENDER: RENDERED, GENERATE: answer}))
+    rendered = await one.render(TEXT, CONTEXT)
+    with pytest.raises(EngineError):
+        await samples(one, rendered)
+    with pytest.raises(EngineError):
+        await one.score(rendered, [(5,)], CONTEXT)
+    with pytest.raises(EngineError):
+        await engine(FakeServers({RENDER: answer})).render(TEXT, CONTEXT)
+
+
+async def test_keeping_special_tokens() -> None:
+    fake = FakeServers({RENDER: RENDERED, GENERATE: sampled("aABEb")})
+    one = engine(fake, keep_special=("A",))
+    (sample,) = await samples(one, await one.render(TEXT, CONTEXT))
+    assert sample.text == one.decode(sample.token_ids) == "aAb"
+
+
+async def test_scores_skip_the_cache_and_identical_suffixes() -> None:
+    fake = FakeServers({RENDER: RENDERED, GENERATE: lambda asked: scored(asked.body["token_ids"])})
+    one = engine(fake, score_batch_tokens=1)
+    scores = await one.score(await one.render(TEXT, CONTEXT), [(4, 5), (), (4, 5), (6,)], CONTEXT)
+    assert [tuple(round(value, 6) for value in score) for score in scores] == [
+        (-0.3, -0.4), (), (-0.3, -0.4), (-0.3,)
+    ]  # fmt: skip
+    assert [without_id(body) for body in fake.bodies(GENERATE)] == [
+        {
+            "model": "the-model",
+            "token_ids": [1, 2, 3, *suffix],
+            "sampling_params": {
+                "max_tokens": 1,
+                "temperature": 0.0,
+                "detokenize": False,
+                "prompt_logprobs": 0,
+                "skip_reading_prefix_cache": True,
+            },
+        }
+        for suffix in ((4, 5), (6,))
+    ]
+
+
+@pytest.mark.parametrize(("cached", "times"), [(2, 1), (3, 2), (None, 2), ("not JSON", 2)])
+async def test_what_was_cached_beyond_the_prompt_is_scored_again(
+    monkeypatch: pytest.MonkeyPatch, cached: Any, times: int
+) -> None:
+    """Its values are garbage, vLLM says nothing of it."""
+    monkeypatch.setattr(_remote_score, "LONG_PROMPT", 3)
+
+    def answer(asked: Asked) -> Any:
+        if asked.body["sampling_params"].get("skip_reading_prefix_cache") is False:
+            if cached == "not JSON":
+                return refusal(400, "Out of range float values are not JSON compliant")
+            return scored(asked.body["token_ids"], cached)
+        return scored(asked.body["token_ids"])
+
+    fake = FakeServers({RENDER: RENDERED, GENERATE: answer})
+    one = engine(fake)
+    one.servers[0].counts_cached = True
+    await one.score(await one.render(TEXT, CONTEXT), [(4,)], CONTEXT)
+    prime, *scoring = fake.bodies(GENERATE)
+    assert prime["token_ids"] == [1, 2, 3]
+    assert "prompt_logprobs" not in prime["sampling_params"]
+    skips = [body["sampling_params"]["skip_reading_prefix_cache"] for body in scoring]
+    assert skips == [False, True][:times]
+    one.servers[0].counts_cached = False
+    fake.asked.clear()
+    await one.score(await one.render(TEXT, CONTEXT), [(4,)], CONTEXT)
+    assert [body["sampling_params"]["skip_reading_prefix_cache"] for body in fake.bodies(GENERATE)] == [True]
+
+
+@pytest.mark.parametrize(
+    ("answer", "kind", "param"),
+    [
+        (refusal(400, "top_p is 7", param="top_p"), RequestError, "top_p"),
+        (refusal(422, "no"), RequestError, None),
+        (refusal(404, "no such model", "NotFoundError", "model"), ModelNotFoundError, "model"),
+        (refusal(413, "too large"), RequestTooLargeError, None),
+        (httpx.Response(401, json={"error": "no such model"}), EngineError, None),
+        (httpx.Response(404, json={"detail": "Not Found"}), EngineError, None),
+        (refusal(429, "later"), EngineError, None),
+        (refusal(500, "Internal server error", "InternalServerError"), EngineError, None),
+        (httpx.Response(502, text="<html>bad gateway</html>"), EngineError, None),
+        (httpx.ReadTimeout("slow"), EngineError, None),
+        (httpx.UnsupportedProtocol("odd"), EngineError, None),
+    ],
+)
+async def test_refusals(answer: Any, kind: type[MIRLError], param: str | None) -> None:
+    fake = FakeServers({RENDER: RENDERED, GENERATE: answer})
+    one = engine(fake)
+    with pytest.raises(MIRLError) as caught:
+        await samples(one, await one.render(TEXT, CONTEXT))
+    assert type(caught.value) is kind or (kind is EngineError and isinstance(caught.value, EngineError))
+    assert not isinstance(caught.value, EngineDeadError)
+    assert caught.value.param == param
+    assert len(fake.bodies(GENERATE)) == 1
+    if isinstance(answer, httpx.Response) and kind is RequestError:
+        assert answer.json()["error"]["message"] in caught.value.message
+
+
+async def test_a_conversation_is_blamed_for_what_the_server_says_of_it() -> None:
+    one = engine(FakeServers({RENDER: refusal(400, "too long", param="input_tokens")}))
+    with pytest.raises(RequestError, match="too long") as caught:
+        await one.render(TEXT, CONTEXT)
+    assert caught.value.param == "messages"
+    one = engine(FakeServers({RENDER: {"token_ids": [1] * 100, "features": None}}))
+    with pytest.raises(RequestError) as caught:
+        await one.render(TEXT, CONTEXT)
+    assert caught.value.param == "messages"
+    with pytest.raises(RequestError) as caught:
+        await one.render(Conversation(({"role": "user", "content": [{"type": "image_url"}]},)), CONTEXT)
+    assert caught.value.param == "messages"
+
+
+async def test_what_json_cannot_say_is_refused() -> None:
+    one = engine(FakeServers({RENDER: RENDERED}))
+    with pytest.raises(RequestError):
+        await samples(one, await one.render(TEXT, CONTEXT), temperature=float("nan"))
+
+
+async def test_no_room_is_no_request() -> None:
+    fake = FakeServers({RENDER: {"token_ids": [1] * 99, "features": None}})
+    one = engine(fake)
+    rendered = await one.render(TEXT, CONTEXT)
+    assert [sample.finish_reason for sample in await samples(one, rendered, 2)] == ["length"] * 2
+    with pytest.raises(RequestError):
+        await one.score(rendered, [(5,)], CONTEXT)
+    assert not fake.bodies(GENERATE)
+
+
+async def test_lora_is_a_model_of_its_own() -> None:
+    fake = FakeServers({RENDER: RENDERED, GENERATE: sampled("a")})
+    one = engine(fake)
+    rendered = await one.render(TEXT, CONTEXT)
+    await samples(one, rendered, context=RequestContext("id", lora="adapter"))
+    assert fake.bodies(GENERATE)[0]["model"] == "adapter"
+
+
+def test_pictures_keep_their_pixels_and_nothing_else() -> None:
+    grey = Image.effect_noise((5, 2), 50)
+    grey.info["icc_profile"] = b"profile"
+    picture = encoded(grey)
+    image = Image.open(io.BytesIO(base64.b64decode(picture.url.split(",")[1])))
+    assert (image.mode, image.info) == ("RGB", {})
+    assert image.tobytes() == grey.convert("RGB").tobytes()
+    assert encoded(PICTURE).name == NAME != encoded(PICTURE.resize((3, 4))).name
+
+
+@pytest.mark.parametrize(
+    "url", ["ftp://x", "localhost:8000", "http://", "http://user:pass@host", "http://host:port"]
+)
+def test_wrong_urls(url: str) -> None:
+    with pytest.raises(ConfigError) as caught:
+        checked_url(url)
+    assert "pass@" not in caught.value.message
+
+
+@pytest.mark.parametrize("key", ["secret\n", "sécret"])
+def test_keys_that_cannot_be_sent(key: str) -> None:
+    with pytest.raises(ConfigError) as caught:
+        Server("http://host", api_key=key)
+    assert "cret" not in caught.value.message
+
+
+def test_urls_as_people_write_them() -> None:
+    for url in ("http://host:8000", "http://host:8000/", " http://host:8000/v1 ", "http://host:8000/v1/"):
+        assert checked_url(url) == "http://host:8000"
+    assert checked_url("https://host/behind/a/proxy/v1") == "https://host/behind/a/proxy"

@@ -1,0 +1,213 @@
+"""Rules for λ: by hand where a request is enough, in an exact world where it takes traffic."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+
+from mirl_core.config import MIRLOptions, ModelSettings
+from mirl_core.evaluation.bank.records import BankedQuestion
+from mirl_core.evaluation.methods import Prepared, draws, parse_methods, unlabelled
+from mirl_core.evaluation.methods.auto_weight import (
+    Average,
+    Conflict,
+    InformationShare,
+    Sampled,
+    Stable,
+    fixed_weight,
+)
+from mirl_core.evaluation.methods.automatic import Automatic, FromTraffic
+from mirl_core.evaluation.methods.traffic import TrafficPrior, TrafficWeight
+from tests.unit.algorithm.mi.tabular_world import scenes
+from tests.unit.evaluation.bank.bank_cases import in_order, question, reasoned, said
+
+OPTIONS = MIRLOptions(mi_weight=0.3)
+
+
+def sampled(*pairs: tuple[float, float]) -> list[Sampled]:
+    """Descriptions of one token: (log p(d | I), log p(d))."""
+    return [
+        Sampled(f"{number}", np.array([posterior]), np.array([prior]))
+        for number, (posterior, prior) in enumerate(pairs)
+    ]
+
+
+def test_information_share_is_what_the_image_explains() -> None:
+    rule = InformationShare()
+    assert rule.weight(sampled((-1.0, -4.0), (-1.0, -4.0))) == pytest.approx(0.75)
+    assert rule.weight(sampled((-4.0, -4.0))) == 0
+    assert rule.weight(sampled((-9.0, -4.0))) == 0
+    assert rule.weight(sampled((0.0, 0.0))) == 0, "no λ changes a ranking here"
+
+
+def test_conflict_is_zero_where_the_image_agrees_with_the_prior() -> None:
+    # Evidence 2, 1 against prior -1, -2: they agree; evidence 1, 2: they don't.
+    agree, against = sampled((1.0, -1.0), (-1.0, -2.0)), sampled((0.0, -1.0), (0.0, -2.0))
+    assert Conflict().weight(agree, OPTIONS) == pytest.approx(0)
+    assert Conflict().weight(against, OPTIONS) == pytest.approx(1)
+    assert Conflict().weight(sampled((-1.0, -2.0)), OPTIONS) == 0.3
+
+
+def test_where_a_rule_can_not_tell_auto_means_the_information_share() -> None:
+    alone = sampled((-1.0, -4.0))
+    assert Conflict().weight(alone, MIRLOptions(mi_weight="auto")) == pytest.approx(0.75)
+    assert TrafficWeight.fit([alone, alone], MIRLOptions(mi_weight="auto")).weight == pytest.approx(0.75)
+
+
+def test_stable_is_the_middle_of_the_longest_stretch() -> None:
+    # The second overtakes at -1 + λ = -2 + 3λ, λ = ½: from 0.6 to 2.0 it is first, whose middle is 1.3.
+    assert Stable().weight(sampled((-1.0, -1.0), (-2.0, -3.0)), OPTIONS) == pytest.approx(1.3)
+    assert Stable().weight(sampled((-1.0, -1.0)), OPTIONS) == pytest.approx(1.0)
+
+
+def test_average_lies_between_the_weights_it_averages() -> None:
+    pairs = sampled((-1.0, -1.0), (-2.0, -3.2))
+    scores = Average().scores(pairs, OPTIONS)
+    assert scores[1] > scores[0], "ahead by 1.2 at λ = 1, behind by 1 at λ = 0"
+    even = Average().scores(sampled((-1.0, -1.0), (-2.0, -3.0)), OPTIONS)
+    assert even[0] == pytest.approx(even[1])
+
+
+def test_rules_rank_as_the_gate_does_at_their_weight() -> None:
+    banked = question(
+        [
+            said("a b", [-1.0, -0.5], [-1.0, -2.0]),
+            said("c", [-0.2], [-0.4]),
+            said("d e f", [-1.0] * 3, [-3.0] * 3),
+        ],
+        [reasoned(j, 0, str(j)) for j in range(3)],
+    )
+    settings = ModelSettings(options=MIRLOptions(descriptions=3, keep=1, forks=1))
+    (auto,) = parse_methods("auto-information", settings)
+    assert isinstance(auto, Automatic)
+    weight = InformationShare().weight(auto.sampled(banked, banked.descriptions))
+    (fixed,) = parse_methods(f"mirl(mi_weight={weight})", settings)
+    assert auto.play(banked, in_order(banked)) == fixed.play(banked, in_order(banked))
+    scores = fixed_weight(auto.sampled(banked, banked.descriptions), weight, auto.options)
+    assert auto.play(banked, in_order(banked)).answer == str(int(scores.argmax()))
+
+
+@pytest.mark.parametrize(
+    "given",
+    ["clip=none", "clip=0.5", "normalize=sum", "distinct=true", "adaptive_keep=0.6;aggregate=mi_weighted"],
+)
+def test_the_products_auto_is_auto_information(given: str) -> None:
+    settings = ModelSettings(options=MIRLOptions(descriptions=16, keep=2, forks=1))
+    names = f"auto-information({given}),mirl(mi_weight=auto;{given}),mirl({given})"
+    rule, product, fixed = (
+        [method.play(one, draw) for one in scenes(40, 0.25, seed=7) for draw in draws(one, 2, 0)]
+        for method in parse_methods(names, settings)
+    )
+    # A share of MI mass may differ in its last digit: the gate divides by lengths once more.
+    assert product == [replace(one, confidence=pytest.approx(one.confidence)) for one in rule]
+    assert product != fixed, "or λ wouldn't matter here"
+
+
+def test_rules_score_even_where_they_choose_confidence() -> None:
+    banked = question([said("a b", [-1.0, -1.0], [-1.0, -1.0])], [reasoned(0, 0, "1")])
+    settings = ModelSettings(options=MIRLOptions(descriptions=1, keep=1, forks=1))
+    (method,) = parse_methods("auto-information", settings)
+    assert method.play(banked, in_order(banked)).scored_tokens == 3
+
+
+def test_agreement_takes_the_weight_whose_chains_agree_and_pays_for_all() -> None:
+    # λ = 0 keeps a and b, λ = ½ a and c, λ = 1 c and d.
+    banked = question(
+        [
+            said("a", [-1.0], [-1.2]),
+            said("b", [-1.5], [-1.1]),
+            said("c", [-2.0], [-4.0]),
+            said("d", [-3.0], [-4.5]),
+        ],
+        [reasoned(j, 0, answer, 5 + j) for j, answer in enumerate("2311")],
+    )
+    settings = ModelSettings(options=MIRLOptions(descriptions=4, keep=2, forks=1))
+    (method,) = parse_methods("auto-agreement", settings)
+    played = method.play(banked, in_order(banked))
+    assert (played.answer, played.right, played.confidence) == ("1", True, 1.0)
+    assert played.generated_tokens == 4 * 2 + 5 + 6 + 7 + 8
+    assert (played.trajectories, played.scored_tokens) == (4, 4 * 2)
+
+
+def accuracy(names: str, banked: list[BankedQuestion]) -> list[float]:
+    found = []
+    for method in parse_methods(names, ModelSettings(options=MIRLOptions(descriptions=16, keep=1, forks=1))):
+        ready = method.prepare(banked) if isinstance(method, Prepared) else method
+        found.append(float(np.mean([ready.play(one, draws(one, 1, 0)[0]).right for one in banked])))
+    return found
+
+
+@pytest.mark.parametrize(
+    ("usual", "expected"),
+    # p'(c) ∝ p(c)^(1−λ): log-odds of the usual value log(usual · 3 / (1 − usual)) against log 9 in training.
+    [(0.75, 0.0), (0.25, 1.0), (0.04, 1.95)],
+)
+def test_traffic_finds_the_weight_that_theory_says(usual: float, expected: float) -> None:
+    banked = scenes(400, usual, seed=2)
+    (method,) = parse_methods("auto-traffic(descriptions=16)", ModelSettings())
+    assert isinstance(method, FromTraffic)
+    rule = method.prepare(banked).rule
+    assert isinstance(rule, TrafficWeight)
+    assert rule.weight == pytest.approx(expected, abs=0.3)
+
+
+@pytest.mark.parametrize("usual", [0.75, 0.04])
+def test_traffic_rules_come_close_to_the_best_weight_in_either_deployment(usual: float) -> None:
+    banked = scenes(500, usual, seed=3)
+    weights = accuracy(",".join(f"mirl(mi_weight={weight})" for weight in (0, 0.5, 1, 1.5, 2)), banked)
+    assert max(weights) - min(weights) > 0.1, "or λ wouldn't matter here"
+    for found in accuracy("auto-traffic,auto-prior", banked):
+        assert found > max(weights) - 0.02
+
+
+def test_prior_learns_what_one_weight_can_not_express() -> None:
+    """The first slot's usual value has become rare, the second's is as usual as in training."""
+    traffic, prior = accuracy("auto-traffic,auto-prior", scenes(500, (0.04, 0.75), seed=4))
+    assert prior > traffic + 0.02
+
+
+def test_prior_changes_little_in_distribution() -> None:
+    (method,) = parse_methods("auto-prior(descriptions=16)", ModelSettings())
+    assert isinstance(method, FromTraffic)
+    rule = method.prepare(scenes(500, 0.75, seed=4)).rule
+    assert isinstance(rule, TrafficPrior)
+    assert rule.corrections, "contexts repeat in this traffic"
+    assert max(abs(value) for context in rule.corrections.values() for value in context.values()) < 1
+
+
+def test_without_shared_contexts_the_options_weight_holds() -> None:
+    banked = question(
+        [said("a", [-1.0], [-2.0]), said("b", [-1.0], [-3.0])], [reasoned(j, 0, "1") for j in (0, 1)]
+    )
+    (method,) = parse_methods("auto-traffic(mi_weight=0.4;descriptions=2)", ModelSettings())
+    assert isinstance(method, FromTraffic)
+    assert method.prepare([banked]).rule == TrafficWeight(0.4)
+
+
+def test_fitting_sees_no_truth() -> None:
+    banked = scenes(50, 0.25, seed=5)
+    twisted = [
+        replace(
+            one,
+            truth="?",
+            descriptions=tuple(replace(said, right=not said.right) for said in one.descriptions),
+            chains=(),
+        )
+        for one in banked
+    ]
+    for name in ("auto-traffic", "auto-prior"):
+        (method,) = parse_methods(f"{name}(descriptions=16)", ModelSettings())
+        assert isinstance(method, FromTraffic)
+        assert method.prepare(banked) == method.prepare(twisted)
+    blind = unlabelled(banked[0])
+    assert (blind.truth, blind.chains, blind.greedy[1], blind.plain_fallback) == ("", (), None, None)
+    assert {one.right for one in (*blind.descriptions, blind.greedy[0])} == {None}
+
+
+def test_a_rule_without_traffic_refuses_to_play() -> None:
+    (method,) = parse_methods("auto-traffic", ModelSettings())
+    banked = scenes(1, 0.75, seed=6)[0]
+    with pytest.raises(ValueError, match="prepared"):
+        method.play(banked, in_order(banked))

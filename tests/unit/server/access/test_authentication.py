@@ -1,0 +1,364 @@
+"""Keys and their limits before every route, on a real server and with real clients."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from collections.abc import AsyncIterator
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pytest
+from fastapi import FastAPI, WebSocket
+from fastapi.middleware.cors import CORSMiddleware
+from openai import AsyncOpenAI, AuthenticationError, RateLimitError
+from starlette.responses import JSONResponse, Response, StreamingResponse
+
+from mirl_core import errors
+from mirl_server.access.authentication import CALLER
+from mirl_server.access.quotas import Quotas, TokenMeter
+from mirl_server.middleware.stack import Guard, guard
+from mirl_server.settings.server import ServerSettings
+from tests.unit.server.conftest import Harness, question
+from tests.unit.server.serving import serving
+
+KEYS = {"a": "0123456789abcdef-a", "b": "0123456789abcdef-b"}
+
+
+def keys(**limits: Any) -> str:
+    """Key `a` with limits, and `b` without."""
+    return json.dumps({"a": {"key": KEYS["a"], **limits}, "b": KEYS["b"]})
+
+
+def bearer(name: str = "a") -> dict[str, str]:
+    return {"authorization": f"Bearer {KEYS[name]}"}
+
+
+def guarded(app: FastAPI, text: str | None = None, window: int = 60, **access: Any) -> Guard:
+    settings = ServerSettings.load(access={"keys": text, **access})
+    made = guard(app, settings)
+    made.quotas._window = window
+    return made
+
+
+def tiny() -> FastAPI:
+    """A backend: answers, streams, and a socket."""
+    app = FastAPI()
+
+    @app.api_route("/health")
+    @app.api_route("/metrics")
+    @app.api_route("/sleep", methods=["POST"])
+    async def health() -> dict[str, str]:
+        return {"a": "b"}
+
+    @app.post("/v1/completions")
+    async def complete() -> Response:
+        return JSONResponse({"choices": [], "usage": {"prompt_tokens": 99, "completion_tokens": 30}})
+
+    @app.post("/v1/slow")
+    async def slow() -> Response:
+        async def chunks() -> AsyncIterator[bytes]:
+            for number in range(4):
+                yield b'data: {"n": %d}\n\n' % number
+                await asyncio.sleep(0.05)
+
+        return StreamingResponse(chunks(), media_type="text/event-stream")
+
+    @app.websocket("/v1/realtime")
+    async def realtime(socket: WebSocket) -> None:
+        await socket.accept()
+        await socket.close()
+
+    return app
+
+
+def client(app: FastAPI, **how: Any) -> httpx.AsyncClient:
+    return httpx.AsyncClient(transport=httpx.ASGITransport(app), base_url="http://test", **how)
+
+
+async def test_the_sdk_hears_what_openai_would_say(server: Harness) -> None:
+    guarded(server.app, keys())
+    async with serving(server.app) as port:
+        url = f"http://127.0.0.1:{port}/v1"
+        ask: dict[str, Any] = {
+            "model": "m", "messages": [question()], "extra_body": {"mirl": {"descriptions": 2, "keep": 1}},
+        }  # fmt: skip
+        async with AsyncOpenAI(base_url=url, api_key="wrong", max_retries=0) as stranger:
+            with pytest.raises(AuthenticationError) as caught:
+                await stranger.chat.completions.create(**ask)
+            assert caught.value.code == "invalid_api_key"
+            assert caught.value.response.headers["www-authenticate"] == "Bearer"
+        for name in KEYS:
+            async with AsyncOpenAI(base_url=url, api_key=KEYS[name], max_retries=0) as known:
+                assert (await known.chat.completions.create(**ask)).choices[0].message.content == "7"
+                stream = await known.chat.completions.create(**ask, stream=True)
+                assert [chunk async for chunk in stream]
+
+
+async def test_the_anthropic_header_opens_too(server: Harness) -> None:
+    guarded(server.app, keys())
+    async with client(server.app) as http:
+        for headers, status in (
+            ({"x-api-key": KEYS["a"]}, 200),
+            ({"authorization": f"bearer  {KEYS['a']} "}, 200),
+            ({"authorization": "Basic abc", "x-api-key": KEYS["a"]}, 200),
+            ({"authorization": f"Basic {KEYS['a']}"}, 401),
+            ({"authorization": KEYS["a"]}, 401),
+            ({"authorization": "Bearer "}, 401),
+            ({"authorization": f"Bearer {KEYS['a']}ä".encode("latin-1")}, 401),
+            ({"x-api-key": KEYS["a"][:-1]}, 401),
+            ({}, 401),
+        ):
+            response = await http.get("/v1/models", headers=headers)  # type: ignore[arg-type]
+            assert response.status_code == status, headers
+            if status == 401:
+                assert set(response.json()["error"]) == {"message", "type", "param", "code"}
+
+
+async def test_everything_is_closed_but_what_is_listed() -> None:
+    app = tiny()
+    guarded(app, keys())
+    async with client(app) as http:
+        assert (await http.get("/health")).status_code == 200
+        for method, path in (
+            ("GET", "/metrics"), ("POST", "/sleep"), ("GET", "/openapi.json"), ("GET", "/nowhere"),
+            ("GET", "/health/"), ("GET", "//health"), ("GET", "/HEALTH"), ("OPTIONS", "/v1/completions"),
+            ("GET", "/health%2f..%2fmetrics"), ("POST", "/v1/completions"),
+        ):  # fmt: skip
+            assert (await http.request(method, path)).status_code == 401, path
+    other = tiny()
+    guarded(other, keys(), open_paths=("/metrics",))
+    async with client(other) as http:
+        assert (await http.get("/metrics")).status_code == 200
+        assert (await http.get("/health")).status_code == 401
+
+
+async def test_under_a_prefix_the_same_paths_are_open() -> None:
+    app = FastAPI(root_path="/api")
+    app.get("/health")(lambda: "")
+    guarded(app, keys())
+    async with client(app) as http:
+        assert (await http.get("/api/health")).status_code == 200
+        assert (await http.get("/api/docs")).status_code == 401
+
+
+async def test_web_sockets_are_closed_too() -> None:
+    app = tiny()
+    guarded(app, keys())
+    for headers, said in (
+        ([], "websocket.close"),
+        ([(b"x-api-key", KEYS["a"].encode())], "websocket.accept"),
+    ):
+        inbox = [{"type": "websocket.connect"}]
+        sent: list[Any] = []
+
+        async def receive(inbox: list[Any] = inbox) -> Any:
+            return inbox.pop() if inbox else {"type": "websocket.disconnect", "code": 1000}
+
+        async def send(message: Any, sent: list[Any] = sent) -> None:
+            sent.append(message)
+
+        scope = {
+            "type": "websocket", "path": "/v1/realtime", "raw_path": b"/v1/realtime", "root_path": "",
+            "query_string": b"", "headers": headers, "subprotocols": [], "state": {}, "scheme": "ws",
+            "asgi": {"version": "3.0"},
+        }  # fmt: skip
+        await app(scope, receive, send)
+        assert sent[0]["type"] == said
+
+
+async def test_a_refusal_is_readable_across_origins_and_a_preflight_needs_no_key() -> None:
+    app = tiny()
+    guarded(app, keys())
+    app.add_middleware(CORSMiddleware, allow_origins=["https://a.example"], allow_methods=["*"])
+    asking = {"origin": "https://a.example", "access-control-request-method": "POST"}
+    async with client(app) as http:
+        assert (await http.options("/v1/completions", headers=asking)).status_code == 200
+        response = await http.post("/v1/completions", headers={"origin": "https://a.example"})
+        assert response.status_code == 401
+        assert response.headers["access-control-allow-origin"] == "https://a.example"
+
+
+async def test_rotation_without_a_restart(tmp_path: Path) -> None:
+    file = tmp_path / "keys"
+    file.write_text(f"a: {KEYS['a']}")
+    app = tiny()
+    made = guarded(app, key_file=file)
+    made.keyring._interval = 0
+    async with client(app) as http:
+        assert (await http.get("/metrics", headers=bearer("a"))).status_code == 200
+        assert (await http.get("/metrics", headers=bearer("b"))).status_code == 401
+        file.write_text(f"b: {KEYS['b']}")
+        assert (await http.get("/metrics", headers=bearer("b"))).status_code == 200
+        assert (await http.get("/metrics", headers=bearer("a"))).status_code == 401
+
+
+async def test_without_keys_everybody_may_ask_under_the_default_limits() -> None:
+    app = tiny()
+    guarded(app, limits={"requests_per_minute": 1})
+    async with client(app) as http:
+        assert (await http.post("/sleep")).status_code == 200
+        assert (await http.post("/sleep")).status_code == 429
+        assert (await http.post("/sleep", headers=bearer())).status_code == 429
+
+
+async def test_requests_per_minute() -> None:
+    app = tiny()
+    refused: list[tuple[str, str]] = []
+    made = guarded(app, keys(requests_per_minute=2), window=1)
+    made.quotas.refused = lambda reason, key: refused.append((reason, key))
+    async with client(app, headers=bearer()) as http:
+        first = await http.post("/sleep")
+        assert first.headers["x-ratelimit-limit-requests"] == "2"
+        assert first.headers["x-ratelimit-remaining-requests"] == "1"
+        assert 0 < float(first.headers["x-ratelimit-reset-requests"].removesuffix("s")) <= 1
+        assert (await http.post("/sleep")).headers["x-ratelimit-remaining-requests"] == "0"
+        over = await http.post("/sleep")
+        assert over.status_code == 429
+        assert over.json()["error"]["code"] == "rate_limit_exceeded"
+        assert over.headers["retry-after"] == "1"
+        assert over.headers["x-ratelimit-remaining-requests"] == "0"
+        assert (await http.get("/metrics")).status_code == 200
+        other = await http.post("/sleep", headers=bearer("b"))
+        assert (other.status_code, "x-ratelimit-limit-requests" in other.headers) == (200, False)
+        await asyncio.sleep(1.05)
+        assert (await http.post("/sleep")).status_code == 200
+    assert refused == [("requests", "a")]
+
+
+async def test_the_sdk_retries_after_a_429(server: Harness) -> None:
+    guarded(server.app, keys(requests_per_minute=1), window=1)
+    ask: dict[str, Any] = {"model": "m:direct", "messages": [{"role": "user", "content": "hi"}]}
+    async with serving(server.app) as port:
+        url = f"http://127.0.0.1:{port}/v1"
+        async with AsyncOpenAI(base_url=url, api_key=KEYS["a"], max_retries=0) as known:
+            await known.chat.completions.create(**ask)
+            with pytest.raises(RateLimitError):
+                await known.chat.completions.create(**ask)
+            await known.with_options(max_retries=2).chat.completions.create(**ask)
+
+
+@pytest.mark.parametrize(("path", "tokens"), [("/v1/completions", 30), ("/v1/slow", 4)])
+async def test_tokens_are_read_off_the_backends_answers(path: str, tokens: int) -> None:
+    app = tiny()
+    guarded(app, keys(tokens_per_minute=tokens), window=1)
+    async with client(app, headers=bearer()) as http:
+        first = await http.post(path)
+        assert first.headers["x-ratelimit-remaining-tokens"] == str(tokens)
+        second = await http.post(path)
+        assert second.status_code == 429
+        assert second.headers["x-ratelimit-remaining-tokens"] == "0"
+        await asyncio.sleep(1.05)
+        assert (await http.post(path)).status_code == 200
+
+
+@pytest.mark.parametrize("stream", [False, True])
+async def test_a_gated_answers_tokens_are_counted_with_every_branch(server: Harness, stream: bool) -> None:
+    guarded(server.app, keys(tokens_per_minute=1000))
+    body = {"messages": [question()], "mirl": {"descriptions": 2, "keep": 1}, "stream": stream}
+    async with client(server.app, headers=bearer()) as http:
+        await http.post("/v1/chat/completions", json=body)
+        left = (await http.post("/v1/chat/completions", json=body)).headers["x-ratelimit-remaining-tokens"]
+    assert server.engine.sampled_tokens > 0
+    assert int(left) == 1000 - server.engine.sampled_tokens // 2
+
+
+async def test_requests_at_the_same_time() -> None:
+    app = tiny()
+    made = guarded(app, keys(concurrent=2))
+    async with client(app, headers=bearer()) as http:
+        statuses = [
+            one.status_code for one in await asyncio.gather(*(http.post("/v1/slow") for _ in range(5)))
+        ]
+        assert sorted(statuses) == [200, 200, 429, 429, 429]
+        assert (await http.post("/v1/slow")).status_code == 200
+    assert not made.quotas.running
+
+
+async def test_the_caller_reaches_the_routes_and_salts_by_key_whatever_the_header(server: Harness) -> None:
+    guarded(server.app, keys())
+    text = {"model": "m", "messages": [{"role": "user", "content": "hi"}]}
+    async with client(server.app) as http:
+        for headers in (bearer("a"), {"x-api-key": KEYS["a"]}, bearer("b")):
+            await http.post("/v1/chat/completions", json=text, headers=headers)
+    salts = [body["cache_salt"] for body in server.handed]
+    assert salts[0] == salts[1] != salts[2]
+
+
+def test_a_label_is_a_name_never_a_key() -> None:
+    app = tiny()
+    seen: list[Any] = []
+
+    class Look:
+        def __init__(self, app: Any) -> None:
+            self.app = app
+
+        async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
+            seen.append(scope.get(CALLER))
+            await self.app(scope, receive, send)
+
+    app.add_middleware(Look)
+    guarded(app, keys())
+
+    async def ask() -> None:
+        async with client(app) as http:
+            await http.get("/metrics", headers=bearer("a"))
+            await http.get("/health")
+
+    asyncio.run(ask())
+    assert [one and one.name for one in seen] == ["a", None]
+    assert KEYS["a"] not in repr(seen)
+
+
+@pytest.mark.parametrize(
+    ("parts", "tokens"),
+    [
+        ([b'{"usage":{"completion_tokens":12}}'], 12),
+        ([b'{"usage":{"completion_', b'tokens": 1', b"2}}"], 12),
+        ([b'data: {"usage":{"output_tokens":1}}\n\n', b'data: {"usage":{"output_tokens":40}}\n\n'], 40),
+        ([b'data: {"a":1}\n\ndata: {"a":2}\n\n', b"data: [DONE]\n\n"], 2),
+        ([json.dumps({"content": '"completion_tokens": 99', "usage": {"completion_tokens": 3}}).encode()], 3),
+        ([], 0),
+    ],
+)
+def test_the_meter(parts: list[bytes], tokens: int) -> None:
+    meter = TokenMeter()
+    for part in parts:
+        meter.feed(part)
+    assert meter.tokens == tokens
+
+
+async def test_requests_that_come_at_once_are_counted_one_by_one(monkeypatch: pytest.MonkeyPatch) -> None:
+    quotas, most = Quotas(), 0
+    limits = ServerSettings.load(
+        access={"limits": {"concurrent": 2, "requests_per_minute": 100}}
+    ).access.limits
+    real = quotas._limiter.hit
+
+    async def slow(*what: Any) -> bool:
+        await asyncio.sleep(0)  # a storage that other requests are waiting for, or that is remote
+        return await real(*what)
+
+    monkeypatch.setattr(quotas._limiter, "hit", slow)
+
+    async def use() -> None:
+        nonlocal most
+        async with quotas.use("a", limits):
+            most = max(most, quotas.running["a"])
+            await asyncio.sleep(0.01)
+
+    ends = await asyncio.gather(*(use() for _ in range(5)), return_exceptions=True)
+    assert [type(end) for end in ends if end is not None] == [errors.RateLimitError] * 3
+    assert most == 2
+    assert not quotas.running
+
+
+async def test_quotas_forget_nobody_and_hold_nothing() -> None:
+    quotas = Quotas()
+    settings = ServerSettings.load(access={"limits": {"concurrent": 1}}).access.limits
+    for _ in range(3):
+        with pytest.raises(ZeroDivisionError):
+            async with quotas.use("a", settings):
+                raise ZeroDivisionError
+    assert not quotas.running

@@ -1,0 +1,179 @@
+"""API keys: what the file may say, what a message may not, and rotation without a restart."""
+
+from __future__ import annotations
+
+import hmac
+import logging
+import os
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from mirl_core.errors import ConfigError
+from mirl_server.access.keys import Keyring, find, parse_keys
+from mirl_server.middleware.stack import make_keyring
+from mirl_server.settings.limits import AccessSettings, KeyLimits
+from mirl_server.settings.server import ServerSettings
+
+ONE = "0123456789abcdef-one"
+TWO = "0123456789abcdef-two"
+FILE = f"""
+# who may ask
+team-a: {ONE}
+team-b:
+  keys: [{TWO}, 0123456789abcdef-three]
+  requests_per_minute: 60
+  concurrent: unlimited
+  weight: 2.5
+digits: 12345678901234567890
+"""
+
+
+def parsed(text: str, **defaults: Any) -> dict[str, KeyLimits]:
+    return {key.name: key.limits for key in parse_keys(text, KeyLimits(**defaults), "keys")}
+
+
+def test_names_keys_and_limits() -> None:
+    keys = parse_keys(FILE, KeyLimits(requests_per_minute=5, concurrent=3), "keys")
+    assert [key.name for key in keys] == ["team-a", "team-b", "digits"]
+    assert keys[0].limits == KeyLimits(requests_per_minute=5, concurrent=3)
+    assert keys[1].limits == KeyLimits(requests_per_minute=60, concurrent=None, weight=2.5)
+    opened = {
+        name: find(keys, secret.encode()) for name, secret in (("a", ONE), ("b", TWO), ("no", ONE[:-1]))
+    }
+    assert {name: key and key.name for name, key in opened.items()} == {
+        "a": "team-a",
+        "b": "team-b",
+        "no": None,
+    }
+    assert find(keys, b"0123456789abcdef-three") is keys[1]
+    assert find(keys, b"12345678901234567890") is keys[2]
+
+
+@pytest.mark.parametrize(
+    "text", [f"{ONE}\n{TWO}", f"- {ONE}\n- {TWO}", f"{ONE},{TWO}", f"# first\n{ONE}\n{TWO}\n"]
+)
+def test_keys_alone_get_numbers(text: str) -> None:
+    assert list(parsed(text)) == ["key-1", "key-2"]
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "", "# nothing", "[]", "a: short-secret", "a:", f"a b: {ONE}", f"anonymous: {ONE}",
+        f"a: {ONE}\na: {TWO}",
+        f"a: {ONE}\nb: {ONE}", f"a: {{key: {ONE}, requests: 3}}", f"a: {{key: {ONE}, weight: 0}}",
+        f"a: {{key: {ONE}, weight: nan}}", f"a: {{key: {ONE}, concurrent: {TWO}}}", f"{ONE}: {{key: a}}",
+        f"a: {{keys: [{ONE}, []]}}", f"a: [{ONE}", f"? {ONE}: b", f"a: !!python/name:os.system {ONE}\n  - b",
+        f"{ONE}:\n  {TWO}:\n - x",
+    ],
+)  # fmt: skip
+def test_what_is_wrong_is_said_without_the_content(text: str) -> None:
+    with pytest.raises(ConfigError) as caught:
+        parsed(text)
+    assert ONE not in str(caught.value)
+    assert TWO not in str(caught.value)
+    assert "short-secret" not in str(caught.value)
+    assert caught.value.__suppress_context__ or caught.value.__context__ is None
+
+
+def test_every_key_is_compared(monkeypatch: pytest.MonkeyPatch) -> None:
+    keys = parse_keys(FILE, KeyLimits(), "keys")
+    compared: list[tuple[bytes, bytes]] = []
+    real = hmac.compare_digest
+
+    def counting(one: bytes, other: bytes) -> bool:
+        compared.append((one, other))
+        return real(one, other)
+
+    monkeypatch.setattr("mirl_server.access.keys.hmac.compare_digest", counting)
+    for presented in (ONE, TWO, "nobody's", ""):
+        compared.clear()
+        find(keys, presented.encode())
+        assert len(compared) == 4
+        assert all(len(one) == len(other) == 32 for one, other in compared)
+
+
+async def test_the_file_is_read_again_when_it_changes(tmp_path: Path) -> None:
+    file = tmp_path / "keys"
+    file.write_text(f"a: {ONE}")
+    ring = Keyring(file, interval=0)
+    await ring.refresh()
+    assert find(ring.keys, ONE.encode()) is not None
+    file.write_text(f"a: {{keys: [{ONE}, {TWO}]}}")
+    await ring.refresh()
+    assert find(ring.keys, TWO.encode()) is not None
+    file.write_text(f"a: {TWO}")
+    await ring.refresh()
+    assert find(ring.keys, ONE.encode()) is None
+    assert find(ring.keys, TWO.encode()) is not None
+
+
+async def test_a_swapped_link_is_a_change(tmp_path: Path) -> None:
+    """How Kubernetes changes a mounted secret: same size, and the time may be older."""
+    for name, key in (("old", ONE), ("new", TWO)):
+        (tmp_path / name).write_text(f"a: {key}")
+        os.utime(tmp_path / name, ns=(0, 0))
+    link = tmp_path / "keys"
+    link.symlink_to("old")
+    ring = Keyring(link, interval=0)
+    (tmp_path / "next").symlink_to("new")
+    (tmp_path / "next").replace(link)
+    await ring.refresh()
+    assert find(ring.keys, TWO.encode()) is not None
+    assert find(ring.keys, ONE.encode()) is None
+
+
+@pytest.mark.parametrize("broken", ["a: short-secret", "{", "", None])
+async def test_a_broken_file_leaves_the_keys_and_one_line(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture, broken: str | None
+) -> None:
+    file = tmp_path / "keys"
+    file.write_text(f"a: {ONE}")
+    ring = Keyring(file, interval=0)
+    file.unlink()
+    if broken is not None:
+        file.write_text(broken)
+    with caplog.at_level(logging.INFO, "mirl_server"):
+        for _ in range(3):
+            await ring.refresh()
+    assert [record.levelname for record in caplog.records] == ["ERROR"]
+    assert "stay as they were" in caplog.text
+    assert "short-secret" not in caplog.text
+    assert ONE not in caplog.text
+    assert find(ring.keys, ONE.encode()) is not None
+    file.write_text(f"a: {TWO}")
+    await ring.refresh()
+    assert find(ring.keys, TWO.encode()) is not None
+
+
+async def test_the_file_is_looked_at_once_in_a_while(tmp_path: Path) -> None:
+    now = 0.0
+    file = tmp_path / "keys"
+    file.write_text(f"a: {ONE}")
+    ring = Keyring(file, interval=1, clock=lambda: now)
+    file.write_text(f"a: {TWO}")
+    now = 0.9
+    await ring.refresh()
+    assert find(ring.keys, TWO.encode()) is None
+    now = 1.1
+    await ring.refresh()
+    assert find(ring.keys, TWO.encode()) is not None
+
+
+def test_keys_from_everywhere_together(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    file = tmp_path / "keys"
+    file.write_text(f"a: {ONE}")
+    monkeypatch.setenv("MIRL_ACCESS__KEYS", f"b: {TWO}")
+    settings = ServerSettings.load(access={"key_file": file, "limits": {"concurrent": 2}})
+    ring = make_keyring(settings.access, ["vllm's own", "vllm's own"])
+    assert [key.name for key in ring.keys] == ["b", "vllm-1", "a"]
+    assert all(key.limits.concurrent == 2 for key in ring.keys)
+    assert TWO not in repr(settings)
+    assert TWO not in settings.model_dump_json()
+    with pytest.raises(ConfigError):
+        make_keyring(settings.access, [TWO])
+    with pytest.raises(ConfigError):
+        make_keyring(AccessSettings(key_file=tmp_path / "none"))
+    assert not make_keyring(AccessSettings())

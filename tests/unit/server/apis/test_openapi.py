@@ -1,0 +1,91 @@
+"""What /openapi.json promises: examples that are answered, answers that fit, statuses that can come."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import httpx
+import pytest
+from jsonschema import Draft202012Validator
+
+from mirl_core.engines.base import refusal
+from mirl_core.errors import ContextLengthError, RequestError
+from mirl_server.apis.openapi import OpenAIErrorBody
+from tests.unit.server.conftest import Harness
+
+ASKED = (
+    "/v1/chat/completions",
+    "/v1/responses",
+    "/v1/messages",
+    "/v1/mirl/score",
+    "/v1/mirl/describe",
+)
+KEPT = {"401", "413", "429", "400", "404", "408", "500", "503"}
+
+
+def operation(document: dict[str, Any], path: str) -> dict[str, Any]:
+    (found,) = document["paths"][path].values()
+    assert isinstance(found, dict)
+    return found
+
+
+def check(document: dict[str, Any], schema: dict[str, Any], value: object) -> None:
+    rooted = schema | {"components": document["components"]}
+    Draft202012Validator(rooted).validate(value)
+
+
+@pytest.mark.parametrize("path", ASKED)
+async def test_examples_fit_and_are_answered_as_documented(server: Harness, path: str) -> None:
+    document = server.app.openapi()
+    asked = operation(document, path)
+    body = asked["requestBody"]["content"]["application/json"]
+    check(document, body["schema"], body["example"])
+    # The fake engine's model has another name, and knows two descriptions alone.
+    example = body["example"] | {"model": "m"}
+    if "descriptions" in example:
+        example["descriptions"] = ["a red seven", "a red one"]
+    async with server.client() as client:
+        response = await client.post(path, json=example)
+    assert response.status_code == 200, response.text
+    check(document, answers(asked, 200), response.json())
+    assert set(asked["responses"]) >= KEPT
+
+
+def answers(asked: dict[str, Any], status: int) -> dict[str, Any]:
+    schema: dict[str, Any] = asked["responses"][str(status)]["content"]["application/json"]["schema"]
+    return schema
+
+
+@pytest.mark.parametrize("path", ASKED)
+@pytest.mark.parametrize("body", [{}, {"messages": 3, "input": 3}, {"frob": 1}])
+async def test_refusals_are_as_documented(server: Harness, path: str, body: dict[str, Any]) -> None:
+    document = server.app.openapi()
+    example = operation(document, path)["requestBody"]["content"]["application/json"]["example"]
+    async with server.client() as client:
+        response = await client.post(path, json=example | {"model": "m"} | body | {"mirl": {"frob": 1}})
+    assert response.status_code == 400, response.text
+    check(document, answers(operation(document, path), 400), response.json())
+
+
+async def test_models_are_as_documented(server: Harness) -> None:
+    document = server.app.openapi()
+    one = operation(document, "/v1/models/{model}")
+    assert [given["name"] for given in one["parameters"]] == ["model"]
+    # Nothing here is ever a 422, which FastAPI documents for whatever it reads itself.
+    for path in document["paths"]:
+        assert "422" not in operation(document, path)["responses"], path
+    async with server.client() as client:
+        missing: httpx.Response = await client.get("/v1/models/nobody")
+        assert (await client.get("/v1/models/m")).status_code == 200
+    assert missing.status_code == 404
+    check(document, answers(one, 404), missing.json())
+    OpenAIErrorBody.model_validate(missing.json())
+
+
+def test_prompts_that_are_too_long_are_known_by_vllms_words() -> None:
+    told = refusal("This model's maximum context length is 8 tokens. However, you …", "messages")
+    assert isinstance(told, ContextLengthError)
+    assert told.param == "messages"
+    # langchain-openai looks for these words, litellm for vLLM's own.
+    assert told.message.startswith("the prompt is too long: This model's maximum context length is 8")
+    assert type(refusal("temperature must be positive", None)) is RequestError

@@ -1,0 +1,262 @@
+"""Routes under admission: who waits, what is refused, and when a turn ends."""
+
+from __future__ import annotations
+
+import asyncio
+import dataclasses
+from collections.abc import AsyncIterator
+from typing import Any
+
+import pytest
+from fastapi import Request, Response
+from fastapi.responses import JSONResponse, StreamingResponse
+
+from mirl_core.config import MIRLOptions
+from mirl_core.engines.fake import FakeEngine, FakeText
+from mirl_server.access.quotas import Quotas
+from mirl_server.handling.admission import KINDS, Admission
+from mirl_server.handling.cost import fan_out
+from mirl_server.middleware.stack import watch_load
+from mirl_server.settings.limits import AdmissionSettings
+from tests.unit.server.apis.api_cases import BODIES, post
+from tests.unit.server.conftest import Build, Harness, events, question
+from tests.unit.server.handling.test_endings import until
+
+SLOW = [FakeText("a b c</description>", delay=0.05)]
+
+
+def admitted(harness: Harness, **how: Any) -> Admission:
+    admission = Admission(AdmissionSettings(**how))
+    harness.service = harness.app.state.mirl = dataclasses.replace(
+        harness.app.state.mirl, admission=admission
+    )
+    return admission
+
+
+def idle(admission: Admission) -> bool:
+    return not any(admission.running(kind) or admission.queued(kind) for kind in KINDS)
+
+
+@pytest.mark.parametrize(
+    ("options", "expected"),
+    [
+        ({}, (22, 10 * 128 + 12 * 1000)),
+        ({"gate": "none", "forks": 3}, (40, 10 * 128 + 30 * 1000)),
+        ({"descriptions": 2, "keep": 6, "forks": 1}, (4, 2 * 128 + 2 * 1000)),
+        ({"max_total_tokens": 500}, (22, 500)),
+        ({"description_tokens": 5000}, (22, 22 * 1000)),
+    ],
+)
+def test_what_a_request_counts_for(options: dict[str, Any], expected: tuple[int, int]) -> None:
+    assert fan_out(MIRLOptions(**options), 1000) == expected
+
+
+@pytest.mark.parametrize("stream", [False, True])
+async def test_a_gated_request_holds_its_fan_out_to_its_end(build: Build, stream: bool) -> None:
+    harness = build(FakeEngine(SLOW))
+    admission = admitted(harness)
+    asked = asyncio.create_task(harness.ask(stream=stream, mirl={"descriptions": 3, "keep": 2, "forks": 4}))
+    await until(lambda: harness.engine.running > 0)
+    assert admission.running("gated") == 11
+    assert admission.running("plain") == 0
+    assert (await asked).status_code == 200
+    assert idle(admission)
+
+
+@pytest.mark.parametrize("stream", [False, True])
+async def test_no_room_is_a_429_with_a_time(build: Build, stream: bool) -> None:
+    harness = build(FakeEngine(SLOW))
+    admission = admitted(harness, max_running_sequences=4, max_queue=0)
+    first = asyncio.create_task(harness.ask(stream=stream))
+    await until(lambda: harness.engine.running > 0)
+    refused = await harness.ask(stream=stream)
+    assert refused.status_code == 429
+    assert refused.json()["error"]["code"] == "overloaded"
+    assert int(refused.headers["retry-after"]) >= 1
+    assert harness.metric("mirl_requests_total", outcome="refused") == 1
+    assert (
+        await harness.ask({"model": "m", "messages": [{"role": "user", "content": "hi"}]})
+    ).status_code == 200
+    assert (await first).status_code == 200
+    assert idle(admission)
+
+
+async def test_requests_take_turns(build: Build) -> None:
+    harness = build(FakeEngine(SLOW))
+    admitted(harness, max_running_sequences=4)
+    answers = await asyncio.gather(*(harness.ask() for _ in range(4)))
+    assert [answer.status_code for answer in answers] == [200] * 4
+    assert harness.engine.running == 0
+
+
+async def test_a_full_line_is_found_before_images_are_decoded(
+    build: Build, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    harness = build(FakeEngine(SLOW))
+    admission = admitted(harness, max_running_sequences=4, max_queue=1)
+    asked = [asyncio.create_task(harness.ask()) for _ in range(2)]
+    await until(lambda: admission.queued("gated") == 1)
+    decoded: list[Any] = []
+    monkeypatch.setattr("mirl_server.apis.chat.route.read_conversation", lambda *what: decoded.append(what))
+    assert (await harness.ask()).status_code == 429
+    assert not decoded
+    await asyncio.gather(*asked)
+
+
+async def test_the_wait_counts_in_the_timeout(build: Build) -> None:
+    harness = build(FakeEngine([FakeText("a</description>", delay=0.2)]))
+    admission = admitted(harness, max_running_sequences=4)
+    first = asyncio.create_task(harness.ask())
+    await until(lambda: admission.running("gated") > 0)
+    began = asyncio.get_running_loop().time()
+    late = await harness.ask(mirl={"timeout": 0.05})
+    assert late.status_code == 429
+    assert asyncio.get_running_loop().time() - began < 0.2
+    await first
+
+
+@pytest.mark.parametrize("image", [False, True])
+async def test_draining_is_a_503(build: Build, image: bool) -> None:
+    harness = build(draining=True)
+    content = question() if image else {"role": "user", "content": "hi"}
+    response = await harness.ask({"model": "m", "messages": [content]})
+    assert (response.status_code, response.json()["error"]["code"]) == (503, "draining")
+    assert response.headers["retry-after"] == "5"
+    assert not harness.handed
+
+
+@pytest.mark.parametrize("name", ["m", "m:direct"])
+async def test_a_plain_stream_holds_its_turn_to_the_end(server: Harness, name: str) -> None:
+    admission = admitted(server)
+    go, gone = asyncio.Event(), asyncio.Event()
+
+    async def chunks() -> AsyncIterator[str]:
+        try:
+            yield 'data: {"model":"m"}\n\n'
+            await go.wait()
+            yield "data: [DONE]\n\n"
+        finally:
+            gone.set()
+
+    async def delegate(body: dict[str, Any], request: Request) -> Response:
+        return StreamingResponse(chunks(), media_type="text/event-stream")
+
+    server.app.state.mirl = dataclasses.replace(server.service, delegate=delegate)
+    body = {"model": name, "messages": [{"role": "user", "content": "hi"}], "n": 3, "stream": True}
+    asked = asyncio.create_task(server.ask(body))
+    await until(lambda: admission.running("plain") == 3)
+    await asyncio.sleep(0.02)
+    assert admission.running("plain") == 3
+    go.set()
+    response = await asked
+    assert events(response) == [{"model": name}]
+    assert response.headers["content-type"].startswith("text/event-stream")
+    assert idle(admission)
+    go.clear()
+    asked = asyncio.create_task(server.ask(body))
+    await until(lambda: admission.running("plain") == 3)
+    asked.cancel()
+    await asyncio.gather(asked, return_exceptions=True)
+    assert idle(admission)
+
+
+@pytest.mark.parametrize("n", [0, -3, True, "x", 10**12, None])
+async def test_an_odd_n_is_the_backends_to_refuse(server: Harness, n: object) -> None:
+    admission = admitted(server)
+    assert (await server.ask({"model": "m", "messages": [], "n": n})).status_code == 200
+    assert idle(admission)
+
+
+async def test_a_plain_request_that_waits_and_leaves(server: Harness) -> None:
+    admission = admitted(server, max_running_sequences=2)
+    go = asyncio.Event()
+
+    async def delegate(body: dict[str, Any], request: Request) -> Response:
+        await go.wait()
+        return JSONResponse({})
+
+    server.app.state.mirl = dataclasses.replace(server.service, delegate=delegate)
+    body = {"model": "m", "messages": [{"role": "user", "content": "hi"}], "n": 2}
+    asked = [asyncio.create_task(server.ask(body)) for _ in range(4)]
+    await until(lambda: admission.queued("plain") == 2)
+    asked[3].cancel()
+    await until(lambda: admission.queued("plain") == 1)
+    go.set()
+    answers = await asyncio.gather(*asked, return_exceptions=True)
+    assert [getattr(answer, "status_code", None) for answer in answers] == [200, 200, 200, None]
+    assert idle(admission)
+
+
+async def test_describing_counts_no_chains(build: Build) -> None:
+    assert fan_out(MIRLOptions(), 1000, forks=False) == (10, 10 * 128)
+    harness = build(FakeEngine(SLOW))
+    admission = admitted(harness)
+    body = {"messages": [question()], "mirl": {"descriptions": 3, "keep": 2, "forks": 4}}
+    asked = asyncio.create_task(post(harness, "/v1/mirl/describe", body))
+    await until(lambda: harness.engine.running > 0)
+    assert admission.running("gated") == 3
+    assert (await asked).status_code == 200
+    assert idle(admission)
+
+
+async def test_scoring_is_admitted(server: Harness) -> None:
+    admission = admitted(server)
+    seen: list[int] = []
+    real = server.engine.score
+
+    async def score(*what: Any) -> Any:
+        seen.append(admission.running("gated"))
+        return await real(*what)
+
+    server.engine.score = score  # type: ignore[method-assign]
+    async with server.client() as client:
+        body = {"messages": [question()], "descriptions": ["a red seven", "a red one"]}
+        assert (await client.post("/v1/mirl/score", json=body)).status_code == 200
+    assert seen
+    assert set(seen) == {4}
+    assert idle(admission)
+
+
+async def test_several_answers_count_for_all_of_them(build: Build) -> None:
+    assert fan_out(MIRLOptions(), 1000, n=2) == (44, 2 * (10 * 128 + 12 * 1000))
+    assert fan_out(MIRLOptions(max_total_tokens=500), 1000, n=2) == (44, 500)
+    harness = build(FakeEngine(SLOW))
+    admission = admitted(harness)
+    asked = asyncio.create_task(harness.ask(n=2, mirl={"descriptions": 3, "keep": 2, "forks": 4}))
+    await until(lambda: harness.engine.running > 0)
+    assert admission.running("gated") == 22
+    assert (await asked).status_code == 200
+    assert idle(admission)
+
+
+@pytest.mark.parametrize("path", [*BODIES, "/v1/mirl/describe"])
+async def test_every_api_is_admitted(build: Build, path: str) -> None:
+    harness = build(FakeEngine(SLOW))
+    admission = admitted(harness, max_running_sequences=4, max_queue=0)
+    first = asyncio.create_task(harness.ask())
+    await until(lambda: harness.engine.running > 0)
+    body = BODIES[path]() if path in BODIES else {"model": "m", "messages": [question()]}
+    refused = await post(harness, path, body)
+    assert refused.status_code == 429
+    assert int(refused.headers["retry-after"]) >= 1
+    assert (await first).status_code == 200
+    assert harness.metric("mirl_refusals_total", reason="overloaded") == 1
+    assert idle(admission)
+
+
+async def test_the_load_is_in_the_metrics(build: Build) -> None:
+    harness = build(FakeEngine(SLOW))
+    admission, quotas = admitted(harness, max_running_sequences=12), Quotas()
+    watch_load(harness.service.metrics, admission, quotas)
+    asked = [asyncio.create_task(harness.ask(mirl={"descriptions": 3, "keep": 2, "forks": 3})) for _ in "ab"]
+    await until(lambda: admission.queued("gated") == 1)
+    metric = harness.metric
+    assert (metric("mirl_queue_requests"), metric("mirl_queue_sequences")) == (1, 9)
+    assert (metric("mirl_admitted_sequences"), metric("mirl_admission_limit_sequences")) == (9, 12)
+    await asyncio.gather(*asked)
+    assert metric("mirl_queue_requests") == metric("mirl_admitted_sequences") == 0
+    assert metric("mirl_queue_seconds_count") == 2
+    quotas.refused("key", "anonymous")
+    quotas.refused("tokens", "team-a")
+    assert metric("mirl_refusals_total", reason="invalid_api_key") == 1
+    assert metric("mirl_refusals_total", reason="rate_limit_exceeded") == 1

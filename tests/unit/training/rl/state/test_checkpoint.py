@@ -1,0 +1,170 @@
+"""Checkpoints: a run goes on bit for bit, and nothing half-written is ever read."""
+
+from __future__ import annotations
+
+import random
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from mirl_core.errors import ConfigError
+from mirl_core.training.rl.model.trainer import Trainer
+from mirl_core.training.rl.state import checkpoint
+from tests.unit.training.rl.model.policy_cases import furthest, make_policy, make_rows, weights_of
+
+
+def make_trainer(**changes: Any) -> Trainer:
+    settings = {"warmup": 3, "schedule": "cosine", "weight_decay": 0.01, "accumulate": 2} | changes
+    policy = make_policy(tiny=True, **settings)
+    return Trainer(policy, policy.settings, 6)
+
+
+def numbers() -> tuple[float, float, float]:
+    """One draw from each generator."""
+    return random.random(), float(np.random.rand()), float(torch.rand(()))
+
+
+@pytest.mark.parametrize("changes", [{}, {"lora": {"rank": 2}}, {"kl": 0.1, "freeze": ("vision_model",)}])
+def test_two_and_two_steps_are_four(tmp_path: Path, changes: dict[str, Any]) -> None:
+    one = make_trainer(**changes)
+    for _ in range(2):
+        one.step(make_rows())
+    checkpoint.save(tmp_path, 2, one, {"epoch": 1, "position": 7}, {"version": 2, "note": "ä"})
+    drawn = numbers()
+    for _ in range(2):
+        last = one.step(make_rows())
+
+    other = make_trainer(**changes)
+    found = checkpoint.load(tmp_path, other)
+    assert found is not None
+    assert (found.step, found.cursor) == (2, {"epoch": 1, "position": 7})
+    assert found.extra == {"version": 2, "note": "ä"}
+    assert found.folder == tmp_path / "step-00000002"
+    assert numbers() == drawn
+    for _ in range(2):
+        again = other.step(make_rows())
+    assert furthest(weights_of(one.policy), weights_of(other.policy)) == 0
+    for mine, theirs in zip(one.optimizer.state.values(), other.optimizer.state.values(), strict=True):
+        assert all(torch.equal(mine[key], theirs[key]) for key in mine)
+    del last["seconds/train"], again["seconds/train"]
+    assert last == again
+    assert last["learning_rate"] == one.learning_rate(3) != one.learning_rate(1)
+
+
+def test_nothing_is_loaded_where_nothing_is(tmp_path: Path) -> None:
+    assert checkpoint.load(tmp_path / "none", make_trainer()) is None
+    assert checkpoint.load(tmp_path, make_trainer()) is None
+
+
+def cut_state(folder: Path) -> None:
+    path = folder / "state.pt"
+    path.write_bytes(path.read_bytes()[:-100])
+
+
+def cut_both(folder: Path) -> None:
+    """As long as it should be, but not what it should be."""
+    path = folder / "state.pt"
+    path.write_bytes(path.read_bytes()[:1000].ljust(path.stat().st_size, b"\0"))
+
+
+def lose_state(folder: Path) -> None:
+    (folder / "state.pt").unlink()
+
+
+def lose_about(folder: Path) -> None:
+    (folder / "checkpoint.json").unlink()
+
+
+def cut_about(folder: Path) -> None:
+    (folder / "checkpoint.json").write_text('{"by')
+
+
+@pytest.mark.parametrize("damage", [cut_state, cut_both, lose_state, lose_about, cut_about])
+def test_a_damaged_checkpoint_is_passed_over(tmp_path: Path, damage: Any) -> None:
+    trainer = make_trainer()
+    checkpoint.save(tmp_path, 5, trainer, keep=3)
+    start = weights_of(trainer.policy)
+    trainer.step(make_rows())
+    damage(checkpoint.save(tmp_path, 10, trainer, keep=3))
+    found = checkpoint.load(tmp_path, other := make_trainer())
+    assert found is not None
+    assert found.step == 5
+    assert furthest(weights_of(other.policy), start) == 0
+
+
+def test_an_interrupted_write_is_never_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    trainer = make_trainer()
+    checkpoint.save(tmp_path, 1, trainer)
+
+    def interrupted(state: Any, file: Any) -> None:
+        file.write(b"PK half a file")
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(torch, "save", interrupted)
+        with pytest.raises(KeyboardInterrupt):
+            checkpoint.save(tmp_path, 2, trainer)
+    assert (tmp_path / ".step-00000002.partial").exists()
+    found = checkpoint.load(tmp_path, make_trainer())
+    assert found is not None
+    assert found.step == 1
+    checkpoint.save(tmp_path, 2, trainer)
+    assert not list(tmp_path.glob(".*"))
+    assert [path.name for path in checkpoint.intact(tmp_path)] == ["step-00000001", "step-00000002"]
+
+
+def test_a_full_disk_leaves_older_checkpoints(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    trainer = make_trainer()
+    checkpoint.save(tmp_path, 1, trainer, keep=1)
+
+    def full(state: Any, file: Any) -> None:
+        raise OSError("no space left on device")
+
+    monkeypatch.setattr(torch, "save", full)
+    with pytest.raises(OSError, match="no space"):
+        checkpoint.save(tmp_path, 2, trainer, keep=1)
+    assert checkpoint.load(tmp_path, make_trainer()) is not None
+
+
+def test_the_oldest_go_first(tmp_path: Path) -> None:
+    trainer = make_trainer()
+    for step in (9, 10, 100, 11):
+        checkpoint.save(tmp_path, step, trainer, keep=2)
+    names = ["step-00000011", "step-00000100"]
+    assert [path.name for path in checkpoint.intact(tmp_path)] == names
+    assert (tmp_path / "latest").resolve().name == "step-00000011"
+    checkpoint.save(tmp_path, 100, trainer, {"again": True}, keep=2)
+    assert [path.name for path in checkpoint.intact(tmp_path)] == names
+    found = checkpoint.load(tmp_path, trainer)
+    assert found is not None
+    assert found.cursor == {"again": True}
+
+
+def test_a_damaged_checkpoint_does_not_push_out_a_whole_one(tmp_path: Path) -> None:
+    trainer = make_trainer()
+    checkpoint.save(tmp_path, 1, trainer, keep=2)
+    cut_state(checkpoint.save(tmp_path, 2, trainer, keep=2))
+    checkpoint.save(tmp_path, 3, trainer, keep=2)
+    assert [path.name for path in checkpoint.intact(tmp_path)] == ["step-00000001", "step-00000003"]
+
+
+def test_what_is_not_json_is_refused_before_anything_is_written(tmp_path: Path) -> None:
+    with pytest.raises(TypeError):
+        checkpoint.save(tmp_path, 1, make_trainer(), cursor=object())
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("changes", [{"lora": {}}, {"freeze": ("vision_model",)}])
+def test_another_recipe_s_checkpoint_is_refused(tmp_path: Path, changes: dict[str, Any]) -> None:
+    checkpoint.save(tmp_path, 1, make_trainer())
+    with pytest.raises(ConfigError, match="other parameters"):
+        checkpoint.load(tmp_path, make_trainer(**changes))
+
+
+def test_only_what_is_trained_is_kept(tmp_path: Path) -> None:
+    small = checkpoint.save(tmp_path / "a", 1, make_trainer(lora={"rank": 1})) / "state.pt"
+    large = checkpoint.save(tmp_path / "b", 1, make_trainer()) / "state.pt"
+    assert small.stat().st_size < 0.6 * large.stat().st_size

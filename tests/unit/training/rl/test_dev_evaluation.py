@@ -1,0 +1,151 @@
+"""Looks: the pipeline with one trajectory a question, the same questions each time."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+from mirl_core.config import ModelSettings
+from mirl_core.engines.fake import FakeEngine, FakeText
+from mirl_core.errors import ConfigError, EngineError
+from mirl_core.training.rl.dev_evaluation import LOOKS, QUESTIONS, Looks
+from mirl_core.training.rl.distributed.process_group import Peers
+from mirl_core.training.rl.report.monitor import read_lines
+from tests.unit.evaluation.run_cases import data_file
+from tests.unit.training.rl.loop_cases import recipe_of
+
+TOTALS = {"generated_tokens": 7, "scored_tokens": 3, "complete_trajectories": 2, "seconds": 1.5}
+
+
+def engine_of(answer: str = "1", description: str = "a thing</description>") -> FakeEngine:
+    return FakeEngine([FakeText(description)], [f"<think>so</think><answer>{answer}</answer>"])
+
+
+def looks_of(folder: Path, sets: list[str], step: int = 0, n: int = 6, peers: Peers | None = None) -> Looks:
+    recipe = recipe_of(folder, evaluation={"sets": sets, "n": n, "every": 2})
+    folder.mkdir(exist_ok=True)
+    looks = Looks(recipe, ModelSettings(instruction=""), peers or Peers())
+    looks.open(step)
+    return looks
+
+
+async def test_a_look_writes_rightness_by_question_and_cost(tmp_path: Path) -> None:
+    file = str(data_file(tmp_path / "set" / "q.jsonl", 6))
+    looks = looks_of(tmp_path, [file])
+    engine = engine_of()
+    figures = await looks.look(engine, 4, TOTALS)
+    assert figures == {f"look/{file}/accuracy": 1.0}
+    (line,) = read_lines(tmp_path / LOOKS)
+    assert line["step"] == 4
+    assert line["totals"] == TOTALS
+    found = line["sets"][file]
+    assert (found["n"], found["accuracy"], found["right"]) == (6, 1.0, "111111")
+    assert found["low"] < 1.0 == found["high"]
+    assert "described" not in found
+    assert {call.kind for call in engine.calls} == {"render", "describe", "fork"}
+    assert all(call.n == 1 for call in engine.calls if call.kind in ("describe", "fork"))
+    asked = json.loads((tmp_path / QUESTIONS).read_text())[file]
+    assert len(asked["keys"]) == len(asked["clusters"]) == 6
+    looks.close()
+
+
+async def test_wrong_answers_and_right_descriptions_are_told_apart(tmp_path: Path) -> None:
+    looks = looks_of(tmp_path, ["digits/iid"])
+    figures = await looks.look(engine_of("no number"), 0, TOTALS)
+    assert figures == {"look/digits/iid/accuracy": 0.0, "look/digits/iid/described": 0.0}
+    (line,) = read_lines(tmp_path / LOOKS)
+    assert line["sets"]["digits/iid"]["described_right"] == "000000"
+    looks.close()
+
+
+async def test_an_unusable_description_is_a_wrong_one(tmp_path: Path) -> None:
+    looks = looks_of(tmp_path, ["digits/iid"], n=2)
+    figures = await looks.look(engine_of("1", "</description>"), 0, TOTALS)
+    assert figures["look/digits/iid/described"] == 0.0
+    looks.close()
+
+
+async def test_two_looks_ask_the_same_with_the_same_seeds(tmp_path: Path) -> None:
+    looks = looks_of(tmp_path, ["digits/iid"])
+    engines = [engine_of(), engine_of()]
+    for step, engine in enumerate(engines):
+        await looks.look(engine, step, TOTALS)
+    asked = [
+        sorted(
+            (str(call.sampling), str(call.conversation.messages[0]["content"][1])) for call in engine.calls
+        )
+        for engine in engines
+    ]
+    assert asked[0] == asked[1]
+    assert len({call.sampling.seed for call in engines[0].calls if call.sampling}) == 12
+    looks.close()
+
+
+async def test_due_follows_the_recipe_and_what_is_there(tmp_path: Path) -> None:
+    looks = looks_of(tmp_path, ["digits/iid"], n=1)
+    assert [step for step in range(7) if looks.due(step)] == [0, 2, 4, 6]
+    await looks.look(engine_of(), 2, TOTALS)
+    await looks.look(engine_of(), 4, TOTALS)
+    assert [step for step in range(7) if looks.due(step)] == [0, 6]
+    looks.close()
+    again = looks_of(tmp_path, ["digits/iid"], step=3, n=1)
+    assert [step for step in range(7) if again.due(step)] == [0, 4, 6]
+    again.close()
+    none = looks_of(tmp_path / "none", [])
+    assert not any(none.due(step) for step in range(7))
+
+
+async def test_ranks_ask_their_share_and_put_it_together(tmp_path: Path) -> None:
+    file = str(data_file(tmp_path / "set" / "q.jsonl", 5))
+
+    class Second(Peers):
+        """The second of two; the first has asked its questions before."""
+
+        def gather(self, value: object) -> list[object]:  # type: ignore[override]
+            return [first, value]
+
+    alone = Peers(0, 2)
+    seen: list[object] = []
+    alone.gather = lambda value: seen.append(value) or [value, value]  # type: ignore[assignment, func-returns-value, method-assign]
+    looks = looks_of(tmp_path / "a", [file], n=5, peers=alone)
+    with pytest.raises(KeyError):
+        await looks.look(engine_of(), 0, TOTALS)
+    (first,) = seen
+    assert isinstance(first, dict)
+    assert len(first) == 3
+    other = looks_of(tmp_path / "b", [file], n=5, peers=Second(1, 2))
+    assert await other.look(engine_of("2"), 0, TOTALS) == {f"look/{file}/accuracy": 0.6}
+    assert not list((tmp_path / "b").iterdir())
+    looks.close()
+
+
+async def test_a_failing_engine_leaves_no_line_and_nothing_running(tmp_path: Path) -> None:
+    looks = looks_of(tmp_path, ["digits/iid"])
+    engine = FakeEngine(
+        [FakeText("a thing</description>")], ["<answer>1</answer>"], fail_at={"fork": EngineError("gone")}
+    )
+    with pytest.raises(EngineError):
+        await looks.look(engine, 0, TOTALS)
+    assert engine.running == 0
+    assert read_lines(tmp_path / LOOKS) == []
+    assert looks.due(0)
+    looks.close()
+
+
+def test_unknown_data_come_out_at_once(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match="no part"):
+        Looks(
+            recipe_of(tmp_path, evaluation={"sets": ["digits/iid"], "part": "train"}),
+            ModelSettings(),
+            Peers(),
+        )
+
+
+async def test_nothing_is_cut_off_before_the_run_knows_where_it_stands(tmp_path: Path) -> None:
+    looks = looks_of(tmp_path, ["digits/iid"], n=1)
+    await looks.look(engine_of(), 2, TOTALS)
+    looks.close()
+    Looks(recipe_of(tmp_path, evaluation={"sets": ["digits/iid"]}), ModelSettings(), Peers())
+    assert len(read_lines(tmp_path / LOOKS)) == 1
