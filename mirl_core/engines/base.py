@@ -36,7 +36,7 @@ TOO_LONG = "the prompt is too long"
 """Anthropic's words. Clients that look at the message alone know those, or vLLM's, which follow."""
 
 
-def fitting(prompt_tokens: int, inputs: Any, max_model_len: int) -> Rendered:
+def checked_rendering(prompt_tokens: int, inputs: Any, max_model_len: int) -> Rendered:
     """A rendering that leaves room for an answer.
 
     Raises:
@@ -60,8 +60,8 @@ def too_long_to_score(max_model_len: int) -> ContextLengthError:
     )
 
 
-def refusal(message: str, param: str | None) -> RequestError:
-    """A refusal of vLLM's as an error of its own kind, which only its words tell."""
+def error_from_vllm(message: str, param: str | None) -> RequestError:
+    """A error_from_vllm of vLLM's as an error of its own kind, which only its words tell."""
     if "maximum context length" in message:
         return ContextLengthError(f"{TOO_LONG}: {message}", param=param)
     return RequestError(message, param=param)

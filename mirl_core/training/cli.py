@@ -76,12 +76,12 @@ def rl(
     ] = False,
 ) -> None:
     """Reinforcement learning: MIRL's decoupled rewards, or GRPO. Run the same command again to resume."""
-    from mirl_core.training.rl.distributed.process_group import Peers
+    from mirl_core.training.rl.distributed.process_group import ProcessGroup
     from mirl_core.training.rl.recipe.checks import check, dump, load_rl_recipe, parse_changes
 
     wanted = parse_changes(changes or ()) | ({} if output is None else {"output": str(output)})
     recipe = load_rl_recipe(config, wanted)
-    world = Peers.from_environment().world
+    world = ProcessGroup.from_environment().world
     check(recipe, world)
     if dry_run:
         from mirl_core.training.rl.recipe.estimate import estimate

@@ -8,11 +8,11 @@ from typing import Any
 from pydantic import BaseModel, ConfigDict
 
 
-class _Told(BaseModel):
+class _EvidenceModel(BaseModel):
     model_config = ConfigDict(extra="ignore", frozen=True)
 
 
-class Description(_Told):
+class Description(_EvidenceModel):
     """One sampled description and what became of it."""
 
     index: int
@@ -30,7 +30,7 @@ class Description(_Told):
     """Nats per token, where asked for."""
 
 
-class Chain(_Told):
+class Chain(_EvidenceModel):
     """One reasoning chain's outcome."""
 
     description: int | None
@@ -42,7 +42,7 @@ class Chain(_Told):
     """`stop`, `length`, or `abort`: stopped because it could no longer change the winner."""
 
 
-class Vote(_Told):
+class Vote(_EvidenceModel):
     """The outcome where answers cluster."""
 
     answer: str
@@ -50,14 +50,14 @@ class Vote(_Told):
     share: float
 
 
-class Representative(_Told):
+class Representative(_EvidenceModel):
     """The chain whose answer was returned."""
 
     description: int | None
     fork: int
 
 
-class Stage(_Told):
+class Stage(_EvidenceModel):
     """What one stage cost."""
 
     stage: str
@@ -67,7 +67,7 @@ class Stage(_Told):
     seconds: float
 
 
-class Budget(_Told):
+class Budget(_EvidenceModel):
     """What a request got, by its knobs or by its `reasoning_effort`."""
 
     descriptions: int
@@ -75,7 +75,7 @@ class Budget(_Told):
     forks: int
 
 
-class Evidence(_Told):
+class Evidence(_EvidenceModel):
     """Everything the server tells about one gated answer."""
 
     budget: Budget | None = None

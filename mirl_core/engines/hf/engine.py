@@ -21,8 +21,8 @@ from mirl_core.engines.base import (
     RequestContext,
     Sample,
     Sampling,
+    checked_rendering,
     derive_seed,
-    fitting,
     too_long_to_score,
 )
 from mirl_core.engines.common.placeholders import placeholder_ids
@@ -103,7 +103,7 @@ class HFEngine:
     async def render(self, conversation: Conversation, context: RequestContext) -> Rendered:
         del context
         inputs = await self._in_thread(lambda: self._render(conversation), _Call(), "render the conversation")
-        return fitting(inputs["input_ids"].shape[1], inputs, self._max_model_len)
+        return checked_rendering(inputs["input_ids"].shape[1], inputs, self._max_model_len)
 
     def encode(self, text: str) -> tuple[int, ...]:
         return self._text.encode(text)

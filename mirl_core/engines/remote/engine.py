@@ -28,7 +28,14 @@ import asyncio
 from collections.abc import AsyncGenerator, Awaitable, Callable, Sequence
 from typing import TYPE_CHECKING, Any
 
-from mirl_core.engines.base import Rendered, RequestContext, Sample, Sampling, fitting, too_long_to_score
+from mirl_core.engines.base import (
+    Rendered,
+    RequestContext,
+    Sample,
+    Sampling,
+    checked_rendering,
+    too_long_to_score,
+)
 from mirl_core.engines.common.text import TextCodec
 from mirl_core.engines.remote.checks import Card, check, identify, load_tokenizer
 from mirl_core.engines.remote.pool import Pool
@@ -36,7 +43,7 @@ from mirl_core.engines.remote.prompt import Prompt, render_request
 from mirl_core.engines.remote.requests import Call, Requests
 from mirl_core.engines.remote.sampling import read_sample, sampling_params
 from mirl_core.engines.remote.score import score_suffixes
-from mirl_core.engines.remote.server import Lost, Server
+from mirl_core.engines.remote.server import ConnectionLost, Server
 from mirl_core.errors import ConfigError, EngineDeadError, EngineError, RequestError
 from mirl_core.types import Conversation
 
@@ -134,7 +141,7 @@ class RemoteEngine:
         body, pictures = await asyncio.to_thread(render_request, conversation, self._card.name)
 
         prompt = await self._requests.render(body, pictures, context)
-        return fitting(len(prompt.token_ids), prompt, self.max_model_len)
+        return checked_rendering(len(prompt.token_ids), prompt, self.max_model_len)
 
     def encode(self, text: str) -> tuple[int, ...]:
         return self._text.encode(text)
@@ -275,6 +282,6 @@ async def _card(server: Server, model: str | None) -> Card | None:
     """The server's model; None if it can't be asked."""
     try:
         return await identify(server, model)
-    except (Lost, EngineError) as error:
+    except (ConnectionLost, EngineError) as error:
         server.reason = str(error)
         return None

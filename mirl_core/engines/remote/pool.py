@@ -6,7 +6,7 @@ import asyncio
 import logging
 from collections.abc import Awaitable, Callable, Sequence
 
-from mirl_core.engines.remote.server import Lost, Server
+from mirl_core.engines.remote.server import ConnectionLost, Server
 from mirl_core.errors import ConfigError, EngineDeadError, EngineError, MIRLError
 
 logger = logging.getLogger(__name__)
@@ -20,7 +20,7 @@ class Pool:
 
     Args:
         servers: at least one.
-        admit: checks that a server lives and serves what is expected; raises Lost or MIRLError.
+        admit: checks that a server lives and serves what is expected; raises ConnectionLost or MIRLError.
     """
 
     def __init__(self, servers: Sequence[Server], admit: Callable[[Server], Awaitable[None]]) -> None:
@@ -107,7 +107,7 @@ class Pool:
         outcomes = await asyncio.gather(*(update(server) for server in self.servers), return_exceptions=True)
         self.version = version
         for server, outcome in zip(self.servers, outcomes, strict=True):
-            if isinstance(outcome, Lost | MIRLError):
+            if isinstance(outcome, ConnectionLost | MIRLError):
                 self._take_down(server, outcome)
             elif isinstance(outcome, BaseException):
                 raise outcome
@@ -147,7 +147,7 @@ class Pool:
         server.asked = asyncio.get_running_loop().time()
         try:
             await self._admit(server)
-        except (Lost, MIRLError) as error:
+        except (ConnectionLost, MIRLError) as error:
             self._take_down(server, error)
             return error
         server.up = True

@@ -14,7 +14,7 @@ from mirl_core.engines.remote.pool import Pool
 from mirl_core.engines.remote.prompt import Picture, Prompt, read_rendering
 from mirl_core.engines.remote.sampling import weight_versions
 from mirl_core.engines.remote.score import parameters
-from mirl_core.engines.remote.server import Lost, Server, to_json
+from mirl_core.engines.remote.server import ConnectionLost, Server, to_json
 from mirl_core.errors import EngineError, RequestError, ServerError
 
 T = TypeVar("T")
@@ -210,7 +210,7 @@ class Requests:
             server = await self._pool.keep(home())
             try:
                 return await ask(server)
-            except Lost as error:
+            except ConnectionLost as error:
                 last = error
                 lost += error.sent
                 await self._pool.failed(server, error)
@@ -243,5 +243,5 @@ async def _abort(server: Server, request_ids: Sequence[str]) -> None:
     """Best effort: what the server doesn't end is cut off."""
     # vLLM's own prefix for requests that came by this route.
     body = {"request_ids": [f"generate-tokens-{name}" for name in request_ids]}
-    with contextlib.suppress(Lost, EngineError, RequestError):
+    with contextlib.suppress(ConnectionLost, EngineError, RequestError):
         await server.control("POST", ABORT, body)

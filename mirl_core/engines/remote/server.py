@@ -14,7 +14,7 @@ from typing import Any
 
 import httpx
 
-from mirl_core.engines.base import refusal
+from mirl_core.engines.base import error_from_vllm
 from mirl_core.errors import (
     ConfigError,
     EngineDeadError,
@@ -32,7 +32,7 @@ IDLE_SECONDS = 3.0
 MESSAGE_CHARACTERS = 500
 
 
-class Lost(Exception):  # noqa: N818 - says what happened to the request; the engine turns it into an error
+class ConnectionLost(Exception):  # noqa: N818 - says what happened to the request; the engine turns it into an error
     """No answer came, because the connection failed. Stays within the engine.
 
     Args:
@@ -121,7 +121,7 @@ class Server:
         """Whether server and engine live, by vLLM's own word."""
         try:
             await self.control("GET", "/health", timeout=HEALTH_SECONDS)
-        except (Lost, EngineError, RequestError):
+        except (ConnectionLost, EngineError, RequestError):
             return False
         return True
 
@@ -147,7 +147,7 @@ class Server:
             param: the request's field to blame for a refusal where the server names none.
 
         Raises:
-            Lost: the connection failed.
+            ConnectionLost: the connection failed.
             RequestError: the server refuses the request.
             ServerError: it failed, or didn't answer in time.
             EngineError: it answers nonsense.
@@ -164,11 +164,13 @@ class Server:
                 **more,
             )
         except (httpx.ConnectError, httpx.ConnectTimeout) as error:
-            raise Lost(f"{self.url} can't be reached: {_short(error)}", sent=False) from error
+            raise ConnectionLost(f"{self.url} can't be reached: {_short(error)}", sent=False) from error
         except httpx.TimeoutException as error:
             raise ServerError(f"{self.url} did not answer {path} in time", None) from error
         except (httpx.NetworkError, httpx.RemoteProtocolError) as error:
-            raise Lost(f"the connection to {self.url} was lost: {_short(error)}", sent=True) from error
+            raise ConnectionLost(
+                f"the connection to {self.url} was lost: {_short(error)}", sent=True
+            ) from error
         except httpx.HTTPError as error:
             # Its text may hold a header, and that the key.
             raise EngineError(f"no request to {self.url} is possible: {type(error).__name__}") from error
@@ -195,7 +197,7 @@ class Server:
         if status == 413:
             raise RequestTooLargeError(message, param=param or field)
         if status in (400, 422):
-            raise refusal(message, param or field)
+            raise error_from_vllm(message, param or field)
         raise ServerError(f"{self.url}{path} failed with status {status}: {message}", status)
 
 

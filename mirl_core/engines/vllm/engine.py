@@ -26,8 +26,8 @@ from mirl_core.engines.base import (
     RequestContext,
     Sample,
     Sampling,
+    checked_rendering,
     derive_seed,
-    fitting,
     too_long_to_score,
 )
 from mirl_core.engines.common.placeholders import placeholder_ids
@@ -127,7 +127,7 @@ class VLLMEngine:
         del context  # the salt goes in per fork, so that one rendering can serve as text-only prompt for all
         with translated("render the conversation", param="messages"):
             prompt = await render_prompt(self.client.renderer, conversation, self._chat)
-        return fitting(len(prompt.token_ids), prompt, self._max_model_len)
+        return checked_rendering(len(prompt.token_ids), prompt, self._max_model_len)
 
     def encode(self, text: str) -> tuple[int, ...]:
         return self._text.encode(text)

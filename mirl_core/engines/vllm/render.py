@@ -11,7 +11,7 @@ from vllm.multimodal.cache import LruKeyReplicatedSenderCache
 from vllm.renderers import BaseRenderer, ChatParams
 from vllm.v1.engine.exceptions import EngineDeadError as VLLMEngineDeadError
 
-from mirl_core.engines.base import refusal
+from mirl_core.engines.base import error_from_vllm
 from mirl_core.engines.common.messages import messages_with
 from mirl_core.errors import EngineDeadError, EngineError, MIRLError, RequestError
 from mirl_core.types import Conversation
@@ -139,7 +139,7 @@ def translated(what: str, param: str | None = None) -> Iterator[None]:
     except VLLMClientError as error:
         # `parameter` is vLLM's name for it, an OpenAI field for sampling settings.
         field = param or getattr(error, "parameter", None)
-        raise refusal(str(error.args[0] if error.args else error), field) from error
+        raise error_from_vllm(str(error.args[0] if error.args else error), field) from error
     except VLLMError as error:
         raise EngineError(f"vLLM failed to {what}: {error}") from error
     except (ValueError, TypeError, KeyError, TimeoutError) as error:

@@ -7,10 +7,10 @@ from collections.abc import AsyncGenerator, Sequence
 from mirl_core.engines.base import Engine, Rendered, RequestContext, Sample, Sampling
 from mirl_core.types import Conversation
 
-__all__ = ["PassingEngine"]
+__all__ = ["ForwardingEngine"]
 
 
-class PassingEngine:
+class ForwardingEngine:
     """Passes every call of `Engine` on. Subclasses override what they care about."""
 
     def __init__(self, engine: Engine) -> None:

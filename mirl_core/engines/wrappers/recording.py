@@ -9,13 +9,13 @@ from collections.abc import AsyncGenerator, Sequence
 from contextlib import aclosing
 
 from mirl_core.engines.base import Engine, Rendered, RequestContext, Sample, Sampling
-from mirl_core.engines.wrappers.forwarding import PassingEngine
+from mirl_core.engines.wrappers.forwarding import ForwardingEngine
 from mirl_core.types import Conversation
 
 __all__ = ["RecordingEngine"]
 
 
-class RecordingEngine(PassingEngine):
+class RecordingEngine(ForwardingEngine):
     """Passes every call on, keeps the samples, and renders each conversation once. One per question: nothing
     is ever forgotten."""
 

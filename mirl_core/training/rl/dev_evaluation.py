@@ -1,4 +1,4 @@
-"""Looks at dev data during training: one sampled trajectory a question, by the pipeline itself.
+"""DevEvaluation at dev data during training: one sampled trajectory a question, by the pipeline itself.
 
     looks.jsonl            one line a look: step, cost until then, accuracy by data set, rightness by question
     looks-questions.json   which questions, and what of them is resampled together
@@ -25,11 +25,11 @@ from mirl_core.pipeline.run import Pipeline
 from mirl_core.tasks.data import open_data
 from mirl_core.tasks.questions import DataSet, Question, is_right
 from mirl_core.tasks.resampling import Resampling
-from mirl_core.training.rl.distributed.process_group import Peers
+from mirl_core.training.rl.distributed.process_group import ProcessGroup
 from mirl_core.training.rl.recipe.config import RLRecipe
 from mirl_core.training.rl.report.monitor import Lines, cut_back, read_lines
 
-__all__ = ["LOOKS", "QUESTIONS", "Looks", "Seen"]
+__all__ = ["LOOKS", "QUESTIONS", "DevEvaluation", "DevResult"]
 
 LOOKS = "looks.jsonl"
 QUESTIONS = "looks-questions.json"
@@ -38,7 +38,7 @@ _CONCURRENCY = 64
 
 
 @dataclass(frozen=True, slots=True)
-class Seen:
+class DevResult:
     """One question at one look."""
 
     right: bool
@@ -47,14 +47,14 @@ class Seen:
     tokens: int
 
 
-class Looks:
+class DevEvaluation:
     """The looks of one run. `open` before the first.
 
     Raises:
         ConfigError: there is no such data set, or it has no such part.
     """
 
-    def __init__(self, recipe: RLRecipe, settings: ModelSettings, peers: Peers) -> None:
+    def __init__(self, recipe: RLRecipe, settings: ModelSettings, peers: ProcessGroup) -> None:
         self._recipe = recipe
         self._peers = peers
         wanted = recipe.evaluation
@@ -128,11 +128,11 @@ class Looks:
         if self._lines is not None:
             self._lines.close()
 
-    async def _ask(self, engine: Engine, data: DataSet, step: int) -> dict[str, Seen]:
+    async def _ask(self, engine: Engine, data: DataSet, step: int) -> dict[str, DevResult]:
         """This rank's share of the questions, by their keys."""
         free = asyncio.Semaphore(1 if self._recipe.rollout.serial else _CONCURRENCY)
 
-        async def one(question: Question) -> tuple[str, Seen]:
+        async def one(question: Question) -> tuple[str, DevResult]:
             async with free:
                 return question.key, await self._play(engine, question, f"look-{step}-{data.name}")
 
@@ -145,7 +145,7 @@ class Looks:
                 task.cancel()
             await asyncio.gather(*tasks, return_exceptions=True)
 
-    async def _play(self, engine: Engine, question: Question, name: str) -> Seen:
+    async def _play(self, engine: Engine, question: Question, name: str) -> DevResult:
         rollout = self._recipe.rollout
         options = MIRLOptions(
             descriptions=1,
@@ -176,10 +176,10 @@ class Looks:
             described = description.kept and question.describes(description.text)
         answer = result.representative.answer
         right = await asyncio.to_thread(is_right, question, answer)
-        return Seen(right, described, result.completion_tokens)
+        return DevResult(right, described, result.completion_tokens)
 
 
-def _figures(data: DataSet, seen: Sequence[Seen]) -> dict[str, Any]:
+def _figures(data: DataSet, seen: Sequence[DevResult]) -> dict[str, Any]:
     """One data set's part of a look's line; 95% intervals over scenes and glyphs."""
     resampling = Resampling([question.clusters for question in data.questions])
     accuracy = resampling.proportion([float(one.right) for one in seen])

@@ -19,8 +19,8 @@ from typing import Any, Protocol, TypeVar
 from mirl_core.engines.base import Engine
 from mirl_core.errors import MIRLError, TrainingError
 from mirl_core.tasks.questions import Question
-from mirl_core.training.rl.dev_evaluation import Looks
-from mirl_core.training.rl.distributed.process_group import Peers, merged
+from mirl_core.training.rl.dev_evaluation import DevEvaluation
+from mirl_core.training.rl.distributed.process_group import ProcessGroup, merged
 from mirl_core.training.rl.planners import Planner
 from mirl_core.training.rl.planners.question_source import Cursor, Source
 from mirl_core.training.rl.planners.rows import Plan, Row
@@ -81,7 +81,7 @@ class Parts:
     """Write a checkpoint; all ranks call it, in the trainer's thread."""
     export: Callable[[str], None]
     """Write a Hugging Face folder of this name; all ranks call it, in the trainer's thread."""
-    looks: Looks
+    looks: DevEvaluation
     monitor: Monitor | None
     """None on all ranks but the first."""
     samples: TrajectoryLog | None
@@ -119,7 +119,7 @@ class Loop:
     """
 
     def __init__(
-        self, recipe: RLRecipe, parts: Parts, peers: Peers, state: State, saved: int | None, show: Show
+        self, recipe: RLRecipe, parts: Parts, peers: ProcessGroup, state: State, saved: int | None, show: Show
     ) -> None:
         self.state = state
         self._recipe = recipe

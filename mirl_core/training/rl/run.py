@@ -25,8 +25,8 @@ import typer
 from mirl_core.config import ModelSettings
 from mirl_core.engines.base import Engine
 from mirl_core.errors import ConfigError, MIRLError
-from mirl_core.training.rl.dev_evaluation import Looks
-from mirl_core.training.rl.distributed.process_group import Peers
+from mirl_core.training.rl.dev_evaluation import DevEvaluation
+from mirl_core.training.rl.distributed.process_group import ProcessGroup
 from mirl_core.training.rl.loop import Loop, Parts, State, Totals
 from mirl_core.training.rl.planners import make_planner
 from mirl_core.training.rl.planners.question_source import Cursor, Source
@@ -54,7 +54,7 @@ def run_blocking(recipe: RLRecipe, max_seconds: float | None = None) -> bool:
         ConfigError: the recipe doesn't fit this machine or its folder.
         typer.Exit: stopped by a signal (128 + its number), or failed (1); a line on standard error says so.
     """
-    peers = Peers.from_environment()
+    peers = ProcessGroup.from_environment()
     _prepare(recipe)
     with Board(recipe.output.name, recipe.steps, quiet=not peers.first) as board:
         received: list[int] = []
@@ -79,7 +79,7 @@ def run_blocking(recipe: RLRecipe, max_seconds: float | None = None) -> bool:
 
 
 async def _until_stopped(
-    recipe: RLRecipe, peers: Peers, max_seconds: float | None, board: Board, received: list[int]
+    recipe: RLRecipe, peers: ProcessGroup, max_seconds: float | None, board: Board, received: list[int]
 ) -> bool:
     """`train`, ended by the first SIGTERM or SIGINT after the update under way, by the second at once."""
     stop = asyncio.Event()
@@ -106,7 +106,7 @@ async def _until_stopped(
 
 async def train(
     recipe: RLRecipe,
-    peers: Peers,
+    peers: ProcessGroup,
     stop: asyncio.Event,
     until: float | None = None,
     board: Board | None = None,
@@ -141,7 +141,7 @@ async def train(
 
 
 @asynccontextmanager
-async def _opened(recipe: RLRecipe, peers: Peers) -> AsyncIterator[tuple[Parts, State, int | None]]:
+async def _opened(recipe: RLRecipe, peers: ProcessGroup) -> AsyncIterator[tuple[Parts, State, int | None]]:
     """Everything that a loop turns, the engine in step with the policy; closed at the end."""
     async with AsyncExitStack() as stack:
         # What may be wrong with data or packages comes out before minutes are spent on models.
@@ -150,7 +150,7 @@ async def _opened(recipe: RLRecipe, peers: Peers) -> AsyncIterator[tuple[Parts, 
         judge = Judge(make_rewards(recipe.rewards.answer, settings.tags))
         wanted = recipe.rewards.mi.estimator == "reference"
         references = reference_pictures(settings, recipe.data.sets, recipe.seed) if wanted else ()
-        looks = Looks(recipe, settings, peers)
+        looks = DevEvaluation(recipe, settings, peers)
         thread = stack.enter_context(ThreadPoolExecutor(1, thread_name_prefix="trainer"))
         sampler = await stack.enter_async_context(opened_sampler(recipe, peers, thread))
         in_thread = asyncio.get_running_loop().run_in_executor
@@ -203,7 +203,7 @@ def _prepare(recipe: RLRecipe) -> None:
         os.environ["OMP_NUM_THREADS"] = "1"
 
 
-def _trainer(recipe: RLRecipe, peers: Peers) -> tuple[Policy, Trainer, Any]:
+def _trainer(recipe: RLRecipe, peers: ProcessGroup) -> tuple[Policy, Trainer, Any]:
     """Policy and trainer, continued from the newest checkpoint if there is one."""
     import torch
     from transformers.utils import logging
@@ -278,7 +278,7 @@ def _saver(recipe: RLRecipe, trainer: Trainer) -> Callable[[State], None]:
     return save
 
 
-def _exporter(recipe: RLRecipe, policy: Policy, peers: Peers) -> Callable[[str], None]:
+def _exporter(recipe: RLRecipe, policy: Policy, peers: ProcessGroup) -> Callable[[str], None]:
     def export(name: str) -> None:
         target, partial = (recipe.output / EXPORT / one for one in (name, f".{name}.partial"))
         if peers.first:

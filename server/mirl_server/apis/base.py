@@ -15,7 +15,7 @@ from mirl_server.apis.protocol import error_response
 from mirl_server.apis.translation.fields import Turns, renamed_error
 from mirl_server.handling.requests import ChatRequest, RemoteImage, read_request
 from mirl_server.handling.service import Delegate, Service
-from mirl_server.handling.streaming import Voice
+from mirl_server.handling.streaming import ResponseWriter
 
 
 class Api(ABC):
@@ -50,7 +50,7 @@ class Api(ABC):
     @abstractmethod
     def voice(
         self, service: Service, asked: ChatRequest, options: MIRLOptions, context: RequestContext
-    ) -> Voice:
+    ) -> ResponseWriter:
         """How to answer it. `asked` is what `request` gave, `options` the knobs that it got."""
 
     @abstractmethod

@@ -20,7 +20,7 @@ from mirl_core.pipeline.run import Pipeline
 from mirl_core.pipeline.streams import merge
 from mirl_core.types import Conversation, Result
 
-Told = tuple[int, Event]
+IndexedEvent = tuple[int, Event]
 """Which answer an event is about, counted from 0, and the event."""
 
 
@@ -38,7 +38,7 @@ async def answer(
     context: RequestContext,
     n: int,
     form: Form | None = None,
-) -> AsyncGenerator[Told, None]:
+) -> AsyncGenerator[IndexedEvent, None]:
     """The events of `n` answers as they come; `Finished` is the last one of each.
 
     Raises:

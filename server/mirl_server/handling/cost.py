@@ -18,7 +18,7 @@ from mirl_core.pipeline.run import Pipeline
 from mirl_core.types import Conversation
 from mirl_server.access.authentication import Caller, caller_of
 from mirl_server.handling import choices
-from mirl_server.handling.choices import Told
+from mirl_server.handling.choices import IndexedEvent
 from mirl_server.handling.response_format import check_sizes
 from mirl_server.handling.service import Service
 from mirl_server.handling.streaming import unless_gone
@@ -54,7 +54,7 @@ async def run_admitted(
     form: Form | None = None,
     *,
     forks: bool = True,
-) -> AsyncGenerator[Told, None]:
+) -> AsyncGenerator[IndexedEvent, None]:
     """The events of `n` answers, from the request's turn on; the turn is held until they are closed.
 
     The time that it waited counts in its `timeout`. Tokens are counted to the caller as they come, so that a

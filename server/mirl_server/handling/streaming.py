@@ -18,7 +18,7 @@ from starlette.types import Receive, Scope, Send
 
 from mirl_core.errors import EngineDeadError, EngineError, MIRLError
 from mirl_core.types import Result
-from mirl_server.handling.choices import Told
+from mirl_server.handling.choices import IndexedEvent
 from mirl_server.observability.logs import trail
 
 logger = logging.getLogger(__name__)
@@ -28,7 +28,7 @@ DONE = "data: [DONE]\n\n"
 T = TypeVar("T")
 
 
-class Voice(Protocol):
+class ResponseWriter(Protocol):
     """How one request is answered, in the words of the API that it came by."""
 
     silence: str
@@ -40,7 +40,7 @@ class Voice(Protocol):
         """The answer of a request that does not stream: one result per choice, in their order."""
         ...
 
-    def lines(self, told: Told) -> Iterable[str]:
+    def lines(self, told: IndexedEvent) -> Iterable[str]:
         """What a stream says of one event of one choice. It hears of each once, in the order they came."""
         ...
 
@@ -173,9 +173,9 @@ class HeldResponse(Response):
 
 
 async def stream(
-    first: Told,
-    events: Events[Told],
-    voice: Voice,
+    first: IndexedEvent,
+    events: Events[IndexedEvent],
+    voice: ResponseWriter,
     keep_alive: float,
     failed: Callable[[MIRLError], None],
 ) -> AsyncGenerator[str, None]:
@@ -185,7 +185,7 @@ async def stream(
         keep_alive: seconds without an event after which the stream says that it is alive.
         failed: hears of an error, which by now can't change the status any more.
     """
-    event: Told | None = first
+    event: IndexedEvent | None = first
     try:
         while event is not None:
             for line in voice.lines(event):

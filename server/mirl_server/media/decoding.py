@@ -41,7 +41,7 @@ DAMAGED = (
 
 
 @dataclass(slots=True)
-class Room:
+class ImageBudget:
     """What one request's images may still take, all together."""
 
     limits: Limits
@@ -49,7 +49,7 @@ class Room:
     pixels: int
 
     @classmethod
-    def of(cls, limits: Limits) -> Room:
+    def of(cls, limits: Limits) -> ImageBudget:
         """Everything that the operator allows one request."""
         return cls(limits, limits.max_total_image_bytes, limits.max_total_image_pixels)
 
@@ -87,12 +87,12 @@ class Room:
             )
 
 
-def decode_url(url: str, where: str, room: Room) -> Image.Image:
+def decode_url(url: str, where: str, room: ImageBudget) -> Image.Image:
     """The picture of one data URL."""
     return decode_bytes(data_bytes(url, where, room), where, room)
 
 
-def data_bytes(url: str, where: str, room: Room) -> bytes:
+def data_bytes(url: str, where: str, room: ImageBudget) -> bytes:
     """The encoded image in one data URL. The type it declares need not be the file's, as in browsers."""
     if url[:5].lower() != "data:":
         raise refused_url(url, where)
@@ -116,7 +116,7 @@ def data_bytes(url: str, where: str, room: Room) -> bytes:
         ) from error
 
 
-def decode_bytes(raw: bytes, where: str, room: Room) -> Image.Image:
+def decode_bytes(raw: bytes, where: str, room: ImageBudget) -> Image.Image:
     """An encoded file as an upright RGB image: first frame, EXIF rotation applied, transparency on white."""
     with _opened(raw, where, room) as image:
         # As encoded: what is sent upright counts the same.
@@ -126,7 +126,7 @@ def decode_bytes(raw: bytes, where: str, room: Room) -> Image.Image:
         return upright
 
 
-def check_bytes(raw: bytes, where: str, room: Room) -> str:
+def check_bytes(raw: bytes, where: str, room: ImageBudget) -> str:
     """The type of an encoded file that would be decoded, by its header alone."""
     with _opened(raw, where, room) as image:
         room.pixels -= image.width * image.height
@@ -134,7 +134,7 @@ def check_bytes(raw: bytes, where: str, room: Room) -> str:
 
 
 @contextmanager
-def _opened(raw: bytes, where: str, room: Room) -> Iterator[Image.Image]:
+def _opened(raw: bytes, where: str, room: ImageBudget) -> Iterator[Image.Image]:
     """A file opened by the decoder of its own format, everything that its header tells within the limits."""
     if not raw:
         raise ImageError(f"the image is empty; {KNOWN}", param=where)
@@ -168,7 +168,7 @@ def read_references(paths: Sequence[str]) -> tuple[Image.Image, ...]:
     images = []
     for path in paths:
         try:
-            images.append(decode_bytes(Path(path).read_bytes(), path, Room.of(Limits())))
+            images.append(decode_bytes(Path(path).read_bytes(), path, ImageBudget.of(Limits())))
         except (OSError, ImageError, RequestTooLargeError) as error:
             raise ConfigError(f"reference image {path}: {error}", param="reference_images") from error
     return tuple(images)

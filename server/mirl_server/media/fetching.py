@@ -27,7 +27,7 @@ import httpx
 
 from mirl_core import __version__
 from mirl_core.errors import ImageError, RequestTooLargeError
-from mirl_server.media.decoding import KNOWN, Room
+from mirl_server.media.decoding import KNOWN, ImageBudget
 from mirl_server.media.rules import DEFAULT_PORTS, REMEDY, FetchOutcome, ImageFetching, Rules, Target
 from mirl_server.media.structure import FORMATS, media_type
 
@@ -92,7 +92,7 @@ class ImageFetcher:
         self._tls = tls or httpx.create_ssl_context()
         self._slots = asyncio.Semaphore(settings.max_concurrent)
 
-    async def fetch(self, urls: Mapping[str, str], room: Room) -> dict[str, bytes]:
+    async def fetch(self, urls: Mapping[str, str], room: ImageBudget) -> dict[str, bytes]:
         """The files at `urls` (each with the content part that it stands in), several at a time.
 
         Raises:
@@ -149,7 +149,7 @@ class ImageFetcher:
         finally:
             self._ended(outcome)
 
-    async def _follow(self, target: Target, where: str, room: Room) -> bytes:
+    async def _follow(self, target: Target, where: str, room: ImageBudget) -> bytes:
         for _ in range(self.settings.max_redirects + 1):
             try:
                 async with self._answer(target) as response:
@@ -263,7 +263,7 @@ class _Checked(httpcore.AsyncNetworkBackend):
             await stream.aclose()
 
 
-async def _body(response: httpcore.Response, where: str, room: Room) -> bytes:
+async def _body(response: httpcore.Response, where: str, room: ImageBudget) -> bytes:
     """The file in an answer; refused as soon as anything says that it is none, or too large."""
     if response.status != 200:
         raise _FetchError(

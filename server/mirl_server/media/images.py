@@ -14,7 +14,7 @@ from PIL import Image
 
 from mirl_core.config import Limits
 from mirl_core.errors import RequestTooLargeError
-from mirl_server.media.decoding import Room, check_bytes, decode_bytes, decode_url
+from mirl_server.media.decoding import ImageBudget, check_bytes, decode_bytes, decode_url
 from mirl_server.media.fetching import ImageFetcher, ignore
 from mirl_server.media.rules import FetchOutcome, ImageFetching, refused_url
 
@@ -73,7 +73,7 @@ class Images:
             ImageError: a URL is of a kind that isn't taken, can't be fetched, or is no image.
             RequestTooLargeError: an image, their number, or all of them together are over a limit.
         """
-        where, room = self._distinct(urls), Room.of(self.limits)
+        where, room = self._distinct(urls), ImageBudget.of(self.limits)
         # What came along first: a request that must be refused for it fetches nothing.
         near = {url: part for url, part in where.items() if not is_remote(url)}
         pictures: dict[str, Image.Image] = {}
@@ -94,7 +94,7 @@ class Images:
         Raises:
             ImageError, RequestTooLargeError: as `decode`, as far as a file's header tells.
         """
-        where, room = self._distinct(urls), Room.of(self.limits)
+        where, room = self._distinct(urls), ImageBudget.of(self.limits)
         fetched = await self._fetch(where, room)
 
         def data_url(raw: bytes, part: str) -> str:
@@ -116,7 +116,7 @@ class Images:
             where.setdefault(url, part)
         return where
 
-    async def _fetch(self, urls: dict[str, str], room: Room) -> dict[str, bytes]:
+    async def _fetch(self, urls: dict[str, str], room: ImageBudget) -> dict[str, bytes]:
         if not urls:
             return {}
         if self._fetcher is None:

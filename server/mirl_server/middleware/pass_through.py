@@ -22,7 +22,7 @@ from mirl_server.handling.streaming import ClientGone
 from mirl_server.observability.request_observer import refuse
 
 
-class OtherWork:
+class PassThroughAdmission:
     """Admits what is posted to some paths.
 
     Args:

@@ -17,7 +17,7 @@ from mirl_server.access.quotas import Quotas
 from mirl_server.handling.admission import KINDS, Admission
 from mirl_server.http.body_limits import BodyLimits
 from mirl_server.middleware.error_shapes import ErrorShapes
-from mirl_server.middleware.pass_through import OtherWork
+from mirl_server.middleware.pass_through import PassThroughAdmission
 from mirl_server.observability.metrics import Metrics
 from mirl_server.settings.limits import AccessSettings
 from mirl_server.settings.server import ServerSettings
@@ -58,7 +58,7 @@ def guard(
     """
     made = Guard(make_keyring(settings.access, bare), Quotas())
     if generating:
-        app.add_middleware(OtherWork, paths=generating)
+        app.add_middleware(PassThroughAdmission, paths=generating)
     app.add_middleware(BodyLimits, settings=settings.http)
     app.add_middleware(Authentication, keyring=made.keyring, quotas=made.quotas, settings=settings.access)
     app.add_middleware(ErrorShapes)

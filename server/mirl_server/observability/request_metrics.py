@@ -21,7 +21,7 @@ from mirl_server.handling.choices import Results
 from mirl_server.observability.metrics import Cancelled, Metrics, Outcome
 
 
-class Tracker:
+class RequestMetrics:
     """One gated request, from arrival to its one outcome. Without any other it was cancelled."""
 
     def __init__(self, metrics: Metrics) -> None:

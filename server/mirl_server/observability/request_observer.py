@@ -15,15 +15,15 @@ from mirl_core.errors import MIRLError
 from mirl_core.pipeline.run import Pipeline
 from mirl_core.types import Result
 from mirl_server.apis.protocol import STATUSES, error_response
-from mirl_server.handling.choices import Results, Told
+from mirl_server.handling.choices import IndexedEvent, Results
 from mirl_server.observability.logs import note
-from mirl_server.observability.request_metrics import Tracker
+from mirl_server.observability.request_metrics import RequestMetrics
 
 if TYPE_CHECKING:
     from mirl_server.handling.service import Service
 
 
-class Watch:
+class RequestObserver:
     """One request, from arrival to its end. `close` it whichever way it ends.
 
     Args:
@@ -33,7 +33,7 @@ class Watch:
 
     def __init__(self, service: Service, request: Request, operation: str, *, gated: bool = True) -> None:
         self._scope = request.scope
-        self._tracker = Tracker(service.metrics) if gated else None
+        self._tracker = RequestMetrics(service.metrics) if gated else None
         self._results = Results(1)
         self._trace = service.tracing.request(operation, request.headers) if service.tracing else None
         note(self._scope, endpoint=operation, trace_id=self._trace.trace_id if self._trace else None)
@@ -58,7 +58,7 @@ class Watch:
         self._trace.begin(model, options, sampling, context, n)
         return pipeline.over(self._trace.through(pipeline.engine))
 
-    async def events(self, source: AsyncGenerator[Told, None]) -> AsyncGenerator[Told, None]:
+    async def events(self, source: AsyncGenerator[IndexedEvent, None]) -> AsyncGenerator[IndexedEvent, None]:
         """The same events, heard of on the way."""
         async with aclosing(source):
             async for told in source:

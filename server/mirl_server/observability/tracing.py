@@ -32,7 +32,7 @@ from opentelemetry.util.types import AttributeValue
 from mirl_core import __version__
 from mirl_core.config import MIRLOptions
 from mirl_core.engines.base import Engine, Rendered, RequestContext, Sample, Sampling, TraceHeaders
-from mirl_core.engines.wrappers.forwarding import PassingEngine
+from mirl_core.engines.wrappers.forwarding import ForwardingEngine
 from mirl_core.pipeline.events import Decided, Event, FellBack, Finished, Gated, Started
 from mirl_core.types import Conversation, Result
 from mirl_server.handling.choices import Results
@@ -247,7 +247,7 @@ class RequestTrace:
         )
 
 
-class TracedEngine(PassingEngine):
+class TracedEngine(ForwardingEngine):
     """Passes every call on, in a span, and hands the span's context to the engine. One per request."""
 
     def __init__(self, engine: Engine, request: RequestTrace) -> None:

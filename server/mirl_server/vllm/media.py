@@ -21,7 +21,7 @@ from vllm.multimodal.media.image import ImageMediaIO
 
 from mirl_core.config import Limits
 from mirl_core.errors import RequestError
-from mirl_server.media.decoding import DAMAGED, Room, check_bytes, data_bytes
+from mirl_server.media.decoding import DAMAGED, ImageBudget, check_bytes, data_bytes
 
 DEFAULT = "http"
 """vLLM's name of its own connector. An operator's (`VLLM_MEDIA_CONNECTOR`) has another, and stays."""
@@ -32,7 +32,7 @@ class _Look:
     """What one request's images may still take. They are looked at one by one, so that each counts."""
 
     def __init__(self, limits: Limits) -> None:
-        self.room = Room.of(limits)
+        self.room = ImageBudget.of(limits)
         self.turn = asyncio.Lock()
 
 
@@ -74,7 +74,7 @@ class CheckedConnector(MediaConnector):  # type: ignore[misc] # vllm's types are
     def _load_data_url(self, url: str, media_io: Any) -> Any:
         if not isinstance(media_io, ImageMediaIO):
             return super()._load_data_url(url, media_io)
-        return _loaded(_checked(url, Room.of(self.limits)), media_io)
+        return _loaded(_checked(url, ImageBudget.of(self.limits)), media_io)
 
     def _load_file_url(self, url_spec: Any, media_io: Any) -> Any:
         if self.allowed_local_media_path is None:
@@ -83,7 +83,7 @@ class CheckedConnector(MediaConnector):  # type: ignore[misc] # vllm's types are
         return super()._load_file_url(url_spec, media_io)
 
 
-def _checked(url: str, room: Room) -> bytes:
+def _checked(url: str, room: ImageBudget) -> bytes:
     try:
         raw = data_bytes(url, _PART, room)
         check_bytes(raw, _PART, room)

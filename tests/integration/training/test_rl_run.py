@@ -22,7 +22,7 @@ import yaml
 from mirl_core.config import MIRLOptions, ModelSettings
 from mirl_core.engines.base import RequestContext, Sampling
 from mirl_core.engines.hf.engine import HFEngine
-from mirl_core.training.rl.distributed.process_group import Peers
+from mirl_core.training.rl.distributed.process_group import ProcessGroup
 from mirl_core.training.rl.recipe.config import RLRecipe
 from mirl_core.training.rl.report.monitor import read_lines
 from mirl_core.training.rl.run import train
@@ -116,7 +116,7 @@ def check_equal(one: Path, other: Path) -> None:
 @pytest.mark.usefixtures("_exact")
 async def test_a_run_trains_and_goes_on_from_any_checkpoint(tmp_path: Path) -> None:
     whole, killed = tmp_path / "whole", tmp_path / "killed"
-    assert await train(recipe(whole), Peers(), asyncio.Event())
+    assert await train(recipe(whole), ProcessGroup(), asyncio.Event())
     metrics = read_lines(whole / "metrics.jsonl")
     assert [(line["step"], line["epoch"]) for line in metrics] == [(1, 0), (2, 1), (3, 2)]
     for line in metrics:
@@ -137,7 +137,7 @@ async def test_a_run_trains_and_goes_on_from_any_checkpoint(tmp_path: Path) -> N
     for name in ("metrics.jsonl", "looks.jsonl", "trajectories.jsonl"):
         text = (killed / name).read_text()
         (killed / name).write_text(text[: len(text) * 5 // 6])
-    assert await train(recipe(killed), Peers(), asyncio.Event())
+    assert await train(recipe(killed), ProcessGroup(), asyncio.Event())
     check_equal(whole, killed)
 
 

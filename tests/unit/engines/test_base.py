@@ -8,19 +8,19 @@ from mirl_core.engines.base import (
     Rendered,
     RequestContext,
     Sampling,
+    checked_rendering,
     derive_seed,
-    fitting,
-    refusal,
+    error_from_vllm,
     too_long_to_score,
 )
 from mirl_core.errors import ContextLengthError, RequestError
 
 
 def test_a_prompt_must_leave_room_for_one_token() -> None:
-    assert fitting(99, "inputs", 100) == Rendered(99, "inputs")
+    assert checked_rendering(99, "inputs", 100) == Rendered(99, "inputs")
     for tokens in (100, 101):
         with pytest.raises(ContextLengthError) as caught:
-            fitting(tokens, "inputs", 100)
+            checked_rendering(tokens, "inputs", 100)
         assert caught.value.param == "messages"
         assert caught.value.message == (
             "the prompt is too long: this model's maximum context length is 100 tokens, answer included; "
@@ -37,10 +37,10 @@ def test_a_description_that_cannot_be_scored_blames_the_messages() -> None:
 
 
 def test_a_refusal_is_told_apart_by_vllms_words() -> None:
-    long = refusal("This model's maximum context length is 9 tokens", "input")
+    long = error_from_vllm("This model's maximum context length is 9 tokens", "input")
     assert (type(long), long.param) == (ContextLengthError, "input")
     assert long.message == "the prompt is too long: This model's maximum context length is 9 tokens"
-    other = refusal("top_p is 7", "top_p")
+    other = error_from_vllm("top_p is 7", "top_p")
     assert (type(other), other.param, other.message) == (RequestError, "top_p", "top_p is 7")
 
 

@@ -11,12 +11,12 @@ from collections.abc import Mapping, Sequence
 from concurrent.futures import Executor
 from typing import Any, TypeVar
 
-__all__ = ["Peers", "merged"]
+__all__ = ["ProcessGroup", "merged"]
 
 T = TypeVar("T")
 
 
-class Peers:
+class ProcessGroup:
     """This process among those that torchrun (or whatever sets RANK and WORLD_SIZE) has started."""
 
     def __init__(self, rank: int = 0, world: int = 1) -> None:
@@ -25,7 +25,7 @@ class Peers:
         self._group: Any = None
 
     @classmethod
-    def from_environment(cls) -> Peers:
+    def from_environment(cls) -> ProcessGroup:
         """By RANK and WORLD_SIZE; one process where they are unset."""
         return cls(int(os.environ.get("RANK", "0")), int(os.environ.get("WORLD_SIZE", "1")))
 

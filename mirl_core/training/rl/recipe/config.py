@@ -268,7 +268,7 @@ class RLRecipe(Settings):
     checkpoint: CheckpointConfig = CheckpointConfig()
     """What is kept."""
     evaluation: EvaluationConfig = EvaluationConfig()
-    """Looks at dev data."""
+    """DevEvaluation at dev data."""
     log: LogConfig = LogConfig()
     """What is written."""
     assumed_parameters: PositiveInt | None = None

@@ -20,10 +20,10 @@ from typing import Any, Protocol, TypeVar
 
 from mirl_core.engines.common.score_batches import together
 from mirl_core.engines.remote.engine import RemoteEngine
-from mirl_core.engines.remote.server import Lost, Server
+from mirl_core.engines.remote.server import ConnectionLost, Server
 from mirl_core.errors import ConfigError, EngineError, MIRLError
 from mirl_core.training.rl.weight_sync.in_process import in_thread, transfer_source
-from mirl_core.training.rl.weight_sync.rendezvous import meeting_point
+from mirl_core.training.rl.weight_sync.rendezvous import rendezvous_address
 from mirl_core.training.rl.weight_sync.shared_folder import Running, check_server, control, pause, renew
 from mirl_core.training.rl.weight_sync.weight_stream import WeightStream
 
@@ -113,7 +113,7 @@ class RemoteTransferSync:
         await self._disband()
 
         async def leave(server: Server) -> None:
-            with suppress(Lost, MIRLError):
+            with suppress(ConnectionLost, MIRLError):
                 await server.control("POST", "/shutdown_weight_transfer_engine")
 
         await asyncio.gather(*(leave(server) for server in members))
@@ -173,7 +173,7 @@ class RemoteTransferSync:
         self._members = tuple(workers)
 
     async def _meeting_point(self, servers: Sequence[Server]) -> tuple[str, int]:
-        return await asyncio.to_thread(meeting_point, self._address, [server.url for server in servers])
+        return await asyncio.to_thread(rendezvous_address, self._address, [server.url for server in servers])
 
     async def _disband(self) -> None:
         """Leave the process group, if there is one."""
@@ -240,7 +240,7 @@ async def _each(
     outcomes = await asyncio.gather(*(work(server) for server in servers), return_exceptions=True)
     found: dict[Server, T] = {}
     for server, outcome in zip(servers, outcomes, strict=True):
-        if isinstance(outcome, Lost | MIRLError):
+        if isinstance(outcome, ConnectionLost | MIRLError):
             failures[server] = outcome
         elif isinstance(outcome, BaseException):
             raise outcome
@@ -260,7 +260,7 @@ async def _check_backend(server: Server) -> None:
     try:
         info = await server.control("GET", "/server_info", query={"config_format": "json"}, timeout=120.0)
         config = info["vllm_config"]["weight_transfer_config"]
-    except (Lost, MIRLError, KeyError, TypeError):
+    except (ConnectionLost, MIRLError, KeyError, TypeError):
         # It can't say; the first push will tell.
         return
     if (config or {}).get("backend") != BACKEND:

@@ -9,14 +9,14 @@ from urllib.parse import urlsplit
 
 from mirl_core.errors import ConfigError
 
-__all__ = ["ADDRESS", "meeting_point"]
+__all__ = ["ADDRESS", "rendezvous_address"]
 
 ADDRESS = re.compile(r"(?P<host>[A-Za-z0-9](?:[\w.-]*[A-Za-z0-9])?)?(?::(?P<port>\d{1,5}))?")
 """`HOST`, `HOST:PORT` or `:PORT`; IPv4 or a name, since vLLM's rendezvous knows no other."""
 _KEY = "rollout.weights_address"
 
 
-def meeting_point(address: str | None, urls: Sequence[str]) -> tuple[str, int]:
+def rendezvous_address(address: str | None, urls: Sequence[str]) -> tuple[str, int]:
     """Host and port. Blocks while names are looked up; sends nothing.
 
     Args:

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 from mirl_core.engines.base import Engine
 from mirl_core.engines.common.child_processes import guarded
 from mirl_core.errors import ConfigError, EngineError, MIRLError
-from mirl_core.training.rl.distributed.process_group import Peers
+from mirl_core.training.rl.distributed.process_group import ProcessGroup
 from mirl_core.training.rl.recipe.checks import model_folder
 from mirl_core.training.rl.recipe.config import RLRecipe
 
@@ -40,7 +40,7 @@ class Sampler:
 
 
 @asynccontextmanager
-async def opened_sampler(recipe: RLRecipe, peers: Peers, thread: Executor) -> AsyncIterator[Sampler]:
+async def opened_sampler(recipe: RLRecipe, peers: ProcessGroup, thread: Executor) -> AsyncIterator[Sampler]:
     """The recipe's engine, closed at the end.
 
     Args:
@@ -57,7 +57,9 @@ async def opened_sampler(recipe: RLRecipe, peers: Peers, thread: Executor) -> As
             yield await _servers(recipe, peers, thread, stack)
 
 
-async def _in_process(recipe: RLRecipe, peers: Peers, thread: Executor, stack: AsyncExitStack) -> Sampler:
+async def _in_process(
+    recipe: RLRecipe, peers: ProcessGroup, thread: Executor, stack: AsyncExitStack
+) -> Sampler:
     from mirl_core.engines.vllm.throughput import start_engine
     from mirl_core.training.rl.weight_sync.in_process import IPCSync, NCCLSync, ReloadSync, WeightSync
 
@@ -81,7 +83,7 @@ async def _in_process(recipe: RLRecipe, peers: Peers, thread: Executor, stack: A
     return Sampler(engine, sync.push, own=True)
 
 
-async def _servers(recipe: RLRecipe, peers: Peers, thread: Executor, stack: AsyncExitStack) -> Sampler:
+async def _servers(recipe: RLRecipe, peers: ProcessGroup, thread: Executor, stack: AsyncExitStack) -> Sampler:
     from mirl_core.engines.remote.engine import RemoteEngine
     from mirl_core.training.rl.weight_sync.nccl_fleet import RemoteTransferSync
     from mirl_core.training.rl.weight_sync.shared_folder import RemoteReloadSync

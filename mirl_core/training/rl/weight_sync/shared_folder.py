@@ -17,7 +17,7 @@ from pathlib import Path, PurePath
 from typing import Any, Literal, Protocol
 
 from mirl_core.engines.remote.engine import RemoteEngine
-from mirl_core.engines.remote.server import Lost, Server
+from mirl_core.engines.remote.server import ConnectionLost, Server
 from mirl_core.errors import ConfigError, EngineError, RequestError, ServerError
 
 __all__ = ["RemoteReloadSync", "Running", "check_server", "control", "pause", "renew"]
@@ -130,7 +130,7 @@ async def renew(server: Server, version: str) -> None:
     """Let a paused server go on with the weights that it has been given, now called `version`.
 
     Raises:
-        Lost, EngineError: something that old weights computed may be left; it stays paused.
+        ConnectionLost, EngineError: something that old weights computed may be left; it stays paused.
     """
     # Both: stale image embeddings would put image-conditioned log-probabilities off by more than a nat.
     answer = await control(server, "/reset_prefix_cache", seconds=SOON, reset_running_requests="true")
@@ -179,7 +179,7 @@ async def check_server(server: Server) -> None:
         if error.status not in (404, 405):
             raise
         raise ConfigError(f"{server.url} takes no weights: start it with VLLM_SERVER_DEV_MODE=1") from error
-    except Lost as error:
+    except ConnectionLost as error:
         raise EngineError(str(error)) from error
 
 
@@ -189,7 +189,7 @@ async def control(
     """POST one of vLLM's routes for training; its answer, waited for `seconds` at most.
 
     Raises:
-        Lost, EngineError: it failed, or didn't answer in time.
+        ConnectionLost, EngineError: it failed, or didn't answer in time.
     """
     try:
         return await server.control("POST", path, body, query=query or None, timeout=seconds)

@@ -11,7 +11,7 @@ from mirl_core.errors import MIRLError
 from mirl_core.types import Result
 from mirl_server.apis.base import Api
 from mirl_server.apis.protocol import Answer, budget, error_body
-from mirl_server.handling.choices import Results, Told
+from mirl_server.handling.choices import IndexedEvent, Results
 from mirl_server.handling.requests import (
     ChatRequest,
     RemoteImage,
@@ -20,11 +20,11 @@ from mirl_server.handling.requests import (
     remote_images,
 )
 from mirl_server.handling.service import Delegate, Service
-from mirl_server.handling.streaming import DONE, KEEP_ALIVE, Voice, data
+from mirl_server.handling.streaming import DONE, KEEP_ALIVE, ResponseWriter, data
 from mirl_server.handling.tools import NamedChoice
 
 
-class ChatVoice:
+class ChatWriter:
     """Chat completions and their chunks."""
 
     silence = KEEP_ALIVE
@@ -37,7 +37,7 @@ class ChatVoice:
     def whole(self, results: Sequence[Result]) -> dict[str, Any]:
         return self._answer.completion(results)
 
-    def lines(self, told: Told) -> Iterable[str]:
+    def lines(self, told: IndexedEvent) -> Iterable[str]:
         self._results.note(*told)
         chunks = self._answer.chunks(*told)
         if self._results.complete and self._answer.include_usage:
@@ -64,7 +64,7 @@ class ChatApi(Api):
 
     def voice(
         self, service: Service, asked: ChatRequest, options: MIRLOptions, context: RequestContext
-    ) -> Voice:
+    ) -> ResponseWriter:
         answer = Answer.new(
             context.request_id,
             asked.model or service.names[0],
@@ -75,7 +75,7 @@ class ChatApi(Api):
             include_usage=service.force_usage
             or bool(asked.stream_options and asked.stream_options.include_usage),
         )
-        return ChatVoice(answer, asked.n or 1)
+        return ChatWriter(answer, asked.n or 1)
 
     def delegate(self, service: Service) -> Delegate:
         return service.delegate

@@ -25,7 +25,7 @@ from mirl_server.apis.base import Api
 from mirl_server.apis.chat.request import ChatApi
 from mirl_server.apis.openapi import HANDED_ON, ChatAnswer, documented, json_body
 from mirl_server.apis.protocol import error_status
-from mirl_server.handling.choices import Results, Told, check_count
+from mirl_server.handling.choices import IndexedEvent, Results, check_count
 from mirl_server.handling.cost import check_plain, plain_work, run_admitted, take_turn
 from mirl_server.handling.effort import options_for
 from mirl_server.handling.requests import (
@@ -47,7 +47,7 @@ from mirl_server.handling.streaming import (
 )
 from mirl_server.handling.tools import read_tools
 from mirl_server.observability.logs import note, trail
-from mirl_server.observability.request_observer import Watch, count_error
+from mirl_server.observability.request_observer import RequestObserver, count_error
 from mirl_server.settings.server import request_options
 
 logger = logging.getLogger(__name__)
@@ -83,7 +83,7 @@ async def answer(made: type[Api], request: Request) -> Response:
 
 async def _gated(service: Service, request: Request, api: Api) -> Response:
     """Answer through the gate."""
-    watch = Watch(service, request, api.operation)
+    watch = RequestObserver(service, request, api.operation)
     async with AsyncExitStack() as closing:
         closing.callback(watch.close)
         try:
@@ -138,10 +138,10 @@ async def start(
     asked: ChatRequest,
     options: MIRLOptions,
     context: RequestContext,
-    watch: Watch,
+    watch: RequestObserver,
     *,
     forks: bool = True,
-) -> AsyncGenerator[Told, None]:
+) -> AsyncGenerator[IndexedEvent, None]:
     """Check the request, fetch and decode its images, and set the pipeline to it, to start at its turn.
 
     Args:

@@ -13,13 +13,13 @@ from mirl_core.config import MIRLOptions
 from mirl_core.engines.base import RequestContext
 from mirl_core.errors import MIRLError, RequestError
 from mirl_server.apis.base import TranslatedApi
-from mirl_server.apis.messages.response import MessagesVoice
+from mirl_server.apis.messages.response import MessagesWriter
 from mirl_server.apis.protocol import budget, error_response, error_status
 from mirl_server.apis.translation.fields import PLAIN, Fields, Turns, check_refused, object_of, text_of
 from mirl_server.apis.translation.tools import messages_tools
 from mirl_server.handling.requests import ChatRequest
 from mirl_server.handling.service import Delegate, Service
-from mirl_server.handling.streaming import Voice
+from mirl_server.handling.streaming import ResponseWriter
 from mirl_server.media.rules import REMEDY as DATA_URL
 from mirl_server.middleware.error_shapes import messages_error
 
@@ -92,8 +92,8 @@ class MessagesApi(TranslatedApi):
 
     def voice(
         self, service: Service, asked: ChatRequest, options: MIRLOptions, context: RequestContext
-    ) -> Voice:
-        return MessagesVoice(
+    ) -> ResponseWriter:
+        return MessagesWriter(
             context.request_id,
             asked.model or service.names[0],
             reasoning=asked.include_reasoning is not False,

@@ -17,13 +17,13 @@ from mirl_core.errors import MIRLError
 from mirl_core.pipeline.events import Finished, Started
 from mirl_core.types import Result
 from mirl_server.apis.protocol import Json, evidence, finish_reason, stage_event
-from mirl_server.handling.choices import Told
+from mirl_server.handling.choices import IndexedEvent
 from mirl_server.handling.streaming import data
 from mirl_server.handling.tools import calls_json
 from mirl_server.middleware.error_shapes import messages_error
 
 
-class MessagesVoice:
+class MessagesWriter:
     """The answer to one request.
 
     Args:
@@ -73,7 +73,7 @@ class MessagesVoice:
             "mirl": self._evidence(result),
         }
 
-    def lines(self, told: Told) -> Iterable[str]:
+    def lines(self, told: IndexedEvent) -> Iterable[str]:
         _, event = told
         if isinstance(event, Started):
             yield _event("message_start", message={**self._message, "usage": _usage(event.prompt_tokens, 0)})

@@ -18,11 +18,11 @@ from mirl_server.apis.chat.route import options_of, start
 from mirl_server.apis.mirl.image_calls import answered, read_asked
 from mirl_server.apis.openapi import TIMED, DescribeAnswer, documented, json_body
 from mirl_server.apis.protocol import Json, description_json, stage_json
-from mirl_server.handling.choices import Told
+from mirl_server.handling.choices import IndexedEvent
 from mirl_server.handling.requests import ChatRequest, request_example, request_schema
 from mirl_server.handling.service import Service, request_context
 from mirl_server.handling.streaming import unless_gone
-from mirl_server.observability.request_observer import Watch
+from mirl_server.observability.request_observer import RequestObserver
 
 router = APIRouter()
 
@@ -52,7 +52,7 @@ async def describe(request: Request) -> Response:
     return await answered("describe", request, _describe)
 
 
-async def _describe(service: Service, request: Request, body: dict[str, Any], watch: Watch) -> Json:
+async def _describe(service: Service, request: Request, body: dict[str, Any], watch: RequestObserver) -> Json:
     asked = read_asked(service, body, TAKEN)
     context = request_context(request, asked.request_id, asked.cache_salt, asked.priority or 0)
     options = options_of(service, asked)
@@ -77,7 +77,7 @@ async def _describe(service: Service, request: Request, body: dict[str, Any], wa
     }
 
 
-async def _until_gated(events: AsyncGenerator[Told, None]) -> tuple[int, Gated]:
+async def _until_gated(events: AsyncGenerator[IndexedEvent, None]) -> tuple[int, Gated]:
     """Length of the prompt in tokens, and what the gate said; the pipeline goes no further."""
     prompt_tokens = 0
     described: dict[int, Description] = {}

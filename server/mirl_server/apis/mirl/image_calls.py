@@ -14,15 +14,15 @@ from mirl_server.apis.protocol import Json
 from mirl_server.handling.requests import ChatRequest, brings_image, read_body, read_request
 from mirl_server.handling.service import Service, service_of
 from mirl_server.handling.streaming import ClientGone
-from mirl_server.observability.request_observer import Watch, refuse
+from mirl_server.observability.request_observer import RequestObserver, refuse
 
-Work = Callable[[Service, Request, dict[str, Any], Watch], Awaitable[Json]]
+Work = Callable[[Service, Request, dict[str, Any], RequestObserver], Awaitable[Json]]
 
 
 async def answered(operation: str, request: Request, work: Work) -> Response:
     """What `work` makes of the request's body, or its error; watched from arrival to end."""
     service = service_of(request)
-    watch = Watch(service, request, operation, gated=False)
+    watch = RequestObserver(service, request, operation, gated=False)
     try:
         return JSONResponse(await work(service, request, await read_body(request), watch))
     except MIRLError as error:

@@ -27,7 +27,7 @@ from mirl_server.apis.openapi import ASKING, ScoreAnswer, an_object, documented,
 from mirl_server.handling.requests import read_conversation, request_example, request_schema
 from mirl_server.handling.service import Service, request_context
 from mirl_server.handling.streaming import unless_gone
-from mirl_server.observability.request_observer import Watch
+from mirl_server.observability.request_observer import RequestObserver
 from mirl_server.settings.server import request_options
 
 router = APIRouter()
@@ -58,7 +58,9 @@ async def score(request: Request) -> Response:
     return await answered("score", request, _score)
 
 
-async def _score(service: Service, request: Request, body: dict[str, Any], watch: Watch) -> dict[str, Any]:
+async def _score(
+    service: Service, request: Request, body: dict[str, Any], watch: RequestObserver
+) -> dict[str, Any]:
     texts = _descriptions(body.pop("descriptions", None), service)
     asked = read_asked(service, body, TAKEN)
     pipeline = service.engine_pipeline()

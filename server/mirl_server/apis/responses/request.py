@@ -10,12 +10,12 @@ from mirl_core.engines.base import RequestContext
 from mirl_core.errors import RequestError
 from mirl_server.apis.base import TranslatedApi
 from mirl_server.apis.protocol import budget
-from mirl_server.apis.responses.response import ResponsesVoice
+from mirl_server.apis.responses.response import ResponsesWriter
 from mirl_server.apis.translation.fields import PLAIN, Fields, Turns, check_refused, object_of, text_of
 from mirl_server.apis.translation.tools import responses_tools
 from mirl_server.handling.requests import ChatRequest
 from mirl_server.handling.service import Delegate, Service
-from mirl_server.handling.streaming import Voice
+from mirl_server.handling.streaming import ResponseWriter
 
 ROLES = ("user", "assistant", "system", "developer")
 _NOTHING_STORED = "nothing is stored here: send the earlier turns in input"
@@ -96,9 +96,9 @@ class ResponsesApi(TranslatedApi):
 
     def voice(
         self, service: Service, asked: ChatRequest, options: MIRLOptions, context: RequestContext
-    ) -> Voice:
+    ) -> ResponseWriter:
         sampling = asked.sampling(service.engine_pipeline().settings.temperature, 1)
-        return ResponsesVoice(
+        return ResponsesWriter(
             self.body,
             context.request_id,
             asked.model or service.names[0],

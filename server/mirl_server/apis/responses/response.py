@@ -15,14 +15,14 @@ from mirl_core.errors import MIRLError
 from mirl_core.pipeline.events import Finished, Started
 from mirl_core.types import Result
 from mirl_server.apis.protocol import Json, error_body, evidence, finish_reason, stage_event
-from mirl_server.handling.choices import Told
+from mirl_server.handling.choices import IndexedEvent
 from mirl_server.handling.streaming import KEEP_ALIVE, data
 from mirl_server.handling.tools import calls_json
 
 _ECHOED = ("instructions", "max_output_tokens", "metadata", "reasoning", "safety_identifier", "user")
 
 
-class ResponsesVoice:
+class ResponsesWriter:
     """The answer to one request.
 
     Args:
@@ -96,7 +96,7 @@ class ResponsesVoice:
             "mirl": {"budget": self._budget, **evidence(result)},
         }
 
-    def lines(self, told: Told) -> Iterable[str]:
+    def lines(self, told: IndexedEvent) -> Iterable[str]:
         _, event = told
         if isinstance(event, Started):
             yield self._event("response.created", response=self._response)

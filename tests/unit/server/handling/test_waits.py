@@ -17,7 +17,7 @@ from mirl_server.handling.streaming import Events, Idle
 from mirl_server.http.body_limits import BodyLimits
 from mirl_server.http.uvicorn_protocol import PatientProtocol
 from mirl_server.observability.metrics import Metrics
-from mirl_server.observability.request_metrics import Tracker
+from mirl_server.observability.request_metrics import RequestMetrics
 from mirl_server.settings.limits import AdmissionSettings, HTTPSettings
 from mirl_server.settings.server import ServerSettings
 from tests.unit.server.apis.test_protocol import CHAIN, RESULT
@@ -279,7 +279,7 @@ def test_a_requests_seconds_are_measured_from_its_arrival(monkeypatch: pytest.Mo
     monkeypatch.setattr("mirl_server.observability.request_metrics.time.perf_counter", lambda: now[0])
     registry = CollectorRegistry()
     value = registry.get_sample_value
-    tracker = Tracker(Metrics(registry))
+    tracker = RequestMetrics(Metrics(registry))
     tracker.event(0, Started(11))
     now[0] = 103.5
     tracker.event(0, Decided(RESULT.vote, CHAIN, 1))

@@ -11,7 +11,7 @@ from PIL import Image
 
 from mirl_core.config import Limits
 from mirl_core.errors import ConfigError, ImageError, RequestTooLargeError
-from mirl_server.media.decoding import Room, decode_url, read_references
+from mirl_server.media.decoding import ImageBudget, decode_url, read_references
 from mirl_server.media.images import Images
 
 WHERE = "messages[0].content[1]"
@@ -28,7 +28,7 @@ def url(raw: bytes, kind: str = "image/png") -> str:
 
 
 def decode(given: str, limits: Limits | None = None) -> Image.Image:
-    return decode_url(given, WHERE, Room.of(limits or Limits()))
+    return decode_url(given, WHERE, ImageBudget.of(limits or Limits()))
 
 
 @pytest.mark.parametrize("format_", ["PNG", "JPEG", "WEBP", "GIF", "BMP"])

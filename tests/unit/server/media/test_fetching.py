@@ -14,7 +14,7 @@ import pytest
 
 from mirl_core.config import Limits
 from mirl_core.errors import ImageError, RequestTooLargeError
-from mirl_server.media.decoding import Room
+from mirl_server.media.decoding import ImageBudget
 from mirl_server.media.fetching import ImageFetcher, SystemResolver
 from mirl_server.media.rules import ImageFetching
 from tests.unit.server.conftest import png
@@ -27,7 +27,7 @@ OK = b"HTTP/1.1 200 OK\r\ncontent-type: image/png\r\n"
 
 
 async def fetch(found: Web, *urls: str, **limits: int) -> list[bytes]:
-    room = Room.of(Limits(**limits))
+    room = ImageBudget.of(Limits(**limits))
     return list((await found.fetcher.fetch(dict.fromkeys(urls or (URL,), WHERE), room)).values())
 
 
@@ -188,7 +188,7 @@ async def test_time_limit_covers_names_and_queues() -> None:
 
     fetcher = ImageFetcher(ImageFetching(allow_hosts=[HOST], timeout=0.1), never)
     with pytest.raises(ImageError, match=r"within 0\.1 seconds"):
-        await fetcher.fetch({URL: WHERE}, Room.of(Limits()))
+        await fetcher.fetch({URL: WHERE}, ImageBudget.of(Limits()))
     async with origin(a=dribble(b""), b=answer(PNG)) as server:
         found = web(server, timeout=0.2, max_concurrent=1)
         assert "within 0.2 seconds" in await refused(found, URL, f"http://{HOST}/b")
@@ -328,7 +328,7 @@ async def test_this_machine_is_never_reached_with_the_systems_resolver(host: str
         settings: dict[str, Any] = {"allow_hosts": [f"*:{server.port}", f"{host}:{server.port}"]}
         fetcher = ImageFetcher(ImageFetching(**settings, allow_private=True))
         with pytest.raises(ImageError, match="no address"):
-            await fetcher.fetch({f"http://{host}:{server.port}/a": WHERE}, Room.of(Limits()))
+            await fetcher.fetch({f"http://{host}:{server.port}/a": WHERE}, ImageBudget.of(Limits()))
         assert server.heads == []
 
 

@@ -10,7 +10,7 @@ from PIL import Image
 
 from mirl_core.config import Limits
 from mirl_core.errors import ImageError, RequestTooLargeError
-from mirl_server.media.decoding import Room, decode_url
+from mirl_server.media.decoding import ImageBudget, decode_url
 from tests.hostile.images import CORPUS, LIMITS, NOISE, encoded, many_scans
 from tests.unit.server.conftest import Build, question
 
@@ -26,7 +26,7 @@ def test_the_corpus_is_large() -> None:
 def test_every_one_is_refused_soon(name: str) -> None:
     before = time.process_time()
     with pytest.raises((ImageError, RequestTooLargeError)) as caught:
-        decode_url(CORPUS[name], "messages[0].content[1]", Room.of(LIMITS))
+        decode_url(CORPUS[name], "messages[0].content[1]", ImageBudget.of(LIMITS))
     assert time.process_time() - before < SECONDS
     assert caught.value.param == "messages[0].content[1]"
     assert len(caught.value.message) < 300
@@ -66,4 +66,4 @@ def test_what_people_send_is_none_of_it() -> None:
     ]
     for raw in good:
         url = "data:image/jpeg;base64," + base64.b64encode(raw).decode()
-        assert decode_url(url, "x", Room.of(Limits())).mode == "RGB"
+        assert decode_url(url, "x", ImageBudget.of(Limits())).mode == "RGB"

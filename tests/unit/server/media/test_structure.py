@@ -11,7 +11,7 @@ from PIL import Image
 from mirl_core.config import Limits
 from mirl_core.errors import ImageError, RequestTooLargeError
 from mirl_server.media import structure
-from mirl_server.media.decoding import Room, check_bytes, decode_bytes
+from mirl_server.media.decoding import ImageBudget, check_bytes, decode_bytes
 from mirl_server.media.images import Images, check_processing, is_remote
 from mirl_server.media.structure import UnreasonableError, media_type, passes
 from tests.hostile.images import bmp, encoded, many_scans
@@ -43,7 +43,7 @@ def test_run_length_bitmaps_are_refused(compression: int) -> None:
     with pytest.raises(UnreasonableError, match="run-length"):
         passes(raw, "image/bmp")
     with pytest.raises(ImageError, match="too intricate"):
-        decode_bytes(raw, WHERE, Room.of(Limits()))
+        decode_bytes(raw, WHERE, ImageBudget.of(Limits()))
 
 
 @pytest.mark.parametrize("compression", [0, 3])
@@ -135,9 +135,9 @@ def test_scans_cost_as_many_pictures() -> None:
     scans, pixels = passes(raw, "image/jpeg"), 1500 * 1500
     assert passes(many_scans(6), "image/jpeg") == scans + 6
     at_most = many_scans(16 - scans)
-    assert decode_bytes(at_most, WHERE, Room.of(Limits(max_image_pixels=pixels))).size == (1500, 1500)
+    assert decode_bytes(at_most, WHERE, ImageBudget.of(Limits(max_image_pixels=pixels))).size == (1500, 1500)
     with pytest.raises(ImageError, match="too intricate"):
-        decode_bytes(many_scans(17 - scans), WHERE, Room.of(Limits(max_image_pixels=pixels)))
+        decode_bytes(many_scans(17 - scans), WHERE, ImageBudget.of(Limits(max_image_pixels=pixels)))
 
 
 async def test_what_is_fetched_is_counted_once() -> None:
@@ -162,7 +162,7 @@ async def test_what_is_fetched_is_counted_once() -> None:
 
 def test_a_file_that_is_only_checked_counts_too() -> None:
     raw = encoded("PNG", Image.new("RGB", (20, 10)))
-    room = Room.of(Limits(max_total_image_bytes=2 * len(raw), max_total_image_pixels=400))
+    room = ImageBudget.of(Limits(max_total_image_bytes=2 * len(raw), max_total_image_pixels=400))
     for _ in range(2):
         assert check_bytes(raw, WHERE, room) == "image/png"
     assert (room.bytes, room.pixels) == (0, 0)

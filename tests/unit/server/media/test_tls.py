@@ -14,7 +14,7 @@ from cryptography.x509.oid import NameOID
 
 from mirl_core.config import Limits
 from mirl_core.errors import ImageError
-from mirl_server.media.decoding import Room
+from mirl_server.media.decoding import ImageBudget
 from tests.unit.server.conftest import png
 from tests.unit.server.media.origin import HOST, answer, origin, redirect, web
 
@@ -59,7 +59,7 @@ async def test_the_name_is_asked_for_and_checked(
     contexts: tuple[ssl.SSLContext, ssl.SSLContext, list[str]],
 ) -> None:
     serves, trusts, asked = contexts
-    room = Room.of(Limits())
+    room = ImageBudget.of(Limits())
     async with origin(serves, a=answer(png()), b=redirect("http://images.example/a")) as server:
         found = web(server, {"b.example.org": [["1.1.1.1"]]}, tls=trusts)
         url = f"https://{HOST}/a"

@@ -14,8 +14,8 @@ from PIL import Image
 from mirl_core.config import ModelSettings
 from mirl_core.engines.fake import FakeEngine, FakeText
 from mirl_core.tasks.questions import Question
-from mirl_core.training.rl.dev_evaluation import Looks
-from mirl_core.training.rl.distributed.process_group import Peers
+from mirl_core.training.rl.dev_evaluation import DevEvaluation
+from mirl_core.training.rl.distributed.process_group import ProcessGroup
 from mirl_core.training.rl.loop import Loop, Parts, State
 from mirl_core.training.rl.planners.question_source import QuestionSet, Source
 from mirl_core.training.rl.planners.rows import Plan, Row, Trajectory
@@ -102,7 +102,7 @@ class World:
             [FakeText("a 3</description>")], ["<think>so</think><answer>3</answer>"], delay=0.0
         )
         source = Source([QuestionSet("made", limit, question)], recipe.data.questions, recipe.seed)
-        looks = Looks(recipe, ModelSettings(instruction=""), Peers())
+        looks = DevEvaluation(recipe, ModelSettings(instruction=""), ProcessGroup())
         looks.open(step)
         return Parts(
             engine=engine,
@@ -141,7 +141,9 @@ async def run(
             shown.append((step, figures))
 
     try:
-        return await Loop(recipe, parts, Peers(), state, saved, show).run(stop or asyncio.Event(), until)
+        return await Loop(recipe, parts, ProcessGroup(), state, saved, show).run(
+            stop or asyncio.Event(), until
+        )
     finally:
         assert parts.monitor is not None
         assert parts.samples is not None

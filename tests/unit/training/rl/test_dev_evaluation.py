@@ -1,4 +1,4 @@
-"""Looks: the pipeline with one trajectory a question, the same questions each time."""
+"""DevEvaluation: the pipeline with one trajectory a question, the same questions each time."""
 
 from __future__ import annotations
 
@@ -10,8 +10,8 @@ import pytest
 from mirl_core.config import ModelSettings
 from mirl_core.engines.fake import FakeEngine, FakeText
 from mirl_core.errors import ConfigError, EngineError
-from mirl_core.training.rl.dev_evaluation import LOOKS, QUESTIONS, Looks
-from mirl_core.training.rl.distributed.process_group import Peers
+from mirl_core.training.rl.dev_evaluation import LOOKS, QUESTIONS, DevEvaluation
+from mirl_core.training.rl.distributed.process_group import ProcessGroup
 from mirl_core.training.rl.report.monitor import read_lines
 from tests.unit.evaluation.run_cases import data_file
 from tests.unit.training.rl.loop_cases import recipe_of
@@ -23,10 +23,12 @@ def engine_of(answer: str = "1", description: str = "a thing</description>") -> 
     return FakeEngine([FakeText(description)], [f"<think>so</think><answer>{answer}</answer>"])
 
 
-def looks_of(folder: Path, sets: list[str], step: int = 0, n: int = 6, peers: Peers | None = None) -> Looks:
+def looks_of(
+    folder: Path, sets: list[str], step: int = 0, n: int = 6, peers: ProcessGroup | None = None
+) -> DevEvaluation:
     recipe = recipe_of(folder, evaluation={"sets": sets, "n": n, "every": 2})
     folder.mkdir(exist_ok=True)
-    looks = Looks(recipe, ModelSettings(instruction=""), peers or Peers())
+    looks = DevEvaluation(recipe, ModelSettings(instruction=""), peers or ProcessGroup())
     looks.open(step)
     return looks
 
@@ -100,13 +102,13 @@ async def test_due_follows_the_recipe_and_what_is_there(tmp_path: Path) -> None:
 async def test_ranks_ask_their_share_and_put_it_together(tmp_path: Path) -> None:
     file = str(data_file(tmp_path / "set" / "q.jsonl", 5))
 
-    class Second(Peers):
+    class Second(ProcessGroup):
         """The second of two; the first has asked its questions before."""
 
         def gather(self, value: object) -> list[object]:  # type: ignore[override]
             return [first, value]
 
-    alone = Peers(0, 2)
+    alone = ProcessGroup(0, 2)
     seen: list[object] = []
     alone.gather = lambda value: seen.append(value) or [value, value]  # type: ignore[assignment, func-returns-value, method-assign]
     looks = looks_of(tmp_path / "a", [file], n=5, peers=alone)
@@ -136,10 +138,10 @@ async def test_a_failing_engine_leaves_no_line_and_nothing_running(tmp_path: Pat
 
 def test_unknown_data_come_out_at_once(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match="no part"):
-        Looks(
+        DevEvaluation(
             recipe_of(tmp_path, evaluation={"sets": ["digits/iid"], "part": "train"}),
             ModelSettings(),
-            Peers(),
+            ProcessGroup(),
         )
 
 
@@ -147,5 +149,5 @@ async def test_nothing_is_cut_off_before_the_run_knows_where_it_stands(tmp_path:
     looks = looks_of(tmp_path, ["digits/iid"], n=1)
     await looks.look(engine_of(), 2, TOTALS)
     looks.close()
-    Looks(recipe_of(tmp_path, evaluation={"sets": ["digits/iid"]}), ModelSettings(), Peers())
+    DevEvaluation(recipe_of(tmp_path, evaluation={"sets": ["digits/iid"]}), ModelSettings(), ProcessGroup())
     assert len(read_lines(tmp_path / LOOKS)) == 1

@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from mirl_core.training.rl import run
-from mirl_core.training.rl.distributed.process_group import Peers, merged
+from mirl_core.training.rl.distributed.process_group import ProcessGroup, merged
 
 
 def test_counts_are_added_times_are_the_longest_the_rest_is_averaged() -> None:
@@ -34,24 +34,26 @@ def test_one_line_stays_bit_for_bit() -> None:
 
 def test_shares_are_disjoint_and_complete(monkeypatch: pytest.MonkeyPatch) -> None:
     items = list(range(7))
-    shares = [Peers(rank, 3).share(items) for rank in range(3)]
+    shares = [ProcessGroup(rank, 3).share(items) for rank in range(3)]
     assert sorted(item for share in shares for item in share) == items
     monkeypatch.setenv("RANK", "2")
     monkeypatch.setenv("WORLD_SIZE", "4")
-    peers = Peers.from_environment()
+    peers = ProcessGroup.from_environment()
     assert (peers.rank, peers.world, peers.first) == (2, 4, False)
 
 
 def test_one_process_needs_no_group() -> None:
-    assert Peers().gather("x") == ["x"]
-    assert Peers().any(True)
-    assert not Peers().any(False)
+    assert ProcessGroup().gather("x") == ["x"]
+    assert ProcessGroup().any(True)
+    assert not ProcessGroup().any(False)
 
 
 async def test_one_process_brings_its_own_failure() -> None:
     with ThreadPoolExecutor(1) as thread:
-        assert await Peers().failures(thread, None) == []
-        assert await Peers().failures(thread, "no server took the weights") == ["no server took the weights"]
+        assert await ProcessGroup().failures(thread, None) == []
+        assert await ProcessGroup().failures(thread, "no server took the weights") == [
+            "no server took the weights"
+        ]
 
 
 @pytest.mark.parametrize(

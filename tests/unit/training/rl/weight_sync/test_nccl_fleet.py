@@ -29,7 +29,7 @@ from mirl_core.engines.remote.checks import Card
 from mirl_core.engines.remote.engine import RemoteEngine
 from mirl_core.engines.remote.server import Server
 from mirl_core.errors import ConfigError, EngineError
-from mirl_core.training.rl.distributed.process_group import Peers
+from mirl_core.training.rl.distributed.process_group import ProcessGroup
 from mirl_core.training.rl.recipe.config import RLRecipe, RolloutConfig
 from mirl_core.training.rl.weight_sync.nccl_fleet import RemoteTransferSync
 from mirl_core.training.rl.weight_sync.sampler import opened_sampler
@@ -390,6 +390,6 @@ async def test_a_trainer_without_a_gpu_is_refused_before_anyone_is_asked(
         rollout=RolloutConfig(engine="http://127.0.0.1:9", weights="nccl"),
     )
     with ThreadPoolExecutor(1) as thread, pytest.raises(ConfigError, match="GPU") as raised:
-        async with opened_sampler(recipe, Peers(), thread):
+        async with opened_sampler(recipe, ProcessGroup(), thread):
             pass
     assert raised.value.param == "rollout.weights"
