@@ -78,6 +78,8 @@ async def test_a_fallback_has_what_is_left_of_all_tokens(total: int | None, limi
     call, sampling = only(engine, "plain")
     assert (call.n, call.suffixes, sampling.max_tokens) == (1, ((),), limit)
     assert sampling.stop == ("</answer>",)
+    # Without an instruction the conversation is rendered already.
+    assert len(engine.rendered) == 1
 
 
 async def test_no_gate_needs_tokens_for_every_description() -> None:
