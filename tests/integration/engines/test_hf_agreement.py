@@ -145,7 +145,11 @@ async def test_hf_text_ends_with_the_stop_string(hf_float32: HFEngine) -> None:
 async def a_token(engine: HFEngine) -> None:
     """Wait until the model computes a token: until its next forward pass."""
     loop, begun = asyncio.get_running_loop(), asyncio.Event()
-    hook = engine._model.register_forward_pre_hook(lambda *_: loop.call_soon_threadsafe(begun.set))
+
+    def notify(*_: object) -> None:
+        loop.call_soon_threadsafe(begun.set)
+
+    hook = engine._model.register_forward_pre_hook(notify)
     async with asyncio.timeout(60):
         await begun.wait()
     hook.remove()
