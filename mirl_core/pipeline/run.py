@@ -23,8 +23,7 @@ from mirl_core.algorithm.budget import check_budget
 from mirl_core.algorithm.confidence import calibration_for, reported
 from mirl_core.algorithm.gates import select
 from mirl_core.algorithm.mi.estimators import make_estimator
-from mirl_core.algorithm.mi.marginals import image_free_logprobs
-from mirl_core.algorithm.mi.scoring import measure, needs_marginals
+from mirl_core.algorithm.mi.scoring import image_free_logprobs, measure, needs_marginals
 from mirl_core.algorithm.segments import cut_at_stop, read_description
 from mirl_core.config import MIRLOptions, ModelSettings
 from mirl_core.engines.base import TOO_LONG, Engine, Rendered, RequestContext, Sample, Sampling, derive_seed

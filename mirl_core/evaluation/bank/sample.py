@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 from pydantic import Field
 
 from mirl_core.algorithm.mi.estimators import make_estimator
-from mirl_core.algorithm.mi.marginals import image_free_logprobs
+from mirl_core.algorithm.mi.scoring import image_free_logprobs
 from mirl_core.config import EstimatorName, MIRLOptions, ModelSettings, Settings
 from mirl_core.engines.base import Engine, RequestContext, Sample, Sampling, derive_seed
 from mirl_core.engines.wrappers.recording import RecordingEngine

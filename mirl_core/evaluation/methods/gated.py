@@ -10,7 +10,7 @@ import numpy as np
 
 from mirl_core.algorithm.confidence import calibration_for, reported
 from mirl_core.algorithm.gates import GATES, select
-from mirl_core.algorithm.mi.estimators import token_mi
+from mirl_core.algorithm.mi.pointwise import token_mi
 from mirl_core.algorithm.mi.scoring import needs_marginals, resolve_weight
 from mirl_core.config import Calibration, MIRLOptions
 from mirl_core.engines.base import derive_seed

@@ -11,8 +11,9 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal, Protocol
 
-from mirl_core.algorithm.mi.estimators import Estimator, make_estimator, token_mi
-from mirl_core.algorithm.mi.marginals import image_free_logprobs
+from mirl_core.algorithm.mi.estimators import Estimator, make_estimator
+from mirl_core.algorithm.mi.pointwise import token_mi
+from mirl_core.algorithm.mi.scoring import image_free_logprobs
 from mirl_core.config import ModelSettings
 from mirl_core.engines.base import Engine, RequestContext
 from mirl_core.errors import ConfigError
