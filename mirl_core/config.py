@@ -180,7 +180,7 @@ class Limits(Settings):
     max_forks: Annotated[int, Field(ge=1)] = 16
     """Largest m."""
     max_choices: Annotated[int, Field(ge=1)] = 8
-    """Largest `n`: answers to one request, each with an N, k and m of its own."""
+    """Largest `n`: answers to one request, each with its own N, k and m."""
     max_total_tokens: Annotated[int, Field(ge=1)] = 65536
     """Most tokens one request may sample."""
     max_images: Annotated[int, Field(ge=1)] = 8

@@ -31,7 +31,7 @@ from mirl_core.pipeline.plain import plain
 from mirl_core.pipeline.request import Request
 from mirl_core.pipeline.result import make_result
 from mirl_core.pipeline.score import score_and_gate
-from mirl_core.types import Conversation
+from mirl_core.types import Conversation, StageUsage
 
 if TYPE_CHECKING:
     from PIL.Image import Image
@@ -122,7 +122,8 @@ async def _answer(request: Request) -> AsyncGenerator[Event, None]:
                 described = item
             else:
                 yield item
-    descriptions, stages, used = described.descriptions, (described.usage,), described.usage.generated_tokens
+    descriptions, used = described.descriptions, described.usage.generated_tokens
+    stages: tuple[StageUsage, ...] = (described.usage,)
     mi_weight: float | None = None
     fallback: str | None = None
     sampling: AsyncGenerator[ChainDone | Decided | SampledChains, None]

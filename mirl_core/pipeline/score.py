@@ -24,11 +24,12 @@ class GatedDescriptions:
     descriptions: tuple[Description, ...]
     """All of them, each kept or with the reason why not."""
     mi_weight: float | None
-    """λ of every description's `mi`; None where none has one."""
+    """λ of every description's `mi`, `auto` resolved; None where no description has an `mi`."""
     usage: StageUsage
 
     @property
     def kept(self) -> tuple[Description, ...]:
+        """The descriptions that go on."""
         return tuple(description for description in self.descriptions if description.kept)
 
 
