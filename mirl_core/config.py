@@ -1,6 +1,7 @@
-"""Settings: what a request may ask for, what a model wants, what the operator allows. Unknown keys fail.
+"""Settings: a request's options, a model's defaults, the operator's limits. Unknown keys fail.
 
-The docstring under each field is its documentation: the server's API reference and the README are made of it.
+The docstring under each field is its documentation: the server's API reference and docs/configuration.md are
+generated from it.
 """
 
 from __future__ import annotations
@@ -27,12 +28,12 @@ EstimatorName = Literal["text", "blank", "reference"]
 Aggregation = Literal["auto", "majority", "mi_weighted", "best"]
 
 
-def _weight(given: object, read: ValidatorFunctionWrapHandler) -> Any:
-    """One problem at the field itself, where a union has one for each of its members."""
-    # True is 1.0 to pydantic, but nobody's λ.
-    if not isinstance(given, bool):
+def _weight(value: object, validate: ValidatorFunctionWrapHandler) -> Any:
+    """Report one problem at the field itself; a union reports one for each of its members."""
+    # pydantic reads True as 1.0; nobody means that as λ.
+    if not isinstance(value, bool):
         with suppress(ValidationError):
-            return read(given)
+            return validate(value)
     raise PydanticCustomError("mi_weight", "Input should be a number of at least 0, or 'auto'")
 
 
@@ -42,13 +43,13 @@ MIWeight = Annotated[
 
 
 class Settings(BaseModel):
-    """Base of every settings model: unknown keys fail, values are frozen, field docstrings document."""
+    """Base of every settings model: unknown keys fail, values are frozen, docstrings describe fields."""
 
     model_config = ConfigDict(extra="forbid", frozen=True, use_attribute_docstrings=True)
 
 
 class MIRLOptions(Settings):
-    """One request's knobs: `extra_body={"mirl": {...}}` in an OpenAI client."""
+    """One request's options: `extra_body={"mirl": {...}}` in an OpenAI client."""
 
     descriptions: Annotated[int, Field(ge=1)] = 10
     """N: how many descriptions to sample."""
@@ -87,22 +88,22 @@ class MIRLOptions(Settings):
     """Also return every description's MI per token."""
 
     @classmethod
-    def parse(cls, given: object, defaults: MIRLOptions | None = None) -> MIRLOptions:
-        """Options from a request's `mirl` object over `defaults`.
+    def parse(cls, value: object, defaults: MIRLOptions | None = None) -> MIRLOptions:
+        """Return the options of a request's `mirl` object, over `defaults`.
 
         Raises:
             RequestError: a key is unknown or a value is out of range; `param` is `mirl.<key>`.
         """
-        if given is None:
+        if value is None:
             return defaults or cls()
-        if not isinstance(given, dict):
+        if not isinstance(value, dict):
             raise RequestError('mirl must be an object such as {"keep": 4}', param="mirl")
         base = defaults.model_dump() if defaults else {}
         try:
-            return cls.model_validate(base | given)
+            return cls.model_validate(base | value)
         except ValidationError as error:
-            message, where = first_problem(error, cls)
-            raise RequestError(message, param=f"mirl.{where}") from error
+            message, field = first_problem(error, cls)
+            raise RequestError(message, param=f"mirl.{field}") from error
 
 
 class Tags(Settings):
@@ -121,7 +122,7 @@ DEFAULT_INSTRUCTION = (
 
 
 class Calibration(Settings):
-    """What makes a vote a probability, on the logit scale; see `mirl_core.algorithm.confidence`."""
+    """Weights that turn a vote into a probability, as logits; see `mirl_core.algorithm.confidence`."""
 
     intercept: Annotated[float, Field(allow_inf_nan=False)]
     """Logit where both shares are 0."""
@@ -132,7 +133,7 @@ class Calibration(Settings):
 
 
 class ModelSettings(Settings):
-    """What a model wants: the `mirl.json` beside its weights. A model without one gets the paper's values."""
+    """A model's settings: the `mirl.json` beside its weights. Without that file the paper's values hold."""
 
     tags: Tags = Tags()
     """Markup of the segments."""
@@ -150,7 +151,7 @@ class ModelSettings(Settings):
 
     @classmethod
     def load(cls, model: str | Path) -> ModelSettings | None:
-        """The settings of the model in folder `model`; None where it has no `mirl.json`.
+        """Return the settings of the model in folder `model`; None where it has no `mirl.json`.
 
         Raises:
             ConfigError: the file can't be read, or a key in it is unknown or out of range.
@@ -161,8 +162,8 @@ class ModelSettings(Settings):
         try:
             settings = cls.model_validate(json.loads(path.read_text(encoding="utf-8")))
         except ValidationError as error:
-            message, where = first_problem(error, cls)
-            raise ConfigError(f"{path}: {where}: {message}", param=where) from error
+            message, field = first_problem(error, cls)
+            raise ConfigError(f"{path}: {field}: {message}", param=field) from error
         except (OSError, ValueError) as error:
             raise ConfigError(f"{path} is not readable JSON: {error}") from error
         absolute = tuple(str((path.parent / name).resolve()) for name in settings.reference_images)
@@ -170,7 +171,7 @@ class ModelSettings(Settings):
 
 
 class Limits(Settings):
-    """What the operator allows one request."""
+    """The operator's limits on one request."""
 
     max_descriptions: Annotated[int, Field(ge=1)] = 32
     """Largest N."""
@@ -179,7 +180,7 @@ class Limits(Settings):
     max_forks: Annotated[int, Field(ge=1)] = 16
     """Largest m."""
     max_choices: Annotated[int, Field(ge=1)] = 8
-    """Largest `n`: answers to one request, each with an N, k and m of its own."""
+    """Largest `n`: answers to one request, each with its own N, k and m."""
     max_total_tokens: Annotated[int, Field(ge=1)] = 65536
     """Most tokens one request may sample."""
     max_images: Annotated[int, Field(ge=1)] = 8
@@ -209,11 +210,11 @@ class Limits(Settings):
 
 
 def first_problem(error: ValidationError, model: type[BaseModel]) -> tuple[str, str]:
-    """A ValidationError as (one sentence with the remedy, dotted field)."""
+    """Return the first problem of a ValidationError as (one sentence with the remedy, dotted field)."""
     problem = error.errors(include_url=False)[0]
-    where = ".".join(str(part) for part in problem["loc"])
+    field = ".".join(str(part) for part in problem["loc"])
     if problem["type"] == "extra_forbidden":
         known: dict[str, Any] = dict(model.model_fields)
         names = ", ".join(sorted(known)) if len(problem["loc"]) == 1 else "see the documentation"
-        return f"unknown key '{where}'; known keys: {names}", where
-    return f"{where}: {problem['msg']} (got {problem.get('input')!r:.80})", where
+        return f"unknown key '{field}'; known keys: {names}", field
+    return f"{field}: {problem['msg']} (got {problem.get('input')!r:.80})", field

@@ -18,7 +18,7 @@
     ├── DeadlineError             the request's timeout passed with nothing to return (HTTP 504)
     └── TrainingError             a training step would ruin the weights: they are left as they were
 
-`mirl_server.apis.protocol` maps each leaf to an HTTP status and an OpenAI error body; a test covers every leaf.
+`mirl_server.apis.protocol` maps each leaf to an HTTP status and an OpenAI error body; tests cover all.
 """
 
 from __future__ import annotations
@@ -71,11 +71,11 @@ class ImageError(RequestError):
 
 
 class ContextLengthError(RequestError):
-    """The prompt is longer than the model takes. Clients know it by its code or its words, and shorten it."""
+    """The prompt is longer than the model takes. Clients recognise the code or the words, and shorten it."""
 
 
 class ModelNotFoundError(RequestError):
-    """The request names a model that isn't served."""
+    """The request names a model that the server doesn't serve."""
 
 
 class RequestTooLargeError(RequestError):
@@ -94,7 +94,7 @@ class BusyError(MIRLError):
     """There is no room for the request now; the same request may be sent again.
 
     Args:
-        retry_after: seconds until that is worth a try.
+        retry_after: seconds after which the client should try again; None: unknown.
     """
 
     def __init__(self, message: str, retry_after: float | None = None, *, param: str | None = None) -> None:
@@ -119,10 +119,10 @@ class EngineDeadError(EngineError):
 
 
 class ServerError(EngineError):
-    """A server that the engine asks failed, or refuses for a reason that isn't the request's.
+    """A server that the engine calls failed, or refused for a reason other than the request.
 
     Args:
-        status: of its answer; None: it didn't answer in time.
+        status: HTTP status of its response; None: it didn't respond in time.
     """
 
     def __init__(self, message: str, status: int | None = None, *, param: str | None = None) -> None:

@@ -1,4 +1,4 @@
-"""The values that flow through the pipeline. Frozen: a stage returns new values, it never edits old ones.
+"""The values that flow through the pipeline. All are frozen: a stage returns new values.
 
 Log-probabilities and mutual information are in nats, lengths in tokens, durations in seconds.
 """
@@ -21,7 +21,7 @@ class Conversation:
     """Chat messages in the OpenAI form, images already decoded.
 
     An image is a content part `{"type": "image", "image": <PIL image>}`; every other part and message field
-    is passed to the chat template as it came.
+    is passed to the chat template unchanged.
     """
 
     messages: tuple[Mapping[str, Any], ...]
@@ -30,18 +30,18 @@ class Conversation:
 
     @property
     def images(self) -> list[Image]:
-        """All images, in the order in which the model sees them."""
+        """All images, in the order of the conversation."""
         return [part["image"] for message in self.messages for part in image_parts(message)]
 
     @property
     def brings_image(self) -> bool:
-        """Whether the newest message is a user's and carries an image: the only case that is described."""
+        """Whether the newest message is a user's and carries an image: only then descriptions are sampled."""
         if not self.messages or self.messages[-1].get("role") != "user":
             return False
         return bool(image_parts(self.messages[-1]))
 
     def with_images(self, images: Sequence[Image] | None) -> Conversation:
-        """The same conversation with other images in the same places, or with none (`None`)."""
+        """Return the same conversation with other images in the same positions, or without any (`None`)."""
         queue = list(images or ())
         messages: list[Mapping[str, Any]] = []
         for message in self.messages:
@@ -58,7 +58,7 @@ class Conversation:
         return Conversation(tuple(messages), self.template_kwargs, self.tools)
 
     def with_instruction(self, text: str) -> Conversation:
-        """The same conversation with `text` appended to the newest message as a text part of its own."""
+        """Return the same conversation with `text` appended to the newest message as a separate text part."""
         if not text:
             return self
         last = self.messages[-1]
@@ -71,22 +71,22 @@ class Conversation:
 
 
 def is_image(part: object) -> bool:
-    """Whether a content part is an image."""
+    """Return whether a content part is an image."""
     return isinstance(part, Mapping) and part.get("type") == "image"
 
 
 def image_parts(message: Mapping[str, Any]) -> list[Mapping[str, Any]]:
-    """The image parts of one message."""
+    """Return the image parts of a message."""
     content = message.get("content")
     return [part for part in content if is_image(part)] if isinstance(content, list | tuple) else []
 
 
 @dataclass(frozen=True, slots=True)
 class Description:
-    """One sampled description and what became of it.
+    """One sampled description with its scores and its fate.
 
-    `token_ids` are exactly what was sampled, closing tag included, so that a fork continues them;
-    `content_tokens` of them, from the start, are content: what is scored and normalised by.
+    `token_ids` are exactly the sampled ones, closing tag included, so that a fork continues them. The first
+    `content_tokens` of them are the content, which is scored; its length normalises the score.
     """
 
     index: int
@@ -96,19 +96,20 @@ class Description:
     logprob: float
     """Σ log p(d_t | d_<t, I, q) over the content tokens; nats."""
     marginal: float | None = None
-    """Σ log p(d_t | d_<t, q) under the estimator; None until scored, or if the gate needs none; nats."""
+    """Σ log p(d_t | d_<t, q) under the estimator; None until scored, or where no score is needed; nats."""
     mi: float | None = None
-    """`logprob − λ·marginal` (clipped per token where that is set); nats."""
+    """`logprob − λ·marginal`, clipped per token where the options say so; nats."""
     score: float | None = None
-    """What the gate ranked by: the MI, per content token unless `normalize` is `sum`."""
+    """The gate's score; of the gate `mi` the MI, per content token unless `normalize` is `sum`."""
     kept: bool = False
     reason: str | None = None
-    """Why it was dropped: `truncated`, `empty`, `unparsable`, `duplicate`, `gate`; None where it was kept."""
+    """Why it was dropped: `truncated`, `empty`, `unparsable`, `duplicate`, `gate`; None where it was not."""
     token_mi: tuple[float, ...] | None = None
-    """Per content token, where asked for."""
+    """MI of each content token; nats; None unless the options ask for it."""
 
     @property
     def mi_per_token(self) -> float | None:
+        """`mi` per content token; nats."""
         return None if self.mi is None else self.mi / max(self.content_tokens, 1)
 
 
@@ -121,18 +122,19 @@ class Chain:
     text: str
     reasoning: str
     answer: str | None
-    """The answer segment verbatim; None when the chain gave none, and then it has no vote."""
+    """The answer segment verbatim; None: the chain gave none and has no vote."""
     tokens: int
     finish_reason: FinishReason
     score: float | None = None
     """Its description's gate score."""
     start: int = 0
-    """Where in `text` the answer begins."""
+    """Index in `text` where the answer begins; characters."""
     calls: bool = False
-    """The answer is tool calls: a JSON array of objects with `name` and `arguments`."""
+    """Whether the answer is tool calls: a JSON array of objects with `name` and `arguments`."""
 
     @property
     def finished(self) -> bool:
+        """Whether it ended by itself or at its length limit."""
         return self.finish_reason != "abort"
 
 
@@ -142,16 +144,16 @@ class ContentToken:
 
     token_id: int
     text: str
-    """What it adds to the text; empty where it ends inside a character, which a later token completes."""
+    """The text that it adds; empty where it ends inside a character, which a later token completes."""
     logprob: float
     """Raw log p; nats."""
     likeliest: tuple[tuple[str, float], ...] = ()
-    """Text and raw log p of the likeliest tokens at its position, the likeliest first; nats."""
+    """Text and raw log p of the likeliest tokens at its position, in descending order; nats."""
 
 
 @dataclass(frozen=True, slots=True)
 class Vote:
-    """The outcome of an aggregation over answers that cluster."""
+    """The result of a vote over answers that cluster."""
 
     answer: str
     """The winning cluster's normalised answer."""
@@ -163,7 +165,7 @@ class Vote:
 
 @dataclass(frozen=True, slots=True)
 class StageUsage:
-    """What one stage cost."""
+    """The cost of one stage."""
 
     stage: Stage
     sequences: int = 0
@@ -185,31 +187,32 @@ class Result:
     chains: tuple[Chain, ...]
     vote: Vote | None
     confidence: float | None
-    """Vote share, or the probability of being right where `calibrated`, 0 to 1; None where answers don't
-    cluster."""
+    """Vote share, or the probability that the answer is right where `calibrated`, 0 to 1; None where answers
+    don't cluster."""
     margin: float | None
-    """Gate score of the representative's description above the best rejected or lower-ranked one; nats."""
+    """Gate score of the representative's description less the best score of another text; nats."""
     prompt_tokens: int
     stages: tuple[StageUsage, ...]
     aggregation: str
-    """The rule that decided: `majority`, `mi_weighted` or `best` (`auto` resolves to one of them)."""
+    """The rule that decided: `majority`, `mi_weighted` or `best` (`auto` resolves to one of these)."""
     partial: bool = False
-    """The deadline passed and this is the best so far."""
+    """Whether the deadline passed and this is the best answer so far."""
     fallback: str | None = None
     """Why the gate was not used (`no usable description`); None where it was."""
     mi_weight: float | None = None
-    """λ of every description's `mi`, `auto` resolved; None where none has one."""
+    """λ of every description's `mi`, `auto` resolved; None where no description has an `mi`."""
     calibrated: bool = False
-    """Whether the model's calibration made `confidence` of the vote share."""
+    """Whether the model's calibration turned the vote share into `confidence`."""
     content_tokens: tuple[ContentToken, ...] | None = None
     """Every token that spells a part of `content`; the first and the last may spell more (white space, a part
-    of a tag). None where `Sampling.top_logprobs` didn't ask."""
+    of a tag). None where `Sampling.top_logprobs` is None."""
 
     @property
     def completion_tokens(self) -> int:
-        """Every sampled token once, dropped and cancelled sequences included."""
+        """All sampled tokens, each counted once, dropped and aborted sequences included."""
         return sum(stage.generated_tokens for stage in self.stages)
 
     @property
     def scored_tokens(self) -> int:
+        """Tokens of all scoring passes."""
         return sum(stage.scored_tokens for stage in self.stages)

@@ -1,2 +1,2 @@
-"""The algorithm as pure functions of numbers, strings and the Engine protocol; imports types, config,
-errors and `engines.base` only."""
+"""The algorithm as functions of values and of the Engine protocol; imports `types`, `config`, `errors` and
+`engines.base` only."""

@@ -1,25 +1,108 @@
-"""What a request may sample, checked before anything is."""
+"""Budgets of a request: how many sequences and tokens it may come to, and how its token limit is shared."""
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+from mirl_core.algorithm.gates import GATES
 from mirl_core.config import MIRLOptions
 from mirl_core.errors import RequestError
 
+__all__ = ["Fanout", "chain_limit", "check_budget", "description_limit", "fanout", "scored_tokens"]
+
+
+@dataclass(frozen=True, slots=True)
+class Fanout:
+    """Upper bounds of what a request samples and scores."""
+
+    descriptions: int
+    """Sequences of the first stage."""
+    chains: int
+    """Sequences that may run to an answer."""
+    tokens: int
+    """Sampled tokens of all of them."""
+    scored_tokens: int
+    """Tokens of all scoring passes over the descriptions."""
+
+    @property
+    def sequences(self) -> int:
+        """All sampled sequences: n · (N + k · m)."""
+        return self.descriptions + self.chains
+
+
+def fanout(
+    options: MIRLOptions, max_tokens: int, *, answers: int = 1, forks: bool = True, passes: int = 0
+) -> Fanout:
+    """Return the fan-out of a request.
+
+    Args:
+        max_tokens: longest trajectory (description plus chain); tokens.
+        answers: how many answers the request asks for (`n`), each with its own N, k and m.
+        forks: whether chains are started; describing alone starts none.
+        passes: scoring passes over each description.
+    """
+    descriptions = answers * options.descriptions
+    chains = answers * GATES[options.gate].most_kept(options) * options.forks if forks else 0
+    described = descriptions * min(options.description_tokens, max_tokens)
+    tokens = described + chains * max_tokens
+    return Fanout(
+        descriptions=descriptions,
+        chains=chains,
+        tokens=min(tokens, options.max_total_tokens or tokens),
+        scored_tokens=passes * described,
+    )
+
 
 def check_budget(options: MIRLOptions) -> None:
-    """Half of `max_total_tokens` goes to descriptions, the rest to chains: both must be worth it.
+    """Check that `max_total_tokens` is enough: half of it is for descriptions, the rest for chains.
 
     Raises:
-        RequestError: there isn't a token or two for each sequence.
+        RequestError: fewer than two tokens are left for each sequence of the larger half.
     """
     total = options.max_total_tokens
     if total is None:
         return
-    kept = options.descriptions if options.gate == "none" else min(options.keep, options.descriptions)
-    needed = 2 * max(options.descriptions, kept * options.forks)
+    sequences = fanout(options, max_tokens=1)
+    needed = 2 * max(sequences.descriptions, sequences.chains)
     if total < needed:
         raise RequestError(
             f"mirl.max_total_tokens leaves {total} for an answer, but this many descriptions and chains "
             f"need at least {needed}; raise it or lower mirl.descriptions, mirl.keep or mirl.forks",
             param="mirl.max_total_tokens",
         )
+
+
+def description_limit(options: MIRLOptions, max_tokens: int) -> int:
+    """Return how many tokens a description may have.
+
+    Args:
+        max_tokens: longest trajectory; tokens.
+    """
+    limit = min(options.description_tokens, max_tokens)
+    if options.max_total_tokens is None:
+        return limit
+    return min(limit, options.max_total_tokens // (2 * options.descriptions))
+
+
+def chain_limit(options: MIRLOptions, max_tokens: int, used: int, chains: int) -> int:
+    """Return how many tokens each of `chains` chains may have.
+
+    Args:
+        max_tokens: what the trajectory's limit leaves for the chain; tokens.
+        used: what the request has sampled so far; tokens.
+    """
+    if options.max_total_tokens is None:
+        return max_tokens
+    return min(max_tokens, max((options.max_total_tokens - used) // chains, 1))
+
+
+def scored_tokens(passes: int, opening_tokens: int, lengths: Iterable[int]) -> int:
+    """Return how many tokens it takes to score descriptions.
+
+    Args:
+        passes: scoring passes over each description.
+        opening_tokens: length of the opening tag, which is scored before each description; tokens.
+        lengths: content tokens of each distinct description.
+    """
+    return passes * sum(opening_tokens + length for length in lengths)

@@ -1,13 +1,13 @@
-"""How sure an answer is: the vote's share, or the probability of being right that a calibration makes of it.
+"""Confidence of an answer: the vote share, or the calibrated probability that the answer is right.
 
 Chains of one image's kept descriptions agree more often than they are right, because those descriptions
-resemble each other. How far they do shows in what was sampled anyway: where a model is sure, it says the same
-again and again. So
+resemble each other. The share of distinct descriptions among the samples shows how far: a model that is sure
+repeats itself. So
 
     p(right) = 1 / (1 + exp(−(a + b · vote share + c · distinct share))),
 
-which is Platt scaling (Platt 1999, "Probabilistic Outputs for Support Vector Machines") with two features in
-place of one. `mirl-eval calibrate` fits a, b and c.
+which is Platt scaling (Platt 1999, "Probabilistic Outputs for Support Vector Machines") with two features
+instead of one. `mirl-eval calibrate` fits a, b and c.
 """
 
 from __future__ import annotations
@@ -22,49 +22,57 @@ from mirl_core.types import Description
 
 __all__ = ["calibration_for", "distinct_share", "probability", "reported"]
 
-# What leaves the worth of a vote as it is. The server bounds every request's tokens, far above what it takes;
-# a deadline that did cut the vote is the pipeline's to tell.
 NEUTRAL = frozenset({"timeout", "max_total_tokens", "token_mi"})
+"""Options that don't change a vote's worth. The server's limit on tokens lies far above what a request takes;
+the pipeline drops the calibration where a deadline did cut the vote."""
 _USABLE = (None, "gate", "duplicate")
 
 
 def probability(calibration: Calibration, share: float, distinct: float) -> float:
-    """The probability that the winner is right; both shares lie in 0..1."""
+    """Return the probability that the winner is right.
+
+    Args:
+        share: the winner's share of the vote, 0 to 1.
+        distinct: share of distinct descriptions, 0 to 1.
+    """
     logit = calibration.intercept + calibration.vote_share * share + calibration.distinct_share * distinct
-    # Beyond this a float is 0 or 1, and nothing here is certain.
+    # Beyond ±30 the result rounds to 0 or 1, and no answer is certain.
     return 1 / (1 + math.exp(-max(-30.0, min(30.0, logit))))
 
 
 def distinct_share(descriptions: Sequence[Description]) -> float | None:
-    """Distinct contents (by token ids) per usable description, 0 to 1; None where none is usable.
+    """Return distinct contents (by token ids) per usable description, 0 to 1; None where none is usable.
 
-    The same before and after the gate.
+    The gate does not change it.
     """
-    contents = [one.token_ids[: one.content_tokens] for one in descriptions if one.reason in _USABLE]
+    contents = [
+        description.token_ids[: description.content_tokens]
+        for description in descriptions
+        if description.reason in _USABLE
+    ]
     return len(set(contents)) / len(contents) if contents else None
 
 
 def calibration_for(
     settings: ModelSettings, options: MIRLOptions, sampling: Sampling | None = None
 ) -> Calibration | None:
-    """The model's calibration where it holds: options and distribution are those it was fitted under.
+    """Return the model's calibration where it holds: under the options and sampling that it was fitted for.
 
     Args:
-        sampling: None where it is the model's own.
+        sampling: of the request; None: the model's defaults.
     """
     if options.model_dump(exclude=set(NEUTRAL)) != settings.options.model_dump(exclude=set(NEUTRAL)):
         return None
     if sampling is not None:
-        own = Sampling(sampling.max_tokens, settings.temperature)
-        # These bound a sample or repeat it, and leave its distribution as it is.
-        same = replace(
-            own,
+        # These fields bound, repeat or describe a sample; they don't change its distribution.
+        fitted = replace(
+            Sampling(sampling.max_tokens, settings.temperature),
             stop=sampling.stop,
             seed=sampling.seed,
             alternatives=sampling.alternatives,
             top_logprobs=sampling.top_logprobs,
         )
-        if sampling != same:
+        if sampling != fitted:
             return None
     return settings.calibration
 
@@ -72,11 +80,11 @@ def calibration_for(
 def reported(
     share: float | None, descriptions: Sequence[Description], calibration: Calibration | None
 ) -> tuple[float | None, bool]:
-    """The confidence that is told, and whether it is calibrated.
+    """Return the confidence to report, and whether it is calibrated.
 
     Args:
-        share: of the vote, 0 to 1; None where nothing voted, and then there is no confidence.
-        calibration: None for the plain share, which is also what it stays where no description was usable.
+        share: the winner's share of the vote, 0 to 1; None: there was no vote, and there is no confidence.
+        calibration: None: the plain share is reported, as it is where no description was usable.
     """
     distinct = None if share is None or calibration is None else distinct_share(descriptions)
     if share is None or calibration is None or distinct is None:

@@ -1,8 +1,8 @@
 """Gates: which descriptions go on to reasoning.
 
-Guarantees: a description that came in with a `reason` (truncated, empty, unparsable) is never scored and
-never kept; every description comes out once, in the order in which it came, either kept or with a reason;
-at most `keep` are kept, except by the gate `none`, which keeps every usable one.
+Guarantees: a description that comes in with a `reason` (truncated, empty, unparsable) is never scored and
+never kept; every description comes out once, in its original order, either kept or with a reason; at most
+`Gate.most_kept` are kept.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ import math
 import random
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from typing import Protocol
+from typing import ClassVar, Protocol
 
 from mirl_core.config import GateName, MIRLOptions
 from mirl_core.types import Description
@@ -20,56 +20,71 @@ __all__ = ["GATES", "ConfidenceGate", "Gate", "MIGate", "NoGate", "RandomGate", 
 
 
 class Gate(Protocol):
-    """Scores one description; the highest scores are kept."""
+    """A ranking of one request's usable descriptions; the highest scores are kept."""
 
-    @property
-    def needs_marginal(self) -> bool:
-        """Whether the image-free term must have been scored."""
+    needs_marginal: ClassVar[bool] = False
+    """Whether the image-free term must have been scored."""
+    uses_keep: ClassVar[bool] = True
+    """Whether the options `keep` and `adaptive_keep` apply; else every usable description is kept."""
+
+    def most_kept(self, options: MIRLOptions) -> int:
+        """Return how many descriptions it may keep at most."""
+        return min(options.keep, options.descriptions) if self.uses_keep else options.descriptions
+
+    def rank(
+        self, descriptions: Sequence[Description], options: MIRLOptions, rng: random.Random
+    ) -> Sequence[float]:
+        """Return one score per description, in the order of `descriptions`; higher is better."""
         ...
 
-    def score(self, description: Description, options: MIRLOptions, rng: random.Random) -> float: ...
+
+@dataclass(frozen=True, slots=True)
+class MIGate(Gate):
+    """Ranks by mutual information, what the image adds to the description; nats (per content token)."""
+
+    needs_marginal: ClassVar[bool] = True
+
+    def rank(
+        self, descriptions: Sequence[Description], options: MIRLOptions, rng: random.Random
+    ) -> list[float]:
+        """Return the MI of each description.
+
+        Raises:
+            ValueError: a description has no MI.
+        """
+        return [_normalized(_mi(description), description, options) for description in descriptions]
 
 
 @dataclass(frozen=True, slots=True)
-class MIGate:
-    """By mutual information, what the image adds to the description; nats (per content token)."""
+class ConfidenceGate(Gate):
+    """Ranks by the model's own log-probability given the image (λ = 0); nats (per content token)."""
 
-    needs_marginal: bool = True
-
-    def score(self, description: Description, options: MIRLOptions, rng: random.Random) -> float:
-        if description.mi is None:
-            raise ValueError(f"description {description.index} was not scored")
-        return _normalized(description.mi, description, options)
+    def rank(
+        self, descriptions: Sequence[Description], options: MIRLOptions, rng: random.Random
+    ) -> list[float]:
+        return [_normalized(description.logprob, description, options) for description in descriptions]
 
 
 @dataclass(frozen=True, slots=True)
-class ConfidenceGate:
-    """By the model's own log-probability given the image (λ = 0); nats (per content token)."""
+class RandomGate(Gate):
+    """Ranks at random: the control that shows what ranking is worth. Scores have no unit."""
 
-    needs_marginal: bool = False
-
-    def score(self, description: Description, options: MIRLOptions, rng: random.Random) -> float:
-        return _normalized(description.logprob, description, options)
-
-
-@dataclass(frozen=True, slots=True)
-class RandomGate:
-    """By lot: the control that shows what ranking is worth. No unit."""
-
-    needs_marginal: bool = False
-
-    def score(self, description: Description, options: MIRLOptions, rng: random.Random) -> float:
-        return rng.random()
+    def rank(
+        self, descriptions: Sequence[Description], options: MIRLOptions, rng: random.Random
+    ) -> list[float]:
+        return [rng.random() for _ in descriptions]
 
 
 @dataclass(frozen=True, slots=True)
-class NoGate:
-    """Every usable description goes on: self-consistency. All scores are 0, so that no ranking slips in."""
+class NoGate(Gate):
+    """Keeps every usable description: self-consistency. All scores are 0, so that nothing is ranked."""
 
-    needs_marginal: bool = False
+    uses_keep: ClassVar[bool] = False
 
-    def score(self, description: Description, options: MIRLOptions, rng: random.Random) -> float:
-        return 0.0
+    def rank(
+        self, descriptions: Sequence[Description], options: MIRLOptions, rng: random.Random
+    ) -> list[float]:
+        return [0.0] * len(descriptions)
 
 
 GATES: dict[GateName, Gate] = {
@@ -83,43 +98,45 @@ GATES: dict[GateName, Gate] = {
 def select(
     descriptions: Sequence[Description], options: MIRLOptions, seed: int | None
 ) -> tuple[Description, ...]:
-    """The descriptions in their order, each with `score`, `kept` and `reason` filled in.
+    """Return the descriptions in their order, each with `score`, `kept` and `reason` filled in.
 
-    Ranked by score, ties by place. With `distinct`, the first of identical descriptions (by content token
-    ids) stands for all; the others are dropped as `duplicate` and get no score. `seed` is the random gate's.
+    They are ranked by score, ties by position. With `distinct`, the first of identical descriptions (by
+    content token ids) represents all; the others are dropped as `duplicate` and get no score.
+
+    Args:
+        seed: of the random gate.
     """
     gate = GATES[options.gate]
-    rng = random.Random(seed)
-    decided = [replace(description, score=None, kept=False) for description in descriptions]
-    usable = [place for place, description in enumerate(decided) if description.reason is None]
+    selected = [replace(description, score=None, kept=False) for description in descriptions]
+    usable = [index for index, description in enumerate(selected) if description.reason is None]
     if options.distinct:
         first: dict[tuple[int, ...], int] = {}
-        for place in usable:
-            first.setdefault(decided[place].token_ids[: decided[place].content_tokens], place)
-        for place in set(usable) - set(first.values()):
-            decided[place] = replace(decided[place], reason="duplicate")
+        for index in usable:
+            first.setdefault(selected[index].token_ids[: selected[index].content_tokens], index)
+        for index in set(usable) - set(first.values()):
+            selected[index] = replace(selected[index], reason="duplicate")
         usable = list(first.values())
-    scores = {place: gate.score(decided[place], options, rng) for place in usable}
-    ranked = sorted(usable, key=lambda place: (-scores[place], place))
-    if options.gate == "none":
-        count = len(ranked)
-    else:
-        count = min(options.keep, len(ranked))
-        if options.adaptive_keep is not None:
-            count = min(count, mass_prefix([scores[place] for place in ranked], options.adaptive_keep))
-    for rank, place in enumerate(ranked):
+    ranking = gate.rank([selected[index] for index in usable], options, random.Random(seed))
+    scores = dict(zip(usable, ranking, strict=True))
+    ranked = sorted(usable, key=lambda index: (-scores[index], index))
+    count = _kept_count(gate, [scores[index] for index in ranked], options)
+    for rank, index in enumerate(ranked):
         kept = rank < count
-        decided[place] = replace(
-            decided[place], score=scores[place], kept=kept, reason=None if kept else "gate"
+        selected[index] = replace(
+            selected[index], score=scores[index], kept=kept, reason=None if kept else "gate"
         )
-    return tuple(decided)
+    return tuple(selected)
 
 
 def mass_prefix(ranked_scores: Sequence[float], mass: float) -> int:
-    """Length of the smallest prefix that holds at least `mass` of softmax(scores); scores descending.
+    """Return the length of the smallest prefix that holds at least `mass` of softmax(scores).
 
     With the plain sum of MI as score, softmax weighs a description by p(d|I) / p(d); per-token scores lie
     closer together, so the same mass keeps more descriptions.
+
+    Args:
+        ranked_scores: in descending order.
+        mass: above 0, at most 1.
     """
     if not ranked_scores:
         return 0
@@ -134,6 +151,21 @@ def mass_prefix(ranked_scores: Sequence[float], mass: float) -> int:
         if held >= target * (1 - 1e-12):
             return length
     return len(weights)
+
+
+def _kept_count(gate: Gate, ranked_scores: Sequence[float], options: MIRLOptions) -> int:
+    if not gate.uses_keep:
+        return len(ranked_scores)
+    count = min(options.keep, len(ranked_scores))
+    if options.adaptive_keep is None:
+        return count
+    return min(count, mass_prefix(ranked_scores, options.adaptive_keep))
+
+
+def _mi(description: Description) -> float:
+    if description.mi is None:
+        raise ValueError(f"description {description.index} was not scored")
+    return description.mi
 
 
 def _normalized(nats: float, description: Description, options: MIRLOptions) -> float:

@@ -1,4 +1,4 @@
-"""From sampled tokens to segments: where a description ends, and whether it may go on.
+"""Segments of a trajectory: where a description ends, whether it is usable, where an answer is cut.
 
 A trajectory is one assistant turn of three segments, each between its tags:
 `<description>…</description><think>…</think><answer>…</answer>`.
@@ -12,14 +12,16 @@ from mirl_core.config import Tags
 from mirl_core.engines.base import Sample
 from mirl_core.types import Description
 
+__all__ = ["content_length", "cut_at_stop", "read_description"]
+
 Decode = Callable[[Sequence[int]], str]
 
 
 def read_description(sample: Sample, tags: Tags, decode: Decode) -> Description:
-    """A sampled description with its content measured, or with the `reason` why it can't go on.
+    """Return a sampled description with the length of its content, and a `reason` where it is unusable.
 
-    `truncated`: no closing tag within the budget. `unparsable`: the turn ended without the closing tag, or
-    another segment's tag stands inside. `empty`: nothing but white space.
+    `truncated`: no closing tag within the token limit. `unparsable`: the turn ended without the closing tag,
+    or the content holds another tag. `empty`: the content is white space.
     """
     opening, closing = tags.description
     text = decode(sample.token_ids)
@@ -43,10 +45,10 @@ def read_description(sample: Sample, tags: Tags, decode: Decode) -> Description:
 
 
 def content_length(token_ids: Sequence[int], content: str, decode: Decode) -> int:
-    """How many leading tokens spell `content`; tokens.
+    """Return how many leading tokens spell `content`.
 
-    A token that holds the end of the content and the start of the closing tag counts as content: leaving it
-    out would leave out content.
+    A token that holds the end of the content and the start of the closing tag counts as content; without it a
+    part of the content would be missing.
     """
     length = len(token_ids)
     while length and decode(token_ids[: length - 1])[: len(content)] == content:
@@ -55,6 +57,6 @@ def content_length(token_ids: Sequence[int], content: str, decode: Decode) -> in
 
 
 def cut_at_stop(answer: str, stop: Sequence[str]) -> str:
-    """`answer` up to the first of the user's stop strings: they apply to the answer, not to the thinking."""
-    places = [place for place in (answer.find(text) for text in stop if text) if place >= 0]
-    return answer[: min(places)] if places else answer
+    """Return `answer` up to the first of the user's stop strings, which don't apply to the reasoning."""
+    matches = [start for start in (answer.find(text) for text in stop if text) if start >= 0]
+    return answer[: min(matches)] if matches else answer

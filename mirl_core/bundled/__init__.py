@@ -1,5 +1,5 @@
-"""What ships with MIRL: a small vision-language model and a few questions about pictures. Imports nothing
-heavy."""
+"""The bundled model and questions: a small vision-language model and a few questions about pictures; imports
+only the standard library."""
 
 from __future__ import annotations
 
@@ -14,10 +14,10 @@ _HERE = Path(__file__).parent
 
 @dataclass(frozen=True, slots=True)
 class DemoQuestion:
-    """A picture of the worlds' test data with a question and the true answer."""
+    """A picture from the worlds' test data with a question and the true answer."""
 
     file: Path
-    """PNG file, 64 x 64."""
+    """PNG file, 64 × 64 pixels."""
     question: str
     answer: str
     split: str
@@ -25,22 +25,25 @@ class DemoQuestion:
 
 
 def model_path() -> Path:
-    """Folder of the bundled model, as Hugging Face and vLLM load it."""
+    """Return the folder of the bundled model, as Hugging Face and vLLM load it."""
     return _HERE / "model"
 
 
 def start_path() -> Path:
-    """Folder of the same model less trained: where reinforcement learning starts in docs/training.md."""
+    """Return the folder of the same model, less trained: docs/training.md starts RL from it."""
     return _HERE / "start"
 
 
 def manifest_path() -> Path:
-    """Hashes of weights, tokenizer and samples of the worlds."""
+    """Return the file with hashes of the weights, the tokenizer and samples of the worlds."""
     return _HERE / "manifest.json"
 
 
 def questions() -> tuple[DemoQuestion, ...]:
-    """The bundled questions, in the order in which the demo asks them."""
+    """Return the bundled questions, in the order in which the demo asks them."""
     folder = _HERE / "questions"
     entries = json.loads((folder / "questions.json").read_text())
-    return tuple(DemoQuestion(folder / e["file"], e["question"], e["answer"], e["split"]) for e in entries)
+    return tuple(
+        DemoQuestion(folder / entry["file"], entry["question"], entry["answer"], entry["split"])
+        for entry in entries
+    )

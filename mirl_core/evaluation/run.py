@@ -22,6 +22,7 @@ from typing import Any, TypeVar
 
 import typer
 
+from mirl_core.algorithm.mi.estimators import ESTIMATORS
 from mirl_core.config import MIRLOptions
 from mirl_core.engines.base import Engine
 from mirl_core.errors import ConfigError, MIRLError
@@ -196,7 +197,7 @@ async def _live(
                         data,
                         options,
                         settings.seed,
-                        study.references(data) if options.estimator == "reference" else (),
+                        study.references(data) if ESTIMATORS[options.estimator].needs_references else (),
                         progress=bar.at,
                         max_tokens=study.plan.max_tokens,
                         temperature=study.plan.temperature,

@@ -67,12 +67,13 @@ class RunSettings:
                 raise ConfigError(
                     f"estimators: there is no '{name}'; there are {', '.join(ESTIMATORS)}", param="estimators"
                 )
+        needed = any(kind.needs_references for name, kind in ESTIMATORS.items() if name in self.estimators)
         return BankPlan.model_validate(
             {
                 "descriptions": self.descriptions,
                 "forks": self.forks,
                 "estimators": self.estimators,
-                "references": self.references if "reference" in self.estimators else 0,
+                "references": self.references if needed else 0,
                 "seed": self.seed,
                 "max_tokens": self.max_tokens,
                 "fork_image": self.fork_image or model.options.fork_image,

@@ -1,2 +1,2 @@
-"""Describe, score, gate, fork, vote: one request as a stream of events; imports the algorithm and the
-Engine protocol."""
+"""Describe, score, gate, fork, vote: one request as a stream of events; imports the algorithm and
+what that may import."""

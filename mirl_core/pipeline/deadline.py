@@ -1,9 +1,9 @@
-"""A request's time limit: at the end of it, what runs is aborted and what finished is used.
+"""A request's time limit: when it passes, running engine requests are aborted and finished samples are used.
 
-So too when whoever runs the requests closes, and can't wait for them.
+The same happens when the server that runs the requests closes and can't wait for them.
 
-Not `asyncio.timeout`: that cancels the task that iterates the pipeline, which may be busy with something else
-between two events.
+`asyncio.timeout` doesn't serve: it cancels the task that iterates the pipeline, which may be busy with
+something else between two events.
 """
 
 from __future__ import annotations
@@ -16,17 +16,21 @@ from typing import Self
 
 from mirl_core.errors import DeadlineError, DrainingError, MIRLError
 
+__all__ = ["RETRY_AFTER", "Deadline"]
+
 RETRY_AFTER = 5.0
-"""Seconds after which a request may be sent again that a closing server cut short."""
+"""Seconds after which a client may send a request again that a closing server cut short."""
+ABORT_EVERY = 0.05
+"""Seconds between two aborts of what still runs after the deadline."""
 
 
 class Deadline:
-    """Aborts the guarded engine requests when `seconds` are over, or `closing` is set.
+    """Aborts registered engine requests once `seconds` have passed or `closing` is set.
 
     Args:
-        seconds: from entering the context; None for no limit.
+        seconds: from entering the context; None: no limit.
         abort: stops one engine request by id.
-        closing: ends every request that it is given to; None: nothing does.
+        closing: set where all requests have to end; None: they never have to.
     """
 
     def __init__(
@@ -39,46 +43,46 @@ class Deadline:
         self.passed = False
         self._abort = abort
         self._closing = closing
-        self._guarded: set[str] = set()
-        self._watch: asyncio.Task[None] | None = None
+        self._running: set[str] = set()
+        self._timer: asyncio.Task[None] | None = None
 
     async def __aenter__(self) -> Self:
         if self.seconds is not None or self._closing is not None:
-            self._watch = asyncio.create_task(self._expire())
+            self._timer = asyncio.create_task(self._expire())
         return self
 
     async def __aexit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        if self._watch is not None:
-            self._watch.cancel()
-            await asyncio.gather(self._watch, return_exceptions=True)
+        if self._timer is not None:
+            self._timer.cancel()
+            await asyncio.gather(self._timer, return_exceptions=True)
 
     def error(self, when: str) -> MIRLError:
-        """What to raise where it passed with nothing to return.
+        """Return the error to raise where the deadline passed with nothing to return.
 
         Args:
-            when: what went on at that moment, for the message.
+            when: what was going on at that moment, for the message.
         """
         if self._closing is not None and self._closing.is_set():
             return DrainingError(f"the server shut down {when}; send the request again", RETRY_AFTER)
         return DeadlineError(f"mirl.timeout of {self.seconds} s passed {when}", param="mirl.timeout")
+
+    @contextmanager
+    def aborts(self, *request_ids: str) -> Iterator[None]:
+        """Abort these engine requests if the deadline passes within the context."""
+        self._running.update(request_ids)
+        try:
+            yield
+        finally:
+            self._running.difference_update(request_ids)
 
     async def _expire(self) -> None:
         with suppress(TimeoutError):
             async with asyncio.timeout(self.seconds):
                 await (self._closing or asyncio.Event()).wait()
         self.passed = True
-        # Again and again: a request guarded a moment ago may not have reached the engine yet.
+        # Repeated, because a request registered a moment ago may not have reached the engine yet.
         while True:
-            await asyncio.gather(*(self._abort(request_id) for request_id in self._guarded))
-            await asyncio.sleep(0.05)
-
-    @contextmanager
-    def guard(self, *request_ids: str) -> Iterator[None]:
-        """These engine requests are aborted at the deadline, if they still run."""
-        self._guarded.update(request_ids)
-        try:
-            yield
-        finally:
-            self._guarded.difference_update(request_ids)
+            await asyncio.gather(*(self._abort(request_id) for request_id in self._running))
+            await asyncio.sleep(ABORT_EVERY)

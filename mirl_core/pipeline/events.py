@@ -1,4 +1,4 @@
-"""What the pipeline tells while it works, in this order; `Finished` always comes last, once.
+"""The pipeline's events, in this order; `Finished` comes last, once.
 
     Started → Described* → Gated → ChainDone* → Decided → ChainDone* → Finished
     Started → Described* → FellBack → ChainDone → Decided → Finished    (no usable description)
@@ -29,13 +29,13 @@ class Described:
 
 @dataclass(frozen=True, slots=True)
 class Gated:
-    """All descriptions are scored; each says whether it was kept, or why not."""
+    """All descriptions are scored and gated, each kept or with the reason why not."""
 
     descriptions: tuple[Description, ...]
     mi_weight: float | None = None
-    """λ of their `mi`, `auto` resolved; None where none has one."""
+    """λ of their `mi`, `auto` resolved; None where no description has an `mi`."""
     stages: tuple[StageUsage, ...] = ()
-    """What describing and scoring cost."""
+    """The cost of describing and scoring."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,7 +44,7 @@ class FellBack:
 
     reason: str
     stages: tuple[StageUsage, ...] = ()
-    """What describing cost."""
+    """The cost of describing."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,16 +56,17 @@ class ChainDone:
 
 @dataclass(frozen=True, slots=True)
 class Decided:
-    """No outstanding chain can change the winner any more; the answer of `Finished` is this one."""
+    """The winner is final: no outstanding chain can change it, and `Finished` has its answer."""
 
     vote: Vote | None
     representative: Chain
     outstanding: int
+    """Chains that still run."""
 
 
 @dataclass(frozen=True, slots=True)
 class Finished:
-    """The end."""
+    """The result is complete."""
 
     result: Result
 

@@ -1,4 +1,4 @@
-"""Many async generators read as one."""
+"""Several async generators merged into one."""
 
 from __future__ import annotations
 
@@ -13,8 +13,8 @@ T = TypeVar("T")
 async def merge(sources: Sequence[AsyncGenerator[T, None]]) -> AsyncGenerator[tuple[int, T], None]:
     """Yield (source index, item) as items arrive.
 
-    The first source to raise ends the merge with its exception. However it ends, every source is closed
-    before this generator is: nothing runs on behind the reader's back.
+    The first source that raises ends the merge with its exception. Every source is closed before this
+    generator ends, however it ends: nothing runs on unnoticed.
     """
     queue: asyncio.Queue[tuple[int, T] | asyncio.Task[None]] = asyncio.Queue()
 

@@ -1,4 +1,4 @@
-"""Reads the `mirl` object of an answer into typed values. Needs no part of the server.
+"""Typed values of the `mirl` object in a response; imports nothing of the server or of `mirl_core`.
 
 >>> response = client.chat.completions.create(...)      # the openai package, or plain JSON
 >>> evidence(response).best.text

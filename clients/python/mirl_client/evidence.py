@@ -1,4 +1,4 @@
-"""The evidence of one answer, as the server tells it. Unknown fields are ignored: servers grow."""
+"""The evidence of one answer, as the server sends it. Unknown fields are ignored: servers may add some."""
 
 from __future__ import annotations
 
@@ -13,21 +13,21 @@ class _EvidenceModel(BaseModel):
 
 
 class Description(_EvidenceModel):
-    """One sampled description and what became of it."""
+    """One sampled description with its scores and its fate."""
 
     index: int
     text: str
     tokens: int
     mi: float | None
-    """Mutual information with the image; nats. None where the gate needed none."""
+    """Mutual information with the image; nats; None where it was not computed."""
     mi_per_token: float | None
     score: float | None
-    """What the gate ranked by."""
+    """The gate's score."""
     kept: bool
     reason: str | None
     """Why it was dropped; None where it was kept."""
     token_mi: tuple[float, ...] | None = None
-    """Nats per token, where asked for."""
+    """MI of each content token; nats; None unless the request asks for it."""
 
 
 class Chain(_EvidenceModel):
@@ -43,7 +43,7 @@ class Chain(_EvidenceModel):
 
 
 class Vote(_EvidenceModel):
-    """The outcome where answers cluster."""
+    """The result of a vote over answers that cluster."""
 
     answer: str
     counts: dict[str, float]
@@ -58,7 +58,7 @@ class Representative(_EvidenceModel):
 
 
 class Stage(_EvidenceModel):
-    """What one stage cost."""
+    """The cost of one stage."""
 
     stage: str
     sequences: int
@@ -68,7 +68,7 @@ class Stage(_EvidenceModel):
 
 
 class Budget(_EvidenceModel):
-    """What a request got, by its knobs or by its `reasoning_effort`."""
+    """N, k and m of a request, set by its options or by its `reasoning_effort`."""
 
     descriptions: int
     keep: int
@@ -76,10 +76,10 @@ class Budget(_EvidenceModel):
 
 
 class Evidence(_EvidenceModel):
-    """Everything the server tells about one gated answer."""
+    """The server's record of one gated answer."""
 
     budget: Budget | None = None
-    """None where the server is too old to tell."""
+    """None where the server is too old to send it."""
     descriptions: tuple[Description, ...]
     chains: tuple[Chain, ...]
     representative: Representative
@@ -87,46 +87,48 @@ class Evidence(_EvidenceModel):
     confidence: float | None
     """0 to 1: the probability that the answer is right where `calibrated`, else `vote.share`."""
     calibrated: bool = False
-    """Whether the model's calibration made `confidence`: its own options, and a vote that ran its course."""
+    """Whether `confidence` is calibrated: the model's own options, and a vote that was not cut short."""
     margin: float | None
+    """Gate score of the representative's description less the best score of another text; nats."""
     aggregation: str
+    """The rule that decided: `majority`, `mi_weighted` or `best`."""
     partial: bool
-    """The deadline passed and this is the best so far."""
+    """Whether the deadline passed and this is the best answer so far."""
     fallback: str | None
     """Why the gate was not used; None where it was."""
     mi_weight: float | None = None
-    """λ of every description's `mi`, also where the request said `auto`; None where none has one."""
+    """λ of every description's `mi`, `auto` resolved; None where no description has an `mi`."""
     stages: tuple[Stage, ...]
 
     @property
     def kept(self) -> tuple[Description, ...]:
-        """The descriptions that went on, the highest score first."""
-        kept = [one for one in self.descriptions if one.kept]
-        return tuple(sorted(kept, key=lambda one: -(one.score or 0.0)))
+        """The kept descriptions, in descending order of their score."""
+        kept = [description for description in self.descriptions if description.kept]
+        return tuple(sorted(kept, key=lambda description: -(description.score or 0.0)))
 
     @property
     def best(self) -> Description | None:
-        """The description that the returned answer rests on; None after a fallback."""
-        found = {one.index: one for one in self.descriptions}
-        chosen = self.representative.description
-        return None if chosen is None else found[chosen]
+        """The description that the returned answer continues; None after a fallback."""
+        by_index = {description.index: description for description in self.descriptions}
+        index = self.representative.description
+        return None if index is None else by_index[index]
 
 
 def evidence(response: object, choice: int = 0) -> Evidence | None:
-    """The evidence of a chat completion, or of a stream's chunk; None where there is none.
+    """Return the evidence of a chat completion, or of a stream's chunk; None where there is none.
 
     Args:
         response: an object of the openai package, or the JSON of a response as a mapping.
-        choice: which of `n` answers. A chunk is about the one that its own `choices[0].index` says.
+        choice: index of the answer, of `n`. A chunk is about the answer of its own `choices[0].index`.
 
     Plain answers (`NAME:direct`, follow-ups, text) and chunks before a stream's last stage event have none.
 
     Raises:
         IndexError: the response has fewer choices.
     """
-    told: Any = response.get("mirl") if isinstance(response, Mapping) else getattr(response, "mirl", None)
-    if isinstance(told, Mapping) and isinstance(told.get("choices"), list):
-        told = {"budget": told.get("budget"), **told["choices"][choice]}
-    if not isinstance(told, Mapping) or "representative" not in told or "descriptions" not in told:
+    fields: Any = response.get("mirl") if isinstance(response, Mapping) else getattr(response, "mirl", None)
+    if isinstance(fields, Mapping) and isinstance(fields.get("choices"), list):
+        fields = {"budget": fields.get("budget"), **fields["choices"][choice]}
+    if not isinstance(fields, Mapping) or "representative" not in fields or "descriptions" not in fields:
         return None
-    return Evidence.model_validate(told)
+    return Evidence.model_validate(fields)

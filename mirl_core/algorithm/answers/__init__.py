@@ -1,24 +1,34 @@
-"""Answers: taken out of a chain's text, brought to a canonical form, compared.
+"""Answers: taken from a chain's text, normalised, compared; imports `types`, `config` and `engines.base`.
 
     extraction.py     a chain's text → reasoning and answer, verbatim
+    forms.py          forms that answers must or may have: JSON, choices, tool calls
+    tokens.py         which of a chain's tokens spell its answer
     normalization.py  an answer's text → kind and key; equal keys of a kind are the same answer
+    markup.py         an answer's text without the markup and words around it
     quantities.py     the key of a number with a unit
     structured.py     the key of JSON and tool calls
     mathematics.py    the key of a mathematical expression
 
-Sameness is equality of keys, hence symmetric and transitive: what cluster an answer is in never depends on
-which other answers there are, and `voting.decided` relies on that.
+Sameness is equality of keys, hence symmetric and transitive: an answer's cluster never depends on the other
+answers, and `voting.decided` relies on that.
 """
 
 from __future__ import annotations
 
 from mirl_core.algorithm.answers.extraction import Extract, extract, locate
-from mirl_core.algorithm.answers.normalization import Answer, Kind, clusters, equivalent, group, normalize
+from mirl_core.algorithm.answers.normalization import (
+    Kind,
+    NormalizedAnswer,
+    clusters,
+    equivalent,
+    group,
+    normalize,
+)
 
 __all__ = [
-    "Answer",
     "Extract",
     "Kind",
+    "NormalizedAnswer",
     "clusters",
     "equivalent",
     "extract",

@@ -1,7 +1,7 @@
-"""What form an answer must or may have: JSON, one of a few choices, calls of tools. Reasoning stays free.
+"""Forms that an answer must or may have: JSON, one of a few choices, tool calls. Reasoning stays free.
 
-What it must have goes to the engine as a structural tag in xgrammar's words, which is what vLLM takes:
-anything, then the opening tag of the answer, then what the form allows, then the closing tag.
+A form that an answer must have goes to the engine as a structural tag of xgrammar, which vLLM takes: any
+text, then the answer's opening tag, then the content that the form allows, then the closing tag.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
-from mirl_core.algorithm.answers import Extract, locate
+from mirl_core.algorithm.answers.extraction import Extract, locate, without_tags
 from mirl_core.config import Tags
 
 Json = Mapping[str, Any]
@@ -23,30 +23,32 @@ class Form(Protocol):
     """A form of answers."""
 
     def after_description(self, tags: Tags) -> str | None:
-        """The structural tag of a chain; None: chains are free."""
+        """Return the structural tag of a chain; None: chains are free."""
         ...
 
     def alone(self) -> str | None:
-        """The structural tag of an answer without anything around it: where there was no usable description,
-        nothing tells the model of tags. None: it is free."""
+        """Return the structural tag of a bare answer; None: it is free.
+
+        Used where no description was usable: the prompt then doesn't mention tags.
+        """
         ...
 
     def read(self, text: str, tags: Tags, finished: bool, alone: bool) -> Extract:
-        """A chain's reasoning and answer; None for an answer that was cut off.
+        """Return a chain's reasoning and answer; the answer is None where it was cut off.
 
         Args:
-            finished: the chain ended by itself.
-            alone: it was sampled by `alone`.
+            finished: the chain ended by itself, not at a length limit or an abort.
+            alone: the chain was sampled under `alone()`.
         """
         ...
 
 
 @dataclass(frozen=True, slots=True)
 class AnswerFormat:
-    """A form that answers must have. `json_schema`, `one_of` and `calls_of` make it."""
+    """A form that answers must have, made by `json_schema`, `one_of` or `calls_of`."""
 
     content: Json
-    """The answer's format in xgrammar's words."""
+    """The answer's format, as xgrammar's JSON."""
     is_json: bool
     calls: bool = False
     """Whether the JSON is tool calls."""
@@ -61,11 +63,12 @@ class AnswerFormat:
         return _structural_tag(self.content)
 
     def read(self, text: str, tags: Tags, finished: bool, alone: bool) -> Extract:
-        """As in the protocol. JSON with the closing tag inside a string is cut off: the chain ends there."""
+        """See `Form.read`. JSON with the closing tag inside a string is cut off: the chain ends there."""
         reasoning, start, answer = "", 0, text
         if not alone:
             before, opened, answer = text.partition(tags.answer[0])
-            reasoning, start = _without_tags(before, tags), len(before) + len(opened)
+            reasoning = without_tags(before, tags.description, tags.reasoning)
+            start = len(before) + len(opened)
             answer = answer.removesuffix(tags.answer[1])
         start += len(answer) - len(answer.lstrip())
         answer = answer.strip()
@@ -76,10 +79,10 @@ class AnswerFormat:
 
 @dataclass(frozen=True, slots=True)
 class FreeCalls:
-    """Answers may be tool calls, in the model's own words for them.
+    """A form that answers may have: tool calls in the model's own format.
 
     Args:
-        parse: finds the calls in a text; none: the text is an ordinary answer.
+        parse: returns the calls in a text; no calls: the text is an ordinary answer.
         most: how many calls of one answer count; None: all.
     """
 
@@ -97,34 +100,33 @@ class FreeCalls:
         calls = self.parse(body)[: self.most] if finished else ()
         if not calls:
             return locate(text, tags, finished)
-        told = [{"name": name, "arguments": arguments} for name, arguments in calls]
-        answer = json.dumps(told, ensure_ascii=False)
-        return Extract(_without_tags(reasoning, tags), answer, calls=True)
+        answer = _dump([{"name": name, "arguments": arguments} for name, arguments in calls])
+        return Extract(without_tags(reasoning, tags.description, tags.reasoning), answer, calls=True)
 
 
 def json_schema(schema: Json | None) -> AnswerFormat:
-    """JSON of a schema; None: any JSON object."""
+    """Return the form of JSON that follows `schema`; None: any JSON object."""
     content = {"type": "json_schema", "json_schema": {"type": "object"} if schema is None else dict(schema)}
     return AnswerFormat(content, is_json=True)
 
 
 def one_of(choices: Sequence[str]) -> AnswerFormat:
-    """One of some texts, word for word."""
+    """Return the form of an answer that is one of `choices`, word for word."""
     texts = [{"type": "const_string", "value": choice} for choice in choices]
     return AnswerFormat({"type": "or", "elements": texts}, is_json=False)
 
 
 def calls_of(tools: Mapping[str, Json], most: int) -> AnswerFormat:
-    """At least one call of tools, as JSON.
+    """Return the form of an answer that is tool calls as JSON, at least one.
 
     Args:
-        tools: the schema of the arguments by the tool's name.
-        most: how many calls there may be.
+        tools: the schema of the arguments, by the tool's name.
+        most: how many calls an answer may have.
     """
     definitions: dict[str, Any] = {}
     kinds = []
     for name, parameters in tools.items():
-        # What a schema refers to is looked up at the root.
+        # References in a schema are resolved from its root.
         definitions |= parameters.get("$defs", {})
         arguments = {key: value for key, value in parameters.items() if key != "$defs"}
         kinds.append(
@@ -141,10 +143,10 @@ def calls_of(tools: Mapping[str, Json], most: int) -> AnswerFormat:
 
 
 def read_calls(answer: str) -> list[tuple[str, str]]:
-    """The calls in an answer that is calls."""
+    """Return the calls in an answer that is tool calls: the name, and the arguments as JSON text."""
     return [
-        (one["name"], one["arguments"] if isinstance(one["arguments"], str) else _dump(one["arguments"]))
-        for one in json.loads(answer)
+        (call["name"], call["arguments"] if isinstance(call["arguments"], str) else _dump(call["arguments"]))
+        for call in json.loads(answer)
     ]
 
 
@@ -154,12 +156,6 @@ def _structural_tag(content: Json) -> str:
 
 def _dump(value: object) -> str:
     return json.dumps(value, ensure_ascii=False)
-
-
-def _without_tags(text: str, tags: Tags) -> str:
-    for tag in (*tags.description, *tags.reasoning):
-        text = text.replace(tag, "")
-    return text.strip()
 
 
 def _is_json(text: str) -> bool:

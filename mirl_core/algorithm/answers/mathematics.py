@@ -1,8 +1,8 @@
-"""The key of a mathematical expression: math-verify reads the LaTeX, values at fixed points tell it apart.
+"""The key of a mathematical expression: math-verify parses the LaTeX, values at fixed points make the key.
 
-`math_verify.verify` compares two expressions by simplification. That is neither bounded in time (seconds to
-for ever on a hundred characters, and its time limit needs signals, which only the main thread has) nor
-transitive. So an expression is instead evaluated: a constant by its value, one with variables at two fixed
+`math_verify.verify` compares two expressions by simplification. That is neither bounded in time (from seconds
+without end on a hundred characters, and its time limit needs signals, which only the main thread has) nor
+transitive. So an expression is evaluated instead: a constant once, an expression with variables at two fixed
 points (two different polynomials agree at a random point with probability near 0: Schwartz 1980, Zippel
 1979). Input is bounded in length and in the size of its powers before any library sees it.
 """
@@ -19,7 +19,7 @@ from typing import Any
 MAX_LENGTH = 120
 MAX_POWER = 200
 MAX_VALUE = 10**300
-"""Beyond it a number is written out only by its text: Python refuses to print integers without bound."""
+"""Largest number that is compared by value, others by their text: Python refuses to print longer integers."""
 _DIGITS = 12
 
 _FUNCTIONS = frozenset({"sin", "cos", "tan", "cot", "log", "ln", "pi", "sqrt"})
@@ -34,7 +34,7 @@ _POWER = re.compile(r"\^(?:\{\s*([-+/\s0-9a-z]{1,7})\}|(\d++|[a-z]|\\pi))(?!\s*\
 
 
 def looks_mathematical(text: str) -> bool:
-    """Whether `text` is an expression rather than words, and small enough to be read as one."""
+    """Return whether `text` is an expression rather than words, and small enough to be parsed."""
     if len(text) > MAX_LENGTH or not _MARK.search(text) or not _CHARACTERS.fullmatch(text):
         return False
     if any(command not in _COMMANDS for command in re.findall(r"\\([A-Za-z]+)", text)):
@@ -47,7 +47,7 @@ def looks_mathematical(text: str) -> bool:
 
 
 def _bounded_powers(text: str) -> bool:
-    """Whether every exponent is a short one and their product, which nesting could reach, is small."""
+    """Return whether every exponent is short, and their product, which nesting could reach, is small."""
     exponents = [braced or bare for braced, bare in _POWER.findall(text)]
     if len(exponents) != text.count("^"):
         return False
@@ -60,9 +60,9 @@ def _bounded_powers(text: str) -> bool:
 
 @lru_cache(maxsize=1024)
 def canonical(text: str) -> tuple[Fraction | None, str]:
-    """(exact value where it is a simple fraction, key). Without math-verify the key is the text, spaces out.
+    """Return (exact value where it is a simple fraction, key); without math-verify the key is the text.
 
-    Cached because a vote is taken anew after every chain and reading LaTeX costs milliseconds; a pure
+    Cached because a vote is counted again after every chain and parsing LaTeX takes milliseconds; a pure
     function of its argument.
     """
     plain = re.sub(r"\s+", "", text)
@@ -75,33 +75,33 @@ def canonical(text: str) -> tuple[Fraction | None, str]:
         return None, _fingerprint(expression)
     except ImportError:
         return None, plain
-    except Exception:  # noqa: BLE001  sympy raises whatever its insides raise; such text equals itself only
+    except Exception:  # noqa: BLE001  sympy raises any exception; such text equals only itself
         return None, plain
 
 
 def _parse(text: str) -> Any:
-    """The sympy expression of a LaTeX text, or None."""
+    """Return the sympy expression of a LaTeX text, or None."""
     import sympy
     from math_verify import LatexExtractionConfig, parse
 
-    # It warns on every call that without signals nobody limits its time; the bounds above do.
+    # It warns on every call that its time is not limited without signals; the bounds above limit it.
     logging.getLogger("math_verify.parser").setLevel(logging.ERROR)
-    found = parse(
+    parsed = parse(
         f"${text}$",
         extraction_config=[LatexExtractionConfig()],
         fallback_mode="no_fallback",
         parsing_timeout=None,
     )
-    expression = next((one for one in found if not isinstance(one, str)), None)
+    expression = next((item for item in parsed if not isinstance(item, str)), None)
     if expression is None:
         return None
-    # Decimals are meant exactly: 0.1 + 0.2 is 0.3.
+    # Decimals are exact: 0.1 + 0.2 is 0.3.
     decimals = expression.atoms(sympy.Float)
     return expression.xreplace({decimal: sympy.Rational(str(decimal)) for decimal in decimals})
 
 
 def _fraction(expression: Any) -> Fraction | None:
-    """Its value if that is a fraction of small denominator; exact to far below any other such fraction."""
+    """Return the value if it is a fraction of small denominator, to far below the distance of any other."""
     if not getattr(expression, "is_number", False):
         return None
     value = expression.evalf(30)
@@ -109,12 +109,12 @@ def _fraction(expression: Any) -> Fraction | None:
         return None
     exact = Fraction(str(value))
     near = exact.limit_denominator(1000)
-    # Relative, so that 10⁻⁹⁹ is not 0; an exact 0 that sympy doesn't see comes out below 10⁻¹⁰⁰.
+    # Relative, so that 10⁻⁹⁹ is not 0; an exact 0 that sympy doesn't recognise evaluates to less than 10⁻¹⁰⁰.
     return near if abs(exact - near) <= max(abs(near) / 10**27, Fraction(1, 10**100)) else None
 
 
 def _fingerprint(expression: Any) -> str:
-    """Numbers for expressions; for sets, intervals, tuples and relations their kind and their parts'."""
+    """Return an expression's values; for sets, intervals, tuples and relations the kind and parts' values."""
     import sympy
 
     if isinstance(expression, sympy.core.relational.Relational):
@@ -151,7 +151,7 @@ def _rounded(value: Any) -> str:
 
 
 def _point(name: str, salt: int) -> Any:
-    """A fixed rational between 0.5 and 1.5 for a variable."""
+    """Return a fixed rational between 0.5 and 1.5 for a variable."""
     import sympy
 
     digest = hashlib.blake2b(f"{salt} {name}".encode(), digest_size=4).digest()

@@ -1,4 +1,4 @@
-"""Numbers with units: one spelling per value and unit, exact (fractions, never floats)."""
+"""Numbers with units: a single spelling per value and unit, exact (fractions, never floats)."""
 
 from __future__ import annotations
 
@@ -48,14 +48,17 @@ _VARIABLES = frozenset("abcnxyz")
 
 
 def read_quantity(text: str) -> str | None:
-    """`1,000.0 Centimeters` → `1000 cm`; None where the text is not a number, bare or with a unit."""
+    """Return the key of a number with or without a unit; None for other text.
+
+    `1,000.0 Centimeters` → `1000 cm`.
+    """
     if match := _WORD_NUMBER.fullmatch(text):
         value = Fraction(NUMBER_WORDS.index(match[1].lower()))
         unit, currency = match[2] or "", ""
     elif match := _NUMBER.fullmatch(text):
         sign, currency, inner_sign, digits, power, denominator, unit = match.groups(default="")
         exponent = int(power.replace("−", "-") or 0)
-        # Bounds what 10^exponent costs; such a text is compared as it stands.
+        # A bound on the cost of 10^exponent; such a text is compared by its characters.
         if len(digits) > 100 or abs(exponent) > 100 or (denominator and int(denominator) == 0):
             return None
         value = Fraction(digits.replace(",", "")) / int(denominator or 1) * Fraction(10) ** exponent
@@ -68,7 +71,7 @@ def read_quantity(text: str) -> str | None:
 
 
 def write_quantity(value: Fraction, unit: str = "") -> str:
-    """`0.5` where the decimals end, `1/3` where they don't, `12 cm` with a unit."""
+    """Write a value: `0.5` where the decimals end, `1/3` where they don't, `12 cm` with a unit."""
     twos = fives = 0
     rest = value.denominator
     while rest % 2 == 0:
@@ -84,11 +87,11 @@ def write_quantity(value: Fraction, unit: str = "") -> str:
 
 
 def _canonical_unit(unit: str) -> str:
-    """One spelling per unit: `Centimeters` → `cm`, `dogs` → `dog`. Short unknown ones keep case: MW ≠ mW."""
+    """Return the unit's key: `Centimeters` → `cm`, `dogs` → `dog`. Short unknown units keep case: MW ≠ mW."""
     unit = unit.strip().rstrip(".")
     folded = unit.casefold()
     singular = folded[:-1] if folded.endswith("s") and not folded.endswith("ss") else folded
-    # "M" may be mega and "m" milli, so a lone letter must be written as the unit is.
+    # "M" may be mega and "m" milli, so a single letter must match the unit's case.
     if len(unit) > 1 or unit in _UNITS:
         for spelling in (folded, singular):
             if spelling in _UNITS:

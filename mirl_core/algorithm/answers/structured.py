@@ -1,4 +1,4 @@
-"""Parsed JSON and tool calls: the same whatever their layout and key order."""
+"""The key of JSON and tool calls, whatever their layout and key order."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ MAX_LENGTH = 100_000
 
 
 def read_json(text: str) -> tuple[Literal["json", "tool_call"], str] | None:
-    """(kind, canonical JSON) of a JSON object or array, fenced or not, or of tool calls; else None.
+    """Return (kind, canonical JSON) of a JSON object or array, fenced or not, or of tool calls; else None.
 
     A tool call is an object with `name` and `arguments`, bare or between `<tool_call>` tags.
     """
@@ -41,14 +41,14 @@ def _dump(value: object) -> str:
 
 
 def _canonical(value: Any) -> Any:
-    """Numbers that are equal become the same; a tool call's arguments may be JSON in a string."""
+    """Return `value` with equal numbers written alike; a tool call's arguments may be JSON in a string."""
     if isinstance(value, dict):
         arguments = value.get("arguments")
         if "name" in value and isinstance(arguments, str):
             value = value | {"arguments": json.loads(arguments)}
-        return {key: _canonical(one) for key, one in value.items()}
+        return {key: _canonical(item) for key, item in value.items()}
     if isinstance(value, list):
-        return [_canonical(one) for one in value]
+        return [_canonical(item) for item in value]
     return int(value) if isinstance(value, float) and value.is_integer() else value
 
 

@@ -1,7 +1,7 @@
-"""Which of a chain's tokens spell its answer, and how each is written.
+"""The tokens of a chain that spell its answer, with the text of each.
 
-A token may end inside a character (byte-level vocabularies): the text goes to the token that completes it, so
-that the texts of all tokens, one after the other, are the chain's text.
+A token may end inside a character (byte-level vocabularies): the character belongs to the token that
+completes it, so that the texts of all tokens, in order, are the chain's text.
 """
 
 from __future__ import annotations
@@ -15,17 +15,20 @@ from mirl_core.types import Chain, ContentToken
 Decode = Callable[[Sequence[int]], str]
 
 CONTEXT = 4
-"""Tokens to decode with, because some vocabularies write a word's beginning by what stands before it."""
+"""Preceding tokens to decode with: some vocabularies spell a word's beginning by the token before it."""
 LONGEST_CHARACTER = 4
-"""Bytes of UTF-8, and so the most tokens that one character takes."""
+"""Bytes of UTF-8, and so the most tokens of a character."""
 _BROKEN = "\ufffd"
 
 
 def answer_tokens(chain: Chain, sample: Sample, engine: Engine) -> tuple[ContentToken, ...]:
-    """Every token of `sample` that spells a part of `chain.answer`; none where there is none, or it is calls.
+    """Return every token of `sample` that spells a part of `chain.answer`.
 
     Args:
-        sample: what the chain was read from.
+        sample: the sample that the chain was read from.
+
+    Returns:
+        Empty where the chain has no answer, or its answer is tool calls.
     """
     if chain.calls:
         return ()
@@ -33,7 +36,7 @@ def answer_tokens(chain: Chain, sample: Sample, engine: Engine) -> tuple[Content
     texts = token_texts(sample.token_ids[:last], first, engine.decode)
     likeliest = sample.likeliest[first:last] or ((),) * (last - first)
     return tuple(
-        ContentToken(token, text, logprob, tuple((engine.token_text(one), value) for one, value in ranked))
+        ContentToken(token, text, logprob, tuple((engine.token_text(item), value) for item, value in ranked))
         for token, text, logprob, ranked in zip(
             sample.token_ids[first:last], texts, sample.logprobs[first:last], likeliest, strict=True
         )
@@ -41,24 +44,24 @@ def answer_tokens(chain: Chain, sample: Sample, engine: Engine) -> tuple[Content
 
 
 def token_span(token_ids: Sequence[int], start: int, length: int, decode: Decode) -> tuple[int, int]:
-    """The range of tokens that spell `length` characters from character `start` on."""
+    """Return the range (first, end) of tokens that spell `length` characters from character `start` on."""
     if not length:
         return 0, 0
 
-    def written(count: int) -> int:
+    def characters(count: int) -> int:
         text = decode(token_ids[:count])
-        # A broken end is no character yet: the token that completes it writes it.
+        # A broken end is no character yet: it belongs to the token that completes it.
         return len(text.rstrip(_BROKEN)) if count < len(token_ids) else len(text)
 
     counts = range(len(token_ids) + 1)
-    first = bisect_left(counts, start, key=written)
-    # The token that crosses the start spells what stands before it, and a part of the answer.
-    first -= written(first) > start
-    return first, bisect_left(counts, start + length, key=written)
+    first = bisect_left(counts, start, key=characters)
+    # The token that crosses the start spells text before the answer, and a part of the answer.
+    first -= characters(first) > start
+    return first, bisect_left(counts, start + length, key=characters)
 
 
 def token_texts(token_ids: Sequence[int], first: int, decode: Decode) -> list[str]:
-    """What each token from `first` on adds to the text."""
+    """Return the text that each token from `first` on adds."""
     texts: list[str] = []
     read = first
     for end in range(first + 1, len(token_ids) + 1):

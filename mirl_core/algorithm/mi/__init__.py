@@ -1,1 +1,1 @@
-"""Mutual information between descriptions and their image; imports what the algorithm may import."""
+"""Mutual information (MI) between descriptions and their image; imports what the algorithm may import."""

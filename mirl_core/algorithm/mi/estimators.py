@@ -1,11 +1,7 @@
-"""Mutual information between a description and its image: log-probabilities in, nats out.
+"""Estimators of the image-free marginal log p(d | q), the second term of MI.
 
-    MI(d; I | q) = Σ_t [ log p(d_t | d_<t, I, q) − λ · log p(d_t | d_<t, q) ]
-
-The first term comes free with sampling. The second, the image-free marginal, is estimated: an estimator
-names the image-free conversations under which the engine scores the description (`variants`), and turns
-their log-probabilities into the marginal's (`combine`). Pure functions of their arguments; in expectation
-over images and descriptions:
+An estimator names the image-free conversations under which the engine scores a description (`variants`) and
+combines their log-probabilities into the marginal's (`combine`). In expectation over images and descriptions:
 
     text       the model's own p(d | q), images removed: exact where the model learned the marginal
     blank      the same, with mean-colour images that keep token positions
@@ -16,10 +12,9 @@ over images and descriptions:
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING, ClassVar, Protocol
 
 import numpy as np
 
@@ -28,7 +23,6 @@ from mirl_core.errors import RequestError
 from mirl_core.types import Conversation
 
 if TYPE_CHECKING:
-    from numpy.typing import ArrayLike, NDArray
     from PIL.Image import Image
 
 __all__ = [
@@ -37,126 +31,88 @@ __all__ = [
     "Estimator",
     "ReferenceEstimator",
     "TextEstimator",
-    "information_share",
     "make_estimator",
     "mean_colour",
-    "token_mi",
 ]
 
 
-def token_mi(
-    logprobs: ArrayLike, marginal: ArrayLike, weight: float = 1.0, clip: float | None = None
-) -> NDArray[np.float64]:
-    """Pointwise MI of each content token: `logprobs − weight · marginal`, clipped to ±`clip`; nats.
-
-    Args:
-        logprobs: (T,) log p(d_t | d_<t, I, q) of the content tokens; nats.
-        marginal: (T,) log p(d_t | d_<t, q) of the same tokens; nats.
-        weight: λ. 1 is mutual information; at 0 the marginal has no say, whatever it is.
-        clip: bound of a token's contribution, against the spike where an untuned model, asked about an
-            image that isn't there, answers that it can't see one; None: unbounded.
-
-    Returns:
-        (T,) float64. A token impossible under both terms is worth 0, not NaN: it tells the gate nothing.
-    """
-    given_image, given_none = _both(logprobs, marginal)
-    if weight == 0:
-        ratio = given_image.copy()
-    else:
-        with np.errstate(invalid="ignore"):
-            ratio = given_image - weight * given_none
-        ratio[np.isnan(ratio)] = 0.0
-    return ratio if clip is None else np.clip(ratio, -clip, clip)
-
-
-def information_share(logprobs: ArrayLike, marginals: ArrayLike) -> float:
-    """Which share of the tokens' surprise without the image it explains: `1 − Σ logprobs / Σ marginals`.
-
-    Theil's uncertainty coefficient (H(d) − H(d | I)) / H(d), with samples for both entropies (Theil 1970, "On
-    the estimation of relationships involving qualitative variables"). As λ it needs no labels: an image that
-    explains nothing leaves ranking to what is usual (0), one that explains everything lets that go (1).
-
-    Args:
-        logprobs: (T,) log p(d_t | d_<t, I, q) of all tokens of all descriptions; nats.
-        marginals: (T,) log p(d_t | d_<t, q) of the same tokens; nats.
-
-    Returns:
-        Within 0 and 1. 0 where there is nothing to explain (no tokens, or marginals that add up to 0) and
-        where a token is impossible given the image; else 1 where one is impossible without it.
-
-    Raises:
-        ValueError: the shapes differ or are not (T,).
-    """
-    given_image, given_none = _both(logprobs, marginals)
-    # Exact sums: the order of the descriptions must not decide a tie.
-    posterior, prior = math.fsum(given_image.tolist()), math.fsum(given_none.tolist())
-    if prior >= 0 or posterior == -math.inf:
-        return 0.0
-    return min(max(1 - posterior / prior, 0.0), 1.0)
-
-
-def _both(logprobs: ArrayLike, marginal: ArrayLike) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-    given_image = np.asarray(logprobs, dtype=np.float64)
-    given_none = np.asarray(marginal, dtype=np.float64)
-    if given_image.shape != given_none.shape or given_image.ndim != 1:
-        raise ValueError(f"shapes differ or are not (T,): {given_image.shape} and {given_none.shape}")
-    return given_image, given_none
-
-
 class Estimator(Protocol):
-    """One way to estimate the image-free term."""
+    """A way to estimate the image-free marginal."""
+
+    needs_references: ClassVar[bool]
+    """Whether it takes the operator's reference images."""
+
+    @staticmethod
+    def passes(references: int) -> int:
+        """Return how many scoring passes a description takes where the model has `references` images."""
+        ...
 
     def variants(self, conversation: Conversation) -> list[Conversation]:
-        """The conversations without the true images to score the description under."""
+        """Return the conversations without the true images to score the description under, one per pass."""
         ...
 
     def combine(self, per_variant: Sequence[Sequence[float]]) -> tuple[float, ...]:
-        """The marginal's (T,) log-probabilities from those of each variant, (K, T); nats."""
+        """Return the marginal's (T,) log-probabilities from those of each variant, (K, T); nats."""
         ...
 
 
 @dataclass(frozen=True, slots=True)
 class TextEstimator:
-    """`log p(d | q)`: the model's own, with the images taken out of the conversation."""
+    """`log p(d | q)`: the model's own, with the images removed from the conversation."""
+
+    needs_references: ClassVar[bool] = False
+
+    @staticmethod
+    def passes(references: int) -> int:
+        return 1
 
     def variants(self, conversation: Conversation) -> list[Conversation]:
         return [conversation.with_images(None)]
 
     def combine(self, per_variant: Sequence[Sequence[float]]) -> tuple[float, ...]:
-        (only,) = per_variant
-        return tuple(float(value) for value in only)
+        return _only(per_variant)
 
 
 @dataclass(frozen=True, slots=True)
 class BlankEstimator:
     """`log p(d | blank, q)`: images become their mean colour, so that every token keeps its position."""
 
+    needs_references: ClassVar[bool] = False
+
+    @staticmethod
+    def passes(references: int) -> int:
+        return 1
+
     def variants(self, conversation: Conversation) -> list[Conversation]:
         return [conversation.with_images([mean_colour(image) for image in conversation.images])]
 
     def combine(self, per_variant: Sequence[Sequence[float]]) -> tuple[float, ...]:
-        (only,) = per_variant
-        return tuple(float(value) for value in only)
+        return _only(per_variant)
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class ReferenceEstimator:
-    """`log 1/K Σ_k p(d | I_k, q)`: the marginal over K given images.
+    """`log 1/K Σ_k p(d | I_k, q)`: the marginal over K reference images.
 
-    Several images are one `I`: a reference takes the place of all of them.
+    The images of a conversation count as one `I`: a reference replaces all of them.
     """
 
+    needs_references: ClassVar[bool] = True
     references: tuple[Image, ...] = ()
+
+    @staticmethod
+    def passes(references: int) -> int:
+        return references
 
     def variants(self, conversation: Conversation) -> list[Conversation]:
         count = len(conversation.images)
         return [conversation.with_images([reference] * count) for reference in self.references]
 
     def combine(self, per_variant: Sequence[Sequence[float]]) -> tuple[float, ...]:
-        """Log of the mean *sequence* probability; a token's share is the difference of two prefixes.
+        """Return the log of the mean *sequence* probability; a token has the difference of two prefixes.
 
-        So the sum over any prefix is that prefix's exact log-mean-probability. Averaging per token instead
-        would forget which reference explained the beginning, and with it both bounds.
+        The sum over any prefix is that prefix's exact log-mean-probability. An average per token would forget
+        which reference explained the beginning, and would lose both bounds.
         """
         table = np.asarray(per_variant, dtype=np.float64)
         if table.ndim != 2 or not len(table):
@@ -165,7 +121,7 @@ class ReferenceEstimator:
         means = np.logaddexp.reduce(prefixes, axis=0) - np.log(len(table))
         with np.errstate(invalid="ignore"):
             steps = np.diff(means, prepend=0.0)
-        # After a token that no reference can say, every longer prefix is impossible too: −inf − −inf.
+        # After a token that is impossible under every reference, every longer prefix is too: −inf − −inf.
         steps[np.isnan(steps)] = -np.inf
         return tuple(steps.tolist())
 
@@ -178,10 +134,10 @@ ESTIMATORS: dict[EstimatorName, type[TextEstimator] | type[BlankEstimator] | typ
 
 
 def make_estimator(name: EstimatorName, references: Sequence[Image] = ()) -> Estimator:
-    """The estimator called `name`; `references` are the operator's images, only used by `reference`.
+    """Return the estimator called `name`; `references` are the operator's images, only used by `reference`.
 
     Raises:
-        RequestError: `reference` was asked for and no reference images are configured.
+        RequestError: `name` is `reference` and no reference images are configured.
     """
     kind = ESTIMATORS[name]
     if kind is not ReferenceEstimator:
@@ -196,9 +152,14 @@ def make_estimator(name: EstimatorName, references: Sequence[Image] = ()) -> Est
 
 
 def mean_colour(image: Image) -> Image:
-    """An RGB image of the same size, filled with the mean colour of `image`."""
+    """Return an RGB image of the same size, filled with the mean colour of `image`."""
     from PIL import Image as Images
     from PIL import ImageStat
 
     red, green, blue = (round(mean) for mean in ImageStat.Stat(image.convert("RGB")).mean)
     return Images.new("RGB", image.size, (red, green, blue))
+
+
+def _only(per_variant: Sequence[Sequence[float]]) -> tuple[float, ...]:
+    (logprobs,) = per_variant
+    return tuple(float(value) for value in logprobs)

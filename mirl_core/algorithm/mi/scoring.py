@@ -1,34 +1,73 @@
-"""From scored tokens to the MI of every description of one request, and the λ that it is measured with."""
+"""From one request's sampled descriptions to their MI: the image-free scores, λ, and the difference."""
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 
 from mirl_core.algorithm.gates import GATES
-from mirl_core.algorithm.mi.estimators import information_share, token_mi
+from mirl_core.algorithm.mi.estimators import Estimator
+from mirl_core.algorithm.mi.pointwise import information_share, token_mi
 from mirl_core.config import MIRLOptions, MIWeight
-from mirl_core.types import Description
+from mirl_core.engines.base import Engine, RequestContext
+from mirl_core.types import Conversation, Description
 
-__all__ = ["measure", "needs_marginals", "resolve_weight"]
+__all__ = ["image_free_logprobs", "measure", "needs_marginals", "resolve_weight"]
+
+Terms = tuple[Sequence[float], Sequence[float]]
+"""The two terms of one description: (T,) log p of its tokens with the image and (T,) without; nats."""
 
 
 def needs_marginals(options: MIRLOptions) -> bool:
-    """Whether the image-free terms must be scored: the gate ranks by them, or they were asked for."""
+    """Return whether the image-free terms must be scored: for the gate, or because the request wants them."""
     # With λ = 0 the image-free term has no weight and isn't worth a forward pass.
     return options.token_mi or (GATES[options.gate].needs_marginal and options.mi_weight != 0)
 
 
-def resolve_weight(weight: MIWeight, terms: Sequence[tuple[Sequence[float], Sequence[float]]]) -> float:
-    """λ as a number: `auto` is the information share of all `terms` together.
+async def image_free_logprobs(
+    engine: Engine,
+    estimator: Estimator,
+    prompt: Conversation,
+    opening: Sequence[int],
+    contents: Sequence[Sequence[int]],
+    context: RequestContext,
+) -> list[tuple[float, ...]]:
+    """Return log p(d_t | d_<t, q) of every token of every description under the estimator; nats.
 
     Args:
-        terms: of each usable description, repeats included: (T,) log p with the image and (T,) without; nats.
+        prompt: the conversation from which the descriptions were sampled, images and instruction included.
+        opening: token ids of the description's opening tag, which precede every description.
+        contents: token ids of the descriptions without tags.
+
+    Returns:
+        One tuple per description, as long as the description.
+    """
+    variants = await asyncio.to_thread(estimator.variants, prompt)
+    suffixes = [(*opening, *content) for content in contents]
+
+    async def score(index: int, variant: Conversation) -> list[tuple[float, ...]]:
+        variant_context = replace(context, request_id=f"{context.request_id}-{index}")
+        return await engine.score(await engine.render(variant, variant_context), suffixes, variant_context)
+
+    per_variant = await asyncio.gather(*(score(index, variant) for index, variant in enumerate(variants)))
+    # The tag is cut off before combining: it belongs to the prompt and must not weigh the references.
+    return [
+        estimator.combine([scores[index][len(opening) :] for scores in per_variant])
+        for index in range(len(contents))
+    ]
+
+
+def resolve_weight(weight: MIWeight, terms: Sequence[Terms]) -> float:
+    """Return λ as a number: `auto` is the information share of all `terms` together.
+
+    Args:
+        terms: of each usable description, repeats included.
     """
     if not isinstance(weight, str):
         return weight
-    logprobs = [one for seen, _ in terms for one in seen]
-    return information_share(logprobs, [one for _, unseen in terms for one in unseen])
+    logprobs = [value for with_image, _ in terms for value in with_image]
+    return information_share(logprobs, [value for _, without_image in terms for value in without_image])
 
 
 def measure(
@@ -37,31 +76,31 @@ def measure(
     marginals: Mapping[tuple[int, ...], Sequence[float]],
     options: MIRLOptions,
 ) -> tuple[tuple[Description, ...], float | None]:
-    """The descriptions, the usable ones with their MI, and its λ.
+    """Return the descriptions, the usable ones with their MI, and λ.
 
     Args:
         logprobs: by index, log p of each sampled token given the image; nats.
-        marginals: by content token ids, the estimator's log p of each; nats. Empty where nothing was scored,
-            and then no description has an MI and there is no λ, unless λ = 0 was asked for.
+        marginals: by content token ids, the estimator's log p of each token; nats. Empty where nothing was
+            scored: then no description has an MI and λ is None, unless the options set λ = 0.
     """
     if not marginals and options.mi_weight != 0:
         return tuple(descriptions), None
-    terms: dict[int, tuple[Sequence[float], Sequence[float]]] = {}
-    for one in descriptions:
-        if one.reason is None:
-            content = one.token_ids[: one.content_tokens]
-            unseen = marginals[content] if marginals else (0.0,) * len(content)
-            terms[one.index] = (logprobs[one.index][: len(content)], unseen)
+    terms: dict[int, Terms] = {}
+    for description in descriptions:
+        if description.reason is None:
+            content = description.token_ids[: description.content_tokens]
+            without_image = marginals[content] if marginals else (0.0,) * len(content)
+            terms[description.index] = (logprobs[description.index][: len(content)], without_image)
     weight = resolve_weight(options.mi_weight, list(terms.values()))
 
-    def measured(one: Description) -> Description:
-        seen, unseen = terms[one.index]
-        per_token = token_mi(seen, unseen, weight, options.clip)
+    def with_mi(description: Description) -> Description:
+        with_image, without_image = terms[description.index]
+        per_token = token_mi(with_image, without_image, weight, options.clip)
         return replace(
-            one,
-            marginal=sum(unseen) if marginals else None,
+            description,
+            marginal=sum(without_image) if marginals else None,
             mi=float(per_token.sum()),
             token_mi=tuple(per_token.tolist()) if options.token_mi else None,
         )
 
-    return tuple(measured(one) if one.index in terms else one for one in descriptions), weight
+    return tuple(with_mi(item) if item.index in terms else item for item in descriptions), weight

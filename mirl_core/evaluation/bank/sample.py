@@ -14,8 +14,8 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 from pydantic import Field
 
-from mirl_core.algorithm.mi.estimators import make_estimator
-from mirl_core.algorithm.mi.marginals import image_free_logprobs
+from mirl_core.algorithm.mi.estimators import ESTIMATORS, make_estimator
+from mirl_core.algorithm.mi.scoring import image_free_logprobs
 from mirl_core.config import EstimatorName, MIRLOptions, ModelSettings, Settings
 from mirl_core.engines.base import Engine, RequestContext, Sample, Sampling, derive_seed
 from mirl_core.engines.wrappers.recording import RecordingEngine
@@ -66,7 +66,7 @@ class BankPlan(Settings):
                 "temperature": self.temperature if self.temperature is not None else settings.temperature,
                 "description_tokens": self.description_tokens or settings.options.description_tokens,
                 "estimators": tuple(
-                    name for name in self.estimators if name != "reference" or self.references
+                    name for name in self.estimators if ESTIMATORS[name].passes(self.references)
                 ),
             }
         )
@@ -100,7 +100,8 @@ async def sample_question(
         RequestError, EngineError: the engine refuses the question, or failed.
     """
     plan = plan.resolved(settings)
-    if "reference" in plan.estimators and len(references) != plan.references:
+    needed = any(ESTIMATORS[name].needs_references for name in plan.estimators)
+    if needed and len(references) != plan.references:
         raise ConfigError(
             f"the bank's plan has {plan.references} reference pictures, but {len(references)} were given",
             param="references",

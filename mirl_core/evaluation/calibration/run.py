@@ -10,6 +10,7 @@ from typing import Any
 
 from pydantic import ValidationError
 
+from mirl_core.algorithm.mi.estimators import ESTIMATORS
 from mirl_core.config import MIRLOptions, ModelSettings, first_problem
 from mirl_core.errors import ConfigError
 from mirl_core.evaluation.calibration.confidence import Fitted, fit, votes_of
@@ -91,7 +92,7 @@ def _choose(study: Study, budget: float | None, bars: Bars) -> Choice:
         # A model without reference images of its own couldn't be served with that estimator.
         name
         for name in study.plan.estimators
-        if name != "reference" or study.model_settings.reference_images
+        if ESTIMATORS[name].passes(len(study.model_settings.reference_images))
     )
     if not estimators:
         raise ConfigError(

@@ -11,7 +11,7 @@ from typing import Any, Literal
 import numpy as np
 import numpy.typing as npt
 
-from mirl_core.algorithm.mi.estimators import token_mi
+from mirl_core.algorithm.mi.pointwise import token_mi
 from mirl_core.evaluation.bank.records import BankedDescription, BankedQuestion
 from mirl_core.tasks.resampling import Estimate, Resampling
 

@@ -64,7 +64,7 @@ def fixed_weight(sampled: Sequence[Sampled], weight: float, options: MIRLOptions
 class InformationShare:
     """`information`: λ = 1 − Σ log p(d | I) / Σ log p(d), over the tokens of all N; within 0 and 1.
 
-    The product's own `mi_weight: "auto"`; see `mirl_core.algorithm.mi.estimators.information_share`.
+    The product's own `mi_weight: "auto"`; see `mirl_core.algorithm.mi.pointwise.information_share`.
     """
 
     def weight(self, sampled: Sequence[Sampled]) -> float:

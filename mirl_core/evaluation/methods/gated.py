@@ -8,9 +8,11 @@ from typing import TYPE_CHECKING, ClassVar, Self
 
 import numpy as np
 
+from mirl_core.algorithm.budget import scored_tokens
 from mirl_core.algorithm.confidence import calibration_for, reported
 from mirl_core.algorithm.gates import GATES, select
-from mirl_core.algorithm.mi.estimators import token_mi
+from mirl_core.algorithm.mi.estimators import ESTIMATORS
+from mirl_core.algorithm.mi.pointwise import token_mi
 from mirl_core.algorithm.mi.scoring import needs_marginals, resolve_weight
 from mirl_core.config import Calibration, MIRLOptions
 from mirl_core.engines.base import derive_seed
@@ -110,8 +112,8 @@ class Gated:
     def scored_tokens(self, descriptions: Sequence[BankedDescription]) -> int:
         """Distinct contents, each after the opening tag, once per reference image."""
         contents = {key for key in _content_keys(descriptions) if key is not None}
-        variants = self.references if self.options.estimator == "reference" else 1
-        return variants * sum(self.opening_tokens + length for _, length in contents)
+        passes = ESTIMATORS[self.options.estimator].passes(self.references)
+        return scored_tokens(passes, self.opening_tokens, (length for _, length in contents))
 
 
 class Confidence(Gated):

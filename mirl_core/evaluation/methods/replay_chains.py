@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from typing import NoReturn
 
 from mirl_core.algorithm import voting
+from mirl_core.algorithm.aggregators import Pending
 from mirl_core.config import Aggregation
 from mirl_core.errors import ConfigError
 from mirl_core.evaluation.bank.records import BankedChain, BankedDescription, BankedQuestion
@@ -151,7 +152,7 @@ def _decided_at(traces: Sequence[Trace], aggregate: Aggregation) -> int:
         middle = (low + high) // 2
         ended = [one.chain for one in traces if one.ticks <= ticks[middle]]
         outstanding = [
-            voting.Pending(one.chain.description, one.chain.fork, one.chain.score)
+            Pending(one.chain.description, one.chain.fork, one.chain.score)
             for one in traces
             if one.ticks > ticks[middle]
         ]

@@ -22,6 +22,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import typer
 
+from mirl_core.algorithm.mi.estimators import ESTIMATORS
 from mirl_core.config import ModelSettings
 from mirl_core.engines.base import Engine
 from mirl_core.errors import ConfigError, MIRLError
@@ -148,7 +149,7 @@ async def _opened(recipe: RLRecipe, peers: ProcessGroup) -> AsyncIterator[tuple[
         source = Source.open(recipe.data, recipe.seed)
         settings = ModelSettings.load(model_folder(recipe)) or ModelSettings()
         judge = Judge(make_rewards(recipe.rewards.answer, settings.tags))
-        wanted = recipe.rewards.mi.estimator == "reference"
+        wanted = ESTIMATORS[recipe.rewards.mi.estimator].needs_references
         references = reference_pictures(settings, recipe.data.sets, recipe.seed) if wanted else ()
         looks = DevEvaluation(recipe, settings, peers)
         thread = stack.enter_context(ThreadPoolExecutor(1, thread_name_prefix="trainer"))

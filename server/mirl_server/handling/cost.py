@@ -10,6 +10,7 @@ from typing import Any
 from fastapi import Request
 
 from mirl_core.algorithm.answers.forms import Form
+from mirl_core.algorithm.budget import fanout
 from mirl_core.config import Limits, MIRLOptions
 from mirl_core.engines.base import RequestContext, Sampling
 from mirl_core.errors import RequestError
@@ -35,11 +36,8 @@ def fan_out(options: MIRLOptions, max_tokens: int, n: int = 1, *, forks: bool = 
         n: how many answers it asks for.
         forks: whether chains are started; describing starts none.
     """
-    described = options.descriptions
-    kept = described if options.gate == "none" else min(options.keep, described)
-    chains = kept * options.forks if forks else 0
-    tokens = described * min(options.description_tokens, max_tokens) + chains * max_tokens
-    return n * (described + chains), min(n * tokens, options.max_total_tokens or n * tokens)
+    bounds = fanout(options, max_tokens, answers=n, forks=forks)
+    return bounds.sequences, bounds.tokens
 
 
 async def run_admitted(

@@ -12,8 +12,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from mirl_core.algorithm.aggregators import AGGREGATORS, Outcome, Pending
 from mirl_core.algorithm.answers import normalize
-from mirl_core.algorithm.voting import AGGREGATORS, Outcome, Pending, decided, resolve, tally
+from mirl_core.algorithm.voting import decided, resolve, tally
 from mirl_core.config import Aggregation
 from mirl_core.types import Chain
 

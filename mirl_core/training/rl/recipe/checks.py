@@ -10,6 +10,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+from mirl_core.algorithm.gates import GATES
 from mirl_core.errors import ConfigError
 from mirl_core.tasks.data import WORLDS, names, open_data
 from mirl_core.tasks.data.mappings import READY
@@ -112,7 +113,7 @@ def _check_rollout(recipe: RLRecipe) -> None:
             )
         if recipe.rewards.credit != "decoupled":
             raise _wrong("rewards.credit", "the planner grpo has one reward; leave it out")
-    elif rollout.gate != "none" and rollout.keep > rollout.descriptions:
+    elif GATES[rollout.gate].uses_keep and rollout.keep > rollout.descriptions:
         raise _wrong(
             "rollout.keep", f"{rollout.keep} of {rollout.descriptions} descriptions can't be kept; lower it"
         )

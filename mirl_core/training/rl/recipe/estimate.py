@@ -9,6 +9,9 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
+from mirl_core.algorithm.budget import fanout
+from mirl_core.algorithm.gates import GATES
+from mirl_core.config import MIRLOptions
 from mirl_core.training.rl.recipe.checks import model_folder
 from mirl_core.training.rl.recipe.config import RLRecipe
 
@@ -57,11 +60,16 @@ def estimate(recipe: RLRecipe, world: int = 1) -> Estimate:
         generated = trained = chains * rollout.max_tokens
         scored = 0
     else:
-        kept = rollout.descriptions if rollout.gate == "none" else rollout.keep
-        descriptions, chains = questions * rollout.descriptions, questions * kept * rollout.forks
-        described = descriptions * rollout.description_tokens
-        generated = trained = described + chains * rollout.max_tokens
-        scored = _passes(recipe) * described
+        options = MIRLOptions(
+            descriptions=rollout.descriptions,
+            keep=rollout.keep,
+            forks=rollout.forks,
+            gate=rollout.gate,
+            description_tokens=rollout.description_tokens,
+        )
+        step = fanout(options, rollout.max_tokens, answers=questions, passes=_passes(recipe))
+        descriptions, chains, scored = step.descriptions, step.chains, step.scored_tokens
+        generated = trained = step.tokens
     parameters = _parameters(recipe)
     memory = () if parameters is None else tuple(_memory(recipe, parameters, world))
     return Estimate(descriptions, chains, generated, scored, trained, parameters, memory)
@@ -69,7 +77,7 @@ def estimate(recipe: RLRecipe, world: int = 1) -> Estimate:
 
 def _passes(recipe: RLRecipe) -> int:
     """Scoring passes over every description: of the gate, and of the reward."""
-    gate = recipe.rollout.gate == "mi"
+    gate = GATES[recipe.rollout.gate].needs_marginal
     if recipe.rewards.description != "mi":
         return int(gate)
     return int(gate) + (2 if recipe.rewards.mi.scorer == "frozen" else 1)

@@ -11,8 +11,10 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal, Protocol
 
-from mirl_core.algorithm.mi.estimators import Estimator, make_estimator, token_mi
-from mirl_core.algorithm.mi.marginals import image_free_logprobs
+from mirl_core.algorithm.budget import scored_tokens
+from mirl_core.algorithm.mi.estimators import ESTIMATORS, Estimator, make_estimator
+from mirl_core.algorithm.mi.pointwise import token_mi
+from mirl_core.algorithm.mi.scoring import image_free_logprobs
 from mirl_core.config import ModelSettings
 from mirl_core.engines.base import Engine, RequestContext
 from mirl_core.errors import ConfigError
@@ -82,7 +84,7 @@ class _Scorer:
         self._engine = engine
         self._reward = reward
         self._estimator = _estimator(reward, references)
-        self._variants = len(references) if reward.estimator == "reference" else 1
+        self._passes = ESTIMATORS[reward.estimator].passes(len(references))
 
     async def _minus_image_free(
         self,
@@ -100,13 +102,13 @@ class _Scorer:
         else:
             own = replace(context, request_id=f"{context.request_id}-free")
             free = await image_free_logprobs(self._engine, self._estimator, prompt, opening, unique, own)
-            passes += self._variants
+            passes += self._passes
         marginals = dict(zip(unique, free, strict=True))
         scored: list[ScoredMI] = []
         paid: set[tuple[int, ...]] = set()
         for content, logprobs in zip(contents, given, strict=True):
             ratios = token_mi(logprobs, marginals[content], self._reward.weight, self._reward.clip)
-            cost = 0 if content in paid else passes * (len(opening) + len(content))
+            cost = 0 if content in paid else scored_tokens(passes, len(opening), [len(content)])
             paid.add(content)
             scored.append(ScoredMI(tuple(ratios.tolist()), cost))
         return scored
@@ -154,7 +156,7 @@ SCORERS: dict[Literal["frozen", "policy"], type[FrozenScorer] | type[PolicyScore
 
 
 def _estimator(reward: MIReward, references: Sequence[Image]) -> Estimator:
-    if reward.estimator == "reference" and not references:
+    if ESTIMATORS[reward.estimator].needs_references and not references:
         raise ConfigError(
             "rewards.mi.estimator: 'reference' needs pictures: list files under `reference_images` in the "
             "model's mirl.json, or choose 'text' or 'blank'",

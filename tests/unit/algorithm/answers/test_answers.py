@@ -12,7 +12,6 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from mirl_core.algorithm.answers import (
-    Answer,
     clusters,
     equivalent,
     extract,
@@ -208,7 +207,7 @@ def test_different_answers_stay_different() -> None:
         "5-10", "2024-05-01", "x+2", "x < 3", "[3, 4)", r"\{1, 3\}", "10^{-99}", "0", "I don't know",
         "€12", "犬",
     ]  # fmt: skip
-    normal: dict[Answer, str] = {}
+    normal: dict[NormalizedAnswer, str] = {}
     for answer in apart:
         assert normal.setdefault(normalize(answer), answer) == answer
     assert group(apart) == [[place] for place in range(len(apart))]

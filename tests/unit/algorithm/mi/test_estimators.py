@@ -18,11 +18,10 @@ from mirl_core.algorithm.mi.estimators import (
     BlankEstimator,
     ReferenceEstimator,
     TextEstimator,
-    information_share,
     make_estimator,
     mean_colour,
-    token_mi,
 )
+from mirl_core.algorithm.mi.pointwise import information_share, token_mi
 from mirl_core.errors import RequestError
 from mirl_core.types import Conversation
 

@@ -10,8 +10,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from mirl_core.algorithm.aggregators import Pending
 from mirl_core.algorithm.answers import normalize
-from mirl_core.algorithm.voting import Pending, decided
+from mirl_core.algorithm.voting import decided
 from mirl_core.config import Calibration, MIRLOptions, ModelSettings
 from mirl_core.engines.base import Sampling
 from mirl_core.engines.fake import FakeEngine, FakeText

@@ -1,0 +1,80 @@
+"""First stage: sample N descriptions of the image."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import AsyncGenerator, Mapping
+from contextlib import aclosing
+from dataclasses import dataclass, replace
+
+from mirl_core.algorithm.budget import description_limit
+from mirl_core.algorithm.segments import read_description
+from mirl_core.engines.base import Sample, derive_seed
+from mirl_core.pipeline.events import Described
+from mirl_core.pipeline.request import Request
+from mirl_core.types import Description, StageUsage
+
+__all__ = ["SampledDescriptions", "describe"]
+
+
+@dataclass(frozen=True, slots=True)
+class SampledDescriptions:
+    """The stage's result."""
+
+    descriptions: tuple[Description, ...]
+    """Ordered by index; neither scored nor gated."""
+    logprobs: Mapping[int, tuple[float, ...]]
+    """By index, raw log p of each sampled token given the image; nats."""
+    usage: StageUsage
+
+    @property
+    def any_usable(self) -> bool:
+        """Whether at least one description may go on."""
+        return any(description.reason is None for description in self.descriptions)
+
+
+async def describe(request: Request) -> AsyncGenerator[Described | SampledDescriptions, None]:
+    """Yield each description as it is sampled, and last the stage's result.
+
+    Raises:
+        ContextLengthError: the prompt leaves no token for a description.
+        DeadlineError, DrainingError: the deadline passed.
+    """
+    started = time.perf_counter()
+    options, tags = request.options, request.settings.tags
+    limit = description_limit(options, request.sampling.max_tokens)
+    sampling = replace(
+        request.sampling,
+        max_tokens=request.within_context_length(limit, len(request.opening)),
+        top_logprobs=None,
+        stop=(tags.description[1],),
+        seed=derive_seed(request.sampling.seed, "describe"),
+    )
+    descriptions: dict[int, Description] = {}
+    samples: dict[int, Sample] = {}
+    context = request.stage_context("describe")
+    with request.deadline.aborts(context.request_id):
+        source = request.engine.generate(
+            request.rendered, request.opening, options.descriptions, sampling, context
+        )
+        async with aclosing(source):
+            async for sample in source:
+                description = read_description(sample, tags, request.engine.decode)
+                # It leaves no token of the trajectory for a chain.
+                if len(sample.token_ids) >= request.sampling.max_tokens and description.reason is None:
+                    description = replace(description, reason="truncated")
+                samples[sample.index] = sample
+                descriptions[sample.index] = description
+                yield Described(description)
+    if request.deadline.passed:
+        raise request.deadline.error("while describing the image")
+    yield SampledDescriptions(
+        descriptions=tuple(descriptions[index] for index in sorted(descriptions)),
+        logprobs={index: sample.logprobs for index, sample in samples.items()},
+        usage=StageUsage(
+            stage="describe",
+            sequences=len(samples),
+            generated_tokens=sum(len(sample.token_ids) for sample in samples.values()),
+            seconds=time.perf_counter() - started,
+        ),
+    )
