@@ -16,7 +16,8 @@ from mirl_core.pipeline.events import (
     Started,
 )
 from mirl_core.types import Chain, Description, Result, StageUsage, Vote
-from mirl_server.apis.protocol import STATUSES, Answer, error_body, error_response
+from mirl_server.apis.chat.response import ChatResponse
+from mirl_server.http.errors import STATUSES, error_body, error_response
 
 CHAIN = Chain(0, 1, "<think>so</think><answer>7</answer>", "so", "7", 5, "stop", score=0.5)
 KEPT = Description(0, "a seven", (4, 5, 6), 2, -1.0, -3.0, 2.0, 1.0, kept=True, token_mi=(0.5, 1.5))
@@ -41,7 +42,9 @@ RESULT = Result(
     aggregation="majority",
     mi_weight=0.5,
 )
-ANSWER = Answer("chatcmpl-1", "m", 1, include_usage=True, budget={"descriptions": 2, "keep": 1, "forks": 1})
+ANSWER = ChatResponse(
+    "chatcmpl-1", "m", 1, include_usage=True, budget={"descriptions": 2, "keep": 1, "forks": 1}
+)
 
 
 def leaves(kind: type[MIRLError] = MIRLError) -> list[type[MIRLError]]:
@@ -105,9 +108,10 @@ def test_a_completion_parses_as_openais() -> None:
 
 def test_reasoning_can_be_left_out() -> None:
     assert (
-        "reasoning" not in Answer("i", "m", 1, reasoning=False).completion([RESULT])["choices"][0]["message"]
+        "reasoning"
+        not in ChatResponse("i", "m", 1, reasoning=False).completion([RESULT])["choices"][0]["message"]
     )
-    message = Answer("i", "m", 1, reasoning_content=False).completion([RESULT])["choices"][0]["message"]
+    message = ChatResponse("i", "m", 1, reasoning_content=False).completion([RESULT])["choices"][0]["message"]
     assert "reasoning" in message
     assert "reasoning_content" not in message
 
