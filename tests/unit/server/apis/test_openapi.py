@@ -8,7 +8,7 @@ import httpx
 import pytest
 from jsonschema import Draft202012Validator
 
-from mirl_core.engines.base import refusal
+from mirl_core.engines.base import error_from_vllm
 from mirl_core.errors import ContextLengthError, RequestError
 from mirl_server.apis.openapi import OpenAIErrorBody
 from tests.unit.server.conftest import Harness
@@ -83,9 +83,9 @@ async def test_models_are_as_documented(server: Harness) -> None:
 
 
 def test_prompts_that_are_too_long_are_known_by_vllms_words() -> None:
-    told = refusal("This model's maximum context length is 8 tokens. However, you …", "messages")
+    told = error_from_vllm("This model's maximum context length is 8 tokens. However, you …", "messages")
     assert isinstance(told, ContextLengthError)
     assert told.param == "messages"
     # langchain-openai looks for these words, litellm for vLLM's own.
     assert told.message.startswith("the prompt is too long: This model's maximum context length is 8")
-    assert type(refusal("temperature must be positive", None)) is RequestError
+    assert type(error_from_vllm("temperature must be positive", None)) is RequestError
