@@ -215,11 +215,11 @@ _BEFORE_ROUTES: dict[int, str] = {
     413: "The body, or an image in it, is over the operator's limit",
     429: "The key's limits are used up, or there is no room; Retry-After says when to try again",
 }
-OPEN = {status: _BEFORE_ROUTES[status] for status in (408, 413)}
+OPEN_GET_ERRORS = {status: _BEFORE_ROUTES[status] for status in (408, 413)}
 """Errors of a GET that needs no key: it may carry a body too."""
-READING = {401: _BEFORE_ROUTES[401], **OPEN}
+GET_ERRORS = {401: _BEFORE_ROUTES[401], **OPEN_GET_ERRORS}
 """Errors of any other GET; limits on requests do not apply to reading."""
-ASKING = {
+MODEL_ERRORS = {
     400: "A field or an image is wrong; error.param names it",
     404: "The model is not served",
     **_BEFORE_ROUTES,
@@ -227,9 +227,9 @@ ASKING = {
     503: "The engine is gone, or the server is shutting down",
 }
 """Errors of a request to the model."""
-TIMED = {**ASKING, 504: "mirl.timeout passed with nothing to return"}
+DEADLINE_ERRORS = {**MODEL_ERRORS, 504: "mirl.timeout passed with nothing to return"}
 """Errors of a request that may have a deadline."""
-HANDED_ON = {**TIMED, 501: "vLLM can't do for this model what was asked"}
+BACKEND_ERRORS = {**DEADLINE_ERRORS, 501: "vLLM does not support the request for this model"}
 """Errors of a request that may go to the backend."""
 
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 from fastapi import APIRouter, Request, Response
 
 from mirl_server.apis.messages.request import FIELDS, ROLES, MessagesApi
-from mirl_server.apis.openapi import HANDED_ON, AnthropicErrorBody, MessagesAnswer, documented
+from mirl_server.apis.openapi import BACKEND_ERRORS, AnthropicErrorBody, MessagesAnswer, documented
 from mirl_server.apis.translation.schema import request_body
 from mirl_server.handling.dispatch import answer
 from mirl_server.handling.reading.json_schema import (
@@ -51,7 +51,7 @@ _EXAMPLE = {
 @router.post(
     "/v1/messages",
     response_class=Response,
-    responses=documented(MessagesAnswer, HANDED_ON, AnthropicErrorBody, stream=True),
+    responses=documented(MessagesAnswer, BACKEND_ERRORS, AnthropicErrorBody, stream=True),
     openapi_extra=request_body(
         FIELDS,
         required=("model", "messages", "max_tokens"),

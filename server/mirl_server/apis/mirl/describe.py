@@ -17,7 +17,7 @@ from mirl_core.pipeline.events import Described, FellBack, Gated, Started
 from mirl_core.types import Description
 from mirl_server.apis.evidence import Json, description_json, stage_json
 from mirl_server.apis.mirl.image_calls import answer_call, read_image_request
-from mirl_server.apis.openapi import TIMED, DescribeAnswer, documented, json_body
+from mirl_server.apis.openapi import DEADLINE_ERRORS, DescribeAnswer, documented, json_body
 from mirl_server.handling.context import request_context
 from mirl_server.handling.gated import effective_options, start_pipeline
 from mirl_server.handling.reading.openapi import request_example, request_schema
@@ -48,7 +48,7 @@ def _schema() -> dict[str, Any]:
 @router.post(
     "/v1/mirl/describe",
     response_class=Response,
-    responses=documented(DescribeAnswer, TIMED),
+    responses=documented(DescribeAnswer, DEADLINE_ERRORS),
     openapi_extra=json_body(_schema(), request_example()),
 )
 async def describe(request: Request) -> Response:

@@ -8,14 +8,14 @@ from fastapi import APIRouter, Request, Response
 from fastapi.responses import JSONResponse
 
 from mirl_core.errors import ModelNotFoundError
-from mirl_server.apis.openapi import ASKING, READING, ServedModel, ServedModels, documented
+from mirl_server.apis.openapi import GET_ERRORS, MODEL_ERRORS, ServedModel, ServedModels, documented
 from mirl_server.handling.service import DIRECT, Service, service_of
 from mirl_server.http.errors import error_response
 
 router = APIRouter()
 
 
-@router.get("/v1/models", response_class=Response, responses=documented(ServedModels, READING))
+@router.get("/v1/models", response_class=Response, responses=documented(ServedModels, GET_ERRORS))
 async def list_models(request: Request) -> Response:
     """The served models."""
     return JSONResponse({"object": "list", "data": await _cards(service_of(request))})
@@ -25,7 +25,7 @@ async def list_models(request: Request) -> Response:
 @router.get(
     "/v1/models/{model:path}",
     response_class=Response,
-    responses=documented(ServedModel, {404: ASKING[404], **READING}),
+    responses=documented(ServedModel, {404: MODEL_ERRORS[404], **GET_ERRORS}),
     openapi_extra={
         "parameters": [{"name": "model", "in": "path", "required": True, "schema": {"type": "string"}}]
     },

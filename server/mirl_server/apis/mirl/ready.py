@@ -5,7 +5,7 @@ from __future__ import annotations
 from fastapi import APIRouter, Request, Response
 
 from mirl_core.errors import MIRLError
-from mirl_server.apis.openapi import OPEN, documented
+from mirl_server.apis.openapi import OPEN_GET_ERRORS, documented
 from mirl_server.handling.service import service_of
 from mirl_server.http.errors import draining_error, error_response
 
@@ -15,7 +15,7 @@ router = APIRouter()
 @router.get(
     "/ready",
     response_class=Response,
-    responses=documented(None, {**OPEN, 503: "Draining, or the engine is gone"}),
+    responses=documented(None, {**OPEN_GET_ERRORS, 503: "Draining, or the engine is gone"}),
 )
 async def ready(request: Request) -> Response:
     """200 while the engine can serve, 503 otherwise."""

@@ -23,7 +23,7 @@ from mirl_core.pipeline.run import Pipeline
 from mirl_core.types import Conversation
 from mirl_server.access.authentication import caller_of
 from mirl_server.apis.mirl.image_calls import answer_call, read_image_request
-from mirl_server.apis.openapi import ASKING, ScoreAnswer, documented, json_body
+from mirl_server.apis.openapi import MODEL_ERRORS, ScoreAnswer, documented, json_body
 from mirl_server.handling.context import request_context
 from mirl_server.handling.reading.conversation import read_conversation
 from mirl_server.handling.reading.json_schema import object_schema
@@ -53,7 +53,7 @@ def _example() -> dict[str, Any]:
 @router.post(
     "/v1/mirl/score",
     response_class=Response,
-    responses=documented(ScoreAnswer, ASKING),
+    responses=documented(ScoreAnswer, MODEL_ERRORS),
     openapi_extra=json_body(_schema(), _example()),
 )
 async def score(request: Request) -> Response:

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from fastapi import APIRouter, Request, Response
 
-from mirl_server.apis.openapi import HANDED_ON, ResponsesAnswer, documented
+from mirl_server.apis.openapi import BACKEND_ERRORS, ResponsesAnswer, documented
 from mirl_server.apis.responses.request import FIELDS, ROLES, ResponsesApi
 from mirl_server.apis.translation.schema import request_body
 from mirl_server.handling.dispatch import answer
@@ -46,7 +46,7 @@ _EXAMPLE = {
 @router.post(
     "/v1/responses",
     response_class=Response,
-    responses=documented(ResponsesAnswer, HANDED_ON, stream=True),
+    responses=documented(ResponsesAnswer, BACKEND_ERRORS, stream=True),
     openapi_extra=request_body(
         FIELDS,
         required=("input",),

@@ -56,13 +56,13 @@ class ChatRequest(BaseModel):
     model: str | None = None
     """A served name, answered through the gate; with `:direct` behind it, plainly by vLLM."""
     mirl: dict[str, Any] | None = None
-    """MIRL's knobs (MIRLOptions)."""
+    """MIRL's options (MIRLOptions)."""
     max_completion_tokens: Annotated[int, Field(ge=1)] | None = None
     """Most tokens of one trajectory, description and chain together."""
     max_tokens: Annotated[int, Field(ge=1)] | None = None
     """The older name of `max_completion_tokens`."""
     reasoning_effort: Effort | None = None
-    """A budget in one word, relative to the model's own (`medium`); N, k and m in `mirl` win."""
+    """The budget relative to the model's own (`medium`); N, k and m in `mirl` override it."""
     n: Annotated[int, Field(ge=1)] | None = None
     """How many voted answers to give, independent of each other."""
     temperature: Annotated[float, Field(ge=0, le=2)] | None = None
@@ -77,19 +77,19 @@ class ChatRequest(BaseModel):
     """Ends the answer; descriptions and reasoning are not affected."""
     seed: Annotated[int, Field(ge=-(2**63), lt=2**63)] | None = None
     logprobs: bool | None = None
-    """Tell the answer's tokens and their log-probabilities: the model's own, before temperature."""
+    """Return the answer's tokens with the model's log-probabilities, before temperature."""
     top_logprobs: Annotated[int, Field(ge=0, le=MAX_TOP_LOGPROBS)] | None = None
-    """How many of the likeliest tokens to tell at each of their positions."""
+    """The number of likeliest tokens to return at each position of the answer."""
     response_format: ResponseFormat | None = None
     """The form of answers: `text`, `json_object` or `json_schema`. Descriptions and reasoning stay free."""
     structured_outputs: StructuredOutputs | None = None
-    """vLLM's own words for it: `json`, `json_object` or `choice`."""
+    """vLLM's field for the form of answers: `json`, `json_object` or `choice`."""
     tools: list[Tool] | None = None
-    """What answers may call."""
+    """The tools that answers may call."""
     tool_choice: ToolChoice | None = None
     """Whether they may (`auto`), must (`required`, or a tool by name) or must not (`none`) call."""
     parallel_tool_calls: bool | None = None
-    """False: at most one call an answer."""
+    """False: at most one call in an answer."""
     stream: bool | None = None
     stream_options: StreamOptions | None = None
     include_reasoning: bool | None = None
