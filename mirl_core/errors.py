@@ -18,7 +18,7 @@
     ├── DeadlineError             the request's timeout passed with nothing to return (HTTP 504)
     └── TrainingError             a training step would ruin the weights: they are left as they were
 
-`mirl_server.apis.protocol` maps each leaf to an HTTP status and an OpenAI error body; tests cover all.
+`mirl_server.http.errors` maps each leaf to an HTTP status and an error body; a test covers every leaf.
 """
 
 from __future__ import annotations

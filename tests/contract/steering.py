@@ -12,7 +12,7 @@ from typing import Any
 
 import schemathesis
 
-from mirl_server.apis.openapi import EXAMPLE_PNG
+from mirl_server.handling.reading.json_schema import EXAMPLE_PNG
 from tests.helpers.servers import NAME
 
 URL = f"data:image/png;base64,{EXAMPLE_PNG}"

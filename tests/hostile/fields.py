@@ -12,7 +12,8 @@ from mirl_core.config import Limits, MIRLOptions
 from mirl_core.errors import RequestError
 from mirl_server.apis.messages import request as messages_api
 from mirl_server.apis.responses import request as responses_api
-from mirl_server.handling.requests import REFUSED, ChatRequest, read_request
+from mirl_server.handling.reading.fields import REFUSED, read_request
+from mirl_server.handling.reading.request import ChatRequest
 from mirl_server.settings.server import request_options
 from tests.hostile.case import CHAT, DESCRIBE, DIRECT, GATED, MESSAGES, PLAIN, RESPONSES, SCORE, Cases
 

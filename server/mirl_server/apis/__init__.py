@@ -1,1 +1,1 @@
-"""The APIs by which a request may come: what is theirs of it, in and out. The way through the gate is one."""
+"""The HTTP APIs: the route, the request reading and the response writing of each; imports `handling`."""

@@ -1,12 +1,12 @@
-"""What the routes take and answer, as `/openapi.json` documents it: bodies, and every status that can come.
+"""The routes' request and response bodies and statuses, as `/openapi.json` documents them.
 
-Routes read and send plain JSON and never go through these models; fuzzing the real server holds the two
-together (tests/contract/test_fuzzing.py).
+Routes read and send plain JSON without these models; fuzzing the real server holds the two together
+(tests/contract/test_fuzzing.py).
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict
@@ -16,44 +16,9 @@ from mirl_client import Budget, Description, Evidence, Stage
 Json = dict[str, Any]
 Responses = dict[int | str, Json]
 
-EXAMPLE_PNG = (
-    "iVBORw0KGgoAAAANSUhEUgAAAAgAAAAICAIAAABLbSncAAAAFUlEQVR42mM8ISfHgA0wMeAAg1MCANDKARQfGKMRAAAAAElFTkSuQmCC"
-)
-"""A red square, in base64."""
-EXAMPLE_KNOBS = {"descriptions": 4, "keep": 2, "forks": 1}
-
-
-def an_object(required: Sequence[str] = (), **properties: Json) -> Json:
-    """The schema of an object that may have more than these properties."""
-    return {"type": "object", "required": list(required), "properties": properties}
-
-
-OTHER = an_object(["type"], type={"type": "string"})
-"""The schema of a content part, or an item, of another type: the backend's own handler knows more."""
-
-
-def text_or_parts(*parts: Json) -> Json:
-    """The schema of a message's content: text, or a list of parts of these and of other types."""
-    return {"anyOf": [{"type": "string"}, {"type": "array", "items": {"anyOf": [*parts, OTHER]}}]}
-
-
-def a_part(kind: str, **properties: Json) -> Json:
-    """The schema of a content part, all of whose properties are required."""
-    return an_object(["type", *properties], type={"const": kind}, **properties)
-
-
-def a_turn(roles: Sequence[str], content: Json) -> Json:
-    """The schema of a message."""
-    return an_object(["role"], role={"enum": list(roles)}, content=content)
-
-
-def some(item: Json) -> Json:
-    """The schema of a list that is not empty."""
-    return {"type": "array", "minItems": 1, "items": item}
-
 
 def json_body(schema: Json, example: Json) -> Json:
-    """A route's `openapi_extra` that documents its request's body."""
+    """Return a route's `openapi_extra`, which documents its request's body."""
     return {
         "requestBody": {
             "required": True,
@@ -67,31 +32,31 @@ class _Document(BaseModel):
 
 
 class OpenAIErrorDetail(_Document):
-    """What went wrong."""
+    """An error."""
 
     message: str
     type: str
     param: str | None = None
     """The field at fault."""
     code: str | int | None = None
-    """A word where MIRL refuses, the status where vLLM does."""
+    """A word from MIRL, the status from vLLM."""
 
 
 class OpenAIErrorBody(_Document):
-    """An error as OpenAI tells it."""
+    """An error in OpenAI's form."""
 
     error: OpenAIErrorDetail
 
 
 class AnthropicErrorDetail(_Document):
-    """What went wrong."""
+    """An error."""
 
     type: str
     message: str
 
 
 class AnthropicErrorBody(_Document):
-    """An error as Anthropic tells it."""
+    """An error in Anthropic's form."""
 
     type: Literal["error"]
     error: AnthropicErrorDetail
@@ -124,7 +89,7 @@ class ChatChoice(_Document):
 
 
 class ChatUsage(_Document):
-    """Tokens; every sampled one counts once."""
+    """Tokens; every sampled token counts once."""
 
     prompt_tokens: int
     completion_tokens: int
@@ -173,7 +138,7 @@ class MessagesAnswer(_Document):
 
 
 class Score(_Document):
-    """How one description was scored; nats."""
+    """The score of one description; nats."""
 
     index: int
     text: str
@@ -181,7 +146,7 @@ class Score(_Document):
     logprob: float
     """log p of the description with the image."""
     marginal: float
-    """The same without the image."""
+    """log p of the description without the image."""
     mi: float
     mi_per_token: float
     token_mi: list[float] | None = None
@@ -201,13 +166,13 @@ class ScoreAnswer(_Document):
     object: Literal["mirl.score"]
     model: str
     mi_weight: float | None
-    """λ that was used."""
+    """λ of the scores."""
     data: list[Score]
     usage: ScoreUsage
 
 
 class DescribeUsage(ChatUsage):
-    """Tokens; every sampled one counts once."""
+    """Tokens; every sampled token counts once."""
 
     scored_tokens: int
 
@@ -220,7 +185,7 @@ class DescribeAnswer(_Document):
     created: int
     model: str
     mi_weight: float | None
-    """λ that was used; null where no description was scored."""
+    """λ of the scores; null where no description was scored."""
     data: list[Description]
     stages: list[Stage]
     usage: DescribeUsage
@@ -238,34 +203,34 @@ class ServedModel(_Document):
 
 
 class ServedModels(_Document):
-    """Every such name."""
+    """Every served name."""
 
     object: Literal["list"]
     data: list[ServedModel]
 
 
-_GUARD: dict[int, str] = {
+_BEFORE_ROUTES: dict[int, str] = {
     401: "The API key is missing or unknown",
     408: "The body did not arrive in time",
     413: "The body, or an image in it, is over the operator's limit",
     429: "The key's limits are used up, or there is no room; Retry-After says when to try again",
 }
-OPEN = {status: _GUARD[status] for status in (408, 413)}
-"""What can refuse a GET that needs no key: it may carry a body too."""
-READING = {401: _GUARD[401], **OPEN}
-"""What can refuse any other GET; limits on requests are not for reading."""
-ASKING = {
+OPEN_GET_ERRORS = {status: _BEFORE_ROUTES[status] for status in (408, 413)}
+"""Errors of a GET that needs no key: it may carry a body too."""
+GET_ERRORS = {401: _BEFORE_ROUTES[401], **OPEN_GET_ERRORS}
+"""Errors of any other GET; limits on requests do not apply to reading."""
+MODEL_ERRORS = {
     400: "A field or an image is wrong; error.param names it",
     404: "The model is not served",
-    **_GUARD,
+    **_BEFORE_ROUTES,
     500: "The engine failed on this request",
     503: "The engine is gone, or the server is shutting down",
 }
-"""What can refuse a request to the model."""
-TIMED = {**ASKING, 504: "mirl.timeout passed with nothing to return"}
-"""And one that may bring its own deadline."""
-HANDED_ON = {**TIMED, 501: "vLLM can't do for this model what was asked"}
-"""And one that may be the backend's to answer."""
+"""Errors of a request to the model."""
+DEADLINE_ERRORS = {**MODEL_ERRORS, 504: "mirl.timeout passed with nothing to return"}
+"""Errors of a request that may have a deadline."""
+BACKEND_ERRORS = {**DEADLINE_ERRORS, 501: "vLLM does not support the request for this model"}
+"""Errors of a request that may go to the backend."""
 
 
 def documented(
@@ -274,20 +239,20 @@ def documented(
     error: type[BaseModel] = OpenAIErrorBody,
     stream: bool = False,
 ) -> Responses:
-    """A route's `responses`.
+    """Return a route's `responses`.
 
     Args:
-        answer: the body of a 200; None: it has none.
-        refusals: status: when.
-        error: their body.
+        answer: the model of a 200's body; None: no body.
+        refusals: the cause by status.
+        error: the model of an error's body.
         stream: whether a 200 may be a stream of events as well.
     """
-    good: Json = {"description": "The answer"}
+    success: Json = {"description": "The answer"}
     if answer is not None:
-        good["model"] = answer
+        success["model"] = answer
     if stream:
-        good["content"] = {"text/event-stream": {}}
-    bad: Responses = {
+        success["content"] = {"text/event-stream": {}}
+    errors: Responses = {
         status: {"description": text, "model": error} for status, text in sorted(refusals.items())
     }
-    return {200: good, **bad}
+    return {200: success, **errors}

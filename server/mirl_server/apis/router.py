@@ -1,4 +1,4 @@
-"""The HTTP routes, as one router that vLLM's app and the gateway's mount alike."""
+"""The router of all routes, for the app of any backend."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from mirl_server.apis.responses import route as responses
 
 
 def make_router() -> APIRouter:
-    """A router with every route."""
+    """Return a router with every route."""
     router = APIRouter()
     for module in (chat, responses, messages, models, ready, score, describe):
         router.include_router(module.router)

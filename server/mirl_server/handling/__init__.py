@@ -1,1 +1,4 @@
-"""Gated and passed-through requests, whichever API they came by: reading, admission, running, streaming."""
+"""Requests on their way, whichever API they come by: reading, admission, the gate or the backend, streaming.
+
+Imports `access`, `media`, `observability`, `settings` and `http`, and never `apis` or `middleware`.
+"""

@@ -1,14 +1,14 @@
-"""Which request goes on now: work is counted in sequences and tokens, not in requests.
+"""Admission: which request runs next. Load is counted in sequences and tokens, not in requests.
 
-- What runs stays within the capacity; a request larger than its kind's share counts as all of that.
-- Gated and plain requests wait apart. Each has a share that the other takes only while nobody waits for it,
-  so neither starves the other.
-- Among the keys that wait, the one served least for its weight is next (start-time fair queueing); within one
-  key, first come, first served. The first in line waits for room; nobody smaller overtakes it.
-- A full line is shortened at its longest key, never at the expense of a key that waits for less.
-- Whoever leaves, at any moment and for any reason, frees at once what it held.
+- Running requests stay within the capacity; a request larger than its kind's share counts as the whole share.
+- Gated and plain requests wait in separate queues. Each kind has a share of the capacity, which the other
+  uses only while no request of the kind waits: neither starves the other.
+- Among waiting keys, the key served least for its weight is next (start-time fair queueing); within a key,
+  first come, first served. The first in the queue waits for room; no smaller request overtakes it.
+- A full queue is shortened at its longest key, never at the expense of a key with fewer waiting requests.
+- A request that leaves, at any moment and for any reason, frees its sequences and tokens at once.
 
-For one event loop; nothing here is a thread's business.
+For one event loop; not thread-safe.
 """
 
 from __future__ import annotations
@@ -22,17 +22,20 @@ from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from typing import Literal
 
-from mirl_core.errors import BusyError, DrainingError
+from mirl_core.errors import BusyError
 from mirl_server.access.quotas import Refused, ignore
+from mirl_server.http.errors import draining_error
 from mirl_server.settings.limits import AdmissionSettings
 
 Kind = Literal["gated", "plain"]
 KINDS: tuple[Kind, ...] = ("gated", "plain")
 SEQUENCES = 512
 UNKNOWN_WAIT = 5.0
+"""Seconds to wait while no rate is known."""
 LONGEST_WAIT = 60.0
-MEMORY = 60.0
-"""Seconds of service that a rate is taken from; those in which nothing ran are not counted."""
+"""Most seconds that a refusal asks a client to wait."""
+RATE_SECONDS = 60.0
+"""Seconds of service that a rate is measured over; idle seconds do not count."""
 
 
 @dataclass(eq=False, slots=True)
@@ -47,9 +50,11 @@ class _Waiter:
 
 @dataclass(slots=True)
 class _Lane:
-    """Requests of one kind. `clock` and `served` are in sequences per weight: a key's share of service.
+    """The queue and the running requests of one kind.
 
-    `busy` are the seconds in which something ran, up to `since`; by them `done` tells when sequences ended.
+    `clock` and `served` are in sequences per weight: a key's share of service. `busy` is the number of
+    seconds with running requests, up to the time `since`; `done` holds the value of `busy` at which sequences
+    ended.
     """
 
     share: int
@@ -63,28 +68,28 @@ class _Lane:
     since: float = 0.0
     done: deque[tuple[float, int]] = field(default_factory=lambda: deque(maxlen=256))
 
-    def look(self, now: float) -> float:
-        """Seconds in which something ran, up to now. Due before `running` changes."""
+    def update_busy(self, now: float) -> float:
+        """Return `busy` up to `now`, in seconds. To be called before `running` changes."""
         self.busy += now - self.since if self.running else 0.0
         self.since = now
         return self.busy
 
     def rate(self, now: float) -> float | None:
-        """Sequences per second that were served of late; None: not known yet."""
-        busy = self.look(now)
-        recent = [(when, count) for when, count in self.done if busy - when <= MEMORY]
+        """Return the recent service in sequences per second; None: not known yet."""
+        busy = self.update_busy(now)
+        recent = [(end, count) for end, count in self.done if busy - end <= RATE_SECONDS]
         if not recent:
             return None
         whole = len(recent) < (self.done.maxlen or 0)
-        span = min(busy, MEMORY) if whole else busy - recent[0][0]
+        span = min(busy, RATE_SECONDS) if whole else busy - recent[0][0]
         return sum(count for _, count in recent) / max(span, 1.0)
 
     def count(self, sequences: int, tokens: int) -> tuple[int, int]:
-        """What a request counts for: one that is larger than the share must be able to run, too."""
+        """Return a request's sequences and tokens, capped at the share so that a larger request can run."""
         return min(max(1, sequences), self.share), int(min(tokens, self.token_share))
 
     def first(self) -> _Waiter | None:
-        """Whose turn it is."""
+        """Return the next waiter."""
         if not self.waiting:
             return None
         return self.waiting[min(self.waiting, key=self.start)][0]
@@ -116,9 +121,12 @@ class _Lane:
         self.running -= waiter.sequences
         self.tokens -= waiter.tokens
         if not self.running and not self.waiting:
-            self.served.clear()  # nobody competes: what was served so far is no one's debt
+            self.served.clear()  # no key competes: past service is no debt
         elif self.served.get(waiter.key, 0.0) <= self.clock:
             self.served.pop(waiter.key, None)
+
+    def waiters(self) -> list[_Waiter]:
+        return [waiter for line in self.waiting.values() for waiter in line]
 
     def length(self) -> int:
         return sum(map(len, self.waiting.values()))
@@ -132,9 +140,10 @@ class Admission:
 
     Args:
         settings: the operator's.
-        sequences: the capacity where the operator gave none.
-        refused: hears of refusals: `queue_full`, `queue_timeout` or `draining`, and the key's name.
-        clock: seconds.
+        sequences: the default capacity.
+        refused: called with the reason of a refusal (`queue_full`, `queue_timeout`, `draining`) and the key's
+            name.
+        clock: in seconds.
     """
 
     def __init__(
@@ -159,20 +168,20 @@ class Admission:
         }
 
     def running(self, kind: Kind) -> int:
-        """Sequences of admitted requests."""
+        """Return the sequences of admitted requests."""
         return self._lanes[kind].running
 
     def running_tokens(self, kind: Kind) -> int:
-        """Tokens that admitted requests may sample."""
+        """Return the tokens that admitted requests may sample."""
         return self._lanes[kind].tokens
 
     def queued(self, kind: Kind) -> int:
-        """Requests that wait."""
+        """Return the number of waiting requests."""
         return self._lanes[kind].length()
 
     def queued_sequences(self, kind: Kind) -> int:
-        """Sequences of the requests that wait."""
-        return sum(one.sequences for line in self._lanes[kind].waiting.values() for one in line)
+        """Return the sequences of waiting requests."""
+        return sum(waiter.sequences for waiter in self._lanes[kind].waiters())
 
     @property
     def token_capacity(self) -> float:
@@ -180,11 +189,11 @@ class Admission:
         return self._most_tokens
 
     def queued_by_key(self, kind: Kind) -> dict[str, int]:
-        """Requests that wait, by key name."""
+        """Return the number of waiting requests by key name."""
         return {key: len(line) for key, line in self._lanes[kind].waiting.items()}
 
     def has_room(self, sequences: int, tokens: int, kind: Kind) -> bool:
-        """Whether a request would be admitted without waiting."""
+        """Return whether a request would be admitted without a wait."""
         lane = self._lanes[kind]
         if lane.waiting or self._draining:
             return False
@@ -192,10 +201,10 @@ class Admission:
         return self._fits(lane, _Waiter("", *lane.count(sequences, tokens), 1.0, turn))
 
     def check_queue(self, key: str, kind: Kind) -> None:
-        """Refuse now what would be refused on arrival: before its images are decoded.
+        """Refuse a request before its images are decoded, where `admit` would refuse it.
 
         Raises:
-            BusyError: the line is full, and no other key's is longer.
+            BusyError: the queue is full, and no other key has more waiting requests.
         """
         lane = self._lanes[kind]
         if not lane.waiting or lane.length() < self.settings.max_queue:
@@ -205,12 +214,12 @@ class Admission:
             raise _full(self._wait(lane, key, 1))
 
     def drain(self) -> None:
-        """Refuse what waits and what comes; what runs goes on."""
+        """Refuse waiting and new requests; running requests go on."""
         self._draining = True
         for lane in self._lanes.values():
-            for waiter in [one for line in lane.waiting.values() for one in line]:
+            for waiter in lane.waiters():
                 lane.remove(waiter)
-                self._refuse(waiter, "draining", _draining())
+                self._refuse(waiter, "draining", draining_error())
 
     @asynccontextmanager
     async def admit(
@@ -223,17 +232,17 @@ class Admission:
         kind: Kind = "gated",
         weight: float = 1.0,
     ) -> AsyncIterator[float]:
-        """Wait for a turn, and hold it to the end of the context; gives the seconds that it took.
+        """Wait for a turn and hold it to the end of the context; yield the wait in seconds.
 
         Args:
-            key: whose request it is.
-            sequences: how many it will have sampled.
-            tokens: how many it may sample.
-            deadline: seconds to wait at most, where that is less than the operator's.
-            weight: the key's share beside others.
+            key: the name of the request's key.
+            sequences: the sequences that the request samples.
+            tokens: the most tokens that it samples.
+            deadline: most seconds to wait, where fewer than the operator's.
+            weight: the key's share beside other keys.
 
         Raises:
-            BusyError: the line is full, or the wait was too long; `retry_after` says when to try again.
+            BusyError: the queue is full, or the wait was too long; `retry_after` says when to try again.
             DrainingError: the server is shutting down.
         """
         lane = self._lanes[kind]
@@ -250,7 +259,7 @@ class Admission:
     def _enter(self, lane: _Lane, waiter: _Waiter) -> None:
         if self._draining:
             self.refused("draining", waiter.key)
-            raise _draining()
+            raise draining_error()
         lane.add(waiter)
         self._fill()
         if waiter.admitted or lane.length() <= self.settings.max_queue:
@@ -275,14 +284,14 @@ class Admission:
 
     def _leave(self, lane: _Lane, waiter: _Waiter) -> None:
         if waiter.admitted:
-            lane.done.append((lane.look(self._clock()), waiter.sequences))
+            lane.done.append((lane.update_busy(self._clock()), waiter.sequences))
             lane.end(waiter)
         else:
             lane.remove(waiter)
         self._fill()
 
     def _fill(self) -> None:
-        """Let in whoever has room, the kind that uses less of its share first."""
+        """Admit the requests that there is room for, from the kind that uses less of its share first."""
         progress = True
         while progress:
             progress = False
@@ -291,11 +300,11 @@ class Admission:
                 waiter = lane.first()
                 if waiter is None:
                     continue
-                if waiter.turn.done():  # it was cancelled, and has not run yet
+                if waiter.turn.done():  # cancelled, and its task has not run since
                     lane.remove(waiter)
                     progress = True
                 elif self._fits(lane, waiter):
-                    lane.look(self._clock())
+                    lane.update_busy(self._clock())
                     lane.admit(waiter)
                     waiter.turn.set_result(None)
                     progress = True
@@ -304,23 +313,23 @@ class Admission:
 
     def _fits(self, lane: _Lane, waiter: _Waiter) -> bool:
         sequences, tokens = waiter.sequences, waiter.tokens
-        if sum(one.running for one in self._lanes.values()) + sequences > self.capacity:
+        if sum(other.running for other in self._lanes.values()) + sequences > self.capacity:
             return False
-        if sum(one.tokens for one in self._lanes.values()) + tokens > self._most_tokens:
+        if sum(other.tokens for other in self._lanes.values()) + tokens > self._most_tokens:
             return False
         if lane.running + sequences <= lane.share and lane.tokens + tokens <= lane.token_share:
             return True
         return not any(other.waiting for other in self._lanes.values() if other is not lane)
 
     def _wait(self, lane: _Lane, key: str, sequences: int) -> float:
-        """Seconds until a request like this could have its turn, by what was served of late."""
+        """Return the seconds until a request of this size could have its turn, at the recent rate."""
         rate = lane.rate(self._clock())
         if rate is None:
             return UNKNOWN_WAIT
-        own = sum(one.sequences for one in lane.waiting.get(key, ()))
-        everyone = sum(one.sequences for line in lane.waiting.values() for one in line)
+        own = sum(waiter.sequences for waiter in lane.waiting.get(key, ()))
+        everyone = sum(waiter.sequences for waiter in lane.waiters())
         holders = len({*lane.waiting, key})
-        # A key's own line moves at its share of the rate, and nobody waits for more than the whole line.
+        # A key's requests move at the key's share of the rate, and none waits for more than the whole queue.
         ahead = min(everyone, own * holders) + sequences
         return min(max(1.0, ahead / rate), LONGEST_WAIT)
 
@@ -332,7 +341,3 @@ class Admission:
 
 def _full(wait: float) -> BusyError:
     return BusyError(f"too many requests are waiting; try again in {wait:.0f} s", wait)
-
-
-def _draining() -> DrainingError:
-    return DrainingError("the server is shutting down; send the request again", 5)

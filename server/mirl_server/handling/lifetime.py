@@ -1,11 +1,11 @@
-"""One server process from serving to gone: what happens when it is asked to stop, or its engine dies.
+"""The life of one server process: how it ends after a stop signal, or after its engine died.
 
-Asked to stop (SIGTERM, SIGINT) it is not ready from that moment on: new work is refused, and what waits for
-its turn. What runs has `patience` seconds; then gated requests end with the best vote so far, and whatever is
-left then is cut. Every further signal ends the wait that is on. When the engine dies, everybody is told
+From the first signal (SIGTERM, SIGINT) on the server is not ready: new and waiting requests are refused.
+Running requests have `patience` seconds; then gated requests end with the best vote so far, and requests that
+still run are cut. Every further signal ends the current wait. When the engine dies, all clients get an error
 before the process ends.
 
-For one event loop; nothing here knows vLLM.
+For one event loop; independent of vLLM.
 """
 
 from __future__ import annotations
@@ -15,30 +15,30 @@ import logging
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 
-from mirl_core.errors import DrainingError, EngineDeadError, MIRLError
+from mirl_core.errors import EngineDeadError, MIRLError
+from mirl_server.http.errors import draining_error
 from mirl_server.settings.server import ServerSettings
 
 logger = logging.getLogger(__name__)
 
-POLL = 0.2
-"""Seconds between two looks at the engine."""
-CLOSING = 2.0
-"""Seconds for gated requests to end with what they have."""
-TELLING = 1.0
-"""Seconds for requests that were cut to tell their clients."""
-SHOWN = 1.0
-"""Seconds for which a server with a dead engine goes on saying so, for health checks to see."""
-MOURNING = 5.0
-"""Seconds for requests whose engine died to tell their clients."""
-RETRY_AFTER = 5.0
-DEAD = "the engine has stopped; the server must be restarted"
+POLL_SECONDS = 0.2
+"""Between two checks of the engine."""
+VOTE_SECONDS = 2.0
+"""For gated requests to end with the best vote so far."""
+CUT_SECONDS = 1.0
+"""For requests that were cut to send their error."""
+DEAD_VISIBLE_SECONDS = 1.0
+"""For health checks to see that the engine is dead, before the server ends."""
+DEAD_DRAIN_SECONDS = 5.0
+"""For requests whose engine died to send their error."""
+ENGINE_DEAD = "the engine has stopped; the server must be restarted"
 
 
 def patience(settings: ServerSettings, shutdown_timeout: float) -> float:
-    """Seconds that running requests may go on for, once the server is asked to stop.
+    """Return the seconds that running requests have after a stop signal.
 
     Args:
-        shutdown_timeout: vLLM's `--shutdown-timeout`, which says the same where MIRL's setting says nothing.
+        shutdown_timeout: vLLM's `--shutdown-timeout`, the default of MIRL's setting.
     """
     return shutdown_timeout if settings.shutdown_seconds is None else settings.shutdown_seconds
 
@@ -47,24 +47,24 @@ class Lifetime:
     """The life of one server process.
 
     Args:
-        patience: seconds that running requests may go on for, once the server is asked to stop.
+        patience: seconds that running requests have after a stop signal.
     """
 
     def __init__(self, patience: float) -> None:
         self.patience = patience
         self.draining = False
-        """The server was asked to stop."""
+        """Whether the server got a stop signal."""
         self.cutting = False
-        """Whatever still runs is being cut."""
+        """Whether running requests are being cut."""
         self.died = False
-        """The engine died, and nobody had asked the server to stop."""
+        """Whether the engine died before any stop signal."""
         self.closing = asyncio.Event()
-        """Pipelines end with what they have."""
+        """Set: pipelines end with the best vote so far."""
         self.outlives_engine = False
-        """Whether the server stays when its engine has died, refusing everything."""
+        """Whether the server stays after its engine has died, and refuses all requests."""
         self.engine_dead: Callable[[], bool] = lambda: False
         self.drained: Callable[[], None] = lambda: None
-        """Called at the moment at which the server is asked to stop."""
+        """Called at the first stop signal."""
         self._running: set[asyncio.Task[object]] = set()
         self._idle = asyncio.Event()
         self._idle.set()
@@ -77,16 +77,16 @@ class Lifetime:
         return len(self._running)
 
     def refusal(self) -> MIRLError | None:
-        """Why no new work is taken; None: it is."""
+        """Return the error of new requests; None: they are taken."""
         if self.draining:
-            return DrainingError("the server is shutting down; send the request again", RETRY_AFTER)
+            return draining_error()
         if self.engine_dead():
-            return EngineDeadError(DEAD)
+            return EngineDeadError(ENGINE_DEAD)
         return None
 
     @contextmanager
     def work(self) -> Iterator[None]:
-        """The current task is a request in flight."""
+        """Count the current task as a request in flight."""
         task = asyncio.current_task()
         assert task is not None, "a request runs in a task"
         self._running.add(task)
@@ -99,7 +99,7 @@ class Lifetime:
                 self._idle.set()
 
     def stop(self) -> None:
-        """Hear that the server shall stop; called again: faster."""
+        """Begin to stop; a further call ends the current wait."""
         if self.draining:
             self._hurry.set()
             logger.info("asked to stop again: not waiting any longer for %d requests", self.running)
@@ -110,31 +110,31 @@ class Lifetime:
         self._stopping.set()
 
     async def over(self) -> None:
-        """Wait until the server may end: it was asked to stop or its engine died, and its requests ended."""
+        """Wait for a stop signal or the engine's death, then for the requests in flight to end."""
         while not self.draining:
             if self.note_death() and not self.outlives_engine:
-                await self._bury()
+                await self._end_without_engine()
                 return
             with suppress(TimeoutError):
-                async with asyncio.timeout(POLL):
+                async with asyncio.timeout(POLL_SECONDS):
                     await self._stopping.wait()
         await self._until_idle(self.patience)
         if self._running:
             logger.warning("time is up: %d requests end with what they have", self.running)
             self.closing.set()
-            await self._until_idle(CLOSING)
+            await self._until_idle(VOTE_SECONDS)
         await self._cut()
 
     def note_death(self) -> bool:
-        """Look whether the engine has died; remembered where nobody had asked the server to stop."""
+        """Return whether the engine died before any stop signal; check it now."""
         if self.engine_dead() and not self.draining and not self.died:
             self.died = True
             logger.error("the engine died: %d requests run", self.running)
         return self.died
 
-    async def _bury(self) -> None:
-        await asyncio.sleep(SHOWN)
-        await self._until_idle(MOURNING)
+    async def _end_without_engine(self) -> None:
+        await asyncio.sleep(DEAD_VISIBLE_SECONDS)
+        await self._until_idle(DEAD_DRAIN_SECONDS)
         await self._cut()
 
     async def _cut(self) -> None:
@@ -144,10 +144,10 @@ class Lifetime:
         self.cutting = True
         for task in self._running:
             task.cancel()
-        await self._until_idle(TELLING)
+        await self._until_idle(CUT_SECONDS)
 
     async def _until_idle(self, seconds: float) -> None:
-        """Wait until no request runs, for some seconds at most, or until the next signal."""
+        """Wait until no request runs, until the next signal, or for `seconds` at most."""
         self._hurry.clear()
         waits = [asyncio.create_task(event.wait()) for event in (self._idle, self._hurry)]
         await asyncio.wait(waits, timeout=seconds, return_when=asyncio.FIRST_COMPLETED)

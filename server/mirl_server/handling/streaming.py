@@ -1,7 +1,7 @@
-"""Running a pipeline for a client that may leave: events out of a task, chunks into a socket.
+"""Events of a pipeline, read in a task, and written to a client that may leave.
 
-Whichever way a request ends (answered, failed, client gone, server stopping), the pipeline's generator is
-closed before the request's last line of code runs, so nothing of it is left in the engine.
+However a request ends (answered, failed, client gone, server stopping), the pipeline's generator is closed
+before the request's last line of code runs, so that nothing of it stays in the engine.
 """
 
 from __future__ import annotations
@@ -17,8 +17,8 @@ from starlette.responses import Response
 from starlette.types import Receive, Scope, Send
 
 from mirl_core.errors import EngineDeadError, EngineError, MIRLError
+from mirl_core.pipeline.choices import ChoiceEvent
 from mirl_core.types import Result
-from mirl_server.handling.choices import IndexedEvent
 from mirl_server.observability.logs import trail
 
 logger = logging.getLogger(__name__)
@@ -29,23 +29,23 @@ T = TypeVar("T")
 
 
 class ResponseWriter(Protocol):
-    """How one request is answered, in the words of the API that it came by."""
+    """The writer of one response, in the form of its API."""
 
-    silence: str
-    """What a stream says while nothing happens."""
-    end: str
-    """A stream's last line, where it has one beside its events."""
+    keep_alive: str
+    """The line of a stream without events."""
+    last_line: str
+    """The line after a stream's events; empty: none."""
 
     def whole(self, results: Sequence[Result]) -> dict[str, Any]:
-        """The answer of a request that does not stream: one result per choice, in their order."""
+        """Return the body of a response that does not stream, of one result per choice, in order."""
         ...
 
-    def lines(self, told: IndexedEvent) -> Iterable[str]:
-        """What a stream says of one event of one choice. It hears of each once, in the order they came."""
+    def lines(self, choice_event: ChoiceEvent) -> Iterable[str]:
+        """Return a stream's lines for an event. Each event is passed once, in the order of arrival."""
         ...
 
     def failure(self, error: MIRLError) -> Iterable[str]:
-        """What a stream says of an error that ends it."""
+        """Return a stream's lines for the error that ends it."""
         ...
 
 
@@ -54,14 +54,14 @@ class ClientGone(Exception):  # noqa: N818 - not an error: the client hung up
 
 
 class Idle(Exception):  # noqa: N818 - not an error: nothing happened yet
-    """No event came within the reader's patience; the work goes on."""
+    """No event came in time; the work goes on."""
 
 
-class Events(Generic[T]):
-    """A pipeline's events, or what else a generator tells, read from a task of its own.
+class EventReader(Generic[T]):
+    """A generator's items, read by a task.
 
-    One task iterates the generator from the first event to the last, whoever reads: waiting for the next
-    event can then be cut short (keep-alive) without cancelling the work, and closing is one cancellation.
+    One task iterates the generator from the first item to the last: a wait for the next item can then time
+    out (keep-alive) without cancelling the work, and closing is one cancellation.
     """
 
     def __init__(self, source: AsyncGenerator[T, None]) -> None:
@@ -81,10 +81,15 @@ class Events(Generic[T]):
         else:
             self._queue.put_nowait(None)
 
-    async def next(self, patience: float | None = None) -> T | None:
-        """The next event, None after the last; Idle if none comes within `patience` seconds."""
+    async def next(self, seconds: float | None = None) -> T | None:
+        """Return the next item, None after the last.
+
+        Raises:
+            Idle: no item came within `seconds`.
+            Exception: the generator's own error.
+        """
         try:
-            async with asyncio.timeout(patience):
+            async with asyncio.timeout(seconds):
                 item = await self._queue.get()
         except TimeoutError:
             raise Idle from None
@@ -92,21 +97,19 @@ class Events(Generic[T]):
             raise item
         return item
 
-    async def each(self, hear: Callable[[T], object]) -> None:
-        """Have `hear` told all that is left."""
-        while (event := await self.next()) is not None:
-            hear(event)
-
     async def close(self) -> None:
-        """Stop the pipeline; returns when nothing of it runs any more."""
+        """Stop the generator; return when nothing of it runs any more."""
         self._task.cancel()
         await asyncio.gather(self._task, return_exceptions=True)
 
 
 async def unless_gone(receive: Receive, work: Coroutine[Any, Any, T]) -> T:
-    """The result of `work`; if the client hangs up first, `work` is cancelled and ClientGone raised.
+    """Return the result of `work`, which is cancelled when the client hangs up first.
 
-    The request's body must have been read: what comes after it can only be the disconnect.
+    The request's body must have been read: only the disconnect can follow it.
+
+    Raises:
+        ClientGone: the client hung up.
     """
     task = asyncio.create_task(work)
     gone = asyncio.create_task(_disconnect(receive))
@@ -127,9 +130,9 @@ async def _disconnect(receive: Receive) -> None:
 
 
 class EventStream(Response):
-    """Server-sent events out of a generator; `close` runs whichever way the response ends.
+    """Server-sent events from a generator; `close` runs however the response ends.
 
-    Starlette's own StreamingResponse leaves the generator to the garbage collector when it is cancelled
+    Starlette's StreamingResponse leaves the generator to the garbage collector when it is cancelled
     between two chunks.
     """
 
@@ -158,7 +161,7 @@ class EventStream(Response):
 
 
 class HeldResponse(Response):
-    """Another response; `close` runs whichever way it ends."""
+    """A wrapper of another response; `close` runs however it ends."""
 
     def __init__(self, inner: Response, close: Callable[[], Awaitable[None]]) -> None:
         super().__init__(status_code=inner.status_code)
@@ -173,22 +176,22 @@ class HeldResponse(Response):
 
 
 async def stream(
-    first: IndexedEvent,
-    events: Events[IndexedEvent],
-    voice: ResponseWriter,
+    first: ChoiceEvent,
+    events: EventReader[ChoiceEvent],
+    writer: ResponseWriter,
     keep_alive: float,
-    failed: Callable[[MIRLError], None],
+    on_error: Callable[[MIRLError], None],
 ) -> AsyncGenerator[str, None]:
-    """The lines of a stream: `first` and what follows it, a sign of life when idle, the error if it fails.
+    """Yield a stream's lines: for `first` and the events after it, idle times, and an error that ends it.
 
     Args:
-        keep_alive: seconds without an event after which the stream says that it is alive.
-        failed: hears of an error, which by now can't change the status any more.
+        keep_alive: seconds without an event before a keep-alive line.
+        on_error: called with an error, which comes too late to change the status.
     """
-    event: IndexedEvent | None = first
+    event: ChoiceEvent | None = first
     try:
         while event is not None:
-            for line in voice.lines(event):
+            for line in writer.lines(event):
                 yield line
             waiting = True
             while waiting:
@@ -196,23 +199,23 @@ async def stream(
                     event = await events.next(keep_alive)
                     waiting = False
                 except Idle:
-                    yield voice.silence
+                    yield writer.keep_alive
     except MIRLError as error:
-        failed(error)
-        for line in voice.failure(error):
+        on_error(error)
+        for line in writer.failure(error):
             yield line
     except Exception as error:  # noqa: BLE001
-        # The last line of defence: headers are out, so the client must hear of it in the stream.
+        # The headers are out, so the stream must carry the error.
         logger.error("a streamed request failed: %s", trail(error))
-        unknown = EngineError("internal error")
-        failed(unknown)
-        for line in voice.failure(unknown):
+        internal_error = EngineError("internal error")
+        on_error(internal_error)
+        for line in writer.failure(internal_error):
             yield line
-    if voice.end:
-        yield voice.end
+    if writer.last_line:
+        yield writer.last_line
 
 
 def data(chunk: dict[str, Any], event: str | None = None) -> str:
-    """One chunk as a server-sent event, with its name where the API names events."""
+    """Return a chunk as a server-sent event, with its name where the API names events."""
     name = f"event: {event}\n" if event else ""
     return f"{name}data: {json.dumps(chunk, ensure_ascii=False, separators=(',', ':'))}\n\n"

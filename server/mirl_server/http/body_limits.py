@@ -13,7 +13,7 @@ from starlette.datastructures import Headers
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from mirl_core.errors import BodyTimeoutError, MIRLError, RequestTooLargeError
-from mirl_server.apis.protocol import error_response
+from mirl_server.http.errors import error_response
 from mirl_server.settings.limits import HTTPSettings
 
 EVENT_STREAM = "mirl.event_stream"

@@ -20,7 +20,7 @@ from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol
 
 from mirl_core.errors import BodyTimeoutError, MIRLError, RequestError, RequestTooLargeError
 from mirl_server.http.body_limits import EVENT_STREAM
-from mirl_server.middleware.error_shapes import error_object
+from mirl_server.http.errors import error_object
 from mirl_server.settings.limits import HTTPSettings
 
 HEADERS_TOO_LARGE = 431

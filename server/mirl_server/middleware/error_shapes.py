@@ -7,45 +7,12 @@ Whatever stands before the routes, or behind them, need not know which API it re
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
 from http import HTTPStatus
-from typing import Any
 
 from starlette.datastructures import MutableHeaders
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from mirl_core.errors import MIRLError
-from mirl_server.apis.protocol import Json, error_body, error_status
-
-MESSAGES = "/v1/messages"
-_TYPES: Mapping[int, str] = {
-    400: "invalid_request_error",
-    401: "authentication_error",
-    403: "permission_error",
-    404: "not_found_error",
-    408: "timeout_error",
-    413: "request_too_large",
-    429: "rate_limit_error",
-    431: "request_too_large",
-    503: "overloaded_error",
-    504: "timeout_error",
-}
-"""The Anthropic API's, by status."""
-
-
-def is_messages(path: str) -> bool:
-    """Whether a path is the Anthropic API's."""
-    return path == MESSAGES or path.startswith(MESSAGES + "/")
-
-
-def messages_error(error: MIRLError) -> Json:
-    """The Anthropic API's error object. It has no place for the field at fault, so the message names it."""
-    return _messages_object(error_status(error), error.message, error.param)
-
-
-def error_object(error: MIRLError, path: str) -> Json:
-    """An error as the API at `path` tells it."""
-    return messages_error(error) if is_messages(path) else error_body(error)
+from mirl_server.http.errors import ANTHROPIC_TYPES, is_messages, messages_error_object
 
 
 class ErrorShapes:
@@ -107,7 +74,7 @@ def _shaped(body: bytes, status: int, messages: bool) -> bytes:
         return body
     error = told.get("error") if isinstance(told, dict) else None
     if isinstance(error, dict):
-        if not messages or (told.get("type") == "error" and error.get("type") in _TYPES.values()):
+        if not messages or (told.get("type") == "error" and error.get("type") in ANTHROPIC_TYPES.values()):
             return body
         message, param = error.get("message"), error.get("param")
     elif isinstance(told, dict) and "detail" in told:
@@ -117,15 +84,6 @@ def _shaped(body: bytes, status: int, messages: bool) -> bytes:
         return body
     message = message if isinstance(message, str) else json.dumps(message)
     if messages:
-        return json.dumps(_messages_object(status, message, param)).encode()
+        return json.dumps(messages_error_object(status, message, param)).encode()
     kind = "invalid_request_error" if status < HTTPStatus.INTERNAL_SERVER_ERROR else "server_error"
     return json.dumps({"error": {"message": message, "type": kind, "param": None, "code": None}}).encode()
-
-
-def _messages_object(status: int, message: str, param: Any) -> Json:
-    kind = _TYPES.get(
-        status, "invalid_request_error" if status < HTTPStatus.INTERNAL_SERVER_ERROR else "api_error"
-    )
-    if isinstance(param, str) and param not in message:
-        message = f"{param}: {message}"
-    return {"type": "error", "error": {"type": kind, "message": message}}

@@ -15,12 +15,11 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from mirl_core.errors import MIRLError
 from mirl_server.access.authentication import READING
-from mirl_server.apis.protocol import error_body, error_response
 from mirl_server.handling.lifetime import Lifetime
 from mirl_server.handling.service import service_of
 from mirl_server.handling.streaming import DONE, data
 from mirl_server.http.body_limits import refuse
-from mirl_server.middleware.error_shapes import is_messages, messages_error
+from mirl_server.http.errors import error_body, error_response, is_messages, messages_error
 from mirl_server.middleware.request_log import CutShortError
 from mirl_server.observability.logs import trail
 from mirl_server.observability.request_observer import count_error

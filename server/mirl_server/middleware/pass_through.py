@@ -15,10 +15,12 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from mirl_core.errors import MIRLError
 from mirl_server.access.authentication import caller_of
-from mirl_server.handling.cost import check_plain, plain_work, take_turn
-from mirl_server.handling.requests import read_json
-from mirl_server.handling.service import add_salt, service_of
+from mirl_server.handling.context import add_salt
+from mirl_server.handling.cost import plain_cost
+from mirl_server.handling.plain import check_plain, take_turn
+from mirl_server.handling.service import service_of
 from mirl_server.handling.streaming import ClientGone
+from mirl_server.http.bodies import is_json, read_json
 from mirl_server.observability.request_observer import refuse
 
 
@@ -56,11 +58,11 @@ class PassThroughAdmission:
     async def _admitted(self, request: Request, closing: AsyncExitStack) -> bytes:
         """The body for the backend, once it is the request's turn."""
         service, content = service_of(request), await request.body()
-        caller, work = caller_of(request), (1, service.longest)
-        if request.headers.get("content-type", "").split(";")[0].strip().lower() == "application/json":
+        caller, work = caller_of(request), (1, service.max_model_len)
+        if is_json(request):
             body = read_json(content)
             check_plain(body, service.settings.limits)
-            work = plain_work(body, service.longest)
+            work = plain_cost(body, service.max_model_len)
             if add_salt(body, caller.tenant):
                 content = json.dumps(body, separators=(",", ":")).encode()
         service.admission.check_queue(caller.name, "plain")

@@ -18,7 +18,7 @@ from starlette.responses import JSONResponse
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from mirl_core.errors import EngineError
-from mirl_server.middleware.error_shapes import error_object
+from mirl_server.http.errors import error_object
 from mirl_server.observability.logs import LONGEST, LogSettings, begin_notes, sane_id, trail
 
 logger = logging.getLogger(__name__)

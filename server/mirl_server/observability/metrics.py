@@ -19,7 +19,7 @@ from prometheus_client import REGISTRY, CollectorRegistry, Counter, Gauge, Histo
 from mirl_core import __version__
 from mirl_core.errors import MIRLError
 from mirl_core.types import Description
-from mirl_server.apis.protocol import STATUSES
+from mirl_server.http.errors import STATUSES
 from mirl_server.media.rules import FetchOutcome
 
 Outcome = Literal["answered", "partial", "fallback", "refused", "deadline", "failed", "cancelled"]

@@ -6,6 +6,7 @@ import time
 
 from mirl_core.config import MIRLOptions
 from mirl_core.errors import BusyError, DeadlineError, MIRLError, RequestError
+from mirl_core.pipeline.choices import ChoiceEvent
 from mirl_core.pipeline.events import (
     ChainDone,
     Decided,
@@ -17,7 +18,6 @@ from mirl_core.pipeline.events import (
     Started,
 )
 from mirl_core.types import Chain, Description, Result
-from mirl_server.handling.choices import Results
 from mirl_server.observability.metrics import Cancelled, Metrics, Outcome
 
 
@@ -27,7 +27,6 @@ class RequestMetrics:
     def __init__(self, metrics: Metrics) -> None:
         self._metrics = metrics
         self._options = MIRLOptions()
-        self._results = Results(1)
         self._answers: dict[int, _Answer] = {}
         self._started = time.perf_counter()
         self._closed = False
@@ -35,21 +34,20 @@ class RequestMetrics:
         metrics.running.inc()
         metrics.refresh()
 
-    def planned(self, options: MIRLOptions, n: int = 1) -> None:
-        """Hear how far each of `n` answers will fan out, before the first event."""
+    def planned(self, options: MIRLOptions) -> None:
+        """Take the options, by which each answer fans out, before the first event."""
         self._options = options
-        self._results = Results(n)
 
-    def event(self, index: int, event: Event) -> None:
-        """Hear of a pipeline event of answer `index`."""
+    def event(self, choice_event: ChoiceEvent) -> None:
+        """Count an event of one of the request's choices."""
+        index, event = choice_event.index, choice_event.event
         if index not in self._answers:
             self._answers[index] = _Answer(self._metrics, self._options, self._started)
             if isinstance(event, Started) and len(self._answers) == 1:
                 self._metrics.tokens.labels("render", "prompt").inc(event.prompt_tokens)
         self._answers[index].event(event)
-        self._results.note(index, event)
-        if self._results.complete and isinstance(event, Finished):
-            results = self._results.in_order
+        if choice_event.results is not None:
+            results = choice_event.results
             self.outcome = (
                 "partial" if any(result.partial for result in results)
                 else "fallback" if any(result.fallback for result in results)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import AsyncGenerator, Sequence
 from contextlib import aclosing
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Protocol
 
 from fastapi import Request
 from fastapi.responses import JSONResponse
@@ -12,15 +12,28 @@ from fastapi.responses import JSONResponse
 from mirl_core.config import MIRLOptions
 from mirl_core.engines.base import RequestContext, Sampling
 from mirl_core.errors import MIRLError
+from mirl_core.pipeline.choices import ChoiceEvent
 from mirl_core.pipeline.run import Pipeline
 from mirl_core.types import Result
-from mirl_server.apis.protocol import STATUSES, error_response
-from mirl_server.handling.choices import IndexedEvent, Results
+from mirl_server.http.errors import STATUSES, error_response
 from mirl_server.observability.logs import note
+from mirl_server.observability.metrics import Metrics
 from mirl_server.observability.request_metrics import RequestMetrics
 
 if TYPE_CHECKING:
-    from mirl_server.handling.service import Service
+    from mirl_server.observability.tracing import Tracing
+
+
+class Instruments(Protocol):
+    """The instruments that requests are recorded with."""
+
+    @property
+    def metrics(self) -> Metrics: ...
+
+    @property
+    def tracing(self) -> Tracing | None:
+        """None on a server without traces."""
+        ...
 
 
 class RequestObserver:
@@ -31,10 +44,9 @@ class RequestObserver:
         gated: whether it goes through the gate, and so counts among the gated requests.
     """
 
-    def __init__(self, service: Service, request: Request, operation: str, *, gated: bool = True) -> None:
+    def __init__(self, service: Instruments, request: Request, operation: str, *, gated: bool = True) -> None:
         self._scope = request.scope
         self._tracker = RequestMetrics(service.metrics) if gated else None
-        self._results = Results(1)
         self._trace = service.tracing.request(operation, request.headers) if service.tracing else None
         note(self._scope, endpoint=operation, trace_id=self._trace.trace_id if self._trace else None)
 
@@ -49,27 +61,25 @@ class RequestObserver:
         n: int = 1,
     ) -> Pipeline:
         """Hear what is asked for, by how many answers; the pipeline to answer it with."""
-        self._results = Results(n)
         if self._tracker is not None:
-            self._tracker.planned(options, n)
+            self._tracker.planned(options)
         note(self._scope, id=context.request_id, model=model, stream=stream)
         if self._trace is None:
             return pipeline
         self._trace.begin(model, options, sampling, context, n)
         return pipeline.over(self._trace.through(pipeline.engine))
 
-    async def events(self, source: AsyncGenerator[IndexedEvent, None]) -> AsyncGenerator[IndexedEvent, None]:
+    async def events(self, source: AsyncGenerator[ChoiceEvent, None]) -> AsyncGenerator[ChoiceEvent, None]:
         """The same events, heard of on the way."""
         async with aclosing(source):
-            async for told in source:
-                self._results.note(*told)
+            async for event in source:
                 if self._tracker is not None:
-                    self._tracker.event(*told)
+                    self._tracker.event(event)
                 if self._trace is not None:
-                    self._trace.event(*told)
-                if self._results.complete:
-                    note(self._scope, **_told(self._results.in_order))
-                yield told
+                    self._trace.event(event)
+                if event.results is not None:
+                    note(self._scope, **_told(event.results))
+                yield event
 
     def failed(self, error: MIRLError) -> None:
         """Hear that the request failed."""
@@ -88,13 +98,13 @@ class RequestObserver:
             self._trace = None
 
 
-def refuse(service: Service, request: Request, error: MIRLError) -> JSONResponse:
+def refuse(service: Instruments, request: Request, error: MIRLError) -> JSONResponse:
     """The response to a request that can't be answered: counted, and named in the request's line."""
     count_error(service, request, error)
     return error_response(error)
 
 
-def count_error(service: Service, request: Request, error: MIRLError) -> None:
+def count_error(service: Instruments, request: Request, error: MIRLError) -> None:
     """Count an error that a client is told, and name it in the request's line."""
     service.metrics.refused(error)
     note(request.scope, error=STATUSES[type(error)][2] or type(error).__name__)

@@ -33,9 +33,9 @@ from mirl_core import __version__
 from mirl_core.config import MIRLOptions
 from mirl_core.engines.base import Engine, Rendered, RequestContext, Sample, Sampling, TraceHeaders
 from mirl_core.engines.wrappers.forwarding import ForwardingEngine
-from mirl_core.pipeline.events import Decided, Event, FellBack, Finished, Gated, Started
+from mirl_core.pipeline.choices import ChoiceEvent
+from mirl_core.pipeline.events import Decided, FellBack, Finished, Gated, Started
 from mirl_core.types import Conversation, Result
-from mirl_server.handling.choices import Results
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -106,7 +106,7 @@ class RequestTrace:
         self._span = span
         self._operation = operation
         self._request_id = ""
-        self._results = Results(1)
+        self._choices = 1
         self._stages: dict[tuple[str, str], _Stage] = {}
 
     @property
@@ -125,7 +125,7 @@ class RequestTrace:
     ) -> None:
         """Say what the request asks for, by `n` answers; `context` is the one that the pipeline gets."""
         self._request_id = context.request_id
-        self._results = Results(n)
+        self._choices = n
         self._span.update_name(f"{self._operation} {model}")
         _set(
             self._span,
@@ -151,11 +151,10 @@ class RequestTrace:
                 },
             )
 
-    def event(self, index: int, event: Event) -> None:
-        """Hear of a pipeline event of answer `index`."""
-        self._results.note(index, event)
-        which = index if self._results.n > 1 else None
-        match event:
+    def event(self, choice_event: ChoiceEvent) -> None:
+        """Note an event of one of the request's choices on its span."""
+        which = choice_event.index if self._choices > 1 else None
+        match choice_event.event:
             case Started(prompt_tokens):
                 _set(self._span, {"gen_ai.usage.input_tokens": prompt_tokens})
             case Gated(descriptions, weight):
@@ -169,8 +168,8 @@ class RequestTrace:
                 self._span.add_event(
                     "decided", _known({"mirl.outstanding": outstanding, "mirl.choice": which})
                 )
-            case Finished() if self._results.complete:
-                self._finished(self._results.in_order)
+            case Finished() if choice_event.results is not None:
+                self._finished(choice_event.results)
 
     def _finished(self, results: Sequence[Result]) -> None:
         vote = results[0].vote if len(results) == 1 else None

@@ -16,9 +16,9 @@ from vllm.entrypoints.openai.responses.api_router import create_responses
 from vllm.entrypoints.openai.responses.protocol import ResponsesRequest
 
 from mirl_core.errors import EngineDeadError, RequestError
-from mirl_server.apis.protocol import error_response
-from mirl_server.handling.lifetime import DEAD
+from mirl_server.handling.lifetime import ENGINE_DEAD
 from mirl_server.handling.service import service_of
+from mirl_server.http.errors import error_response
 from mirl_server.observability.request_observer import refuse
 
 SCALING = ("/scale_elastic_ep", "/is_scaling_elastic_ep")
@@ -81,4 +81,4 @@ async def too_deep(request: Request, error: Exception) -> Response:
 
 async def engine_dead(request: Request, error: Exception) -> Response:
     """vLLM's own handler says 500, and ends the server before a health check has seen anything."""
-    return refuse(service_of(request), request, EngineDeadError(DEAD))
+    return refuse(service_of(request), request, EngineDeadError(ENGINE_DEAD))

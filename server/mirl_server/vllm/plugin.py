@@ -31,7 +31,7 @@ from mirl_core.pipeline.run import Pipeline
 from mirl_server.apis.router import make_router
 from mirl_server.handling.admission import SEQUENCES, Admission
 from mirl_server.handling.lifetime import Lifetime, patience
-from mirl_server.handling.requests import MAX_TOP_LOGPROBS
+from mirl_server.handling.reading.request import MAX_TOP_LOGPROBS
 from mirl_server.handling.service import Service
 from mirl_server.media.decoding import read_references
 from mirl_server.media.images import Images

@@ -14,7 +14,7 @@ from vllm.tool_parsers import ToolParserManager
 
 from mirl_core.algorithm.answers.forms import Calls
 from mirl_core.errors import RequestError
-from mirl_server.handling.tools import ToolParser
+from mirl_server.handling.reading.tools import ToolParser
 
 logger = logging.getLogger(__name__)
 

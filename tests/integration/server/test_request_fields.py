@@ -12,9 +12,9 @@ from mirl_core.config import MIRLOptions
 from mirl_core.engines.base import RequestContext, Sampling
 from mirl_core.engines.vllm.engine import VLLMEngine
 from mirl_core.errors import RequestError
+from mirl_core.pipeline.choices import run_choices
 from mirl_core.pipeline.run import Pipeline
 from mirl_core.types import Result
-from mirl_server.handling import choices
 from tests.integration.engines.pipeline_cases import NUMBERS, picture, settings
 from tests.integration.engines.pipeline_cases import SMALL as NARROW
 
@@ -39,10 +39,10 @@ async def run(
     pipeline = Pipeline(engine, settings())
     context = RequestContext(f"fields-{next(NUMBERS)}")
     chosen = MIRLOptions.model_validate(NARROW | options)
-    results = choices.Results(n)
-    async for index, event in choices.answer(pipeline, picture(), chosen, sampling, context, n, form):
-        results.note(index, event)
-    return results.in_order
+    results: list[Result] = []
+    async for event in run_choices(pipeline, picture(), chosen, sampling, context, n, form):
+        results += event.results or ()
+    return results
 
 
 @pytest.mark.parametrize("top", [0, 5])

@@ -1,41 +1,42 @@
-"""What the Anthropic API says: messages and their events.
+"""Messages of the Anthropic API and their events.
 
 Content blocks: `thinking` with the description and the reasoning, then `text`, or a `tool_use` for each call
-of an answer that is calls. There is always one choice. An event's `mirl` rides on `ping`, which clients skip;
-the evidence is the message's `mirl`, in a stream that of `message_delta`.
+of an answer that is calls. There is always one choice. A stream carries the `mirl` objects of events on
+`ping`, which clients skip, and the evidence on `message_delta`; a whole message carries the evidence as its
+`mirl`.
 """
 
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any
 
 from mirl_core.algorithm import answers
 from mirl_core.config import Tags
 from mirl_core.errors import MIRLError
+from mirl_core.pipeline.choices import ChoiceEvent
 from mirl_core.pipeline.events import Finished, Started
 from mirl_core.types import Result
-from mirl_server.apis.protocol import Json, evidence, finish_reason, stage_event
-from mirl_server.handling.choices import IndexedEvent
+from mirl_server.apis.evidence import Budget, Json, evidence, finish_reason, stage_event, started_json
+from mirl_server.handling.reading.tools import calls_json
 from mirl_server.handling.streaming import data
-from mirl_server.handling.tools import calls_json
-from mirl_server.middleware.error_shapes import messages_error
+from mirl_server.http.errors import messages_error
 
 
 class MessagesWriter:
-    """The answer to one request.
+    """The response writer of one request.
 
     Args:
         reasoning: whether the answer has a thinking block.
-        stops: the caller's stop sequences.
+        stops: the client's stop sequences.
         tags: the model's.
-        budget: N, k and m that the request got.
-        named: an error with its field called as the API calls it.
+        budget: of the request.
+        rename_error: returns an error with its field under the API's name.
     """
 
-    silence = data({"type": "ping"}, "ping")
-    end = ""
+    keep_alive = data({"type": "ping"}, "ping")
+    last_line = ""
 
     def __init__(
         self,
@@ -45,8 +46,8 @@ class MessagesWriter:
         reasoning: bool,
         stops: tuple[str, ...],
         tags: Tags,
-        budget: Mapping[str, int],
-        named: Callable[[MIRLError], MIRLError],
+        budget: Budget,
+        rename_error: Callable[[MIRLError], MIRLError],
     ) -> None:
         self._message: Json = {
             "id": f"msg_{request_id}",
@@ -60,8 +61,8 @@ class MessagesWriter:
         self._reasoning = reasoning
         self._stops = stops
         self._tags = tags
-        self._budget = dict(budget)
-        self._named = named
+        self._budget = budget
+        self._rename_error = rename_error
 
     def whole(self, results: Sequence[Result]) -> Json:
         (result,) = results
@@ -73,26 +74,26 @@ class MessagesWriter:
             "mirl": self._evidence(result),
         }
 
-    def lines(self, told: IndexedEvent) -> Iterable[str]:
-        _, event = told
+    def lines(self, choice_event: ChoiceEvent) -> Iterable[str]:
+        event = choice_event.event
         if isinstance(event, Started):
             yield _event("message_start", message={**self._message, "usage": _usage(event.prompt_tokens, 0)})
-            begun = {"event": "started", "prompt_tokens": event.prompt_tokens, "budget": self._budget}
-            yield _event("ping", mirl=begun)
+            started = started_json(event, self._budget)
+            yield _event("ping", mirl=started)
         elif not isinstance(event, Finished):
             yield _event("ping", mirl=stage_event(event))
         else:
             yield from self._finished(event.result)
 
     def failure(self, error: MIRLError) -> Iterable[str]:
-        yield data(messages_error(self._named(error)), "error")
+        yield data(messages_error(self._rename_error(error)), "error")
 
     def _finished(self, result: Result) -> Iterator[str]:
         for index, block in enumerate(self._content(result)):
-            # A block's content is in the field of its type's name, but for a call's input.
+            # A block's content is in the field named by its type, except a call's input.
             kind = "input" if block["type"] == "tool_use" else block["type"]
-            begun = {**block, kind: {} if kind == "input" else ""}
-            yield _event("content_block_start", index=index, content_block=begun)
+            empty = {**block, kind: {} if kind == "input" else ""}
+            yield _event("content_block_start", index=index, content_block=empty)
             if kind == "input":
                 text = json.dumps(block[kind], ensure_ascii=False)
                 delta = {"type": "input_json_delta", "partial_json": text}
@@ -110,14 +111,14 @@ class MessagesWriter:
         thinking = "\n\n".join(text for text in texts if text)
         blocks: list[Json] = []
         if self._reasoning and thinking:
-            # Nobody has to prove later that these are this server's words.
+            # The signature is empty: the server does not check thinking blocks that come back.
             blocks.append({"type": "thinking", "thinking": thinking, "signature": ""})
         if result.representative.calls:
             return [*blocks, *map(_tool_use, calls_json(result.content))]
         return [*blocks, {"type": "text", "text": result.content}]
 
     def _evidence(self, result: Result) -> Json:
-        return {"budget": self._budget, **evidence(result)}
+        return {"budget": dict(self._budget), **evidence(result)}
 
     def _stop(self, result: Result) -> Json:
         if finish_reason(result) != "stop":
@@ -128,7 +129,7 @@ class MessagesWriter:
         return {"stop_reason": "stop_sequence" if stopped else "end_turn", "stop_sequence": stopped}
 
     def _stopped_by(self, result: Result) -> str | None:
-        """The caller's stop sequence that cut the answer."""
+        """Return the client's stop sequence that cut the answer."""
         chain = result.representative
         _, uncut = answers.extract(chain.text, self._tags, chain.finish_reason == "stop")
         if chain.answer is None or uncut is None:
@@ -148,12 +149,12 @@ def _tool_use(call: Json) -> Json:
 
 
 def _input(arguments: str) -> Json:
-    """A call's arguments as the object that the API has for them, even where the model wrote none."""
+    """Return a call's arguments as an object, even where the model wrote none."""
     try:
-        given = json.loads(arguments)
+        value = json.loads(arguments)
     except ValueError:
-        given = None
-    return given if isinstance(given, dict) else {"arguments": arguments}
+        value = None
+    return value if isinstance(value, dict) else {"arguments": arguments}
 
 
 def _usage(prompt: int, sampled: int) -> Json:

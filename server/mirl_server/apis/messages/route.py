@@ -1,35 +1,32 @@
-"""POST /v1/messages: through the gate where the newest message is a user's with an image, else handed on.
+"""`POST /v1/messages`: through the gate where the newest message is a user's with an image, else plain.
 
-Counting tokens stays the backend's.
+The backend counts tokens (`/v1/messages/count_tokens`).
 """
 
 from __future__ import annotations
 
 from fastapi import APIRouter, Request, Response
 
-from mirl_server.apis.chat.route import answer
 from mirl_server.apis.messages.request import FIELDS, ROLES, MessagesApi
-from mirl_server.apis.openapi import (
-    EXAMPLE_KNOBS,
-    EXAMPLE_PNG,
-    HANDED_ON,
-    AnthropicErrorBody,
-    MessagesAnswer,
-    a_part,
-    a_turn,
-    documented,
-    some,
-    text_or_parts,
-)
+from mirl_server.apis.openapi import BACKEND_ERRORS, AnthropicErrorBody, MessagesAnswer, documented
 from mirl_server.apis.translation.schema import request_body
+from mirl_server.handling.dispatch import answer
+from mirl_server.handling.reading.json_schema import (
+    EXAMPLE_OPTIONS,
+    EXAMPLE_PNG,
+    content_schema,
+    list_schema,
+    message_schema,
+    part_schema,
+)
 
 router = APIRouter()
 
-_TEXT = a_part("text", text={"type": "string"})
+_TEXT = part_schema("text", text={"type": "string"})
 _SOURCE = {
     "anyOf": [
-        a_part("base64", media_type={"type": "string"}, data={"type": "string"}),
-        a_part("url", url={"type": "string"}),
+        part_schema("base64", media_type={"type": "string"}, data={"type": "string"}),
+        part_schema("url", url={"type": "string"}),
     ]
 }
 _EXAMPLE = {
@@ -47,20 +44,22 @@ _EXAMPLE = {
             ],
         }
     ],
-    "mirl": EXAMPLE_KNOBS,
+    "mirl": EXAMPLE_OPTIONS,
 }
 
 
 @router.post(
     "/v1/messages",
     response_class=Response,
-    responses=documented(MessagesAnswer, HANDED_ON, AnthropicErrorBody, stream=True),
+    responses=documented(MessagesAnswer, BACKEND_ERRORS, AnthropicErrorBody, stream=True),
     openapi_extra=request_body(
         FIELDS,
         required=("model", "messages", "max_tokens"),
         own={
-            "messages": some(a_turn(ROLES, text_or_parts(_TEXT, a_part("image", source=_SOURCE)))),
-            "system": text_or_parts(_TEXT),
+            "messages": list_schema(
+                message_schema(ROLES, content_schema(_TEXT, part_schema("image", source=_SOURCE)))
+            ),
+            "system": content_schema(_TEXT),
         },
         example=_EXAMPLE,
     ),

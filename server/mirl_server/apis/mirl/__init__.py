@@ -1,2 +1,1 @@
-"""MIRL's own routes (`/v1/mirl/score`, `/v1/mirl/describe`) and the server's small ones (`/v1/models`,
-`/ready`)."""
+"""MIRL's own routes: `/v1/mirl/score`, `/v1/mirl/describe`, `/v1/models` and `/ready`."""

@@ -1,6 +1,6 @@
-"""POST /v1/mirl/describe: the first half of a gated answer: descriptions with their MI, kept or not.
+"""`POST /v1/mirl/describe`: the first half of a gated answer: descriptions with their MI, kept or not.
 
-The descriptions are those that a chat completion of the same fields would go on from.
+A chat completion with the same fields would fork from these descriptions.
 """
 
 from __future__ import annotations
@@ -12,61 +12,67 @@ from typing import Any
 
 from fastapi import APIRouter, Request, Response
 
+from mirl_core.pipeline.choices import ChoiceEvent
 from mirl_core.pipeline.events import Described, FellBack, Gated, Started
 from mirl_core.types import Description
-from mirl_server.apis.chat.route import options_of, start
-from mirl_server.apis.mirl.image_calls import answered, read_asked
-from mirl_server.apis.openapi import TIMED, DescribeAnswer, documented, json_body
-from mirl_server.apis.protocol import Json, description_json, stage_json
-from mirl_server.handling.choices import IndexedEvent
-from mirl_server.handling.requests import ChatRequest, request_example, request_schema
-from mirl_server.handling.service import Service, request_context
+from mirl_server.apis.evidence import Json, description_json, stage_json
+from mirl_server.apis.mirl.image_calls import answer_call, read_image_request
+from mirl_server.apis.openapi import DEADLINE_ERRORS, DescribeAnswer, documented, json_body
+from mirl_server.handling.context import request_context
+from mirl_server.handling.gated import effective_options, start_pipeline
+from mirl_server.handling.reading.openapi import request_example, request_schema
+from mirl_server.handling.reading.request import ChatRequest
+from mirl_server.handling.service import Service
 from mirl_server.handling.streaming import unless_gone
 from mirl_server.observability.request_observer import RequestObserver
 
 router = APIRouter()
 
-_OF_ANSWERS = frozenset(
+_ANSWER_FIELDS = frozenset(
     {
         "stop", "stream", "stream_options", "include_reasoning", "n", "logprobs", "top_logprobs",
         "response_format", "structured_outputs", "parallel_tool_calls",
     }
 )  # fmt: skip
-TAKEN = (ChatRequest.model_fields.keys() - _OF_ANSWERS) | {"user", "metadata"}
+FIELDS = (ChatRequest.model_fields.keys() - _ANSWER_FIELDS) | {"user", "metadata"}
 
 
 def _schema() -> dict[str, Any]:
     schema = request_schema()
-    schema["properties"] = {name: one for name, one in schema["properties"].items() if name in TAKEN}
+    schema["properties"] = {
+        name: field_schema for name, field_schema in schema["properties"].items() if name in FIELDS
+    }
     return schema | {"title": "DescribeRequest"}
 
 
 @router.post(
     "/v1/mirl/describe",
     response_class=Response,
-    responses=documented(DescribeAnswer, TIMED),
+    responses=documented(DescribeAnswer, DEADLINE_ERRORS),
     openapi_extra=json_body(_schema(), request_example()),
 )
 async def describe(request: Request) -> Response:
     """Describe an image for a question: N descriptions, their MI with the image, and which the gate keeps."""
-    return await answered("describe", request, _describe)
+    return await answer_call("describe", request, _describe)
 
 
-async def _describe(service: Service, request: Request, body: dict[str, Any], watch: RequestObserver) -> Json:
-    asked = read_asked(service, body, TAKEN)
-    context = request_context(request, asked.request_id, asked.cache_salt, asked.priority or 0)
-    options = options_of(service, asked)
-    started = start(service, request, asked, options, context, watch, forks=False)
-    events = await unless_gone(request.receive, started)
-    prompt_tokens, gated = await unless_gone(request.receive, _until_gated(watch.events(events)))
-    sampled = sum(len(one.token_ids) for one in gated.descriptions)
+async def _describe(
+    service: Service, http_request: Request, body: dict[str, Any], observer: RequestObserver
+) -> Json:
+    request = read_image_request(service, body, FIELDS)
+    context = request_context(http_request, request)
+    options = effective_options(service, request)
+    starting = start_pipeline(service, http_request, request, options, context, observer, forks=False)
+    events = await unless_gone(http_request.receive, starting)
+    prompt_tokens, gated = await unless_gone(http_request.receive, _until_gated(observer.events(events)))
+    sampled = sum(len(description.token_ids) for description in gated.descriptions)
     return {
         "id": f"describe-{context.request_id}",
         "object": "mirl.describe",
         "created": int(time.time()),
-        "model": asked.model or service.names[0],
+        "model": request.model or service.names[0],
         "mi_weight": gated.mi_weight,
-        "data": [description_json(one) for one in gated.descriptions],
+        "data": [description_json(description) for description in gated.descriptions],
         "stages": [stage_json(stage) for stage in gated.stages],
         "usage": {
             "prompt_tokens": prompt_tokens,
@@ -77,12 +83,13 @@ async def _describe(service: Service, request: Request, body: dict[str, Any], wa
     }
 
 
-async def _until_gated(events: AsyncGenerator[IndexedEvent, None]) -> tuple[int, Gated]:
-    """Length of the prompt in tokens, and what the gate said; the pipeline goes no further."""
+async def _until_gated(events: AsyncGenerator[ChoiceEvent, None]) -> tuple[int, Gated]:
+    """Read events up to the gate's, and stop the pipeline; return the prompt's tokens and that event."""
     prompt_tokens = 0
     described: dict[int, Description] = {}
     async with aclosing(events):
-        async for _, event in events:
+        async for choice_event in events:
+            event = choice_event.event
             if isinstance(event, Started):
                 prompt_tokens = event.prompt_tokens
             elif isinstance(event, Described):
@@ -90,7 +97,7 @@ async def _until_gated(events: AsyncGenerator[IndexedEvent, None]) -> tuple[int,
             elif isinstance(event, Gated):
                 return prompt_tokens, event
             elif isinstance(event, FellBack):
-                # No description was usable: each says why, none was scored.
+                # No description was usable: each carries its reason, and none was scored.
                 return prompt_tokens, Gated(
                     tuple(described[i] for i in sorted(described)), stages=event.stages
                 )

@@ -1,4 +1,4 @@
-"""GET /v1/models and /v1/models/{id}: every served name twice, gated and `:direct`, and the adapters."""
+"""`GET /v1/models` and `/v1/models/{id}`: every served name twice, gated and `:direct`, and the adapters."""
 
 from __future__ import annotations
 
@@ -8,34 +8,33 @@ from fastapi import APIRouter, Request, Response
 from fastapi.responses import JSONResponse
 
 from mirl_core.errors import ModelNotFoundError
-from mirl_server.apis.openapi import ASKING, READING, ServedModel, ServedModels, documented
-from mirl_server.apis.protocol import error_response
-from mirl_server.handling.requests import DIRECT
-from mirl_server.handling.service import Service, service_of
+from mirl_server.apis.openapi import GET_ERRORS, MODEL_ERRORS, ServedModel, ServedModels, documented
+from mirl_server.handling.service import DIRECT, Service, service_of
+from mirl_server.http.errors import error_response
 
 router = APIRouter()
 
 
-@router.get("/v1/models", response_class=Response, responses=documented(ServedModels, READING))
+@router.get("/v1/models", response_class=Response, responses=documented(ServedModels, GET_ERRORS))
 async def list_models(request: Request) -> Response:
     """The served models."""
-    return JSONResponse({"object": "list", "data": await _listed(service_of(request))})
+    return JSONResponse({"object": "list", "data": await _cards(service_of(request))})
 
 
 # A path: names have slashes (`Qwen/Qwen2.5-VL-7B-Instruct`), and not every client encodes them.
 @router.get(
     "/v1/models/{model:path}",
     response_class=Response,
-    responses=documented(ServedModel, {404: ASKING[404], **READING}),
+    responses=documented(ServedModel, {404: MODEL_ERRORS[404], **GET_ERRORS}),
     openapi_extra={
         "parameters": [{"name": "model", "in": "path", "required": True, "schema": {"type": "string"}}]
     },
 )
 async def one_model(request: Request) -> Response:
     """One served model."""
-    # Not an argument: FastAPI would document a 422 for it, which never comes.
+    # Not an argument of the function: FastAPI would document a 422 for it, which never comes.
     model: str = request.path_params["model"]
-    for card in await _listed(service_of(request)):
+    for card in await _cards(service_of(request)):
         if card["id"] == model:
             return JSONResponse(card)
     return error_response(
@@ -45,10 +44,10 @@ async def one_model(request: Request) -> Response:
     )
 
 
-async def _listed(service: Service) -> list[dict[str, Any]]:
-    listed = []
+async def _cards(service: Service) -> list[dict[str, Any]]:
+    cards = []
     for card in await service.cards():
-        listed.append(card)
+        cards.append(card)
         if card["id"] in service.names:
-            listed.append({**card, "id": f"{card['id']}{DIRECT}", "parent": card["id"]})
-    return listed
+            cards.append({**card, "id": f"{card['id']}{DIRECT}", "parent": card["id"]})
+    return cards

@@ -1,13 +1,13 @@
-"""GET /ready: whether to send requests here. /health, which says whether to restart, is the backend's."""
+"""`GET /ready`: whether to send requests here. The backend's `/health` tells whether to restart."""
 
 from __future__ import annotations
 
 from fastapi import APIRouter, Request, Response
 
-from mirl_core.errors import DrainingError, MIRLError
-from mirl_server.apis.openapi import OPEN, documented
-from mirl_server.apis.protocol import error_response
+from mirl_core.errors import MIRLError
+from mirl_server.apis.openapi import OPEN_GET_ERRORS, documented
 from mirl_server.handling.service import service_of
+from mirl_server.http.errors import draining_error, error_response
 
 router = APIRouter()
 
@@ -15,14 +15,14 @@ router = APIRouter()
 @router.get(
     "/ready",
     response_class=Response,
-    responses=documented(None, {**OPEN, 503: "Draining, or the engine is gone"}),
+    responses=documented(None, {**OPEN_GET_ERRORS, 503: "Draining, or the engine is gone"}),
 )
 async def ready(request: Request) -> Response:
     """200 while the engine can serve, 503 otherwise."""
     service = service_of(request)
     try:
         if service.draining():
-            raise DrainingError("the server is shutting down", 5)
+            raise draining_error()
         await service.engine_pipeline().engine.health()
     except MIRLError as error:
         return error_response(error)

@@ -1,4 +1,4 @@
-"""The Responses API (`/v1/responses`): its input items as messages, its fields as chat's."""
+"""Requests of the Responses API: its input items as chat's messages, its fields as chat's fields."""
 
 from __future__ import annotations
 
@@ -8,13 +8,14 @@ from typing import Any
 from mirl_core.config import MIRLOptions
 from mirl_core.engines.base import RequestContext
 from mirl_core.errors import RequestError
-from mirl_server.apis.base import TranslatedApi
-from mirl_server.apis.protocol import budget
+from mirl_server.apis.evidence import budget_of
 from mirl_server.apis.responses.response import ResponsesWriter
-from mirl_server.apis.translation.fields import PLAIN, Fields, Turns, check_refused, object_of, text_of
+from mirl_server.apis.translation.api import TranslatedApi
+from mirl_server.apis.translation.fields import Fields, Turns, object_of, text_of
 from mirl_server.apis.translation.tools import responses_tools
-from mirl_server.handling.requests import ChatRequest
-from mirl_server.handling.service import Delegate, Service
+from mirl_server.handling.reading.fields import PLAIN_MODEL, check_refused
+from mirl_server.handling.reading.request import ChatRequest
+from mirl_server.handling.service import BackendHandler, Service
 from mirl_server.handling.streaming import ResponseWriter
 
 ROLES = ("user", "assistant", "system", "developer")
@@ -43,13 +44,13 @@ FIELDS = Fields(
         "conversation": ((), _NOTHING_STORED),
         "prompt": ((), "send the prompt's text in input"),
         "previous_input_messages": (([],), "send the earlier turns in input"),
-        "include": (([],), PLAIN),
-        "top_logprobs": ((0,), PLAIN),
+        "include": (([],), PLAIN_MODEL),
+        "top_logprobs": ((0,), PLAIN_MODEL),
         "truncation": (("disabled",), "shorten the input"),
         "context_management": (([],), "shorten the input"),
         "access_programs": ((), "leave it out"),
         "image": ((), "leave it out"),
-        "enable_response_messages": ((False,), PLAIN),
+        "enable_response_messages": ((False,), PLAIN_MODEL),
     },
     inert=frozenset(
         {
@@ -58,7 +59,7 @@ FIELDS = Fields(
         }
     ),
 )  # fmt: skip
-_NAMES = {chat: own for own, chat in FIELDS.renamed.items()} | {
+_NAMES = {chat: name for name, chat in FIELDS.renamed.items()} | {
     "messages": "input",
     "reasoning_effort": "reasoning.effort",
     "response_format": "text.format",
@@ -71,12 +72,12 @@ class ResponsesApi(TranslatedApi):
     """A request of the Responses API."""
 
     operation = "responses"
-    names = _NAMES
-    words = _WORDS
+    field_names = _NAMES
+    remedy_words = _WORDS
 
     def brings_image(self) -> bool:
-        given = self.body.get("input")
-        last = given[-1] if isinstance(given, list) and given else None
+        items = self.body.get("input")
+        last = items[-1] if isinstance(items, list) and items else None
         if (
             not isinstance(last, dict)
             or last.get("role") != "user"
@@ -94,38 +95,38 @@ class ResponsesApi(TranslatedApi):
         chat |= responses_tools(self.body.get("tools"), self.body.get("tool_choice"))
         return chat
 
-    def voice(
-        self, service: Service, asked: ChatRequest, options: MIRLOptions, context: RequestContext
+    def writer(
+        self, service: Service, request: ChatRequest, options: MIRLOptions, context: RequestContext
     ) -> ResponseWriter:
-        sampling = asked.sampling(service.engine_pipeline().settings.temperature, 1)
+        sampling = request.sampling(service.engine_pipeline().settings.temperature, 1)
         return ResponsesWriter(
             self.body,
             context.request_id,
-            asked.model or service.names[0],
+            request.model or service.names[0],
             temperature=sampling.temperature,
             top_p=sampling.top_p,
-            budget=budget(options),
-            reasoning=asked.include_reasoning is not False,
-            named=self.named,
+            budget=budget_of(options),
+            reasoning=request.include_reasoning is not False,
+            rename_error=self.rename_error,
         )
 
-    def delegate(self, service: Service) -> Delegate:
+    def backend_handler(self, service: Service) -> BackendHandler:
         return service.handler("responses")
 
     def turns(self) -> Turns:
-        """`instructions` and `input` as chat messages."""
+        """Return `instructions` and `input` as chat's messages."""
         turns = Turns()
         if self.body.get("instructions") is not None:
             content = text_of(self.body["instructions"], "instructions")
             turns.add({"role": "system", "content": content}, "instructions")
         reasoning: list[str] = []
-        for i, given in enumerate(self.body["input"]):
-            where = f"input[{i}]"
-            item = object_of(given, where)
+        for i, value in enumerate(self.body["input"]):
+            path = f"input[{i}]"
+            item = object_of(value, path)
             if item.get("type") == "reasoning":
-                reasoning += _reasoning_texts(item, where)
+                reasoning += _reasoning_texts(item, path)
                 continue
-            message = _message(item, where)
+            message = _message(item, path)
             if message["role"] == "assistant" and reasoning:
                 message["reasoning"] = "\n\n".join(reasoning)
             reasoning = []
@@ -133,124 +134,122 @@ class ResponsesApi(TranslatedApi):
                 last = turns.messages[-1]
                 last["tool_calls"] = last.get("tool_calls", []) + message["tool_calls"]
             else:
-                turns.add(message, where)
+                turns.add(message, path)
         return turns
 
 
 def _continues(message: dict[str, Any], messages: Sequence[dict[str, Any]]) -> bool:
-    """Whether a tool call belongs to the assistant's turn before it: chat has them in one message."""
+    """Return whether a tool call belongs to the assistant's turn before it: chat has both in one message."""
     return "tool_calls" in message and bool(messages) and messages[-1]["role"] == "assistant"
 
 
-def _reasoning_fields(given: object) -> dict[str, Any]:
-    if given is None:
+def _reasoning_fields(value: object) -> dict[str, Any]:
+    if value is None:
         return {}
-    reasoning = object_of(given, "reasoning")
+    reasoning = object_of(value, "reasoning")
     for name in reasoning:
-        # A summary is always given, in full.
+        # A response always has its summary, in full.
         if name not in ("effort", "summary", "generate_summary"):
             check_refused(f"reasoning.{name[:64]}", reasoning[name], (), "leave it out")
     return {"reasoning_effort": reasoning["effort"]} if reasoning.get("effort") is not None else {}
 
 
-def _text_fields(given: object) -> dict[str, Any]:
-    if given is None:
+def _text_fields(value: object) -> dict[str, Any]:
+    if value is None:
         return {}
-    text = object_of(given, "text")
-    for name, value in text.items():
+    text = object_of(value, "text")
+    for name in text:
         if name not in ("format", "verbosity"):
-            check_refused(f"text.{name[:64]}", value, (), "leave it out")
+            check_refused(f"text.{name[:64]}", text[name], (), "leave it out")
     fields = {"verbosity": text["verbosity"]} if text.get("verbosity") not in (None, "medium") else {}
     if text.get("format") is None:
         return fields
     form = object_of(text["format"], "text.format")
-    # Here what chat has in an object of its own stands beside the type.
-    schema = {name: value for name, value in form.items() if name != "type"}
+    # Chat nests these fields in an object; here they stand beside the type.
+    schema = {name: entry for name, entry in form.items() if name != "type"}
     kind = {"type": form.get("type")}
     return fields | {"response_format": kind | ({"json_schema": schema} if schema else {})}
 
 
-def _message(item: dict[str, Any], where: str) -> dict[str, Any]:
+def _message(item: dict[str, Any], path: str) -> dict[str, Any]:
     kind = item.get("type", "message")
     if kind == "message":
         role = item.get("role")
         if role not in ROLES:
-            raise RequestError(f"{where}.role must be one of {', '.join(ROLES)}", param=f"{where}.role")
-        content = _content(item.get("content"), f"{where}.content", images=role == "user")
+            raise RequestError(f"{path}.role must be one of {', '.join(ROLES)}", param=f"{path}.role")
+        content = _content(item.get("content"), f"{path}.content", images=role == "user")
         if role != "user" and isinstance(content, list):
             # Templates take an assistant's or system's turn as text.
             content = "".join(part["text"] for part in content)
         return {"role": role, "content": content}
     if kind == "function_call":
-        function = {name: text_of(item.get(name), f"{where}.{name}") for name in ("name", "arguments")}
+        function = {name: text_of(item.get(name), f"{path}.{name}") for name in ("name", "arguments")}
         call = {
-            "id": text_of(item.get("call_id"), f"{where}.call_id"),
+            "id": text_of(item.get("call_id"), f"{path}.call_id"),
             "type": "function",
             "function": function,
         }
         return {"role": "assistant", "content": None, "tool_calls": [call]}
     if kind == "function_call_output":
-        content = _content(item.get("output"), f"{where}.output", images=False)
+        content = _content(item.get("output"), f"{path}.output", images=False)
         return {
             "role": "tool",
-            "tool_call_id": text_of(item.get("call_id"), f"{where}.call_id"),
+            "tool_call_id": text_of(item.get("call_id"), f"{path}.call_id"),
             "content": content,
         }
     if kind == "item_reference":
-        raise RequestError(f"{where}: {_NOTHING_STORED}", param=where)
+        raise RequestError(f"{path}: {_NOTHING_STORED}", param=path)
     raise RequestError(
-        f"{where}: items of type '{str(kind)[:40]}' can't go through the gate; send messages, reasoning and "
+        f"{path}: items of type '{str(kind)[:40]}' can't go through the gate; send messages, reasoning and "
         "function calls with their outputs",
-        param=where,
+        param=path,
     )
 
 
-def _content(given: object, where: str, images: bool = True) -> str | list[dict[str, Any]]:
-    if isinstance(given, str):
-        return given
-    if not isinstance(given, list):
-        raise RequestError(f"{where} must be text or a list of parts", param=where)
-    return [_part(one, f"{where}[{j}]", images) for j, one in enumerate(given)]
+def _content(value: object, path: str, images: bool = True) -> str | list[dict[str, Any]]:
+    if isinstance(value, str):
+        return value
+    if not isinstance(value, list):
+        raise RequestError(f"{path} must be text or a list of parts", param=path)
+    return [_part(part, f"{path}[{j}]", images) for j, part in enumerate(value)]
 
 
-def _part(given: object, where: str, images: bool) -> dict[str, Any]:
-    part = object_of(given, where)
+def _part(value: object, path: str, images: bool) -> dict[str, Any]:
+    part = object_of(value, path)
     kind = part.get("type")
     if kind in ("input_text", "output_text"):
-        return {"type": "text", "text": text_of(part.get("text"), f"{where}.text")}
+        return {"type": "text", "text": text_of(part.get("text"), f"{path}.text")}
     if kind == "refusal":
-        return {"type": "text", "text": text_of(part.get("refusal"), f"{where}.refusal")}
+        return {"type": "text", "text": text_of(part.get("refusal"), f"{path}.refusal")}
     if kind == "input_image" and images:
         if part.get("file_id") is not None:
             raise RequestError(
-                f"{where}.file_id: no files are kept here; send image_url", param=f"{where}.file_id"
+                f"{path}.file_id: no files are kept here; send image_url", param=f"{path}.file_id"
             )
         if part.get("detail", "auto") not in (*_DETAILS, None):
-            raise RequestError(
-                f"{where}.detail must be one of {', '.join(_DETAILS)}", param=f"{where}.detail"
-            )
+            raise RequestError(f"{path}.detail must be one of {', '.join(_DETAILS)}", param=f"{path}.detail")
         url = part.get("image_url")
         if not isinstance(url, str):
-            raise RequestError(f"{where}.image_url must be a URL as text", param=f"{where}.image_url")
+            raise RequestError(f"{path}.image_url must be a URL as text", param=f"{path}.image_url")
         return {"type": "image_url", "image_url": {"url": url}}
     raise RequestError(
-        f"{where}: parts of type '{str(kind)[:40]}' can't go through the gate; send input_text"
+        f"{path}: parts of type '{str(kind)[:40]}' can't go through the gate; send input_text"
         f"{' and input_image' if images else ''}",
-        param=where,
+        param=path,
     )
 
 
-def _reasoning_texts(item: dict[str, Any], where: str) -> list[str]:
-    """The texts of an earlier turn's reasoning: its own words, or else their summary."""
+def _reasoning_texts(item: dict[str, Any], path: str) -> list[str]:
+    """Return the texts of an earlier turn's reasoning: its content, or else its summary."""
     if item.get("encrypted_content") is not None:
         raise RequestError(
-            f"{where}.encrypted_content can't be read here; leave it out", param=f"{where}.encrypted_content"
+            f"{path}.encrypted_content can't be read here; leave it out", param=f"{path}.encrypted_content"
         )
     name = "content" if item.get("content") else "summary"
     parts = item.get(name) or []
     if not isinstance(parts, list):
-        raise RequestError(f"{where}.{name} must be a list", param=f"{where}.{name}")
-    places = [
-        (object_of(part, f"{where}.{name}[{j}]"), f"{where}.{name}[{j}].text") for j, part in enumerate(parts)
+        raise RequestError(f"{path}.{name} must be a list", param=f"{path}.{name}")
+    entries = [
+        (object_of(part, f"{path}.{name}[{j}]"), f"{path}.{name}[{j}].text") for j, part in enumerate(parts)
     ]
-    return [text_of(part.get("text"), place) for part, place in places]
+    return [text_of(part.get("text"), text_path) for part, text_path in entries]

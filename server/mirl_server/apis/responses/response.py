@@ -1,8 +1,9 @@
-"""What the Responses API says: response objects and their events.
+"""Response objects of the Responses API and their events.
 
 Output items: `reasoning`, whose summary has the description and the reasoning, then `message`, or a
-`function_call` for each call of an answer that is calls. There is always one choice. An event's `mirl` rides
-on `response.in_progress`, a type that every client knows; the evidence is the response's `mirl`.
+`function_call` for each call of an answer that is calls. There is always one choice. A stream carries the
+`mirl` objects of events on `response.in_progress`, a type that every client knows; the evidence is the
+response's `mirl`.
 """
 
 from __future__ import annotations
@@ -12,29 +13,30 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 from mirl_core.errors import MIRLError
+from mirl_core.pipeline.choices import ChoiceEvent
 from mirl_core.pipeline.events import Finished, Started
 from mirl_core.types import Result
-from mirl_server.apis.protocol import Json, error_body, evidence, finish_reason, stage_event
-from mirl_server.handling.choices import IndexedEvent
+from mirl_server.apis.evidence import Budget, Json, evidence, finish_reason, stage_event, started_json
+from mirl_server.handling.reading.tools import calls_json
 from mirl_server.handling.streaming import KEEP_ALIVE, data
-from mirl_server.handling.tools import calls_json
+from mirl_server.http.errors import error_body
 
 _ECHOED = ("instructions", "max_output_tokens", "metadata", "reasoning", "safety_identifier", "user")
 
 
 class ResponsesWriter:
-    """The answer to one request.
+    """The response writer of one request.
 
     Args:
         body: the request, valid.
-        temperature, top_p: what it is sampled with.
+        temperature, top_p: of the request's sampling.
         reasoning: whether the answer carries its reasoning.
-        budget: N, k and m that the request got.
-        named: an error with its field called as the API calls it.
+        budget: of the request.
+        rename_error: returns an error with its field under the API's name.
     """
 
-    silence = KEEP_ALIVE
-    end = ""
+    keep_alive = KEEP_ALIVE
+    last_line = ""
 
     def __init__(
         self,
@@ -45,13 +47,13 @@ class ResponsesWriter:
         temperature: float,
         top_p: float,
         reasoning: bool,
-        budget: Mapping[str, int],
-        named: Callable[[MIRLError], MIRLError],
+        budget: Budget,
+        rename_error: Callable[[MIRLError], MIRLError],
     ) -> None:
         self._id = request_id
         self._reasoning = reasoning
-        self._budget = dict(budget)
-        self._named = named
+        self._budget = budget
+        self._rename_error = rename_error
         self._sequence = 0
         self._response: Json = {
             "id": f"resp_{request_id}",
@@ -93,38 +95,38 @@ class ResponsesWriter:
             "incomplete_details": None if whole else {"reason": "max_output_tokens"},
             "output": output,
             "usage": _usage(result),
-            "mirl": {"budget": self._budget, **evidence(result)},
+            "mirl": {"budget": dict(self._budget), **evidence(result)},
         }
 
-    def lines(self, told: IndexedEvent) -> Iterable[str]:
-        _, event = told
+    def lines(self, choice_event: ChoiceEvent) -> Iterable[str]:
+        event = choice_event.event
         if isinstance(event, Started):
             yield self._event("response.created", response=self._response)
-            begun = {"event": "started", "prompt_tokens": event.prompt_tokens, "budget": self._budget}
-            yield self._event("response.in_progress", response=self._response, mirl=begun)
+            started = started_json(event, self._budget)
+            yield self._event("response.in_progress", response=self._response, mirl=started)
         elif not isinstance(event, Finished):
             yield self._event("response.in_progress", response=self._response, mirl=stage_event(event))
         else:
-            tell = {
-                "reasoning": self._reasoning_item,
-                "message": self._message,
-                "function_call": self._function_call,
+            writers = {
+                "reasoning": self._reasoning_events,
+                "message": self._message_events,
+                "function_call": self._function_call_events,
             }
             output = self._output(event.result)
             for index, item in enumerate(output):
-                yield from tell[item["type"]](index, item)
+                yield from writers[item["type"]](index, item)
             whole = self._ended(event.result, output)
             yield self._event(f"response.{whole['status']}", response=whole)
 
     def failure(self, error: MIRLError) -> Iterable[str]:
-        told = error_body(self._named(error))["error"]
-        yield self._event("error", code=told["code"], message=told["message"], param=told["param"])
-        # The API's own list of codes has one for whatever is not the request's fault.
-        failed = {"code": "server_error", "message": told["message"]}
+        fields = error_body(self._rename_error(error))["error"]
+        yield self._event("error", code=fields["code"], message=fields["message"], param=fields["param"])
+        # The API's only code for errors that are not the request's fault.
+        failed = {"code": "server_error", "message": fields["message"]}
         yield self._event("response.failed", response={**self._response, "status": "failed", "error": failed})
 
     def _output(self, result: Result) -> list[Json]:
-        # A chain that was cut short makes its message incomplete, not the description that it rests on.
+        # A chain that was cut makes its message incomplete, not its description.
         status = "completed" if finish_reason(result) == "stop" else "incomplete"
         texts = (result.description.text if result.description else "", result.reasoning)
         summary = [{"type": "summary_text", "text": text} for text in texts if text]
@@ -135,7 +137,7 @@ class ResponsesWriter:
             )
         if result.representative.calls:
             calls = enumerate(calls_json(result.content))
-            return [*items, *(self._call(place, one) for place, one in calls)]
+            return [*items, *(self._call(number, call) for number, call in calls)]
         text = {"type": "output_text", "text": result.content, "annotations": [], "logprobs": []}
         items.append(
             {
@@ -148,46 +150,48 @@ class ResponsesWriter:
         )
         return items
 
-    def _call(self, place: int, call: Json) -> Json:
+    def _call(self, number: int, call: Json) -> Json:
         return {
             "type": "function_call",
-            "id": f"fc_{place}_{self._id}",
+            "id": f"fc_{number}_{self._id}",
             "call_id": call["id"],
             **call["function"],
             "status": "completed",
         }
 
-    def _function_call(self, index: int, item: Json) -> Iterator[str]:
-        at = {"item_id": item["id"], "output_index": index}
+    def _function_call_events(self, index: int, item: Json) -> Iterator[str]:
+        position = {"item_id": item["id"], "output_index": index}
         arguments, name = item["arguments"], item["name"]
-        begun = {**item, "arguments": "", "status": "in_progress"}
-        yield self._event("response.output_item.added", output_index=index, item=begun)
-        yield self._event("response.function_call_arguments.delta", **at, delta=arguments)
-        yield self._event("response.function_call_arguments.done", **at, name=name, arguments=arguments)
+        empty = {**item, "arguments": "", "status": "in_progress"}
+        yield self._event("response.output_item.added", output_index=index, item=empty)
+        yield self._event("response.function_call_arguments.delta", **position, delta=arguments)
+        yield self._event("response.function_call_arguments.done", **position, name=name, arguments=arguments)
         yield self._event("response.output_item.done", output_index=index, item=item)
 
-    def _reasoning_item(self, index: int, item: Json) -> Iterator[str]:
-        at = {"item_id": item["id"], "output_index": index}
-        begun = {**item, "summary": [], "status": "in_progress"}
-        yield self._event("response.output_item.added", output_index=index, item=begun)
+    def _reasoning_events(self, index: int, item: Json) -> Iterator[str]:
+        position = {"item_id": item["id"], "output_index": index}
+        empty = {**item, "summary": [], "status": "in_progress"}
+        yield self._event("response.output_item.added", output_index=index, item=empty)
         for number, part in enumerate(item["summary"]):
-            here = {**at, "summary_index": number}
-            yield self._event("response.reasoning_summary_part.added", **here, part={**part, "text": ""})
-            yield self._event("response.reasoning_summary_text.delta", **here, delta=part["text"])
-            yield self._event("response.reasoning_summary_text.done", **here, text=part["text"])
-            yield self._event("response.reasoning_summary_part.done", **here, part=part)
+            part_position = {**position, "summary_index": number}
+            yield self._event(
+                "response.reasoning_summary_part.added", **part_position, part={**part, "text": ""}
+            )
+            yield self._event("response.reasoning_summary_text.delta", **part_position, delta=part["text"])
+            yield self._event("response.reasoning_summary_text.done", **part_position, text=part["text"])
+            yield self._event("response.reasoning_summary_part.done", **part_position, part=part)
         yield self._event("response.output_item.done", output_index=index, item=item)
 
-    def _message(self, index: int, item: Json) -> Iterator[str]:
-        here = {"item_id": item["id"], "output_index": index, "content_index": 0}
+    def _message_events(self, index: int, item: Json) -> Iterator[str]:
+        part_position = {"item_id": item["id"], "output_index": index, "content_index": 0}
         (part,) = item["content"]
-        begun = {**item, "content": [], "status": "in_progress"}
-        yield self._event("response.output_item.added", output_index=index, item=begun)
-        yield self._event("response.content_part.added", **here, part={**part, "text": ""})
+        empty = {**item, "content": [], "status": "in_progress"}
+        yield self._event("response.output_item.added", output_index=index, item=empty)
+        yield self._event("response.content_part.added", **part_position, part={**part, "text": ""})
         if part["text"]:
-            yield self._event("response.output_text.delta", **here, delta=part["text"], logprobs=[])
-        yield self._event("response.output_text.done", **here, text=part["text"], logprobs=[])
-        yield self._event("response.content_part.done", **here, part=part)
+            yield self._event("response.output_text.delta", **part_position, delta=part["text"], logprobs=[])
+        yield self._event("response.output_text.done", **part_position, text=part["text"], logprobs=[])
+        yield self._event("response.content_part.done", **part_position, part=part)
         yield self._event("response.output_item.done", output_index=index, item=item)
 
     def _event(self, kind: str, **fields: Any) -> str:
@@ -202,7 +206,7 @@ def _usage(result: Result) -> Json:
         "input_tokens": prompt,
         "input_tokens_details": {"cached_tokens": 0, "cache_write_tokens": 0},
         "output_tokens": completion,
-        # Whatever was sampled beside the chain that is returned.
+        # All sampled tokens but those of the returned chain.
         "output_tokens_details": {"reasoning_tokens": completion - result.representative.tokens},
         "total_tokens": prompt + completion,
     }

@@ -1,34 +1,33 @@
-"""POST /v1/responses: through the gate where the newest input item is a user's with an image, else handed on.
+"""`POST /v1/responses`: through the gate where the newest input item is a user's with an image, else plain.
 
-What else the Responses API has (retrieving, cancelling) stays the backend's.
+The backend serves the rest of the Responses API (retrieving, cancelling).
 """
 
 from __future__ import annotations
 
 from fastapi import APIRouter, Request, Response
 
-from mirl_server.apis.chat.route import answer
-from mirl_server.apis.openapi import (
-    EXAMPLE_KNOBS,
-    EXAMPLE_PNG,
-    HANDED_ON,
-    OTHER,
-    ResponsesAnswer,
-    a_part,
-    a_turn,
-    documented,
-    some,
-    text_or_parts,
-)
+from mirl_server.apis.openapi import BACKEND_ERRORS, ResponsesAnswer, documented
 from mirl_server.apis.responses.request import FIELDS, ROLES, ResponsesApi
 from mirl_server.apis.translation.schema import request_body
+from mirl_server.handling.dispatch import answer
+from mirl_server.handling.reading.json_schema import (
+    EXAMPLE_OPTIONS,
+    EXAMPLE_PNG,
+    OTHER_PART,
+    content_schema,
+    list_schema,
+    message_schema,
+    part_schema,
+)
 
 router = APIRouter()
 
-_CONTENT = text_or_parts(
-    a_part("input_text", text={"type": "string"}), a_part("input_image", image_url={"type": "string"})
+_CONTENT = content_schema(
+    part_schema("input_text", text={"type": "string"}),
+    part_schema("input_image", image_url={"type": "string"}),
 )
-_ITEMS = some({"anyOf": [a_turn(ROLES, _CONTENT), OTHER]})
+_ITEMS = list_schema({"anyOf": [message_schema(ROLES, _CONTENT), OTHER_PART]})
 _EXAMPLE = {
     "input": [
         {
@@ -40,14 +39,14 @@ _EXAMPLE = {
         }
     ],
     "max_output_tokens": 200,
-    "mirl": EXAMPLE_KNOBS,
+    "mirl": EXAMPLE_OPTIONS,
 }
 
 
 @router.post(
     "/v1/responses",
     response_class=Response,
-    responses=documented(ResponsesAnswer, HANDED_ON, stream=True),
+    responses=documented(ResponsesAnswer, BACKEND_ERRORS, stream=True),
     openapi_extra=request_body(
         FIELDS,
         required=("input",),

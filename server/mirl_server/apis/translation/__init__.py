@@ -1,1 +1,1 @@
-"""Read other APIs' requests into chat's fields, and rename errors back; imports `handling`."""
+"""Requests of other APIs translated into chat's fields, and errors translated back; imports `handling`."""

@@ -1,7 +1,8 @@
-"""An API's fields in chat's words, and an error about chat's words back in the API's.
+"""The fields of an API as chat's fields, and an error about chat's fields as an error about the API's.
 
-Every field of an API is in one table of `Fields`: its value is chat's, by chat's rules (`same`, `renamed`),
-refused unless it asks for nothing, inert, or read by the API's own code. None is dropped.
+Every field of an API is in one table of `Fields`: chat reads its value (`same`, `renamed`), it is refused
+unless it asks for nothing (`refused`), ignored (`inert`), or read by the API's own code (`own`). None is
+dropped.
 """
 
 from __future__ import annotations
@@ -13,35 +14,34 @@ from dataclasses import dataclass
 from typing import Any
 
 from mirl_core.errors import MIRLError, RequestError
+from mirl_server.handling.reading.fields import Refusals, check_refused, unknown_field
 
-PLAIN = "leave it out, or ask the model's ':direct' name"
-Refused = Mapping[str, tuple[tuple[object, ...], str]]
-"""field: (values that ask for nothing, the remedy)"""
-_MESSAGE = re.compile(r"messages\[\d+\](?:\.content\[\d+\])?")
+_MESSAGE_PATH = re.compile(r"messages\[\d+\](?:\.content\[\d+\])?")
 
 
 @dataclass(frozen=True, slots=True)
 class Fields:
-    """Where each field of an API goes."""
+    """How each field of an API is read."""
 
     own: frozenset[str]
     """Read by the API's own code."""
     same: frozenset[str]
-    """Chat has them under the same name, and decides about them."""
+    """Read by chat, under the same name."""
     renamed: Mapping[str, str]
-    """Chat has them under another name."""
-    refused: Refused
+    """Read by chat, under another name."""
+    refused: Refusals
     inert: frozenset[str]
+    """Ignored."""
 
     def names(self) -> frozenset[str]:
-        """Every field that has a place."""
+        """Return every known field."""
         return self.own | self.same | self.renamed.keys() | self.refused.keys() | self.inert
 
     def in_chat(self, body: Mapping[str, Any]) -> dict[str, Any]:
-        """Those fields of a body that are chat's, by chat's names.
+        """Return the fields of a body that chat reads, under chat's names.
 
         Raises:
-            RequestError: a field is unknown, or asks for something that can't be given.
+            RequestError: a field is unknown, or asks for something that can't be honoured.
         """
         chat = {}
         for name, value in body.items():
@@ -52,71 +52,72 @@ class Fields:
             elif name in self.renamed:
                 chat[self.renamed[name]] = value
             elif name not in self.own and name not in self.inert:
-                raise RequestError(f"unknown field '{name[:64]}'; leave it out", param=name[:64])
+                raise unknown_field(name)
         return chat
 
 
 class Turns:
-    """An API's turns as chat messages, and where each of them came from."""
+    """An API's turns as chat messages, and the path of each in the API's body."""
 
     def __init__(self) -> None:
         self.messages: list[dict[str, Any]] = []
-        self.places: dict[str, str] = {}
-        """chat's messages and parts (`messages[1]`, `messages[1].content[0]`): their places in the API."""
+        self.paths: dict[str, str] = {}
+        """The API's path by the path of a chat message or part (`messages[1]`, `messages[1].content[0]`)."""
 
-    def add(self, message: dict[str, Any], where: str, parts: Sequence[str] = ()) -> None:
-        """The next message; `parts` are the places of its content parts, where those were moved."""
-        here = f"messages[{len(self.messages)}]"
-        self.places |= {here: where} | {f"{here}.content[{j}]": place for j, place in enumerate(parts)}
+    def add(self, message: dict[str, Any], path: str, part_paths: Sequence[str] = ()) -> None:
+        """Append a message.
+
+        Args:
+            path: of the turn in the API's body.
+            part_paths: of the message's content parts, where their numbers differ from the API's.
+        """
+        chat_path = f"messages[{len(self.messages)}]"
+        self.paths |= {chat_path: path}
+        self.paths |= {f"{chat_path}.content[{j}]": part_path for j, part_path in enumerate(part_paths)}
         self.messages.append(message)
 
 
-def check_refused(name: str, value: object, neutral: tuple[object, ...], remedy: str) -> None:
-    """RequestError where a field asks for what can't be given."""
-    if value is not None and value not in neutral:
-        raise RequestError(f"{name} is not supported for gated requests; {remedy}", param=name)
-
-
 def renamed_error(
-    error: MIRLError, names: Mapping[str, str], places: Mapping[str, str], words: Mapping[str, str]
+    error: MIRLError, names: Mapping[str, str], paths: Mapping[str, str], words: Mapping[str, str]
 ) -> MIRLError:
-    """The same error with its field called as an API calls it.
+    """Return an error about a chat field as an error about the API's field.
 
     Args:
-        names: chat's fields: the API's.
-        places: of `Turns`.
-        words: what remedies say in chat's words: the API's.
+        names: the API's field by chat's field.
+        paths: of `Turns`.
+        words: the API's words by chat's words, in remedies.
     """
     if error.param is None:
         return error
     root = re.split(r"[.\[]", error.param, maxsplit=1)[0]
-    told = copy.copy(error)
+    renamed = copy.copy(error)
 
-    def place(found: re.Match[str]) -> str:
-        message = found[0].split(".")[0]
-        if found[0] in places:
-            return places[found[0]]
-        return places.get(message, message) + found[0].removeprefix(message)
+    def api_path(match: re.Match[str]) -> str:
+        path = match[0]
+        if path in paths:
+            return paths[path]
+        message_path = path.split(".")[0]
+        return paths.get(message_path, message_path) + path.removeprefix(message_path)
 
-    param, message = _MESSAGE.sub(place, error.param), _MESSAGE.sub(place, error.message)
+    param, message = _MESSAGE_PATH.sub(api_path, error.param), _MESSAGE_PATH.sub(api_path, error.message)
     if param == error.param and root in names:
         param = names[root] + error.param.removeprefix(root)
         message = re.sub(rf"\b{root}\b", names[root], message, count=1)
-    for chats, own in words.items():
-        message = message.replace(chats, own)
-    told.param, told.message, told.args = param, message, (message,)
-    return told
+    for chat_words, api_words in words.items():
+        message = message.replace(chat_words, api_words)
+    renamed.param, renamed.message, renamed.args = param, message, (message,)
+    return renamed
 
 
-def text_of(given: object, where: str) -> str:
-    """A text; RequestError where it is none."""
-    if not isinstance(given, str):
-        raise RequestError(f"{where} must be text", param=where)
-    return given
+def text_of(value: object, path: str) -> str:
+    """Return a value that must be text; raise RequestError for `path` where it is not."""
+    if not isinstance(value, str):
+        raise RequestError(f"{path} must be text", param=path)
+    return value
 
 
-def object_of(given: object, where: str) -> dict[str, Any]:
-    """An object; RequestError where it is none."""
-    if not isinstance(given, dict):
-        raise RequestError(f"{where} must be an object", param=where)
-    return given
+def object_of(value: object, path: str) -> dict[str, Any]:
+    """Return a value that must be an object; raise RequestError for `path` where it is not."""
+    if not isinstance(value, dict):
+        raise RequestError(f"{path} must be an object", param=path)
+    return value

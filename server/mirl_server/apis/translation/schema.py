@@ -1,4 +1,4 @@
-"""An API's request in OpenAPI: its fields as chat documents them, under its own names."""
+"""A translated API's request in OpenAPI: chat's documentation of its fields, under the API's names."""
 
 from __future__ import annotations
 
@@ -7,13 +7,17 @@ from typing import Any
 
 from mirl_server.apis.openapi import json_body
 from mirl_server.apis.translation.fields import Fields
-from mirl_server.handling.requests import request_schema
+from mirl_server.handling.reading.openapi import request_schema
 
 
 def request_body(
     fields: Fields, required: Sequence[str], own: Mapping[str, Any], example: dict[str, Any]
 ) -> dict[str, Any]:
-    """The `requestBody` of a route; `own` are the schemas of what is the API's alone."""
+    """Return the `openapi_extra` of a route.
+
+    Args:
+        own: the schemas of the fields that chat does not have.
+    """
     chat = request_schema()["properties"]
     names = {name: name for name in fields.same} | dict(fields.renamed)
     shared = {own_name: chat[name] for own_name, name in sorted(names.items()) if name in chat}

@@ -12,6 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from mirl_core.algorithm.answers import (
+    NormalizedAnswer,
     clusters,
     equivalent,
     extract,

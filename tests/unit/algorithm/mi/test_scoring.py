@@ -9,8 +9,7 @@ from typing import Any
 import pytest
 
 from mirl_core.algorithm.mi.estimators import ReferenceEstimator, TextEstimator
-from mirl_core.algorithm.mi.marginals import image_free_logprobs
-from mirl_core.algorithm.mi.scoring import measure, needs_marginals, resolve_weight
+from mirl_core.algorithm.mi.scoring import image_free_logprobs, measure, needs_marginals, resolve_weight
 from mirl_core.config import MIRLOptions
 from mirl_core.engines.base import RequestContext
 from mirl_core.engines.fake import FakeEngine

@@ -11,7 +11,7 @@ import pytest
 
 from mirl_core.errors import RateLimitError
 from mirl_server.access.quotas import Quotas, TokenMeter
-from mirl_server.apis.protocol import error_response
+from mirl_server.http.errors import error_response
 from mirl_server.settings.limits import AccessSettings, AdmissionSettings, HTTPSettings, KeyLimits
 from mirl_server.settings.server import ServerSettings
 

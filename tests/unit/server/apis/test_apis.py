@@ -14,7 +14,8 @@ from mirl_core.engines.fake import FakeEngine, FakeText
 from mirl_server.apis.messages import request as messages
 from mirl_server.apis.responses import request as responses
 from mirl_server.apis.translation.fields import Fields
-from mirl_server.handling.requests import INERT, REFUSED, ChatRequest
+from mirl_server.handling.reading.fields import INERT, REFUSED
+from mirl_server.handling.reading.request import ChatRequest
 from tests.unit.server.apis.api_cases import BODIES, abandon, image_block, input_image, named_events, post
 from tests.unit.server.conftest import Build, Harness
 
@@ -168,9 +169,9 @@ def test_vllms_defaults_ask_for_nothing() -> None:
 
     # OpenAI's default is to store, which nothing here does; whoever spells it out is told so.
     spelled = ResponsesRequest(input="x").model_dump(mode="json") | BODIES["/v1/responses"](store=False)
-    assert responses.ResponsesApi(spelled).request()
+    assert responses.ResponsesApi(spelled).read_request()
     spelled = AnthropicMessagesRequest(model="m", messages=[], max_tokens=1).model_dump(mode="json")
-    assert messages.MessagesApi(spelled | BODIES["/v1/messages"]()).request()
+    assert messages.MessagesApi(spelled | BODIES["/v1/messages"]()).read_request()
 
 
 @pytest.mark.parametrize("fields", FIELDS.values(), ids=FIELDS)

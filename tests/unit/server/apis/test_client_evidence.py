@@ -4,7 +4,7 @@ import pytest
 from openai.types.chat import ChatCompletion, ChatCompletionChunk
 
 from mirl_client import Budget, Chain, Description, Evidence, Stage, Vote, evidence
-from mirl_server.apis.protocol import chain_json, description_json
+from mirl_server.apis.evidence import chain_json, description_json
 from tests.unit.server.apis.test_protocol import ANSWER, CHAIN, KEPT, RESULT
 from tests.unit.server.apis.test_routes import events
 from tests.unit.server.conftest import Harness

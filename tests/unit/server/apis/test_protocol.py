@@ -22,16 +22,9 @@ from mirl_core.pipeline.events import (
     Started,
 )
 from mirl_core.types import Chain, ContentToken, Description, FinishReason, Result, StageUsage, Vote
-from mirl_server.apis.protocol import (
-    STATUSES,
-    Answer,
-    budget,
-    error_body,
-    error_response,
-    finish_reason,
-    logprobs_json,
-    stage_json,
-)
+from mirl_server.apis.chat.response import ChatResponse, logprobs_json
+from mirl_server.apis.evidence import budget_of, finish_reason, stage_json
+from mirl_server.http.errors import STATUSES, error_body, error_response
 
 CHAIN = Chain(0, 1, "<think>so</think><answer>7</answer>", "so", "7", 5, "stop", score=0.5)
 KEPT = Description(0, "a seven", (4, 5, 6), 2, -1.0, -3.0, 2.0, 1.0, kept=True, token_mi=(0.5, 1.5))
@@ -56,7 +49,9 @@ RESULT = Result(
     aggregation="majority",
     mi_weight=0.5,
 )
-ANSWER = Answer("chatcmpl-1", "m", 1, include_usage=True, budget={"descriptions": 2, "keep": 1, "forks": 1})
+ANSWER = ChatResponse(
+    "chatcmpl-1", "m", 1, include_usage=True, budget={"descriptions": 2, "keep": 1, "forks": 1}
+)
 
 
 def leaves(kind: type[MIRLError] = MIRLError) -> list[type[MIRLError]]:
@@ -141,9 +136,10 @@ def test_a_completion_parses_as_openais() -> None:
 
 def test_reasoning_can_be_left_out() -> None:
     assert (
-        "reasoning" not in Answer("i", "m", 1, reasoning=False).completion([RESULT])["choices"][0]["message"]
+        "reasoning"
+        not in ChatResponse("i", "m", 1, reasoning=False).completion([RESULT])["choices"][0]["message"]
     )
-    message = Answer("i", "m", 1, reasoning_content=False).completion([RESULT])["choices"][0]["message"]
+    message = ChatResponse("i", "m", 1, reasoning_content=False).completion([RESULT])["choices"][0]["message"]
     assert "reasoning" in message
     assert "reasoning_content" not in message
 
@@ -274,11 +270,15 @@ def test_tokens_as_json() -> None:
 
 
 def test_an_answer_is_named_after_its_request(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("mirl_server.apis.protocol.time.time", lambda: 12.9)
-    made = Answer.new("r", "m", BUDGET, include_usage=True)
-    assert made == Answer("chatcmpl-r", "m", 12, include_usage=True, budget=BUDGET)
-    assert (Answer("i", "m", 1).reasoning, Answer("i", "m", 1).include_usage) == (True, False)
-    assert budget(MIRLOptions(descriptions=5, keep=4, forks=3)) == {"descriptions": 5, "keep": 4, "forks": 3}
+    monkeypatch.setattr("mirl_server.apis.chat.response.time.time", lambda: 12.9)
+    made = ChatResponse.new("r", "m", BUDGET, include_usage=True)
+    assert made == ChatResponse("chatcmpl-r", "m", 12, include_usage=True, budget=BUDGET)
+    assert (ChatResponse("i", "m", 1).reasoning, ChatResponse("i", "m", 1).include_usage) == (True, False)
+    assert budget_of(MIRLOptions(descriptions=5, keep=4, forks=3)) == {
+        "descriptions": 5,
+        "keep": 4,
+        "forks": 3,
+    }
     assert stage_json(StageUsage("plain", 1, 2, 3, 0.12345678))["seconds"] == 0.123457
 
 

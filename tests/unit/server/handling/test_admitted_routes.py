@@ -103,7 +103,7 @@ async def test_a_full_line_is_found_before_images_are_decoded(
     asked = [asyncio.create_task(harness.ask()) for _ in range(2)]
     await until(lambda: admission.queued("gated") == 1)
     decoded: list[Any] = []
-    monkeypatch.setattr("mirl_server.apis.chat.route.read_conversation", lambda *what: decoded.append(what))
+    monkeypatch.setattr("mirl_server.handling.gated.read_conversation", lambda *what: decoded.append(what))
     assert (await harness.ask()).status_code == 429
     assert not decoded
     await asyncio.gather(*asked)

@@ -8,16 +8,11 @@ import pytest
 
 from mirl_core.config import Limits
 from mirl_core.errors import ImageError, RequestError
-from mirl_server.handling.requests import (
-    INERT,
-    REFUSED,
-    ChatRequest,
-    brings_image,
-    read_conversation,
-    read_json,
-    read_request,
-    request_schema,
-)
+from mirl_server.handling.reading.conversation import brings_image, read_conversation
+from mirl_server.handling.reading.fields import INERT, REFUSED, read_request
+from mirl_server.handling.reading.openapi import request_schema
+from mirl_server.handling.reading.request import ChatRequest
+from mirl_server.http.bodies import read_json
 from mirl_server.media.images import Images
 from tests.unit.server.conftest import data_url, question
 

@@ -11,7 +11,7 @@ import pytest
 
 from mirl_core.algorithm.answers.forms import Calls
 from mirl_core.engines.fake import FakeEngine, FakeText
-from mirl_server.handling.tools import ToolChoice, read_tools
+from mirl_server.handling.reading.tools import ToolChoice, read_tools
 from tests.unit.server.conftest import Build, Harness, events, question
 from tests.unit.server.handling.test_choices import client
 
@@ -154,7 +154,7 @@ def test_the_constraint_is_one_that_xgrammar_takes(choice: Any) -> None:
 
     from mirl_core.config import Tags
     from mirl_core.engines.vllm.structure import check_structure
-    from mirl_server.handling.requests import ChatRequest
+    from mirl_server.handling.reading.request import ChatRequest
 
     asked = ChatRequest(messages=MESSAGES, tools=[POINT, OTHER], tool_choice=choice)
     form = read_tools(asked.tools, asked.tool_choice, True, None)

@@ -13,7 +13,7 @@ from prometheus_client import CollectorRegistry
 from mirl_core.errors import BusyError, DrainingError
 from mirl_core.pipeline.events import Decided, Finished, Started
 from mirl_server.handling.admission import Admission
-from mirl_server.handling.streaming import Events, Idle
+from mirl_server.handling.streaming import EventReader, Idle
 from mirl_server.http.body_limits import BodyLimits
 from mirl_server.http.uvicorn_protocol import PatientProtocol
 from mirl_server.observability.metrics import Metrics
@@ -266,7 +266,7 @@ async def test_how_long_a_stream_waits_for_its_next_event(monkeypatch: pytest.Mo
         await asyncio.Event().wait()
         yield 1
 
-    events = Events(silent())
+    events = EventReader(silent())
     with pytest.raises(Idle):
         await events.next(12.5)
     await events.close()

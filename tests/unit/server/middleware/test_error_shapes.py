@@ -14,7 +14,8 @@ from fastapi import FastAPI
 from starlette.responses import JSONResponse, Response
 
 from mirl_core.errors import EngineError, ImageError
-from mirl_server.middleware.error_shapes import ErrorShapes, error_object, is_messages
+from mirl_server.http.errors import error_object, is_messages
+from mirl_server.middleware.error_shapes import ErrorShapes
 from mirl_server.middleware.request_log import RequestLog
 from mirl_server.middleware.stack import guard
 from mirl_server.observability.logs import LogSettings

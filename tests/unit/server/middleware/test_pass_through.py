@@ -14,8 +14,8 @@ from fastapi.responses import JSONResponse, StreamingResponse
 
 from mirl_server.access.keys import digest
 from mirl_server.handling.admission import Admission
-from mirl_server.handling.cost import plain_work
-from mirl_server.handling.service import cache_salt
+from mirl_server.handling.context import cache_salt
+from mirl_server.handling.cost import plain_cost
 from mirl_server.middleware.stack import guard
 from mirl_server.settings.server import ServerSettings
 from tests.unit.server.conftest import Build, Harness
@@ -84,7 +84,7 @@ class Backend:
     ],
 )
 def test_what_a_plain_request_counts_for(body: dict[str, Any], expected: tuple[int, int]) -> None:
-    assert plain_work(body, 100) == expected
+    assert plain_cost(body, 100) == expected
 
 
 @pytest.mark.parametrize("stream", [False, True])

@@ -12,7 +12,7 @@ from mirl_core.config import Limits, MIRLOptions, ModelSettings
 from mirl_core.errors import ConfigError, RequestError
 from mirl_server.cli.flags import UsageError, own_parser, own_settings, pairs
 from mirl_server.cli.main import plugin_names
-from mirl_server.handling.service import cache_salt
+from mirl_server.handling.context import cache_salt
 from mirl_server.settings.limits import AccessSettings, AdmissionSettings, HTTPSettings, KeyLimits
 from mirl_server.settings.server import ServerSettings, default_options, request_options
 

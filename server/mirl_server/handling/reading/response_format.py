@@ -1,4 +1,4 @@
-"""`response_format`, and vLLM's `structured_outputs`: the form that answers must have."""
+"""`response_format`, and vLLM's `structured_outputs`: the form of answers."""
 
 from __future__ import annotations
 
@@ -14,8 +14,8 @@ from mirl_core.engines.base import Engine
 from mirl_core.errors import RequestError
 
 MAX_BYTES = 65536
-"""Of a form as JSON. The engine compiles it before it samples, in a time that grows faster than the form does
-(5 s at this size, minutes at a megabyte), and nothing stops it once it has begun."""
+"""Largest form as JSON. The engine compiles a form before it samples, in a time that grows faster than the
+form (5 s at this size, minutes at a megabyte), and the compilation can't be stopped."""
 _FREE = (None, "auto", "none", {"type": "auto"}, {"type": "none"})
 
 
@@ -31,7 +31,7 @@ class JSONSchema(BaseModel):
 
 
 class ResponseFormat(BaseModel):
-    """OpenAI's field."""
+    """OpenAI's `response_format`."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
@@ -40,7 +40,7 @@ class ResponseFormat(BaseModel):
 
 
 class StructuredOutputs(BaseModel):
-    """What is honoured of vLLM's field: one of the three."""
+    """The honoured part of vLLM's field: exactly one of the three."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
@@ -52,8 +52,8 @@ class StructuredOutputs(BaseModel):
 
     @model_validator(mode="after")
     def _one(self) -> StructuredOutputs:
-        given = [value for value in (self.json_, self.json_object, self.choice) if value is not None]
-        if len(given) != 1:
+        values = [value for value in (self.json_, self.json_object, self.choice) if value is not None]
+        if len(values) != 1:
             raise ValueError("exactly one of json, json_object and choice must be given")
         return self
 
@@ -65,51 +65,51 @@ async def read_format(
     engine: Engine,
     tags: Tags,
 ) -> Form | None:
-    """The form that a request asks for, once the engine has found that it can see to it; None: any.
+    """Return the form of a request's answers, checked by the engine; None: free text.
 
     Args:
-        calls: the form that its tools ask for.
+        calls: the form that the request's tools require.
 
     Raises:
-        RequestError: the form is incomplete or wrong, or the engine can't hold answers to it.
+        RequestError: the form is incomplete or wrong, or the engine can't constrain answers to it.
     """
-    asked: Form | None = None if response_format is None else _asked(response_format)
+    form: Form | None = None if response_format is None else _form_of(response_format)
     name = "response_format"
     if structured is not None:
-        if asked is not None:
+        if form is not None:
             raise RequestError(
                 "response_format and structured_outputs say the same thing; give one", param=name
             )
         name = "structured_outputs"
-        asked = one_of(structured.choice) if structured.choice else json_schema(structured.json_)
+        form = one_of(structured.choice) if structured.choice else json_schema(structured.json_)
     if calls is not None:
-        if asked is not None:
+        if form is not None:
             raise RequestError(
                 f"{name} and tools can't be asked for together; give one, or tool_choice 'none'", param=name
             )
-        name, asked = "tools", calls
-    structure = None if asked is None else asked.after_description(tags)
+        name, form = "tools", calls
+    structure = None if form is None else form.after_description(tags)
     if structure is not None:
         _check_size(structure, name)
         try:
             await engine.check_structure(structure)
         except RequestError as error:
             raise RequestError(f"{name}: {error.message}", param=name) from error
-    return asked
+    return form
 
 
-def _asked(given: ResponseFormat) -> AnswerFormat | None:
-    if given.type == "text":
+def _form_of(response_format: ResponseFormat) -> AnswerFormat | None:
+    if response_format.type == "text":
         return None
-    if given.type == "json_object":
+    if response_format.type == "json_object":
         return json_schema(None)
-    if given.json_schema is None or given.json_schema.schema_ is None:
+    if response_format.json_schema is None or response_format.json_schema.schema_ is None:
         raise RequestError("response_format.json_schema.schema is missing", param="response_format")
-    return json_schema(given.json_schema.schema_)
+    return json_schema(response_format.json_schema.schema_)
 
 
 def check_sizes(body: Mapping[str, Any]) -> None:
-    """RequestError where a form in a request of any API is over the limit; for what others read."""
+    """Raise RequestError where a form is over the limit; for bodies of any API that the backend reads."""
     names = ["response_format", "structured_outputs", "text", "output_config"]
     if body.get("tool_choice") not in _FREE:
         names.append("tools")

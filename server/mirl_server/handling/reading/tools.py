@@ -1,7 +1,8 @@
-"""`tools` and `tool_choice`: whether a gated answer may or must be calls of tools, and how it says them.
+"""`tools` and `tool_choice`: whether a gated answer may or must be tool calls, and in which form.
 
-`required`, or a tool by name: every chain's answer is calls as JSON, by constraint. `auto`: chains call as
-the model does it, and vLLM's own parser (`--enable-auto-tool-choice`, `--tool-call-parser`) finds the calls.
+`required`, or a tool by name: constrained sampling makes every chain's answer calls as JSON. `auto`: chains
+call in the model's own format, and vLLM's parser (`--enable-auto-tool-choice`, `--tool-call-parser`) extracts
+the calls.
 """
 
 from __future__ import annotations
@@ -27,11 +28,11 @@ from mirl_core.errors import RequestError
 MAX_CALLS = 16
 """Most calls in one constrained answer."""
 ToolParser = Callable[[Sequence[dict[str, Any]]], Callable[[str], Calls]]
-"""For a request's tools: what finds their calls in a chain's text."""
+"""Takes a request's tools; returns the parser of their calls in a chain's text."""
 
 
 class Function(BaseModel):
-    """What a tool does."""
+    """A function that the model may call."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
@@ -43,7 +44,7 @@ class Function(BaseModel):
 
 
 class Tool(BaseModel):
-    """One tool."""
+    """A tool: a function."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
@@ -51,8 +52,8 @@ class Tool(BaseModel):
     function: Function
 
 
-class Name(BaseModel):
-    """A function by its name."""
+class FunctionName(BaseModel):
+    """The name of a function."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
@@ -60,42 +61,42 @@ class Name(BaseModel):
 
 
 class NamedChoice(BaseModel):
-    """The one tool to call."""
+    """The tool that must be called."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
     type: Literal["function"] = "function"
-    function: Name
+    function: FunctionName
 
 
-def _choice(given: object, read: ValidatorFunctionWrapHandler) -> Any:
-    """One problem at the field itself, where a union has one for each of its members."""
+def _read_choice(value: object, read: ValidatorFunctionWrapHandler) -> Any:
+    """Raise one error for the field, where a union raises one for each of its members."""
     with suppress(ValidationError):
-        return read(given)
+        return read(value)
     raise PydanticCustomError(
         "tool_choice", "Input should be 'none', 'auto', 'required', or a function of tools by its name"
     )
 
 
-ToolChoice = Annotated[Literal["none", "auto", "required"] | NamedChoice, WrapValidator(_choice)]
+ToolChoice = Annotated[Literal["none", "auto", "required"] | NamedChoice, WrapValidator(_read_choice)]
 
 
 def template_tools(tools: Sequence[Tool] | None, choice: ToolChoice | None) -> list[dict[str, Any]]:
-    """The tools that the model is told of: as they came, and none where it may call none."""
+    """Return the tools for the chat template, unchanged; none where the model may call none."""
     return [] if choice == "none" else [tool.model_dump(exclude_unset=True) for tool in tools or ()]
 
 
 def read_tools(
     tools: Sequence[Tool] | None, choice: ToolChoice | None, parallel: bool, parser: ToolParser | None
 ) -> Form | None:
-    """The form of answers that tools ask for; None: they are not calls.
+    """Return the form of answers that are tool calls; None: answers are text.
 
     Args:
         parallel: whether an answer may be several calls.
-        parser: None on a server that can't find calls in text.
+        parser: None on a server that can't parse calls in text.
 
     Raises:
-        RequestError: the choice is of no tool, or the server can't find calls.
+        RequestError: the choice names no tool, or the server can't parse calls.
     """
     functions = {tool.function.name: tool.function for tool in tools or ()}
     if choice in (None, "auto", "none"):
@@ -120,7 +121,7 @@ def read_tools(
 
 
 def calls_json(answer: str) -> list[dict[str, Any]]:
-    """A message's `tool_calls`, of an answer that is calls."""
+    """Return a message's `tool_calls`, from an answer that is calls."""
     return [
         {
             "id": f"call_{uuid.uuid4().hex[:24]}",

@@ -22,7 +22,7 @@ from typing import Literal
 from mirl_core.config import Limits, MIRLOptions
 
 Effort = Literal["none", "minimal", "low", "medium", "high", "xhigh", "max"]
-"""What OpenAI's SDK and vLLM know."""
+"""The values that OpenAI's SDK and vLLM know."""
 
 FACTORS: Mapping[Effort, tuple[float, float, float]] = {
     # effort: factors of N, k and m
@@ -37,7 +37,7 @@ FACTORS: Mapping[Effort, tuple[float, float, float]] = {
 
 
 def options_for(effort: Effort | None, defaults: MIRLOptions, limits: Limits) -> MIRLOptions:
-    """The defaults with the budget of an effort, rounded up, at least 1.
+    """Return the defaults with the budget of an effort: N, k and m rounded up, at least 1.
 
     An effort names no number, so one above the operator's limit is lowered to it rather than refused.
     """
