@@ -15,14 +15,11 @@ bounded (`--h11-max-…`, which vLLM's own parser does not heed); no usage repor
 
 from __future__ import annotations
 
-import argparse
 import os
-import signal
 import sys
 from collections.abc import Sequence
 from importlib import metadata
 from importlib.util import find_spec
-from pathlib import Path
 from typing import Any
 
 from mirl_core import __version__
@@ -90,52 +87,28 @@ def plugin_names(given: str | None) -> str:
 
 
 def _serve(arguments: list[str], settings: ServerSettings) -> int:
-    """Parse vLLM's flags and run its server. Imports vLLM: seconds."""
-    if find_spec("vllm") is None:
+    """Run vLLM's server with `arguments`, vLLM's own flags. Imports vLLM: seconds."""
+    if not _has_vllm():
         raise UsageError("vLLM is not installed: on a GPU, pip install 'mirl[gpu]'; on a CPU, make install")
     from mirl_server.vllm import launch
 
-    signal.signal(signal.SIGTERM, launch.stop_start_up)
-    from vllm.logger import configure_logging_from_args
-
-    from mirl_server.vllm.flags import close_without_plugin, parse_vllm
-    from mirl_server.vllm.names import cli_env_setup, validate_parsed_serve_args
-
-    cli_env_setup()
-    args = parse_vllm(arguments)
-    if hasattr(args, "log_level"):  # only where the flag was given
-        os.environ["VLLM_LOGGING_LEVEL"] = args.log_level  # read by logging.json, and by other processes
-    close_without_plugin(args, settings)
-    try:
-        configure_logging_from_args(args)
-        validate_parsed_serve_args(args)
-    except (ValueError, TypeError, KeyError, OSError) as error:
-        raise UsageError(str(error)) from error
-    _check_model(args, settings)
-    return launch.serve(args, settings)
+    return launch.serve(arguments, settings)
 
 
 def _dry_run(arguments: list[str], settings: ServerSettings) -> int:
-    """Print what would be served and how, as a file for `--config`."""
-    beside: dict[str, Any] = {}
-    if find_spec("vllm") is not None:
-        from mirl_server.vllm.flags import parse_vllm, unlike_vllm
-
+    """Print the resolved settings as a file for `--config`, vLLM's flags too where vLLM is installed."""
+    vllm_flags: dict[str, Any] = {}
+    if _has_vllm():
         os.environ["VLLM_LOGGING_STREAM"] = "ext://sys.stderr"  # stdout is for the settings
-        args = parse_vllm(arguments)
-        _check_model(args, settings)
-        beside = unlike_vllm(args)
-    print(as_yaml(settings, beside), end="")
+        from mirl_server.vllm import launch
+
+        vllm_flags = launch.changed_flags(arguments, settings)
+    print(as_yaml(settings, vllm_flags), end="")
     return 0
 
 
-def _check_model(args: argparse.Namespace, settings: ServerSettings) -> None:
-    """Find what is wrong with the model's folder or settings now, not after the engine has started."""
-    looks_like_path = args.model.startswith((".", "/", "~"))
-    if looks_like_path and not Path(args.model).expanduser().exists():
-        raise UsageError(f"there is no model at {args.model}")
-    where = settings.calibration or Path(args.model)
-    default_options(ModelSettings.load(where) or ModelSettings(), settings)
+def _has_vllm() -> bool:
+    return find_spec("vllm") is not None
 
 
 def vllm_version() -> str:

@@ -12,11 +12,14 @@ import multiprocessing
 import os
 import signal
 import sys
+from pathlib import Path
+from typing import Any
 
 import pydantic
 
+from mirl_core.config import ModelSettings
 from mirl_server.cli.flags import UsageError
-from mirl_server.settings.server import ServerSettings
+from mirl_server.settings.server import ServerSettings, default_options
 from mirl_server.vllm.multi_process import DEAD_ENGINE, engine_died, run_several
 from mirl_server.vllm.parent_death import LAUNCHER
 
@@ -26,8 +29,62 @@ NOT_STARTED = "core initialization"
 """What vLLM says, in a RuntimeError without a type of its own."""
 
 
-def serve(args: argparse.Namespace, settings: ServerSettings) -> int:
-    """Run the server that vLLM's parsed flags describe, to its end; returns the exit code.
+def serve(arguments: list[str], settings: ServerSettings) -> int:
+    """Parse vLLM's flags and run its server to its end; return the exit code.
+
+    Raises:
+        UsageError: a flag is unknown or its value wrong, at once or once vLLM knows the model.
+    """
+    signal.signal(signal.SIGTERM, stop_start_up)
+    # Not at the top: importing vLLM takes seconds, and a SIGTERM meanwhile must end the process.
+    from vllm.logger import configure_logging_from_args
+
+    from mirl_server.vllm.flags import close_without_plugin, parse_vllm
+    from mirl_server.vllm.names import cli_env_setup, validate_parsed_serve_args
+
+    cli_env_setup()
+    args = parse_vllm(arguments)
+    if hasattr(args, "log_level"):  # only where the flag was given
+        os.environ["VLLM_LOGGING_LEVEL"] = args.log_level  # read by logging.json, and by other processes
+    close_without_plugin(args, settings)
+    try:
+        configure_logging_from_args(args)
+        validate_parsed_serve_args(args)
+    except (ValueError, TypeError, KeyError, OSError) as error:
+        raise UsageError(str(error)) from error
+    check_model(args, settings)
+    return run(args, settings)
+
+
+def changed_flags(arguments: list[str], settings: ServerSettings) -> dict[str, Any]:
+    """Return vLLM's flags that differ from vLLM's defaults, as YAML takes them.
+
+    Raises:
+        UsageError: a flag is unknown or its value wrong, or the model's folder does not exist.
+    """
+    from mirl_server.vllm.flags import parse_vllm, unlike_vllm
+
+    args = parse_vllm(arguments)
+    check_model(args, settings)
+    return unlike_vllm(args)
+
+
+def check_model(args: argparse.Namespace, settings: ServerSettings) -> None:
+    """Check the model's folder and settings before the engine starts.
+
+    Raises:
+        UsageError: the model is a path that does not exist.
+        ConfigError: its `mirl.json` is wrong.
+    """
+    looks_like_path = args.model.startswith((".", "/", "~"))
+    if looks_like_path and not Path(args.model).expanduser().exists():
+        raise UsageError(f"there is no model at {args.model}")
+    where = settings.calibration or Path(args.model)
+    default_options(ModelSettings.load(where) or ModelSettings(), settings)
+
+
+def run(args: argparse.Namespace, settings: ServerSettings) -> int:
+    """Run the server that vLLM's parsed flags describe, to its end; return the exit code.
 
     Raises:
         UsageError: vLLM refuses a flag once it knows the model.
