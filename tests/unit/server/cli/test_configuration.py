@@ -165,7 +165,7 @@ def dry_run(*flags: str) -> subprocess.CompletedProcess[str]:
 import importlib.util, sys
 find = importlib.util.find_spec
 importlib.util.find_spec = lambda name, *given: None if name == "vllm" else find(name, *given)
-from mirl_server.cli import main
+from mirl_server.cli.main import main
 sys.exit(main({["--dry-run", *flags]!r}))
 """
     return subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
