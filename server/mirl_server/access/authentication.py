@@ -15,7 +15,7 @@ from starlette.datastructures import Headers
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from mirl_core.errors import AuthenticationError, RateLimitError
-from mirl_server.access.keys import ANONYMOUS, Keyring, digest, find
+from mirl_server.access.keys import ANONYMOUS, Keyring, digest, find_key
 from mirl_server.access.quotas import Quotas, TokenMeter
 from mirl_server.http.body_limits import refuse
 from mirl_server.observability.logs import note
@@ -107,7 +107,7 @@ class Authentication:
             raise AuthenticationError(
                 "no API key: send 'Authorization: Bearer KEY' (an OpenAI client's api_key) or 'x-api-key'"
             )
-        key = find(self.keyring.keys, presented)
+        key = find_key(self.keyring.keys, presented)
         if key is None:
             raise AuthenticationError("the API key is not known here")
         return Caller(key.name, digest(presented).hex(), key.limits)

@@ -45,7 +45,7 @@ def digest(key: bytes) -> bytes:
     return hashlib.sha256(key).digest()
 
 
-def find(keys: Iterable[Key], presented: bytes) -> Key | None:
+def find_key(keys: Iterable[Key], presented: bytes) -> Key | None:
     """The holder of a key, in a time that does not depend on which key is nearly right."""
     given = digest(presented)
     found = None

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 from mirl_core.config import Limits, MIRLOptions
-from mirl_server.cli.limit_flags import add_guard_flags, read_guard_flags
+from mirl_server.cli.limit_flags import add_limit_flags, read_limit_flags
 from mirl_server.media.rules import ImageFetching
 from mirl_server.settings.files import merge, nest
 
@@ -36,7 +36,7 @@ class _Parser(argparse.ArgumentParser):
         raise UsageError(message)
 
 
-def own_parser() -> argparse.ArgumentParser:
+def mirl_parser() -> argparse.ArgumentParser:
     """MIRL's own flags."""
     parser = _Parser(
         prog="mirl-serve",
@@ -90,7 +90,7 @@ def own_parser() -> argparse.ArgumentParser:
         help="send the reasoning as `reasoning` only, not as `reasoning_content` too",
     )  # fmt: skip
     _add_image_flags(parser)
-    add_guard_flags(parser)
+    add_limit_flags(parser)
     return parser
 
 
@@ -126,7 +126,7 @@ def image_settings(own: argparse.Namespace) -> dict[str, Any]:
     return {**said, "allow_private": True} if own.allow_private_image_hosts else said
 
 
-def own_settings(own: argparse.Namespace) -> dict[str, Any]:
+def settings_from_flags(own: argparse.Namespace) -> dict[str, Any]:
     """What the flags say, as fields of ServerSettings; flags that were not given are left out."""
     said: dict[str, Any] = {
         "config": own.config,
@@ -137,7 +137,7 @@ def own_settings(own: argparse.Namespace) -> dict[str, Any]:
         "keep_alive": own.mirl_keep_alive,
         "shutdown_seconds": own.shutdown_seconds,
         "images": image_settings(own),
-        **read_guard_flags(own, pairs),
+        **read_limit_flags(own, pairs),
     }
     settings = {name: value for name, value in said.items() if value not in (None, {})}
     if own.no_reasoning_content_alias:

@@ -12,7 +12,7 @@ from mirl_server.settings.limits import AccessSettings, AdmissionSettings, HTTPS
 Pairs = Callable[[Sequence[str], str], dict[str, Any]]
 
 
-def add_guard_flags(parser: argparse.ArgumentParser) -> None:
+def add_limit_flags(parser: argparse.ArgumentParser) -> None:
     """Add the flags, as groups of their own."""
     access = parser.add_argument_group("access", "vLLM's --api-key gives keys too, without names.")
     access.add_argument(
@@ -38,7 +38,7 @@ def add_guard_flags(parser: argparse.ArgumentParser) -> None:
     )  # fmt: skip
 
 
-def read_guard_flags(own: argparse.Namespace, pairs: Pairs) -> dict[str, Any]:
+def read_limit_flags(own: argparse.Namespace, pairs: Pairs) -> dict[str, Any]:
     """What the flags say, as fields of ServerSettings; flags that were not given are left out."""
     access: dict[str, Any] = {
         "key_file": own.api_key_file,

@@ -25,7 +25,7 @@ from typing import Any
 from mirl_core import __version__
 from mirl_core.config import ModelSettings
 from mirl_core.errors import ConfigError
-from mirl_server.cli.flags import UsageError, own_parser, own_settings
+from mirl_server.cli.flags import UsageError, mirl_parser, settings_from_flags
 from mirl_server.observability.logs import CONFIG
 from mirl_server.settings.files import as_yaml, stray_variables
 from mirl_server.settings.server import ServerSettings, default_options
@@ -40,14 +40,14 @@ def main(argv: Sequence[str] | None = None) -> int:
     try:
         if any(argument.startswith("--help=") for argument in given):
             return _serve(given, ServerSettings())
-        own, rest = own_parser().parse_known_args(given)
+        own, rest = mirl_parser().parse_known_args(given)
         if own.version:
             print(f"mirl-serve {__version__} (vLLM {vllm_version()})")
             return 0
         if own.help:
-            own_parser().print_help()
+            mirl_parser().print_help()
             return 0
-        settings = ServerSettings.load(**own_settings(own))
+        settings = ServerSettings.load(**settings_from_flags(own))
         default_options(ModelSettings(), settings)
         for name in stray_variables(ServerSettings):
             print(f"mirl-serve: {name} is not a setting (docs/configuration.md lists them)", file=sys.stderr)

@@ -13,7 +13,7 @@ from pydantic import SecretStr
 from pydantic_core import PydanticUndefined, to_jsonable_python
 
 from mirl_core.config import MIRLOptions
-from mirl_server.cli.flags import own_parser
+from mirl_server.cli.flags import mirl_parser
 from mirl_server.settings.files import Leaf, leaves
 from mirl_server.settings.server import ServerSettings
 
@@ -54,7 +54,7 @@ def reference() -> str:
 
 def _flags() -> str:
     lines = ["| flag | |", "| --- | --- |"]
-    actions = [action for group in own_parser()._action_groups for action in group._group_actions]
+    actions = [action for group in mirl_parser()._action_groups for action in group._group_actions]
     lines += [f"| `{_usage(action)}` | {_cell(action.help or '')} |" for action in actions]
     return "\n".join(lines) + "\n"
 

@@ -28,18 +28,18 @@ MAX_HEADERS = 256
 MAX_HEADER_BYTES = 65536
 """Where uvicorn was not told: `--h11-max-header-count`, `--h11-max-incomplete-event-size`."""
 
-STILL_THERE = b"HTTP/1.1 100 Continue\r\n\r\n"
-STILL_THERE_IN_A_STREAM = b"2\r\n:\n\r\n"
+RESPONSE_PROBE = b"HTTP/1.1 100 Continue\r\n\r\n"
+STREAM_PROBE = b"2\r\n:\n\r\n"
 LISTEN = (0.005, 0.015, 0.03, 0.05, 0.1, 0.3, 0.5)
 """Seconds between looks for the reset, before the next question: short ones first, for near clients."""
 
 
 def http_protocol(limits: HTTPSettings) -> type[asyncio.Protocol]:
     """The protocol with the operator's limits, for uvicorn's `http`."""
-    return type("PatientProtocol", (PatientProtocol,), {"limits": limits})
+    return type("BoundedProtocol", (BoundedProtocol,), {"limits": limits})
 
 
-class PatientProtocol(HttpToolsProtocol):
+class BoundedProtocol(HttpToolsProtocol):
     """One connection. `http_protocol` sets `limits`."""
 
     limits = HTTPSettings()
@@ -54,7 +54,7 @@ class PatientProtocol(HttpToolsProtocol):
         self._refusal: tuple[int, MIRLError] | None = None
         self._head_timer: asyncio.TimerHandle | None = None
         self._write_timer: asyncio.TimerHandle | None = None
-        self._asking: asyncio.Task[None] | None = None
+        self._probe_task: asyncio.Task[None] | None = None
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         super().connection_made(transport)
@@ -63,8 +63,8 @@ class PatientProtocol(HttpToolsProtocol):
     def connection_lost(self, exc: Exception | None) -> None:
         self._stop_timer()
         self._stop_writing_timer()
-        if self._asking is not None:
-            self._asking.cancel()
+        if self._probe_task is not None:
+            self._probe_task.cancel()
         super().connection_lost(exc)
 
     def eof_received(self) -> bool:  # type: ignore[override]
@@ -75,20 +75,20 @@ class PatientProtocol(HttpToolsProtocol):
         if self.cycle.scope["http_version"] != "1.1":
             return False
         self.cycle.keep_alive = False
-        if self._asking is None:
-            self._asking = self.loop.create_task(self._ask_while_busy())
+        if self._probe_task is None:
+            self._probe_task = self.loop.create_task(self._probe_while_busy())
         return True
 
-    async def _ask_while_busy(self) -> None:
+    async def _probe_while_busy(self) -> None:
         """Ask a half-closed connection's client again and again whether it is there, until it is answered."""
         end: socket.socket = self.transport.get_extra_info("socket")
         while True:
             # Nothing may be written between the parts of another answer, or into a full buffer.
             if not self.pipeline and not self.flow.write_paused:
                 if not self.cycle.response_started:
-                    self.transport.write(STILL_THERE)
+                    self.transport.write(RESPONSE_PROBE)
                 elif self.cycle.scope.get(EVENT_STREAM):
-                    self.transport.write(STILL_THERE_IN_A_STREAM)
+                    self.transport.write(STREAM_PROBE)
             for seconds in LISTEN:
                 await asyncio.sleep(seconds)
                 if not self._busy() or self.transport.is_closing():
@@ -190,7 +190,7 @@ class PatientProtocol(HttpToolsProtocol):
 
     def _start_timer(self) -> None:
         self._stop_timer()
-        self._head_timer = self.loop.call_later(self.limits.header_seconds, self._out_of_patience)
+        self._head_timer = self.loop.call_later(self.limits.header_seconds, self._header_timeout)
 
     def _stop_timer(self) -> None:
         if self._head_timer is not None:
@@ -202,7 +202,7 @@ class PatientProtocol(HttpToolsProtocol):
             self._write_timer.cancel()
             self._write_timer = None
 
-    def _out_of_patience(self) -> None:
+    def _header_timeout(self) -> None:
         self._head_timer = None
         if self.transport.is_closing() or self._busy():
             return

@@ -24,7 +24,7 @@ from mirl_server.settings.server import ServerSettings
 
 
 @dataclass(frozen=True, slots=True)
-class Guard:
+class AccessControl:
     """The guard of one app; whoever counts refusals sets `quotas.refused`."""
 
     keyring: Keyring
@@ -44,9 +44,9 @@ def make_keyring(settings: AccessSettings, bare: Sequence[str] = ()) -> Keyring:
     return keyring
 
 
-def guard(
+def install_middleware(
     app: FastAPI, settings: ServerSettings, bare: Sequence[str] = (), generating: Collection[str] = ()
-) -> Guard:
+) -> AccessControl:
     """Put the guard on an app that does not serve yet. Added first it stands inside CORS, as browsers need.
 
     Args:
@@ -56,7 +56,7 @@ def guard(
     Raises:
         ConfigError: the key file, or what the environment says, is wrong.
     """
-    made = Guard(make_keyring(settings.access, bare), Quotas())
+    made = AccessControl(make_keyring(settings.access, bare), Quotas())
     if generating:
         app.add_middleware(PassThroughAdmission, paths=generating)
     app.add_middleware(BodyLimits, settings=settings.http)

@@ -20,7 +20,7 @@ import pydantic
 from mirl_core.config import ModelSettings
 from mirl_server.cli.flags import UsageError
 from mirl_server.settings.server import ServerSettings, default_options
-from mirl_server.vllm.multi_process import DEAD_ENGINE, engine_died, run_several
+from mirl_server.vllm.multi_process import DEAD_ENGINE, engine_died, run_multi_process
 from mirl_server.vllm.parent_death import LAUNCHER
 
 ENGINE_DIED = 3
@@ -94,7 +94,7 @@ def run(args: argparse.Namespace, settings: ServerSettings) -> int:
     args.mirl = settings
     os.environ[LAUNCHER] = str(os.getpid())
     try:
-        died = run_several(args) if _several_processes(args) else run_one(args)
+        died = run_multi_process(args) if _is_multi_process(args) else run_single_process(args)
     except pydantic.ValidationError as error:
         # vLLM checks engine flags against the model when it builds its configuration.
         raise UsageError(error.errors()[0]["msg"]) from error
@@ -115,7 +115,7 @@ def _failed(why: str) -> int:
     return ENGINE_DIED
 
 
-def _several_processes(args: argparse.Namespace) -> bool:
+def _is_multi_process(args: argparse.Namespace) -> bool:
     """Whether vLLM's own dispatcher must start more than one API server with its engine."""
     import vllm.envs as envs
 
@@ -124,7 +124,7 @@ def _several_processes(args: argparse.Namespace) -> bool:
     return bool(several or elsewhere or envs.VLLM_USE_RUST_FRONTEND)
 
 
-def run_one(args: argparse.Namespace) -> str | None:
+def run_single_process(args: argparse.Namespace) -> str | None:
     """vLLM's `run_server` in this process; says what died, if something did.
 
     But for the handler of a SIGTERM during start-up: vLLM's raises KeyboardInterrupt, which pyzmq swallows

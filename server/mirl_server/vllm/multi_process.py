@@ -29,7 +29,7 @@ _DIED = {"died unexpectedly": DEAD_ENGINE, "died with exit code": DEAD_SERVER}
 """What vLLM says, in RuntimeErrors without a type of their own: what that means."""
 
 
-def run_several(args: argparse.Namespace) -> str | None:
+def run_multi_process(args: argparse.Namespace) -> str | None:
     """vLLM's dispatcher; says what died, if something did."""
     from vllm.entrypoints.cli import serve as dispatcher
 
@@ -37,7 +37,7 @@ def run_several(args: argparse.Namespace) -> str | None:
     told, end = multiprocessing.Pipe(duplex=False)
     # vLLM has parameters for neither; the dispatcher looks both up when it needs them.
     manager, wait = dispatcher.APIServerProcessManager, dispatcher.wait_for_completion_or_failure
-    dispatcher.APIServerProcessManager = partial(manager, target_server_fn=partial(_run_one_of_several, told))
+    dispatcher.APIServerProcessManager = partial(manager, target_server_fn=partial(_run_api_server, told))
     dispatcher.wait_for_completion_or_failure = partial(
         _wait, wait, end, patience(args.mirl, args.shutdown_timeout)
     )
@@ -62,13 +62,13 @@ def engine_died(args: argparse.Namespace) -> bool:
 
 def watch_engine(client: EngineClient, args: argparse.Namespace) -> None:
     """Have vLLM's client learn of its engine's death, where that is another process's child."""
-    told: Connection | None = getattr(args, "mirl_engine", None)
+    told: Connection | None = getattr(args, "mirl_engine_death", None)
     if told is not None:
-        client.engine_core.resources.engine_manager = _EngineElsewhere(told)
+        client.engine_core.resources.engine_manager = _EngineDeathWatcher(told)
         client.engine_core.start_engine_core_monitor()
 
 
-class _EngineElsewhere:
+class _EngineDeathWatcher:
     """To vLLM's client the manager of its engine, of which it knows the end alone."""
 
     def __init__(self, told: Connection) -> None:
@@ -81,7 +81,7 @@ class _EngineElsewhere:
         """The dispatcher ends it."""
 
 
-def _run_one_of_several(
+def _run_api_server(
     told: Connection, address: str, listening: Any, args: argparse.Namespace, client: Any = None
 ) -> None:
     """vLLM's API server, in a process of its own."""
@@ -89,7 +89,7 @@ def _run_one_of_several(
 
     from mirl_server.http.uvicorn_protocol import http_protocol
 
-    args.mirl_engine = told
+    args.mirl_engine_death = told
     run_api_server_worker_proc(address, listening, args, client, http=http_protocol(args.mirl.http))
 
 

@@ -37,7 +37,7 @@ from mirl_server.media.decoding import read_references
 from mirl_server.media.images import Images
 from mirl_server.middleware.in_flight import InFlight
 from mirl_server.middleware.request_log import RequestLog
-from mirl_server.middleware.stack import guard, watch_load
+from mirl_server.middleware.stack import install_middleware, watch_load
 from mirl_server.observability.logs import share_handlers
 from mirl_server.observability.metrics import EngineState, process_metrics
 from mirl_server.settings.server import ServerSettings, default_options
@@ -81,7 +81,7 @@ class MIRLPlugin:
         self._life = _life(args)
         app.add_middleware(InFlight, life=self._life)
         check_images(app, settings.limits)
-        app.state.mirl_guard = guard(app, settings, _take_keys(args), GENERATING)
+        app.state.mirl_access = install_middleware(app, settings, _take_keys(args), GENERATING)
         app.include_router(make_router())
         app.include_router(APIRouter(lifespan=self._serving))
         app.add_exception_handler(RecursionError, too_deep)
@@ -147,7 +147,7 @@ class MIRLPlugin:
         metrics.watch_engine(engine_state)
         admission = Admission(settings.admission, _sequences(engine_client, args))
         life.drained = admission.drain
-        watch_load(metrics, admission, state.mirl_guard.quotas)
+        watch_load(metrics, admission, state.mirl_access.quotas)
         state.mirl = Service(
             pipeline=pipeline,
             options=default_options(model, settings),
@@ -175,7 +175,7 @@ class MIRLPlugin:
             quiet=[path.strip() for path in (args.disable_access_log_for_endpoints or "").split(",")],
             ended=metrics.refresh,
         )
-        if not state.mirl_guard.keyring and args.host not in LOOPBACK and not args.uds:
+        if not state.mirl_access.keyring and args.host not in LOOPBACK and not args.uds:
             logger.warning("no API keys: whoever reaches the port may use the model (--api-key-file)")
         logger.info("MIRL gates %s; the same model without the gate is %s:direct", names[0], names[0])
 

@@ -18,7 +18,7 @@ from starlette.responses import JSONResponse, Response, StreamingResponse
 from mirl_core import errors
 from mirl_server.access.authentication import CALLER
 from mirl_server.access.quotas import Quotas, TokenMeter
-from mirl_server.middleware.stack import Guard, guard
+from mirl_server.middleware.stack import AccessControl, install_middleware
 from mirl_server.settings.server import ServerSettings
 from tests.unit.server.conftest import Harness, question
 from tests.unit.server.serving import serving
@@ -35,9 +35,9 @@ def bearer(name: str = "a") -> dict[str, str]:
     return {"authorization": f"Bearer {KEYS[name]}"}
 
 
-def guarded(app: FastAPI, text: str | None = None, window: int = 60, **access: Any) -> Guard:
+def guarded(app: FastAPI, text: str | None = None, window: int = 60, **access: Any) -> AccessControl:
     settings = ServerSettings.load(access={"keys": text, **access})
-    made = guard(app, settings)
+    made = install_middleware(app, settings)
     made.quotas._window = window
     return made
 

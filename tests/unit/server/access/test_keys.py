@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from mirl_core.errors import ConfigError
-from mirl_server.access.keys import Keyring, find, parse_keys
+from mirl_server.access.keys import Keyring, find_key, parse_keys
 from mirl_server.middleware.stack import make_keyring
 from mirl_server.settings.limits import AccessSettings, KeyLimits
 from mirl_server.settings.server import ServerSettings
@@ -40,15 +40,15 @@ def test_names_keys_and_limits() -> None:
     assert keys[0].limits == KeyLimits(requests_per_minute=5, concurrent=3)
     assert keys[1].limits == KeyLimits(requests_per_minute=60, concurrent=None, weight=2.5)
     opened = {
-        name: find(keys, secret.encode()) for name, secret in (("a", ONE), ("b", TWO), ("no", ONE[:-1]))
+        name: find_key(keys, secret.encode()) for name, secret in (("a", ONE), ("b", TWO), ("no", ONE[:-1]))
     }
     assert {name: key and key.name for name, key in opened.items()} == {
         "a": "team-a",
         "b": "team-b",
         "no": None,
     }
-    assert find(keys, b"0123456789abcdef-three") is keys[1]
-    assert find(keys, b"12345678901234567890") is keys[2]
+    assert find_key(keys, b"0123456789abcdef-three") is keys[1]
+    assert find_key(keys, b"12345678901234567890") is keys[2]
 
 
 @pytest.mark.parametrize(
@@ -90,7 +90,7 @@ def test_every_key_is_compared(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("mirl_server.access.keys.hmac.compare_digest", counting)
     for presented in (ONE, TWO, "nobody's", ""):
         compared.clear()
-        find(keys, presented.encode())
+        find_key(keys, presented.encode())
         assert len(compared) == 4
         assert all(len(one) == len(other) == 32 for one, other in compared)
 
@@ -100,14 +100,14 @@ async def test_the_file_is_read_again_when_it_changes(tmp_path: Path) -> None:
     file.write_text(f"a: {ONE}")
     ring = Keyring(file, interval=0)
     await ring.refresh()
-    assert find(ring.keys, ONE.encode()) is not None
+    assert find_key(ring.keys, ONE.encode()) is not None
     file.write_text(f"a: {{keys: [{ONE}, {TWO}]}}")
     await ring.refresh()
-    assert find(ring.keys, TWO.encode()) is not None
+    assert find_key(ring.keys, TWO.encode()) is not None
     file.write_text(f"a: {TWO}")
     await ring.refresh()
-    assert find(ring.keys, ONE.encode()) is None
-    assert find(ring.keys, TWO.encode()) is not None
+    assert find_key(ring.keys, ONE.encode()) is None
+    assert find_key(ring.keys, TWO.encode()) is not None
 
 
 async def test_a_swapped_link_is_a_change(tmp_path: Path) -> None:
@@ -121,8 +121,8 @@ async def test_a_swapped_link_is_a_change(tmp_path: Path) -> None:
     (tmp_path / "next").symlink_to("new")
     (tmp_path / "next").replace(link)
     await ring.refresh()
-    assert find(ring.keys, TWO.encode()) is not None
-    assert find(ring.keys, ONE.encode()) is None
+    assert find_key(ring.keys, TWO.encode()) is not None
+    assert find_key(ring.keys, ONE.encode()) is None
 
 
 @pytest.mark.parametrize("broken", ["a: short-secret", "{", "", None])
@@ -142,10 +142,10 @@ async def test_a_broken_file_leaves_the_keys_and_one_line(
     assert "stay as they were" in caplog.text
     assert "short-secret" not in caplog.text
     assert ONE not in caplog.text
-    assert find(ring.keys, ONE.encode()) is not None
+    assert find_key(ring.keys, ONE.encode()) is not None
     file.write_text(f"a: {TWO}")
     await ring.refresh()
-    assert find(ring.keys, TWO.encode()) is not None
+    assert find_key(ring.keys, TWO.encode()) is not None
 
 
 async def test_the_file_is_looked_at_once_in_a_while(tmp_path: Path) -> None:
@@ -156,10 +156,10 @@ async def test_the_file_is_looked_at_once_in_a_while(tmp_path: Path) -> None:
     file.write_text(f"a: {TWO}")
     now = 0.9
     await ring.refresh()
-    assert find(ring.keys, TWO.encode()) is None
+    assert find_key(ring.keys, TWO.encode()) is None
     now = 1.1
     await ring.refresh()
-    assert find(ring.keys, TWO.encode()) is not None
+    assert find_key(ring.keys, TWO.encode()) is not None
 
 
 def test_keys_from_everywhere_together(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
