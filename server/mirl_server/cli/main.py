@@ -4,8 +4,8 @@ vLLM's own parser parses every flag of `vllm serve`; MIRL's flags are parsed her
 `--version` don't load vLLM. An error in the command line is one line on stderr and exit code 2; SIGTERM ends
 the server with exit code 0.
 
-Defaults that differ from vLLM's, each with the flag that changes it back: the server listens on 127.0.0.1 only
-(`--host`); nothing is fetched by URL (`--allow-image-host` for images in chat completions,
+Defaults that differ from vLLM's, each with the flag that changes it back: the server listens on 127.0.0.1
+only (`--host`); nothing is fetched by URL (`--allow-image-host` for images in chat completions,
 `--allowed-media-domains` for URLs that vLLM's own endpoints fetch); MIRL logs the requests, not uvicorn
 (`--no-disable-uvicorn-access-log`); pages of other origins are refused (`--allowed-origins`); headers are
 bounded (`--h11-max-…`, which vLLM's default HTTP parser ignores); no usage reports are sent

@@ -1,8 +1,8 @@
-"""Running vLLM's server with MIRL in it, and how its process ends.
+"""The launcher: runs vLLM's server with MIRL in it, to the exit code of its process.
 
-Exit codes: 0 the server was asked to stop (SIGTERM, SIGINT); 2 the command line or a setting is wrong; 3 the
-engine, or one of several API servers, died, or the engine did not start; 130 Ctrl-C before the server served;
-1 anything else, with a traceback.
+Exit codes: 0 stop by a signal (SIGTERM, SIGINT); 2 an error in the command line or a setting; 3 the engine,
+or one of several API servers, died, or the engine did not start; 130 Ctrl-C before the server serves; 1 any
+other error, with a traceback.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ from mirl_server.vllm.parent_death import LAUNCHER
 ENGINE_DIED = 3
 INTERRUPTED = 130
 NOT_STARTED = "core initialization"
-"""What vLLM says, in a RuntimeError without a type of its own."""
+"""A phrase in vLLM's RuntimeError, which has no class of its own, for an engine that does not start."""
 
 
 def serve(arguments: list[str], settings: ServerSettings) -> int:
@@ -57,7 +57,7 @@ def serve(arguments: list[str], settings: ServerSettings) -> int:
 
 
 def changed_flags(arguments: list[str], settings: ServerSettings) -> dict[str, Any]:
-    """Return vLLM's flags that differ from vLLM's defaults, as YAML takes them.
+    """Return vLLM's flags that differ from vLLM's defaults, as YAML values.
 
     Raises:
         UsageError: a flag is unknown or its value wrong, or the model's folder does not exist.
@@ -99,7 +99,7 @@ def run(args: argparse.Namespace, settings: ServerSettings) -> int:
         # vLLM checks engine flags against the model when it builds its configuration.
         raise UsageError(error.errors()[0]["msg"]) from error
     except KeyboardInterrupt as stop:
-        # vLLM raises it with a word for a SIGTERM during start-up, without one for Ctrl-C.
+        # vLLM raises it with an argument for a SIGTERM during start-up, without one for Ctrl-C.
         return 0 if stop.args else INTERRUPTED
     except EngineDeadError:
         return _failed("the engine died while the server started")
@@ -116,20 +116,20 @@ def _failed(why: str) -> int:
 
 
 def _is_multi_process(args: argparse.Namespace) -> bool:
-    """Whether vLLM's own dispatcher must start more than one API server with its engine."""
+    """Return whether vLLM's own dispatcher must run: several API servers, or an engine elsewhere."""
     import vllm.envs as envs
 
-    several = args.data_parallel_size > 1 or (args.api_server_count or 1) != 1
+    multiple = args.data_parallel_size > 1 or (args.api_server_count or 1) != 1
     elsewhere = args.headless or args.grpc or args.data_parallel_multi_port_external_lb
-    return bool(several or elsewhere or envs.VLLM_USE_RUST_FRONTEND)
+    return bool(multiple or elsewhere or envs.VLLM_USE_RUST_FRONTEND)
 
 
 def run_single_process(args: argparse.Namespace) -> str | None:
-    """vLLM's `run_server` in this process; says what died, if something did.
+    """Run vLLM's `run_server` in this process; return which process died, or None.
 
-    But for the handler of a SIGTERM during start-up: vLLM's raises KeyboardInterrupt, which pyzmq swallows
-    while vLLM waits for its engine, and the server then hangs until a second signal (seen with vLLM 0.32 and
-    pyzmq 27). Once it serves, the plugin's handlers hold.
+    The one difference is the handler of a SIGTERM during start-up: vLLM's raises KeyboardInterrupt, which
+    pyzmq swallows while vLLM waits for its engine, and the server then hangs until a second signal (seen with
+    vLLM 0.32 and pyzmq 27). Once the server serves, the plugin's handlers apply.
     """
     import uvloop
     from vllm.entrypoints.launchers.api_server.entry import run_server_worker
@@ -145,14 +145,14 @@ def run_single_process(args: argparse.Namespace) -> str | None:
     args.api_server_count = None
     decorate_logs("APIServer", skip_if_decorated=True)
     uvloop.run(run())
-    # All that is left is to exit, with a code that says how it went: no signal may change that.
+    # Only the exit is left: no signal may change its code.
     signal.signal(signal.SIGTERM, signal.SIG_IGN)
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     return DEAD_ENGINE if engine_died(args) else None
 
 
 def stop_start_up(*_: object) -> None:
-    """SIGTERM before the server serves: end what was started, then this process. Nothing needs draining."""
+    """Handle a SIGTERM before the server serves: end the child processes, then this one, without a drain."""
     children = multiprocessing.active_children()
     for child in children:
         child.terminate()
