@@ -71,7 +71,7 @@ def mirl_parser() -> argparse.ArgumentParser:
     )  # fmt: skip
     mirl.add_argument(
         "--mirl-limit", metavar="LIMIT=VALUE", action="append", default=[],
-        help=f"what one request may ask for; limits: {', '.join(Limits.model_fields)}",
+        help=f"a limit of every request; limits: {', '.join(Limits.model_fields)}",
     )  # fmt: skip
     mirl.add_argument(
         "--mirl-calibration", metavar="PATH", type=Path,
@@ -79,11 +79,11 @@ def mirl_parser() -> argparse.ArgumentParser:
     )  # fmt: skip
     mirl.add_argument(
         "--mirl-keep-alive", metavar="SECONDS", type=float,
-        help="how long a stream may be silent before it carries a comment; default 10",
+        help="seconds without a chunk after which a stream sends a comment; default 10",
     )  # fmt: skip
     mirl.add_argument(
         "--shutdown-seconds", metavar="SECONDS", type=float,
-        help="how long running requests may go on for once the server is asked to stop; default 20",
+        help="seconds that running requests may continue after a stop signal; default 20",
     )  # fmt: skip
     mirl.add_argument(
         "--no-reasoning-content-alias", action="store_true",

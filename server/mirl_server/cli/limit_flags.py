@@ -34,7 +34,7 @@ def add_limit_flags(parser: argparse.ArgumentParser) -> None:
         load.add_argument(flag, metavar=metavar, help=" ".join(description.split()).replace("%", "%%"))
     load.add_argument(
         "--http-limit", metavar="LIMIT=VALUE", action="append", default=[],
-        help=f"what a connection may do; limits: {', '.join(HTTPSettings.model_fields)}",
+        help=f"a limit of every connection; limits: {', '.join(HTTPSettings.model_fields)}",
     )  # fmt: skip
 
 
