@@ -1,5 +1,14 @@
-"""The server: MIRL's routes as a vLLM endpoint plugin, and `mirl-serve`, which runs vLLM's server with it.
+"""The server: MIRL's routes as a vLLM endpoint plugin, and `mirl-serve`, which runs vLLM's server with them.
 
-Only `plugin`, `vllm_tools` and the launcher (`launch`, `vllm_flags`, `vllm_names`) import vllm, the launcher
-only when it starts a server; everything else also serves a gateway without a GPU.
+- `cli`: the command `mirl-serve`, its flags, the settings reference and the demo.
+- `settings`: the operator's settings, from flags, the environment and a YAML file.
+- `vllm`: the one vLLM boundary. No other module of the server imports vllm; import-linter holds this.
+- `middleware`: pure ASGI layers before every route; `http`: connections, bodies and error responses.
+- `access`: API keys, authentication and quotas.
+- `apis`: a folder for each API with its route, its reading and its writing.
+- `handling`: the work of a request, the same for all APIs.
+- `media`: images of requests, by data URL or fetched.
+- `observability`: logs, metrics and traces.
+
+Without `vllm` the package also serves a process that has no GPU and no vLLM installed.
 """

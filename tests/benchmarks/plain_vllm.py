@@ -29,7 +29,7 @@ def main() -> None:
     args = parse_vllm(sys.argv[1:])
     validate_parsed_serve_args(args)
     args.mirl = ServerSettings()
-    launch.run_one(args)
+    launch.run_single_process(args)
 
 
 if __name__ == "__main__":

@@ -20,7 +20,8 @@ class Absent:
             raise ImportError(f"{name} is not installed here")
 
 sys.meta_path.insert(0, Absent())
-for name in ("mirl_core", "mirl_core.pipeline.run", "mirl_core.config", "mirl_core.engines.base", "mirl_client"):
+modules = ("mirl_core", "mirl_core.pipeline.run", "mirl_core.config", "mirl_core.engines.base", "mirl_client")
+for name in modules:
     module = importlib.import_module(name)
     assert module.__file__.startswith(sys.argv[1]), module.__file__
 from mirl_core.bundled import model_path, questions

@@ -1,1 +1,1 @@
-"""API keys, authentication and quotas; imports settings only."""
+"""API keys, authentication and quotas. May import `settings`, `http` and `observability.logs`."""

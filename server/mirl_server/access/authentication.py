@@ -1,8 +1,8 @@
-"""Who may ask: API keys before anything else runs, and each key's limits around what does.
+"""Authentication: the layer that checks API keys first, and applies each key's limits to its requests.
 
-Everything needs a key but the paths that are listed as open: a route that a later version of the backend adds
-is closed, not open. Pure ASGI, so streams pass untouched. Without any key configured the server is open to
-whoever reaches it, under the default limits.
+Every path needs a key except the open ones, so a route that a later version of the backend adds is closed.
+Pure ASGI: streams pass unchanged. Without any configured key the server is open to all clients, under the
+default limits.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from starlette.datastructures import Headers
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from mirl_core.errors import AuthenticationError, RateLimitError
-from mirl_server.access.keys import ANONYMOUS, Keyring, digest, find
+from mirl_server.access.keys import ANONYMOUS, Keyring, digest, find_key
 from mirl_server.access.quotas import Quotas, TokenMeter
 from mirl_server.http.body_limits import refuse
 from mirl_server.observability.logs import note
@@ -27,42 +27,42 @@ READING = ("GET", "HEAD", "OPTIONS")
 
 @dataclass(slots=True)
 class Caller:
-    """Who asks."""
+    """The client of a request."""
 
     name: str = ANONYMOUS
     """A bounded label: the name in the key file, `key-N`, `vllm-N`, or `anonymous`."""
     tenant: str | None = None
-    """A digest of the presented key, of whichever header; None where none was presented."""
+    """The presented key's digest in hexadecimal, from either header; None without a key."""
     limits: KeyLimits = field(default_factory=KeyLimits)
     generated: int | None = None
-    """Tokens generated for this request, where a route counts them; None: they are read off the response."""
+    """Tokens generated for this request, where a route counts them; None: the response's usage counts."""
 
 
 def caller_of(request: Request) -> Caller:
-    """Who asks; without the middleware (a server that somebody else guards) by the key that is presented."""
-    known = request.scope.get(CALLER)
-    if isinstance(known, Caller):
-        return known
+    """Return the client of a request; without the middleware an anonymous one with its key's digest."""
+    caller = request.scope.get(CALLER)
+    if isinstance(caller, Caller):
+        return caller
     presented = presented_key(request.headers)
     return Caller(tenant=digest(presented).hex() if presented else None)
 
 
 def presented_key(headers: Headers) -> bytes | None:
-    """The key of `Authorization: Bearer …` (OpenAI) or `x-api-key` (Anthropic)."""
+    """Return the key of `Authorization: Bearer …` (OpenAI) or `x-api-key` (Anthropic)."""
     scheme, _, key = headers.get("authorization", "").partition(" ")
     if scheme.lower() == "bearer" and key.strip():
         return key.strip().encode("latin-1")
-    other = headers.get("x-api-key", "").strip()
-    return other.encode("latin-1") if other else None
+    api_key = headers.get("x-api-key", "").strip()
+    return api_key.encode("latin-1") if api_key else None
 
 
 class Authentication:
-    """Refuses requests without a known key, and those of a key that has used up its limits.
+    """ASGI middleware that refuses requests without a known key, and those of a key over its limits.
 
     Args:
-        keyring: who may ask; empty: everybody.
-        quotas: what was used of each key's limits.
-        settings: open paths, and the limits where nobody needs a key.
+        keyring: the known keys; empty: no key is needed.
+        quotas: the use of each key's limits.
+        settings: open paths, and the limits that apply where no key is needed.
     """
 
     def __init__(self, app: ASGIApp, keyring: Keyring, quotas: Quotas, settings: AccessSettings) -> None:
@@ -107,7 +107,7 @@ class Authentication:
             raise AuthenticationError(
                 "no API key: send 'Authorization: Bearer KEY' (an OpenAI client's api_key) or 'x-api-key'"
             )
-        key = find(self.keyring.keys, presented)
+        key = find_key(self.keyring.keys, presented)
         if key is None:
             raise AuthenticationError("the API key is not known here")
         return Caller(key.name, digest(presented).hex(), key.limits)
@@ -121,8 +121,8 @@ class Authentication:
 
         async def metered(message: Message) -> None:
             if message["type"] == "http.response.start":
-                told = await self.quotas.headers(caller.name, limits)
-                message = {**message, "headers": [*message.get("headers", []), *told]}
+                quota_headers = await self.quotas.headers(caller.name, limits)
+                message = {**message, "headers": [*message.get("headers", []), *quota_headers]}
             elif message["type"] == "http.response.body" and caller.generated is None:
                 meter.feed(message.get("body", b""))
             await send(message)
@@ -142,7 +142,7 @@ async def _refuse(
     headers: list[tuple[bytes, bytes]] | None = None,
 ) -> None:
     if scope["type"] == "websocket":
-        # Before it is accepted: the client sees a 403.
+        # Closed before it is accepted: the client sees a 403.
         await send({"type": "websocket.close", "code": 1008, "reason": error.message})
         return
     await refuse(error, scope, receive, send, headers=headers)

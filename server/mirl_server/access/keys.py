@@ -1,7 +1,7 @@
-"""API keys and what each may do, from a file that is read again when it changes, and from the environment.
+"""API keys and their limits, from a file that is read again when it changes, and from the environment.
 
-Only the keys' SHA-256 digests are kept. Messages and logs never quote the file: not even an entry's name,
-which may be a key that was put on the wrong side of the colon.
+Only the SHA-256 digests of keys are kept. Messages and logs never quote the file, not even an entry's name,
+which may be a key on the wrong side of the colon.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ _UNLIMITED = ("", "~", "null", "none", "unlimited")
 
 @dataclass(frozen=True, slots=True)
 class Key:
-    """One holder: a name (a bounded label, for logs and metrics), the keys that open, and the limits."""
+    """A holder of keys: a name (a bounded label for logs and metrics), the keys' digests, and limits."""
 
     name: str
     digests: tuple[bytes, ...]
@@ -41,44 +41,47 @@ class Key:
 
 
 def digest(key: bytes) -> bytes:
-    """What is kept of a key."""
+    """Return a key's SHA-256 digest, the only form that is kept."""
     return hashlib.sha256(key).digest()
 
 
-def find(keys: Iterable[Key], presented: bytes) -> Key | None:
-    """The holder of a key, in a time that does not depend on which key is nearly right."""
-    given = digest(presented)
-    found = None
+def find_key(keys: Iterable[Key], presented: bytes) -> Key | None:
+    """Return the holder of a key; the time it takes does not depend on which key nearly matches."""
+    presented_digest = digest(presented)
+    holder = None
     for key in keys:
-        for known in key.digests:
-            if hmac.compare_digest(given, known):
-                found = key
-    return found
+        for key_digest in key.digests:
+            if hmac.compare_digest(presented_digest, key_digest):
+                holder = key
+    return holder
 
 
 def parse_keys(text: str, defaults: KeyLimits, where: str) -> tuple[Key, ...]:
-    """Keys out of YAML: `name: key`, `name: {key: …, requests_per_minute: …}`, or keys alone, one a line.
+    """Read keys from YAML: `name: key`, `name: {key: …, requests_per_minute: …}`, or keys alone, one a line.
+
+    Args:
+        where: the source, as messages name it.
 
     Raises:
-        ConfigError: it is not that. The message names `where` and the entry by its place, and quotes nothing.
+        ConfigError: the text has another form. The message has `where` and the entry's number, and no quote.
     """
     try:
         _refuse_repeated_names(text, where)
-        # Only text, lists and dicts: a key of digits stays text, and nothing can be constructed.
+        # Text, lists and dicts only: a key of digits stays text, and no object is constructed.
         content: Any = yaml.load(text, Loader=yaml.BaseLoader)  # noqa: S506
     except yaml.YAMLError as error:
         mark = getattr(error, "problem_mark", None)
-        place = f", line {mark.line + 1}" if mark else ""
-        raise ConfigError(f"{where}{place}: not readable as YAML") from None
+        line = f", line {mark.line + 1}" if mark else ""
+        raise ConfigError(f"{where}{line}: not readable as YAML") from None
     if isinstance(content, str):
         content = content.replace(",", " ").split()
     if isinstance(content, list):
-        content = {f"key-{place}": entry for place, entry in enumerate(content, 1)}
+        content = {f"key-{number}": entry for number, entry in enumerate(content, 1)}
     if not isinstance(content, dict) or not content:
         raise ConfigError(f"{where}: has no keys; write one `name: key` a line")
     keys = tuple(
-        _key(str(name), entry, defaults, f"{where}, entry {place}")
-        for place, (name, entry) in enumerate(content.items(), 1)
+        _key(str(name), entry, defaults, f"{where}, entry {number}")
+        for number, (name, entry) in enumerate(content.items(), 1)
     )
     _check_distinct(keys, where)
     return keys
@@ -87,19 +90,19 @@ def parse_keys(text: str, defaults: KeyLimits, where: str) -> tuple[Key, ...]:
 def _key(name: str, entry: object, defaults: KeyLimits, where: str) -> Key:
     if not _NAME.fullmatch(name) or name == ANONYMOUS:
         raise ConfigError(f"{where}: a name has 1 to 64 letters, digits, '.', '_' or '-'")
-    said = dict(entry) if isinstance(entry, dict) else {"key": entry}
-    given = said.pop("keys", None) or said.pop("key", None)
+    fields = dict(entry) if isinstance(entry, dict) else {"key": entry}
+    secrets = fields.pop("keys", None) or fields.pop("key", None)
     digests = []
-    for secret in given if isinstance(given, list) else [given]:
+    for secret in secrets if isinstance(secrets, list) else [secrets]:
         if not isinstance(secret, str) or not _SECRET.fullmatch(secret):
             raise ConfigError(f"{where}: a key is 16 or more visible ASCII characters (openssl rand -hex 32)")
         digests.append(digest(secret.encode()))
-    known = {
+    limit_fields = {
         field: None if isinstance(value, str) and value.lower() in _UNLIMITED else value
-        for field, value in said.items()
+        for field, value in fields.items()
     }
     try:
-        own = KeyLimits.model_validate(known)
+        key_limits = KeyLimits.model_validate(limit_fields)
     except ValidationError as error:
         problem = error.errors(include_url=False, include_input=False)[0]
         field = ".".join(str(part) for part in problem["loc"])
@@ -107,12 +110,12 @@ def _key(name: str, entry: object, defaults: KeyLimits, where: str) -> Key:
             known_fields = ", ".join(KeyLimits.model_fields)
             raise ConfigError(f"{where}: unknown field; known are key, keys, {known_fields}") from None
         raise ConfigError(f"{where}: {field}: {problem['msg']}") from None
-    limits = defaults.model_copy(update=own.model_dump(exclude_unset=True))
+    limits = defaults.model_copy(update=key_limits.model_dump(exclude_unset=True))
     return Key(name, tuple(digests), limits)
 
 
 def _refuse_repeated_names(text: str, where: str) -> None:
-    """YAML lets the last of two entries of one name win, silently: half a rotation would be lost."""
+    """Raise ConfigError for a repeated name: YAML silently keeps the last, which loses half a rotation."""
     node = yaml.compose(text, Loader=yaml.BaseLoader)
     if isinstance(node, yaml.MappingNode):
         names = [key.value for key, _ in node.value if isinstance(key, yaml.ScalarNode)]
@@ -122,23 +125,24 @@ def _refuse_repeated_names(text: str, where: str) -> None:
 
 def _check_distinct(keys: Sequence[Key], where: str) -> None:
     names = [key.name for key in keys]
-    digests = [one for key in keys for one in key.digests]
+    digests = [key_digest for key in keys for key_digest in key.digests]
     if len(set(names)) != len(names) or len(set(digests)) != len(digests):
         raise ConfigError(f"{where}: a name or a key occurs twice (environment and --api-key included)")
 
 
 class Keyring:
-    """The keys that open this server.
+    """The known keys of this server.
 
     Args:
-        file: read again when it changes; None for no file.
+        file: the key file, read again when it changes; None: no file.
         text: keys from the environment, in the file's format.
         bare: keys without names (vLLM's `--api-key`).
-        defaults: limits of a key that says nothing of its own.
-        interval: seconds between two looks at the file.
+        defaults: limits of a key that sets none.
+        interval: least seconds between two checks of the file.
+        clock: returns monotonic seconds.
 
     Raises:
-        ConfigError: something is wrong at the start. Later a broken file leaves the keys as they were.
+        ConfigError: the keys are wrong at the start. A file that breaks later leaves the keys unchanged.
     """
 
     def __init__(
@@ -154,35 +158,35 @@ class Keyring:
         self._defaults = defaults or KeyLimits()
         self._interval = interval
         self._clock = clock
-        self._looked = clock()
+        self._checked_at = clock()
         fixed = parse_keys(text, self._defaults, "MIRL_ACCESS__KEYS") if text else ()
-        more = [
-            Key(f"vllm-{place}", (digest(key.encode()),), self._defaults)
-            for place, key in enumerate(dict.fromkeys(bare), 1)
+        unnamed = [
+            Key(f"vllm-{number}", (digest(key.encode()),), self._defaults)
+            for number, key in enumerate(dict.fromkeys(bare), 1)
         ]
-        self._fixed = (*fixed, *more)
-        self._seen = self._signature() if file is not None else None
+        self._fixed = (*fixed, *unnamed)
+        self._last_signature = self._signature() if file is not None else None
         self.keys: tuple[Key, ...] = self._read()
-        """Every key, as of the last good reading."""
+        """All keys as of the last valid reading."""
 
     def __bool__(self) -> bool:
-        """Whether a key is needed at all."""
+        """Return whether any key is configured."""
         return bool(self.keys)
 
     async def refresh(self) -> None:
-        """Read the file again if it changed; looks at most once in `interval` seconds, off the event loop."""
-        if self._file is None or self._clock() - self._looked < self._interval:
+        """Read the file again if it has changed, off the event loop; checks at most once per `interval`."""
+        if self._file is None or self._clock() - self._checked_at < self._interval:
             return
-        # Set first: whoever asks while the file is read goes on with the keys there are.
-        self._looked = self._clock()
+        # Set before the reading, so that other requests go on with the current keys meanwhile.
+        self._checked_at = self._clock()
         await asyncio.to_thread(self._reload)
 
     def _reload(self) -> None:
         try:
-            seen = self._signature()
-            if seen == self._seen:
+            signature = self._signature()
+            if signature == self._last_signature:
                 return
-            self._seen = seen
+            self._last_signature = signature
             self.keys = self._read()
         except ConfigError as error:
             logger.error("the API keys stay as they were: %s", error.message)
@@ -190,7 +194,7 @@ class Keyring:
             logger.info("read the API keys again: %d names", len(self.keys))
 
     def _signature(self) -> tuple[int, int, int] | None:
-        """What changes with the file, a swapped symbolic link included; None while it can't be looked at."""
+        """Return a value that changes with the file or its symbolic link's target; None where stat fails."""
         assert self._file is not None
         try:
             stat = self._file.stat()

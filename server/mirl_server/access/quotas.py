@@ -1,6 +1,6 @@
-"""What a key has used: requests and generated tokens in this minute, and requests at this moment.
+"""Quotas: each key's requests and generated tokens in the current minute, and its running requests.
 
-Windows are the `limits` library's, in memory: of one process. Each of several API servers counts for itself.
+The windows are those of the `limits` library in memory, so each API server process counts for itself.
 """
 
 from __future__ import annotations
@@ -19,42 +19,42 @@ from mirl_core.errors import RateLimitError
 from mirl_server.settings.limits import KeyLimits
 
 Refused = Callable[[str, str], None]
-"""Hears of a refusal: the reason (one of a few words), and the key's name."""
+"""A callback for refusals: the reason (from a fixed list) and the key's name."""
 
-# In JSON the quote behind a key is not escaped, so none of these can stand inside a string.
+# Quotes inside a JSON string are escaped, so this pattern can't match inside one.
 _USAGE = re.compile(rb'"(?:completion_tokens|output_tokens)"\s*:\s*(\d{1,12})')
 _LONGEST_USAGE = 64
 
 
 def ignore(reason: str, key: str) -> None:
-    """Hear of a refusal, and do nothing."""
+    """Do nothing about a refusal."""
 
 
 class Quotas:
-    """The use that keys make of their limits.
+    """The use of each key's limits.
 
     Args:
-        window: seconds of the windows that are called minutes.
-        refused: hears of refusals: `concurrency`, `requests` or `tokens`.
+        window: length of a "minute" in seconds.
+        refused: called for each refusal, with `concurrency`, `requests` or `tokens` as its reason.
     """
 
     def __init__(self, window: int = 60, refused: Refused = ignore) -> None:
         self._window = window
         self._limiter = FixedWindowRateLimiter(MemoryStorage())
         self.running: Counter[str] = Counter()
-        """Requests at this moment, by key name."""
+        """Running requests by key name."""
         self.refused = refused
 
     @asynccontextmanager
     async def use(self, name: str, limits: KeyLimits) -> AsyncIterator[None]:
-        """One request, from here to the end of the context.
+        """Count a request as running until the context ends.
 
         Raises:
             RateLimitError: the key has used up one of its limits.
         """
         if limits.concurrent is not None and self.running[name] >= limits.concurrent:
             raise self._refusal("concurrency", name, f"{limits.concurrent} requests at the same time", 1)
-        # Counted before anything is awaited: two that come at once must not both be the last that fits.
+        # Counted before the first await, so that of two concurrent requests only one takes the last slot.
         self.running[name] += 1
         try:
             await self._check_windows(name, limits)
@@ -75,14 +75,14 @@ class Quotas:
             raise self._refusal("requests", name, f"{limits.requests_per_minute} requests per minute", wait)
 
     async def charge(self, name: str, limits: KeyLimits, tokens: int) -> None:
-        """Count generated tokens; what is over the limit is counted too."""
+        """Count generated tokens, those over the limit too."""
         item = self._item(limits.tokens_per_minute)
         if item is not None and tokens > 0:
             await self._limiter.hit(item, name, "tokens", cost=tokens)
 
     async def headers(self, name: str, limits: KeyLimits) -> list[tuple[bytes, bytes]]:
-        """OpenAI's `x-ratelimit-*` headers for the limits that the key has."""
-        told = []
+        """Return OpenAI's `x-ratelimit-*` headers for the key's limits."""
+        headers = []
         for kind, limit in (("requests", limits.requests_per_minute), ("tokens", limits.tokens_per_minute)):
             item = self._item(limit)
             if item is None:
@@ -94,8 +94,8 @@ class Quotas:
                 ("remaining", str(stats.remaining)),
                 ("reset", f"{wait:.3f}s"),
             ):
-                told.append((f"x-ratelimit-{field}-{kind}".encode(), value.encode()))
-        return told
+                headers.append((f"x-ratelimit-{field}-{kind}".encode(), value.encode()))
+        return headers
 
     def _item(self, amount: int | None) -> RateLimitItem | None:
         return None if amount is None else RateLimitItemPerSecond(amount, self._window)
@@ -110,26 +110,26 @@ class Quotas:
 
 
 class TokenMeter:
-    """Reads off a response, as it passes, how many tokens were generated for it.
+    """Counts the generated tokens of a response while it passes.
 
-    What the response's own usage says; of a stream without usage the number of its events, which is at most
-    the number of its tokens.
+    The count is the response's own usage; for a stream without usage the number of its events, which is at
+    most the number of its tokens.
     """
 
     def __init__(self) -> None:
-        self._said = 0
+        self._reported = 0
         self._events = 0
         self._tail = b""
 
     def feed(self, body: bytes) -> None:
-        """The next bytes of the response."""
-        seen = self._tail + body
-        for match in _USAGE.finditer(seen):
-            self._said = max(self._said, int(match[1]))
+        """Read the next bytes of the response."""
+        text = self._tail + body
+        for match in _USAGE.finditer(text):
+            self._reported = max(self._reported, int(match[1]))
         self._events += body.count(b"data: {")
-        self._tail = seen[-_LONGEST_USAGE:]
+        self._tail = text[-_LONGEST_USAGE:]
 
     @property
     def tokens(self) -> int:
-        """Tokens so far."""
-        return self._said or self._events
+        """Generated tokens so far."""
+        return self._reported or self._events

@@ -1,2 +1,4 @@
-"""`mirl-serve`: flags, settings reference and demo; light to import, vLLM is loaded by
-`mirl_server.vllm`."""
+"""The command `mirl-serve`, its flags, the settings reference and the demo.
+
+Imports `settings` and `media.rules` at the top, `mirl_server.vllm` only when a server starts; never vllm.
+"""

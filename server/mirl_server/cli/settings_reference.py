@@ -1,4 +1,4 @@
-"""docs/configuration.md, made from the settings themselves: `python -m mirl_server.cli.settings_reference`."""
+"""The generator of docs/configuration.md: `python -m mirl_server.cli.settings_reference`."""
 
 from __future__ import annotations
 
@@ -13,17 +13,18 @@ from pydantic import SecretStr
 from pydantic_core import PydanticUndefined, to_jsonable_python
 
 from mirl_core.config import MIRLOptions
-from mirl_server.cli.flags import own_parser
+from mirl_server.cli.flags import mirl_parser
 from mirl_server.settings.files import Leaf, leaves
 from mirl_server.settings.server import ServerSettings
 
 HEAD = """\
 # Configuration
 
-Made of the code by `python -m mirl_server.cli.settings_reference docs/configuration.md`; a test holds it to that.
+Generated from the code by `python -m mirl_server.cli.settings_reference docs/configuration.md`, which a
+test compares it with.
 
-A setting is given as a flag, in the environment, or in one YAML file; flags win over the environment, which
-wins over the file, key by key. `mirl-serve --config FILE` takes one file for both: `mirl:` holds the settings
+Set a value by a flag, in the environment, or in one YAML file; flags win over the environment, which wins
+over the file, key by key. `mirl-serve --config FILE` takes one file for both: `mirl:` holds the settings
 below, every other key is a flag of `vllm serve`, as in vLLM's own `--config`:
 
 ```yaml
@@ -37,16 +38,16 @@ mirl:
 ```
 
 Under vLLM's own command `MIRL_CONFIG=FILE` names the file; only `mirl:` of it is read then. An unknown key is
-an error that names it. `mirl-serve --dry-run` prints what all of it comes to, secrets masked, and starts
+an error that names it. `mirl-serve --dry-run` prints the resolved settings, secrets masked, and starts
 nothing.
 
-`--mirl-set NAME=VALUE` sets any of them (`--mirl-set log.format=json`); some have a flag of their own. In the
+`--mirl-set NAME=VALUE` sets any setting (`--mirl-set log.format=json`); some also have a flag. In the
 environment a list or an object is JSON.
 """
 
 
 def reference() -> str:
-    """The whole document."""
+    """Return the whole document as Markdown."""
     parts = [HEAD, "## Flags\n", _flags(), "## Settings\n", _settings()]
     parts += ["## Knobs of a request (`defaults`)\n", _knobs()]
     return "\n".join(parts)
@@ -54,7 +55,7 @@ def reference() -> str:
 
 def _flags() -> str:
     lines = ["| flag | |", "| --- | --- |"]
-    actions = [action for group in own_parser()._action_groups for action in group._group_actions]
+    actions = [action for group in mirl_parser()._action_groups for action in group._group_actions]
     lines += [f"| `{_usage(action)}` | {_cell(action.help or '')} |" for action in actions]
     return "\n".join(lines) + "\n"
 
@@ -90,14 +91,14 @@ def _kind(leaf: Leaf) -> str:
 
 
 def _words(kind: Any) -> str:
-    """A type as a reader of a table wants it: `int or null`, `text or json`, `list of str`."""
+    """Return a type in words: `int or null`, `text or json`, `list of str`."""
     origin, inner = get_origin(kind), get_args(kind)
     if origin is Annotated:
         return _words(inner[0])
     if origin is Literal:
         return " or ".join(map(str, inner))
     if origin in (Union, types.UnionType):
-        return " or ".join("null" if one is type(None) else _words(one) for one in inner)
+        return " or ".join("null" if member is type(None) else _words(member) for member in inner)
     if origin is dict:
         return "mapping"
     if origin is not None:
@@ -107,13 +108,13 @@ def _words(kind: Any) -> str:
 
 def _bounds(leaf: Leaf) -> str:
     signs = {"ge": "≥", "gt": ">", "le": "≤", "lt": "<"}
-    found = [
-        f"{sign} {getattr(one, name)}"
-        for one in leaf.field.metadata
+    bounds = [
+        f"{sign} {getattr(constraint, name)}"
+        for constraint in leaf.field.metadata
         for name, sign in signs.items()
-        if getattr(one, name, None) is not None
+        if getattr(constraint, name, None) is not None
     ]
-    return f", {', '.join(found)}" if found else ""
+    return f", {', '.join(bounds)}" if bounds else ""
 
 
 def _default(leaf: Leaf) -> str:
@@ -130,7 +131,7 @@ def _cell(text: str) -> str:
 
 
 def main() -> None:
-    """Print the reference, or write it to the file that is named."""
+    """Print the reference, or write it to the file that the first argument names."""
     if len(sys.argv) > 1:
         Path(sys.argv[1]).write_text(reference(), encoding="utf-8")
     else:

@@ -1,1 +1,1 @@
-"""Connections, bodies and error responses; imports uvicorn and starlette, nothing of the algorithm."""
+"""Connections, bodies and error responses. May import `settings` and uvicorn, not the algorithm."""

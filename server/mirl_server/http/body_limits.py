@@ -1,7 +1,7 @@
-"""How much and how slowly a client may send: bodies are counted and timed while they are read.
+"""The layer that bounds request bodies in bytes and seconds while they are read.
 
-Pure ASGI. A refusal goes to the client from here, and the app hears that the client has left: whichever
-handler was reading (ours, the backend's, a framework's) has no say in the answer.
+Pure ASGI. This layer sends a refusal itself and reports a disconnect to the app, so that the refusal does not
+depend on the handler that reads the body (MIRL's, the backend's or a framework's).
 """
 
 from __future__ import annotations
@@ -17,13 +17,15 @@ from mirl_server.http.errors import error_response
 from mirl_server.settings.limits import HTTPSettings
 
 EVENT_STREAM = "mirl.event_stream"
-"""In the scope of a request: whether its answer is an event stream, so that a comment may stand in it."""
+"""The scope's key for whether the response is an event stream, which may contain comments."""
 LINGER = 2.0
+"""Seconds to read the rest of a refused body."""
 SMALL_BODY = 65536
+"""Bytes."""
 
 
 class BodyLimits:
-    """Bounds a request's body in bytes and seconds."""
+    """ASGI middleware that bounds a request's body in bytes and seconds."""
 
     def __init__(self, app: ASGIApp, settings: HTTPSettings) -> None:
         self.app = app
@@ -33,21 +35,21 @@ class BodyLimits:
         if scope["type"] != "http":
             await self.app(scope, receive, send)
             return
-        announced = Headers(scope=scope).get("content-length", "")
-        if announced.isdecimal() and int(announced[:20]) > self.settings.max_body_bytes:
+        length = _content_length(Headers(scope=scope))
+        if length is not None and length > self.settings.max_body_bytes:
             await refuse(_too_large(self.settings), scope, receive, send)
             return
-        reader = _Reader(self.settings, scope, receive, send)
+        channels = _BoundedChannels(self.settings, scope, receive, send)
         try:
-            await self.app(scope, reader.receive, reader.send)
+            await self.app(scope, channels.receive, channels.send)
         except Exception:
-            # It was told that the client has left, whatever it made of that.
-            if not reader.refused:
+            # After a refusal the app sees a disconnect and may raise any error.
+            if not channels.refused:
                 raise
 
 
-class _Reader:
-    """One request's two channels."""
+class _BoundedChannels:
+    """The receive and send channels of one request, with the limits applied."""
 
     def __init__(self, settings: HTTPSettings, scope: Scope, receive: Receive, send: Send) -> None:
         self.refused = False
@@ -59,7 +61,7 @@ class _Reader:
         self._deadline: float | None = None
 
     async def receive(self) -> Message:
-        """The next part of the body; a disconnect once the request is refused."""
+        """Return the next part of the body; once the request is refused, a disconnect."""
         if self.refused:
             return {"type": "http.disconnect"}
         if self._complete:
@@ -72,8 +74,8 @@ class _Reader:
                 message = await self._receive()
         except TimeoutError:
             seconds = self._settings.body_seconds
-            says = f"the request's body did not arrive within {seconds:g} s; send it again"
-            return await self._refuse(BodyTimeoutError(says), linger=0)
+            message = f"the request's body did not arrive within {seconds:g} s; send it again"
+            return await self._refuse(BodyTimeoutError(message), linger=0)
         if message["type"] == "http.request":
             self._bytes += len(message.get("body", b""))
             if self._bytes > self._settings.max_body_bytes:
@@ -82,7 +84,7 @@ class _Reader:
         return message
 
     async def send(self, message: Message) -> None:
-        """The app's answer, unless the client was answered already."""
+        """Send the app's message, unless the request is refused."""
         if not self.refused:
             if message["type"] == "http.response.start":
                 self._started = True
@@ -107,14 +109,14 @@ async def refuse(
     close: bool = False,
     linger: float = LINGER,
 ) -> None:
-    """Answer a request whose body may not have been read.
+    """Send an error response to a request whose body may be unread.
 
-    Where much of a body may still come, or with `close`, the connection ends with the answer. What is on its
-    way is read for up to `linger` seconds: the client would else see its connection reset, and no answer.
+    If a large body may still arrive, or with `close`, the response ends the connection. Data in transit is
+    then read for up to `linger` seconds: otherwise the client would see a connection reset and no response.
     """
     response = error_response(error)
     raw = [*response.raw_headers, *(headers or [])]
-    closing = close or _brings_much(scope)
+    closing = close or _may_have_large_body(Headers(scope=scope))
     if closing:
         raw.append((b"connection", b"close"))
     await send({"type": "http.response.start", "status": response.status_code, "headers": raw})
@@ -127,11 +129,15 @@ async def refuse(
         await send({"type": "http.response.body", "body": b"", "more_body": False})
 
 
-def _brings_much(scope: Scope) -> bool:
-    headers = Headers(scope=scope)
-    announced = headers.get("content-length", "0")
-    small = announced.isdecimal() and int(announced[:20]) <= SMALL_BODY
-    return "transfer-encoding" in headers or not small
+def _content_length(headers: Headers) -> int | None:
+    """Return the declared length in bytes, capped at 20 digits; None where it is no number; 0 without it."""
+    length = headers.get("content-length", "0")
+    return int(length[:20]) if length.isdecimal() else None
+
+
+def _may_have_large_body(headers: Headers) -> bool:
+    length = _content_length(headers)
+    return "transfer-encoding" in headers or length is None or length > SMALL_BODY
 
 
 def _too_large(settings: HTTPSettings) -> RequestTooLargeError:

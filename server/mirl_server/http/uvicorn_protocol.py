@@ -1,12 +1,13 @@
-"""uvicorn's HTTP protocol with a limit on headers and on patience, for connections from anywhere.
+"""uvicorn's HTTP protocol with limits on headers and on slow clients, for connections from anywhere.
 
-uvicorn's own, over httptools, bounds neither the size of headers nor the time they take, nor how long a
-client may leave its answer unread; vLLM's `--h11-max-…` flags reach only the slower parser that it does not
-choose. With this protocol they hold. What is refused here gets its API's error object too.
+uvicorn's httptools protocol bounds neither the size of headers nor the time they take, nor the time that a
+client may leave its response unread; vLLM's `--h11-max-…` flags reach only the slower h11 parser, which vLLM
+does not choose. This protocol applies them. Its refusals have the error object of the request's API.
 
-A client that ends its side of the connection after its request has either left or waits for its answer, and
-TCP tells which only by what becomes of something written: who has left answers with a reset. uvicorn takes
-all for gone; here they are asked, by an interim response (RFC 9110, 15.2) or a comment in their event stream.
+A client that half-closes its connection after its request has either left or waits for its response. TCP
+shows the difference only after a write: a client that has left answers with a reset. uvicorn treats all
+half-closed connections as gone; this protocol probes them with an interim response (RFC 9110, 15.2) or a
+comment in the event stream.
 """
 
 from __future__ import annotations
@@ -26,35 +27,35 @@ from mirl_server.settings.limits import HTTPSettings
 HEADERS_TOO_LARGE = 431
 MAX_HEADERS = 256
 MAX_HEADER_BYTES = 65536
-"""Where uvicorn was not told: `--h11-max-header-count`, `--h11-max-incomplete-event-size`."""
+"""Defaults of uvicorn's settings for `--h11-max-header-count` and `--h11-max-incomplete-event-size`."""
 
-STILL_THERE = b"HTTP/1.1 100 Continue\r\n\r\n"
-STILL_THERE_IN_A_STREAM = b"2\r\n:\n\r\n"
-LISTEN = (0.005, 0.015, 0.03, 0.05, 0.1, 0.3, 0.5)
-"""Seconds between looks for the reset, before the next question: short ones first, for near clients."""
+RESPONSE_PROBE = b"HTTP/1.1 100 Continue\r\n\r\n"
+STREAM_PROBE = b"2\r\n:\n\r\n"
+PROBE_WAITS = (0.005, 0.015, 0.03, 0.05, 0.1, 0.3, 0.5)
+"""Seconds between checks for a reset, until the next probe; short waits first, for near clients."""
 
 
 def http_protocol(limits: HTTPSettings) -> type[asyncio.Protocol]:
-    """The protocol with the operator's limits, for uvicorn's `http`."""
-    return type("PatientProtocol", (PatientProtocol,), {"limits": limits})
+    """Return a protocol class with the operator's limits, for uvicorn's `http` setting."""
+    return type("BoundedProtocol", (BoundedProtocol,), {"limits": limits})
 
 
-class PatientProtocol(HttpToolsProtocol):
-    """One connection. `http_protocol` sets `limits`."""
+class BoundedProtocol(HttpToolsProtocol):
+    """One connection, with limits. `http_protocol` sets `limits`."""
 
     limits = HTTPSettings()
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
-        self.url = b""  # uvicorn's, from the first request on
+        self.url = b""  # uvicorn sets it from the first request on
         self._reading_headers = False
         self._header_bytes = 0
-        self._silent = 0
-        self._steps = 0
+        self._unparsed_bytes = 0
+        self._callbacks = 0
         self._refusal: tuple[int, MIRLError] | None = None
         self._head_timer: asyncio.TimerHandle | None = None
         self._write_timer: asyncio.TimerHandle | None = None
-        self._asking: asyncio.Task[None] | None = None
+        self._probe_task: asyncio.Task[None] | None = None
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         super().connection_made(transport)
@@ -63,48 +64,48 @@ class PatientProtocol(HttpToolsProtocol):
     def connection_lost(self, exc: Exception | None) -> None:
         self._stop_timer()
         self._stop_writing_timer()
-        if self._asking is not None:
-            self._asking.cancel()
+        if self._probe_task is not None:
+            self._probe_task.cancel()
         super().connection_lost(exc)
 
     def eof_received(self) -> bool:  # type: ignore[override]
-        """Whether the connection stays open for the answer to a client that will send no more."""
-        # TLS ends with the client's side. HTTP/1.0 has no interim responses.
+        """Return whether the half-closed connection stays open for the response."""
+        # A TLS connection ends when the client closes its side. HTTP/1.0 has no interim responses.
         if not self._busy() or self.cycle.more_body or self.scheme == "https":
             return False
         if self.cycle.scope["http_version"] != "1.1":
             return False
         self.cycle.keep_alive = False
-        if self._asking is None:
-            self._asking = self.loop.create_task(self._ask_while_busy())
+        if self._probe_task is None:
+            self._probe_task = self.loop.create_task(self._probe_while_busy())
         return True
 
-    async def _ask_while_busy(self) -> None:
-        """Ask a half-closed connection's client again and again whether it is there, until it is answered."""
-        end: socket.socket = self.transport.get_extra_info("socket")
+    async def _probe_while_busy(self) -> None:
+        """Probe a half-closed connection until its response is complete; abort it on a reset."""
+        connection: socket.socket = self.transport.get_extra_info("socket")
         while True:
-            # Nothing may be written between the parts of another answer, or into a full buffer.
+            # A probe may not be written between the parts of another response, or into a full buffer.
             if not self.pipeline and not self.flow.write_paused:
                 if not self.cycle.response_started:
-                    self.transport.write(STILL_THERE)
+                    self.transport.write(RESPONSE_PROBE)
                 elif self.cycle.scope.get(EVENT_STREAM):
-                    self.transport.write(STILL_THERE_IN_A_STREAM)
-            for seconds in LISTEN:
+                    self.transport.write(STREAM_PROBE)
+            for seconds in PROBE_WAITS:
                 await asyncio.sleep(seconds)
                 if not self._busy() or self.transport.is_closing():
                     return
-                if end.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR):
+                if connection.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR):
                     self.transport.abort()
                     return
 
     def data_received(self, data: bytes) -> None:
-        steps = self._steps
+        callbacks = self._callbacks
         super().data_received(data)
         if self.transport.is_closing() or self.transport.get_protocol() is not self:  # a web socket now
             return
-        # A header, a trailer or a chunk's extension that never ends is held by the parser, out of our sight.
-        self._silent = 0 if self._steps != steps else self._silent + len(data)
-        if self._silent > (self.config.h11_max_incomplete_event_size or MAX_HEADER_BYTES):
+        # The parser buffers a header, trailer or chunk extension that never ends, without a callback.
+        self._unparsed_bytes = 0 if self._callbacks != callbacks else self._unparsed_bytes + len(data)
+        if self._unparsed_bytes > (self.config.h11_max_incomplete_event_size or MAX_HEADER_BYTES):
             self._refusal = self._too_large()
             self.send_400_response("")
         elif not self._busy() and self._head_timer is None:
@@ -122,25 +123,25 @@ class PatientProtocol(HttpToolsProtocol):
 
     def on_header(self, name: bytes, value: bytes) -> None:
         super().on_header(name, value)
-        self._steps += 1
+        self._callbacks += 1
         self._count(len(name) + len(value) + 4)
-        most = getattr(self.config, "h11_max_header_count", None) or MAX_HEADERS
-        if len(self.headers) > most:
+        max_headers = getattr(self.config, "h11_max_header_count", None) or MAX_HEADERS
+        if len(self.headers) > max_headers:
             self._refusal = self._too_large()
             raise self._refusal[1]  # the parser stops, and calls send_400_response
 
     def on_headers_complete(self) -> None:
-        self._steps += 1
+        self._callbacks += 1
         self._reading_headers = False
         self._stop_timer()
         super().on_headers_complete()
 
     def on_body(self, body: bytes) -> None:
-        self._steps += 1
+        self._callbacks += 1
         super().on_body(body)
 
     def on_message_complete(self) -> None:
-        self._steps += 1
+        self._callbacks += 1
         super().on_message_complete()
 
     def on_response_complete(self) -> None:
@@ -158,10 +159,11 @@ class PatientProtocol(HttpToolsProtocol):
         super().resume_writing()
 
     def send_400_response(self, msg: str) -> None:
-        """Answer what is no request, or none that is taken, and close."""
+        """Send an error for an invalid or refused request, and close the connection."""
         self._stop_timer()
         if self._busy() and (self.pipeline or self.cycle.response_started or not self.cycle.more_body):
-            # An answer is on its way, or owed to a request before: nothing may be written in its place.
+            # A response is being sent, or an earlier request still waits for its own: write nothing before
+            # it.
             self.transport.close()
             return
         status, error = self._refusal or (400, RequestError("that is not an HTTP request"))
@@ -190,7 +192,7 @@ class PatientProtocol(HttpToolsProtocol):
 
     def _start_timer(self) -> None:
         self._stop_timer()
-        self._head_timer = self.loop.call_later(self.limits.header_seconds, self._out_of_patience)
+        self._head_timer = self.loop.call_later(self.limits.header_seconds, self._header_timeout)
 
     def _stop_timer(self) -> None:
         if self._head_timer is not None:
@@ -202,7 +204,7 @@ class PatientProtocol(HttpToolsProtocol):
             self._write_timer.cancel()
             self._write_timer = None
 
-    def _out_of_patience(self) -> None:
+    def _header_timeout(self) -> None:
         self._head_timer = None
         if self.transport.is_closing() or self._busy():
             return

@@ -1,7 +1,7 @@
-"""Bytes into pictures: within the operator's limits, first frame, upright, RGB.
+"""Decoding of image files within the operator's limits: first frame, upright, RGB.
 
-Whatever is given ends as an RGB image or as an ImageError (RequestTooLargeError where a limit is the reason)
-that names the content part at fault. It keeps a processor busy: run it in a thread.
+Every input ends as an RGB image or as an ImageError (RequestTooLargeError where a limit is the reason) that
+names the content part at fault. Decoding is CPU work: run it in a thread.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ from mirl_server.media.rules import refused_url
 from mirl_server.media.structure import FORMATS, UnreasonableError, media_type, passes
 
 MAX_PASSES = 16
-"""Over the largest picture allowed, in decoding one. A progressive photograph takes about 10."""
+"""Most passes of a decoder over the pixels of the largest picture. A progressive photo takes about 10."""
 KNOWN = "send PNG, JPEG, WebP, GIF or BMP"
 _DECLARED = (*FORMATS, "image/jpg")
 _DATA_URL = re.compile(
@@ -37,12 +37,12 @@ DAMAGED = (
     OSError, ValueError, SyntaxError, TypeError, LookupError, EOFError, ArithmeticError, AttributeError,
     AssertionError, NotImplementedError, RecursionError, struct.error, zlib.error, MemoryError,
 )  # fmt: skip
-"""What Pillow's decoders raise on damaged or hostile files."""
+"""The exceptions of Pillow's decoders for damaged or hostile files."""
 
 
 @dataclass(slots=True)
 class ImageBudget:
-    """What one request's images may still take, all together."""
+    """The bytes and pixels that are left for one request's images together."""
 
     limits: Limits
     bytes: int
@@ -50,11 +50,11 @@ class ImageBudget:
 
     @classmethod
     def of(cls, limits: Limits) -> ImageBudget:
-        """Everything that the operator allows one request."""
+        """Return the full budget that the limits allow one request."""
         return cls(limits, limits.max_total_image_bytes, limits.max_total_image_pixels)
 
     def check_bytes(self, count: int, where: str, before: int = 0) -> None:
-        """RequestTooLargeError where `count` more bytes of an image, after `before`, are too many."""
+        """Raise RequestTooLargeError if an image exceeds a limit with `count` more bytes after `before`."""
         if before + count > self.limits.max_image_bytes:
             raise RequestTooLargeError(
                 f"the image is over {self.limits.max_image_bytes} bytes; send a smaller one", param=where
@@ -67,12 +67,12 @@ class ImageBudget:
             )
 
     def take_bytes(self, count: int, where: str, before: int = 0) -> None:
-        """The same, and count them."""
+        """Check the bytes as `check_bytes` does, and subtract them from the budget."""
         self.check_bytes(count, where, before)
         self.bytes -= count
 
     def check_pixels(self, width: int, height: int, where: str) -> None:
-        """RequestTooLargeError where a picture is too large."""
+        """Raise RequestTooLargeError if a picture exceeds a limit in pixels."""
         if width * height > self.limits.max_image_pixels:
             raise RequestTooLargeError(
                 f"the image has {width}×{height} pixels, more than {self.limits.max_image_pixels}; "
@@ -87,13 +87,17 @@ class ImageBudget:
             )
 
 
-def decode_url(url: str, where: str, room: ImageBudget) -> Image.Image:
-    """The picture of one data URL."""
-    return decode_bytes(data_bytes(url, where, room), where, room)
+def decode_url(url: str, where: str, budget: ImageBudget) -> Image.Image:
+    """Decode the picture of a data URL.
+
+    Args:
+        where: the content part of the URL, as errors name it.
+    """
+    return decode_bytes(data_bytes(url, where, budget), where, budget)
 
 
-def data_bytes(url: str, where: str, room: ImageBudget) -> bytes:
-    """The encoded image in one data URL. The type it declares need not be the file's, as in browsers."""
+def data_bytes(url: str, where: str, budget: ImageBudget) -> bytes:
+    """Return the encoded image of a data URL. As in browsers, the declared type may be wrong."""
     if url[:5].lower() != "data:":
         raise refused_url(url, where)
     head = _DATA_URL.match(url[:_LONGEST_HEAD])
@@ -104,9 +108,9 @@ def data_bytes(url: str, where: str, room: ImageBudget) -> bytes:
         raise ImageError(f"images of type '{kind[:40]}' are not accepted; {KNOWN}", param=where)
     encoded = url[head.end() :]
     # Up to two characters of the last four are padding.
-    room.check_bytes(max(len(encoded) * 3 // 4 - 2, 0), where)
+    budget.check_bytes(max(len(encoded) * 3 // 4 - 2, 0), where)
     try:
-        # Python's own strictness differs between versions where padding is not needed.
+        # Python's own check of superfluous padding differs between versions.
         if len(encoded) % 4 or encoded[-3:] == "===":
             raise ValueError("padding")
         return base64.b64decode(encoded, validate=True)
@@ -116,38 +120,38 @@ def data_bytes(url: str, where: str, room: ImageBudget) -> bytes:
         ) from error
 
 
-def decode_bytes(raw: bytes, where: str, room: ImageBudget) -> Image.Image:
-    """An encoded file as an upright RGB image: first frame, EXIF rotation applied, transparency on white."""
-    with _opened(raw, where, room) as image:
-        # As encoded: what is sent upright counts the same.
-        taken = image.width * image.height
+def decode_bytes(raw: bytes, where: str, budget: ImageBudget) -> Image.Image:
+    """Decode a file as an upright RGB image: first frame, EXIF rotation applied, transparency on white."""
+    with _opened(raw, where, budget) as image:
+        # The encoded size: rotation does not change the count.
+        pixels = image.width * image.height
         upright = upright_rgb(image)
-        room.pixels -= taken
+        budget.pixels -= pixels
         return upright
 
 
-def check_bytes(raw: bytes, where: str, room: ImageBudget) -> str:
-    """The type of an encoded file that would be decoded, by its header alone."""
-    with _opened(raw, where, room) as image:
-        room.pixels -= image.width * image.height
+def check_bytes(raw: bytes, where: str, budget: ImageBudget) -> str:
+    """Check an encoded file by its header alone; return its media type."""
+    with _opened(raw, where, budget) as image:
+        budget.pixels -= image.width * image.height
     return str(media_type(raw))
 
 
 @contextmanager
-def _opened(raw: bytes, where: str, room: ImageBudget) -> Iterator[Image.Image]:
-    """A file opened by the decoder of its own format, everything that its header tells within the limits."""
+def _opened(raw: bytes, where: str, budget: ImageBudget) -> Iterator[Image.Image]:
+    """Yield a file opened by the decoder of its format, after its header is checked against the limits."""
     if not raw:
         raise ImageError(f"the image is empty; {KNOWN}", param=where)
-    room.take_bytes(len(raw), where)
+    budget.take_bytes(len(raw), where)
     kind = media_type(raw[:16])
     if kind is None:
         raise ImageError(f"the image's data is none of the formats accepted; {KNOWN}", param=where)
     try:
         rounds = passes(raw, kind)
         with Image.open(io.BytesIO(raw), formats=[FORMATS[kind]]) as image:
-            # Checked before a single pixel is decompressed.
-            room.check_pixels(image.width, image.height, where)
-            if rounds * image.width * image.height > MAX_PASSES * room.limits.max_image_pixels:
+            # Checked before any pixel is decompressed.
+            budget.check_pixels(image.width, image.height, where)
+            if rounds * image.width * image.height > MAX_PASSES * budget.limits.max_image_pixels:
                 raise UnreasonableError("scans")
             yield image
     except (Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
@@ -164,7 +168,11 @@ def _opened(raw: bytes, where: str, room: ImageBudget) -> Iterator[Image.Image]:
 
 
 def read_references(paths: Sequence[str]) -> tuple[Image.Image, ...]:
-    """The model's reference images (`mirl.json`), decoded."""
+    """Decode the model's reference images (`mirl.json`).
+
+    Raises:
+        ConfigError: a file can't be read or decoded.
+    """
     images = []
     for path in paths:
         try:

@@ -1,14 +1,14 @@
-"""The one place that fetches: images from http(s) URLs, for clients that nobody trusts.
+"""The only module that fetches: images from http(s) URLs, for untrusted clients.
 
-- Every address that a host resolves to is checked, and the connection goes to a checked one: there is no
-  second look-up that could answer otherwise. TLS and `Host` still carry the name.
-- Redirects are held against the same rules one by one, and never lead from https to http.
-- One deadline covers look-ups, connections, redirects and bodies. Bytes are counted as they come.
-- Nothing of the server goes along: no proxy, cookies or credentials. Nothing of the other side comes back in
-  errors: no address, no header, no body.
+- Every address that a host resolves to is checked, and the connection goes to a checked address: there is no
+  second look-up with another answer. TLS and `Host` still carry the name.
+- Each redirect is checked against the same rules, and none leads from https to http.
+- One deadline covers look-ups, connections, redirects and bodies. Bytes are counted as they arrive.
+- Requests carry nothing of the server: no proxy, cookies or credentials. Errors quote nothing of the remote
+  server: no address, no header, no body.
 
-httpcore, httpx's own transport, rather than an httpx client: it does none of what would have to be switched
-off here (redirects, decompression, cookies, netrc, proxies from the environment).
+It uses httpcore, the transport of httpx, because an httpx client has features that would have to be disabled
+(redirects, decompression, cookies, netrc, proxies from the environment).
 """
 
 from __future__ import annotations
@@ -33,13 +33,13 @@ from mirl_server.media.structure import FORMATS, media_type
 
 Resolver = Callable[[str, int], Awaitable[Sequence[str]]]
 CONNECT_SECONDS = 3.0
-"""For one address, so that a dead one leaves time for the next."""
+"""Timeout of one address, so that a dead address leaves time for the next."""
 MAX_ADDRESSES = 4
-"""Of a host, to try."""
+"""Most addresses of a host to try."""
 RESOLVER_THREADS = 8
 REDIRECTS = (301, 302, 303, 307, 308)
 UNTYPED = ("", "application/octet-stream", "binary/octet-stream")
-"""What object stores say of files that were uploaded without a type: their first bytes decide."""
+"""Media types of files that were uploaded to object stores without a type: their first bytes decide."""
 HEADERS = (
     (b"User-Agent", f"mirl/{__version__}".encode()),
     (b"Accept", ", ".join(FORMATS).encode()),
@@ -54,26 +54,26 @@ _BROKEN = (
 
 
 def ignore(outcome: FetchOutcome) -> None:
-    """Hear how a fetch ended, and do nothing."""
+    """Do nothing about a fetch's outcome."""
 
 
 class _FetchError(Exception):
-    """Why an image can't be had: an outcome for the metrics, a sentence for the client."""
+    """A failed fetch: an outcome for the metrics, a message for the client."""
 
-    def __init__(self, outcome: FetchOutcome, says: str) -> None:
-        super().__init__(says)
+    def __init__(self, outcome: FetchOutcome, message: str) -> None:
+        super().__init__(message)
         self.outcome = outcome
 
 
 class ImageFetcher:
-    """Fetches images within the operator's rules. One serves a process.
+    """A fetcher of images within the operator's rules. One instance serves a process.
 
     Args:
         settings: the rules.
-        ended: hears how each fetch ended.
-        resolve: a host's addresses; the system's resolver by default.
-        network: makes the connections, to addresses only.
-        tls: certificates to trust; the bundle that httpx uses, or `SSL_CERT_FILE`, by default.
+        ended: called with the outcome of each fetch.
+        resolve: returns a host's addresses; by default the system's resolver.
+        network: opens the connections, to addresses only.
+        tls: trusted certificates; by default httpx's bundle, or `SSL_CERT_FILE`.
     """
 
     def __init__(
@@ -92,30 +92,34 @@ class ImageFetcher:
         self._tls = tls or httpx.create_ssl_context()
         self._slots = asyncio.Semaphore(settings.max_concurrent)
 
-    async def fetch(self, urls: Mapping[str, str], room: ImageBudget) -> dict[str, bytes]:
-        """The files at `urls` (each with the content part that it stands in), several at a time.
+    async def fetch(self, urls: Mapping[str, str], budget: ImageBudget) -> dict[str, bytes]:
+        """Fetch `urls`, several at a time, and return the file of each.
+
+        Args:
+            urls: each URL with its content part, as errors name it.
+            budget: the request's image budget; it is checked here, and charged when the files are decoded.
 
         Raises:
-            ImageError: one can't be had; the others are given up.
-            RequestTooLargeError: one is over a limit, or all together are.
+            ImageError: a fetch fails or a URL is against the rules; the other fetches are cancelled.
+            RequestTooLargeError: a file, or all files together, exceed a limit.
         """
-        # All are checked before the first connection.
+        # All URLs are checked before the first connection.
         try:
             targets = {url: self._rules.target(url, where) for url, where in urls.items()}
         except ImageError:
             self._ended("refused")
             raise
         deadline = asyncio.get_running_loop().time() + self.settings.timeout
-        mine = asyncio.Semaphore(self.settings.per_request)
-        counted = replace(room)  # what is decoded later counts there
+        request_slots = asyncio.Semaphore(self.settings.per_request)
+        fetch_budget = replace(budget)  # decoding charges the original
 
-        async def one(url: str) -> bytes:
+        async def fetch_url(url: str) -> bytes:
             where = urls[url]
-            with self._told(where):
-                async with asyncio.timeout_at(deadline), mine, self._slots:
-                    return await self._follow(targets[url], where, counted)
+            with self._reported(where):
+                async with asyncio.timeout_at(deadline), request_slots, self._slots:
+                    return await self._follow(targets[url], where, fetch_budget)
 
-        tasks = [asyncio.create_task(one(url)) for url in urls]
+        tasks = [asyncio.create_task(fetch_url(url)) for url in urls]
         try:
             return dict(zip(urls, await asyncio.gather(*tasks), strict=True))
         finally:
@@ -124,8 +128,8 @@ class ImageFetcher:
             await asyncio.gather(*tasks, return_exceptions=True)
 
     @contextmanager
-    def _told(self, where: str) -> Iterator[None]:
-        """One fetch: its outcome counted, its errors as the client hears them."""
+    def _reported(self, where: str) -> Iterator[None]:
+        """Report the outcome of a fetch, and turn its errors into the client's."""
         outcome: FetchOutcome = "cancelled"
         try:
             yield
@@ -149,40 +153,40 @@ class ImageFetcher:
         finally:
             self._ended(outcome)
 
-    async def _follow(self, target: Target, where: str, room: ImageBudget) -> bytes:
+    async def _follow(self, target: Target, where: str, budget: ImageBudget) -> bytes:
         for _ in range(self.settings.max_redirects + 1):
             try:
-                async with self._answer(target) as response:
+                async with self._get(target) as response:
                     if response.status not in REDIRECTS:
-                        return await _body(response, where, room)
+                        return await _body(response, where, budget)
                     location = _header(response, b"location")
             except _BROKEN as error:
                 raise _unreachable(error) from error
             target = self._redirected(target, location, where)
-        most = self.settings.max_redirects
+        limit = self.settings.max_redirects
         raise _FetchError(
             "refused",
-            f"the image's URL redirects more than {most} times; give its final URL, or {REMEDY}",
+            f"the image's URL redirects more than {limit} times; give its final URL, or {REMEDY}",
         )
 
     def _redirected(self, target: Target, location: str, where: str) -> Target:
         try:
-            following = target.url.join(location)
+            next_url = target.url.join(location)
         except (httpx.InvalidURL, ValueError) as error:
             raise _FetchError("refused", f"the image's URL redirects to nowhere; {REMEDY}") from error
-        if target.url.scheme == "https" and following.scheme == "http":
+        if target.url.scheme == "https" and next_url.scheme == "http":
             raise _FetchError("refused", f"the image's URL redirects from https to http; {REMEDY}")
-        return self._rules.target(following, where)
+        return self._rules.target(next_url, where)
 
     @asynccontextmanager
-    async def _answer(self, target: Target) -> AsyncIterator[httpcore.Response]:
-        """The answer to one GET, over a connection of its own."""
+    async def _get(self, target: Target) -> AsyncIterator[httpcore.Response]:
+        """Yield the response to a GET over a new connection."""
 
         async def addresses() -> Sequence[str]:
             return await self._addresses(target)
 
-        # A pool of one: a connection that outlives its request could serve another tenant's.
-        checked = _Checked(addresses, self._network)
+        # A pool per request: a connection that outlives its request could serve another tenant.
+        checked = _CheckedNetwork(addresses, self._network)
         pool = httpcore.AsyncConnectionPool(
             ssl_context=self._tls,
             max_connections=1,
@@ -203,38 +207,42 @@ class ImageFetcher:
                 yield response
 
     async def _addresses(self, target: Target) -> Sequence[str]:
-        """All addresses of a target's host, each of which may be connected to."""
-        found = list(dict.fromkeys(await self._resolve(target.host, target.port)))
-        # One answer for a host that isn't there and for one that is internal: nobody is to learn which.
-        if not found or not all(self._rules.may_connect(address, target) for address in found):
+        """Return the addresses of a target's host, at most MAX_ADDRESSES.
+
+        Raises:
+            _FetchError: the host has no address, or one that is not allowed.
+        """
+        addresses = list(dict.fromkeys(await self._resolve(target.host, target.port)))
+        # The same message for a missing host and an internal one, so that it does not reveal internal names.
+        if not addresses or not all(self._rules.may_connect(address, target) for address in addresses):
             raise _FetchError(
-                "refused" if found else "unreachable",
+                "refused" if addresses else "unreachable",
                 f"the image's host has no address that this server fetches from; check it, or {REMEDY}",
             )
-        return found[:MAX_ADDRESSES]
+        return addresses[:MAX_ADDRESSES]
 
 
 class SystemResolver:
-    """The system's resolver, in threads of its own: a slow name server must not keep others' work waiting."""
+    """The system's resolver in separate threads, so that a slow name server does not block other work."""
 
     def __init__(self) -> None:
         self._threads = ThreadPoolExecutor(RESOLVER_THREADS, thread_name_prefix="mirl-resolver")
 
     async def __call__(self, host: str, port: int) -> Sequence[str]:
-        """A host's addresses; none where it has none."""
+        """Return a host's addresses; empty if it has none."""
 
         def look_up() -> list[str]:
             try:
-                found = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)
+                entries = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)
             except (OSError, UnicodeError):
                 return []
-            return [str(entry[4][0]) for entry in found]
+            return [str(entry[4][0]) for entry in entries]
 
         return await asyncio.get_running_loop().run_in_executor(self._threads, look_up)
 
 
-class _Checked(httpcore.AsyncNetworkBackend):
-    """Connects to addresses that were checked, whatever host is asked for."""
+class _CheckedNetwork(httpcore.AsyncNetworkBackend):
+    """A network backend that connects to checked addresses only, for any requested host."""
 
     def __init__(
         self, addresses: Callable[[], Awaitable[Sequence[str]]], network: httpcore.AsyncNetworkBackend
@@ -246,25 +254,25 @@ class _Checked(httpcore.AsyncNetworkBackend):
     async def connect_tcp(
         self, host: str, port: int, *_: object, **__: object
     ) -> httpcore.AsyncNetworkStream:
-        last: Exception = httpcore.ConnectError()
+        last_error: Exception = httpcore.ConnectError()
         for address in await self._addresses():
             try:
                 stream = await self._network.connect_tcp(address, port, timeout=CONNECT_SECONDS)
             except (httpcore.ConnectError, httpcore.ConnectTimeout) as error:
-                last = error
+                last_error = error
             else:
                 self._streams.append(stream)
                 return stream
-        raise last
+        raise last_error
 
     async def aclose(self) -> None:
-        """Close what was opened: httpcore 1.0 leaves open what is cancelled in its TLS handshake."""
+        """Close all streams: httpcore 1.0 leaves a stream open that is cancelled in its TLS handshake."""
         for stream in self._streams:
             await stream.aclose()
 
 
-async def _body(response: httpcore.Response, where: str, room: ImageBudget) -> bytes:
-    """The file in an answer; refused as soon as anything says that it is none, or too large."""
+async def _body(response: httpcore.Response, where: str, budget: ImageBudget) -> bytes:
+    """Return the file in a response; raise as soon as it is known to be no image, or too large."""
     if response.status != 200:
         raise _FetchError(
             "status",
@@ -277,10 +285,10 @@ async def _body(response: httpcore.Response, where: str, room: ImageBudget) -> b
         raise _FetchError("not_image", f"the image's server sends it compressed, unasked; {REMEDY}")
     length = _header(response, b"content-length")
     if re.fullmatch(r"[0-9]{1,18}", length):
-        room.check_bytes(int(length), where)
+        budget.check_bytes(int(length), where)
     raw = bytearray()
     async for chunk in response.aiter_stream():
-        room.take_bytes(len(chunk), where, before=len(raw))
+        budget.take_bytes(len(chunk), where, before=len(raw))
         raw += chunk
         if len(raw) >= _SIGNATURE_BYTES and media_type(bytes(raw[:_SIGNATURE_BYTES])) is None:
             raise _FetchError("not_image", f"what the image's URL gives is no image; {KNOWN}")
@@ -293,5 +301,5 @@ def _header(response: httpcore.Response, name: bytes) -> str:
 
 def _unreachable(error: Exception) -> _FetchError:
     certificate = isinstance(error.__cause__ or error.__context__, ssl.SSLCertVerificationError)
-    what = "has no certificate that is trusted here" if certificate else "can't be reached, or breaks off"
-    return _FetchError("unreachable", f"the image's server {what}; try again, or {REMEDY}")
+    problem = "has no certificate that is trusted here" if certificate else "can't be reached, or breaks off"
+    return _FetchError("unreachable", f"the image's server {problem}; try again, or {REMEDY}")

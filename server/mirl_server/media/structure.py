@@ -1,8 +1,8 @@
-"""Files that are small to send and long to open: found by a look at their outline, before any decoder runs.
+"""Checks of a file's structure that refuse small files with a long decoding time, before any decoder runs.
 
-Pillow and the libraries below it take such files as they come. A progressive JPEG may carry ten thousand
-scans of 80 bytes, each of which costs a pass over all pixels: hours for a megabyte. EXIF in a hundred
-thousand pieces is joined in quadratic time. Run-length BMP and millions of empty chunks are walked in Python.
+Pillow and the libraries below it decode such files. A progressive JPEG may contain ten thousand scans of 80
+bytes, each of which costs a pass over all pixels: hours for a megabyte. EXIF in a hundred thousand pieces is
+joined in quadratic time. Run-length BMP and millions of empty chunks are parsed in Python.
 """
 
 from __future__ import annotations
@@ -16,26 +16,26 @@ FORMATS = {
     "image/gif": "GIF",
     "image/bmp": "BMP",
 }
-"""What users send, as Pillow calls it."""
+"""The accepted media types with Pillow's names."""
 MAX_SEGMENTS = 1000
-"""A JPEG's markers but for scans. ICC profiles take at most 255, depth maps of phones some 100."""
+"""Most markers of a JPEG besides scans. ICC profiles take at most 255, depth maps of phones some 100."""
 MAX_JUNK = 2**16
-"""Bytes between the segments of a JPEG, which Pillow skips one by one."""
+"""Most bytes between the segments of a JPEG, which Pillow skips byte by byte."""
 MAX_CHUNKS = 20_000
-"""A PNG's chunks. 20 MiB in libpng's default of 8 KiB are 2,560."""
+"""Most chunks of a PNG. 20 MiB in libpng's default of 8 KiB are 2,560."""
 MAX_PREFACE = 2**18
-"""Bytes of a GIF before its first frame: palette, comments, XMP."""
+"""Most bytes of a GIF before its first frame: palette, comments, XMP."""
 _RUN_LENGTH = (1, 2)
 _JPEG_MARKER = re.compile(rb"\xff([\x01-\xcf\xd8-\xfe])")
 _STANDALONE = (b"\x01", b"\xd8")
 
 
 class UnreasonableError(ValueError):
-    """A file of a shape that no camera and no program makes."""
+    """A file with a structure that no camera and no program writes."""
 
 
 def media_type(head: bytes) -> str | None:
-    """The type of a file by its first 16 bytes; None where it is none of `FORMATS`."""
+    """Return the media type of a file by its first 16 bytes; None if it is none of `FORMATS`."""
     if head.startswith(b"\x89PNG\r\n\x1a\n"):
         return "image/png"
     if head.startswith(b"\xff\xd8\xff"):
@@ -48,11 +48,11 @@ def media_type(head: bytes) -> str | None:
 
 
 def passes(raw: bytes, kind: str) -> int:
-    """How often decoding a file of type `kind` goes over all pixels. Damaged files are left to the decoder.
+    """Return how many passes over all pixels a decoder makes. Damaged files are left to the decoder.
 
     Raises:
-        ValueError: a JPEG without a scan.
-        UnreasonableError: opening it would take long, whatever its size in pixels.
+        ValueError: the file is a JPEG without a scan.
+        UnreasonableError: opening the file would take long, for any size in pixels.
     """
     if kind == "image/jpeg":
         return _jpeg_scans(raw)
@@ -69,23 +69,23 @@ def passes(raw: bytes, kind: str) -> int:
 
 def _jpeg_scans(raw: bytes) -> int:
     position, scans, segments, junk = 2, 0, 0, 0
-    # Byte stuffing keeps markers out of a scan's data: the search lands on the next segment, as libjpeg does.
-    while found := _JPEG_MARKER.search(raw, position):
-        # Between segments; within a scan it is the picture.
-        junk += 0 if scans else found.start() - position
+    # Byte stuffing keeps markers out of a scan's data: the search finds the next segment, as libjpeg does.
+    while match := _JPEG_MARKER.search(raw, position):
+        # Bytes between segments; after a scan they are picture data.
+        junk += 0 if scans else match.start() - position
         if junk > MAX_JUNK:
             raise UnreasonableError("junk")
-        position = found.end()
-        if found[1] == b"\xd9":
+        position = match.end()
+        if match[1] == b"\xd9":
             break
-        if found[1] == b"\xda":
+        if match[1] == b"\xda":
             scans += 1
         else:
             segments += 1
-            # Each scan may bring tables of its own.
+            # Each scan may have its tables.
             if segments > MAX_SEGMENTS + 8 * scans:
                 raise UnreasonableError("segments")
-        if found[1] not in _STANDALONE:
+        if match[1] not in _STANDALONE:
             length = int.from_bytes(raw[position : position + 2], "big")
             if length < 2:
                 break

@@ -1,2 +1,4 @@
-"""Layers before every route, as pure ASGI: request log, error shapes, access, admission, requests in
-flight."""
+"""Pure ASGI layers before every route: request log, requests in flight, error shapes, pass-through admission.
+
+May import everything in `mirl_server` but `cli` and `vllm`.
+"""

@@ -1,7 +1,7 @@
-"""Each API's own error object, whoever refuses a request: the guard, a route, the backend or the router.
+"""The layer that gives each JSON error the form of its API, whether middleware, route or backend sent it.
 
-Clients of `/v1/messages` know the Anthropic API's error object and no other; everybody else expects OpenAI's.
-Whatever stands before the routes, or behind them, need not know which API it refuses.
+Clients of `/v1/messages` know only the Anthropic API's error object; all other clients expect OpenAI's. With
+this layer the code before and behind the routes need not know which API it refuses.
 """
 
 from __future__ import annotations
@@ -16,9 +16,9 @@ from mirl_server.http.errors import ANTHROPIC_TYPES, is_messages, messages_error
 
 
 class ErrorShapes:
-    """ASGI middleware: every JSON error on its way out is its API's error object.
+    """ASGI middleware that rewrites each JSON error as its API's error object.
 
-    What is one already passes as it is. Streams and answers pass untouched.
+    Errors in the right form, other responses and streams pass unchanged.
     """
 
     def __init__(self, app: ASGIApp) -> None:
@@ -29,27 +29,27 @@ class ErrorShapes:
             await self.app(scope, receive, send)
             return
         path: str = scope["path"].removeprefix(scope.get("root_path", ""))
-        await self.app(scope, receive, _Shaping(is_messages(path), send).send)
+        await self.app(scope, receive, _ErrorResponse(is_messages(path), send).send)
 
 
-class _Shaping:
-    """One request's answer on its way out."""
+class _ErrorResponse:
+    """One request's response, held back and rewritten if it is a JSON error."""
 
     def __init__(self, messages: bool, send: Send) -> None:
         self._messages = messages
         self._send = send
         self._start: Message | None = None
         self._body = b""
-        self._announced: int | None = None
+        self._content_length: int | None = None
 
     async def send(self, message: Message) -> None:
-        """Hold an error back until all of it is there, which may be before its last message."""
+        """Send a message; hold an error back until its body is complete (maybe before the last message)."""
         if message["type"] == "http.response.start" and message["status"] >= HTTPStatus.BAD_REQUEST:
             message.setdefault("headers", [])
             headers = MutableHeaders(scope=message)
             if headers.get("content-type", "").startswith("application/json"):
                 length = headers.get("content-length", "")
-                self._announced = int(length) if length.isdecimal() else None
+                self._content_length = int(length) if length.isdecimal() else None
                 self._start = message
                 return
         if self._start is None or message["type"] != "http.response.body":
@@ -57,29 +57,29 @@ class _Shaping:
             return
         self._body += message.get("body", b"")
         more = bool(message.get("more_body", False))
-        if more and (self._announced is None or len(self._body) < self._announced):
+        if more and (self._content_length is None or len(self._body) < self._content_length):
             return
         start, self._start = self._start, None
-        body = _shaped(self._body, start["status"], self._messages)
+        body = _rewritten(self._body, start["status"], self._messages)
         headers = MutableHeaders(scope=start)
         headers["content-length"] = str(len(body))
         await self._send(start)
         await self._send({"type": "http.response.body", "body": body, "more_body": more})
 
 
-def _shaped(body: bytes, status: int, messages: bool) -> bytes:
+def _rewritten(body: bytes, status: int, messages: bool) -> bytes:
     try:
-        told = json.loads(body)
+        content = json.loads(body)
     except ValueError:
         return body
-    error = told.get("error") if isinstance(told, dict) else None
+    error = content.get("error") if isinstance(content, dict) else None
     if isinstance(error, dict):
-        if not messages or (told.get("type") == "error" and error.get("type") in ANTHROPIC_TYPES.values()):
+        if not messages or (content.get("type") == "error" and error.get("type") in ANTHROPIC_TYPES.values()):
             return body
         message, param = error.get("message"), error.get("param")
-    elif isinstance(told, dict) and "detail" in told:
-        # FastAPI's own, of a path or a method that nobody has.
-        message, param = told["detail"], None
+    elif isinstance(content, dict) and "detail" in content:
+        # FastAPI's own error for an unknown path or method.
+        message, param = content["detail"], None
     else:
         return body
     message = message if isinstance(message, str) else json.dumps(message)

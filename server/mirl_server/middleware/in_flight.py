@@ -1,7 +1,7 @@
-"""Every request in flight, whoever answers it: counted, and ended honestly where the server can't go on.
+"""The layer that counts requests in flight, and ends them with an error when the server can't complete them.
 
-Pure ASGI around every route, the backend's own included, within `ErrorShapes`. A request that is cut, or that
-loses its engine, gets a 503 where nothing was sent yet, and an event that says so where a stream has begun.
+Pure ASGI around every route, the backend's own included, within `ErrorShapes`. A request that is cut at
+shutdown, or whose engine dies, gets a 503 if no response has started, and an error event in a started stream.
 """
 
 from __future__ import annotations
@@ -27,14 +27,14 @@ from mirl_server.observability.request_observer import count_error
 logger = logging.getLogger(__name__)
 
 TRY_AGAIN_LATER = 1013
-"""The code with which a web socket is closed."""
+"""The close code of a web socket that is refused (RFC 6455 registry)."""
 
 
 class InFlight:
-    """Takes new work while the server serves; what only reads (GET) always passes, for health checks.
+    """ASGI middleware: accepts new work while the server serves. GET requests (health checks) always pass.
 
     Args:
-        life: of this server's process.
+        life: the lifetime of this server's process.
     """
 
     def __init__(self, app: ASGIApp, life: Lifetime) -> None:
@@ -58,37 +58,37 @@ class InFlight:
             await refuse(error, scope, receive, send, close=True)
 
     async def _answer(self, scope: Scope, receive: Receive, send: Send) -> None:
-        answer = _Answer(scope, send, self._life)
+        response = _Response(scope, send, self._life)
         try:
-            await self.app(scope, receive, answer.send)
+            await self.app(scope, receive, response.send)
         except asyncio.CancelledError:
             task = asyncio.current_task()
             if not self._life.cutting or task is None:
                 raise
             task.uncancel()
         except Exception as error:
-            # Without their engine, vLLM's handlers raise whatever they stumble over first.
+            # Without the engine vLLM's handlers raise all kinds of exceptions.
             if not self._life.engine_dead():
                 raise
             logger.warning("a request lost its engine: %s", trail(error))
         else:
-            if not answer.withheld and not self._life.cutting:
+            if not response.withheld and not self._life.cutting:
                 return
         if (refusal := self._life.refusal()) is not None and scope["type"] == "http":
-            await answer.end(refusal)
+            await response.end(refusal)
 
 
-class _Answer:
-    """One request's answer on its way out."""
+class _Response:
+    """One request's response, which `end` replaces or completes with an error."""
 
     def __init__(self, scope: Scope, send: Send, life: Lifetime) -> None:
         self.withheld = False
-        """It was the app's word for what it could not finish: for its dead engine, or for being cut."""
+        """Whether the app's response is an error caused by the dead engine or the cut, and is held back."""
         self._scope, self._send, self._life = scope, send, life
         self._started = self._complete = self._ended = self._stream = False
 
     async def send(self, message: Message) -> None:
-        """What the app says, until the answer is ended for it."""
+        """Send the app's message, unless it is withheld or the response has ended."""
         if message["type"] == "http.response.start":
             status = message["status"]
             self.withheld = (status == 500 and self._life.engine_dead()) or (
@@ -103,10 +103,11 @@ class _Answer:
             await self._send(message)
 
     async def end(self, error: MIRLError) -> None:
-        """Say why there is no more, in the words of the request's API.
+        """End the response with an error in the form of the request's API.
 
         Raises:
-            CutShortError: the answer has begun, and is no stream: all that is left is to cut the connection.
+            CutShortError: the response has started and is no event stream: only closing the connection is
+            left.
         """
         self._ended = True
         if self._complete:
@@ -120,7 +121,9 @@ class _Answer:
             )
             await self._send({"type": "http.response.body", "body": response.body})
         elif self._stream:
-            await self._send({"type": "http.response.body", "body": _last_words(self._scope, error).encode()})
+            await self._send(
+                {"type": "http.response.body", "body": _error_event(self._scope, error).encode()}
+            )
         else:
             raise CutShortError
 
@@ -130,12 +133,14 @@ def _count(scope: Scope, error: MIRLError) -> None:
     count_error(service_of(request), request, error)
 
 
-def _last_words(scope: Scope, error: MIRLError) -> str:
-    """The end of a stream that was cut, in its API's words."""
+def _error_event(scope: Scope, error: MIRLError) -> str:
+    """Return the event that ends a cut stream, in the form of its API."""
     path: str = scope["path"].removeprefix(scope.get("root_path", ""))
     if is_messages(path):
         return data(messages_error(error), "error")
     if path.startswith("/v1/responses"):
-        told = error_body(error)["error"]
-        return data({"type": "error", **{name: told[name] for name in ("code", "message", "param")}}, "error")
+        fields = error_body(error)["error"]
+        return data(
+            {"type": "error", **{name: fields[name] for name in ("code", "message", "param")}}, "error"
+        )
     return data(error_body(error)) + DONE

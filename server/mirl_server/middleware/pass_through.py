@@ -1,7 +1,8 @@
-"""The backend's other endpoints that generate: admitted as plain requests, and salted, on their way to it.
+"""Pass-through admission: the layer that admits requests of the backend's other generating endpoints.
 
-Pure ASGI around the backend's own routes, so that nothing of them is rebuilt: the body is read and counted
-here and told to them again, with the tenant's cache salt in it; the turn is held until the answer is out.
+Pure ASGI around the backend's own routes, which stay unchanged: this layer reads the body, computes its cost
+as a plain request, waits for admission, adds the tenant's cache salt and replays the body to the route. The
+request holds its admission until the response is complete.
 """
 
 from __future__ import annotations
@@ -25,11 +26,11 @@ from mirl_server.observability.request_observer import refuse
 
 
 class PassThroughAdmission:
-    """Admits what is posted to some paths.
+    """ASGI middleware that admits POST requests to the given paths.
 
     Args:
-        paths: of the endpoints that generate and aren't MIRL's. JSON gets the salt; a form (audio) counts for
-            one sequence, and has no field for it.
+        paths: the backend's generating endpoints. A JSON body gets the cache salt; a form (audio) costs one
+            sequence and has no field for the salt.
     """
 
     def __init__(self, app: ASGIApp, paths: Collection[str]) -> None:
@@ -48,15 +49,15 @@ class PassThroughAdmission:
                 await refuse(service_of(request), request, error)(scope, receive, send)
                 return
             except (ClientGone, ClientDisconnect):
-                return  # nobody reads an answer
-            await self.app(scope, _again(content, receive), send)
+                return  # no client is left
+            await self.app(scope, _replay(content, receive), send)
 
     def _generates(self, scope: Scope) -> bool:
         path: str = scope["path"]
         return path.removeprefix(scope.get("root_path", "")) in self._paths
 
     async def _admitted(self, request: Request, closing: AsyncExitStack) -> bytes:
-        """The body for the backend, once it is the request's turn."""
+        """Return the body for the backend, once the request is admitted."""
         service, content = service_of(request), await request.body()
         caller, work = caller_of(request), (1, service.max_model_len)
         if is_json(request):
@@ -70,15 +71,15 @@ class PassThroughAdmission:
         return content
 
 
-def _again(content: bytes, receive: Receive) -> Receive:
-    """A channel that tells a body that was read already, and then what `receive` tells."""
-    told = False
+def _replay(content: bytes, receive: Receive) -> Receive:
+    """Return a channel that first yields `content` as the whole body, then the messages of `receive`."""
+    replayed = False
 
-    async def tell() -> Message:
-        nonlocal told
-        if told:
+    async def channel() -> Message:
+        nonlocal replayed
+        if replayed:
             return await receive()
-        told = True
+        replayed = True
         return {"type": "http.request", "body": content, "more_body": False}
 
-    return tell
+    return channel

@@ -1,6 +1,6 @@
-"""The outermost layer of the app: every request has an id and, once it has ended, one line in the log.
+"""The outermost layer of the app: gives each request an id, and logs one line when it has ended.
 
-Pure ASGI: a stream passes through untouched, and its line comes when its last byte is out.
+Pure ASGI: a stream passes unchanged, and its line is logged after its last byte.
 """
 
 from __future__ import annotations
@@ -25,23 +25,23 @@ logger = logging.getLogger(__name__)
 
 HEADER = "x-request-id"
 GONE = 499
-"""What a line says as status where the client was gone before there was one."""
+"""The logged status of a request whose client disconnected before the response started."""
 QUIET = ("/health", "/ready", "/metrics", "/ping")
 _logfmt = structlog.processors.LogfmtRenderer(bool_as_flag=False)
 
 
 class CutShortError(Exception):
-    """A response had begun when it failed; the log has why. Raised so that the connection is closed."""
+    """A response failed after it had started. Raised to close the connection; the log has the cause."""
 
 
 class RequestLog:
-    """ASGI middleware: `x-request-id` in and out, and a line a request.
+    """ASGI middleware that reads and returns `x-request-id`, and logs a line for each request.
 
-    The id is the client's where it is sane (1 to 128 of A-Za-z0-9._:-), else a new one; routes find it as
-    `request.state.request_id`, and every line that is logged meanwhile has it (JSON).
+    The id is the client's if it is sane (1 to 128 of A-Za-z0-9._:-), else a new one; routes read it as
+    `request.state.request_id`, and every JSON line that is logged during the request carries it.
 
     Args:
-        quiet: paths without lines, unless they fail: what probes and scrapers ask.
+        quiet: paths that are logged only when they fail: those of probes and scrapers.
         ended: called after each request, before its line.
     """
 
@@ -74,21 +74,21 @@ class RequestLog:
                 MutableHeaders(scope=message)[HEADER] = request_id
             await send(message)
 
-        # Around everything, so that each line of the request's own tasks has its id.
+        # Bound around the whole app, so that each line of the request's tasks carries its id.
         with structlog.contextvars.bound_contextvars(request_id=request_id):
             try:
                 await self.app(scope, receive, answer)
             except Exception as error:  # noqa: BLE001 - the last line of defence
-                # Not raised further: whoever logs it there would log its message too.
+                # Not raised further: an outer handler would log its message too.
                 logger.error("a request failed unexpectedly: %s", trail(error))
                 if status:
                     raise CutShortError from None
-                told = error_object(EngineError("internal error"), scope["path"])
-                await JSONResponse(told, 500)(scope, receive, answer)
+                body = error_object(EngineError("internal error"), scope["path"])
+                await JSONResponse(body, 500)(scope, receive, answer)
             finally:
                 self._ended()
                 if self._settings.requests and (scope["path"] not in self._quiet or status >= 500):
-                    # The query is left out: people put keys there.
+                    # Without the query, which may hold keys.
                     line = {
                         "request_id": request_id,
                         "method": scope["method"],
@@ -108,7 +108,7 @@ class RequestLog:
 
 
 def _flat(value: Any) -> Any:
-    """A nested value as text without spaces: `describe:0.2,fork:1.1` of a stage's seconds."""
+    """Return a mapping as text without spaces (`describe:0.2,fork:1.1`), any other value unchanged."""
     if isinstance(value, dict):
         return ",".join(f"{name}:{inner}" for name, inner in value.items())
     return value

@@ -1,7 +1,4 @@
-"""What stands before every route of an app, vLLM's or the gateway's: keys, quotas, body limits, admission.
-
-Around them errors get the shape of their API.
-"""
+"""The stack of layers before every route of an app: error shapes, authentication, body limits, admission."""
 
 from __future__ import annotations
 
@@ -24,18 +21,18 @@ from mirl_server.settings.server import ServerSettings
 
 
 @dataclass(frozen=True, slots=True)
-class Guard:
-    """The guard of one app; whoever counts refusals sets `quotas.refused`."""
+class AccessControl:
+    """The API keys of an app and their use. Set `quotas.refused` to count refusals."""
 
     keyring: Keyring
     quotas: Quotas
 
 
 def make_keyring(settings: AccessSettings, bare: Sequence[str] = ()) -> Keyring:
-    """The keys of the settings, and `bare` ones without a name.
+    """Return a keyring of the settings' keys and of `bare` keys, which have no names.
 
     Raises:
-        ConfigError: the key file, or what the environment says, is wrong.
+        ConfigError: the key file, or the environment variable with keys, is wrong.
     """
     text = settings.keys.get_secret_value() if settings.keys else None
     keyring = Keyring(settings.key_file, text, bare, settings.limits)
@@ -44,29 +41,31 @@ def make_keyring(settings: AccessSettings, bare: Sequence[str] = ()) -> Keyring:
     return keyring
 
 
-def guard(
+def install_middleware(
     app: FastAPI, settings: ServerSettings, bare: Sequence[str] = (), generating: Collection[str] = ()
-) -> Guard:
-    """Put the guard on an app that does not serve yet. Added first it stands inside CORS, as browsers need.
+) -> AccessControl:
+    """Add the layers to an app that does not serve yet.
+
+    Call it before the app's CORS layer is added: CORS must be outside, so that browsers can read refusals.
 
     Args:
-        bare: keys besides those of the settings (vLLM's `--api-key`).
-        generating: paths of the app's own that generate, besides MIRL's, which see to their admission.
+        bare: keys without names besides those of the settings (vLLM's `--api-key`).
+        generating: the app's own generating paths. MIRL's routes do their admission themselves.
 
     Raises:
-        ConfigError: the key file, or what the environment says, is wrong.
+        ConfigError: the key file, or the environment variable with keys, is wrong.
     """
-    made = Guard(make_keyring(settings.access, bare), Quotas())
+    access = AccessControl(make_keyring(settings.access, bare), Quotas())
     if generating:
         app.add_middleware(PassThroughAdmission, paths=generating)
     app.add_middleware(BodyLimits, settings=settings.http)
-    app.add_middleware(Authentication, keyring=made.keyring, quotas=made.quotas, settings=settings.access)
+    app.add_middleware(Authentication, keyring=access.keyring, quotas=access.quotas, settings=settings.access)
     app.add_middleware(ErrorShapes)
-    return made
+    return access
 
 
 def watch_load(metrics: Metrics, admission: Admission, quotas: Quotas) -> None:
-    """Show what waits and what is admitted, and count what is refused before a route hears of it."""
+    """Show the queue and the admitted work in the metrics, and count refusals that happen before a route."""
     metrics.watch(
         queue_requests=lambda: sum(map(admission.queued, KINDS)),
         queue_sequences=lambda: sum(map(admission.queued_sequences, KINDS)),

@@ -1,1 +1,1 @@
-"""Logs, metrics and traces; imports no route and nothing of vLLM."""
+"""Logs, metrics and traces. May import `http`, `settings` and `media.rules`, never `apis` or `vllm`."""

@@ -1,8 +1,8 @@
-"""Logs: what a line may say, and lines as JSON.
+"""Logs: the fields of a line, and lines as JSON.
 
-Prompts, images, answers and keys never enter a line. So what is known about a request goes through `note`,
-which takes the fields of `FIELDS` only, and an unexpected exception is told by `trail`, which leaves out its
-message: libraries quote their input in theirs.
+Prompts, images, answers and keys never enter a line. Facts about a request therefore go through `note`, which
+takes only the fields of `FIELDS`, and `trail` describes an unexpected exception without its message, because
+libraries quote their input in messages.
 """
 
 from __future__ import annotations
@@ -29,30 +29,31 @@ FIELDS = (
     "stream", "outcome", "error", "images", "prompt_tokens", "completion_tokens", "scored_tokens",
     "descriptions", "kept", "chains", "vote_share", "stages",
 )  # fmt: skip
-"""Everything that a request's line may say."""
+"""All fields of a request's line."""
 LONGEST = 256
+"""Most characters of a value."""
 _SANE_ID = re.compile(r"[A-Za-z0-9._:-]{1,128}")
 _STATE = "mirl_log"
 
 
 class LogSettings(Settings):
-    """What is logged, and how."""
+    """The log's content and format."""
 
     format: Literal["text", "json"] = "text"
-    """`text` for people; `json`: one object a line, vLLM's and uvicorn's lines too."""
+    """`text` for people; `json`: an object per line, for vLLM's and uvicorn's lines too."""
     requests: bool = True
-    """One line for each request once it has ended: status, seconds, tokens, stages; never a prompt or key."""
+    """A line for each request when it has ended: status, seconds, tokens, stages; never a prompt or key."""
 
 
 def __getattr__(name: str) -> str:
-    # `LEVEL` is the level that logging.json names: vLLM's variable at that moment, so that processes agree.
+    # logging.json refers to `LEVEL`: vLLM's variable at the time of access, so that all processes agree.
     if name == "LEVEL":
         return os.environ.get("VLLM_LOGGING_LEVEL", "INFO")
     raise AttributeError(name)
 
 
 def json_formatter() -> logging.Formatter:
-    """Lines as JSON: `event`, `level`, `logger`, `timestamp`, the request's id, and `FIELDS`."""
+    """Format as JSON lines: `event`, `level`, `logger`, `timestamp`, the request's id, `FIELDS`."""
     return structlog.stdlib.ProcessorFormatter(
         foreign_pre_chain=[
             structlog.contextvars.merge_contextvars,
@@ -74,24 +75,26 @@ def json_formatter() -> logging.Formatter:
 
 
 def _without_messages(_: Any, __: str, event: MutableMapping[str, Any]) -> MutableMapping[str, Any]:
-    """Leave out what exceptions say: type and frames remain."""
-    for raised in event.get("exception") or ():
+    """Remove the messages of exceptions; types and frames remain."""
+    for exception in event.get("exception") or ():
         for name in ("exc_value", "exc_notes"):
-            raised.pop(name, None)
+            exception.pop(name, None)
     return event
 
 
 class WithoutArguments(logging.Filter):
-    """Leaves out of a backend's errors about requests what the requests said: the sentence remains, and of an
-    exception the trail."""
+    """A filter that removes the requests' content from a backend's error records.
+
+    The constant sentence of the message remains, and the trail of an exception.
+    """
 
     def filter(self, record: logging.LogRecord) -> bool:
         if record.levelno < logging.ERROR:
             return True
-        said = str(record.msg).partition("%")[0].rstrip(": ")
-        raised = record.exc_info[1] if record.exc_info else None
-        record.msg = "%s" if raised is None else "%s: %s"
-        record.args = (said,) if raised is None else (said, trail(raised))
+        sentence = str(record.msg).partition("%")[0].rstrip(": ")
+        error = record.exc_info[1] if record.exc_info else None
+        record.msg = "%s" if error is None else "%s: %s"
+        record.args = (sentence,) if error is None else (sentence, trail(error))
         record.exc_info = record.exc_text = None
         return True
 
@@ -104,51 +107,51 @@ QUOTING = tuple(
         "openai.responses.serving", "scale_out.render.serving", "scale_out.token_in_token_out.serving",
     )
 )  # fmt: skip
-"""vLLM's loggers that quote a wrong request: its model's name, or an exception with what it is about."""
+"""vLLM's loggers that quote a wrong request: its model's name, or an exception about its content."""
 
 
 def share_handlers(settings: LogSettings) -> None:
-    """Log where vLLM logs, as the operator set it up; leave alone what someone set up already.
+    """Give MIRL's loggers the handlers of vLLM's logger, unless they have handlers already.
 
-    Under vLLM's own command its lines are what its own flags say, and only ours can be JSON.
+    Under vLLM's own command vLLM's flags determine its lines, and only MIRL's lines can be JSON.
     """
-    # Pillow tells the values of EXIF tags at DEBUG.
+    # Pillow logs the values of EXIF tags at DEBUG.
     logging.getLogger("PIL").setLevel(logging.INFO)
     for name in QUOTING:
         logging.getLogger(name).addFilter(WITHOUT_ARGUMENTS)
-    theirs = logging.getLogger("vllm")
-    handlers = list(theirs.handlers)
+    vllm_logger = logging.getLogger("vllm")
+    handlers = list(vllm_logger.handlers)
     if settings.format == "json":
         handlers = [logging.StreamHandler(sys.stdout)]
         handlers[0].setFormatter(json_formatter())
     for name in LOGGERS:
-        ours = logging.getLogger(name)
-        if not ours.handlers and handlers:
-            ours.handlers = handlers
-            ours.setLevel(theirs.level)
-            ours.propagate = False
+        mirl_logger = logging.getLogger(name)
+        if not mirl_logger.handlers and handlers:
+            mirl_logger.handlers = handlers
+            mirl_logger.setLevel(vllm_logger.level)
+            mirl_logger.propagate = False
 
 
-def sane_id(given: str | None) -> str | None:
-    """A request id as a client gave it, if it is fit for logs and headers; else None."""
-    return given if given and _SANE_ID.fullmatch(given) else None
+def sane_id(request_id: str | None) -> str | None:
+    """Return a client's request id if it is fit for logs and headers, else None."""
+    return request_id if request_id and _SANE_ID.fullmatch(request_id) else None
 
 
 def begin_notes(scope: Scope) -> dict[str, Any]:
-    """Start collecting what is known about a request; `note` adds to it."""
+    """Start the notes of a request, which `note` adds to, and return them."""
     notes: dict[str, Any] = {}
     scope.setdefault("state", {})[_STATE] = notes
     return notes
 
 
 def note(scope: MutableMapping[str, Any], **fields: object) -> None:
-    """Say something about a request in its line. Without a line nothing happens.
+    """Add fields to a request's line; do nothing without `begin_notes`.
 
     Args:
-        fields: of `FIELDS`; numbers, short names and flags, never anything of a prompt. None is left out.
+        fields: members of `FIELDS`: numbers, short names and flags, never text of a prompt. None is left out.
 
     Raises:
-        KeyError: a field isn't one of `FIELDS`.
+        KeyError: a field is not in `FIELDS`.
     """
     unknown = fields.keys() - set(FIELDS)
     if unknown:
@@ -159,7 +162,7 @@ def note(scope: MutableMapping[str, Any], **fields: object) -> None:
 
 
 def trail(error: BaseException) -> str:
-    """An exception and what caused it, on one line: types and places, no messages and no values."""
+    """Return an exception and its causes on one line: types and places, no messages and no values."""
     parts: list[str] = []
     seen: set[int] = set()
     current: BaseException | None = error

@@ -1,8 +1,8 @@
 """MIRL's Prometheus metrics, beside vLLM's own on /metrics. Label values are bounded, never a user's text.
 
 Names follow Prometheus's conventions: base units (seconds, tokens, nats, ratios), `_total` on counters. In
-prometheus's multiprocess mode (several API servers) gauges of the processes add up; MI histograms have no
-sum, as their values can be negative.
+Prometheus's multiprocess mode (several API servers) the processes' gauges add up; MI histograms have no sum,
+because their values can be negative.
 """
 
 from __future__ import annotations
@@ -40,27 +40,27 @@ WATCHED: Mapping[str, str] = {
     "admission_limit_sequences": "Most sequences that are admitted at once.",
     "admission_limit_tokens": "Most tokens that are admitted at once.",
 }
-"""Gauges that others know the value of (`Metrics.watch`); `mirl_` comes before each."""
+"""Gauges whose values other parts of the server provide (`Metrics.watch`), without the prefix `mirl_`."""
 
 
 class Metrics:
     """The metrics of one process.
 
     Args:
-        registry: where they are registered; the process's own is what vLLM's /metrics shows.
+        registry: where the metrics are registered; vLLM's /metrics shows the process's own registry.
     """
 
     def __init__(self, registry: CollectorRegistry) -> None:
-        def counter(name: str, says: str, *labels: str) -> Counter:
-            return Counter(f"mirl_{name}", says, labels, registry=registry)
+        def counter(name: str, text: str, *labels: str) -> Counter:
+            return Counter(f"mirl_{name}", text, labels, registry=registry)
 
         def gauge(
-            name: str, says: str, *labels: str, mode: Literal["livesum", "livemax"] = "livesum"
+            name: str, text: str, *labels: str, mode: Literal["livesum", "livemax"] = "livesum"
         ) -> Gauge:
-            return Gauge(f"mirl_{name}", says, labels, registry=registry, multiprocess_mode=mode)
+            return Gauge(f"mirl_{name}", text, labels, registry=registry, multiprocess_mode=mode)
 
-        def histogram(name: str, says: str, buckets: tuple[float, ...], *labels: str) -> Histogram:
-            return Histogram(f"mirl_{name}", says, labels, buckets=buckets, registry=registry)
+        def histogram(name: str, text: str, buckets: tuple[float, ...], *labels: str) -> Histogram:
+            return Histogram(f"mirl_{name}", text, labels, buckets=buckets, registry=registry)
 
         self.requests = counter("requests", "Gated requests, by how they ended.", "outcome")
         self.running = gauge("requests_in_flight", "Gated requests being worked on.")
@@ -109,18 +109,18 @@ class Metrics:
             "engine_state", "1 for the state that the engine is in.", "state", mode="livemax"
         )
         self.build = gauge("build_info", "MIRL's version.", "version", mode="livemax")
-        self._watched = {name: gauge(name, says) for name, says in WATCHED.items()}
-        self._reads: list[tuple[Gauge, Callable[[], float]]] = []
-        self._several = "PROMETHEUS_MULTIPROC_DIR" in os.environ
+        self._watched = {name: gauge(name, text) for name, text in WATCHED.items()}
+        self._followed: list[tuple[Gauge, Callable[[], float]]] = []
+        self._multi_process = "PROMETHEUS_MULTIPROC_DIR" in os.environ
         self.build.labels(__version__).set(1)
         self._begin_at_zero()
 
     def _begin_at_zero(self) -> None:
-        """Every series that there can be exists from the start, so that a first failure is an increase."""
+        """Create every possible series at the start, so that a first failure is an increase."""
         for outcome in get_args(Outcome):
             self.requests.labels(outcome)
-        for end in get_args(FetchOutcome):
-            self.image_fetches.labels(end)
+        for fetch_outcome in get_args(FetchOutcome):
+            self.image_fetches.labels(fetch_outcome)
         for fate in FATES:
             self.descriptions.labels(fate)
         for reason in get_args(Cancelled):
@@ -130,34 +130,40 @@ class Metrics:
             counts.labels(reason)
 
     def watch(self, **reads: Callable[[], float]) -> None:
-        """Show what others know, by name of `WATCHED`; each is read when metrics are, so it must be cheap.
+        """Show values of other parts of the server.
+
+        Args:
+            reads: a callable for each name of `WATCHED`, called whenever the metrics are read: it must be
+            cheap.
 
         Raises:
-            KeyError: a name is none of `WATCHED`.
+            KeyError: a name is not in `WATCHED`.
         """
         for name, read in reads.items():
             self._follow(self._watched[name], read)
 
     def watch_engine(self, state: Callable[[], EngineState]) -> None:
         """Show the engine's state."""
-        for one in get_args(EngineState):
-            self._follow(self.engine_state.labels(one), functools.partial(_is, state, one))
+        for value in get_args(EngineState):
+            self._follow(self.engine_state.labels(value), functools.partial(_is, state, value))
 
     def _follow(self, gauge: Gauge, read: Callable[[], float]) -> None:
         gauge.set(read())
-        if self._several:
-            self._reads.append((gauge, read))
+        if self._multi_process:
+            self._followed.append((gauge, read))
         else:
             gauge.set_function(read)
 
     def refresh(self) -> None:
-        """Write down what `watch` follows. Needed where several processes share their metrics: another one's
-        callables can't be asked. Called often, and cheap."""
-        for gauge, read in self._reads:
+        """Write the current values of `watch`, in multiprocess mode only; called often, and cheap.
+
+        A process that reads the metrics of all processes can't call the other processes' callables.
+        """
+        for gauge, read in self._followed:
             gauge.set(read())
 
     def refused(self, error: MIRLError) -> None:
-        """Count a request that ends with this error, whatever the route."""
+        """Count a request that ends with this error, on any route."""
         counts, reason = self._count_of(type(error))
         counts.labels(reason).inc()
 
@@ -167,7 +173,7 @@ class Metrics:
 
     @contextmanager
     def time_images(self, step: ImageStep) -> Iterator[None]:
-        """Time one step of one request's images; what fails is timed too."""
+        """Time a step of one request's images, failed steps too."""
         started = time.perf_counter()
         try:
             yield
@@ -175,25 +181,25 @@ class Metrics:
             self.image_seconds.labels(step).observe(time.perf_counter() - started)
 
     def fetched(self, outcome: FetchOutcome) -> None:
-        """Count an image by URL."""
+        """Count the fetch of an image by its outcome."""
         self.image_fetches.labels(outcome).inc()
 
     def described(self, descriptions: tuple[Description, ...]) -> None:
-        """Count what became of a request's descriptions."""
-        for one in descriptions:
-            reason = one.reason if one.reason in FATES else "gate"
-            fate = "kept" if one.kept else reason
+        """Count a request's descriptions by fate, and observe their MI."""
+        for description in descriptions:
+            reason = description.reason if description.reason in FATES else "gate"
+            fate = "kept" if description.kept else reason
             self.descriptions.labels(fate).inc()
-            if one.mi is not None and one.mi_per_token is not None:
-                self.information.labels(fate).observe(one.mi)
-                self.information_per_token.labels(fate).observe(one.mi_per_token)
+            if description.mi is not None and description.mi_per_token is not None:
+                self.information.labels(fate).observe(description.mi)
+                self.information_per_token.labels(fate).observe(description.mi_per_token)
 
 
-def _is(state: Callable[[], EngineState], one: EngineState) -> float:
-    return float(state() == one)
+def _is(state: Callable[[], EngineState], value: EngineState) -> float:
+    return float(state() == value)
 
 
 @functools.cache
 def process_metrics() -> Metrics:
-    """The metrics in the process's own registry: made once, since a name can be registered once."""
+    """Return the metrics in the process's own registry, created once: a name can be registered only once."""
     return Metrics(REGISTRY)

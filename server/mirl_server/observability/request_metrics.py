@@ -1,4 +1,4 @@
-"""One gated request in the metrics, counted as its events come."""
+"""The metrics of one gated request, counted by its events."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from mirl_server.observability.metrics import Cancelled, Metrics, Outcome
 
 
 class RequestMetrics:
-    """One gated request, from arrival to its one outcome. Without any other it was cancelled."""
+    """One gated request, from arrival to its outcome. A request without another outcome is cancelled."""
 
     def __init__(self, metrics: Metrics) -> None:
         self._metrics = metrics
@@ -57,7 +57,7 @@ class RequestMetrics:
         self._metrics.refresh()
 
     def failed(self, error: MIRLError) -> None:
-        """Hear that the request failed."""
+        """Set the outcome of a failed request."""
         self.outcome = (
             "deadline" if isinstance(error, DeadlineError)
             else "refused" if isinstance(error, RequestError | BusyError)
@@ -82,7 +82,7 @@ class RequestMetrics:
 
 
 class _Answer:
-    """One of a request's answers: its sequences, and what they cost."""
+    """One of a request's choices: its running sequences, tokens and seconds."""
 
     def __init__(self, metrics: Metrics, options: MIRLOptions, started: float) -> None:
         self._metrics = metrics
@@ -94,7 +94,7 @@ class _Answer:
         self._decided = False
 
     def event(self, event: Event) -> None:
-        """Hear of one of its events."""
+        """Count an event of this choice."""
         metrics = self._metrics
         match event:
             case Started():
@@ -105,7 +105,7 @@ class _Answer:
                 self._now_sampling(self._sampling - 1)
             case Gated(descriptions):
                 metrics.described(descriptions)
-                self._fork(self._options.forks * sum(one.kept for one in descriptions))
+                self._fork(self._options.forks * sum(description.kept for description in descriptions))
             case FellBack():
                 metrics.described(tuple(self._described))
                 self._fork(1)
@@ -118,7 +118,7 @@ class _Answer:
                 self._finished(result)
 
     def close(self, reason: Cancelled) -> None:
-        """Count what still runs as cancelled for this reason."""
+        """Count the sequences that still run as cancelled for this reason."""
         self._now_sampling(0)
         self._metrics.chains_cancelled.labels(reason).inc(self._chains)
 

@@ -1,4 +1,4 @@
-"""Whoever watches a gated request, as one: metrics, trace and log hear of it here, and only here."""
+"""The observer of one request, which reports its events to metrics, trace and log."""
 
 from __future__ import annotations
 
@@ -37,11 +37,11 @@ class Instruments(Protocol):
 
 
 class RequestObserver:
-    """One request, from arrival to its end. `close` it whichever way it ends.
+    """The observer of one request, from arrival to its end. Always `close` it.
 
     Args:
-        operation: what is asked, of a fixed list: `chat`, `responses`, `messages`, `score`, `describe`.
-        gated: whether it goes through the gate, and so counts among the gated requests.
+        operation: `chat`, `responses`, `messages`, `score` or `describe`.
+        gated: whether the request passes the gate and counts among the gated requests.
     """
 
     def __init__(self, service: Instruments, request: Request, operation: str, *, gated: bool = True) -> None:
@@ -60,7 +60,7 @@ class RequestObserver:
         stream: bool = False,
         n: int = 1,
     ) -> Pipeline:
-        """Hear what is asked for, by how many answers; the pipeline to answer it with."""
+        """Record the request's parameters; return the pipeline to run, which is traced if tracing is on."""
         if self._tracker is not None:
             self._tracker.planned(options)
         note(self._scope, id=context.request_id, model=model, stream=stream)
@@ -82,14 +82,14 @@ class RequestObserver:
                 yield event
 
     def failed(self, error: MIRLError) -> None:
-        """Hear that the request failed."""
+        """Record that the request failed."""
         if self._tracker is not None:
             self._tracker.failed(error)
         if self._trace is not None:
             self._trace.failed(error)
 
     def close(self) -> None:
-        """Count the request, end its spans; further calls do nothing."""
+        """Count the request and end its spans; further calls do nothing."""
         if self._tracker is not None:
             self._tracker.close()
             note(self._scope, outcome=self._tracker.outcome)
@@ -99,19 +99,19 @@ class RequestObserver:
 
 
 def refuse(service: Instruments, request: Request, error: MIRLError) -> JSONResponse:
-    """The response to a request that can't be answered: counted, and named in the request's line."""
+    """Return the response to a refused request; count the error and add it to the request's line."""
     count_error(service, request, error)
     return error_response(error)
 
 
 def count_error(service: Instruments, request: Request, error: MIRLError) -> None:
-    """Count an error that a client is told, and name it in the request's line."""
+    """Count an error that a client receives, and add it to the request's line."""
     service.metrics.refused(error)
     note(request.scope, error=STATUSES[type(error)][2] or type(error).__name__)
 
 
 def _told(results: Sequence[Result]) -> dict[str, object]:
-    """What several answers took together; shares of votes don't add up."""
+    """Return the log fields of all choices together; the vote's share is that of a single choice only."""
     vote = results[0].vote if len(results) == 1 else None
     seconds: dict[str, float] = {}
     for stage in (stage for result in results for stage in result.stages):
@@ -121,8 +121,8 @@ def _told(results: Sequence[Result]) -> dict[str, object]:
         "completion_tokens": sum(result.completion_tokens for result in results),
         "scored_tokens": sum(result.scored_tokens for result in results),
         "descriptions": sum(len(result.descriptions) for result in results),
-        "kept": sum(one.kept for result in results for one in result.descriptions),
+        "kept": sum(description.kept for result in results for description in result.descriptions),
         "chains": sum(len(result.chains) for result in results),
         "vote_share": round(vote.share, 4) if vote else None,
-        "stages": {stage: round(one, 4) for stage, one in seconds.items()},
+        "stages": {stage: round(duration, 4) for stage, duration in seconds.items()},
     }

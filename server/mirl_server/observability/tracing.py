@@ -1,15 +1,15 @@
-"""OpenTelemetry: a span for each gated request, each of its stages, and each sequence.
+"""OpenTelemetry traces: a span for each gated request, each of its stages, and each sequence.
 
     chat NAME                    the request; a child of the caller's span (W3C traceparent)
     ├── render
     ├── describe
-    │   └── describe sequence    one a description; vLLM's own `llm_request` span is its child
+    │   └── describe sequence    one per description; vLLM's own `llm_request` span is its child
     ├── score                    vLLM's spans of the scored sequences are its children
     └── fork (or plain)
-        └── fork sequence        one a chain
+        └── fork sequence        one per chain
 
 Attributes are numbers, names from fixed lists and ids: never a prompt, an image, an answer or a key. The
-pipeline knows nothing of this: each request runs on an engine that notes what it is asked.
+pipeline does not know of tracing: each request runs on an engine that records its calls in spans.
 """
 
 from __future__ import annotations
@@ -46,10 +46,10 @@ _W3C = TraceContextTextMapPropagator()
 
 
 class Tracing:
-    """Where spans go.
+    """The source of request spans.
 
     Args:
-        tracer: of any provider; `process_tracing` finds or makes the process's own.
+        tracer: a tracer of any provider; `process_tracing` returns the process's own.
     """
 
     def __init__(self, tracer: trace.Tracer) -> None:
@@ -60,7 +60,7 @@ class Tracing:
 
         Args:
             operation: `chat`, `messages`, `score`, …: the span's name begins with it.
-            headers: of the HTTP request, for the caller's own span.
+            headers: the HTTP request's headers, with the caller's own span.
         """
         span = self._tracer.start_span(
             operation,
@@ -72,10 +72,10 @@ class Tracing:
 
 
 def process_tracing(endpoint: str | None) -> Tracing | None:
-    """Tracing where an OTLP endpoint is set, else None.
+    """Return tracing to an OTLP endpoint; None without an endpoint.
 
-    vLLM's own provider is used where it made one (`--otlp-traces-endpoint`), so that both report to one place
-    in one way. Without vLLM one is made for `endpoint`: by gRPC, or by HTTP where
+    It uses vLLM's own provider if there is one (`--otlp-traces-endpoint`), so that both report to one
+    endpoint in the same way. Otherwise it creates a provider for `endpoint`: over gRPC, or over HTTP where
     OTEL_EXPORTER_OTLP_TRACES_PROTOCOL is `http/protobuf`.
     """
     if endpoint is None:
@@ -91,7 +91,7 @@ def process_tracing(endpoint: str | None) -> Tracing | None:
 class _Stage:
     span: Span
     ended: int = 0
-    """When the last of its calls ended; ns since the epoch."""
+    """End of its last call; nanoseconds since the epoch."""
     headers: TraceHeaders = field(init=False)
 
     def __post_init__(self) -> None:
@@ -99,7 +99,7 @@ class _Stage:
 
 
 class RequestTrace:
-    """One request's spans. Ended by `close`, whichever way the request ends."""
+    """The spans of one request. Always `close` it."""
 
     def __init__(self, tracer: trace.Tracer, span: Span, operation: str) -> None:
         self._tracer = tracer
@@ -111,9 +111,9 @@ class RequestTrace:
 
     @property
     def trace_id(self) -> str | None:
-        """Hexadecimal, as in `traceparent`; None where nothing is recorded."""
-        known = self._span.get_span_context()
-        return trace.format_trace_id(known.trace_id) if known.is_valid else None
+        """Return the id in hexadecimal, as in `traceparent`; None if nothing is recorded."""
+        context = self._span.get_span_context()
+        return trace.format_trace_id(context.trace_id) if context.is_valid else None
 
     def begin(
         self,
@@ -123,7 +123,7 @@ class RequestTrace:
         context: RequestContext,
         n: int = 1,
     ) -> None:
-        """Say what the request asks for, by `n` answers; `context` is the one that the pipeline gets."""
+        """Record the request's parameters; `context` is the pipeline's, `n` the number of choices."""
         self._request_id = context.request_id
         self._choices = n
         self._span.update_name(f"{self._operation} {model}")
@@ -158,7 +158,7 @@ class RequestTrace:
             case Started(prompt_tokens):
                 _set(self._span, {"gen_ai.usage.input_tokens": prompt_tokens})
             case Gated(descriptions, weight):
-                kept = sum(one.kept for one in descriptions)
+                kept = sum(description.kept for description in descriptions)
                 self._span.add_event(
                     "gated", _known({"mirl.kept": kept, "mirl.mi_weight": weight, "mirl.choice": which})
                 )
@@ -187,12 +187,12 @@ class RequestTrace:
         )
 
     def failed(self, error: BaseException) -> None:
-        """Hear that the request failed; what the error says stays out, as it may quote the request."""
+        """Record that the request failed, without the error's message, which may quote the request."""
         self._span.set_attribute("error.type", type(error).__name__)
         self._span.set_status(Status(StatusCode.ERROR))
 
     def close(self, outcome: str | None = None) -> None:
-        """End every span that is still open; `outcome` is how the request ended, of a fixed list."""
+        """End all open spans; `outcome` is the request's end, from a fixed list."""
         _set(self._span, {"mirl.outcome": outcome})
         for stage in self._stages.values():
             stage.span.end(stage.ended or None)
@@ -200,22 +200,22 @@ class RequestTrace:
         self._span.end()
 
     def through(self, engine: Engine) -> Engine:
-        """The engine for this request: it notes what it is asked."""
+        """Return the engine for this request, which records its calls in spans."""
         return TracedEngine(engine, self)
 
     @contextmanager
     def stage(self, context: RequestContext) -> Iterator[_Stage]:
-        """The stage that a call belongs to; it lasts until the last of its calls has ended."""
-        which, name = self._place(context)
-        stage = self._stages.get((which, name))
+        """Yield the stage of a call; its span ends with the stage's last call."""
+        choice, name = self._choice_and_stage(context)
+        stage = self._stages.get((choice, name))
         if stage is None:
             span = self._tracer.start_span(name, context=trace.set_span_in_context(self._span))
-            if which:
-                span.set_attribute("mirl.choice", int(which))
-            stage = self._stages[which, name] = _Stage(span)
+            if choice:
+                span.set_attribute("mirl.choice", int(choice))
+            stage = self._stages[choice, name] = _Stage(span)
         try:
             yield stage
-        except Exception as error:  # any: it is only noted here, and goes on to who handles it
+        except Exception as error:  # recorded and raised again
             stage.span.set_attribute("error.type", type(error).__name__)
             stage.span.set_status(Status(StatusCode.ERROR))
             raise
@@ -223,31 +223,31 @@ class RequestTrace:
             stage.ended = time.time_ns()
 
     def stage_name(self, context: RequestContext) -> str:
-        """`fork` of the pipeline's `<request id>-fork-3`."""
-        return self._place(context)[1]
+        """Return the stage of a call: `fork` for the pipeline's `<request id>-fork-3`."""
+        return self._choice_and_stage(context)[1]
 
-    def _place(self, context: RequestContext) -> tuple[str, str]:
-        """Which answer (`2` of `<request id>-choice-2-fork-3`; empty: the first), and the stage."""
-        which, parts = "", context.request_id.removeprefix(self._request_id).lstrip("-").split("-")
+    def _choice_and_stage(self, context: RequestContext) -> tuple[str, str]:
+        """Return the choice (`2` of `<request id>-choice-2-fork-3`; empty: the first) and the stage."""
+        choice, parts = "", context.request_id.removeprefix(self._request_id).lstrip("-").split("-")
         if parts[0] == "choice" and len(parts) > 1:
-            which, parts = parts[1], parts[2:] or [""]
-        return which, parts[0] if parts[0] in STAGES else "render"
+            choice, parts = parts[1], parts[2:] or [""]
+        return choice, parts[0] if parts[0] in STAGES else "render"
 
     def sequence(self, stage: _Stage, context: RequestContext, index: int) -> Span:
         """Begin the span of one sequence."""
-        own: dict[str, AttributeValue] = {"mirl.sequence": index}
+        attributes: dict[str, AttributeValue] = {"mirl.sequence": index}
         source = context.request_id.rpartition("-fork-")[2]
         if self.stage_name(context) == "fork" and source.isdecimal():
-            own["mirl.description"] = int(source)
+            attributes["mirl.description"] = int(source)
         return self._tracer.start_span(
             f"{self.stage_name(context)} sequence",
             context=trace.set_span_in_context(stage.span),
-            attributes=own,
+            attributes=attributes,
         )
 
 
 class TracedEngine(ForwardingEngine):
-    """Passes every call on, in a span, and hands the span's context to the engine. One per request."""
+    """An engine that forwards every call in a span, with the span's context. One instance per request."""
 
     def __init__(self, engine: Engine, request: RequestTrace) -> None:
         super().__init__(engine)
@@ -270,13 +270,13 @@ class TracedEngine(ForwardingEngine):
     ) -> AsyncGenerator[Sample, None]:
         with self._request.stage(context) as stage:
             running = {index: self._request.sequence(stage, context, index) for index in range(n)}
-            own = replace(
+            stage_context = replace(
                 context,
                 trace_headers=stage.headers,
                 branch_traces=tuple(_headers(span) for span in running.values()),
             )
             try:
-                source = self._engine.generate(rendered, suffix_ids, n, sampling, own)
+                source = self._engine.generate(rendered, suffix_ids, n, sampling, stage_context)
                 async with aclosing(source):
                     async for sample in source:
                         span = running.pop(sample.index)
@@ -290,7 +290,7 @@ class TracedEngine(ForwardingEngine):
                         span.end()
                         yield sample
             finally:
-                for span in running.values():  # closed before they were done
+                for span in running.values():  # the caller closed the stream early
                     span.set_attribute("gen_ai.response.finish_reasons", ["abort"])
                     span.end()
 
@@ -302,12 +302,12 @@ class TracedEngine(ForwardingEngine):
                 stage.span,
                 {"mirl.sequences": len(suffixes), "mirl.usage.scored_tokens": sum(map(len, suffixes))},
             )
-            own = replace(context, trace_headers=stage.headers)
-            return await self._engine.score(rendered, suffixes, own)
+            stage_context = replace(context, trace_headers=stage.headers)
+            return await self._engine.score(rendered, suffixes, stage_context)
 
 
 def _headers(span: Span) -> TraceHeaders:
-    """A span's context as W3C headers."""
+    """Return a span's context as W3C headers."""
     carrier: dict[str, str] = {}
     _W3C.inject(carrier, trace.set_span_in_context(span))
     return tuple(carrier.items())

@@ -1,1 +1,1 @@
-"""The operator's settings and how they are read; light to import."""
+"""The operator's settings and their sources. Imports the setting models of `media` and `observability`."""

@@ -1,4 +1,4 @@
-"""Settings in and out of YAML, and what is wrong with them in one sentence. Knows no setting by name."""
+"""Reading and writing of settings as YAML, and messages for wrong ones. Knows no setting by name."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ _SECRET = re.compile(r"(^|_)(api_?keys?|keys?|secrets?|token|passwords?|credenti
 
 
 class FileSource(PydanticBaseSettingsSource):
-    """The `mirl:` section of the file that `config` names, in a flag or in the environment."""
+    """The source that reads the `mirl:` section of the file that `config` (flag or environment) names."""
 
     def get_field_value(self, field: FieldInfo, field_name: str) -> tuple[Any, str, bool]:
         return self().get(field_name), field_name, False
@@ -35,48 +35,48 @@ class FileSource(PydanticBaseSettingsSource):
 
 @dataclass(frozen=True, slots=True)
 class Leaf:
-    """One setting of a tree."""
+    """A setting in a tree of models."""
 
     path: tuple[str, ...]
     field: FieldInfo
 
     @property
     def name(self) -> str:
-        """Dotted, as in the file and for `--mirl-set`."""
+        """The dotted name, as in the file and for `--mirl-set`."""
         return ".".join(self.path)
 
     @property
     def variable(self) -> str:
-        """Its name in the environment."""
+        """The name of its environment variable."""
         return "MIRL_" + "__".join(self.path).upper()
 
 
 def read_section(path: Path) -> dict[str, Any]:
-    """MIRL's section of a configuration file.
+    """Return MIRL's section of a configuration file.
 
     Raises:
-        ConfigError: there is no such file, or it isn't YAML of this form.
+        ConfigError: the file does not exist, or is not YAML of this form.
     """
-    import yaml  # vLLM brings it; nobody without a file needs it
+    import yaml  # a dependency of vLLM; needed only with a file
 
     try:
-        whole = yaml.safe_load(path.read_text(encoding="utf-8"))
+        content = yaml.safe_load(path.read_text(encoding="utf-8"))
     except (OSError, UnicodeDecodeError) as error:
         raise ConfigError(f"config {path} can't be read: {error}", param="config") from error
     except yaml.YAMLError as error:
         mark = getattr(error, "problem_mark", None)
         where = f", line {mark.line + 1}" if mark else ""
         raise ConfigError(f"config {path} is not YAML{where}", param="config") from error
-    if not isinstance(whole or {}, dict):
+    if not isinstance(content or {}, dict):
         raise ConfigError(f"config {path} must be a mapping of settings", param="config")
-    section = (whole or {}).get(SECTION) or {}
+    section = (content or {}).get(SECTION) or {}
     if not isinstance(section, dict):
         raise ConfigError(f"'{SECTION}' in config {path} must be a mapping of settings", param="config")
     return section
 
 
 def leaves(model: type[BaseModel], above: tuple[str, ...] = ()) -> Iterator[Leaf]:
-    """Every setting of a tree of models, in the order in which it is declared."""
+    """Yield every setting of a tree of models, in order of declaration."""
     for name, field in model.model_fields.items():
         inner = nested_model(field)
         if inner is None:
@@ -86,44 +86,44 @@ def leaves(model: type[BaseModel], above: tuple[str, ...] = ()) -> Iterator[Leaf
 
 
 def nested_model(field: FieldInfo) -> type[BaseModel] | None:
-    """The model that a field holds, if it holds one (optionally); None for values, lists and dicts."""
+    """Return the model that a field holds, optional or not; None for values, lists and dicts."""
     kind = field.annotation
     if get_origin(kind) in (Union, types.UnionType):
-        kinds = [one for one in get_args(kind) if one is not type(None)]
+        kinds = [member for member in get_args(kind) if member is not type(None)]
         kind = kinds[0] if len(kinds) == 1 else None
     return kind if isinstance(kind, type) and issubclass(kind, BaseModel) else None
 
 
 def as_yaml(settings: BaseModel, beside: Mapping[str, Any] | None = None) -> str:
-    """Settings as a file that could be given as `--config`, but for secrets, which are masked.
+    """Return settings as the text of a file for `--config`, with secrets masked.
 
     Args:
-        beside: vLLM's flags, to stand beside the section.
+        beside: vLLM's flags, written beside MIRL's section.
     """
     import yaml
 
-    told = {**masked(beside or {}), SECTION: masked(settings.model_dump(mode="json", exclude={"config"}))}
-    text: str = yaml.safe_dump(told, sort_keys=False, allow_unicode=True, default_flow_style=False)
+    content = {**masked(beside or {}), SECTION: masked(settings.model_dump(mode="json", exclude={"config"}))}
+    text: str = yaml.safe_dump(content, sort_keys=False, allow_unicode=True, default_flow_style=False)
     return text
 
 
 def masked(value: Any, name: str = "") -> Any:
-    """The same value with every text masked that goes by the name of a secret, at any depth.
+    """Return the value with every text masked whose key is the name of a secret, at any depth.
 
-    Fields of pydantic's SecretStr are masked as they are dumped; this catches the ones that are not.
+    pydantic masks fields of type SecretStr in its dump; this function masks all others.
     """
     name = name.replace("-", "_")
     if isinstance(value, Mapping):
-        inner = {str(key): masked(one, str(key)) for key, one in value.items()}
+        inner = {str(key): masked(member, str(key)) for key, member in value.items()}
         # Secrets by name, such as {"team-a": "…"} under `keys`.
-        return {key: masked(one, name) for key, one in inner.items()} if _SECRET.search(name) else inner
+        return {key: masked(member, name) for key, member in inner.items()} if _SECRET.search(name) else inner
     if isinstance(value, list | tuple):
-        return [masked(one, name) for one in value]
+        return [masked(member, name) for member in value]
     return MASK if isinstance(value, str) and value and _SECRET.search(name) else value
 
 
 def problem(error: ValidationError, model: type[BaseModel]) -> tuple[str, str]:
-    """What is wrong with settings, as (one sentence with the remedy, dotted field); no secret's value."""
+    """Return the first error as (a sentence with the remedy, the dotted field), without a secret's value."""
     first = error.errors(include_url=False)[0]
     where = ".".join(str(part) for part in first["loc"])
     owner: type[BaseModel] | None = model
@@ -137,32 +137,32 @@ def problem(error: ValidationError, model: type[BaseModel]) -> tuple[str, str]:
     return first_problem(error, model)
 
 
-def one_cause(error: Exception) -> str:
-    """A SettingsError in one sentence: pydantic-settings wraps what is wrong with a variable's JSON."""
+def cause_line(error: Exception) -> str:
+    """Return a SettingsError with its cause: pydantic-settings wraps the error in a variable's JSON."""
     cause = error.__cause__
     return f"{error}: {cause}" if cause else str(error)
 
 
 def nest(dotted: Mapping[str, Any]) -> dict[str, Any]:
-    """`{"limits.max_keep": 8}` as `{"limits": {"max_keep": 8}}`.
+    """Turn `{"limits.max_keep": 8}` into `{"limits": {"max_keep": 8}}`.
 
     Raises:
-        ConfigError: a name is a value and a section at once.
+        ConfigError: a name is both a value and a section.
     """
     tree: dict[str, Any] = {}
     for name, value in dotted.items():
         *above, last = name.split(".")
-        place = tree
+        section = tree
         for part in above:
-            place = place.setdefault(part, {})
-            if not isinstance(place, dict):
+            section = section.setdefault(part, {})
+            if not isinstance(section, dict):
                 raise ConfigError(f"'{name}': '{part}' has a value already", param=name)
-        place[last] = value
+        section[last] = value
     return tree
 
 
 def merge(below: Mapping[str, Any], above: Mapping[str, Any]) -> dict[str, Any]:
-    """Two trees as one; where both have a value, it is that of `above`."""
+    """Return both trees as one; where both have a value, the value of `above` wins."""
     merged = dict(below)
     for name, value in above.items():
         under = merged.get(name)
@@ -172,13 +172,13 @@ def merge(below: Mapping[str, Any], above: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def stray_variables(model: type[BaseModel], environment: Mapping[str, str] | None = None) -> list[str]:
-    """Variables of the environment that look like settings and are none: misspelt ones, most likely."""
+    """Return the environment's MIRL_… variables that are no settings, most likely misspelt."""
     known = {leaf.variable for leaf in leaves(model)}
     above = {
         "MIRL_" + "__".join(leaf.path[:depth]).upper() for leaf in leaves(model) for depth in range(1, 9)
     }
-    # Below a dict anything may stand.
+    # A dict setting takes any key.
     dicts = tuple(f"{leaf.variable}__" for leaf in leaves(model) if get_origin(leaf.field.annotation) is dict)
-    given = (name.upper() for name in (os.environ if environment is None else environment))
-    strays = {name for name in given if name.startswith("MIRL_") and name not in known | above}
+    names = (name.upper() for name in (os.environ if environment is None else environment))
+    strays = {name for name in names if name.startswith("MIRL_") and name not in known | above}
     return sorted(name for name in strays if not name.startswith(dicts))

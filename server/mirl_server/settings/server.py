@@ -1,8 +1,8 @@
-"""What the operator sets: flags of `mirl-serve`, over `MIRL_…` in the environment, over a YAML file.
+"""The operator's settings: flags of `mirl-serve`, over `MIRL_…` in the environment, over a YAML file.
 
-The same object whichever way MIRL is started: `mirl-serve` hands it to the plugin in vLLM's parsed arguments,
-and under vLLM's own command the plugin reads the environment and the file that `MIRL_CONFIG` names. A nested
-model that is added as a field here is read from all three, and is in the reference and in `--dry-run`.
+`mirl-serve` passes the settings to the plugin in vLLM's parsed arguments; under vLLM's own command the plugin
+reads the environment and the file that `MIRL_CONFIG` names. A nested model that is added as a field here is
+read from all three sources, and appears in the reference and in `--dry-run`.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from mirl_core.config import Limits, MIRLOptions, ModelSettings
 from mirl_core.errors import ConfigError, RequestError
 from mirl_server.media.rules import ImageFetching
 from mirl_server.observability.logs import LogSettings
-from mirl_server.settings.files import FileSource, one_cause, problem
+from mirl_server.settings.files import FileSource, cause_line, problem
 from mirl_server.settings.limits import AccessSettings, AdmissionSettings, HTTPSettings
 
 
@@ -31,29 +31,29 @@ class ServerSettings(BaseSettings):
     config: Path | None = None
     """A YAML file with these settings under `mirl:`; its other keys are flags of `vllm serve`."""
     limits: Limits = Limits()
-    """What one request may ask for. Environment: `MIRL_LIMITS__MAX_KEEP=8`."""
+    """Limits of one request. Environment: `MIRL_LIMITS__MAX_KEEP=8`."""
     defaults: dict[str, Any] = Field(default_factory=dict)
-    """Knobs where a request gives none, over the model's own. Environment: `MIRL_DEFAULTS__KEEP=4`."""
+    """Defaults of a request's knobs, over the model's own. Environment: `MIRL_DEFAULTS__KEEP=4`."""
     calibration: Path | None = None
     """A `mirl.json`, or the folder that holds one, in place of the one beside the model's weights."""
     reasoning_content: bool = True
-    """Send the reasoning as `reasoning_content` too, the name that older clients read."""
+    """Send the reasoning as `reasoning_content` too, for older clients."""
     images: ImageFetching = ImageFetching()
     """Images by http(s) URL. Environment: `MIRL_IMAGES__ALLOW_HOSTS=example.com,*.example.org`."""
     keep_alive: Annotated[float, Field(gt=0)] = 10.0
-    """Seconds without a chunk after which a stream carries a comment, so that proxies keep it open."""
+    """Seconds without a chunk after which a stream sends a comment, so that proxies keep it open."""
     shutdown_seconds: Annotated[float, Field(ge=0, allow_inf_nan=False)] | None = None
-    """Seconds that running requests may go on for, once the server is asked to stop; then gated ones end with
-    the best vote so far, others with a 503. None: vLLM's `--shutdown-timeout`, 20 in `mirl-serve`."""
+    """Seconds that running requests may continue after a stop signal; then gated ones end with the best vote
+    so far, others with a 503. None: vLLM's `--shutdown-timeout`, 20 in `mirl-serve`."""
     access: AccessSettings = AccessSettings()
-    """Who may ask, and how much. Environment: `MIRL_ACCESS__KEY_FILE=/run/secrets/keys`."""
+    """API keys and their limits. Environment: `MIRL_ACCESS__KEY_FILE=/run/secrets/keys`."""
     http: HTTPSettings = HTTPSettings()
-    """What a connection may do. Environment: `MIRL_HTTP__MAX_BODY_BYTES=1000000`."""
+    """Limits of a connection. Environment: `MIRL_HTTP__MAX_BODY_BYTES=1000000`."""
     admission: AdmissionSettings = AdmissionSettings()
-    """How much runs and waits at the same time. Environment: `MIRL_ADMISSION__MAX_QUEUE=64`."""
+    """Limits of the work that runs and waits. Environment: `MIRL_ADMISSION__MAX_QUEUE=64`."""
 
     log: LogSettings = LogSettings()
-    """What is logged, and how."""
+    """The log's content and format."""
 
     @classmethod
     def settings_customise_sources(
@@ -64,13 +64,13 @@ class ServerSettings(BaseSettings):
         dotenv_settings: PydanticBaseSettingsSource,
         file_secret_settings: PydanticBaseSettingsSource,
     ) -> tuple[PydanticBaseSettingsSource, ...]:
-        """Flags, environment, file: the first that says something wins, key by key."""
+        """Return the sources in order: flags, environment, file. The first with a value wins, key by key."""
         del dotenv_settings, file_secret_settings
         return init_settings, env_settings, FileSource(settings_cls)
 
     @classmethod
     def load(cls, **flags: Any) -> ServerSettings:
-        """Settings from the file, the environment over it, `flags` over both.
+        """Load settings from the file, the environment over it, `flags` over both.
 
         Raises:
             ConfigError: a value is wrong, a key is unknown, or the file can't be read.
@@ -79,29 +79,29 @@ class ServerSettings(BaseSettings):
             settings = cls(**flags)
             MIRLOptions.parse(settings.defaults)
         except SettingsError as error:
-            raise ConfigError(one_cause(error)) from error
+            raise ConfigError(cause_line(error)) from error
         except ValidationError as error:
-            message, where = problem(error, cls)
-            raise ConfigError(f"{where}: {message}", param=where) from error
+            message, field = problem(error, cls)
+            raise ConfigError(f"{field}: {message}", param=field) from error
         except RequestError as error:
             raise ConfigError(f"defaults: {error.message}", param="defaults") from error
         return settings
 
 
 def default_options(model: ModelSettings, settings: ServerSettings) -> MIRLOptions:
-    """The knobs of a request that gives none: the model's, then the operator's, within the limits.
+    """Return the knobs of a request that sets none: the operator's over the model's, within the limits.
 
-    A default is lowered to its limit rather than refused: a request that asks for nothing must work. The
-    limit on tokens always holds, so that `max_total_tokens` is never open.
+    A default above its limit is lowered, not refused: a request without knobs must work. The limit on tokens
+    always applies, so `max_total_tokens` is never unlimited.
 
     Raises:
-        ConfigError: one of the operator's own defaults is above the operator's limit.
+        ConfigError: a default that the operator sets is above the operator's limit.
     """
     limits = settings.limits
     try:
         limits.check(MIRLOptions.parse(settings.defaults))
     except RequestError as error:
-        # The paper's own N, k and m are not the operator's words: those are lowered, silently.
+        # The paper's N, k and m are not the operator's choice: they are lowered silently.
         if (error.param or "").removeprefix("mirl.") in settings.defaults:
             raise ConfigError(f"defaults: {error.message}", param="defaults") from error
     options = MIRLOptions.parse(settings.defaults, model.options)
@@ -116,13 +116,13 @@ def default_options(model: ModelSettings, settings: ServerSettings) -> MIRLOptio
     )
 
 
-def request_options(given: object, defaults: MIRLOptions, limits: Limits) -> MIRLOptions:
-    """One request's knobs: its `mirl` object over the defaults, checked against the limits.
+def request_options(mirl: object, defaults: MIRLOptions, limits: Limits) -> MIRLOptions:
+    """Return a request's knobs: its `mirl` object over the defaults, checked against the limits.
 
     Raises:
         RequestError: a key is unknown, or a value is out of range or above the operator's limit.
     """
-    options = MIRLOptions.parse(given, defaults)
+    options = MIRLOptions.parse(mirl, defaults)
     limits.check(options)
     if options.max_total_tokens is None:
         options = options.model_copy(update={"max_total_tokens": limits.max_total_tokens})

@@ -1,2 +1,4 @@
-"""Everything that imports vllm: plugin, launcher, flags, endpoints, media, tool parsers. Nothing else of
-the server does."""
+"""The one vLLM boundary of the server: launcher, flags, plugin, endpoints, media and tool parsers.
+
+May import everything in `mirl_server`; outside it only the command line imports it, when a server starts.
+"""

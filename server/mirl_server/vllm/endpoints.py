@@ -1,4 +1,4 @@
-"""vLLM's own endpoints: the handlers that requests are handed on to, and what to know of the others."""
+"""vLLM's own endpoints: the handlers that MIRL delegates requests to, and the paths of the others."""
 
 from __future__ import annotations
 
@@ -22,63 +22,68 @@ from mirl_server.http.errors import error_response
 from mirl_server.observability.request_observer import refuse
 
 SCALING = ("/scale_elastic_ep", "/is_scaling_elastic_ep")
-"""Of vLLM's endpoints, those that do nothing without --enable-elastic-ep."""
+"""vLLM's endpoints that do nothing without --enable-elastic-ep."""
 GENERATING = (
     "/v1/completions", "/v1/chat/completions/batch", "/generative_scoring", "/v1/systemone", "/invocations",
     "/cohere/v2/chat", "/v1/audio/transcriptions", "/v1/audio/translations",
 )  # fmt: skip
-"""vLLM's endpoints that generate, without a route of MIRL's in their place; a test holds vLLM's app to it.
+"""vLLM's endpoints that generate and that no route of MIRL's replaces; a test compares them with vLLM's app.
 
-Not `/inference/v1/generate`: it is there with `--enable-scale-out` alone, for gateways and trainers, which
-bound what they ask for themselves and bring their tenants' salts.
+Without `/inference/v1/generate`: it exists with `--enable-scale-out` only, for gateways and trainers, which
+limit their own requests and send their tenants' cache salts.
 """
 
 
 async def delegate(body: dict[str, Any], request: Request) -> Response:
-    """vLLM's own handler of chat completions."""
-    return await _handed(body, request, ChatCompletionRequest, create_chat_completion)
+    """Answer a chat completion by vLLM's own handler."""
+    return await _delegate_to(body, request, ChatCompletionRequest, create_chat_completion)
 
 
 async def delegate_responses(body: dict[str, Any], request: Request) -> Response:
-    """vLLM's own handler of the Responses API."""
-    return await _handed(body, request, ResponsesRequest, create_responses)
+    """Answer a request of the Responses API by vLLM's own handler."""
+    return await _delegate_to(body, request, ResponsesRequest, create_responses)
 
 
 async def delegate_messages(body: dict[str, Any], request: Request) -> Response:
-    """vLLM's own handler of the Anthropic API."""
-    return await _handed(body, request, AnthropicMessagesRequest, create_messages)
+    """Answer a request of the Anthropic API by vLLM's own handler."""
+    return await _delegate_to(body, request, AnthropicMessagesRequest, create_messages)
 
 
-async def _handed(
+async def _delegate_to(
     body: dict[str, Any],
     request: Request,
     model: type[BaseModel],
     handler: Callable[[Any, Request], Awaitable[Response | None]],
 ) -> Response:
-    """What a handler of vLLM's answers, reached as its own route would reach it."""
+    """Return the response of a handler of vLLM's, called as its own route calls it.
+
+    Raises:
+        RequestValidationError: the body does not fit the handler's model.
+        RequestError: a validator of vLLM's fails on a field's type, or a number exceeds 64 bits.
+    """
     try:
         parsed = model.model_validate(body)
     except ValidationError as error:
-        # What FastAPI raises for a body of the wrong shape; vLLM's app turns it into its 400.
+        # FastAPI raises this for a body of the wrong shape; vLLM's app turns it into its 400.
         problems = error.errors(include_url=False)
         located = [{**problem, "loc": ("body", *problem["loc"])} for problem in problems]
         raise RequestValidationError(located) from error
     except (TypeError, AttributeError, LookupError) as error:
-        # Validators of vLLM's take a field for what it should be before anybody has looked.
+        # Some of vLLM's validators use a field before its type is checked.
         raise RequestError("a field is of another type than it must be; check them all") from error
     for name, value in parsed:
         if isinstance(value, int) and not -(2**63) <= value < 2**63:
             raise RequestError(f"{name} must be a number of 64 bits", param=name)
     response = await handler(parsed, request)
-    # None: the client is gone.
+    # None: the client has disconnected.
     return Response(status_code=499) if response is None else response
 
 
 async def too_deep(request: Request, error: Exception) -> Response:
-    """A body that one of vLLM's handlers, or JSON's, could not get to the bottom of."""
+    """Answer a body whose nesting exceeds the recursion limit of vLLM's handlers or the JSON parser."""
     return error_response(RequestError("the body is nested too deeply"))
 
 
 async def engine_dead(request: Request, error: Exception) -> Response:
-    """vLLM's own handler says 500, and ends the server before a health check has seen anything."""
+    """Answer 503. vLLM's own handler answers 500 and ends the server before health checks fail."""
     return refuse(service_of(request), request, EngineDeadError(ENGINE_DEAD))

@@ -1,4 +1,4 @@
-"""vLLM's own flags of `mirl-serve`: parsed by vLLM's parser, with MIRL's defaults (see `cli`)."""
+"""vLLM's own flags of `mirl-serve`, parsed by vLLM's parser with MIRL's defaults (see `cli.main`)."""
 
 from __future__ import annotations
 
@@ -14,11 +14,11 @@ from mirl_server.settings.server import ServerSettings
 BUNDLED_NAME = "mirl-tiny"
 NO_DOMAIN = "no-domain-is-allowed.invalid"
 SHUTDOWN_TIMEOUT = 20
-"""Seconds. With what follows (`launch.AFTER_PATIENCE`) it is less than the 30 that Kubernetes gives a pod."""
+"""Seconds. With `multi_process.AFTER_PATIENCE` it is below the 30 s that Kubernetes gives a pod."""
 
 
 def parse_vllm(arguments: list[str]) -> argparse.Namespace:
-    """vLLM's own parser over `arguments`, with MIRL's defaults.
+    """Parse `arguments` by vLLM's own parser, with MIRL's defaults.
 
     Raises:
         UsageError: a flag is unknown or its value wrong.
@@ -33,7 +33,7 @@ def parse_vllm(arguments: list[str]) -> argparse.Namespace:
             raise UsageError(message)
 
         def load_config_file(self, file_path: str) -> list[str]:
-            """Without MIRL's section, which isn't vLLM's."""
+            """Return the flags of a configuration file without MIRL's section."""
             flags: list[str] = super().load_config_file(file_path)
             while f"--{SECTION}" in flags:
                 at = flags.index(f"--{SECTION}")
@@ -51,7 +51,7 @@ def parse_vllm(arguments: list[str]) -> argparse.Namespace:
     if cpu:
         _complete_for_cpu(args)
     args.model = args.model_tag or args.model
-    if args.model is None:  # after --config has had its say
+    if args.model is None:  # not in --config either
         from mirl_core.bundled import model_path
 
         args.model = str(model_path())
@@ -60,7 +60,7 @@ def parse_vllm(arguments: list[str]) -> argparse.Namespace:
 
 
 def server_defaults(cpu: bool) -> dict[str, Any]:
-    """MIRL's defaults for vLLM's flags."""
+    """Return MIRL's defaults for vLLM's flags."""
     from mirl_core.engines.vllm.arguments import cpu_engine_args
 
     engine = cpu_engine_args({}) if cpu else {}
@@ -70,7 +70,7 @@ def server_defaults(cpu: bool) -> dict[str, Any]:
         "model": None,
         "host": "127.0.0.1",
         "allowed_media_domains": [NO_DOMAIN],
-        "disable_uvicorn_access_log": True,  # MIRL has a line for each request
+        "disable_uvicorn_access_log": True,  # MIRL logs a line for each request
         "allowed_origins": [],
         "h11_max_incomplete_event_size": 65536,
         "h11_max_header_count": 128,
@@ -80,7 +80,7 @@ def server_defaults(cpu: bool) -> dict[str, Any]:
 
 
 def _complete_for_cpu(args: argparse.Namespace) -> None:
-    """What the CPU backend wants beside flags: the executor that fits the parallelism, and environment."""
+    """Set the executor that fits the parallelism, and the environment variables of the CPU backend."""
     from mirl_core.engines.vllm.arguments import cpu_engine_args, cpu_environment
 
     sizes = {name: value for name, value in vars(args).items() if name.endswith("_parallel_size")}
@@ -91,13 +91,13 @@ def _complete_for_cpu(args: argparse.Namespace) -> None:
 
 
 def close_without_plugin(args: argparse.Namespace, settings: ServerSettings) -> None:
-    """Check the keys now, and where there are any let vLLM's own check refuse everybody.
+    """Check MIRL's API keys; where there are keys, set a random key for vLLM, which refuses every request.
 
-    MIRL's guard takes that check's place as soon as vLLM attaches the plugin. vLLM does not where the model
-    can't generate: such a server is closed then, not open.
+    MIRL's authentication replaces vLLM's check when vLLM attaches the plugin. vLLM does not attach it where
+    the model can't generate: such a server then refuses all requests and is not open.
 
     Raises:
-        ConfigError: the key file, or what the environment says, is wrong.
+        ConfigError: the key file, or the environment variable with keys, is wrong.
     """
     from mirl_server.middleware.stack import make_keyring
 
@@ -106,7 +106,7 @@ def close_without_plugin(args: argparse.Namespace, settings: ServerSettings) -> 
 
 
 def unlike_vllm(args: argparse.Namespace) -> dict[str, Any]:
-    """vLLM's flags that aren't as vLLM has them, MIRL's defaults among them, as YAML takes them."""
+    """Return the flags that differ from vLLM's defaults, MIRL's defaults included, as YAML values."""
     from pydantic_core import to_jsonable_python
     from vllm.utils.argparse_utils import FlexibleArgumentParser
 

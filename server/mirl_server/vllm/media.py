@@ -1,9 +1,8 @@
-"""Images that vLLM decodes itself, held against the operator's limits first.
+"""A media connector for vLLM that checks images against the operator's limits before vLLM decodes them.
 
 `NAME:direct` and vLLM's other endpoints read data URLs by vLLM's own code, which opens dozens of formats and
-looks at nothing but each picture's size: a file that is small to send and long to open, or a thousand that
-are large together, refused at the gate, would only have to be sent there. vLLM lets its media connector be
-replaced; this one looks before it decodes.
+checks only the size of each picture. Without this connector an image that gated requests may not send (a
+small file that takes long to open, or a thousand files that are too large together) would pass there.
 """
 
 from __future__ import annotations
@@ -24,51 +23,51 @@ from mirl_core.errors import RequestError
 from mirl_server.media.decoding import DAMAGED, ImageBudget, check_bytes, data_bytes
 
 DEFAULT = "http"
-"""vLLM's name of its own connector. An operator's (`VLLM_MEDIA_CONNECTOR`) has another, and stays."""
+"""vLLM's name for its own connector; an operator's (`VLLM_MEDIA_CONNECTOR`) has another name and stays."""
 _PART = "image_url"
 
 
-class _Look:
-    """What one request's images may still take. They are looked at one by one, so that each counts."""
+class _RequestImages:
+    """The image budget of one request. Its images are checked one after another, so that each is counted."""
 
     def __init__(self, limits: Limits) -> None:
-        self.room = ImageBudget.of(limits)
-        self.turn = asyncio.Lock()
+        self.budget = ImageBudget.of(limits)
+        self.lock = asyncio.Lock()
 
 
-_LOOK: ContextVar[_Look | None] = ContextVar("mirl_images", default=None)
+_REQUEST_IMAGES: ContextVar[_RequestImages | None] = ContextVar("mirl_images", default=None)
 
 
 def check_images(app: FastAPI, limits: Limits) -> None:
-    """Have vLLM look at images this way from here on, all of a request's together."""
+    """Replace vLLM's media connector, and add the middleware that gives each request an image budget."""
     MEDIA_CONNECTOR_REGISTRY.register(DEFAULT)(type("Checked", (CheckedConnector,), {"limits": limits}))
-    app.add_middleware(_ByRequest, limits=limits)
+    app.add_middleware(_RequestImagesMiddleware, limits=limits)
 
 
-class _ByRequest:
-    """ASGI middleware: tells a connector, of which vLLM makes several, which request it works for."""
+class _RequestImagesMiddleware:
+    """ASGI middleware that sets the request's image budget for the several connectors that vLLM creates."""
 
     def __init__(self, app: ASGIApp, limits: Limits) -> None:
         self.app = app
         self._limits = limits
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        _LOOK.set(_Look(self._limits))
+        _REQUEST_IMAGES.set(_RequestImages(self._limits))
         await self.app(scope, receive, send)
 
 
 class CheckedConnector(MediaConnector):  # type: ignore[misc] # vllm's types are not followed
-    """vLLM's own, but for the look at an image's data. `check_images` sets `limits`."""
+    """vLLM's own connector with a check of each image's data. `check_images` sets `limits`."""
 
     limits: ClassVar[Limits] = Limits()
 
-    async def load_from_url_async(self, url: str, media_io: Any, **how: Any) -> Any:
+    async def load_from_url_async(self, url: str, media_io: Any, **options: Any) -> Any:
         if not isinstance(media_io, ImageMediaIO) or url[:5].lower() != "data:":
-            return await super().load_from_url_async(url, media_io, **how)
-        look = _LOOK.get() or _Look(self.limits)
+            return await super().load_from_url_async(url, media_io, **options)
+        images = _REQUEST_IMAGES.get() or _RequestImages(self.limits)
         loop = asyncio.get_running_loop()
-        async with look.turn:
-            raw = await loop.run_in_executor(global_thread_pool, _checked, url, look.room)
+        async with images.lock:
+            raw = await loop.run_in_executor(global_thread_pool, _checked, url, images.budget)
         return await loop.run_in_executor(global_thread_pool, _loaded, raw, media_io)
 
     def _load_data_url(self, url: str, media_io: Any) -> Any:
@@ -78,15 +77,15 @@ class CheckedConnector(MediaConnector):  # type: ignore[misc] # vllm's types are
 
     def _load_file_url(self, url_spec: Any, media_io: Any) -> Any:
         if self.allowed_local_media_path is None:
-            # vLLM's own error ends as a 500.
+            # vLLM answers its own error here with a 500.
             raise VLLMValidationError("'file:' URLs are not accepted; send a data URL", parameter=_PART)
         return super()._load_file_url(url_spec, media_io)
 
 
-def _checked(url: str, room: ImageBudget) -> bytes:
+def _checked(url: str, budget: ImageBudget) -> bytes:
     try:
-        raw = data_bytes(url, _PART, room)
-        check_bytes(raw, _PART, room)
+        raw = data_bytes(url, _PART, budget)
+        check_bytes(raw, _PART, budget)
     except RequestError as error:
         raise VLLMValidationError(error.message, parameter=_PART) from error
     return raw
@@ -96,5 +95,5 @@ def _loaded(raw: bytes, media_io: Any) -> Any:
     try:
         return media_io.load_bytes(raw)
     except DAMAGED as error:
-        says = "the image is damaged or cut short; send a whole file"
-        raise VLLMValidationError(says, parameter=_PART) from error
+        message = "the image is damaged or cut short; send a whole file"
+        raise VLLMValidationError(message, parameter=_PART) from error

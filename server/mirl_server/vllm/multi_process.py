@@ -1,8 +1,8 @@
-"""Several API servers before one engine: vLLM's dispatcher, with all that a lone server has.
+"""Several API servers before one engine: vLLM's dispatcher, with the features of a single server.
 
-The dispatcher starts API servers and engines, and watches them. On the way from one process to several vLLM
-loses two things that are put back here: what speaks HTTP on a connection, with the operator's limits, and an
-API server's notice of its engine's death, for the engine is the dispatcher's child.
+The dispatcher starts and watches API servers and engines. With several processes vLLM drops two features that
+this module restores: MIRL's HTTP protocol with the operator's limits, and the notice of the engine's death in
+an API server, since the engine is the dispatcher's child.
 """
 
 from __future__ import annotations
@@ -22,96 +22,102 @@ if TYPE_CHECKING:
 DEAD_ENGINE = "the engine died"
 DEAD_SERVER = "an API server died"
 AFTER_PATIENCE = 8
-"""Seconds that an API server needs at most, from the end of its patience, or its engine's, to its own."""
+"""Most seconds that an API server needs to exit after its patience has run out or its engine has died."""
 ENGINE_SECONDS = 3.0
-"""For an engine to end by itself, once nothing runs in it."""
+"""Seconds for an idle engine to exit by itself."""
 _DIED = {"died unexpectedly": DEAD_ENGINE, "died with exit code": DEAD_SERVER}
-"""What vLLM says, in RuntimeErrors without a type of their own: what that means."""
+"""Phrases in vLLM's RuntimeErrors, which have no classes of their own, with their meaning."""
 
 
-def run_several(args: argparse.Namespace) -> str | None:
-    """vLLM's dispatcher; says what died, if something did."""
+def run_multi_process(args: argparse.Namespace) -> str | None:
+    """Run vLLM's dispatcher to its end; return which process died, or None."""
     from vllm.entrypoints.cli import serve as dispatcher
 
-    # Closed, a pipe tells of a death whoever of its readers was killed; an Event waits for each of them.
-    told, end = multiprocessing.Pipe(duplex=False)
-    # vLLM has parameters for neither; the dispatcher looks both up when it needs them.
+    # Closing the write end reports a death to all readers, even when one was killed; an Event would wait for
+    # each reader.
+    engine_death, write_end = multiprocessing.Pipe(duplex=False)
+    # vLLM has parameters for neither; the dispatcher looks both up by name when it needs them.
     manager, wait = dispatcher.APIServerProcessManager, dispatcher.wait_for_completion_or_failure
-    dispatcher.APIServerProcessManager = partial(manager, target_server_fn=partial(_run_one_of_several, told))
+    dispatcher.APIServerProcessManager = partial(
+        manager, target_server_fn=partial(_run_api_server, engine_death)
+    )
     dispatcher.wait_for_completion_or_failure = partial(
-        _wait, wait, end, patience(args.mirl, args.shutdown_timeout)
+        _wait, wait, write_end, patience(args.mirl, args.shutdown_timeout)
     )
     try:
         dispatcher.ServeSubcommand.cmd(args)
-    except SystemExit as stop:  # how vLLM hears of a signal
+    except SystemExit as stop:  # vLLM's signal handlers raise it
         if stop.code:
             raise
     except RuntimeError as error:
-        found = [what for words, what in _DIED.items() if words in str(error)]
-        if not found:
+        deaths = [meaning for phrase, meaning in _DIED.items() if phrase in str(error)]
+        if not deaths:
             raise
-        return found[0]
+        return deaths[0]
     return DEAD_ENGINE if engine_died(args) else None
 
 
 def engine_died(args: argparse.Namespace) -> bool:
-    """Whether the engine died of the API server that ran in this process, if one did."""
+    """Return whether an API server ran in this process and its engine died."""
     life: Lifetime | None = getattr(args, "mirl_life", None)
     return life is not None and life.died
 
 
 def watch_engine(client: EngineClient, args: argparse.Namespace) -> None:
-    """Have vLLM's client learn of its engine's death, where that is another process's child."""
-    told: Connection | None = getattr(args, "mirl_engine", None)
-    if told is not None:
-        client.engine_core.resources.engine_manager = _EngineElsewhere(told)
+    """Notify vLLM's client of its engine's death, where the engine is another process's child."""
+    engine_death: Connection | None = getattr(args, "mirl_engine_death", None)
+    if engine_death is not None:
+        client.engine_core.resources.engine_manager = _EngineDeathWatcher(engine_death)
         client.engine_core.start_engine_core_monitor()
 
 
-class _EngineElsewhere:
-    """To vLLM's client the manager of its engine, of which it knows the end alone."""
+class _EngineDeathWatcher:
+    """An engine manager for vLLM's client that only reports the engine's death."""
 
-    def __init__(self, told: Connection) -> None:
-        self._told = told
+    def __init__(self, engine_death: Connection) -> None:
+        self._engine_death = engine_death
 
     def monitor_engine_liveness(self) -> None:
-        self._told.poll(None)
+        self._engine_death.poll(None)
 
     def shutdown(self, timeout: float | None = None) -> None:
-        """The dispatcher ends it."""
+        """Do nothing: the dispatcher ends the engine."""
 
 
-def _run_one_of_several(
-    told: Connection, address: str, listening: Any, args: argparse.Namespace, client: Any = None
+def _run_api_server(
+    engine_death: Connection, address: str, listening: Any, args: argparse.Namespace, client: Any = None
 ) -> None:
-    """vLLM's API server, in a process of its own."""
+    """Run one of vLLM's API servers, in its process."""
     from vllm.v1.utils import run_api_server_worker_proc
 
     from mirl_server.http.uvicorn_protocol import http_protocol
 
-    args.mirl_engine = told
+    args.mirl_engine_death = engine_death
     run_api_server_worker_proc(address, listening, args, client, http=http_protocol(args.mirl.http))
 
 
 def _wait(
     wait: Any,
-    end: Connection,
+    write_end: Connection,
     patience: float,
     api_server_manager: Any,
     engine_manager: Any = None,
     coordinator: Any = None,
 ) -> None:
-    """The dispatcher's wait for its processes. At their end API servers have the time that a lone one takes:
-    vLLM would give them what it gives its engines, and go on sampling for nobody."""
+    """Wait for the dispatcher's processes, and end them in order.
+
+    API servers get the time that a single server has (`patience`, in seconds). vLLM would give them the time
+    that it gives its engines, and the engines would go on sampling without a reader.
+    """
     try:
         wait(api_server_manager=api_server_manager, engine_manager=engine_manager, coordinator=coordinator)
-    except SystemExit:  # asked to stop
+    except SystemExit:  # a signal
         api_server_manager.shutdown(timeout=patience + AFTER_PATIENCE)
         if engine_manager is not None:
             engine_manager.shutdown(timeout=ENGINE_SECONDS)
         raise
-    except RuntimeError:  # one of them died
-        end.close()
+    except RuntimeError:  # a process died
+        write_end.close()
         until = time.monotonic() + AFTER_PATIENCE
         for process in api_server_manager.processes:
             process.join(max(0, until - time.monotonic()))

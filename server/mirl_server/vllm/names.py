@@ -1,6 +1,6 @@
-"""What vLLM 0.33 moved: the same functions, from wherever the installed version has them.
+"""Functions that vLLM 0.33 moved, imported from the module where the installed version has them.
 
-Can go when 0.32 is no longer supported.
+Remove it when 0.32 is no longer supported.
 """
 
 from __future__ import annotations

@@ -1,7 +1,8 @@
-"""The engine's process ends with the one that started it, even where that is killed and can't see to it.
+"""Parent death: the engine's process ends with the process that started it, even when SIGKILL ends that one.
 
 vLLM calls `end_with_launcher` in every process that it starts (entry point `vllm.general_plugins`). Linux
-only: elsewhere an engine whose server was killed stays. Light to import, and nothing outside `mirl-serve`.
+only: elsewhere an engine whose server was killed stays. Imports no vllm, and does nothing without
+`mirl-serve`.
 """
 
 from __future__ import annotations
@@ -12,18 +13,18 @@ import signal
 import sys
 
 LAUNCHER = "_MIRL_LAUNCHER"
-"""In the environment of what `mirl-serve` starts: its own process id."""
+"""The environment variable that carries the process id of `mirl-serve` to its children."""
 PR_SET_PDEATHSIG = 1
 
 
 def end_with_launcher() -> None:
-    """Have the kernel kill this process when its parent dies, if that is `mirl-serve`.
+    """Make the kernel kill this process when its parent dies, if the parent is `mirl-serve`.
 
-    The kernel goes by the parent's thread, not its process: `mirl-serve` starts vLLM in its main thread.
+    The signal follows the parent's thread, not its process: `mirl-serve` starts vLLM in its main thread.
     """
     launcher = os.environ.get(LAUNCHER)
     if not sys.platform.startswith("linux") or launcher != str(os.getppid()):
         return
     ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, int(signal.SIGKILL), 0, 0, 0)
-    if launcher != str(os.getppid()):  # it died in between
+    if launcher != str(os.getppid()):  # the parent died before the call
         os.kill(os.getpid(), signal.SIGKILL)

@@ -1,7 +1,6 @@
 """The vLLM endpoint plugin: MIRL's routes on vLLM's own server, over the engine client that it is handed.
 
-Enabled by `VLLM_PLUGINS=mirl`, which `mirl-serve` sets. Beside the launcher (`launch`) and the modules whose
-names begin with `vllm_`, the only one here that imports vllm.
+`VLLM_PLUGINS=mirl`, which `mirl-serve` sets, enables it.
 """
 
 from __future__ import annotations
@@ -37,7 +36,7 @@ from mirl_server.media.decoding import read_references
 from mirl_server.media.images import Images
 from mirl_server.middleware.in_flight import InFlight
 from mirl_server.middleware.request_log import RequestLog
-from mirl_server.middleware.stack import guard, watch_load
+from mirl_server.middleware.stack import install_middleware, watch_load
 from mirl_server.observability.logs import share_handlers
 from mirl_server.observability.metrics import EngineState, process_metrics
 from mirl_server.settings.server import ServerSettings, default_options
@@ -61,47 +60,49 @@ if TYPE_CHECKING:
 logger = logging.getLogger(__name__)
 
 LINGER = 2
-"""Seconds for clients to read what is left in their connections' buffers, once nothing runs."""
+"""Seconds for clients to read the rest of their connections' buffers, once nothing runs."""
 LOOPBACK = ("127.0.0.1", "localhost", "::1")
 
 
 class MIRLPlugin:
-    """MIRL on a vLLM server."""
+    """MIRL as an endpoint plugin of a vLLM server."""
 
     name = "mirl"
     required_tasks = ("generate",)
 
     def attach_router(self, app: FastAPI) -> None:
-        """MIRL's routes, in place of vLLM's of the same path and method; and the guard before every route.
+        """Add MIRL's routes, which replace vLLM's of the same path and method, and the middleware.
 
-        Images that vLLM's own handlers decode are held against the same limits.
+        Images that vLLM's own handlers decode are checked against the same limits.
         """
         args: Namespace = app.state.args
         settings = _settings(args)
         self._life = _life(args)
         app.add_middleware(InFlight, life=self._life)
         check_images(app, settings.limits)
-        app.state.mirl_guard = guard(app, settings, _take_keys(args), GENERATING)
+        app.state.mirl_access = install_middleware(app, settings, _take_keys(args), GENERATING)
         app.include_router(make_router())
         app.include_router(APIRouter(lifespan=self._serving))
         app.add_exception_handler(RecursionError, too_deep)
         app.add_exception_handler(VLLMEngineDeadError, engine_dead)
         if not getattr(args, "enable_elastic_ep", False):
-            # They are the operator's, and whoever has a key could ask.
-            app.router.routes[:] = [one for one in app.routes if getattr(one, "path", "") not in SCALING]
+            # Scaling is the operator's task, and any client with a key could call these.
+            app.router.routes[:] = [
+                route for route in app.routes if getattr(route, "path", "") not in SCALING
+            ]
         self._app = app
 
     @asynccontextmanager
     async def _serving(self, app: FastAPI) -> AsyncIterator[None]:
-        """The signals, and the end, are MIRL's from here on: by now vLLM has set its own handlers."""
+        """Take over the signals and the shutdown, after vLLM has set its own handlers."""
         life, server, client = self._life, app.state.server, app.state.engine_client
         loop = asyncio.get_running_loop()
-        for asked in (signal.SIGINT, signal.SIGTERM):
-            loop.add_signal_handler(asked, life.stop)
+        for number in (signal.SIGINT, signal.SIGTERM):
+            loop.add_signal_handler(number, life.stop)
 
         async def end() -> None:
             await life.over()
-            # Connections that are left then are idle, or don't read.
+            # The connections that are left are idle, or their clients don't read.
             server.config.timeout_graceful_shutdown = LINGER
             server.should_exit = True
 
@@ -113,8 +114,8 @@ class MIRLPlugin:
             ending.cancel()
             await asyncio.gather(ending, return_exceptions=True)
             if client is not None:
-                # vLLM would give an engine that hangs as long as it gives requests. On the loop, where
-                # nothing waits any more: let go on, vLLM's output handler would take the end for a death.
+                # vLLM would wait for a hanging engine as long as for requests. It blocks the loop on purpose:
+                # otherwise vLLM's output handler would take the shutdown for the engine's death.
                 client.shutdown(timeout=ENGINE_SECONDS)
 
     async def init_state(self, engine_client: EngineClient | None, state: State, args: Namespace) -> None:
@@ -147,7 +148,7 @@ class MIRLPlugin:
         metrics.watch_engine(engine_state)
         admission = Admission(settings.admission, _sequences(engine_client, args))
         life.drained = admission.drain
-        watch_load(metrics, admission, state.mirl_guard.quotas)
+        watch_load(metrics, admission, state.mirl_access.quotas)
         state.mirl = Service(
             pipeline=pipeline,
             options=default_options(model, settings),
@@ -166,16 +167,16 @@ class MIRLPlugin:
             force_usage=args.enable_force_include_usage,
             draining=lambda: life.draining,
         )
-        # vLLM's SageMaker part builds the layers as soon as there is one; nothing is served yet.
+        # vLLM's SageMaker support builds the middleware stack early; no request is served yet.
         self._app.middleware_stack = None
-        # Added last, so that it is outermost: requests that another layer refuses have a line too.
+        # Added last, so that it is outermost: requests that another layer refuses are logged too.
         self._app.add_middleware(
             RequestLog,
             settings=settings.log,
             quiet=[path.strip() for path in (args.disable_access_log_for_endpoints or "").split(",")],
             ended=metrics.refresh,
         )
-        if not state.mirl_guard.keyring and args.host not in LOOPBACK and not args.uds:
+        if not state.mirl_access.keyring and args.host not in LOOPBACK and not args.uds:
             logger.warning("no API keys: whoever reaches the port may use the model (--api-key-file)")
         logger.info("MIRL gates %s; the same model without the gate is %s:direct", names[0], names[0])
 
@@ -186,16 +187,16 @@ def _settings(args: Namespace) -> ServerSettings:
 
 
 def _life(args: Namespace) -> Lifetime:
-    """The life of this process, left in `args` for the launcher, whose exit code goes by it."""
+    """Create the lifetime of this process and store it in `args`: the launcher's exit code depends on it."""
     args.mirl_life = life = Lifetime(patience(_settings(args), args.shutdown_timeout))
     return life
 
 
 def _take_keys(args: Namespace) -> list[str]:
-    """vLLM's own API keys, which the guard checks from here on.
+    """Remove vLLM's own API keys from `args` and return them for MIRL's authentication.
 
-    vLLM adds its check after the plugins, and would refuse the keys that it does not know; with no key but an
-    empty one it adds none.
+    vLLM adds its check after the plugins and would refuse MIRL's keys; with only an empty key it adds no
+    check.
     """
     keys = [key for key in (args.api_key or [envs.VLLM_API_KEY]) if key]
     args.api_key = [""]
@@ -203,7 +204,7 @@ def _take_keys(args: Namespace) -> list[str]:
 
 
 def _sequences(client: EngineClient | None, args: Namespace) -> int:
-    """This process's share of twice the sequences that the engine runs at a time."""
+    """Return this API server's share of twice the sequences that the engine runs at a time."""
     if client is None:
         return SEQUENCES
     ranks = client.vllm_config.parallel_config.data_parallel_size
@@ -213,7 +214,7 @@ def _sequences(client: EngineClient | None, args: Namespace) -> int:
 
 
 def find_model_settings(model_config: Any, calibration: Path | None) -> ModelSettings:
-    """The model's `mirl.json`: the operator's, the one beside the weights, or the paper's values.
+    """Return the model's settings: the operator's `mirl.json`, the one beside the weights, or the paper's.
 
     Raises:
         ConfigError: the file is wrong, or the operator's does not exist.
@@ -224,7 +225,7 @@ def find_model_settings(model_config: Any, calibration: Path | None) -> ModelSet
             raise ConfigError(f"calibration {calibration}: no mirl.json there", param="calibration")
         return settings
     where = (model_config.model, model_config.revision)
-    get_hf_file_to_dict("mirl.json", *where)  # for a hub model: into the local cache, if it has one
+    get_hf_file_to_dict("mirl.json", *where)  # downloads it into the local cache, if the hub's model has it
     path = try_get_local_file(where[0], "mirl.json", where[1])
     settings = ModelSettings.load(path.parent) if isinstance(path, Path) else None
     if settings is None:
@@ -251,7 +252,7 @@ def _engine(client: EngineClient, model: ModelSettings, args: Namespace) -> VLLM
 
 def _max_top_logprobs(client: EngineClient | None) -> int:
     most = client.model_config.max_logprobs if client is not None else MAX_TOP_LOGPROBS
-    # Negative: as many as the vocabulary holds.
+    # Negative: the whole vocabulary.
     return MAX_TOP_LOGPROBS if most < 0 else min(most, MAX_TOP_LOGPROBS)
 
 
@@ -262,7 +263,7 @@ async def _cards(state: State) -> list[dict[str, Any]]:
 
 
 def _tracing(args: Namespace) -> Tracing | None:
-    """Spans go where vLLM's go; nothing of OpenTelemetry is needed where they go nowhere."""
+    """Return tracing to vLLM's endpoint; without an endpoint return None and import no OpenTelemetry."""
     if args.otlp_traces_endpoint is None:
         return None
     from mirl_server.observability.tracing import process_tracing

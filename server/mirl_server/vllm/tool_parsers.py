@@ -1,4 +1,4 @@
-"""vLLM's own tool parsers, as something that finds calls in a text."""
+"""vLLM's own tool parsers, as functions from a text to its tool calls."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ logger = logging.getLogger(__name__)
 
 
 def find_tool_parser(args: Namespace, tokenizer: Any) -> ToolParser | None:
-    """The parser that the server was started with; None without one."""
+    """Return the tool parser of the server's flags; None without one."""
     if not args.enable_auto_tool_choice or not args.tool_call_parser:
         return None
     kind = ToolParserManager.get_tool_parser(args.tool_call_parser)
@@ -36,15 +36,15 @@ def find_tool_parser(args: Namespace, tokenizer: Any) -> ToolParser | None:
 
         def parse(text: str) -> Calls:
             try:
-                # Parsers keep what they have read: each text needs one of its own.
-                found = kind(tokenizer, request.tools).extract_tool_calls(text, request)
+                # Parsers keep state: each text needs a new parser.
+                extraction = kind(tokenizer, request.tools).extract_tool_calls(text, request)
             except Exception:
-                # A parser may stumble over what a model writes; then it wrote no call.
+                # A parser may fail on a model's text, which then counts as no call.
                 logger.exception("the tool parser failed on a chain")
                 return ()
-            if not found.tools_called:
+            if not extraction.tools_called:
                 return ()
-            return [(call.function.name, call.function.arguments) for call in found.tool_calls]
+            return [(call.function.name, call.function.arguments) for call in extraction.tool_calls]
 
         return parse
 
@@ -52,12 +52,12 @@ def find_tool_parser(args: Namespace, tokenizer: Any) -> ToolParser | None:
 
 
 def marker_tokens(args: Namespace, tokenizer: Any) -> list[str]:
-    """Special tokens that the parser looks for: decoded text must keep them."""
+    """Return the special tokens that the parser searches for: decoded text must keep them."""
     if not args.enable_auto_tool_choice or not args.tool_call_parser:
         return []
     parser = ToolParserManager.get_tool_parser(args.tool_call_parser)(tokenizer)
-    # Some parsers name their markers when they are made, others in their class.
-    named = [value for owner in (parser, *type(parser).__mro__) for value in vars(owner).values()]
+    # Some parsers name their markers in instances, others in their class.
+    values = [value for owner in (parser, *type(parser).__mro__) for value in vars(owner).values()]
     return sorted(
-        set(tokenizer.all_special_tokens).intersection(one for one in named if isinstance(one, str))
+        set(tokenizer.all_special_tokens).intersection(value for value in values if isinstance(value, str))
     )

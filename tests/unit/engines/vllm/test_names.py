@@ -147,7 +147,7 @@ USED: list[tuple[str, str, str]] = [
     ("vllm.config.logging", "LoggingConfig", "log_level pylogging_config_file"),
     ("vllm.utils.argparse_utils", "FlexibleArgumentParser.load_config_file", "file_path"),
     ("vllm.multimodal.inputs", "PlaceholderRange", "offset length is_embed"),
-    # Several API servers (mirl_server/several.py).
+    # Several API servers (mirl_server/vllm/multi_process.py).
     ("vllm.v1.utils", "APIServerProcessManager.__init__", "target_server_fn"),
     ("vllm.v1.utils", "run_api_server_worker_proc", "listen_address sock args client_config"),
     ("vllm.v1.utils", "wait_for_completion_or_failure", "api_server_manager engine_manager coordinator"),

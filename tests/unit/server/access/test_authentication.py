@@ -18,7 +18,7 @@ from starlette.responses import JSONResponse, Response, StreamingResponse
 
 from mirl_server.access.authentication import CALLER
 from mirl_server.handling.admission import Admission
-from mirl_server.middleware.stack import Guard, guard, watch_load
+from mirl_server.middleware.stack import AccessControl, install_middleware, watch_load
 from mirl_server.observability.metrics import Metrics
 from mirl_server.settings.server import ServerSettings
 from tests.unit.server.conftest import Harness, question
@@ -36,9 +36,9 @@ def bearer(name: str = "a") -> dict[str, str]:
     return {"authorization": f"Bearer {KEYS[name]}"}
 
 
-def guarded(app: FastAPI, text: str | None = None, window: int = 60, **access: Any) -> Guard:
+def guarded(app: FastAPI, text: str | None = None, window: int = 60, **access: Any) -> AccessControl:
     settings = ServerSettings.load(access={"keys": text, **access})
-    made = guard(app, settings)
+    made = install_middleware(app, settings)
     made.quotas._window = window
     return made
 

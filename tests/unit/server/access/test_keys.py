@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from mirl_core.errors import ConfigError
-from mirl_server.access.keys import Keyring, find, parse_keys
+from mirl_server.access.keys import Keyring, find_key, parse_keys
 from mirl_server.middleware.stack import make_keyring
 from mirl_server.settings.limits import AccessSettings, KeyLimits
 from mirl_server.settings.server import ServerSettings
@@ -40,15 +40,15 @@ def test_names_keys_and_limits() -> None:
     assert keys[0].limits == KeyLimits(requests_per_minute=5, concurrent=3)
     assert keys[1].limits == KeyLimits(requests_per_minute=60, concurrent=None, weight=2.5)
     opened = {
-        name: find(keys, secret.encode()) for name, secret in (("a", ONE), ("b", TWO), ("no", ONE[:-1]))
+        name: find_key(keys, secret.encode()) for name, secret in (("a", ONE), ("b", TWO), ("no", ONE[:-1]))
     }
     assert {name: key and key.name for name, key in opened.items()} == {
         "a": "team-a",
         "b": "team-b",
         "no": None,
     }
-    assert find(keys, b"0123456789abcdef-three") is keys[1]
-    assert find(keys, b"12345678901234567890") is keys[2]
+    assert find_key(keys, b"0123456789abcdef-three") is keys[1]
+    assert find_key(keys, b"12345678901234567890") is keys[2]
 
 
 @pytest.mark.parametrize(
@@ -57,7 +57,7 @@ def test_names_keys_and_limits() -> None:
 def test_keys_alone_get_numbers(text: str) -> None:
     keys = parse_keys(text, KeyLimits(), "keys")
     assert [key.name for key in keys] == ["key-1", "key-2"]
-    assert [find(keys, secret.encode()) for secret in (ONE, TWO)] == list(keys)
+    assert [find_key(keys, secret.encode()) for secret in (ONE, TWO)] == list(keys)
 
 
 UNKNOWN_FIELD = (
@@ -95,7 +95,7 @@ def test_the_entry_and_the_remedy_are_named(text: str, says: str) -> None:
 @pytest.mark.parametrize(("name", "secret"), [("n" * 64, "s" * 16), ("a.b_c-d", "!~" * 8), ("0", "s" * 4096)])
 def test_the_longest_names_and_the_shortest_keys(name: str, secret: str) -> None:
     (key,) = parse_keys(f"{name}: '{secret}'", KeyLimits(), "keys")
-    assert find([key], secret.encode()) is key
+    assert find_key([key], secret.encode()) is key
     for wrong in (f"{'n' * 65}: {ONE}", f"a: {'s' * 4097}", f"a: '{ONE} x'"):
         with pytest.raises(ConfigError):
             parsed(wrong)
@@ -139,7 +139,7 @@ def test_every_key_is_compared(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("mirl_server.access.keys.hmac.compare_digest", counting)
     for presented in (ONE, TWO, "nobody's", ""):
         compared.clear()
-        find(keys, presented.encode())
+        find_key(keys, presented.encode())
         assert len(compared) == 4
         assert all(len(one) == len(other) == 32 for one, other in compared)
 
@@ -149,14 +149,14 @@ async def test_the_file_is_read_again_when_it_changes(tmp_path: Path) -> None:
     file.write_text(f"a: {ONE}")
     ring = Keyring(file, interval=0)
     await ring.refresh()
-    assert find(ring.keys, ONE.encode()) is not None
+    assert find_key(ring.keys, ONE.encode()) is not None
     file.write_text(f"a: {{keys: [{ONE}, {TWO}]}}")
     await ring.refresh()
-    assert find(ring.keys, TWO.encode()) is not None
+    assert find_key(ring.keys, TWO.encode()) is not None
     file.write_text(f"a: {TWO}")
     await ring.refresh()
-    assert find(ring.keys, ONE.encode()) is None
-    assert find(ring.keys, TWO.encode()) is not None
+    assert find_key(ring.keys, ONE.encode()) is None
+    assert find_key(ring.keys, TWO.encode()) is not None
 
 
 async def test_a_swapped_link_is_a_change(tmp_path: Path) -> None:
@@ -170,8 +170,8 @@ async def test_a_swapped_link_is_a_change(tmp_path: Path) -> None:
     (tmp_path / "next").symlink_to("new")
     (tmp_path / "next").replace(link)
     await ring.refresh()
-    assert find(ring.keys, TWO.encode()) is not None
-    assert find(ring.keys, ONE.encode()) is None
+    assert find_key(ring.keys, TWO.encode()) is not None
+    assert find_key(ring.keys, ONE.encode()) is None
 
 
 @pytest.mark.parametrize("broken", ["a: short-secret", "{", "", None])
@@ -191,10 +191,10 @@ async def test_a_broken_file_leaves_the_keys_and_one_line(
     assert "stay as they were" in caplog.text
     assert "short-secret" not in caplog.text
     assert ONE not in caplog.text
-    assert find(ring.keys, ONE.encode()) is not None
+    assert find_key(ring.keys, ONE.encode()) is not None
     file.write_text(f"a: {TWO}")
     await ring.refresh()
-    assert find(ring.keys, TWO.encode()) is not None
+    assert find_key(ring.keys, TWO.encode()) is not None
 
 
 async def test_the_file_is_looked_at_once_in_a_while(
@@ -207,11 +207,11 @@ async def test_the_file_is_looked_at_once_in_a_while(
     file.write_text(f"a: {TWO}")
     now = 50.96875
     await ring.refresh()
-    assert find(ring.keys, TWO.encode()) is None
+    assert find_key(ring.keys, TWO.encode()) is None
     now = 51.0
     with caplog.at_level(logging.INFO, "mirl_server"):
         await ring.refresh()
-    assert find(ring.keys, TWO.encode()) is not None
+    assert find_key(ring.keys, TWO.encode()) is not None
     assert caplog.messages == ["read the API keys again: 1 names"]
     file.write_text(f"b: {ONE}")
     now = 51.96875

@@ -13,7 +13,7 @@ from pydantic import Field, SecretStr
 
 from mirl_core.config import Settings
 from mirl_core.errors import ConfigError
-from mirl_server.cli.flags import own_parser, own_settings
+from mirl_server.cli.flags import mirl_parser, settings_from_flags
 from mirl_server.cli.main import main
 from mirl_server.cli.settings_reference import reference
 from mirl_server.settings.files import MASK, as_yaml, leaves, merge, nest, stray_variables
@@ -41,7 +41,7 @@ def test_flags_over_environment_over_file_key_by_key(tmp_path: Path, monkeypatch
     monkeypatch.setenv("MIRL_LIMITS__MAX_FORKS", "4")
     monkeypatch.setenv("MIRL_LIMITS__MAX_DESCRIPTIONS", "4")
     flags = ["--config", str(path), "--mirl-limit", "max_descriptions=5", "--mirl-default", "forks=2"]
-    settings = ServerSettings.load(**own_settings(own_parser().parse_args(flags)))
+    settings = ServerSettings.load(**settings_from_flags(mirl_parser().parse_args(flags)))
     limits = settings.limits
     assert (limits.max_keep, limits.max_forks, limits.max_descriptions) == (3, 4, 5)
     assert settings.defaults == {"keep": 1, "forks": 2}
@@ -93,12 +93,12 @@ def test_a_file_that_is_not_there(tmp_path: Path) -> None:
 def test_any_setting_has_a_flag() -> None:
     flags = ["--mirl-set", "limits.max_keep=2", "--mirl-set", "log.requests=false", "--log-format", "json",
              "--mirl-limit", "max_forks=3", "--mirl-set", "log.format=text"]  # fmt: skip
-    settings = ServerSettings.load(**own_settings(own_parser().parse_args(flags)))
+    settings = ServerSettings.load(**settings_from_flags(mirl_parser().parse_args(flags)))
     assert (settings.limits.max_keep, settings.limits.max_forks) == (2, 3)
     # The flag of its own wins over the general one.
     assert (settings.log.requests, settings.log.format) == (False, "json")
     with pytest.raises(ConfigError, match=r"unknown key 'log\.colour'"):
-        ServerSettings.load(**own_settings(own_parser().parse_args(["--mirl-set", "log.colour=red"])))
+        ServerSettings.load(**settings_from_flags(mirl_parser().parse_args(["--mirl-set", "log.colour=red"])))
     with pytest.raises(ConfigError, match="has a value already"):
         nest({"log": 1, "log.format": "json"})
     assert merge({"a": {"b": 1, "c": 1}}, {"a": {"b": 2}}) == {"a": {"b": 2, "c": 1}}

@@ -20,7 +20,7 @@ from mirl_server.access.authentication import Caller
 from mirl_server.access.quotas import Quotas
 from mirl_server.handling.admission import KINDS, Admission
 from mirl_server.handling.cost import fan_out
-from mirl_server.middleware.stack import guard, watch_load
+from mirl_server.middleware.stack import install_middleware, watch_load
 from mirl_server.settings.limits import AdmissionSettings
 from mirl_server.settings.server import ServerSettings
 from tests.unit.server.apis.api_cases import BODIES, post
@@ -312,7 +312,7 @@ async def test_what_the_guard_refuses_is_in_the_metrics(
 ) -> None:
     harness = build(FakeEngine(SLOW))
     text = json.dumps({"team": {"key": KEY, **limits}})
-    quotas = guard(harness.app, ServerSettings.load(access={"keys": text})).quotas
+    quotas = install_middleware(harness.app, ServerSettings.load(access={"keys": text})).quotas
     watch_load(harness.service.metrics, harness.service.admission, quotas)
     body = {"messages": [question()], "mirl": {"descriptions": 2, "keep": 1}}
     path = "/v1/chat/completions"

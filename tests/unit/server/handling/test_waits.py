@@ -15,7 +15,7 @@ from mirl_core.pipeline.events import Decided, Finished, Started
 from mirl_server.handling.admission import Admission
 from mirl_server.handling.streaming import EventReader, Idle
 from mirl_server.http.body_limits import BodyLimits
-from mirl_server.http.uvicorn_protocol import PatientProtocol
+from mirl_server.http.uvicorn_protocol import BoundedProtocol
 from mirl_server.observability.metrics import Metrics
 from mirl_server.observability.request_metrics import RequestMetrics
 from mirl_server.settings.limits import AdmissionSettings, HTTPSettings
@@ -196,7 +196,7 @@ async def test_how_long_connections_are_borne(build: Build, monkeypatch: pytest.
 
 async def test_an_answer_unread_is_borne_as_long(monkeypatch: pytest.MonkeyPatch) -> None:
     timers = Timers(monkeypatch)
-    protocol = PatientProtocol.__new__(PatientProtocol)
+    protocol = BoundedProtocol.__new__(BoundedProtocol)
     protocol.limits = HTTPSettings(write_seconds=45.0)
     protocol.loop, protocol._write_timer = asyncio.get_running_loop(), None
 

@@ -17,7 +17,7 @@ from starlette.responses import PlainTextResponse, Response, StreamingResponse
 
 from mirl_core.engines.fake import FakeEngine, FakeText
 from mirl_server.access.quotas import Quotas
-from mirl_server.middleware.stack import guard
+from mirl_server.middleware.stack import install_middleware
 from mirl_server.settings.server import ServerSettings
 from tests.unit.server.conftest import Build, Harness, question
 from tests.unit.server.handling.test_endings import until
@@ -34,7 +34,7 @@ class Echo:
         self.settings = ServerSettings.load(http={**LIMITS, **limits})
         self.app = FastAPI()
         self.ended = 0
-        guard(self.app, self.settings)
+        install_middleware(self.app, self.settings)
         self.app.post("/v1/chat/completions")(self.read)
         self.app.get("/flood")(self.flood)
         self.app.get("/ok")(lambda: PlainTextResponse("ok"))
@@ -365,7 +365,7 @@ class Answered:
 
 def slow(build: Build, *texts: FakeText) -> tuple[Harness, Quotas]:
     harness = build(FakeEngine(list(texts) or [FakeText("a b c</description>", delay=30)]))
-    return harness, guard(harness.app, ServerSettings.load()).quotas
+    return harness, install_middleware(harness.app, ServerSettings.load()).quotas
 
 
 def asking(stream: bool) -> bytes:

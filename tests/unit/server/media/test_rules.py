@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from mirl_core.errors import ConfigError, ImageError
-from mirl_server.cli.flags import UsageError, own_parser, own_settings
+from mirl_server.cli.flags import UsageError, mirl_parser, settings_from_flags
 from mirl_server.media.rules import HostPattern, ImageFetching, Rules
 from mirl_server.settings.server import ServerSettings
 
@@ -189,7 +189,7 @@ def test_flags() -> None:
     words = ["--allow-image-host", "a.com", "--allow-image-host", "*.b.com:8443",
              "--deny-image-host", "c.b.com", "--allow-private-image-hosts",
              "--image-fetch", "timeout=3", "--image-fetch", "https_only=true"]  # fmt: skip
-    images = ServerSettings.load(**own_settings(own_parser().parse_args(words))).images
+    images = ServerSettings.load(**settings_from_flags(mirl_parser().parse_args(words))).images
     assert images == ImageFetching(
         allow_hosts=("a.com", "*.b.com:8443"),
         deny_hosts=("c.b.com",),
@@ -197,9 +197,9 @@ def test_flags() -> None:
         timeout=3,
         https_only=True,
     )
-    assert "images" not in own_settings(own_parser().parse_args([]))
+    assert "images" not in settings_from_flags(mirl_parser().parse_args([]))
     with pytest.raises(UsageError, match="max_redirects"):
-        own_settings(own_parser().parse_args(["--image-fetch", "allow_hosts=x"]))
+        settings_from_flags(mirl_parser().parse_args(["--image-fetch", "allow_hosts=x"]))
 
 
 def test_environment(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -17,7 +17,7 @@ from mirl_core.errors import EngineError, ImageError
 from mirl_server.http.errors import error_object, is_messages
 from mirl_server.middleware.error_shapes import ErrorShapes
 from mirl_server.middleware.request_log import RequestLog
-from mirl_server.middleware.stack import guard
+from mirl_server.middleware.stack import install_middleware
 from mirl_server.observability.logs import LogSettings
 from mirl_server.settings.server import ServerSettings
 from tests.unit.server.conftest import Harness
@@ -47,7 +47,7 @@ def backend() -> FastAPI:
     async def fails() -> Response:
         raise RuntimeError("a secret")
 
-    guard(app, ServerSettings.load(access={"keys": KEYS}, http=HTTP))
+    install_middleware(app, ServerSettings.load(access={"keys": KEYS}, http=HTTP))
     app.add_middleware(RequestLog, settings=LogSettings())
     return app
 
@@ -67,7 +67,7 @@ def asked(**fields: Any) -> Any:
 async def test_the_anthropic_sdk_hears_why_the_guard_refuses(
     server: Harness, key: str, fields: Any, raised: type[anthropic.APIStatusError], kind: str
 ) -> None:
-    guard(server.app, ServerSettings.load(access={"keys": KEYS}, http=HTTP))
+    install_middleware(server.app, ServerSettings.load(access={"keys": KEYS}, http=HTTP))
     async with serving(server.app) as port:
         url = f"http://127.0.0.1:{port}"
         async with AsyncAnthropic(base_url=url, api_key=key, max_retries=0) as client:
@@ -136,7 +136,7 @@ async def test_refusals_of_the_connection_too(server: Harness, sent: bytes, stat
     # Where headers are to be too large they must not be too slow before.
     limits = {**HTTP, "header_seconds": 5} if status == 431 else HTTP
     settings = ServerSettings.load(access={"keys": KEYS}, http=limits)
-    guard(server.app, settings)
+    install_middleware(server.app, settings)
     async with serving(server.app, settings.http) as port, connection(port) as (reader, writer):
         writer.write(sent)
         told, body = await answer(reader)

@@ -197,7 +197,7 @@ def test_several_processes_share_their_metrics(tmp_path: Path) -> None:
     """In prometheus's multiprocess mode, as vLLM sets it up for several API servers."""
     one = """
 import sys
-from mirl_server.metrics import process_metrics
+from mirl_server.observability.metrics import process_metrics
 metrics = process_metrics()
 waiting = [0]
 metrics.watch(queue_requests=lambda: waiting[0])

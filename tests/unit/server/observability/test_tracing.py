@@ -201,7 +201,7 @@ def test_with_an_endpoint_and_no_provider_one_is_made(monkeypatch: pytest.Monkey
     code = """
 from opentelemetry import trace
 from opentelemetry.sdk.trace import TracerProvider
-from mirl_server.tracing import process_tracing
+from mirl_server.observability.tracing import process_tracing
 assert process_tracing("http://127.0.0.1:9") is not None
 first = trace.get_tracer_provider()
 assert isinstance(first, TracerProvider)

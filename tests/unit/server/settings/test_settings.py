@@ -10,7 +10,7 @@ import pytest
 
 from mirl_core.config import Limits, MIRLOptions, ModelSettings
 from mirl_core.errors import ConfigError, RequestError
-from mirl_server.cli.flags import UsageError, own_parser, own_settings, pairs
+from mirl_server.cli.flags import UsageError, mirl_parser, pairs, settings_from_flags
 from mirl_server.cli.main import plugin_names
 from mirl_server.handling.context import cache_salt
 from mirl_server.settings.limits import AccessSettings, AdmissionSettings, HTTPSettings, KeyLimits
@@ -63,7 +63,7 @@ def test_a_weight_may_be_auto_wherever_it_is_set(tmp_path: Path) -> None:
     assert defaults.mi_weight == "auto"
     assert request_options({"keep": 2}, defaults, Limits()).mi_weight == "auto"
     assert request_options({"mi_weight": 0.5}, defaults, Limits()).mi_weight == 0.5
-    flags = own_settings(own_parser().parse_args(["--mirl-default", "mi_weight=auto"]))
+    flags = settings_from_flags(mirl_parser().parse_args(["--mirl-default", "mi_weight=auto"]))
     assert default_options(ModelSettings(), ServerSettings.load(**flags)).mi_weight == "auto"
     # As the environment has it.
     assert options(defaults={"mi_weight": "0.5"}).mi_weight == 0.5
@@ -92,33 +92,33 @@ def test_the_token_limit_can_not_be_opened() -> None:
 
 
 def test_flags_become_settings() -> None:
-    own, rest = own_parser().parse_known_args(
+    own, rest = mirl_parser().parse_known_args(
         ["a/model", "--mirl-default", "keep=4", "--mirl-default", "gate=none", "--tensor-parallel-size", "2",
          "--mirl-limit", "max_keep=8", "--mirl-keep-alive", "2", "--no-reasoning-content-alias"]
     )  # fmt: skip
     assert rest == ["a/model", "--tensor-parallel-size", "2"]
-    assert own_settings(own) == {
+    assert settings_from_flags(own) == {
         "defaults": {"keep": 4, "gate": "none"}, "limits": {"max_keep": 8}, "keep_alive": 2.0,
         "reasoning_content": False,
     }  # fmt: skip
-    assert own_settings(own_parser().parse_args([])) == {}
+    assert settings_from_flags(mirl_parser().parse_args([])) == {}
     with pytest.raises(UsageError):
         pairs(["keep"], "--mirl-default")
 
 
 def test_the_guards_flags() -> None:
-    own = own_parser().parse_args([
+    own = mirl_parser().parse_args([
         "--api-key-file", "keys", "--key-limit", "concurrent=2", "--open-path", "/metrics",
         "--max-queue", "9", "--max-running-sequences", "64", "--http-limit", "max_body_bytes=1000",
     ])  # fmt: skip
-    settings = ServerSettings.load(**own_settings(own))
+    settings = ServerSettings.load(**settings_from_flags(own))
     assert (settings.access.key_file, settings.access.limits.concurrent) == (Path("keys"), 2)
     assert settings.access.open_paths == ("/health", "/ready", "/ping", "/metrics")
     assert (settings.admission.max_queue, settings.admission.max_running_sequences) == (9, 64)
     assert settings.http.max_body_bytes == 1000
     for wrong in (["--max-queue", "few"], ["--key-limit", "concurent=2"], ["--http-limit", "body_seconds=0"]):
         with pytest.raises(ConfigError):
-            ServerSettings.load(**own_settings(own_parser().parse_args(wrong)))
+            ServerSettings.load(**settings_from_flags(mirl_parser().parse_args(wrong)))
 
 
 def test_keys_are_never_printed(monkeypatch: pytest.MonkeyPatch) -> None:
