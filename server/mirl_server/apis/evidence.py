@@ -24,6 +24,12 @@ def finish_reason(result: Result) -> str:
     return "stop" if result.finish_reason == "stop" else "length"
 
 
+def reasoning_texts(result: Result) -> list[str]:
+    """Return the texts of a response's reasoning: its description and the chain's reasoning, unless empty."""
+    description = result.description.text if result.description else ""
+    return [text for text in (description, result.reasoning) if text]
+
+
 def evidence(result: Result) -> Json:
     """Return the evidence of a result."""
     representative = result.representative

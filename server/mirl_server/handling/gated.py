@@ -145,7 +145,7 @@ async def start_pipeline(
     sampling = request.sampling(pipeline.settings.temperature, pipeline.engine.max_model_len)
     service.admission.check_queue(caller.name, "gated")
     conversation = await read_conversation(request, service.images)
-    model = request.model or service.names[0]
+    model = service.response_name(request.model)
     pipeline = observer.begin(pipeline, model, options, sampling, context, stream=bool(request.stream), n=n)
     return run_admitted(
         service, pipeline, caller, conversation, options, sampling, context, n, form, forks=forks

@@ -124,6 +124,10 @@ class Service:
         """Tokens of the longest sequence that the engine takes; 0 without an engine."""
         return self.pipeline.engine.max_model_len if self.pipeline is not None else 0
 
+    def response_name(self, model: str | None) -> str:
+        """Return the model's name in a gated response: the request's, or else the first served name."""
+        return model or self.names[0]
+
     def backend_name(self, model: str) -> str:
         """Return the backend's name of a model: without `:direct`, unless a served name ends with it."""
         # A bare `:direct` stays: vLLM would take an empty name for its own model.

@@ -34,7 +34,7 @@ class ChatApi(Api):
     ) -> ResponseWriter:
         response = ChatResponse.new(
             context.request_id,
-            request.model or service.names[0],
+            service.response_name(request.model),
             budget_of(options),
             named_tool=isinstance(request.tool_choice, NamedChoice),
             reasoning=request.include_reasoning is not False,

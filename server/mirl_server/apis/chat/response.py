@@ -11,7 +11,15 @@ from mirl_core.errors import MIRLError
 from mirl_core.pipeline.choices import ChoiceEvent
 from mirl_core.pipeline.events import Event, Finished, Started
 from mirl_core.types import ContentToken, Result
-from mirl_server.apis.evidence import Budget, Json, evidence, finish_reason, stage_event, started_json
+from mirl_server.apis.evidence import (
+    Budget,
+    Json,
+    evidence,
+    finish_reason,
+    reasoning_texts,
+    stage_event,
+    started_json,
+)
 from mirl_server.handling.reading.tools import calls_json
 from mirl_server.handling.streaming import DONE, KEEP_ALIVE, data
 from mirl_server.http.errors import error_body
@@ -104,8 +112,7 @@ class ChatResponse:
         """Return the message's fields of description and reasoning."""
         if not self.reasoning:
             return {}
-        description = result.description.text if result.description else ""
-        text = "\n\n".join(part for part in (description, result.reasoning) if part)
+        text = "\n\n".join(reasoning_texts(result))
         return {"reasoning": text, **({"reasoning_content": text} if self.reasoning_content else {})}
 
     def _finish_reason(self, result: Result) -> str:

@@ -96,7 +96,7 @@ class MessagesApi(TranslatedApi):
     ) -> ResponseWriter:
         return MessagesWriter(
             context.request_id,
-            request.model or service.names[0],
+            service.response_name(request.model),
             reasoning=request.include_reasoning is not False,
             stops=request.sampling(1.0, 1).stop,
             budget=budget_of(options),

@@ -18,7 +18,15 @@ from mirl_core.errors import MIRLError
 from mirl_core.pipeline.choices import ChoiceEvent
 from mirl_core.pipeline.events import Finished, Started
 from mirl_core.types import Result
-from mirl_server.apis.evidence import Budget, Json, evidence, finish_reason, stage_event, started_json
+from mirl_server.apis.evidence import (
+    Budget,
+    Json,
+    evidence,
+    finish_reason,
+    reasoning_texts,
+    stage_event,
+    started_json,
+)
 from mirl_server.handling.reading.tools import calls_json
 from mirl_server.handling.streaming import data
 from mirl_server.http.errors import messages_error
@@ -107,8 +115,7 @@ class MessagesWriter:
         yield _event("message_stop")
 
     def _content(self, result: Result) -> list[Json]:
-        texts = (result.description.text if result.description else "", result.reasoning)
-        thinking = "\n\n".join(text for text in texts if text)
+        thinking = "\n\n".join(reasoning_texts(result))
         blocks: list[Json] = []
         if self._reasoning and thinking:
             # The signature is empty: the server does not check thinking blocks that come back.

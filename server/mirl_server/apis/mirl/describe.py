@@ -70,7 +70,7 @@ async def _describe(
         "id": f"describe-{context.request_id}",
         "object": "mirl.describe",
         "created": int(time.time()),
-        "model": request.model or service.names[0],
+        "model": service.response_name(request.model),
         "mi_weight": gated.mi_weight,
         "data": [description_json(description) for description in gated.descriptions],
         "stages": [stage_json(stage) for stage in gated.stages],

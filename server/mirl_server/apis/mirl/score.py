@@ -71,7 +71,7 @@ async def _score(
     service.check_priority(request.priority)
     conversation = await unless_gone(http_request.receive, read_conversation(request, service.images))
     context = request_context(http_request, request)
-    model = request.model or service.names[0]
+    model = service.response_name(request.model)
     pipeline = observer.begin(pipeline, model, options, None, context)
     contents = [pipeline.engine.encode(text) for text in texts]
     tokens = sum(map(len, contents))

@@ -102,7 +102,7 @@ class ResponsesApi(TranslatedApi):
         return ResponsesWriter(
             self.body,
             context.request_id,
-            request.model or service.names[0],
+            service.response_name(request.model),
             temperature=sampling.temperature,
             top_p=sampling.top_p,
             budget=budget_of(options),

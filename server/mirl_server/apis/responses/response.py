@@ -16,7 +16,15 @@ from mirl_core.errors import MIRLError
 from mirl_core.pipeline.choices import ChoiceEvent
 from mirl_core.pipeline.events import Finished, Started
 from mirl_core.types import Result
-from mirl_server.apis.evidence import Budget, Json, evidence, finish_reason, stage_event, started_json
+from mirl_server.apis.evidence import (
+    Budget,
+    Json,
+    evidence,
+    finish_reason,
+    reasoning_texts,
+    stage_event,
+    started_json,
+)
 from mirl_server.handling.reading.tools import calls_json
 from mirl_server.handling.streaming import KEEP_ALIVE, data
 from mirl_server.http.errors import error_body
@@ -128,8 +136,7 @@ class ResponsesWriter:
     def _output(self, result: Result) -> list[Json]:
         # A chain that was cut makes its message incomplete, not its description.
         status = "completed" if finish_reason(result) == "stop" else "incomplete"
-        texts = (result.description.text if result.description else "", result.reasoning)
-        summary = [{"type": "summary_text", "text": text} for text in texts if text]
+        summary = [{"type": "summary_text", "text": text} for text in reasoning_texts(result)]
         items: list[Json] = []
         if self._reasoning and summary:
             items.append(
