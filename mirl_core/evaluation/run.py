@@ -27,13 +27,14 @@ from mirl_core.engines.base import Engine
 from mirl_core.errors import ConfigError, MIRLError
 from mirl_core.evaluation.bank.fill import fill_live
 from mirl_core.evaluation.bank.store import LiveBank
-from mirl_core.evaluation.measures.outcomes import Outcomes, as_entry, file_name, outcomes_of, write_rows
+from mirl_core.evaluation.measures.outcomes import Outcomes, as_entry, outcomes_of, write_rows
 from mirl_core.evaluation.methods import Method
 from mirl_core.evaluation.methods.gated import Gated, Oracle
 from mirl_core.evaluation.methods.replay_bank import replay
 from mirl_core.evaluation.methods.sampled import Direct, SelfConsistency
 from mirl_core.evaluation.progress import Bars
 from mirl_core.evaluation.run_setup import OpenEngine, RunSettings, Study, missing
+from mirl_core.tasks.file_names import file_name
 from mirl_core.tasks.questions import DataSet
 
 __all__ = [

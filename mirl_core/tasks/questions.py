@@ -1,8 +1,8 @@
 """What is asked: a picture, a question, the truth, and whether an answer is right.
 
-Rightness is sameness in the sense of `mirl_core.algorithm.answers` (the relation by which chains vote), so that a vote
-never joins two answers of which one is right and the other wrong; but for choices, where letter and text of
-an option vote apart and are right together, and for data sets that are judged by a rule of their own.
+An answer is right where `mirl_core.algorithm.answers` holds it equal to the truth. Chains vote by the same
+relation, so a vote never joins a right and a wrong answer. There are two exceptions: an option's letter and
+its text vote apart and are right together; and a data set may judge answers by its own rule.
 """
 
 from __future__ import annotations
@@ -14,6 +14,7 @@ from string import ascii_uppercase
 from typing import TYPE_CHECKING
 
 from mirl_core.algorithm.answers import equivalent, normalize
+from mirl_core.engines.base import derive_seed
 from mirl_core.types import Conversation
 
 if TYPE_CHECKING:
@@ -101,6 +102,13 @@ def chosen(choices: Sequence[str], answer: str) -> int | None:
         return place
     same = [place for place, choice in enumerate(choices) if equivalent(normalize(choice), found)]
     return same[0] if len(same) == 1 else None
+
+
+def question_seed(seed: int, key: str) -> int:
+    """A question's own seed: the same in the bank and in a live run, whatever else is asked."""
+    derived = derive_seed(seed, key)
+    assert derived is not None, "only no seed derives no seed"
+    return derived
 
 
 def render_choices(choices: Sequence[str]) -> str:

@@ -11,10 +11,9 @@ from typing import TYPE_CHECKING, Any
 
 from mirl_core.config import MIRLOptions, ModelSettings
 from mirl_core.engines.base import Engine, RequestContext, Sampling
-from mirl_core.evaluation.bank.sample import question_seed
 from mirl_core.pipeline.events import Finished
 from mirl_core.pipeline.run import Pipeline
-from mirl_core.tasks.questions import Question, is_right
+from mirl_core.tasks.questions import Question, is_right, question_seed
 
 if TYPE_CHECKING:
     from PIL.Image import Image

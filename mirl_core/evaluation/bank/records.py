@@ -28,7 +28,7 @@ class BankedDescription:
     """Sampled, closing tag included."""
     content_tokens: int
     reason: str | None
-    """`truncated`, `empty` or `unparsable`, as `mirl_core.algorithm.segments.read_description` says; else None."""
+    """`truncated`, `empty`, `unparsable` (see `mirl_core.algorithm.segments.read_description`), or None."""
     logprobs: tuple[float, ...]
     """log p(d_t | d_<t, I, q) of the content tokens; nats."""
     marginals: Mapping[str, tuple[float, ...]]

@@ -17,19 +17,19 @@ from pydantic import Field
 from mirl_core.algorithm.mi.estimators import make_estimator
 from mirl_core.algorithm.mi.marginals import image_free_logprobs
 from mirl_core.config import EstimatorName, MIRLOptions, ModelSettings, Settings
-from mirl_core.engines.base import Engine, RequestContext, Sample, Sampling, derive_seed
+from mirl_core.engines.base import Engine, RequestContext, Sample, Sampling
 from mirl_core.engines.wrappers.recording import RecordingEngine
 from mirl_core.errors import ConfigError
 from mirl_core.evaluation.bank.records import BankedChain, BankedDescription, BankedQuestion
 from mirl_core.pipeline.events import Finished
 from mirl_core.pipeline.run import Pipeline
-from mirl_core.tasks.questions import Question, is_right
+from mirl_core.tasks.questions import Question, is_right, question_seed
 from mirl_core.types import Chain, Conversation, Description, Result
 
 if TYPE_CHECKING:
     from PIL.Image import Image
 
-__all__ = ["WINDOW", "BankPlan", "question_seed", "sample_question"]
+__all__ = ["WINDOW", "BankPlan", "sample_question"]
 
 WINDOW = 16
 """Tokens in a group of the lowest group confidence: DeepConf's 2,048 scaled to chains of dozens of tokens."""
@@ -70,13 +70,6 @@ class BankPlan(Settings):
                 ),
             }
         )
-
-
-def question_seed(seed: int, key: str) -> int:
-    """A question's own seed: the same in the bank and in a live run, whatever else is asked."""
-    derived = derive_seed(seed, key)
-    assert derived is not None, "only no seed derives no seed"
-    return derived
 
 
 async def sample_question(

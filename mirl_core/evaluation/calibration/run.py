@@ -278,7 +278,7 @@ def _print_confidence(fitted: Fitted) -> None:
 
 
 def _plot(choice: Choice, path: Path) -> None:
-    from mirl_core.evaluation.report.plots import COLOURS, panels, save
+    from mirl_core.tasks.plotting import COLOURS, panels, save
 
     path.parent.mkdir(parents=True, exist_ok=True)
     figure, (axis,) = panels(1, width=6.4, height=4.2)

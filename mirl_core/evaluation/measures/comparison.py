@@ -7,9 +7,10 @@ from pathlib import Path
 from typing import Any
 
 from mirl_core.errors import ConfigError
-from mirl_core.evaluation.measures.outcomes import Outcomes, file_name, read_outcomes
+from mirl_core.evaluation.measures.outcomes import Outcomes, read_outcomes
 from mirl_core.evaluation.measures.statistics import Comparison, compare
 from mirl_core.evaluation.report.summary import read_summary
+from mirl_core.tasks.file_names import file_name
 from mirl_core.tasks.resampling import Resampling
 
 __all__ = ["Row", "Side", "compare_runs", "read_side"]

@@ -7,7 +7,6 @@ list one entry a draw. Figures, comparisons and plots are made of these lines al
 from __future__ import annotations
 
 import json
-import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -22,7 +21,6 @@ __all__ = [
     "Outcomes",
     "PlayedLike",
     "as_entry",
-    "file_name",
     "outcomes_of",
     "read_outcomes",
     "read_rows",
@@ -113,11 +111,6 @@ def as_entry(plays: Sequence[PlayedLike], seconds: Sequence[float] | None = None
         "confidence": [None if play.confidence is None else round(play.confidence, 4) for play in plays],
     }
     return entry if seconds is None else entry | {"seconds": [round(one, 4) for one in seconds]}
-
-
-def file_name(data: str) -> str:
-    """A data set's or method's name as a file name, without suffix."""
-    return re.sub(r"[^A-Za-z0-9.@+=-]+", "_", data).strip("._") or "data"
 
 
 def write_rows(path: Path, rows: Iterable[Mapping[str, Any]]) -> None:

@@ -149,9 +149,8 @@ def write_report(
 
 def _worlds() -> str:
     """What the worlds are, in the figures that they and the training recipes are made from."""
-    from mirl_core.tasks.worlds.digits import USUAL_PROBABILITY, WEAK_SHARE
-    from mirl_core.tasks.worlds.digits_language import FAMILY_SHARES, SLIP_FAMILY
-    from mirl_core.training.recipe import Recipe
+    from mirl_core.tasks.worlds.digits import AMBIGUOUS_SHARE, USUAL_PROBABILITY, WEAK_SHARE
+    from mirl_core.tasks.worlds.digits_language import FAMILY_SHARES, SLIP_FAMILY, SLIP_SHARE
 
     usual = USUAL_PROBABILITY["iid"]
     return _WORLDS.format(
@@ -159,10 +158,10 @@ def _worlds() -> str:
         nats=math.log(usual / ((1 - usual) / 3)),
         weak=WEAK_SHARE,
         shifted=USUAL_PROBABILITY["shifted"],
-        ambiguous=Recipe.model_fields["ambiguous"].default,
+        ambiguous=AMBIGUOUS_SHARE,
         families=", ".join(f"`{family}` {share:.0%}" for family, share in FAMILY_SHARES.items()),
         slip_family=SLIP_FAMILY,
-        slips=Recipe.model_fields["slips"].default,
+        slips=SLIP_SHARE,
     )
 
 

@@ -9,8 +9,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from mirl_core.bundled.special_tokens import ASSISTANT, END, IMAGE, USER
 from mirl_core.engines.vllm.arguments import cpu_engine_args, cpu_environment
-from mirl_core.training.sft.text import ASSISTANT, END, IMAGE, USER
 
 if TYPE_CHECKING:
     from PIL import Image

@@ -8,14 +8,13 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from mirl_core.tasks.plotting import COLOURS, panels, save
+
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
-    from matplotlib.figure import Figure
 
-__all__ = ["COLOURS", "draw_plots", "panels", "save"]
+__all__ = ["draw_plots"]
 
-# Okabe & Ito's palette, without its yellow, which is too pale for lines on white.
-COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000", "#7F7F7F")
 _MARKERS = "osD^vP*X<>hp"
 _MOST_RELIABILITY_LINES = 4
 _FEWEST_IN_BIN = 5
@@ -31,48 +30,6 @@ def draw_plots(summary: Mapping[str, Any], folder: Path) -> list[Path]:
         _mi_weight(summary, folder / "mi-weight.png"),
     ]
     return [path for path in drawn if path is not None]
-
-
-def panels(count: int, width: float = 4.6, height: float = 3.5) -> tuple[Figure, list[Axes]]:
-    """A figure with `count` panels in rows of two, or of three where that fills the rows."""
-    import matplotlib as mpl
-
-    mpl.use("Agg")
-    import matplotlib.pyplot as plt
-
-    columns = min(count, 3 if count % 3 == 0 else 2)
-    rows = math.ceil(count / columns)
-    figure, grid = plt.subplots(
-        rows, columns, figsize=(width * columns, height * rows), squeeze=False, layout="constrained"
-    )
-    axes = list(grid.flat)
-    for unused in axes[count:]:
-        unused.set_visible(False)
-    for axis in axes[:count]:
-        axis.grid(color="0.9", linewidth=0.6)
-        axis.set_axisbelow(True)
-        axis.spines[["top", "right"]].set_visible(False)
-        axis.tick_params(labelsize=8)
-    return figure, axes[:count]
-
-
-def save(figure: Figure, path: Path, entries: Mapping[str, Any], columns: int = 1) -> Path:
-    """Write the figure with one legend for all panels, beside them where there are many entries."""
-    import matplotlib.pyplot as plt
-
-    if entries:
-        aside = len(entries) > 6
-        figure.legend(
-            list(entries.values()),
-            list(entries),
-            loc="outside right upper" if aside else "outside lower center",
-            ncols=columns if aside else min(len(entries), 4),
-            fontsize=8,
-            frameon=False,
-        )
-    figure.savefig(path, dpi=130)
-    plt.close(figure)
-    return path
 
 
 def _accuracy_cost(summary: Mapping[str, Any], path: Path) -> Path | None:

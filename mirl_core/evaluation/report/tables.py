@@ -7,8 +7,9 @@ from pathlib import Path
 from typing import Any
 
 from mirl_core.config import ModelSettings
+from mirl_core.tasks.markdown_tables import percent, points, table
 
-__all__ = ["markdown", "percent", "points", "table"]
+__all__ = ["markdown"]
 
 _PREFACE = """Accuracy is the share of right answers, every question's draws averaged; brackets are 95%
 intervals: Wilson's for accuracies, at the number of independent cases that a bootstrap over scenes and
@@ -16,8 +17,6 @@ glyphs leaves; that bootstrap's percentiles for differences and ratios. Tokens a
 question: *generated* counts every sampled token once, aborted ones until their abort; *scored* is the
 image-free forward pass; a *trajectory* is a chain that ran to its end. *p* is McNemar's exact test on the
 first draw, which takes questions for independent: quote the interval."""
-
-_WORDS = frozenset({"", " ", "data", "method", "estimator", "score", "normalised", "description", "run"})
 
 
 def markdown(summary: Mapping[str, Any], plots: Sequence[Path] = ()) -> str:
@@ -42,32 +41,6 @@ def markdown(summary: Mapping[str, Any], plots: Sequence[Path] = ()) -> str:
         _section("## Sample size", _sample_size(summary), _SAMPLE_SIZE),
     ]
     return "\n\n".join(section.strip() for section in sections if section) + "\n"
-
-
-def table(head: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
-    """A Markdown table, columns of words left, of figures right; empty without rows."""
-    lines = [
-        "| " + " | ".join(cell.replace("|", "\\|").replace("\n", " ") for cell in row) + " |" for row in rows
-    ]
-    if not lines:
-        return ""
-    ruler = "|" + "".join(" --- |" if name in _WORDS else " ---: |" for name in head)
-    return "\n".join(["| " + " | ".join(head) + " |", ruler, *lines])
-
-
-def percent(mean: float | None, low: float | None = None, high: float | None = None) -> str:
-    """Shares as per cent: `71.3 [68.0, 74.4]`; a dash for None."""
-    if mean is None:
-        return "–"
-    text = f"{100 * mean:.1f}"
-    return text if low is None or high is None else f"{text} [{100 * low:.1f}, {100 * high:.1f}]"
-
-
-def points(row: Mapping[str, Any], name: str = "difference", low: str = "low", high: str = "high") -> str:
-    """A difference of shares in points, with its sign: `+2.1 [-0.4, +4.6]`."""
-    if row.get(name) is None:
-        return "–"
-    return f"{100 * row[name]:+.1f} [{100 * row[low]:+.1f}, {100 * row[high]:+.1f}]"
 
 
 def _number(value: float | None, digits: int = 1) -> str:

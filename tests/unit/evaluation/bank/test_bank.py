@@ -19,11 +19,11 @@ from mirl_core.errors import ConfigError, EngineDeadError, EngineError, RequestE
 from mirl_core.evaluation.bank.fill import fill, fill_live
 from mirl_core.evaluation.bank.live import play_live
 from mirl_core.evaluation.bank.records import BankedQuestion
-from mirl_core.evaluation.bank.sample import BankPlan, lowest_group, question_seed, sample_question
+from mirl_core.evaluation.bank.sample import BankPlan, lowest_group, sample_question
 from mirl_core.evaluation.bank.store import Bank, LiveBank, fingerprint
 from mirl_core.pipeline.events import Finished
 from mirl_core.pipeline.run import Pipeline
-from mirl_core.tasks.questions import DataSet, Question
+from mirl_core.tasks.questions import DataSet, Question, question_seed
 from mirl_core.types import Result
 from tests.unit.pipeline.pipeline_cases import SETTINGS, chain, described
 
