@@ -149,8 +149,8 @@ def write_report(
 
 def _worlds() -> str:
     """What the worlds are, in the figures that they and the training recipes are made from."""
-    from mirl_core.tasks.worlds.digits import AMBIGUOUS_SHARE, USUAL_PROBABILITY, WEAK_SHARE
-    from mirl_core.tasks.worlds.digits_language import FAMILY_SHARES, SLIP_FAMILY, SLIP_SHARE
+    from mirl_core.tasks.worlds.digits import TRAINING_AMBIGUOUS_SHARE, USUAL_PROBABILITY, WEAK_SHARE
+    from mirl_core.tasks.worlds.digits_language import FAMILY_SHARES, SLIP_FAMILY, TRAINING_SLIP_SHARE
 
     usual = USUAL_PROBABILITY["iid"]
     return _WORLDS.format(
@@ -158,10 +158,10 @@ def _worlds() -> str:
         nats=math.log(usual / ((1 - usual) / 3)),
         weak=WEAK_SHARE,
         shifted=USUAL_PROBABILITY["shifted"],
-        ambiguous=AMBIGUOUS_SHARE,
+        ambiguous=TRAINING_AMBIGUOUS_SHARE,
         families=", ".join(f"`{family}` {share:.0%}" for family, share in FAMILY_SHARES.items()),
         slip_family=SLIP_FAMILY,
-        slips=SLIP_SHARE,
+        slips=TRAINING_SLIP_SHARE,
     )
 
 

@@ -54,7 +54,7 @@ USUAL_PROBABILITY = {"iid": 0.75, "shifted": 0.04, "ambiguous": 0.75}
 COUNT_PROBABILITIES = (0.15, 0.30, 0.30, 0.25)
 PROTOTYPES = np.array([[0.85, 0.18, 0.18], [0.16, 0.75, 0.22], [0.20, 0.32, 0.92], [0.92, 0.85, 0.18]])
 WEAK_SHARE = 0.6
-AMBIGUOUS_SHARE = 0.25
+TRAINING_AMBIGUOUS_SHARE = 0.25
 """Share of ambiguous scenes among training scenes, where a recipe names no other."""
 STRENGTHS = (math.sqrt(2.5), 4.0)
 """Weak and clear; the mean log-odds against any one other colour is the square, in nats."""

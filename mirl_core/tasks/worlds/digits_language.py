@@ -68,7 +68,7 @@ FAMILY_SHARES: dict[Family, float] = {
 SLIP_FAMILY: Family = "sum_all"
 """The one family whose written reasoning slips now and then, so that several chains of one description
 differ."""
-SLIP_SHARE = 0.18
+TRAINING_SLIP_SHARE = 0.18
 """Share of the slip family's training chains with one wrong running total, where a recipe names no other."""
 
 
