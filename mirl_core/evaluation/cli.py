@@ -16,7 +16,7 @@ from mirl_core.errors import ConfigError
 from mirl_core.tasks.command_line import run as run_app
 
 if TYPE_CHECKING:
-    from mirl_core.evaluation.measures.comparison import Row
+    from mirl_core.evaluation.measures.comparison import ComparisonRow
 
 app = typer.Typer(name="mirl-eval", help="Measure models and gates.", add_completion=False)
 
@@ -244,7 +244,7 @@ def _model(folder: Path | None) -> Path:
     return found
 
 
-def _print_rows(rows: list[Row]) -> None:
+def _print_rows(rows: list[ComparisonRow]) -> None:
     """The comparison as a table; the legend below says what is what."""
     from rich import box
     from rich.console import Console

@@ -33,7 +33,7 @@ from mirl_core.evaluation.methods.gated import Gated, Oracle
 from mirl_core.evaluation.methods.replay_bank import replay
 from mirl_core.evaluation.methods.sampled import Direct, SelfConsistency
 from mirl_core.evaluation.progress import Bars
-from mirl_core.evaluation.run_setup import OpenEngine, RunSettings, Study, missing
+from mirl_core.evaluation.run_setup import OpenEngine, RunSettings, RunSetup, missing
 from mirl_core.tasks.file_names import file_name
 from mirl_core.tasks.questions import DataSet
 
@@ -66,27 +66,27 @@ async def run(settings: RunSettings, engine_factory: EngineFactory | None = None
     from mirl_core.evaluation.report import write_report
     from mirl_core.evaluation.report.summary import add_data, new_summary, write_summary
 
-    study = Study(settings)
-    methods = study.methods(settings.methods)
-    live = {one.name: one for one in (study.methods(settings.live) if settings.live else ())}
-    options = {name: live_options(one, study) for name, one in live.items()}
+    setup = RunSetup(settings)
+    methods = setup.methods(settings.methods)
+    live = {one.name: one for one in (setup.methods(settings.live) if settings.live else ())}
+    options = {name: live_options(one, setup) for name, one in live.items()}
     # A live run is confirmed against its replay, so that is played too.
     methods += tuple(one for name, one in live.items() if name not in {other.name for other in methods})
-    check(methods, study)
+    check(methods, setup)
     with Bars() as bars:
         async with AsyncExitStack() as stack:
             engine = once(stack, engine_factory or vllm_engine(settings.model))
-            await study.fill(engine, bars)
-            lived = {name: await _live(study, name, one, engine, bars) for name, one in options.items()}
-        summary = new_summary(study.facts() | {"methods": {one.name: _options_json(one) for one in methods}})
-        for data in study.data:
-            banked = study.banked(data)
+            await setup.fill(engine, bars)
+            lived = {name: await _live(setup, name, one, engine, bars) for name, one in options.items()}
+        summary = new_summary(setup.facts() | {"methods": {one.name: _options_json(one) for one in methods}})
+        for data in setup.data:
+            banked = setup.banked(data)
             with bars.bar(f"{data.name}: replaying", len(banked)) as bar:
                 rows = replay(banked, methods, settings.replays, settings.seed, bar.step)
             write_rows(settings.output / "questions" / f"{file_name(data.name)}.jsonl", rows)
             with bars.bar(f"{data.name}: statistics", 1):
                 found = {name: outcomes for name, by in lived.items() if (outcomes := by.get(data.name))}
-                add_data(summary, data.name, outcomes_of(rows), found, banked, study.plan.estimators)
+                add_data(summary, data.name, outcomes_of(rows), found, banked, setup.plan.estimators)
     path = write_summary(settings.output, summary)
     write_report(settings.output)
     return path
@@ -138,7 +138,7 @@ def vllm_engine(model: Path) -> EngineFactory:
     return opened
 
 
-def live_options(method: Method, study: Study) -> MIRLOptions:
+def live_options(method: Method, setup: RunSetup) -> MIRLOptions:
     """Options under which the pipeline does what the method replays.
 
     Raises:
@@ -146,9 +146,9 @@ def live_options(method: Method, study: Study) -> MIRLOptions:
     """
     # Rules that choose λ and oracles are gated methods that no pipeline has.
     if isinstance(method, Gated) and method.served:
-        return method.options.model_copy(update={"fork_image": study.plan.fork_image})
-    plain = study.model_settings.options.model_copy(
-        update={"gate": "none", "forks": 1, "distinct": False, "fork_image": study.plan.fork_image}
+        return method.options.model_copy(update={"fork_image": setup.plan.fork_image})
+    plain = setup.model_settings.options.model_copy(
+        update={"gate": "none", "forks": 1, "distinct": False, "fork_image": setup.plan.fork_image}
     )
     if isinstance(method, SelfConsistency):
         wanted = {"descriptions": method.count, "early_stop": method.stop, "aggregate": method.aggregate}
@@ -176,15 +176,15 @@ def command_line() -> str:
 
 
 async def _live(
-    study: Study, name: str, options: MIRLOptions, engine: OpenEngine, bars: Bars
+    setup: RunSetup, name: str, options: MIRLOptions, engine: OpenEngine, bars: Bars
 ) -> dict[str, Outcomes]:
     """Data set → outcomes of the real pipeline under `options`; runs what isn't there yet."""
-    settings = study.settings
+    settings = setup.settings
     folder = settings.output / "live" / file_name(name)
-    store = LiveBank.open(folder, settings.model, study.model_settings, options, settings.part, settings.seed)
+    store = LiveBank.open(folder, settings.model, setup.model_settings, options, settings.part, settings.seed)
     found = {}
     with store:
-        for whole in study.data:
+        for whole in setup.data:
             data = DataSet(whole.name, whole.part, whole.questions[: settings.live_n])
             lacking = missing(data, store.keys(data.name))
             if lacking:
@@ -193,14 +193,14 @@ async def _live(
                     await fill_live(
                         store,
                         started,
-                        study.model_settings,
+                        setup.model_settings,
                         data,
                         options,
                         settings.seed,
-                        study.references(data) if options.estimator == "reference" else (),
+                        setup.references(data) if options.estimator == "reference" else (),
                         progress=bar.at,
-                        max_tokens=study.plan.max_tokens,
-                        temperature=study.plan.temperature,
+                        max_tokens=setup.plan.max_tokens,
+                        temperature=setup.plan.temperature,
                     )
             lines = {one.key: one for one in store.load(data.name)}
             entries = [as_entry([one], [one.seconds]) for q in data.questions for one in (lines[q.key],)]
@@ -224,12 +224,12 @@ def once(stack: AsyncExitStack, factory: EngineFactory) -> OpenEngine:
     return engine
 
 
-def check(methods: Sequence[Method], study: Study) -> None:
+def check(methods: Sequence[Method], setup: RunSetup) -> None:
     """Raise ConfigError for what the bank can't be enough for, before hours are spent on filling it."""
-    settings = study.settings
+    settings = setup.settings
     for method in methods:
         if isinstance(method, Oracle):
-            for data in study.data:
+            for data in setup.data:
                 if any(question.describes is None for question in data.questions):
                     raise ConfigError(
                         f"methods: {data.name} can't tell a right description from a wrong one; leave out "

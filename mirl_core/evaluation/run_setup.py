@@ -24,7 +24,7 @@ from mirl_core.tasks.questions import DataSet
 if TYPE_CHECKING:
     from PIL.Image import Image
 
-__all__ = ["OpenEngine", "RunSettings", "Study", "missing"]
+__all__ = ["OpenEngine", "RunSettings", "RunSetup", "missing"]
 
 OpenEngine = Callable[[], Awaitable[Engine]]
 """Gives the engine, started the first time it is asked for."""
@@ -80,7 +80,7 @@ class RunSettings:
         ).resolved(model)
 
 
-class Study:
+class RunSetup:
     """A run's model, data and bank; nothing is sampled before `fill`.
 
     Raises:

@@ -21,7 +21,7 @@ from typing import IO, Any, Generic, Protocol, Self, TypeVar
 from mirl_core.algorithm.confidence import calibration_for
 from mirl_core.config import MIRLOptions, ModelSettings
 from mirl_core.errors import ConfigError
-from mirl_core.evaluation.bank.live import LivePlayed
+from mirl_core.evaluation.bank.live import LiveRun
 from mirl_core.evaluation.bank.records import BankedQuestion
 from mirl_core.evaluation.bank.sample import BankPlan
 
@@ -214,7 +214,7 @@ class Bank(Store[BankedQuestion]):
         return BankPlan.model_validate(self.header["plan"])
 
 
-class LiveBank(Store[LivePlayed]):
+class LiveBank(Store[LiveRun]):
     """Outcomes of the real pipeline under one set of options."""
 
     @classmethod
@@ -244,7 +244,7 @@ class LiveBank(Store[LivePlayed]):
             "versions": versions(),
         }
         held = ("model", "settings", "options", "calibration", "seed", "part")
-        return cls(folder, LivePlayed.from_json, header, held)
+        return cls(folder, LiveRun.from_json, header, held)
 
 
 def fingerprint(model: str | Path) -> str:

@@ -18,10 +18,10 @@ from mirl_core.algorithm.confidence import distinct_share, probability
 from mirl_core.config import Calibration, ModelSettings
 from mirl_core.evaluation.bank.records import BankedQuestion
 from mirl_core.evaluation.measures.statistics import expected_error, reliability
-from mirl_core.evaluation.methods import draws, parse_methods
+from mirl_core.evaluation.methods import parse_methods, replay_draws
 from mirl_core.evaluation.methods.gated import as_descriptions
 
-__all__ = ["FEWEST", "Fitted", "Row", "Votes", "fit", "votes_of"]
+__all__ = ["FEWEST", "CalibrationRow", "Fitted", "Votes", "fit", "votes_of"]
 
 Array = npt.NDArray[np.float64]
 FEWEST = 50
@@ -45,7 +45,7 @@ class Votes:
 
 
 @dataclass(frozen=True, slots=True)
-class Row:
+class CalibrationRow:
     """How well a data set's votes knew whether they were right; shares, before and after calibration."""
 
     data: str
@@ -67,7 +67,7 @@ class Fitted:
     calibration: Calibration | None
     left_out: str = ""
     """Why there is none, in a sentence."""
-    rows: tuple[Row, ...] = ()
+    rows: tuple[CalibrationRow, ...] = ()
     """One a data set, and one for all where there are several."""
 
     def to_json(self) -> dict[str, Any]:
@@ -85,7 +85,7 @@ def votes_of(questions: Sequence[BankedQuestion], settings: ModelSettings, count
     (method,) = parse_methods("mirl", settings.model_copy(update={"calibration": None}))
     share, distinct, right = (np.full((len(questions), count), np.nan) for _ in range(3))
     for row, question in enumerate(questions):
-        for column, draw in enumerate(draws(question, count, seed)):
+        for column, draw in enumerate(replay_draws(question, count, seed)):
             used = [
                 question.descriptions[index] for index in draw.descriptions[: settings.options.descriptions]
             ]
@@ -136,7 +136,7 @@ def _logistic(features: Array, hits: Array, weights: Array) -> Array:
     return np.asarray(minimize(loss, np.zeros(features.shape[1]), jac=True, method="BFGS").x, np.float64)
 
 
-def _rows(votes: Votes, calibration: Calibration) -> tuple[Row, ...]:
+def _rows(votes: Votes, calibration: Calibration) -> tuple[CalibrationRow, ...]:
     told = np.full_like(votes.share, np.nan)
     for place in zip(*np.nonzero(votes.voted), strict=True):
         told[place] = probability(calibration, float(votes.share[place]), float(votes.distinct[place]))
@@ -145,7 +145,7 @@ def _rows(votes: Votes, calibration: Calibration) -> tuple[Row, ...]:
     if len(names) > 1:
         chosen.append(("all", np.ones(len(votes.data), bool)))
     return tuple(
-        Row(
+        CalibrationRow(
             name,
             int(votes.voted[here].sum()),
             float(np.nanmean(votes.right[here])),

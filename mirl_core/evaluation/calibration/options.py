@@ -20,7 +20,7 @@ import numpy.typing as npt
 from mirl_core.config import MIRLOptions, MIWeight, ModelSettings
 from mirl_core.errors import ConfigError
 from mirl_core.evaluation.bank.records import BankedQuestion
-from mirl_core.evaluation.methods import Method, draws, parse_methods
+from mirl_core.evaluation.methods import Method, parse_methods, replay_draws
 from mirl_core.tasks.resampling import Resampling
 
 __all__ = ["Candidate", "Choice", "Grid", "calibrate", "frontier"]
@@ -241,7 +241,7 @@ class _Bench:
         plain = settings.options.model_copy(update={"gate": "mi", "early_stop": True, "token_mi": False})
         self._settings = settings.model_copy(update={"options": plain})
         self._opening = opening_tokens
-        self._draws = [(one, draws(one, count, seed)) for one in questions]
+        self._draws = [(one, replay_draws(one, count, seed)) for one in questions]
 
     def play(self, name: str, options: Options) -> Candidate:
         given = ";".join(f"{key}={'none' if value is None else value}" for key, value in options)

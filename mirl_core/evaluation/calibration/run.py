@@ -17,7 +17,7 @@ from mirl_core.evaluation.calibration.options import Candidate, Choice, Grid, ca
 from mirl_core.evaluation.methods import parse_methods
 from mirl_core.evaluation.progress import Bar, Bars
 from mirl_core.evaluation.run import EngineFactory, check, once, one_line, vllm_engine
-from mirl_core.evaluation.run_setup import RunSettings, Study
+from mirl_core.evaluation.run_setup import RunSettings, RunSetup
 
 __all__ = ["calibrate_blocking", "calibrate_run", "confidence_blocking", "confidence_run"]
 
@@ -46,14 +46,14 @@ async def calibrate_run(
         ConfigError: settings or folders don't fit, or no settings fit the budget.
         RequestError, EngineError: as `mirl_core.evaluation.run.run`.
     """
-    study = Study(settings)
+    setup = RunSetup(settings)
     with Bars() as bars:
-        await _fill(study, engine_factory, bars)
-        choice = _choose(study, budget, bars)
-    before = _before(study, target)
+        await _fill(setup, engine_factory, bars)
+        choice = _choose(setup, budget, bars)
+    before = _before(setup, target)
     options = {**before.get("options", {}), "gate": "mi", **dict(choice.chosen.options)}
-    _write(study, choice)
-    return choice, _calibrated(study, {**before, "options": options}, target)
+    _write(setup, choice)
+    return choice, _calibrated(setup, {**before, "options": options}, target)
 
 
 async def confidence_run(
@@ -68,37 +68,37 @@ async def confidence_run(
         ConfigError: settings or folders don't fit, or these questions' votes can't be calibrated.
         RequestError, EngineError: as `mirl_core.evaluation.run.run`.
     """
-    study = Study(settings)
-    given = _before(study, target)
-    voting = _voting(study, given, target)
+    setup = RunSetup(settings)
+    given = _before(setup, target)
+    voting = _voting(setup, given, target)
     # Before hours are spent on filling a bank that is no use.
-    if unlike := _unlike(study, voting.options):
+    if unlike := _unlike(setup, voting.options):
         raise ConfigError(f"confidence: {unlike}", param="fork_image")
-    check(parse_methods("mirl", voting), study)
+    check(parse_methods("mirl", voting), setup)
     with Bars() as bars:
-        await _fill(study, engine_factory, bars)
-    return _calibrated(study, given, target, needed=True)
+        await _fill(setup, engine_factory, bars)
+    return _calibrated(setup, given, target, needed=True)
 
 
-async def _fill(study: Study, engine_factory: EngineFactory | None, bars: Bars) -> None:
+async def _fill(setup: RunSetup, engine_factory: EngineFactory | None, bars: Bars) -> None:
     async with AsyncExitStack() as stack:
-        await study.fill(once(stack, engine_factory or vllm_engine(study.settings.model)), bars)
+        await setup.fill(once(stack, engine_factory or vllm_engine(setup.settings.model)), bars)
 
 
-def _choose(study: Study, budget: float | None, bars: Bars) -> Choice:
-    settings = study.settings
+def _choose(setup: RunSetup, budget: float | None, bars: Bars) -> Choice:
+    settings = setup.settings
     estimators = tuple(
         # A model without reference images of its own couldn't be served with that estimator.
         name
-        for name in study.plan.estimators
-        if name != "reference" or study.model_settings.reference_images
+        for name in setup.plan.estimators
+        if name != "reference" or setup.model_settings.reference_images
     )
     if not estimators:
         raise ConfigError(
             "estimators: the model's mirl.json names no reference_images; bank text or blank",
             param="estimators",
         )
-    questions = [one for data in study.data for one in study.banked(data)]
+    questions = [one for data in setup.data for one in setup.banked(data)]
     with ExitStack() as shown:
         known: dict[str, Bar] = {}
 
@@ -109,27 +109,27 @@ def _choose(study: Study, budget: float | None, bars: Bars) -> Choice:
 
         return calibrate(
             questions,
-            study.model_settings,
-            Grid().within(study.plan.descriptions, study.plan.forks, estimators),
+            setup.model_settings,
+            Grid().within(setup.plan.descriptions, setup.plan.forks, estimators),
             budget=budget,
-            opening_tokens=study.opening_tokens,
+            opening_tokens=setup.opening_tokens,
             count=settings.replays,
             seed=settings.seed,
             tick=tick,
         )
 
 
-def _calibrated(study: Study, given: dict[str, Any], target: Path, needed: bool = False) -> Fitted:
+def _calibrated(setup: RunSetup, given: dict[str, Any], target: Path, needed: bool = False) -> Fitted:
     """Write `given` to `target` with the calibration of its own options' votes in place of any that it has.
 
     Raises:
         ConfigError: there is none, and it is `needed`; then nothing is written.
     """
-    settings, voting = study.settings, _voting(study, given, target)
-    if unlike := _unlike(study, voting.options):
+    settings, voting = setup.settings, _voting(setup, given, target)
+    if unlike := _unlike(setup, voting.options):
         fitted = Fitted(None, unlike)
     else:
-        banked = [one for data in study.data for one in study.banked(data)]
+        banked = [one for data in setup.data for one in setup.banked(data)]
         fitted = fit(votes_of(banked, voting, settings.replays, settings.seed))
     if needed and fitted.calibration is None:
         raise ConfigError(f"confidence: {fitted.left_out}", param="data")
@@ -140,8 +140,8 @@ def _calibrated(study: Study, given: dict[str, Any], target: Path, needed: bool 
     target.parent.mkdir(parents=True, exist_ok=True)
     target.write_text(json.dumps(kept, indent=2, ensure_ascii=False) + "\n")
     record = {
-        **study.facts(),
-        "data": [data.name for data in study.data],
+        **setup.facts(),
+        "data": [data.name for data in setup.data],
         "options": voting.options.model_dump(mode="json"),
         **fitted.to_json(),
     }
@@ -149,30 +149,30 @@ def _calibrated(study: Study, given: dict[str, Any], target: Path, needed: bool 
     return fitted
 
 
-def _voting(study: Study, given: dict[str, Any], target: Path) -> ModelSettings:
+def _voting(setup: RunSetup, given: dict[str, Any], target: Path) -> ModelSettings:
     """The model's settings with the options of the `mirl.json` that is to be written."""
     try:
         options = MIRLOptions.model_validate(given.get("options", {}))
     except ValidationError as error:
         message, where = first_problem(error, MIRLOptions)
         raise ConfigError(f"{target}: options: {message}", param=where) from error
-    return study.model_settings.model_copy(update={"options": options})
+    return setup.model_settings.model_copy(update={"options": options})
 
 
-def _unlike(study: Study, options: MIRLOptions) -> str:
+def _unlike(setup: RunSetup, options: MIRLOptions) -> str:
     """In what the bank's samples are not those that these options would vote on; empty: in nothing."""
     for name in ("fork_image", "description_tokens"):
-        banked, wanted = getattr(study.plan, name), getattr(options, name)
+        banked, wanted = getattr(setup.plan, name), getattr(options, name)
         if banked != wanted:
             return f"the bank was filled with {name} {banked}, and the settings say {wanted}"
     return ""
 
 
-def _write(study: Study, choice: Choice) -> None:
-    settings = study.settings
+def _write(setup: RunSetup, choice: Choice) -> None:
+    settings = setup.settings
     record = {
-        **study.facts(),
-        "data": [data.name for data in study.data],
+        **setup.facts(),
+        "data": [data.name for data in setup.data],
         "questions": len(choice.chosen.accuracy),
         "budget": choice.budget,
         "tried": choice.tried,
@@ -186,9 +186,9 @@ def _write(study: Study, choice: Choice) -> None:
     _plot(choice, settings.output / "plots" / "calibration.png")
 
 
-def _before(study: Study, target: Path) -> dict[str, Any]:
+def _before(setup: RunSetup, target: Path) -> dict[str, Any]:
     """What `target` says so far, or the model's own `mirl.json` where there is no such file yet."""
-    return _read(target if target.is_file() else study.settings.model / "mirl.json")
+    return _read(target if target.is_file() else setup.settings.model / "mirl.json")
 
 
 def _read(path: Path) -> dict[str, Any]:

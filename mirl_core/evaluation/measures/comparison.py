@@ -13,7 +13,7 @@ from mirl_core.evaluation.report.summary import read_summary
 from mirl_core.tasks.file_names import file_name
 from mirl_core.tasks.resampling import Resampling
 
-__all__ = ["Row", "Side", "compare_runs", "read_side"]
+__all__ = ["ComparisonRow", "Side", "compare_runs", "read_side"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,7 +29,7 @@ class Side:
 
 
 @dataclass(frozen=True, slots=True)
-class Row:
+class ComparisonRow:
     """Method a against method b on one data set."""
 
     data: str
@@ -68,7 +68,7 @@ def read_side(text: str, method: str | None) -> Side:
     return Side(Path(folder), named)
 
 
-def compare_runs(a: Side, b: Side) -> list[Row]:
+def compare_runs(a: Side, b: Side) -> list[ComparisonRow]:
     """Paired comparisons per data set; of every method that both have, where neither side names one.
 
     A side without a method takes the other side's.
@@ -108,7 +108,7 @@ def compare_runs(a: Side, b: Side) -> list[Row]:
 
 def _compared(
     data: str, ours: dict[str, Outcomes], theirs: dict[str, Outcomes], pairs: list[tuple[str, str]]
-) -> list[Row]:
+) -> list[ComparisonRow]:
     there = set(next(iter(theirs.values())).keys)
     keys = [key for key in next(iter(ours.values())).keys if key in there]
     if not keys:
@@ -119,7 +119,7 @@ def _compared(
         left, right = ours[one].only(keys), theirs[other].only(keys)
         resampling = resampling or Resampling(left.clusters)
         rows.append(
-            Row(
+            ComparisonRow(
                 data,
                 one,
                 other,

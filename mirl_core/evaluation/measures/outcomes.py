@@ -19,7 +19,7 @@ from mirl_core.errors import ConfigError
 
 __all__ = [
     "Outcomes",
-    "PlayedLike",
+    "QuestionOutcome",
     "as_entry",
     "outcomes_of",
     "read_outcomes",
@@ -31,7 +31,7 @@ Array = npt.NDArray[np.float64]
 _FIELDS = ("right", "generated_tokens", "scored_tokens", "trajectories", "confidence", "seconds")
 
 
-class PlayedLike(Protocol):
+class QuestionOutcome(Protocol):
     """One replay or one live run of a method on a question."""
 
     @property
@@ -100,7 +100,7 @@ class Outcomes:
         return cls(tuple(keys), scenes, answered, **arrays)
 
 
-def as_entry(plays: Sequence[PlayedLike], seconds: Sequence[float] | None = None) -> dict[str, Any]:
+def as_entry(plays: Sequence[QuestionOutcome], seconds: Sequence[float] | None = None) -> dict[str, Any]:
     """One method's entry in a question's line, of its draws."""
     entry: dict[str, Any] = {
         "right": [int(play.right) for play in plays],

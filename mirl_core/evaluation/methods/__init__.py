@@ -21,10 +21,10 @@ from typing import Protocol
 from mirl_core.config import ModelSettings
 from mirl_core.errors import ConfigError
 from mirl_core.evaluation.methods.automatic import Agreement, Automatic, FromTraffic
-from mirl_core.evaluation.methods.base import Draw, Method, Played, Prepared, draws, unlabelled
+from mirl_core.evaluation.methods.base import Method, Prepared, Replay, ReplayDraw, replay_draws, unlabelled
 from mirl_core.evaluation.methods.deepconf import DeepConf, DeepConfLow
 from mirl_core.evaluation.methods.gated import Confidence, Gated, NoGate, Oracle, Random
-from mirl_core.evaluation.methods.parsing import Spec, read, split
+from mirl_core.evaluation.methods.parsing import MethodSpec, read, split
 from mirl_core.evaluation.methods.sampled import (
     Adaptive,
     Direct,
@@ -34,18 +34,27 @@ from mirl_core.evaluation.methods.sampled import (
     SelfConsistency,
 )
 
-__all__ = ["METHODS", "Draw", "Method", "Played", "Prepared", "draws", "parse_methods", "unlabelled"]
+__all__ = [
+    "METHODS",
+    "Method",
+    "Prepared",
+    "Replay",
+    "ReplayDraw",
+    "parse_methods",
+    "replay_draws",
+    "unlabelled",
+]
 
 
-class Maker(Protocol):
+class MethodFactory(Protocol):
     """A method's class."""
 
-    def make(self, spec: Spec) -> Method:
+    def make(self, spec: MethodSpec) -> Method:
         """The method as its name asks for it. Raises ConfigError where the name asks for what it lacks."""
         ...
 
 
-METHODS: dict[str, Maker] = {
+METHODS: dict[str, MethodFactory] = {
     "direct": Direct,
     "greedy": Greedy,
     "sc": SelfConsistency,

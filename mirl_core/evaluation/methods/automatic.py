@@ -11,10 +11,16 @@ import numpy as np
 from mirl_core.algorithm.gates import select
 from mirl_core.engines.base import derive_seed
 from mirl_core.evaluation.bank.records import BankedDescription, BankedQuestion
-from mirl_core.evaluation.methods.auto_weight import REQUEST_RULES, Array, Rule, Sampled, fixed_weight
-from mirl_core.evaluation.methods.base import Draw, Played, unlabelled
+from mirl_core.evaluation.methods.auto_weight import (
+    REQUEST_RULES,
+    Array,
+    Rule,
+    ScoredDescription,
+    fixed_weight,
+)
+from mirl_core.evaluation.methods.base import Replay, ReplayDraw, unlabelled
 from mirl_core.evaluation.methods.gated import Gated, as_descriptions, marginal_of
-from mirl_core.evaluation.methods.parsing import Spec
+from mirl_core.evaluation.methods.parsing import MethodSpec
 from mirl_core.evaluation.methods.replay_chains import drawn, fallback, forked, run
 from mirl_core.evaluation.methods.traffic import TRAFFIC_RULES
 from mirl_core.types import Description
@@ -34,7 +40,7 @@ class Automatic(Gated):
     served: ClassVar[bool] = False
 
     @classmethod
-    def make(cls, spec: Spec) -> Self:
+    def make(cls, spec: MethodSpec) -> Self:
         # A dataclass with slots is a new class: the bare super() would still mean the old one.
         made = super(Automatic, cls).make(spec)
         kind = REQUEST_RULES.get(spec.base.removeprefix("auto-"))
@@ -57,10 +63,12 @@ class Automatic(Gated):
         # Always scored, whatever λ turns out to be: choosing it takes the image-free term.
         return measured, self.scored_tokens(descriptions)
 
-    def sampled(self, banked: BankedQuestion, descriptions: Sequence[BankedDescription]) -> list[Sampled]:
+    def sampled(
+        self, banked: BankedQuestion, descriptions: Sequence[BankedDescription]
+    ) -> list[ScoredDescription]:
         """The usable ones as rules take them."""
         return [
-            Sampled(
+            ScoredDescription(
                 one.text,
                 np.asarray(one.logprobs, dtype=np.float64),
                 np.asarray(marginal_of(one, self.options, self.name), dtype=np.float64),
@@ -106,7 +114,7 @@ class Agreement(Automatic):
     __slots__ = ()
     weights = (0.5, 1.0, 0.0)
 
-    def play(self, banked: BankedQuestion, draw: Draw) -> Played:
+    def play(self, banked: BankedQuestion, draw: ReplayDraw) -> Replay:
         options = self.options
         descriptions = drawn(banked, draw, options.descriptions, self.name)
         if all(one.reason for one in descriptions):
@@ -114,7 +122,7 @@ class Agreement(Automatic):
         sampled = self.sampled(banked, descriptions)
         described = sum(one.tokens for one in descriptions)
         scored = self.scored_tokens(descriptions)
-        candidates: list[Played] = []
+        candidates: list[Replay] = []
         costs: dict[tuple[int | None, int], int] = {}
         for weight in self.weights:
             measured = self.ranked_by(fixed_weight(sampled, weight, options), descriptions)

@@ -18,8 +18,8 @@ from pydantic import Field
 from mirl_core.algorithm import answers
 from mirl_core.config import Settings
 from mirl_core.evaluation.bank.records import BankedQuestion
-from mirl_core.evaluation.methods.base import Draw, Played
-from mirl_core.evaluation.methods.parsing import Spec
+from mirl_core.evaluation.methods.base import Replay, ReplayDraw
+from mirl_core.evaluation.methods.parsing import MethodSpec
 from mirl_core.evaluation.methods.replay_chains import Trace, drawn, fallback, refuse, trajectories
 
 __all__ = ["DeepConf", "DeepConfLow"]
@@ -42,11 +42,11 @@ class DeepConf:
     lowest: ClassVar[bool] = False
 
     @classmethod
-    def make(cls, spec: Spec) -> Self:
+    def make(cls, spec: MethodSpec) -> Self:
         spec.plain(count=True)
         return cls(spec.name, spec.k, spec.options(DeepConfOptions()))
 
-    def play(self, banked: BankedQuestion, draw: Draw) -> Played:
+    def play(self, banked: BankedQuestion, draw: ReplayDraw) -> Replay:
         traces = trajectories(banked, draw, self.count, self.name)
         if not any(one.reaches_answer for one in traces):
             return fallback(banked, drawn(banked, draw, self.count, self.name), "majority")
@@ -54,9 +54,9 @@ class DeepConf:
         complete = sum(one.reaches_answer for one in traces)
         answered = [one for one in traces if one.chain.answer is not None]
         if not answered:
-            return Played(None, False, cost, 0, complete, None)
+            return Replay(None, False, cost, 0, complete, None)
         winner, share = self.vote(answered)
-        return Played(winner.chain.answer, winner.right, cost, 0, complete, share)
+        return Replay(winner.chain.answer, winner.right, cost, 0, complete, share)
 
     def vote(self, answered: Sequence[Trace]) -> tuple[Trace, float]:
         """The winning answer's surest trace, and the answer's share of the weight; ties to the surer one."""

@@ -15,8 +15,8 @@ from mirl_core.algorithm.mi.scoring import needs_marginals, resolve_weight
 from mirl_core.config import Calibration, MIRLOptions
 from mirl_core.engines.base import derive_seed
 from mirl_core.evaluation.bank.records import BankedDescription, BankedQuestion
-from mirl_core.evaluation.methods.base import Draw, Played
-from mirl_core.evaluation.methods.parsing import Spec
+from mirl_core.evaluation.methods.base import Replay, ReplayDraw
+from mirl_core.evaluation.methods.parsing import MethodSpec
 from mirl_core.evaluation.methods.replay_chains import drawn, fallback, forked, refuse, run
 from mirl_core.types import Description
 
@@ -54,7 +54,7 @@ class Gated:
     """Whether the pipeline does the same under these options."""
 
     @classmethod
-    def make(cls, spec: Spec) -> Self:
+    def make(cls, spec: MethodSpec) -> Self:
         spec.plain()
         options = spec.options(spec.settings.options, cls.fixed(), UNREPLAYABLE)
         return cls(
@@ -70,7 +70,7 @@ class Gated:
         """Options that the method's name decides."""
         return {}
 
-    def play(self, banked: BankedQuestion, draw: Draw) -> Played:
+    def play(self, banked: BankedQuestion, draw: ReplayDraw) -> Replay:
         options = self.options
         descriptions = drawn(banked, draw, options.descriptions, self.name)
         if all(description.reason for description in descriptions):

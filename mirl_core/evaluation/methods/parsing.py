@@ -12,7 +12,7 @@ from pydantic import ValidationError
 from mirl_core.config import ModelSettings, Settings, first_problem
 from mirl_core.errors import ConfigError
 
-__all__ = ["Spec", "read", "split"]
+__all__ = ["MethodSpec", "read", "split"]
 
 _NAME = re.compile(
     r"(?P<base>[a-z]+(?:-[a-z]+)*)(?:@(?P<count>\d+))?(?P<stop>\+stop)?(?:\((?P<given>[^()]*)\))?"
@@ -21,7 +21,7 @@ _OPTIONS = TypeVar("_OPTIONS", bound=Settings)
 
 
 @dataclass(frozen=True, slots=True)
-class Spec:
+class MethodSpec:
     """What a name says, and what every method may need of the model."""
 
     name: str
@@ -87,7 +87,7 @@ def split(text: str) -> list[str]:
     return [name for name in names if name]
 
 
-def read(name: str, settings: ModelSettings, opening_tokens: int) -> Spec:
+def read(name: str, settings: ModelSettings, opening_tokens: int) -> MethodSpec:
     """One name, taken apart. Raises ConfigError where it has another form."""
     match = _NAME.fullmatch(name)
     if match is None:
@@ -104,4 +104,4 @@ def read(name: str, settings: ModelSettings, opening_tokens: int) -> Spec:
             )
         given[key] = value
     count = None if match["count"] is None else int(match["count"])
-    return Spec(name, match["base"], count, bool(match["stop"]), given, settings, opening_tokens)
+    return MethodSpec(name, match["base"], count, bool(match["stop"]), given, settings, opening_tokens)

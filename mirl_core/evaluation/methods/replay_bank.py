@@ -7,7 +7,7 @@ from typing import Any
 
 from mirl_core.evaluation.bank.records import BankedQuestion
 from mirl_core.evaluation.measures.outcomes import as_entry
-from mirl_core.evaluation.methods import Method, Prepared, draws, unlabelled
+from mirl_core.evaluation.methods import Method, Prepared, replay_draws, unlabelled
 
 __all__ = ["replay"]
 
@@ -30,7 +30,7 @@ def replay(
     ready = [one.prepare(blind) if isinstance(one, Prepared) else one for one in methods]
     rows = []
     for question in questions:
-        some = draws(question, count, seed)
+        some = replay_draws(question, count, seed)
         plays = {one.name: as_entry([one.play(question, draw) for draw in some]) for one in ready}
         rows.append(
             {

@@ -15,7 +15,7 @@ from mirl_core.algorithm import voting
 from mirl_core.config import Aggregation
 from mirl_core.errors import ConfigError
 from mirl_core.evaluation.bank.records import BankedChain, BankedDescription, BankedQuestion
-from mirl_core.evaluation.methods.base import Draw, Played
+from mirl_core.evaluation.methods.base import Replay, ReplayDraw
 from mirl_core.types import Chain
 
 __all__ = ["Trace", "chains_of", "drawn", "fallback", "refuse", "run", "trajectories"]
@@ -41,7 +41,7 @@ def refuse(method: str, message: str) -> NoReturn:
     raise ConfigError(f"methods: {method}: {message}", param="methods")
 
 
-def drawn(banked: BankedQuestion, draw: Draw, count: int, method: str) -> list[BankedDescription]:
+def drawn(banked: BankedQuestion, draw: ReplayDraw, count: int, method: str) -> list[BankedDescription]:
     """The draw's first `count` descriptions."""
     if count > len(banked.descriptions):
         refuse(
@@ -76,7 +76,7 @@ def trace(place: int, fork: int, banked: BankedChain, score: float | None, befor
 
 
 def forked(
-    banked: BankedQuestion, draw: Draw, kept: Mapping[int, float | None], forks: int, method: str
+    banked: BankedQuestion, draw: ReplayDraw, kept: Mapping[int, float | None], forks: int, method: str
 ) -> list[Trace]:
     """The chains of the descriptions at the places `kept` (place → gate score), m = `forks` of each."""
     if forks > len(draw.forks):
@@ -93,7 +93,7 @@ def forked(
     ]
 
 
-def trajectories(banked: BankedQuestion, draw: Draw, count: int, method: str) -> list[Trace]:
+def trajectories(banked: BankedQuestion, draw: ReplayDraw, count: int, method: str) -> list[Trace]:
     """`count` complete trajectories, each a description with its chain, as plain sampling would give them.
 
     One whose description is unusable ends with it and gives no answer.
@@ -117,7 +117,7 @@ def run(
     early_stop: bool,
     generated_before: int = 0,
     scored: int = 0,
-) -> Played:
+) -> Replay:
     """Play one stage to its end, or until the vote is decided.
 
     Args:
@@ -129,7 +129,7 @@ def run(
     ended = [one for one in traces if one.ticks <= now]
     outcome = voting.tally([one.chain for one in ended], aggregate)
     winner = None if outcome is None else outcome.representative
-    return Played(
+    return Replay(
         answer=None if winner is None else winner.answer,
         right=any(one.right for one in ended if one.chain is winner),
         generated_tokens=generated_before + sum(min(one.ticks, now) for one in traces),
@@ -164,7 +164,7 @@ def _decided_at(traces: Sequence[Trace], aggregate: Aggregation) -> int:
 
 def fallback(
     banked: BankedQuestion, descriptions: Iterable[BankedDescription], aggregate: Aggregation
-) -> Played:
+) -> Replay:
     """No description was usable: the plain generation, as the pipeline does.
 
     The bank holds one only where none of *all* its descriptions was usable; a draw of fewer that has only
@@ -173,6 +173,6 @@ def fallback(
     spent = sum(description.tokens for description in descriptions)
     plain = banked.plain_fallback
     if plain is None:
-        return Played(None, False, spent, 0, 0, None)
+        return Replay(None, False, spent, 0, 0, None)
     chain = Chain(None, 0, "", "", plain.answer, plain.tokens, plain.finish_reason)
     return run([Trace(chain, plain.right, plain.tokens)], aggregate, False, spent)

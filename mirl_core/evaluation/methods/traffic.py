@@ -30,7 +30,7 @@ from numpy.typing import NDArray
 
 from mirl_core.algorithm.mi.scoring import resolve_weight
 from mirl_core.config import MIRLOptions
-from mirl_core.evaluation.methods.auto_weight import Rule, Sampled, fixed_weight
+from mirl_core.evaluation.methods.auto_weight import Rule, ScoredDescription, fixed_weight
 
 __all__ = ["TRAFFIC_RULES", "TrafficPrior", "TrafficRule", "TrafficWeight"]
 
@@ -50,7 +50,7 @@ class TrafficRule(Rule, Protocol):
     """A rule that must see traffic before it can score."""
 
     @classmethod
-    def fit(cls, traffic: Sequence[Sequence[Sampled]], options: MIRLOptions) -> Self:
+    def fit(cls, traffic: Sequence[Sequence[ScoredDescription]], options: MIRLOptions) -> Self:
         """Learn from requests, each with its usable descriptions."""
         ...
 
@@ -88,10 +88,10 @@ class TrafficWeight:
     weight: float
 
     @classmethod
-    def fit(cls, traffic: Sequence[Sequence[Sampled]], options: MIRLOptions) -> Self:
+    def fit(cls, traffic: Sequence[Sequence[ScoredDescription]], options: MIRLOptions) -> Self:
         return cls(_tempering([table for _, table in _tables(traffic)], traffic, options))
 
-    def scores(self, sampled: Sequence[Sampled], options: MIRLOptions) -> Array:
+    def scores(self, sampled: Sequence[ScoredDescription], options: MIRLOptions) -> Array:
         return fixed_weight(sampled, self.weight, options)
 
 
@@ -109,7 +109,7 @@ class TrafficPrior:
     """log p' − log p_λ of each continuation of each known context; nats."""
 
     @classmethod
-    def fit(cls, traffic: Sequence[Sequence[Sampled]], options: MIRLOptions) -> Self:
+    def fit(cls, traffic: Sequence[Sequence[ScoredDescription]], options: MIRLOptions) -> Self:
         tables = list(_tables(traffic))
         weight = _tempering([table for _, table in tables], traffic, options)
         corrections = {}
@@ -123,7 +123,7 @@ class TrafficPrior:
             corrections[context] = dict(zip(names, np.log(learned / tempered).tolist(), strict=True))
         return cls(weight, corrections)
 
-    def scores(self, sampled: Sequence[Sampled], options: MIRLOptions) -> Array:
+    def scores(self, sampled: Sequence[ScoredDescription], options: MIRLOptions) -> Array:
         plain = fixed_weight(sampled, self.weight, options)
         extra: list[float] = [
             sum(self.corrections.get(context, {}).get(name, 0.0) for context, name in _steps(one))
@@ -141,7 +141,7 @@ TRAFFIC_RULES: dict[str, type[TrafficWeight] | type[TrafficPrior]] = {
 
 
 def _tables(
-    traffic: Sequence[Sequence[Sampled]],
+    traffic: Sequence[Sequence[ScoredDescription]],
 ) -> Iterator[tuple[Context, tuple[list[float], Array, Array]]]:
     """Every context that can teach something, with its table."""
     nodes: dict[Context, _Node] = defaultdict(_Node)
@@ -158,7 +158,7 @@ def _tables(
             yield context, table
 
 
-def _steps(one: Sampled) -> list[tuple[Context, float]]:
+def _steps(one: ScoredDescription) -> list[tuple[Context, float]]:
     """The context before each token, and what tells the token from the others that could stand there."""
     names = tuple(np.round(one.marginal, DIGITS).tolist())
     return [((one.question, names[:place]), name) for place, name in enumerate(names)]
@@ -166,7 +166,7 @@ def _steps(one: Sampled) -> list[tuple[Context, float]]:
 
 def _tempering(
     tables: Sequence[tuple[list[float], Array, Array]],
-    traffic: Sequence[Sequence[Sampled]],
+    traffic: Sequence[Sequence[ScoredDescription]],
     options: MIRLOptions,
 ) -> float:
     """The weight in `GRID` with the greatest likelihood; the options' where all are alike."""

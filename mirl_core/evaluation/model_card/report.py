@@ -16,7 +16,7 @@ from mirl_core.evaluation.model_card.measures import (
     value_bins,
 )
 from mirl_core.tasks.resampling import Estimate
-from mirl_core.tasks.worlds.cases import DIGITS_SPLITS, Case
+from mirl_core.tasks.worlds.cases import DIGITS_SPLITS, WorldCase
 
 _FAMILY_MEASURES = (
     "sampled_answer",
@@ -34,7 +34,9 @@ _SHORT = {
 }
 
 
-def picture_grid(cases: Sequence[Case], file: Path, columns: int = 8, rows: int = 3, zoom: int = 2) -> None:
+def picture_grid(
+    cases: Sequence[WorldCase], file: Path, columns: int = 8, rows: int = 3, zoom: int = 2
+) -> None:
     """The first pictures of a split, by their order and nothing else, as one PNG."""
     seen = {c.clusters[0]: c.image for c in cases}
     pictures = [np.asarray(i) for i in list(seen.values())[: columns * rows]]

@@ -10,7 +10,7 @@ from PIL import Image
 from mirl_core.errors import ConfigError
 from mirl_core.tasks.questions import DataSet, Question
 from mirl_core.tasks.worlds import digits, easy_vqa
-from mirl_core.tasks.worlds.cases import Case, digits_cases, easy_family, easy_judge
+from mirl_core.tasks.worlds.cases import WorldCase, digits_cases, easy_family, easy_judge
 
 NAMES = (*(f"digits/{kind}" for kind in digits.KINDS), "easy-vqa")
 PARTS: tuple[digits.Part, ...] = ("dev", "test")
@@ -42,7 +42,7 @@ def open_world(name: str, part: str, limit: int | None, seed: int) -> DataSet:
     return DataSet(name, part, tuple(_digits_question(case) for case in cases))
 
 
-def _digits_question(case: Case) -> Question:
+def _digits_question(case: WorldCase) -> Question:
     return Question(
         key=case.clusters[0],
         text=case.question,

@@ -105,10 +105,10 @@ def ask(scene: Scene, rng: np.random.Generator, family: Family | None = None) ->
     Which colour is asked about depends on the cells that are occupied and on nothing else, so that a question
     tells nothing about the colours in the picture and the exact colour posterior needs no question.
     """
-    cells = [t.cell for t in scene.things]
-    largest = max(t.digit for t in scene.things)
+    cells = [t.cell for t in scene.objects]
+    largest = max(t.digit for t in scene.objects)
     options = [
-        f for f in FAMILIES if f != "where_largest" or [t.digit for t in scene.things].count(largest) == 1
+        f for f in FAMILIES if f != "where_largest" or [t.digit for t in scene.objects].count(largest) == 1
     ]
     shares = np.array([FAMILY_SHARES[f] for f in options])
     drawn = options[int(rng.choice(len(options), p=shares / shares.sum()))]
@@ -126,7 +126,7 @@ def ask(scene: Scene, rng: np.random.Generator, family: Family | None = None) ->
 
 def see(scene: Scene) -> tuple[Item, ...]:
     """The scene's truth as items, everything mentioned."""
-    return tuple(Item(t.cell, t.colour, t.digit) for t in scene.things)
+    return tuple(Item(t.cell, t.colour, t.digit) for t in scene.objects)
 
 
 def select(seen: Sequence[Item], question: Question, rng: np.random.Generator) -> Reading:
