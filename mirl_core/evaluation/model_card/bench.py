@@ -36,7 +36,7 @@ class BenchPrompt:
 class Bench:
     """A vLLM engine with the bundled model, in this process."""
 
-    # Not the bank's `start_engine`: the Engine protocol has no call for the distribution at positions inside a
+    # Not the bank's `start_engine`: the Engine protocol has no call for the distribution at positions in a
     # prompt. A list that is handed over whole is batched as a whole and so sampled from one seed, alike every
     # time; requests that arrive one by one are not.
     def __init__(self, model: Path, dtype: str = "bfloat16") -> None:
