@@ -68,25 +68,32 @@ async def run(settings: RunSettings, engine_factory: EngineFactory | None = None
 
     setup = RunSetup(settings)
     methods = setup.methods(settings.methods)
-    live = {one.name: one for one in (setup.methods(settings.live) if settings.live else ())}
-    options = {name: live_options(one, setup) for name, one in live.items()}
+    live = {method.name: method for method in (setup.methods(settings.live) if settings.live else ())}
+    options = {name: live_options(method, setup) for name, method in live.items()}
     # A live run is confirmed against its replay, so that is played too.
-    methods += tuple(one for name, one in live.items() if name not in {other.name for other in methods})
+    methods += tuple(method for name, method in live.items() if name not in {other.name for other in methods})
     check(methods, setup)
     with Bars() as bars:
         async with AsyncExitStack() as stack:
             engine = once(stack, engine_factory or vllm_engine(settings.model))
             await setup.fill(engine, bars)
-            lived = {name: await _live(setup, name, one, engine, bars) for name, one in options.items()}
-        summary = new_summary(setup.facts() | {"methods": {one.name: _options_json(one) for one in methods}})
+            lived = {
+                name: await _live(setup, name, method_options, engine, bars)
+                for name, method_options in options.items()
+            }
+        summary = new_summary(
+            setup.facts() | {"methods": {method.name: _options_json(method) for method in methods}}
+        )
         for data in setup.data:
             banked = setup.banked(data)
             with bars.bar(f"{data.name}: replaying", len(banked)) as bar:
                 rows = replay(banked, methods, settings.replays, settings.seed, bar.step)
             write_rows(settings.output / "questions" / f"{file_name(data.name)}.jsonl", rows)
             with bars.bar(f"{data.name}: statistics", 1):
-                found = {name: outcomes for name, by in lived.items() if (outcomes := by.get(data.name))}
-                add_data(summary, data.name, outcomes_of(rows), found, banked, setup.plan.estimators)
+                live_outcomes = {
+                    name: outcomes for name, by in lived.items() if (outcomes := by.get(data.name))
+                }
+                add_data(summary, data.name, outcomes_of(rows), live_outcomes, banked, setup.plan.estimators)
     path = write_summary(settings.output, summary)
     write_report(settings.output)
     return path
@@ -151,8 +158,8 @@ def live_options(method: Method, setup: RunSetup) -> MIRLOptions:
         update={"gate": "none", "forks": 1, "distinct": False, "fork_image": setup.plan.fork_image}
     )
     if isinstance(method, SelfConsistency):
-        wanted = {"descriptions": method.count, "early_stop": method.stop, "aggregate": method.aggregate}
-        return plain.model_copy(update=wanted)
+        changes = {"descriptions": method.count, "early_stop": method.stop, "aggregate": method.aggregate}
+        return plain.model_copy(update=changes)
     if isinstance(method, Direct):
         return plain.model_copy(update={"descriptions": 1, "early_stop": False})
     raise ConfigError(
@@ -182,7 +189,7 @@ async def _live(
     settings = setup.settings
     folder = settings.output / "live" / file_name(name)
     store = LiveBank.open(folder, settings.model, setup.model_settings, options, settings.part, settings.seed)
-    found = {}
+    outcomes = {}
     with store:
         for whole in setup.data:
             data = DataSet(whole.name, whole.part, whole.questions[: settings.live_n])
@@ -202,14 +209,18 @@ async def _live(
                         max_tokens=setup.plan.max_tokens,
                         temperature=setup.plan.temperature,
                     )
-            lines = {one.key: one for one in store.load(data.name)}
-            entries = [as_entry([one], [one.seconds]) for q in data.questions for one in (lines[q.key],)]
-            found[data.name] = Outcomes.of(
+            lines = {live_run.key: live_run for live_run in store.load(data.name)}
+            entries = [
+                as_entry([live_run], [live_run.seconds])
+                for q in data.questions
+                for live_run in (lines[q.key],)
+            ]
+            outcomes[data.name] = Outcomes.of(
                 [question.key for question in data.questions],
                 [question.clusters or (question.key,) for question in data.questions],
                 entries,
             )
-    return found
+    return outcomes
 
 
 def once(stack: AsyncExitStack, factory: EngineFactory) -> OpenEngine:
@@ -236,18 +247,18 @@ def check(methods: Sequence[Method], setup: RunSetup) -> None:
                         f"{method.name}",
                         param="methods",
                     )
-        wanted = getattr(method, "count", None)
+        descriptions = getattr(method, "count", None)
         options = getattr(method, "options", None)
         if isinstance(options, MIRLOptions):
-            wanted = options.descriptions
+            descriptions = options.descriptions
             if options.forks > settings.forks:
                 raise ConfigError(
                     f"methods: {method.name} needs --forks {options.forks}, not {settings.forks}",
                     param="forks",
                 )
-        if isinstance(wanted, int) and wanted > settings.descriptions:
+        if isinstance(descriptions, int) and descriptions > settings.descriptions:
             raise ConfigError(
-                f"methods: {method.name} needs --descriptions {wanted}, not {settings.descriptions}",
+                f"methods: {method.name} needs --descriptions {descriptions}, not {settings.descriptions}",
                 param="descriptions",
             )
 

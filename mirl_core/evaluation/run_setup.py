@@ -93,7 +93,7 @@ class RunSetup:
         self.plan = settings.plan(self.model_settings)
         self.opening_tokens = _opening_tokens(settings.model, self.model_settings)
         self.data = [self._open(name) for name in settings.data]
-        twice = {one.name for one in self.data if sum(one.name == other.name for other in self.data) > 1}
+        twice = {data.name for data in self.data if sum(data.name == other.name for other in self.data) > 1}
         if twice:
             raise ConfigError(f"data: {', '.join(sorted(twice))} comes twice; name it once", param="data")
         self.bank = Bank.open(
@@ -132,7 +132,7 @@ class RunSetup:
 
     def banked(self, data: DataSet) -> list[BankedQuestion]:
         """The bank's lines of the data set's questions, in their order."""
-        lines = {one.key: one for one in self.bank.load(data.name)}
+        lines = {question.key: question for question in self.bank.load(data.name)}
         return [lines[question.key] for question in data.questions]
 
     def references(self, data: DataSet) -> Sequence[Image]:

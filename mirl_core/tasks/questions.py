@@ -90,18 +90,20 @@ def chosen(choices: Sequence[str], answer: str) -> int | None:
     text comes before the reading as a letter with text, since `E. coli` may be an option.
     """
     text = answer.strip()
-    if (letter := _LETTER.fullmatch(text)) and (place := _place(letter[1], choices)) is not None:
-        return place
+    if (letter := _LETTER.fullmatch(text)) and (index := _option_index(letter[1], choices)) is not None:
+        return index
     folded = [_fold(choice) for choice in choices]
     if folded.count(_fold(text)) == 1:
         return folded.index(_fold(text))
-    if (both := _LETTER_AND_MORE.fullmatch(text)) and (place := _place(both[1], choices)) is not None:
-        return place
-    found = normalize(text)
-    if found.kind == "option" and (place := _place(found.key, choices)) is not None:
-        return place
-    same = [place for place, choice in enumerate(choices) if equivalent(normalize(choice), found)]
-    return same[0] if len(same) == 1 else None
+    if (letter_and_text := _LETTER_AND_MORE.fullmatch(text)) and (
+        index := _option_index(letter_and_text[1], choices)
+    ) is not None:
+        return index
+    normal = normalize(text)
+    if normal.kind == "option" and (index := _option_index(normal.key, choices)) is not None:
+        return index
+    equal = [index for index, choice in enumerate(choices) if equivalent(normalize(choice), normal)]
+    return equal[0] if len(equal) == 1 else None
 
 
 def question_seed(seed: int, key: str) -> int:
@@ -116,9 +118,9 @@ def render_choices(choices: Sequence[str]) -> str:
     return "\n".join(f"{letter}. {choice}" for letter, choice in zip(ascii_uppercase, choices, strict=False))
 
 
-def _place(letter: str, choices: Sequence[str]) -> int | None:
-    place = ascii_uppercase.index(letter.upper())
-    return place if place < len(choices) else None
+def _option_index(letter: str, choices: Sequence[str]) -> int | None:
+    index = ascii_uppercase.index(letter.upper())
+    return index if index < len(choices) else None
 
 
 def _fold(text: str) -> str:

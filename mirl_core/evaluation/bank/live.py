@@ -46,9 +46,9 @@ class LiveRun:
         return asdict(self) | {"stage_seconds": dict(self.stage_seconds)}
 
     @classmethod
-    def from_json(cls, given: Mapping[str, Any]) -> LiveRun:
+    def from_json(cls, fields: Mapping[str, Any]) -> LiveRun:
         """The inverse of `to_json`. Raises TypeError on other data."""
-        return cls(**given)
+        return cls(**fields)
 
 
 async def run_live(

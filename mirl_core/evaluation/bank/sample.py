@@ -121,8 +121,10 @@ async def sample_question(
 
     def judged() -> BankedQuestion:
         descriptions = tuple(
-            _description(question, one, heard.sample(context, "describe", one.index), marginals)
-            for one in result.descriptions
+            _description(
+                question, description, heard.sample(context, "describe", description.index), marginals
+            )
+            for description in result.descriptions
         )
         chains = [_chain(question, chain, heard, context) for chain in result.chains]
         (only,) = greedy.descriptions
@@ -187,16 +189,22 @@ async def _marginals(
     context: RequestContext,
 ) -> dict[tuple[int, ...], dict[str, tuple[float, ...]]]:
     """Content token ids → estimator → nats per token, for every distinct usable description."""
-    contents = sorted({one.token_ids[: one.content_tokens] for one in descriptions if _usable(one)})
+    contents = sorted(
+        {
+            description.token_ids[: description.content_tokens]
+            for description in descriptions
+            if _usable(description)
+        }
+    )
     if not contents:
         return {}
     prompt = conversation.with_instruction(settings.instruction)
     opening = engine.encode(settings.tags.description[0])
     marginals: dict[tuple[int, ...], dict[str, tuple[float, ...]]] = {content: {} for content in contents}
     for name in plan.estimators:
-        own = replace(context, request_id=f"{context.request_id}-score-{name}")
+        score_context = replace(context, request_id=f"{context.request_id}-score-{name}")
         estimator = make_estimator(name, references)
-        scores = await image_free_logprobs(engine, estimator, prompt, opening, contents, own)
+        scores = await image_free_logprobs(engine, estimator, prompt, opening, contents, score_context)
         for content, values in zip(contents, scores, strict=True):
             marginals[content][name] = values
     return marginals
@@ -253,7 +261,7 @@ def lowest_group(confidence: Sequence[float], window: int = WINDOW) -> float | N
         return None
     width = min(window, len(confidence))
     total = lowest = sum(confidence[:width])
-    for place in range(width, len(confidence)):
-        total += confidence[place] - confidence[place - width]
+    for index in range(width, len(confidence)):
+        total += confidence[index] - confidence[index - width]
         lowest = min(lowest, total)
     return lowest / width

@@ -69,15 +69,15 @@ async def confidence_run(
         RequestError, EngineError: as `mirl_core.evaluation.run.run`.
     """
     setup = RunSetup(settings)
-    given = _before(setup, target)
-    voting = _voting(setup, given, target)
+    mirl_json = _before(setup, target)
+    voting = _voting(setup, mirl_json, target)
     # Before hours are spent on filling a bank that is no use.
     if unlike := _unlike(setup, voting.options):
         raise ConfigError(f"confidence: {unlike}", param="fork_image")
     check(parse_methods("mirl", voting), setup)
     with Bars() as bars:
         await _fill(setup, engine_factory, bars)
-    return _calibrated(setup, given, target, needed=True)
+    return _calibrated(setup, mirl_json, target, needed=True)
 
 
 async def _fill(setup: RunSetup, engine_factory: EngineFactory | None, bars: Bars) -> None:
@@ -98,14 +98,14 @@ def _choose(setup: RunSetup, budget: float | None, bars: Bars) -> Choice:
             "estimators: the model's mirl.json names no reference_images; bank text or blank",
             param="estimators",
         )
-    questions = [one for data in setup.data for one in setup.banked(data)]
+    questions = [question for data in setup.data for question in setup.banked(data)]
     with ExitStack() as shown:
-        known: dict[str, Bar] = {}
+        stages: dict[str, Bar] = {}
 
         def tick(stage: str, done: int, total: int) -> None:
-            if stage not in known:
-                known[stage] = shown.enter_context(bars.bar(stage, total))
-            known[stage].at(done, total)
+            if stage not in stages:
+                stages[stage] = shown.enter_context(bars.bar(stage, total))
+            stages[stage].at(done, total)
 
         return calibrate(
             questions,
@@ -119,22 +119,22 @@ def _choose(setup: RunSetup, budget: float | None, bars: Bars) -> Choice:
         )
 
 
-def _calibrated(setup: RunSetup, given: dict[str, Any], target: Path, needed: bool = False) -> Fitted:
+def _calibrated(setup: RunSetup, mirl_json: dict[str, Any], target: Path, needed: bool = False) -> Fitted:
     """Write `given` to `target` with the calibration of its own options' votes in place of any that it has.
 
     Raises:
         ConfigError: there is none, and it is `needed`; then nothing is written.
     """
-    settings, voting = setup.settings, _voting(setup, given, target)
+    settings, voting = setup.settings, _voting(setup, mirl_json, target)
     if unlike := _unlike(setup, voting.options):
         fitted = Fitted(None, unlike)
     else:
-        banked = [one for data in setup.data for one in setup.banked(data)]
+        banked = [question for data in setup.data for question in setup.banked(data)]
         fitted = fit(votes_of(banked, voting, settings.replays, settings.seed))
     if needed and fitted.calibration is None:
         raise ConfigError(f"confidence: {fitted.left_out}", param="data")
     # Whatever was there before was fitted for other options, or on other questions.
-    kept = {name: value for name, value in given.items() if name != "calibration"}
+    kept = {name: value for name, value in mirl_json.items() if name != "calibration"}
     if fitted.calibration is not None:
         kept["calibration"] = fitted.calibration.model_dump()
     target.parent.mkdir(parents=True, exist_ok=True)
@@ -149,10 +149,10 @@ def _calibrated(setup: RunSetup, given: dict[str, Any], target: Path, needed: bo
     return fitted
 
 
-def _voting(setup: RunSetup, given: dict[str, Any], target: Path) -> ModelSettings:
+def _voting(setup: RunSetup, mirl_json: dict[str, Any], target: Path) -> ModelSettings:
     """The model's settings with the options of the `mirl.json` that is to be written."""
     try:
-        options = MIRLOptions.model_validate(given.get("options", {}))
+        options = MIRLOptions.model_validate(mirl_json.get("options", {}))
     except ValidationError as error:
         message, where = first_problem(error, MIRLOptions)
         raise ConfigError(f"{target}: options: {message}", param=where) from error
@@ -162,9 +162,9 @@ def _voting(setup: RunSetup, given: dict[str, Any], target: Path) -> ModelSettin
 def _unlike(setup: RunSetup, options: MIRLOptions) -> str:
     """In what the bank's samples are not those that these options would vote on; empty: in nothing."""
     for name in ("fork_image", "description_tokens"):
-        banked, wanted = getattr(setup.plan, name), getattr(options, name)
-        if banked != wanted:
-            return f"the bank was filled with {name} {banked}, and the settings say {wanted}"
+        banked, required = getattr(setup.plan, name), getattr(options, name)
+        if banked != required:
+            return f"the bank was filled with {name} {banked}, and the settings say {required}"
     return ""
 
 
@@ -180,7 +180,10 @@ def _write(setup: RunSetup, choice: Choice) -> None:
         "best": choice.best.to_json(),
         "standard_error": choice.error,
         "baseline": choice.baseline.to_json(),
-        "candidates": [one.to_json() for one in sorted(choice.finalists, key=lambda one: one.cost)],
+        "candidates": [
+            candidate.to_json()
+            for candidate in sorted(choice.finalists, key=lambda candidate: candidate.cost)
+        ],
     }
     (settings.output / "calibration.json").write_text(json.dumps(record, indent=1) + "\n")
     _plot(choice, settings.output / "plots" / "calibration.png")
@@ -196,26 +199,26 @@ def _read(path: Path) -> dict[str, Any]:
     if not path.is_file():
         return {}
     try:
-        found = json.loads(path.read_text(encoding="utf-8"))
+        mirl_json = json.loads(path.read_text(encoding="utf-8"))
     except ValueError as error:
         raise ConfigError(f"{path} is not readable JSON: {error}", param="output") from error
-    if not isinstance(found, dict):
+    if not isinstance(mirl_json, dict):
         raise ConfigError(f"{path} must hold a JSON object", param="output")
-    return found
+    return mirl_json
 
 
-def _words(one: Candidate) -> str:
-    given = dict(one.options)
-    weight = given.pop("mi_weight")
+def _words(candidate: Candidate) -> str:
+    options = dict(candidate.options)
+    weight = options.pop("mi_weight")
     parts = [f"λ={weight:g}" if isinstance(weight, float) else f"λ={weight}"]
-    parts += [f"{short}={given.pop(name)}" for name, short in _SHORT.items()]
-    parts += [str(given.pop("estimator")), f"per {given.pop('normalize')}"]
-    return " ".join([*parts, *(f"{name}={value}" for name, value in given.items() if value)])
+    parts += [f"{short}={options.pop(name)}" for name, short in _SHORT.items()]
+    parts += [str(options.pop("estimator")), f"per {options.pop('normalize')}"]
+    return " ".join([*parts, *(f"{name}={value}" for name, value in options.items() if value)])
 
 
-def _figures(one: Candidate) -> str:
-    words = f", {_words(one)}" if one.options else ""
-    return f"{100 * one.mean:.1f}% at {one.cost:.0f} tokens{words}"
+def _figures(candidate: Candidate) -> str:
+    words = f", {_words(candidate)}" if candidate.options else ""
+    return f"{100 * candidate.mean:.1f}% at {candidate.cost:.0f} tokens{words}"
 
 
 _SHORT = {"descriptions": "N", "keep": "k", "forks": "m"}
@@ -230,9 +233,9 @@ def _print(choice: Choice) -> None:
     for head in ("tokens", "accuracy, %"):
         table.add_column(head, justify="right")
     table.add_column("options")
-    for one in frontier(choice.finalists):
-        mark = "  ← chosen" if one is choice.chosen else ""
-        table.add_row(f"{one.cost:.0f}", f"{100 * one.mean:.1f}", _words(one) + mark)
+    for candidate in frontier(choice.finalists):
+        mark = "  ← chosen" if candidate is choice.chosen else ""
+        table.add_row(f"{candidate.cost:.0f}", f"{100 * candidate.mean:.1f}", _words(candidate) + mark)
     console = Console()
     console.print(table)
     console.print(
@@ -267,10 +270,10 @@ def _print_confidence(fitted: Fitted) -> None:
             f"{100 * row.confidence:.1f} ({100 * row.confidence_error:.1f})",
         )
     console.print(table)
-    given = fitted.calibration
+    weights = fitted.calibration
     console.print(
-        f"p(right) = logistic({given.intercept:g} {given.vote_share:+g} × vote share "
-        f"{given.distinct_share:+g} × distinct descriptions per usable one)\n"
+        f"p(right) = logistic({weights.intercept:g} {weights.vote_share:+g} × vote share "
+        f"{weights.distinct_share:+g} × distinct descriptions per usable one)\n"
         "Fitted on these questions: report it on test.",
         markup=False,
         highlight=False,
@@ -283,14 +286,21 @@ def _plot(choice: Choice, path: Path) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     figure, (axis,) = panels(1, width=6.4, height=4.2)
     blue, orange, green = COLOURS[:3]
-    everything = sorted(choice.finalists, key=lambda one: one.cost)
+    everything = sorted(choice.finalists, key=lambda candidate: candidate.cost)
     best = frontier(everything)
     entries = {
         "candidates": axis.scatter(
-            [one.cost for one in everything], [100 * one.mean for one in everything], s=16, color="0.65"
+            [candidate.cost for candidate in everything],
+            [100 * candidate.mean for candidate in everything],
+            s=16,
+            color="0.65",
         ),
         "frontier": axis.plot(
-            [one.cost for one in best], [100 * one.mean for one in best], color=blue, linewidth=1.4, zorder=3
+            [candidate.cost for candidate in best],
+            [100 * candidate.mean for candidate in best],
+            color=blue,
+            linewidth=1.4,
+            zorder=3,
         )[0],
         "chosen": axis.scatter(
             [choice.chosen.cost], [100 * choice.chosen.mean], s=90, marker="*", color=orange, zorder=5

@@ -86,11 +86,11 @@ def compare_runs(a: Side, b: Side) -> list[ComparisonRow]:
             pairs = [(name, name) for name in ours if name in theirs]
         else:
             pairs = [(a.method or str(b.method), b.method or str(a.method))]
-        for side, have, wanted in (
-            (a, ours, [one for one, _ in pairs]),
-            (b, theirs, [one for _, one in pairs]),
+        for side, have, required in (
+            (a, ours, [method for method, _ in pairs]),
+            (b, theirs, [method for _, method in pairs]),
         ):
-            for name in wanted:
+            for name in required:
                 if name not in have:
                     raise ConfigError(
                         f"{side.folder} has no method {name} on {data}; it has: {', '.join(have)}",
@@ -115,14 +115,14 @@ def _compared(
         raise ConfigError(f"the runs have no question of {data} in common", param="data")
     resampling: Resampling | None = None
     rows = []
-    for one, other in pairs:
-        left, right = ours[one].only(keys), theirs[other].only(keys)
+    for method_a, method_b in pairs:
+        left, right = ours[method_a].only(keys), theirs[method_b].only(keys)
         resampling = resampling or Resampling(left.clusters)
         rows.append(
             ComparisonRow(
                 data,
-                one,
-                other,
+                method_a,
+                method_b,
                 float(left.accuracy.mean()),
                 float(right.accuracy.mean()),
                 compare(left, right, resampling),

@@ -80,7 +80,7 @@ class Outcomes:
 
     def only(self, keys: Sequence[str]) -> Outcomes:
         """The same on some of its questions, in the order of `keys`."""
-        places = {key: place for place, key in enumerate(self.keys)}
+        places = {key: row for row, key in enumerate(self.keys)}
         rows = [places[key] for key in keys]
         arrays = {name: getattr(self, name)[rows] for name in (*_FIELDS, "answered")}
         return replace(self, keys=tuple(keys), clusters=tuple(self.clusters[row] for row in rows), **arrays)
@@ -94,7 +94,9 @@ class Outcomes:
         arrays = {
             name: np.array([entry.get(name, blank) for entry in entries], np.float64) for name in _FIELDS
         }
-        answered = np.array([[one is not None for one in entry["answer"]] for entry in entries], np.float64)
+        answered = np.array(
+            [[answer is not None for answer in entry["answer"]] for entry in entries], np.float64
+        )
         # A question without clusters is a scene of its own.
         scenes = tuple(tuple(names) or (key,) for key, names in zip(keys, clusters, strict=True))
         return cls(tuple(keys), scenes, answered, **arrays)
@@ -110,7 +112,7 @@ def as_entry(plays: Sequence[QuestionOutcome], seconds: Sequence[float] | None =
         "trajectories": [play.trajectories for play in plays],
         "confidence": [None if play.confidence is None else round(play.confidence, 4) for play in plays],
     }
-    return entry if seconds is None else entry | {"seconds": [round(one, 4) for one in seconds]}
+    return entry if seconds is None else entry | {"seconds": [round(value, 4) for value in seconds]}
 
 
 def write_rows(path: Path, rows: Iterable[Mapping[str, Any]]) -> None:

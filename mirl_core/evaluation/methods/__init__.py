@@ -88,16 +88,16 @@ def parse_methods(text: str, settings: ModelSettings, opening_tokens: int = 1) -
     Raises:
         ConfigError: a name is unknown, comes twice or has options that don't fit; `param` is `methods`.
     """
-    found: dict[str, Method] = {}
+    methods: dict[str, Method] = {}
     for name in split(text):
         spec = read(name, settings, opening_tokens)
         if spec.base not in METHODS:
             raise ConfigError(
                 f"methods: there is no {spec.base!r}; there are {', '.join(METHODS)}", param="methods"
             )
-        if name in found:
+        if name in methods:
             raise ConfigError(f"methods: {name} comes twice; name it once", param="methods")
-        found[name] = METHODS[spec.base].make(spec)
-    if not found:
+        methods[name] = METHODS[spec.base].make(spec)
+    if not methods:
         raise ConfigError("methods: name at least one, such as direct,sc@16,mirl", param="methods")
-    return tuple(found.values())
+    return tuple(methods.values())

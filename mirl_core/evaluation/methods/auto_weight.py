@@ -56,8 +56,12 @@ class Rule(Protocol):
 
 def fixed_weight(sampled: Sequence[ScoredDescription], weight: float, options: MIRLOptions) -> Array:
     """(N,) what the gate `mi` ranks by at λ = `weight`."""
-    mi = sums_of_token_mi([(one.logprobs, one.marginal) for one in sampled], weight, options.clip)
-    return np.array([value / _length(one, options) for value, one in zip(mi, sampled, strict=True)])
+    mi = sums_of_token_mi(
+        [(description.logprobs, description.marginal) for description in sampled], weight, options.clip
+    )
+    return np.array(
+        [value / _length(description, options) for value, description in zip(mi, sampled, strict=True)]
+    )
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,7 +72,7 @@ class InformationShare:
     """
 
     def weight(self, sampled: Sequence[ScoredDescription]) -> float:
-        return resolve_weight("auto", [one.terms for one in sampled])
+        return resolve_weight("auto", [description.terms for description in sampled])
 
     def scores(self, sampled: Sequence[ScoredDescription], options: MIRLOptions) -> Array:
         return fixed_weight(sampled, self.weight(sampled), options)
@@ -86,11 +90,13 @@ class Conflict:
     """
 
     def weight(self, sampled: Sequence[ScoredDescription], options: MIRLOptions) -> float:
-        prior = np.array([float(one.marginal.sum()) / _length(one, options) for one in sampled])
+        prior = np.array(
+            [float(description.marginal.sum()) / _length(description, options) for description in sampled]
+        )
         evidence = fixed_weight(sampled, 1.0, options)
         spread = float(prior.std() * evidence.std())
         if not np.isfinite(spread) or spread < 1e-9:
-            return resolve_weight(options.mi_weight, [one.terms for one in sampled])
+            return resolve_weight(options.mi_weight, [description.terms for description in sampled])
         covariance = float(((prior - prior.mean()) * (evidence - evidence.mean())).mean())
         return float(np.clip((1 - covariance / spread) / 2, 0, 1))
 
@@ -109,13 +115,13 @@ class Stable:
 
     def weight(self, sampled: Sequence[ScoredDescription], options: MIRLOptions) -> float:
         table = np.array([fixed_weight(sampled, weight, options) for weight in GRID])
-        firsts = [sampled[int(place)].text for place in table.argmax(axis=1)]
+        firsts = [sampled[int(index)].text for index in table.argmax(axis=1)]
         best, start = (0, 0), 0
-        for place in range(1, len(GRID) + 1):
-            if place == len(GRID) or firsts[place] != firsts[start]:
-                if place - start > best[1] - best[0]:
-                    best = (start, place)
-                start = place
+        for end in range(1, len(GRID) + 1):
+            if end == len(GRID) or firsts[end] != firsts[start]:
+                if end - start > best[1] - best[0]:
+                    best = (start, end)
+                start = end
         return GRID[(best[0] + best[1] - 1) // 2]
 
     def scores(self, sampled: Sequence[ScoredDescription], options: MIRLOptions) -> Array:
@@ -132,7 +138,11 @@ class Average:
     """
 
     def scores(self, sampled: Sequence[ScoredDescription], options: MIRLOptions) -> Array:
-        length = 1.0 if options.normalize == "sum" else float(np.mean([len(one.logprobs) for one in sampled]))
+        length = (
+            1.0
+            if options.normalize == "sum"
+            else float(np.mean([len(description.logprobs) for description in sampled]))
+        )
         table = length * np.array([fixed_weight(sampled, weight, options) for weight in GRID if weight <= 1])
         shares = table - np.logaddexp.reduce(table, axis=1, keepdims=True)
         means = np.logaddexp.reduce(shares, axis=0) - np.log(len(table))
@@ -148,5 +158,5 @@ REQUEST_RULES: dict[str, type[InformationShare] | type[Conflict] | type[Stable] 
 }
 
 
-def _length(one: ScoredDescription, options: MIRLOptions) -> int:
-    return max(len(one.logprobs), 1) if options.normalize == "token" else 1
+def _length(description: ScoredDescription, options: MIRLOptions) -> int:
+    return max(len(description.logprobs), 1) if options.normalize == "token" else 1

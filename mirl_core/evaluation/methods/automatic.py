@@ -42,9 +42,9 @@ class Automatic(Gated):
     @classmethod
     def make(cls, spec: MethodSpec) -> Self:
         # A dataclass with slots is a new class: the bare super() would still mean the old one.
-        made = super(Automatic, cls).make(spec)
-        kind = REQUEST_RULES.get(spec.base.removeprefix("auto-"))
-        return replace(made, rule=kind() if kind else None)
+        method = super(Automatic, cls).make(spec)
+        rule = REQUEST_RULES.get(spec.base.removeprefix("auto-"))
+        return replace(method, rule=rule() if rule else None)
 
     @classmethod
     def fixed(cls) -> dict[str, object]:
@@ -69,19 +69,23 @@ class Automatic(Gated):
         """The usable ones as rules take them."""
         return [
             ScoredDescription(
-                one.text,
-                np.asarray(one.logprobs, dtype=np.float64),
-                np.asarray(marginal_of(one, self.options, self.name), dtype=np.float64),
+                description.text,
+                np.asarray(description.logprobs, dtype=np.float64),
+                np.asarray(marginal_of(description, self.options, self.name), dtype=np.float64),
                 banked.question or banked.family,
             )
-            for one in descriptions
-            if not one.reason
+            for description in descriptions
+            if not description.reason
         ]
 
     def ranked_by(self, scores: Array, descriptions: Sequence[BankedDescription]) -> list[Description]:
         """The descriptions with an MI that the gate normalises back to the usable ones' `scores`."""
         by_token = self.options.normalize == "token"
-        lengths = [max(one.content_tokens, 1) if by_token else 1 for one in descriptions if not one.reason]
+        lengths = [
+            max(description.content_tokens, 1) if by_token else 1
+            for description in descriptions
+            if not description.reason
+        ]
         return as_descriptions(
             descriptions, [score * n for score, n in zip(scores.tolist(), lengths, strict=True)]
         )
@@ -97,9 +101,11 @@ class FromTraffic(Automatic):
 
     def prepare(self, questions: Sequence[BankedQuestion]) -> Self:
         blind = [unlabelled(question) for question in questions]
-        traffic = [self.sampled(one, one.descriptions[: self.options.descriptions]) for one in blind]
-        kind = TRAFFIC_RULES[self.name.partition("(")[0].removeprefix("auto-")]
-        return replace(self, rule=kind.fit(traffic, self.options))
+        traffic = [
+            self.sampled(question, question.descriptions[: self.options.descriptions]) for question in blind
+        ]
+        rule = TRAFFIC_RULES[self.name.partition("(")[0].removeprefix("auto-")]
+        return replace(self, rule=rule.fit(traffic, self.options))
 
 
 class Agreement(Automatic):
@@ -117,21 +123,23 @@ class Agreement(Automatic):
     def play(self, banked: BankedQuestion, draw: ReplayDraw) -> Replay:
         options = self.options
         descriptions = drawn(banked, draw, options.descriptions, self.name)
-        if all(one.reason for one in descriptions):
+        if all(description.reason for description in descriptions):
             return fallback(banked, descriptions, options.aggregate)
         sampled = self.sampled(banked, descriptions)
-        described = sum(one.tokens for one in descriptions)
+        described = sum(description.tokens for description in descriptions)
         scored = self.scored_tokens(descriptions)
         candidates: list[Replay] = []
         costs: dict[tuple[int | None, int], int] = {}
         for weight in self.weights:
             measured = self.ranked_by(fixed_weight(sampled, weight, options), descriptions)
             selected = select(measured, options, derive_seed(draw.seed, "gate"))
-            kept = {one.index: one.score for one in selected if one.kept}
+            kept = {description.index: description.score for description in selected if description.kept}
             traces = forked(banked, draw, kept, options.forks, self.name)
-            costs |= {(one.chain.description, one.chain.fork): one.ticks for one in traces}
+            costs |= {(trace.chain.description, trace.chain.fork): trace.ticks for trace in traces}
             candidates.append(run(traces, options.aggregate, early_stop=False))
-        winner = max(candidates, key=lambda one: -1.0 if one.confidence is None else one.confidence)
+        winner = max(
+            candidates, key=lambda candidate: -1.0 if candidate.confidence is None else candidate.confidence
+        )
         return replace(
             winner,
             generated_tokens=described + sum(costs.values()),

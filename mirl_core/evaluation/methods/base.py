@@ -75,18 +75,18 @@ def replay_draws(banked: BankedQuestion, count: int, seed: int) -> tuple[ReplayD
     numbers = sorted({chain.fork for chain in banked.chains}) or [0]
     size = max(len(indices), 1)
     step = max(size // max(count, 1), 1)
-    found = []
+    drawn = []
     for number in range(count):
         block, turn = divmod(number, size)
         rng = random.Random(derive_seed(seed, banked.key, block))
         order = rng.sample(indices, len(indices))
         forks = rng.sample(numbers, len(numbers))
         start, fork = (turn * step) % size, turn % len(forks)
-        own = derive_seed(seed, banked.key, "draw", number) or 0
-        found.append(
-            ReplayDraw((*order[start:], *order[:start]), (*forks[fork:], *forks[:fork]), own),
+        draw_seed = derive_seed(seed, banked.key, "draw", number) or 0
+        drawn.append(
+            ReplayDraw((*order[start:], *order[:start]), (*forks[fork:], *forks[:fork]), draw_seed),
         )
-    return tuple(found)
+    return tuple(drawn)
 
 
 def unlabelled(banked: BankedQuestion) -> BankedQuestion:

@@ -113,10 +113,12 @@ class OracleAnswer:
 
     def play(self, banked: BankedQuestion, draw: ReplayDraw) -> Replay:
         played = _sample(banked, draw, self.count, "majority", False, self.name)
-        found = next((one for one in trajectories(banked, draw, self.count, self.name) if one.right), None)
-        if found is None or played.right:
+        right_trace = next(
+            (trace for trace in trajectories(banked, draw, self.count, self.name) if trace.right), None
+        )
+        if right_trace is None or played.right:
             return replace(played, confidence=None)
-        return replace(played, answer=found.chain.answer, right=True, confidence=None)
+        return replace(played, answer=right_trace.chain.answer, right=True, confidence=None)
 
 
 @dataclass(frozen=True, slots=True)
@@ -141,9 +143,9 @@ class Adaptive:
 
     def play(self, banked: BankedQuestion, draw: ReplayDraw) -> Replay:
         traces = trajectories(banked, draw, self.count, self.name)
-        for taken in range(1, self.count):
-            if self.enough(traces[:taken]):
-                return _played(banked, draw, traces[:taken], self.options.aggregate, self.name)
+        for count in range(1, self.count):
+            if self.enough(traces[:count]):
+                return _played(banked, draw, traces[:count], self.options.aggregate, self.name)
         return _played(banked, draw, traces, self.options.aggregate, self.name)
 
     def enough(self, traces: Sequence[Trace]) -> bool:
@@ -189,7 +191,7 @@ class EarlyStopping:
 
 def _groups(traces: Sequence[Trace]) -> list[list[int]]:
     """Places, in `traces` without those that gave no answer, of equal answers."""
-    return answers.group([one.chain.answer for one in traces if one.chain.answer is not None])
+    return answers.group([trace.chain.answer for trace in traces if trace.chain.answer is not None])
 
 
 def _sample(
@@ -208,6 +210,6 @@ def _played(
     stop: bool = False,
 ) -> Replay:
     """The vote over the draw's first trajectories, or the fallback where none has a usable description."""
-    if not any(one.reaches_answer for one in traces):
+    if not any(trace.reaches_answer for trace in traces):
         return fallback(banked, drawn(banked, draw, len(traces), name), aggregate)
     return run(traces, aggregate, stop)

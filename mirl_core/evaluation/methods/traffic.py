@@ -126,9 +126,9 @@ class TrafficPrior:
     def scores(self, sampled: Sequence[ScoredDescription], options: MIRLOptions) -> Array:
         plain = fixed_weight(sampled, self.weight, options)
         extra: list[float] = [
-            sum(self.corrections.get(context, {}).get(name, 0.0) for context, name in _steps(one))
-            / (max(len(one.logprobs), 1) if options.normalize == "token" else 1)
-            for one in sampled
+            sum(self.corrections.get(context, {}).get(name, 0.0) for context, name in _steps(description))
+            / (max(len(description.logprobs), 1) if options.normalize == "token" else 1)
+            for description in sampled
         ]
         corrected: Array = plain + np.array(extra)
         return corrected
@@ -146,10 +146,12 @@ def _tables(
     """Every context that can teach something, with its table."""
     nodes: dict[Context, _Node] = defaultdict(_Node)
     for number, request in enumerate(traffic):
-        for one in request:
-            posteriors = np.exp(one.logprobs).tolist()
-            priors = np.exp(one.marginal).tolist()
-            for (context, name), posterior, prior in zip(_steps(one), posteriors, priors, strict=True):
+        for description in request:
+            posteriors = np.exp(description.logprobs).tolist()
+            priors = np.exp(description.marginal).tolist()
+            for (context, name), posterior, prior in zip(
+                _steps(description), posteriors, priors, strict=True
+            ):
                 node = nodes[context]
                 node.prior[name] = prior
                 node.requests[number][name] = posterior
@@ -158,10 +160,10 @@ def _tables(
             yield context, table
 
 
-def _steps(one: ScoredDescription) -> list[tuple[Context, float]]:
+def _steps(description: ScoredDescription) -> list[tuple[Context, float]]:
     """The context before each token, and what tells the token from the others that could stand there."""
-    names = tuple(np.round(one.marginal, DIGITS).tolist())
-    return [((one.question, names[:place]), name) for place, name in enumerate(names)]
+    names = tuple(np.round(description.marginal, DIGITS).tolist())
+    return [((description.question, names[:index]), name) for index, name in enumerate(names)]
 
 
 def _tempering(
@@ -175,7 +177,9 @@ def _tempering(
         tempered = np.array([_tempered(prior, weight) for weight in GRID])
         total += np.log(ratios @ tempered.T).sum(axis=0)
     if np.ptp(total) < 1e-9:
-        return resolve_weight(options.mi_weight, [one.terms for request in traffic for one in request])
+        return resolve_weight(
+            options.mi_weight, [description.terms for request in traffic for description in request]
+        )
     return GRID[int(total.argmax())]
 
 

@@ -218,15 +218,15 @@ class Calibration:
 def calibrate(p: np.ndarray, truth: np.ndarray, clusters: Sequence[Sequence[str]]) -> Calibration:
     """Calibration of probabilities [objects, values] against the truth [objects]."""
     rows = np.arange(len(p))
-    own = np.clip(p[rows, truth], 1e-7, 1.0)
+    p_truth = np.clip(p[rows, truth], 1e-7, 1.0)
     error = expected_error(value_bins(p, truth))
     assert error is not None, "no objects"
     resampling = Resampling(clusters)
     return Calibration(
         resampling.proportion((p.argmax(1) == truth).astype(float)),
-        resampling.mean(own),
+        resampling.mean(p_truth),
         float(p.max(1).mean()),
-        resampling.mean(-np.log(own)),
+        resampling.mean(-np.log(p_truth)),
         error,
     )
 

@@ -58,13 +58,13 @@ def _section(title: str, body: str, words: str) -> str:
 
 
 def _facts(summary: Mapping[str, Any]) -> str:
-    versions = ", ".join(f"{name} {one}" for name, one in (summary.get("versions") or {}).items())
-    bank = ", ".join(f"{name} {_plain(one)}" for name, one in (summary.get("bank") or {}).items())
+    versions = ", ".join(f"{name} {version}" for name, version in (summary.get("versions") or {}).items())
+    bank = ", ".join(f"{name} {_plain(value)}" for name, value in (summary.get("bank") or {}).items())
     usual = dict(_flat(ModelSettings().model_dump(mode="json")))
     changed = ", ".join(
-        f"{name} = {_plain(one)}"
-        for name, one in _flat(summary.get("settings") or {})
-        if one != usual.get(name, one) or name not in usual
+        f"{name} = {_plain(value)}"
+        for name, value in _flat(summary.get("settings") or {})
+        if value != usual.get(name, value) or name not in usual
     )
     sizes = ", ".join(
         f"{name}: {next(iter(methods.values()))['n']}" for name, methods in summary["data"].items() if methods
@@ -140,8 +140,8 @@ the machine that ran it: compare methods of one run, nothing else."""
 def _live(summary: Mapping[str, Any]) -> str:
     rows = []
     for name, methods in summary["live"].items():
-        for method, both in methods.items():
-            live, replay = both["live"], both["replay"]
+        for method, paired in methods.items():
+            live, replay = paired["live"], paired["replay"]
             rows.append(
                 [
                     name,
@@ -149,7 +149,7 @@ def _live(summary: Mapping[str, Any]) -> str:
                     str(live["n"]),
                     percent(live["accuracy"], live["low"], live["high"]),
                     percent(replay["accuracy"], replay["low"], replay["high"]),
-                    points(both["comparison"]),
+                    points(paired["comparison"]),
                     f"{_number(live['tokens'])} / {_number(replay['tokens'])}",
                     f"{_number(live['complete_trajectories'])} / {_number(replay['complete_trajectories'])}",
                     _number(live["engine_seconds"], 3),
@@ -181,20 +181,20 @@ confidence."""
 
 def _selection(summary: Mapping[str, Any]) -> str:
     parts = []
-    for name, found in summary["selection"].items():
-        weights = sorted({row["mi_weight"] for row in found})
+    for name, figures in summary["selection"].items():
+        weights = sorted({row["mi_weight"] for row in figures})
         rows = [
             [f"{estimator}, per {'token' if normalize == 'token' else 'description'}"]
             + [
                 f"{row['auroc']:.3f} [{row['low']:.3f}, {row['high']:.3f}]"
-                for row in found
+                for row in figures
                 if (row["estimator"], row["normalize"]) == (estimator, normalize)
             ]
-            for estimator, normalize in dict.fromkeys((row["estimator"], row["normalize"]) for row in found)
+            for estimator, normalize in dict.fromkeys((row["estimator"], row["normalize"]) for row in figures)
         ]
         if rows:
             body = table(["estimator", *(f"λ = {weight:g}" for weight in weights)], rows)
-            parts.append(f"**{name}** (n = {found[0]['n']})\n\n{body}")
+            parts.append(f"**{name}** (n = {figures[0]['n']})\n\n{body}")
     return "\n\n".join(parts)
 
 
@@ -211,8 +211,8 @@ def _length(summary: Mapping[str, Any]) -> str:
             _number(row["overall"], 2),
             _number(row["within"], 2),
         ]
-        for name, found in summary["length"].items()
-        for row in found
+        for name, figures in summary["length"].items()
+        for row in figures
     ]
     return table(["data", "score", "normalised", "overall", "within questions"], rows)
 
@@ -246,9 +246,9 @@ right after a wrong one."""
 def _faithfulness(summary: Mapping[str, Any]) -> str:
     rows = [
         [name, words, str(row["n"]), percent(row["share"], row["low"], row["high"])]
-        for name, found in (summary.get("faithfulness") or {}).items()
+        for name, figures in (summary.get("faithfulness") or {}).items()
         for kind, words in (("after_right", "right"), ("after_wrong", "wrong"))
-        if (row := (found or {}).get(kind))
+        if (row := (figures or {}).get(kind))
     ]
     return table(["data", "description", "chains", "answer right, %"], rows)
 

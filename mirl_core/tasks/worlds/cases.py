@@ -103,12 +103,12 @@ def _easy_case(
     wrong, other = right, answer
     while other == answer:
         wrong = easy_vqa.write_description(easy_vqa.corrupt(picture.appearance, rng), question, rng)
-        said = easy_vqa.parse_description(wrong)
-        other = (None if said is None else easy_vqa.imply(question, said)) or answer
+        appearance = easy_vqa.parse_description(wrong)
+        other = (None if appearance is None else easy_vqa.imply(question, appearance)) or answer
 
     def implied(text: str) -> str | None:
-        said = easy_vqa.parse_description(text)
-        return None if said is None else easy_vqa.imply(question, said)
+        appearance = easy_vqa.parse_description(text)
+        return None if appearance is None else easy_vqa.imply(question, appearance)
 
     family, judge = easy_family(answer), easy_judge(picture, question)
     return WorldCase(

@@ -68,17 +68,22 @@ def pictures(part: Part) -> tuple[Picture, ...]:
     published = "test" if part == "test" else "train"
     paths = getattr(easy_vqa, f"get_{published}_image_paths")()
     texts, answers, numbers = getattr(easy_vqa, f"get_{published}_questions")()
-    asked: dict[int, list[tuple[str, str]]] = {n: [] for n in sorted(paths)}
+    published_questions: dict[int, list[tuple[str, str]]] = {n: [] for n in sorted(paths)}
     for text, answer, number in zip(texts, answers, numbers, strict=True):
-        asked[number].append((text, answer))
+        published_questions[number].append((text, answer))
     held_out = set(np.random.default_rng(_DEV_SEED).permutation(len(paths))[: len(paths) // 20].tolist())
-    chosen = [n for n in asked if part == "test" or (n in held_out) == (part == "dev")]
-    return tuple(Picture(part, n, paths[n], _appearance(asked[n], paths[n]), tuple(asked[n])) for n in chosen)
+    chosen = [n for n in published_questions if part == "test" or (n in held_out) == (part == "dev")]
+    return tuple(
+        Picture(
+            part, n, paths[n], _appearance(published_questions[n], paths[n]), tuple(published_questions[n])
+        )
+        for n in chosen
+    )
 
 
-def _appearance(asked: Sequence[tuple[str, str]], path: str) -> Appearance:
+def _appearance(questions: Sequence[tuple[str, str]], path: str) -> Appearance:
     shapes, colours = set(SHAPES), set(COLOURS)
-    for text, answer in asked:
+    for text, answer in questions:
         shape, colour = _SHAPE.search(text), _COLOUR.search(text)
         if answer in SHAPES or answer in COLOURS:
             shapes &= {answer} if answer in SHAPES else ({shape.group()} if shape else shapes)
@@ -189,11 +194,11 @@ def reason(question: str, appearance: Appearance) -> tuple[str, str]:
     return (f"{step}; asked if not" if _NEGATED.search(question) else step), answer
 
 
-def is_right(said: Appearance | None, truth: Appearance, question: str) -> bool:
+def is_right(description: Appearance | None, truth: Appearance, question: str) -> bool:
     """Whether everything mentioned is true and nothing that the question needs is missing."""
-    if said is None or imply(question, said) is None:
+    if description is None or imply(question, description) is None:
         return False
-    return said.shape in (None, truth.shape) and said.colour in (None, truth.colour)
+    return description.shape in (None, truth.shape) and description.colour in (None, truth.colour)
 
 
 def corrupt(appearance: Appearance, rng: np.random.Generator) -> Appearance:
