@@ -16,7 +16,7 @@ from mirl_core.errors import ConfigError
 from mirl_core.tasks.command_line import run as run_app
 
 if TYPE_CHECKING:
-    from mirl_core.evaluation.measures.comparison import Row
+    from mirl_core.evaluation.measures.comparison import ComparisonRow
 
 app = typer.Typer(name="mirl-eval", help="Measure models and gates.", add_completion=False)
 
@@ -238,13 +238,13 @@ def model_card(
 def _model(folder: Path | None) -> Path:
     from mirl_core.bundled import model_path
 
-    found = model_path() if folder is None else folder
-    if not (found / "config.json").is_file():
-        raise ConfigError(f"{found} holds no model (config.json is missing)", param="model")
-    return found
+    path = model_path() if folder is None else folder
+    if not (path / "config.json").is_file():
+        raise ConfigError(f"{path} holds no model (config.json is missing)", param="model")
+    return path
 
 
-def _print_rows(rows: list[Row]) -> None:
+def _print_rows(rows: list[ComparisonRow]) -> None:
     """The comparison as a table; the legend below says what is what."""
     from rich import box
     from rich.console import Console
@@ -257,19 +257,21 @@ def _print_rows(rows: list[Row]) -> None:
     for head in ("n", "A, %", "B, %", "A - B, points", "only A / B", "p", "tokens A/B"):
         table.add_column(head, justify="right", no_wrap=True)
     for row in rows:
-        found = row.comparison
+        comparison = row.comparison
         table.add_row(
             row.data,
             row.method_a,
             row.method_b,
-            str(found.difference.n),
+            str(comparison.difference.n),
             f"{100 * row.accuracy_a:.1f}",
             f"{100 * row.accuracy_b:.1f}",
-            f"{100 * found.difference.mean:+.1f} "
-            f"[{100 * found.difference.low:+.1f}, {100 * found.difference.high:+.1f}]".replace("[", "\\["),
-            f"{found.mcnemar.only_a} / {found.mcnemar.only_b}",
-            "<0.001" if found.mcnemar.p < 0.001 else f"{found.mcnemar.p:.3f}",
-            f"{found.tokens_ratio.mean:.2f}",
+            f"{100 * comparison.difference.mean:+.1f} "
+            f"[{100 * comparison.difference.low:+.1f}, {100 * comparison.difference.high:+.1f}]".replace(
+                "[", "\\["
+            ),
+            f"{comparison.mcnemar.only_a} / {comparison.mcnemar.only_b}",
+            "<0.001" if comparison.mcnemar.p < 0.001 else f"{comparison.mcnemar.p:.3f}",
+            f"{comparison.tokens_ratio.mean:.2f}",
         )
     console = Console()
     if not console.is_terminal:

@@ -28,13 +28,14 @@ from mirl_core.engines.base import Engine
 from mirl_core.errors import ConfigError, MIRLError
 from mirl_core.evaluation.bank.fill import fill_live
 from mirl_core.evaluation.bank.store import LiveBank
-from mirl_core.evaluation.measures.outcomes import Outcomes, as_entry, file_name, outcomes_of, write_rows
+from mirl_core.evaluation.measures.outcomes import Outcomes, as_entry, outcomes_of, write_rows
 from mirl_core.evaluation.methods import Method
 from mirl_core.evaluation.methods.gated import Gated, Oracle
 from mirl_core.evaluation.methods.replay_bank import replay
 from mirl_core.evaluation.methods.sampled import Direct, SelfConsistency
 from mirl_core.evaluation.progress import Bars
-from mirl_core.evaluation.run_setup import OpenEngine, RunSettings, Study, missing
+from mirl_core.evaluation.run_setup import OpenEngine, RunSettings, RunSetup, missing
+from mirl_core.tasks.file_names import file_name
 from mirl_core.tasks.questions import DataSet
 
 __all__ = [
@@ -66,27 +67,34 @@ async def run(settings: RunSettings, engine_factory: EngineFactory | None = None
     from mirl_core.evaluation.report import write_report
     from mirl_core.evaluation.report.summary import add_data, new_summary, write_summary
 
-    study = Study(settings)
-    methods = study.methods(settings.methods)
-    live = {one.name: one for one in (study.methods(settings.live) if settings.live else ())}
-    options = {name: live_options(one, study) for name, one in live.items()}
+    setup = RunSetup(settings)
+    methods = setup.methods(settings.methods)
+    live = {method.name: method for method in (setup.methods(settings.live) if settings.live else ())}
+    options = {name: live_options(method, setup) for name, method in live.items()}
     # A live run is confirmed against its replay, so that is played too.
-    methods += tuple(one for name, one in live.items() if name not in {other.name for other in methods})
-    check(methods, study)
+    methods += tuple(method for name, method in live.items() if name not in {other.name for other in methods})
+    check(methods, setup)
     with Bars() as bars:
         async with AsyncExitStack() as stack:
             engine = once(stack, engine_factory or vllm_engine(settings.model))
-            await study.fill(engine, bars)
-            lived = {name: await _live(study, name, one, engine, bars) for name, one in options.items()}
-        summary = new_summary(study.facts() | {"methods": {one.name: _options_json(one) for one in methods}})
-        for data in study.data:
-            banked = study.banked(data)
+            await setup.fill(engine, bars)
+            lived = {
+                name: await _live(setup, name, method_options, engine, bars)
+                for name, method_options in options.items()
+            }
+        summary = new_summary(
+            setup.facts() | {"methods": {method.name: _options_json(method) for method in methods}}
+        )
+        for data in setup.data:
+            banked = setup.banked(data)
             with bars.bar(f"{data.name}: replaying", len(banked)) as bar:
                 rows = replay(banked, methods, settings.replays, settings.seed, bar.step)
             write_rows(settings.output / "questions" / f"{file_name(data.name)}.jsonl", rows)
             with bars.bar(f"{data.name}: statistics", 1):
-                found = {name: outcomes for name, by in lived.items() if (outcomes := by.get(data.name))}
-                add_data(summary, data.name, outcomes_of(rows), found, banked, study.plan.estimators)
+                live_outcomes = {
+                    name: outcomes for name, by in lived.items() if (outcomes := by.get(data.name))
+                }
+                add_data(summary, data.name, outcomes_of(rows), live_outcomes, banked, setup.plan.estimators)
     path = write_summary(settings.output, summary)
     write_report(settings.output)
     return path
@@ -138,7 +146,7 @@ def vllm_engine(model: Path) -> EngineFactory:
     return opened
 
 
-def live_options(method: Method, study: Study) -> MIRLOptions:
+def live_options(method: Method, setup: RunSetup) -> MIRLOptions:
     """Options under which the pipeline does what the method replays.
 
     Raises:
@@ -146,13 +154,13 @@ def live_options(method: Method, study: Study) -> MIRLOptions:
     """
     # Rules that choose λ and oracles are gated methods that no pipeline has.
     if isinstance(method, Gated) and method.served:
-        return method.options.model_copy(update={"fork_image": study.plan.fork_image})
-    plain = study.model_settings.options.model_copy(
-        update={"gate": "none", "forks": 1, "distinct": False, "fork_image": study.plan.fork_image}
+        return method.options.model_copy(update={"fork_image": setup.plan.fork_image})
+    plain = setup.model_settings.options.model_copy(
+        update={"gate": "none", "forks": 1, "distinct": False, "fork_image": setup.plan.fork_image}
     )
     if isinstance(method, SelfConsistency):
-        wanted = {"descriptions": method.count, "early_stop": method.stop, "aggregate": method.aggregate}
-        return plain.model_copy(update=wanted)
+        changes = {"descriptions": method.count, "early_stop": method.stop, "aggregate": method.aggregate}
+        return plain.model_copy(update=changes)
     if isinstance(method, Direct):
         return plain.model_copy(update={"descriptions": 1, "early_stop": False})
     raise ConfigError(
@@ -176,15 +184,15 @@ def command_line() -> str:
 
 
 async def _live(
-    study: Study, name: str, options: MIRLOptions, engine: OpenEngine, bars: Bars
+    setup: RunSetup, name: str, options: MIRLOptions, engine: OpenEngine, bars: Bars
 ) -> dict[str, Outcomes]:
     """Data set → outcomes of the real pipeline under `options`; runs what isn't there yet."""
-    settings = study.settings
+    settings = setup.settings
     folder = settings.output / "live" / file_name(name)
-    store = LiveBank.open(folder, settings.model, study.model_settings, options, settings.part, settings.seed)
-    found = {}
+    store = LiveBank.open(folder, settings.model, setup.model_settings, options, settings.part, settings.seed)
+    outcomes = {}
     with store:
-        for whole in study.data:
+        for whole in setup.data:
             data = DataSet(whole.name, whole.part, whole.questions[: settings.live_n])
             lacking = missing(data, store.keys(data.name))
             if lacking:
@@ -193,23 +201,27 @@ async def _live(
                     await fill_live(
                         store,
                         started,
-                        study.model_settings,
+                        setup.model_settings,
                         data,
                         options,
                         settings.seed,
-                        study.references(data) if ESTIMATORS[options.estimator].needs_references else (),
+                        setup.references(data) if ESTIMATORS[options.estimator].needs_references else (),
                         progress=bar.at,
-                        max_tokens=study.plan.max_tokens,
-                        temperature=study.plan.temperature,
+                        max_tokens=setup.plan.max_tokens,
+                        temperature=setup.plan.temperature,
                     )
-            lines = {one.key: one for one in store.load(data.name)}
-            entries = [as_entry([one], [one.seconds]) for q in data.questions for one in (lines[q.key],)]
-            found[data.name] = Outcomes.of(
+            lines = {live_run.key: live_run for live_run in store.load(data.name)}
+            entries = [
+                as_entry([live_run], [live_run.seconds])
+                for q in data.questions
+                for live_run in (lines[q.key],)
+            ]
+            outcomes[data.name] = Outcomes.of(
                 [question.key for question in data.questions],
                 [question.clusters or (question.key,) for question in data.questions],
                 entries,
             )
-    return found
+    return outcomes
 
 
 def once(stack: AsyncExitStack, factory: EngineFactory) -> OpenEngine:
@@ -224,30 +236,30 @@ def once(stack: AsyncExitStack, factory: EngineFactory) -> OpenEngine:
     return engine
 
 
-def check(methods: Sequence[Method], study: Study) -> None:
+def check(methods: Sequence[Method], setup: RunSetup) -> None:
     """Raise ConfigError for what the bank can't be enough for, before hours are spent on filling it."""
-    settings = study.settings
+    settings = setup.settings
     for method in methods:
         if isinstance(method, Oracle):
-            for data in study.data:
+            for data in setup.data:
                 if any(question.describes is None for question in data.questions):
                     raise ConfigError(
                         f"methods: {data.name} can't tell a right description from a wrong one; leave out "
                         f"{method.name}",
                         param="methods",
                     )
-        wanted = getattr(method, "count", None)
+        descriptions = getattr(method, "count", None)
         options = getattr(method, "options", None)
         if isinstance(options, MIRLOptions):
-            wanted = options.descriptions
+            descriptions = options.descriptions
             if options.forks > settings.forks:
                 raise ConfigError(
                     f"methods: {method.name} needs --forks {options.forks}, not {settings.forks}",
                     param="forks",
                 )
-        if isinstance(wanted, int) and wanted > settings.descriptions:
+        if isinstance(descriptions, int) and descriptions > settings.descriptions:
             raise ConfigError(
-                f"methods: {method.name} needs --descriptions {wanted}, not {settings.descriptions}",
+                f"methods: {method.name} needs --descriptions {descriptions}, not {settings.descriptions}",
                 param="descriptions",
             )
 

@@ -24,7 +24,7 @@ from mirl_core.tasks.questions import DataSet
 if TYPE_CHECKING:
     from PIL.Image import Image
 
-__all__ = ["OpenEngine", "RunSettings", "Study", "missing"]
+__all__ = ["OpenEngine", "RunSettings", "RunSetup", "missing"]
 
 OpenEngine = Callable[[], Awaitable[Engine]]
 """Gives the engine, started the first time it is asked for."""
@@ -81,7 +81,7 @@ class RunSettings:
         ).resolved(model)
 
 
-class Study:
+class RunSetup:
     """A run's model, data and bank; nothing is sampled before `fill`.
 
     Raises:
@@ -94,7 +94,7 @@ class Study:
         self.plan = settings.plan(self.model_settings)
         self.opening_tokens = _opening_tokens(settings.model, self.model_settings)
         self.data = [self._open(name) for name in settings.data]
-        twice = {one.name for one in self.data if sum(one.name == other.name for other in self.data) > 1}
+        twice = {data.name for data in self.data if sum(data.name == other.name for other in self.data) > 1}
         if twice:
             raise ConfigError(f"data: {', '.join(sorted(twice))} comes twice; name it once", param="data")
         self.bank = Bank.open(
@@ -133,7 +133,7 @@ class Study:
 
     def banked(self, data: DataSet) -> list[BankedQuestion]:
         """The bank's lines of the data set's questions, in their order."""
-        lines = {one.key: one for one in self.bank.load(data.name)}
+        lines = {question.key: question for question in self.bank.load(data.name)}
         return [lines[question.key] for question in data.questions]
 
     def references(self, data: DataSet) -> Sequence[Image]:

@@ -19,8 +19,8 @@ def run(app: typer.Typer, name: str) -> NoReturn:
         code = app(args=sys.argv[1:] or ["--help"], standalone_mode=False)
     except (_UsageError, ConfigError) as error:
         # A usage error's own text leaves out which option is meant.
-        told = getattr(error, "format_message", error.__str__)()
-        typer.echo(f"{name}: {' '.join(told.split())}", err=True)
+        message = getattr(error, "format_message", error.__str__)()
+        typer.echo(f"{name}: {' '.join(message.split())}", err=True)
         code = 2
     except ModuleNotFoundError as error:
         if (error.name or "").startswith(("mirl_core", "mirl_server")):

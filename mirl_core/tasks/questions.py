@@ -1,8 +1,8 @@
 """What is asked: a picture, a question, the truth, and whether an answer is right.
 
-Rightness is sameness in the sense of `mirl_core.algorithm.answers` (the relation by which chains vote), so that a vote
-never joins two answers of which one is right and the other wrong; but for choices, where letter and text of
-an option vote apart and are right together, and for data sets that are judged by a rule of their own.
+An answer is right where `mirl_core.algorithm.answers` holds it equal to the truth. Chains vote by the same
+relation, so a vote never joins a right and a wrong answer. There are two exceptions: an option's letter and
+its text vote apart and are right together; and a data set may judge answers by its own rule.
 """
 
 from __future__ import annotations
@@ -14,6 +14,7 @@ from string import ascii_uppercase
 from typing import TYPE_CHECKING
 
 from mirl_core.algorithm.answers import equivalent, normalize
+from mirl_core.engines.base import derive_seed
 from mirl_core.types import Conversation
 
 if TYPE_CHECKING:
@@ -89,18 +90,27 @@ def chosen(choices: Sequence[str], answer: str) -> int | None:
     text comes before the reading as a letter with text, since `E. coli` may be an option.
     """
     text = answer.strip()
-    if (letter := _LETTER.fullmatch(text)) and (place := _place(letter[1], choices)) is not None:
-        return place
+    if (letter := _LETTER.fullmatch(text)) and (index := _option_index(letter[1], choices)) is not None:
+        return index
     folded = [_fold(choice) for choice in choices]
     if folded.count(_fold(text)) == 1:
         return folded.index(_fold(text))
-    if (both := _LETTER_AND_MORE.fullmatch(text)) and (place := _place(both[1], choices)) is not None:
-        return place
-    found = normalize(text)
-    if found.kind == "option" and (place := _place(found.key, choices)) is not None:
-        return place
-    same = [place for place, choice in enumerate(choices) if equivalent(normalize(choice), found)]
-    return same[0] if len(same) == 1 else None
+    if (letter_and_text := _LETTER_AND_MORE.fullmatch(text)) and (
+        index := _option_index(letter_and_text[1], choices)
+    ) is not None:
+        return index
+    normal = normalize(text)
+    if normal.kind == "option" and (index := _option_index(normal.key, choices)) is not None:
+        return index
+    equal = [index for index, choice in enumerate(choices) if equivalent(normalize(choice), normal)]
+    return equal[0] if len(equal) == 1 else None
+
+
+def question_seed(seed: int, key: str) -> int:
+    """A question's own seed: the same in the bank and in a live run, whatever else is asked."""
+    derived = derive_seed(seed, key)
+    assert derived is not None, "only no seed derives no seed"
+    return derived
 
 
 def render_choices(choices: Sequence[str]) -> str:
@@ -108,9 +118,9 @@ def render_choices(choices: Sequence[str]) -> str:
     return "\n".join(f"{letter}. {choice}" for letter, choice in zip(ascii_uppercase, choices, strict=False))
 
 
-def _place(letter: str, choices: Sequence[str]) -> int | None:
-    place = ascii_uppercase.index(letter.upper())
-    return place if place < len(choices) else None
+def _option_index(letter: str, choices: Sequence[str]) -> int | None:
+    index = ascii_uppercase.index(letter.upper())
+    return index if index < len(choices) else None
 
 
 def _fold(text: str) -> str:

@@ -9,6 +9,8 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from mirl_core.config import first_problem
 from mirl_core.errors import ConfigError
+from mirl_core.tasks.worlds.digits import TRAINING_AMBIGUOUS_SHARE
+from mirl_core.tasks.worlds.digits_language import TRAINING_SLIP_SHARE
 
 T = TypeVar("T", bound=BaseModel)
 
@@ -55,11 +57,11 @@ class Recipe(BaseModel):
     """`joint` only: chance that a picture's last row has a corrupted description."""
     corrupted_text: float = Field(default=0.5, ge=0, le=1)
     """Chance that an image-free row has a corrupted description."""
-    ambiguous: float = Field(default=0.25, ge=0, le=1)
+    ambiguous: float = Field(default=TRAINING_AMBIGUOUS_SHARE, ge=0, le=1)
     """Share of ambiguous scenes among training scenes."""
     smallest: float = Field(default=18.0, gt=0, le=27)
     """Least size of a glyph in training scenes, in pixels; below the world's own 18 it is augmentation."""
-    slips: float = Field(default=0.18, ge=0, le=1)
+    slips: float = Field(default=TRAINING_SLIP_SHARE, ge=0, le=1)
     """Share of chains of the slip family with one wrong running total."""
     description_weight: float = Field(default=1.0, ge=0)
     """Weight of description tokens against reasoning tokens in the loss."""

@@ -10,7 +10,7 @@ from mirl_core.config import MIRLOptions, ModelSettings
 from mirl_core.engines.base import Engine
 from mirl_core.engines.vllm.throughput import CONCURRENCY
 from mirl_core.errors import RequestError
-from mirl_core.evaluation.bank.live import play_live
+from mirl_core.evaluation.bank.live import run_live
 from mirl_core.evaluation.bank.sample import BankPlan, sample_question
 from mirl_core.evaluation.bank.store import Bank, LiveBank, R, Store
 from mirl_core.tasks.questions import DataSet, Question
@@ -71,7 +71,7 @@ async def fill_live(
 
     async def work(question: Question) -> None:
         bank.append(
-            await play_live(
+            await run_live(
                 engine,
                 settings,
                 question,

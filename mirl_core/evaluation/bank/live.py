@@ -11,19 +11,18 @@ from typing import TYPE_CHECKING, Any
 
 from mirl_core.config import MIRLOptions, ModelSettings
 from mirl_core.engines.base import Engine, RequestContext, Sampling
-from mirl_core.evaluation.bank.sample import question_seed
 from mirl_core.pipeline.events import Finished
 from mirl_core.pipeline.run import Pipeline
-from mirl_core.tasks.questions import Question, is_right
+from mirl_core.tasks.questions import Question, is_right, question_seed
 
 if TYPE_CHECKING:
     from PIL.Image import Image
 
-__all__ = ["LivePlayed", "play_live"]
+__all__ = ["LiveRun", "run_live"]
 
 
 @dataclass(frozen=True, slots=True)
-class LivePlayed:
+class LiveRun:
     """One question answered by the pipeline."""
 
     key: str
@@ -47,12 +46,12 @@ class LivePlayed:
         return asdict(self) | {"stage_seconds": dict(self.stage_seconds)}
 
     @classmethod
-    def from_json(cls, given: Mapping[str, Any]) -> LivePlayed:
+    def from_json(cls, fields: Mapping[str, Any]) -> LiveRun:
         """The inverse of `to_json`. Raises TypeError on other data."""
-        return cls(**given)
+        return cls(**fields)
 
 
-async def play_live(
+async def run_live(
     engine: Engine,
     settings: ModelSettings,
     question: Question,
@@ -63,7 +62,7 @@ async def play_live(
     data: str = "",
     max_tokens: int = 512,
     temperature: float | None = None,
-) -> LivePlayed:
+) -> LiveRun:
     """Answer one question by `mirl_core.pipeline.run.Pipeline` under `options`.
 
     `seed` is the run's, from which every question's own is derived as for the bank: with the bank's seed the
@@ -92,7 +91,7 @@ async def play_live(
     seconds = time.perf_counter() - started
     assert isinstance(last, Finished), "the pipeline always finishes"
     result = last.result
-    return LivePlayed(
+    return LiveRun(
         key=question.key,
         data=data,
         answer=result.representative.answer,

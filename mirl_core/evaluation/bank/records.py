@@ -28,7 +28,7 @@ class BankedDescription:
     """Sampled, closing tag included."""
     content_tokens: int
     reason: str | None
-    """`truncated`, `empty` or `unparsable`, as `mirl_core.algorithm.segments.read_description` says; else None."""
+    """`truncated`, `empty`, `unparsable` (see `mirl_core.algorithm.segments.read_description`), or None."""
     logprobs: tuple[float, ...]
     """log p(d_t | d_<t, I, q) of the content tokens; nats."""
     marginals: Mapping[str, tuple[float, ...]]
@@ -49,9 +49,9 @@ class BankedDescription:
         }
 
     @classmethod
-    def from_json(cls, given: Mapping[str, Any]) -> BankedDescription:
+    def from_json(cls, record: Mapping[str, Any]) -> BankedDescription:
         """The inverse of `to_json`, up to rounding. Other data: TypeError, KeyError or ValueError."""
-        fields = dict(given)
+        fields = dict(record)
         fields["logprobs"] = tuple(map(float, fields["logprobs"]))
         fields["marginals"] = {
             name: tuple(map(float, values)) for name, values in fields["marginals"].items()
@@ -90,9 +90,9 @@ class BankedChain:
         }
 
     @classmethod
-    def from_json(cls, given: Mapping[str, Any]) -> BankedChain:
+    def from_json(cls, record: Mapping[str, Any]) -> BankedChain:
         """The inverse of `to_json`, up to rounding. Other data: TypeError."""
-        return cls(**given)
+        return cls(**record)
 
 
 @dataclass(frozen=True, slots=True)
@@ -127,22 +127,22 @@ class BankedQuestion:
             "question": self.question,
             "truth": self.truth,
             "clusters": list(self.clusters),
-            "descriptions": [one.to_json() for one in self.descriptions],
-            "chains": [one.to_json() for one in self.chains],
+            "descriptions": [description.to_json() for description in self.descriptions],
+            "chains": [chain.to_json() for chain in self.chains],
             "greedy": [description.to_json(), chain.to_json() if chain else None],
             "plain_fallback": self.plain_fallback.to_json() if self.plain_fallback else None,
         }
 
     @classmethod
-    def from_json(cls, given: Mapping[str, Any]) -> BankedQuestion:
+    def from_json(cls, record: Mapping[str, Any]) -> BankedQuestion:
         """The inverse of `to_json`, up to rounding. Other data: TypeError, KeyError or ValueError."""
-        fields = dict(given)
+        fields = dict(record)
         description, chain = fields["greedy"]
         fallback = fields["plain_fallback"]
         fields |= {
             "clusters": tuple(fields["clusters"]),
-            "descriptions": tuple(BankedDescription.from_json(one) for one in fields["descriptions"]),
-            "chains": tuple(BankedChain.from_json(one) for one in fields["chains"]),
+            "descriptions": tuple(BankedDescription.from_json(entry) for entry in fields["descriptions"]),
+            "chains": tuple(BankedChain.from_json(entry) for entry in fields["chains"]),
             "greedy": (
                 BankedDescription.from_json(description),
                 BankedChain.from_json(chain) if chain else None,

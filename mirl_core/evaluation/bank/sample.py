@@ -17,19 +17,19 @@ from pydantic import Field
 from mirl_core.algorithm.mi.estimators import ESTIMATORS, make_estimator
 from mirl_core.algorithm.mi.scoring import image_free_logprobs
 from mirl_core.config import EstimatorName, MIRLOptions, ModelSettings, Settings
-from mirl_core.engines.base import Engine, RequestContext, Sample, Sampling, derive_seed
+from mirl_core.engines.base import Engine, RequestContext, Sample, Sampling
 from mirl_core.engines.wrappers.recording import RecordingEngine
 from mirl_core.errors import ConfigError
 from mirl_core.evaluation.bank.records import BankedChain, BankedDescription, BankedQuestion
 from mirl_core.pipeline.events import Finished
 from mirl_core.pipeline.run import Pipeline
-from mirl_core.tasks.questions import Question, is_right
+from mirl_core.tasks.questions import Question, is_right, question_seed
 from mirl_core.types import Chain, Conversation, Description, Result
 
 if TYPE_CHECKING:
     from PIL.Image import Image
 
-__all__ = ["WINDOW", "BankPlan", "question_seed", "sample_question"]
+__all__ = ["WINDOW", "BankPlan", "sample_question"]
 
 WINDOW = 16
 """Tokens in a group of the lowest group confidence: DeepConf's 2,048 scaled to chains of dozens of tokens."""
@@ -70,13 +70,6 @@ class BankPlan(Settings):
                 ),
             }
         )
-
-
-def question_seed(seed: int, key: str) -> int:
-    """A question's own seed: the same in the bank and in a live run, whatever else is asked."""
-    derived = derive_seed(seed, key)
-    assert derived is not None, "only no seed derives no seed"
-    return derived
 
 
 async def sample_question(
@@ -129,8 +122,10 @@ async def sample_question(
 
     def judged() -> BankedQuestion:
         descriptions = tuple(
-            _description(question, one, heard.sample(context, "describe", one.index), marginals)
-            for one in result.descriptions
+            _description(
+                question, description, heard.sample(context, "describe", description.index), marginals
+            )
+            for description in result.descriptions
         )
         chains = [_chain(question, chain, heard, context) for chain in result.chains]
         (only,) = greedy.descriptions
@@ -195,16 +190,22 @@ async def _marginals(
     context: RequestContext,
 ) -> dict[tuple[int, ...], dict[str, tuple[float, ...]]]:
     """Content token ids → estimator → nats per token, for every distinct usable description."""
-    contents = sorted({one.token_ids[: one.content_tokens] for one in descriptions if _usable(one)})
+    contents = sorted(
+        {
+            description.token_ids[: description.content_tokens]
+            for description in descriptions
+            if _usable(description)
+        }
+    )
     if not contents:
         return {}
     prompt = conversation.with_instruction(settings.instruction)
     opening = engine.encode(settings.tags.description[0])
     marginals: dict[tuple[int, ...], dict[str, tuple[float, ...]]] = {content: {} for content in contents}
     for name in plan.estimators:
-        own = replace(context, request_id=f"{context.request_id}-score-{name}")
+        score_context = replace(context, request_id=f"{context.request_id}-score-{name}")
         estimator = make_estimator(name, references)
-        scores = await image_free_logprobs(engine, estimator, prompt, opening, contents, own)
+        scores = await image_free_logprobs(engine, estimator, prompt, opening, contents, score_context)
         for content, values in zip(contents, scores, strict=True):
             marginals[content][name] = values
     return marginals
@@ -261,7 +262,7 @@ def lowest_group(confidence: Sequence[float], window: int = WINDOW) -> float | N
         return None
     width = min(window, len(confidence))
     total = lowest = sum(confidence[:width])
-    for place in range(width, len(confidence)):
-        total += confidence[place] - confidence[place - width]
+    for index in range(width, len(confidence)):
+        total += confidence[index] - confidence[index - width]
         lowest = min(lowest, total)
     return lowest / width

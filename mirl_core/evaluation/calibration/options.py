@@ -20,7 +20,7 @@ import numpy.typing as npt
 from mirl_core.config import MIRLOptions, MIWeight, ModelSettings
 from mirl_core.errors import ConfigError
 from mirl_core.evaluation.bank.records import BankedQuestion
-from mirl_core.evaluation.methods import Method, draws, parse_methods
+from mirl_core.evaluation.methods import Method, parse_methods, replay_draws
 from mirl_core.tasks.resampling import Resampling
 
 __all__ = ["Candidate", "Choice", "Grid", "calibrate", "frontier"]
@@ -159,7 +159,7 @@ def calibrate(
     if not questions:
         raise ConfigError("there are no banked questions to calibrate on", param="data")
     everything = _Bench(questions, settings, opening_tokens, count, seed)
-    size = min(16, *(len(one.descriptions) for one in questions))
+    size = min(16, *(len(question.descriptions) for question in questions))
     baseline = everything.play(f"sc@{size}+stop", ())
     limit = baseline.cost if budget is None else budget
     search = _Search(_Bench(_spread(questions), settings, opening_tokens, _SCREEN_DRAWS, seed), tick)
@@ -171,37 +171,37 @@ def calibrate(
     search.round("scores", (shape | scorer for shape in first for scorer in grid.scorers()))
     scorers = search.leading(("mi_weight", "estimator", "normalize", "clip"), 2)
     search.round("shapes", (shape | scorer for scorer in scorers for shape in grid.shapes()))
-    leaders = [dict(one.options) for one in search.best(limit, 8)]
+    leaders = [dict(candidate.options) for candidate in search.best(limit, 8)]
     search.round("extras", (leader | extra for leader in leaders for extra in grid.extras()))
     # The score was ranked at two shapes only: once more at those that turned out well.
     search.round("scores again", (leader | scorer for leader in leaders[:2] for scorer in grid.scorers()))
 
     # Settings that come to the very same on the sample (a clip that never bites) need no second look each.
     names = {
-        (one.mean, one.cost): one.options
-        for one in (*frontier(search.found.values()), *reversed(search.best(limit, _FINALISTS)))
+        (candidate.mean, candidate.cost): candidate.options
+        for candidate in (*frontier(search.found.values()), *reversed(search.best(limit, _FINALISTS)))
     }.values()
     finalists = []
     for done, options in enumerate(names):
         tick("candidates on all questions", done, len(names))
         finalists.append(everything.play("mirl", options))
     tick("candidates on all questions", len(names), len(names))
-    affordable = [one for one in finalists if one.cost <= limit]
+    affordable = [candidate for candidate in finalists if candidate.cost <= limit]
     if not affordable:
-        cheapest = min(one.cost for one in finalists)
+        cheapest = min(candidate.cost for candidate in finalists)
         raise ConfigError(
             f"budget: nothing fits {limit:.0f} tokens a question; the cheapest takes {cheapest:.0f}",
             param="budget",
         )
-    best = max(affordable, key=lambda one: (one.mean, -one.cost))
-    resampling = Resampling([one.clusters or (one.key,) for one in questions])
+    best = max(affordable, key=lambda candidate: (candidate.mean, -candidate.cost))
+    resampling = Resampling([question.clusters or (question.key,) for question in questions])
 
-    def error(one: Candidate) -> float:
-        return float(resampling.deviations(best.accuracy - one.accuracy).std())
+    def error(candidate: Candidate) -> float:
+        return float(resampling.deviations(best.accuracy - candidate.accuracy).std())
 
     chosen = min(
-        (one for one in affordable if best.mean - one.mean <= error(one)),
-        key=lambda one: (one.cost, -one.mean),
+        (candidate for candidate in affordable if best.mean - candidate.mean <= error(candidate)),
+        key=lambda candidate: (candidate.cost, -candidate.mean),
     )
     changed = settings.options.model_dump() | dict(chosen.options) | {"gate": "mi"}
     return Choice(
@@ -219,11 +219,11 @@ def calibrate(
 
 def frontier(candidates: Iterable[Candidate]) -> list[Candidate]:
     """Those that no cheaper one reaches, by cost."""
-    found: list[Candidate] = []
-    for one in sorted(candidates, key=lambda one: (one.cost, -one.mean)):
-        if not found or one.mean > found[-1].mean:
-            found.append(one)
-    return found
+    undominated: list[Candidate] = []
+    for candidate in sorted(candidates, key=lambda candidate: (candidate.cost, -candidate.mean)):
+        if not undominated or candidate.mean > undominated[-1].mean:
+            undominated.append(candidate)
+    return undominated
 
 
 class _Bench:
@@ -241,12 +241,14 @@ class _Bench:
         plain = settings.options.model_copy(update={"gate": "mi", "early_stop": True, "token_mi": False})
         self._settings = settings.model_copy(update={"options": plain})
         self._opening = opening_tokens
-        self._draws = [(one, draws(one, count, seed)) for one in questions]
+        self._draws = [(question, replay_draws(question, count, seed)) for question in questions]
 
     def play(self, name: str, options: Options) -> Candidate:
-        given = ";".join(f"{key}={'none' if value is None else value}" for key, value in options)
-        (method,) = parse_methods(f"{name}({given})" if given else name, self._settings, self._opening)
-        accuracy, tokens = zip(*(_played(method, one, some) for one, some in self._draws), strict=True)
+        changes = ";".join(f"{key}={'none' if value is None else value}" for key, value in options)
+        (method,) = parse_methods(f"{name}({changes})" if changes else name, self._settings, self._opening)
+        accuracy, tokens = zip(
+            *(_played(method, question, drawn) for question, drawn in self._draws), strict=True
+        )
         return Candidate(options, np.array(accuracy), np.array(tokens))
 
 
@@ -259,8 +261,8 @@ class _Search:
         self.found: dict[Options, Candidate] = {}
 
     def round(self, name: str, settings: Iterable[dict[str, object]]) -> None:
-        wanted = dict.fromkeys(tuple(sorted((_PLAIN | one).items())) for one in settings)
-        fresh = [options for options in wanted if options not in self.found]
+        requested = dict.fromkeys(tuple(sorted((_PLAIN | changes).items())) for changes in settings)
+        fresh = [options for options in requested if options not in self.found]
         for done, options in enumerate(fresh):
             self._tick(name, done, len(fresh))
             self.found[options] = self._bench.play("mirl", options)
@@ -269,21 +271,21 @@ class _Search:
     def leading(self, names: Sequence[str], count: int) -> list[dict[str, object]]:
         """The `count` values of the options `names` that were best on average over what was tried."""
         means: dict[Options, list[float]] = {}
-        for options, one in self.found.items():
+        for options, candidate in self.found.items():
             part = tuple((name, value) for name, value in options if name in names)
-            means.setdefault(part, []).append(one.mean)
+            means.setdefault(part, []).append(candidate.mean)
         ranked = sorted(means, key=lambda part: -float(np.mean(means[part])))
         return [dict(part) for part in ranked[:count]]
 
     def best(self, budget: float, count: int) -> list[Candidate]:
         """The `count` most accurate within the budget, cheaper ones first where equal."""
         # A sample's mean cost differs a little from all questions': what is just above may be within.
-        affordable = [one for one in self.found.values() if one.cost <= 1.05 * budget]
-        return sorted(affordable, key=lambda one: (-one.mean, one.cost))[:count]
+        affordable = [candidate for candidate in self.found.values() if candidate.cost <= 1.05 * budget]
+        return sorted(affordable, key=lambda candidate: (-candidate.mean, candidate.cost))[:count]
 
 
-def _played(method: Method, question: BankedQuestion, some: Sequence[Any]) -> tuple[float, float]:
-    plays = [method.play(question, draw) for draw in some]
+def _played(method: Method, question: BankedQuestion, drawn: Sequence[Any]) -> tuple[float, float]:
+    plays = [method.play(question, draw) for draw in drawn]
     right = sum(play.right for play in plays)
     spent = sum(play.generated_tokens + play.scored_tokens for play in plays)
     return right / len(plays), spent / len(plays)
@@ -294,4 +296,4 @@ def _spread(questions: Sequence[BankedQuestion]) -> list[BankedQuestion]:
     if len(questions) <= _SCREEN_QUESTIONS:
         return list(questions)
     step = len(questions) / _SCREEN_QUESTIONS
-    return [questions[int(place * step)] for place in range(_SCREEN_QUESTIONS)]
+    return [questions[int(number * step)] for number in range(_SCREEN_QUESTIONS)]

@@ -18,7 +18,7 @@ from mirl_core.evaluation.calibration.options import Candidate, Choice, Grid, ca
 from mirl_core.evaluation.methods import parse_methods
 from mirl_core.evaluation.progress import Bar, Bars
 from mirl_core.evaluation.run import EngineFactory, check, once, one_line, vllm_engine
-from mirl_core.evaluation.run_setup import RunSettings, Study
+from mirl_core.evaluation.run_setup import RunSettings, RunSetup
 
 __all__ = ["calibrate_blocking", "calibrate_run", "confidence_blocking", "confidence_run"]
 
@@ -47,14 +47,14 @@ async def calibrate_run(
         ConfigError: settings or folders don't fit, or no settings fit the budget.
         RequestError, EngineError: as `mirl_core.evaluation.run.run`.
     """
-    study = Study(settings)
+    setup = RunSetup(settings)
     with Bars() as bars:
-        await _fill(study, engine_factory, bars)
-        choice = _choose(study, budget, bars)
-    before = _before(study, target)
+        await _fill(setup, engine_factory, bars)
+        choice = _choose(setup, budget, bars)
+    before = _before(setup, target)
     options = {**before.get("options", {}), "gate": "mi", **dict(choice.chosen.options)}
-    _write(study, choice)
-    return choice, _calibrated(study, {**before, "options": options}, target)
+    _write(setup, choice)
+    return choice, _calibrated(setup, {**before, "options": options}, target)
 
 
 async def confidence_run(
@@ -69,80 +69,80 @@ async def confidence_run(
         ConfigError: settings or folders don't fit, or these questions' votes can't be calibrated.
         RequestError, EngineError: as `mirl_core.evaluation.run.run`.
     """
-    study = Study(settings)
-    given = _before(study, target)
-    voting = _voting(study, given, target)
+    setup = RunSetup(settings)
+    mirl_json = _before(setup, target)
+    voting = _voting(setup, mirl_json, target)
     # Before hours are spent on filling a bank that is no use.
-    if unlike := _unlike(study, voting.options):
+    if unlike := _unlike(setup, voting.options):
         raise ConfigError(f"confidence: {unlike}", param="fork_image")
-    check(parse_methods("mirl", voting), study)
+    check(parse_methods("mirl", voting), setup)
     with Bars() as bars:
-        await _fill(study, engine_factory, bars)
-    return _calibrated(study, given, target, needed=True)
+        await _fill(setup, engine_factory, bars)
+    return _calibrated(setup, mirl_json, target, needed=True)
 
 
-async def _fill(study: Study, engine_factory: EngineFactory | None, bars: Bars) -> None:
+async def _fill(setup: RunSetup, engine_factory: EngineFactory | None, bars: Bars) -> None:
     async with AsyncExitStack() as stack:
-        await study.fill(once(stack, engine_factory or vllm_engine(study.settings.model)), bars)
+        await setup.fill(once(stack, engine_factory or vllm_engine(setup.settings.model)), bars)
 
 
-def _choose(study: Study, budget: float | None, bars: Bars) -> Choice:
-    settings = study.settings
+def _choose(setup: RunSetup, budget: float | None, bars: Bars) -> Choice:
+    settings = setup.settings
     estimators = tuple(
         # A model without reference images of its own couldn't be served with that estimator.
         name
-        for name in study.plan.estimators
-        if ESTIMATORS[name].passes(len(study.model_settings.reference_images))
+        for name in setup.plan.estimators
+        if ESTIMATORS[name].passes(len(setup.model_settings.reference_images))
     )
     if not estimators:
         raise ConfigError(
             "estimators: the model's mirl.json names no reference_images; bank text or blank",
             param="estimators",
         )
-    questions = [one for data in study.data for one in study.banked(data)]
+    questions = [question for data in setup.data for question in setup.banked(data)]
     with ExitStack() as shown:
-        known: dict[str, Bar] = {}
+        stages: dict[str, Bar] = {}
 
         def tick(stage: str, done: int, total: int) -> None:
-            if stage not in known:
-                known[stage] = shown.enter_context(bars.bar(stage, total))
-            known[stage].at(done, total)
+            if stage not in stages:
+                stages[stage] = shown.enter_context(bars.bar(stage, total))
+            stages[stage].at(done, total)
 
         return calibrate(
             questions,
-            study.model_settings,
-            Grid().within(study.plan.descriptions, study.plan.forks, estimators),
+            setup.model_settings,
+            Grid().within(setup.plan.descriptions, setup.plan.forks, estimators),
             budget=budget,
-            opening_tokens=study.opening_tokens,
+            opening_tokens=setup.opening_tokens,
             count=settings.replays,
             seed=settings.seed,
             tick=tick,
         )
 
 
-def _calibrated(study: Study, given: dict[str, Any], target: Path, needed: bool = False) -> Fitted:
+def _calibrated(setup: RunSetup, mirl_json: dict[str, Any], target: Path, needed: bool = False) -> Fitted:
     """Write `given` to `target` with the calibration of its own options' votes in place of any that it has.
 
     Raises:
         ConfigError: there is none, and it is `needed`; then nothing is written.
     """
-    settings, voting = study.settings, _voting(study, given, target)
-    if unlike := _unlike(study, voting.options):
+    settings, voting = setup.settings, _voting(setup, mirl_json, target)
+    if unlike := _unlike(setup, voting.options):
         fitted = Fitted(None, unlike)
     else:
-        banked = [one for data in study.data for one in study.banked(data)]
+        banked = [question for data in setup.data for question in setup.banked(data)]
         fitted = fit(votes_of(banked, voting, settings.replays, settings.seed))
     if needed and fitted.calibration is None:
         raise ConfigError(f"confidence: {fitted.left_out}", param="data")
     # Whatever was there before was fitted for other options, or on other questions.
-    kept = {name: value for name, value in given.items() if name != "calibration"}
+    kept = {name: value for name, value in mirl_json.items() if name != "calibration"}
     if fitted.calibration is not None:
         kept["calibration"] = fitted.calibration.model_dump()
     target.parent.mkdir(parents=True, exist_ok=True)
     target.write_text(json.dumps(kept, indent=2, ensure_ascii=False) + "\n")
     record = {
-        **study.facts(),
-        "data": [data.name for data in study.data],
+        **setup.facts(),
+        "data": [data.name for data in setup.data],
         "options": voting.options.model_dump(mode="json"),
         **fitted.to_json(),
     }
@@ -150,30 +150,30 @@ def _calibrated(study: Study, given: dict[str, Any], target: Path, needed: bool 
     return fitted
 
 
-def _voting(study: Study, given: dict[str, Any], target: Path) -> ModelSettings:
+def _voting(setup: RunSetup, mirl_json: dict[str, Any], target: Path) -> ModelSettings:
     """The model's settings with the options of the `mirl.json` that is to be written."""
     try:
-        options = MIRLOptions.model_validate(given.get("options", {}))
+        options = MIRLOptions.model_validate(mirl_json.get("options", {}))
     except ValidationError as error:
         message, where = first_problem(error, MIRLOptions)
         raise ConfigError(f"{target}: options: {message}", param=where) from error
-    return study.model_settings.model_copy(update={"options": options})
+    return setup.model_settings.model_copy(update={"options": options})
 
 
-def _unlike(study: Study, options: MIRLOptions) -> str:
+def _unlike(setup: RunSetup, options: MIRLOptions) -> str:
     """In what the bank's samples are not those that these options would vote on; empty: in nothing."""
     for name in ("fork_image", "description_tokens"):
-        banked, wanted = getattr(study.plan, name), getattr(options, name)
-        if banked != wanted:
-            return f"the bank was filled with {name} {banked}, and the settings say {wanted}"
+        banked, required = getattr(setup.plan, name), getattr(options, name)
+        if banked != required:
+            return f"the bank was filled with {name} {banked}, and the settings say {required}"
     return ""
 
 
-def _write(study: Study, choice: Choice) -> None:
-    settings = study.settings
+def _write(setup: RunSetup, choice: Choice) -> None:
+    settings = setup.settings
     record = {
-        **study.facts(),
-        "data": [data.name for data in study.data],
+        **setup.facts(),
+        "data": [data.name for data in setup.data],
         "questions": len(choice.chosen.accuracy),
         "budget": choice.budget,
         "tried": choice.tried,
@@ -181,15 +181,18 @@ def _write(study: Study, choice: Choice) -> None:
         "best": choice.best.to_json(),
         "standard_error": choice.error,
         "baseline": choice.baseline.to_json(),
-        "candidates": [one.to_json() for one in sorted(choice.finalists, key=lambda one: one.cost)],
+        "candidates": [
+            candidate.to_json()
+            for candidate in sorted(choice.finalists, key=lambda candidate: candidate.cost)
+        ],
     }
     (settings.output / "calibration.json").write_text(json.dumps(record, indent=1) + "\n")
     _plot(choice, settings.output / "plots" / "calibration.png")
 
 
-def _before(study: Study, target: Path) -> dict[str, Any]:
+def _before(setup: RunSetup, target: Path) -> dict[str, Any]:
     """What `target` says so far, or the model's own `mirl.json` where there is no such file yet."""
-    return _read(target if target.is_file() else study.settings.model / "mirl.json")
+    return _read(target if target.is_file() else setup.settings.model / "mirl.json")
 
 
 def _read(path: Path) -> dict[str, Any]:
@@ -197,26 +200,26 @@ def _read(path: Path) -> dict[str, Any]:
     if not path.is_file():
         return {}
     try:
-        found = json.loads(path.read_text(encoding="utf-8"))
+        mirl_json = json.loads(path.read_text(encoding="utf-8"))
     except ValueError as error:
         raise ConfigError(f"{path} is not readable JSON: {error}", param="output") from error
-    if not isinstance(found, dict):
+    if not isinstance(mirl_json, dict):
         raise ConfigError(f"{path} must hold a JSON object", param="output")
-    return found
+    return mirl_json
 
 
-def _words(one: Candidate) -> str:
-    given = dict(one.options)
-    weight = given.pop("mi_weight")
+def _words(candidate: Candidate) -> str:
+    options = dict(candidate.options)
+    weight = options.pop("mi_weight")
     parts = [f"λ={weight:g}" if isinstance(weight, float) else f"λ={weight}"]
-    parts += [f"{short}={given.pop(name)}" for name, short in _SHORT.items()]
-    parts += [str(given.pop("estimator")), f"per {given.pop('normalize')}"]
-    return " ".join([*parts, *(f"{name}={value}" for name, value in given.items() if value)])
+    parts += [f"{short}={options.pop(name)}" for name, short in _SHORT.items()]
+    parts += [str(options.pop("estimator")), f"per {options.pop('normalize')}"]
+    return " ".join([*parts, *(f"{name}={value}" for name, value in options.items() if value)])
 
 
-def _figures(one: Candidate) -> str:
-    words = f", {_words(one)}" if one.options else ""
-    return f"{100 * one.mean:.1f}% at {one.cost:.0f} tokens{words}"
+def _figures(candidate: Candidate) -> str:
+    words = f", {_words(candidate)}" if candidate.options else ""
+    return f"{100 * candidate.mean:.1f}% at {candidate.cost:.0f} tokens{words}"
 
 
 _SHORT = {"descriptions": "N", "keep": "k", "forks": "m"}
@@ -231,9 +234,9 @@ def _print(choice: Choice) -> None:
     for head in ("tokens", "accuracy, %"):
         table.add_column(head, justify="right")
     table.add_column("options")
-    for one in frontier(choice.finalists):
-        mark = "  ← chosen" if one is choice.chosen else ""
-        table.add_row(f"{one.cost:.0f}", f"{100 * one.mean:.1f}", _words(one) + mark)
+    for candidate in frontier(choice.finalists):
+        mark = "  ← chosen" if candidate is choice.chosen else ""
+        table.add_row(f"{candidate.cost:.0f}", f"{100 * candidate.mean:.1f}", _words(candidate) + mark)
     console = Console()
     console.print(table)
     console.print(
@@ -268,10 +271,10 @@ def _print_confidence(fitted: Fitted) -> None:
             f"{100 * row.confidence:.1f} ({100 * row.confidence_error:.1f})",
         )
     console.print(table)
-    given = fitted.calibration
+    weights = fitted.calibration
     console.print(
-        f"p(right) = logistic({given.intercept:g} {given.vote_share:+g} × vote share "
-        f"{given.distinct_share:+g} × distinct descriptions per usable one)\n"
+        f"p(right) = logistic({weights.intercept:g} {weights.vote_share:+g} × vote share "
+        f"{weights.distinct_share:+g} × distinct descriptions per usable one)\n"
         "Fitted on these questions: report it on test.",
         markup=False,
         highlight=False,
@@ -279,19 +282,26 @@ def _print_confidence(fitted: Fitted) -> None:
 
 
 def _plot(choice: Choice, path: Path) -> None:
-    from mirl_core.evaluation.report.plots import COLOURS, panels, save
+    from mirl_core.tasks.plotting import COLOURS, panels, save
 
     path.parent.mkdir(parents=True, exist_ok=True)
     figure, (axis,) = panels(1, width=6.4, height=4.2)
     blue, orange, green = COLOURS[:3]
-    everything = sorted(choice.finalists, key=lambda one: one.cost)
+    everything = sorted(choice.finalists, key=lambda candidate: candidate.cost)
     best = frontier(everything)
     entries = {
         "candidates": axis.scatter(
-            [one.cost for one in everything], [100 * one.mean for one in everything], s=16, color="0.65"
+            [candidate.cost for candidate in everything],
+            [100 * candidate.mean for candidate in everything],
+            s=16,
+            color="0.65",
         ),
         "frontier": axis.plot(
-            [one.cost for one in best], [100 * one.mean for one in best], color=blue, linewidth=1.4, zorder=3
+            [candidate.cost for candidate in best],
+            [100 * candidate.mean for candidate in best],
+            color=blue,
+            linewidth=1.4,
+            zorder=3,
         )[0],
         "chosen": axis.scatter(
             [choice.chosen.cost], [100 * choice.chosen.mean], s=90, marker="*", color=orange, zorder=5

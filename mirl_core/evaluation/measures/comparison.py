@@ -7,12 +7,13 @@ from pathlib import Path
 from typing import Any
 
 from mirl_core.errors import ConfigError
-from mirl_core.evaluation.measures.outcomes import Outcomes, file_name, read_outcomes
+from mirl_core.evaluation.measures.outcomes import Outcomes, read_outcomes
 from mirl_core.evaluation.measures.statistics import Comparison, compare
 from mirl_core.evaluation.report.summary import read_summary
+from mirl_core.tasks.file_names import file_name
 from mirl_core.tasks.resampling import Resampling
 
-__all__ = ["Row", "Side", "compare_runs", "read_side"]
+__all__ = ["ComparisonRow", "Side", "compare_runs", "read_side"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,7 +29,7 @@ class Side:
 
 
 @dataclass(frozen=True, slots=True)
-class Row:
+class ComparisonRow:
     """Method a against method b on one data set."""
 
     data: str
@@ -67,7 +68,7 @@ def read_side(text: str, method: str | None) -> Side:
     return Side(Path(folder), named)
 
 
-def compare_runs(a: Side, b: Side) -> list[Row]:
+def compare_runs(a: Side, b: Side) -> list[ComparisonRow]:
     """Paired comparisons per data set; of every method that both have, where neither side names one.
 
     A side without a method takes the other side's.
@@ -85,11 +86,11 @@ def compare_runs(a: Side, b: Side) -> list[Row]:
             pairs = [(name, name) for name in ours if name in theirs]
         else:
             pairs = [(a.method or str(b.method), b.method or str(a.method))]
-        for side, have, wanted in (
-            (a, ours, [one for one, _ in pairs]),
-            (b, theirs, [one for _, one in pairs]),
+        for side, have, required in (
+            (a, ours, [method for method, _ in pairs]),
+            (b, theirs, [method for _, method in pairs]),
         ):
-            for name in wanted:
+            for name in required:
                 if name not in have:
                     raise ConfigError(
                         f"{side.folder} has no method {name} on {data}; it has: {', '.join(have)}",
@@ -107,21 +108,21 @@ def compare_runs(a: Side, b: Side) -> list[Row]:
 
 def _compared(
     data: str, ours: dict[str, Outcomes], theirs: dict[str, Outcomes], pairs: list[tuple[str, str]]
-) -> list[Row]:
+) -> list[ComparisonRow]:
     there = set(next(iter(theirs.values())).keys)
     keys = [key for key in next(iter(ours.values())).keys if key in there]
     if not keys:
         raise ConfigError(f"the runs have no question of {data} in common", param="data")
     resampling: Resampling | None = None
     rows = []
-    for one, other in pairs:
-        left, right = ours[one].only(keys), theirs[other].only(keys)
+    for method_a, method_b in pairs:
+        left, right = ours[method_a].only(keys), theirs[method_b].only(keys)
         resampling = resampling or Resampling(left.clusters)
         rows.append(
-            Row(
+            ComparisonRow(
                 data,
-                one,
-                other,
+                method_a,
+                method_b,
                 float(left.accuracy.mean()),
                 float(right.accuracy.mean()),
                 compare(left, right, resampling),

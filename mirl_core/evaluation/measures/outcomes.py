@@ -7,7 +7,6 @@ list one entry a draw. Figures, comparisons and plots are made of these lines al
 from __future__ import annotations
 
 import json
-import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -20,9 +19,8 @@ from mirl_core.errors import ConfigError
 
 __all__ = [
     "Outcomes",
-    "PlayedLike",
+    "QuestionOutcome",
     "as_entry",
-    "file_name",
     "outcomes_of",
     "read_outcomes",
     "read_rows",
@@ -33,7 +31,7 @@ Array = npt.NDArray[np.float64]
 _FIELDS = ("right", "generated_tokens", "scored_tokens", "trajectories", "confidence", "seconds")
 
 
-class PlayedLike(Protocol):
+class QuestionOutcome(Protocol):
     """One replay or one live run of a method on a question."""
 
     @property
@@ -82,7 +80,7 @@ class Outcomes:
 
     def only(self, keys: Sequence[str]) -> Outcomes:
         """The same on some of its questions, in the order of `keys`."""
-        places = {key: place for place, key in enumerate(self.keys)}
+        places = {key: row for row, key in enumerate(self.keys)}
         rows = [places[key] for key in keys]
         arrays = {name: getattr(self, name)[rows] for name in (*_FIELDS, "answered")}
         return replace(self, keys=tuple(keys), clusters=tuple(self.clusters[row] for row in rows), **arrays)
@@ -96,13 +94,15 @@ class Outcomes:
         arrays = {
             name: np.array([entry.get(name, blank) for entry in entries], np.float64) for name in _FIELDS
         }
-        answered = np.array([[one is not None for one in entry["answer"]] for entry in entries], np.float64)
+        answered = np.array(
+            [[answer is not None for answer in entry["answer"]] for entry in entries], np.float64
+        )
         # A question without clusters is a scene of its own.
         scenes = tuple(tuple(names) or (key,) for key, names in zip(keys, clusters, strict=True))
         return cls(tuple(keys), scenes, answered, **arrays)
 
 
-def as_entry(plays: Sequence[PlayedLike], seconds: Sequence[float] | None = None) -> dict[str, Any]:
+def as_entry(plays: Sequence[QuestionOutcome], seconds: Sequence[float] | None = None) -> dict[str, Any]:
     """One method's entry in a question's line, of its draws."""
     entry: dict[str, Any] = {
         "right": [int(play.right) for play in plays],
@@ -112,12 +112,7 @@ def as_entry(plays: Sequence[PlayedLike], seconds: Sequence[float] | None = None
         "trajectories": [play.trajectories for play in plays],
         "confidence": [None if play.confidence is None else round(play.confidence, 4) for play in plays],
     }
-    return entry if seconds is None else entry | {"seconds": [round(one, 4) for one in seconds]}
-
-
-def file_name(data: str) -> str:
-    """A data set's or method's name as a file name, without suffix."""
-    return re.sub(r"[^A-Za-z0-9.@+=-]+", "_", data).strip("._") or "data"
+    return entry if seconds is None else entry | {"seconds": [round(value, 4) for value in seconds]}
 
 
 def write_rows(path: Path, rows: Iterable[Mapping[str, Any]]) -> None:

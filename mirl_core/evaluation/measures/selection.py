@@ -49,8 +49,8 @@ def selection_quality(
         (question, usable, right)
         for question in questions
         for usable in (_usable(question),)
-        for right in (np.array([one.right is True for one in usable], bool),)
-        if right.any() and not right.all() and all(one.right is not None for one in usable)
+        for right in (np.array([description.right is True for description in usable], bool),)
+        if right.any() and not right.all() and all(description.right is not None for description in usable)
     ]
     if not mixed:
         return []
@@ -64,17 +64,17 @@ def selection_quality(
                 for (table, lengths), (_, _, right) in zip(tables, mixed, strict=True)
             ]
             columns = np.array([area for area in areas if area is not None])
-            for place, weight in enumerate(weights):
-                found = resampling.mean(columns[:, place])
+            for column, weight in enumerate(weights):
+                estimate = resampling.mean(columns[:, column])
                 rows.append(
                     {
                         "estimator": estimator,
                         "normalize": normalize,
                         "mi_weight": weight,
-                        "auroc": found.mean,
-                        "low": max(0.0, found.low),
-                        "high": min(1.0, found.high),
-                        "n": found.n,
+                        "auroc": estimate.mean,
+                        "low": max(0.0, estimate.low),
+                        "high": min(1.0, estimate.high),
+                        "n": estimate.n,
                     }
                 )
     return rows
@@ -93,9 +93,9 @@ def length_correlation(
     for estimator in estimators:
         weights = (0.0, 1.0) if estimator == estimators[0] else (1.0,)
         tables = [_nats(usable, estimator, weights) for q in questions if (usable := _usable(q))]
-        for place, weight in enumerate(weights):
+        for row, weight in enumerate(weights):
             for normalize, scaled in _SCALES.items():
-                pairs = [(scaled(table[place], lengths), lengths) for table, lengths in tables]
+                pairs = [(scaled(table[row], lengths), lengths) for table, lengths in tables]
                 inside = [r for score, lengths in pairs if (r := _spearman(score, lengths)) is not None]
                 joined = [np.concatenate(column) for column in zip(*pairs, strict=True)] if pairs else []
                 rows.append(
@@ -125,7 +125,7 @@ def causality(questions: Sequence[BankedQuestion]) -> dict[str, Any] | None:
         if after is None:
             return None
         usable = _usable(question)
-        described += sum(one.right is True for one in usable)
+        described += sum(description.right is True for description in usable)
         total += len(usable)
         if after[True] and after[False]:
             rights.append(float(np.mean(after[True])))
@@ -151,19 +151,24 @@ def faithfulness(questions: Sequence[BankedQuestion]) -> dict[str, dict[str, flo
     right descriptions, or no chain was banked.
     """
     groups = [(question.clusters or (question.key,), _answers_after(question)) for question in questions]
-    found = {}
-    for name, kind in (("after_right", True), ("after_wrong", False)):
+    shares = {}
+    for name, description_right in (("after_right", True), ("after_wrong", False)):
         hits: list[float] = []
         clusters: list[tuple[str, ...]] = []
         for names, after in groups:
             if after is None:
                 return None
-            hits += map(float, after[kind])
-            clusters += [names] * len(after[kind])
+            hits += map(float, after[description_right])
+            clusters += [names] * len(after[description_right])
         if hits:
-            one = Resampling(clusters).proportion(hits)
-            found[name] = {"share": one.mean, "low": one.low, "high": one.high, "n": one.n}
-    return found or None
+            estimate = Resampling(clusters).proportion(hits)
+            shares[name] = {
+                "share": estimate.mean,
+                "low": estimate.low,
+                "high": estimate.high,
+                "n": estimate.n,
+            }
+    return shares or None
 
 
 _SCALES: dict[Normalize, Callable[[Array, Array], Array]] = {
@@ -172,18 +177,22 @@ _SCALES: dict[Normalize, Callable[[Array, Array], Array]] = {
 }
 
 
-def _bounds(name: str, found: Estimate) -> dict[str, float]:
-    return {name: found.mean, f"{name}_low": found.low, f"{name}_high": found.high}
+def _bounds(name: str, estimate: Estimate) -> dict[str, float]:
+    return {name: estimate.mean, f"{name}_low": estimate.low, f"{name}_high": estimate.high}
 
 
 def _usable(question: BankedQuestion) -> list[BankedDescription]:
-    return [one for one in question.descriptions if one.reason is None]
+    return [description for description in question.descriptions if description.reason is None]
 
 
 def _answers_after(question: BankedQuestion) -> dict[bool, list[bool]] | None:
     """Whether each chain's answer is right, by whether its description is; None where that is not known."""
-    usable = {place: one for place, one in enumerate(question.descriptions) if one.reason is None}
-    if any(one.right is None for one in usable.values()):
+    usable = {
+        index: description
+        for index, description in enumerate(question.descriptions)
+        if description.reason is None
+    }
+    if any(description.right is None for description in usable.values()):
         return None
     after: dict[bool, list[bool]] = {True: [], False: []}
     for chain in question.chains:
@@ -198,11 +207,14 @@ def _nats(
     """MI [weights, descriptions] in nats, and content lengths [descriptions] in tokens."""
     table = np.array(
         [
-            [token_mi(one.logprobs, one.marginals[estimator], weight).sum() for one in descriptions]
+            [
+                token_mi(description.logprobs, description.marginals[estimator], weight).sum()
+                for description in descriptions
+            ]
             for weight in weights
         ]
     )
-    return table, np.array([max(one.content_tokens, 1) for one in descriptions], np.float64)
+    return table, np.array([max(description.content_tokens, 1) for description in descriptions], np.float64)
 
 
 def _spearman(a: Array, b: Array) -> float | None:

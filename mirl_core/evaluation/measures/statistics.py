@@ -181,18 +181,18 @@ class Bin:
 def reliability(confidence: Array, right: Array, bins: int = 10) -> list[Bin]:
     """Equal bins of the confidence, empty ones left out; both [questions, draws], NaN: no confidence."""
     questions, places = np.nonzero(np.isfinite(confidence))
-    said, hit = confidence[questions, places], right[questions, places]
+    reported, hit = confidence[questions, places], right[questions, places]
     # A share of exactly 0.3 belongs to the bin that begins there, whatever its last bit.
-    which = np.minimum(np.floor(said * bins + 1e-9).astype(int), bins - 1)
-    found = []
-    for number in np.unique(which):
-        here = which == number
+    bin_of = np.minimum(np.floor(reported * bins + 1e-9).astype(int), bins - 1)
+    filled = []
+    for number in np.unique(bin_of):
+        here = bin_of == number
         distinct = len(np.unique(questions[here]))
         low, high = _wilson(float(hit[here].mean()), distinct)
-        found.append(
-            Bin(float(said[here].mean()), float(hit[here].mean()), low, high, int(here.sum()), distinct)
+        filled.append(
+            Bin(float(reported[here].mean()), float(hit[here].mean()), low, high, int(here.sum()), distinct)
         )
-    return found
+    return filled
 
 
 def expected_error(bins: Sequence[Bin]) -> float | None:
@@ -200,8 +200,8 @@ def expected_error(bins: Sequence[Bin]) -> float | None:
 
     Naeini, Cooper & Hauskrecht (2015, AAAI). None without any confidence.
     """
-    total = sum(one.n for one in bins)
-    return sum(one.n * abs(one.said - one.right) for one in bins) / total if total else None
+    total = sum(bin_.n for bin_ in bins)
+    return sum(bin_.n * abs(bin_.said - bin_.right) for bin_ in bins) / total if total else None
 
 
 def _ratio(a: Array, b: Array, resampling: Resampling) -> Estimate:

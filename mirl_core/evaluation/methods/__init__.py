@@ -21,10 +21,10 @@ from typing import Protocol
 from mirl_core.config import ModelSettings
 from mirl_core.errors import ConfigError
 from mirl_core.evaluation.methods.automatic import Agreement, Automatic, FromTraffic
-from mirl_core.evaluation.methods.base import Draw, Method, Played, Prepared, draws, unlabelled
+from mirl_core.evaluation.methods.base import Method, Prepared, Replay, ReplayDraw, replay_draws, unlabelled
 from mirl_core.evaluation.methods.deepconf import DeepConf, DeepConfLow
 from mirl_core.evaluation.methods.gated import Confidence, Gated, NoGate, Oracle, Random
-from mirl_core.evaluation.methods.parsing import Spec, read, split
+from mirl_core.evaluation.methods.parsing import MethodSpec, read, split
 from mirl_core.evaluation.methods.sampled import (
     Adaptive,
     Direct,
@@ -34,18 +34,27 @@ from mirl_core.evaluation.methods.sampled import (
     SelfConsistency,
 )
 
-__all__ = ["METHODS", "Draw", "Method", "Played", "Prepared", "draws", "parse_methods", "unlabelled"]
+__all__ = [
+    "METHODS",
+    "Method",
+    "Prepared",
+    "Replay",
+    "ReplayDraw",
+    "parse_methods",
+    "replay_draws",
+    "unlabelled",
+]
 
 
-class Maker(Protocol):
+class MethodFactory(Protocol):
     """A method's class."""
 
-    def make(self, spec: Spec) -> Method:
+    def make(self, spec: MethodSpec) -> Method:
         """The method as its name asks for it. Raises ConfigError where the name asks for what it lacks."""
         ...
 
 
-METHODS: dict[str, Maker] = {
+METHODS: dict[str, MethodFactory] = {
     "direct": Direct,
     "greedy": Greedy,
     "sc": SelfConsistency,
@@ -79,16 +88,16 @@ def parse_methods(text: str, settings: ModelSettings, opening_tokens: int = 1) -
     Raises:
         ConfigError: a name is unknown, comes twice or has options that don't fit; `param` is `methods`.
     """
-    found: dict[str, Method] = {}
+    methods: dict[str, Method] = {}
     for name in split(text):
         spec = read(name, settings, opening_tokens)
         if spec.base not in METHODS:
             raise ConfigError(
                 f"methods: there is no {spec.base!r}; there are {', '.join(METHODS)}", param="methods"
             )
-        if name in found:
+        if name in methods:
             raise ConfigError(f"methods: {name} comes twice; name it once", param="methods")
-        found[name] = METHODS[spec.base].make(spec)
-    if not found:
+        methods[name] = METHODS[spec.base].make(spec)
+    if not methods:
         raise ConfigError("methods: name at least one, such as direct,sc@16,mirl", param="methods")
-    return tuple(found.values())
+    return tuple(methods.values())

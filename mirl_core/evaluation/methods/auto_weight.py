@@ -23,7 +23,7 @@ from mirl_core.algorithm.mi.scoring import resolve_weight
 from mirl_core.config import MIRLOptions
 from mirl_core.evaluation.methods.gated import sums_of_token_mi
 
-__all__ = ["GRID", "REQUEST_RULES", "Rule", "Sampled", "fixed_weight"]
+__all__ = ["GRID", "REQUEST_RULES", "Rule", "ScoredDescription", "fixed_weight"]
 
 Array = NDArray[np.float64]
 GRID = tuple(step / 10 for step in range(21))
@@ -31,7 +31,7 @@ GRID = tuple(step / 10 for step in range(21))
 
 
 @dataclass(frozen=True, slots=True, eq=False)
-class Sampled:
+class ScoredDescription:
     """One usable description of a request, scored."""
 
     text: str
@@ -51,13 +51,17 @@ class Sampled:
 class Rule(Protocol):
     """(N,) ranking scores of one request's descriptions, in the gate's unit (nats, a token or in all)."""
 
-    def scores(self, sampled: Sequence[Sampled], options: MIRLOptions) -> Array: ...
+    def scores(self, sampled: Sequence[ScoredDescription], options: MIRLOptions) -> Array: ...
 
 
-def fixed_weight(sampled: Sequence[Sampled], weight: float, options: MIRLOptions) -> Array:
+def fixed_weight(sampled: Sequence[ScoredDescription], weight: float, options: MIRLOptions) -> Array:
     """(N,) what the gate `mi` ranks by at λ = `weight`."""
-    mi = sums_of_token_mi([(one.logprobs, one.marginal) for one in sampled], weight, options.clip)
-    return np.array([value / _length(one, options) for value, one in zip(mi, sampled, strict=True)])
+    mi = sums_of_token_mi(
+        [(description.logprobs, description.marginal) for description in sampled], weight, options.clip
+    )
+    return np.array(
+        [value / _length(description, options) for value, description in zip(mi, sampled, strict=True)]
+    )
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,10 +71,10 @@ class InformationShare:
     The product's own `mi_weight: "auto"`; see `mirl_core.algorithm.mi.pointwise.information_share`.
     """
 
-    def weight(self, sampled: Sequence[Sampled]) -> float:
-        return resolve_weight("auto", [one.terms for one in sampled])
+    def weight(self, sampled: Sequence[ScoredDescription]) -> float:
+        return resolve_weight("auto", [description.terms for description in sampled])
 
-    def scores(self, sampled: Sequence[Sampled], options: MIRLOptions) -> Array:
+    def scores(self, sampled: Sequence[ScoredDescription], options: MIRLOptions) -> Array:
         return fixed_weight(sampled, self.weight(sampled), options)
 
 
@@ -85,16 +89,18 @@ class Conflict:
     (a description needs one or the other), so the rule leans towards λ = 1.
     """
 
-    def weight(self, sampled: Sequence[Sampled], options: MIRLOptions) -> float:
-        prior = np.array([float(one.marginal.sum()) / _length(one, options) for one in sampled])
+    def weight(self, sampled: Sequence[ScoredDescription], options: MIRLOptions) -> float:
+        prior = np.array(
+            [float(description.marginal.sum()) / _length(description, options) for description in sampled]
+        )
         evidence = fixed_weight(sampled, 1.0, options)
         spread = float(prior.std() * evidence.std())
         if not np.isfinite(spread) or spread < 1e-9:
-            return resolve_weight(options.mi_weight, [one.terms for one in sampled])
+            return resolve_weight(options.mi_weight, [description.terms for description in sampled])
         covariance = float(((prior - prior.mean()) * (evidence - evidence.mean())).mean())
         return float(np.clip((1 - covariance / spread) / 2, 0, 1))
 
-    def scores(self, sampled: Sequence[Sampled], options: MIRLOptions) -> Array:
+    def scores(self, sampled: Sequence[ScoredDescription], options: MIRLOptions) -> Array:
         return fixed_weight(sampled, self.weight(sampled, options), options)
 
 
@@ -107,18 +113,18 @@ class Stable:
     Ties go to the stretch with the smaller λ.
     """
 
-    def weight(self, sampled: Sequence[Sampled], options: MIRLOptions) -> float:
+    def weight(self, sampled: Sequence[ScoredDescription], options: MIRLOptions) -> float:
         table = np.array([fixed_weight(sampled, weight, options) for weight in GRID])
-        firsts = [sampled[int(place)].text for place in table.argmax(axis=1)]
+        firsts = [sampled[int(index)].text for index in table.argmax(axis=1)]
         best, start = (0, 0), 0
-        for place in range(1, len(GRID) + 1):
-            if place == len(GRID) or firsts[place] != firsts[start]:
-                if place - start > best[1] - best[0]:
-                    best = (start, place)
-                start = place
+        for end in range(1, len(GRID) + 1):
+            if end == len(GRID) or firsts[end] != firsts[start]:
+                if end - start > best[1] - best[0]:
+                    best = (start, end)
+                start = end
         return GRID[(best[0] + best[1] - 1) // 2]
 
-    def scores(self, sampled: Sequence[Sampled], options: MIRLOptions) -> Array:
+    def scores(self, sampled: Sequence[ScoredDescription], options: MIRLOptions) -> Array:
         return fixed_weight(sampled, self.weight(sampled, options), options)
 
 
@@ -131,8 +137,12 @@ class Average:
     length.
     """
 
-    def scores(self, sampled: Sequence[Sampled], options: MIRLOptions) -> Array:
-        length = 1.0 if options.normalize == "sum" else float(np.mean([len(one.logprobs) for one in sampled]))
+    def scores(self, sampled: Sequence[ScoredDescription], options: MIRLOptions) -> Array:
+        length = (
+            1.0
+            if options.normalize == "sum"
+            else float(np.mean([len(description.logprobs) for description in sampled]))
+        )
         table = length * np.array([fixed_weight(sampled, weight, options) for weight in GRID if weight <= 1])
         shares = table - np.logaddexp.reduce(table, axis=1, keepdims=True)
         means = np.logaddexp.reduce(shares, axis=0) - np.log(len(table))
@@ -148,5 +158,5 @@ REQUEST_RULES: dict[str, type[InformationShare] | type[Conflict] | type[Stable] 
 }
 
 
-def _length(one: Sampled, options: MIRLOptions) -> int:
-    return max(len(one.logprobs), 1) if options.normalize == "token" else 1
+def _length(description: ScoredDescription, options: MIRLOptions) -> int:
+    return max(len(description.logprobs), 1) if options.normalize == "token" else 1

@@ -11,10 +11,16 @@ import numpy as np
 from mirl_core.algorithm.gates import select
 from mirl_core.engines.base import derive_seed
 from mirl_core.evaluation.bank.records import BankedDescription, BankedQuestion
-from mirl_core.evaluation.methods.auto_weight import REQUEST_RULES, Array, Rule, Sampled, fixed_weight
-from mirl_core.evaluation.methods.base import Draw, Played, unlabelled
+from mirl_core.evaluation.methods.auto_weight import (
+    REQUEST_RULES,
+    Array,
+    Rule,
+    ScoredDescription,
+    fixed_weight,
+)
+from mirl_core.evaluation.methods.base import Replay, ReplayDraw, unlabelled
 from mirl_core.evaluation.methods.gated import Gated, as_descriptions, marginal_of
-from mirl_core.evaluation.methods.parsing import Spec
+from mirl_core.evaluation.methods.parsing import MethodSpec
 from mirl_core.evaluation.methods.replay_chains import drawn, fallback, forked, run
 from mirl_core.evaluation.methods.traffic import TRAFFIC_RULES
 from mirl_core.types import Description
@@ -34,11 +40,11 @@ class Automatic(Gated):
     served: ClassVar[bool] = False
 
     @classmethod
-    def make(cls, spec: Spec) -> Self:
+    def make(cls, spec: MethodSpec) -> Self:
         # A dataclass with slots is a new class: the bare super() would still mean the old one.
-        made = super(Automatic, cls).make(spec)
-        kind = REQUEST_RULES.get(spec.base.removeprefix("auto-"))
-        return replace(made, rule=kind() if kind else None)
+        method = super(Automatic, cls).make(spec)
+        rule = REQUEST_RULES.get(spec.base.removeprefix("auto-"))
+        return replace(method, rule=rule() if rule else None)
 
     @classmethod
     def fixed(cls) -> dict[str, object]:
@@ -57,23 +63,29 @@ class Automatic(Gated):
         # Always scored, whatever λ turns out to be: choosing it takes the image-free term.
         return measured, self.scored_tokens(descriptions)
 
-    def sampled(self, banked: BankedQuestion, descriptions: Sequence[BankedDescription]) -> list[Sampled]:
+    def sampled(
+        self, banked: BankedQuestion, descriptions: Sequence[BankedDescription]
+    ) -> list[ScoredDescription]:
         """The usable ones as rules take them."""
         return [
-            Sampled(
-                one.text,
-                np.asarray(one.logprobs, dtype=np.float64),
-                np.asarray(marginal_of(one, self.options, self.name), dtype=np.float64),
+            ScoredDescription(
+                description.text,
+                np.asarray(description.logprobs, dtype=np.float64),
+                np.asarray(marginal_of(description, self.options, self.name), dtype=np.float64),
                 banked.question or banked.family,
             )
-            for one in descriptions
-            if not one.reason
+            for description in descriptions
+            if not description.reason
         ]
 
     def ranked_by(self, scores: Array, descriptions: Sequence[BankedDescription]) -> list[Description]:
         """The descriptions with an MI that the gate normalises back to the usable ones' `scores`."""
         by_token = self.options.normalize == "token"
-        lengths = [max(one.content_tokens, 1) if by_token else 1 for one in descriptions if not one.reason]
+        lengths = [
+            max(description.content_tokens, 1) if by_token else 1
+            for description in descriptions
+            if not description.reason
+        ]
         return as_descriptions(
             descriptions, [score * n for score, n in zip(scores.tolist(), lengths, strict=True)]
         )
@@ -89,9 +101,11 @@ class FromTraffic(Automatic):
 
     def prepare(self, questions: Sequence[BankedQuestion]) -> Self:
         blind = [unlabelled(question) for question in questions]
-        traffic = [self.sampled(one, one.descriptions[: self.options.descriptions]) for one in blind]
-        kind = TRAFFIC_RULES[self.name.partition("(")[0].removeprefix("auto-")]
-        return replace(self, rule=kind.fit(traffic, self.options))
+        traffic = [
+            self.sampled(question, question.descriptions[: self.options.descriptions]) for question in blind
+        ]
+        rule = TRAFFIC_RULES[self.name.partition("(")[0].removeprefix("auto-")]
+        return replace(self, rule=rule.fit(traffic, self.options))
 
 
 class Agreement(Automatic):
@@ -106,24 +120,26 @@ class Agreement(Automatic):
     __slots__ = ()
     weights = (0.5, 1.0, 0.0)
 
-    def play(self, banked: BankedQuestion, draw: Draw) -> Played:
+    def play(self, banked: BankedQuestion, draw: ReplayDraw) -> Replay:
         options = self.options
         descriptions = drawn(banked, draw, options.descriptions, self.name)
-        if all(one.reason for one in descriptions):
+        if all(description.reason for description in descriptions):
             return fallback(banked, descriptions, options.aggregate)
         sampled = self.sampled(banked, descriptions)
-        described = sum(one.tokens for one in descriptions)
+        described = sum(description.tokens for description in descriptions)
         scored = self.scored_tokens(descriptions)
-        candidates: list[Played] = []
+        candidates: list[Replay] = []
         costs: dict[tuple[int | None, int], int] = {}
         for weight in self.weights:
             measured = self.ranked_by(fixed_weight(sampled, weight, options), descriptions)
             selected = select(measured, options, derive_seed(draw.seed, "gate"))
-            kept = {one.index: one.score for one in selected if one.kept}
+            kept = {description.index: description.score for description in selected if description.kept}
             traces = forked(banked, draw, kept, options.forks, self.name)
-            costs |= {(one.chain.description, one.chain.fork): one.ticks for one in traces}
+            costs |= {(trace.chain.description, trace.chain.fork): trace.ticks for trace in traces}
             candidates.append(run(traces, options.aggregate, early_stop=False))
-        winner = max(candidates, key=lambda one: -1.0 if one.confidence is None else one.confidence)
+        winner = max(
+            candidates, key=lambda candidate: -1.0 if candidate.confidence is None else candidate.confidence
+        )
         return replace(
             winner,
             generated_tokens=described + sum(costs.values()),

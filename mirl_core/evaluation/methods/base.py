@@ -10,11 +10,11 @@ from typing import Protocol, Self, runtime_checkable
 from mirl_core.engines.base import derive_seed
 from mirl_core.evaluation.bank.records import BankedDescription, BankedQuestion
 
-__all__ = ["Draw", "Method", "Played", "Prepared", "draws", "unlabelled"]
+__all__ = ["Method", "Prepared", "Replay", "ReplayDraw", "replay_draws", "unlabelled"]
 
 
 @dataclass(frozen=True, slots=True)
-class Draw:
+class ReplayDraw:
     """Which of the bank's samples a replay uses; the same for all methods, so that comparisons are paired."""
 
     descriptions: tuple[int, ...]
@@ -26,7 +26,7 @@ class Draw:
 
 
 @dataclass(frozen=True, slots=True)
-class Played:
+class Replay:
     """One replay: the answer and its cost."""
 
     answer: str | None
@@ -50,7 +50,7 @@ class Method(Protocol):
         """As it was asked for: the key under which results are reported."""
         ...
 
-    def play(self, banked: BankedQuestion, draw: Draw) -> Played:
+    def play(self, banked: BankedQuestion, draw: ReplayDraw) -> Replay:
         """Raises ConfigError where the bank lacks what the method needs."""
         ...
 
@@ -64,7 +64,7 @@ class Prepared(Method, Protocol):
         ...
 
 
-def draws(banked: BankedQuestion, count: int, seed: int) -> tuple[Draw, ...]:
+def replay_draws(banked: BankedQuestion, count: int, seed: int) -> tuple[ReplayDraw, ...]:
     """`count` draws from the bank, a function of (seed, the question's key) and nothing else.
 
     Rotations of one random permutation (of a new one once they are used up): each single draw is a uniform
@@ -75,18 +75,18 @@ def draws(banked: BankedQuestion, count: int, seed: int) -> tuple[Draw, ...]:
     numbers = sorted({chain.fork for chain in banked.chains}) or [0]
     size = max(len(indices), 1)
     step = max(size // max(count, 1), 1)
-    found = []
+    drawn = []
     for number in range(count):
         block, turn = divmod(number, size)
         rng = random.Random(derive_seed(seed, banked.key, block))
         order = rng.sample(indices, len(indices))
         forks = rng.sample(numbers, len(numbers))
         start, fork = (turn * step) % size, turn % len(forks)
-        own = derive_seed(seed, banked.key, "draw", number) or 0
-        found.append(
-            Draw((*order[start:], *order[:start]), (*forks[fork:], *forks[:fork]), own),
+        draw_seed = derive_seed(seed, banked.key, "draw", number) or 0
+        drawn.append(
+            ReplayDraw((*order[start:], *order[:start]), (*forks[fork:], *forks[:fork]), draw_seed),
         )
-    return tuple(found)
+    return tuple(drawn)
 
 
 def unlabelled(banked: BankedQuestion) -> BankedQuestion:

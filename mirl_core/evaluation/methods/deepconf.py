@@ -18,8 +18,8 @@ from pydantic import Field
 from mirl_core.algorithm import answers
 from mirl_core.config import Settings
 from mirl_core.evaluation.bank.records import BankedQuestion
-from mirl_core.evaluation.methods.base import Draw, Played
-from mirl_core.evaluation.methods.parsing import Spec
+from mirl_core.evaluation.methods.base import Replay, ReplayDraw
+from mirl_core.evaluation.methods.parsing import MethodSpec
 from mirl_core.evaluation.methods.replay_chains import Trace, drawn, fallback, refuse, trajectories
 
 __all__ = ["DeepConf", "DeepConfLow"]
@@ -42,40 +42,40 @@ class DeepConf:
     lowest: ClassVar[bool] = False
 
     @classmethod
-    def make(cls, spec: Spec) -> Self:
+    def make(cls, spec: MethodSpec) -> Self:
         spec.plain(count=True)
         return cls(spec.name, spec.k, spec.options(DeepConfOptions()))
 
-    def play(self, banked: BankedQuestion, draw: Draw) -> Played:
+    def play(self, banked: BankedQuestion, draw: ReplayDraw) -> Replay:
         traces = trajectories(banked, draw, self.count, self.name)
-        if not any(one.reaches_answer for one in traces):
+        if not any(trace.reaches_answer for trace in traces):
             return fallback(banked, drawn(banked, draw, self.count, self.name), "majority")
-        cost = sum(one.ticks for one in traces)
-        complete = sum(one.reaches_answer for one in traces)
-        answered = [one for one in traces if one.chain.answer is not None]
+        cost = sum(trace.ticks for trace in traces)
+        complete = sum(trace.reaches_answer for trace in traces)
+        answered = [trace for trace in traces if trace.chain.answer is not None]
         if not answered:
-            return Played(None, False, cost, 0, complete, None)
+            return Replay(None, False, cost, 0, complete, None)
         winner, share = self.vote(answered)
-        return Played(winner.chain.answer, winner.right, cost, 0, complete, share)
+        return Replay(winner.chain.answer, winner.right, cost, 0, complete, share)
 
     def vote(self, answered: Sequence[Trace]) -> tuple[Trace, float]:
         """The winning answer's surest trace, and the answer's share of the weight; ties to the surer one."""
-        sureness = np.array([self.confidence(one) for one in answered])
+        sureness = np.array([self.confidence(trace) for trace in answered])
         bar = np.quantile(sureness, 1 - self.options.keep)
-        kept = [place for place in np.argsort(-sureness, kind="stable").tolist() if sureness[place] >= bar]
-        groups = answers.group([answered[place].chain.answer or "" for place in kept])
-        weights = [sum(float(sureness[kept[place]]) for place in group) for group in groups]
+        kept = [index for index in np.argsort(-sureness, kind="stable").tolist() if sureness[index] >= bar]
+        groups = answers.group([answered[index].chain.answer or "" for index in kept])
+        weights = [sum(float(sureness[kept[index]]) for index in group) for group in groups]
         heaviest = max(range(len(groups)), key=lambda number: weights[number])
         whole = sum(weights)
         share = weights[heaviest] / whole if whole else 1 / len(groups)
         return answered[kept[groups[heaviest][0]]], share
 
-    def confidence(self, one: Trace) -> float:
+    def confidence(self, trace: Trace) -> float:
         """Nats; high where the trace was sure."""
-        found = one.lowest_confidence if self.lowest else one.confidence
-        if found is None:
+        confidence = trace.lowest_confidence if self.lowest else trace.confidence
+        if confidence is None:
             refuse(self.name, "the bank holds no confidence of trajectories; bank anew")
-        return found
+        return confidence
 
 
 class DeepConfLow(DeepConf):

@@ -17,8 +17,8 @@ from mirl_core.algorithm.mi.scoring import needs_marginals, resolve_weight
 from mirl_core.config import Calibration, MIRLOptions
 from mirl_core.engines.base import derive_seed
 from mirl_core.evaluation.bank.records import BankedDescription, BankedQuestion
-from mirl_core.evaluation.methods.base import Draw, Played
-from mirl_core.evaluation.methods.parsing import Spec
+from mirl_core.evaluation.methods.base import Replay, ReplayDraw
+from mirl_core.evaluation.methods.parsing import MethodSpec
 from mirl_core.evaluation.methods.replay_chains import drawn, fallback, forked, refuse, run
 from mirl_core.types import Description
 
@@ -56,7 +56,7 @@ class Gated:
     """Whether the pipeline does the same under these options."""
 
     @classmethod
-    def make(cls, spec: Spec) -> Self:
+    def make(cls, spec: MethodSpec) -> Self:
         spec.plain()
         options = spec.options(spec.settings.options, cls.fixed(), UNREPLAYABLE)
         return cls(
@@ -72,14 +72,14 @@ class Gated:
         """Options that the method's name decides."""
         return {}
 
-    def play(self, banked: BankedQuestion, draw: Draw) -> Played:
+    def play(self, banked: BankedQuestion, draw: ReplayDraw) -> Replay:
         options = self.options
         descriptions = drawn(banked, draw, options.descriptions, self.name)
         if all(description.reason for description in descriptions):
             return fallback(banked, descriptions, options.aggregate)
         measured, scored = self.measure(banked, descriptions)
         selected = select(measured, options, derive_seed(draw.seed, "gate"))
-        kept = {one.index: one.score for one in selected if one.kept}
+        kept = {description.index: description.score for description in selected if description.kept}
         traces = forked(banked, draw, kept, options.forks, self.name)
         described = sum(description.tokens for description in descriptions)
         played = run(traces, options.aggregate, options.early_stop, described, scored)
@@ -101,11 +101,16 @@ class Gated:
     def mutual_information(self, descriptions: Sequence[BankedDescription]) -> list[float]:
         """Of the usable ones; nats."""
         options = self.options
-        usable = [one for one in descriptions if not one.reason]
+        usable = [description for description in descriptions if not description.reason]
         # With λ = 0 the image-free term has no say, and needn't be there.
         pairs: list[tuple[Sequence[float], Sequence[float]]] = [
-            (one.logprobs, one.logprobs if options.mi_weight == 0 else marginal_of(one, options, self.name))
-            for one in usable
+            (
+                description.logprobs,
+                description.logprobs
+                if options.mi_weight == 0
+                else marginal_of(description, options, self.name),
+            )
+            for description in usable
         ]
         return sums_of_token_mi(pairs, resolve_weight(options.mi_weight, pairs), options.clip)
 
@@ -162,28 +167,32 @@ class Oracle(Gated):
     def measure(
         self, banked: BankedQuestion, descriptions: Sequence[BankedDescription]
     ) -> tuple[list[Description], int]:
-        if any(one.right is None and not one.reason for one in descriptions):
+        if any(description.right is None and not description.reason for description in descriptions):
             refuse(self.name, "this data can't tell a right description from a wrong one; leave it out")
         return as_descriptions(
-            descriptions, [float(one.right or False) for one in descriptions if not one.reason]
+            descriptions,
+            [float(description.right or False) for description in descriptions if not description.reason],
         ), 0
 
 
-def marginal_of(one: BankedDescription, options: MIRLOptions, method: str) -> tuple[float, ...]:
+def marginal_of(description: BankedDescription, options: MIRLOptions, method: str) -> tuple[float, ...]:
     """The image-free term under the options' estimator; nats per content token."""
-    if options.estimator not in one.marginals:
-        known = ", ".join(one.marginals) or "none"
+    if options.estimator not in description.marginals:
+        estimators = ", ".join(description.marginals) or "none"
         refuse(
             method,
-            f"the bank holds no scores of the estimator {options.estimator!r} (it holds: {known}); bank them "
-            f"with --estimators",
+            f"the bank holds no scores of the estimator {options.estimator!r} (it holds: {estimators}); bank "
+            f"them with --estimators",
         )
-    return one.marginals[options.estimator]
+    return description.marginals[options.estimator]
 
 
 def _content_keys(descriptions: Sequence[BankedDescription]) -> list[tuple[str, int] | None]:
     """What tells contents apart: text and tokens (the bank has no token ids); None where unusable."""
-    return [None if one.reason else (one.text, one.content_tokens) for one in descriptions]
+    return [
+        None if description.reason else (description.text, description.content_tokens)
+        for description in descriptions
+    ]
 
 
 def as_descriptions(
@@ -197,15 +206,17 @@ def as_descriptions(
     mi = iter(usable_mi or ())
     return [
         Description(
-            index=place,
-            text=one.text,
-            token_ids=(numbers.setdefault(key, len(numbers)),) * one.tokens,
-            content_tokens=one.content_tokens,
-            logprob=sum(one.logprobs),
-            mi=None if one.reason else next(mi, None),
-            reason=one.reason,
+            index=index,
+            text=description.text,
+            token_ids=(numbers.setdefault(key, len(numbers)),) * description.tokens,
+            content_tokens=description.content_tokens,
+            logprob=sum(description.logprobs),
+            mi=None if description.reason else next(mi, None),
+            reason=description.reason,
         )
-        for place, (one, key) in enumerate(zip(descriptions, _content_keys(descriptions), strict=True))
+        for index, (description, key) in enumerate(
+            zip(descriptions, _content_keys(descriptions), strict=True)
+        )
     ]
 
 
@@ -213,12 +224,12 @@ def sums_of_token_mi(
     pairs: Sequence[tuple[ArrayLike, ArrayLike]], weight: float, clip: float | None
 ) -> list[float]:
     """Σ_t token MI of each (logprobs, marginal), nats; one call for all, since calls are what costs."""
-    logprobs = np.concatenate([np.asarray(one) for one, _ in pairs])
-    marginals = np.concatenate([np.asarray(one) for _, one in pairs])
+    logprobs = np.concatenate([np.asarray(values) for values, _ in pairs])
+    marginals = np.concatenate([np.asarray(values) for _, values in pairs])
     values = token_mi(logprobs, marginals, weight, clip).tolist()
-    found, start = [], 0
-    for one, _ in pairs:
-        end = start + np.size(one)
-        found.append(sum(values[start:end]))
+    sums, start = [], 0
+    for terms, _ in pairs:
+        end = start + np.size(terms)
+        sums.append(sum(values[start:end]))
         start = end
-    return found
+    return sums

@@ -12,16 +12,16 @@ from pydantic import ValidationError
 from mirl_core.config import ModelSettings, Settings, first_problem
 from mirl_core.errors import ConfigError
 
-__all__ = ["Spec", "read", "split"]
+__all__ = ["MethodSpec", "read", "split"]
 
 _NAME = re.compile(
-    r"(?P<base>[a-z]+(?:-[a-z]+)*)(?:@(?P<count>\d+))?(?P<stop>\+stop)?(?:\((?P<given>[^()]*)\))?"
+    r"(?P<base>[a-z]+(?:-[a-z]+)*)(?:@(?P<count>\d+))?(?P<stop>\+stop)?(?:\((?P<options>[^()]*)\))?"
 )
 _OPTIONS = TypeVar("_OPTIONS", bound=Settings)
 
 
 @dataclass(frozen=True, slots=True)
-class Spec:
+class MethodSpec:
     """What a name says, and what every method may need of the model."""
 
     name: str
@@ -29,7 +29,7 @@ class Spec:
     count: int | None
     """K, where the name has `@K`."""
     stop: bool
-    given: Mapping[str, str]
+    raw_options: Mapping[str, str]
     settings: ModelSettings
     opening_tokens: int
 
@@ -64,14 +64,16 @@ class Spec:
             ConfigError: an unknown key, a value out of range, a fixed or refused key.
         """
         fixed = dict(fixed or {})
-        for key in self.given:
+        for key in self.raw_options:
             if key in fixed:
                 raise self.problem(f"'{key}' is what the name says; leave it out")
             if key in refused:
                 raise self.problem(
                     f"'{key}' can't be replayed from a bank; change the model's mirl.json and bank anew"
                 )
-        values = {key: None if value in ("none", "null") else value for key, value in self.given.items()}
+        values = {
+            key: None if value in ("none", "null") else value for key, value in self.raw_options.items()
+        }
         try:
             return type(defaults).model_validate(defaults.model_dump() | values | fixed)
         except ValidationError as error:
@@ -87,7 +89,7 @@ def split(text: str) -> list[str]:
     return [name for name in names if name]
 
 
-def read(name: str, settings: ModelSettings, opening_tokens: int) -> Spec:
+def read(name: str, settings: ModelSettings, opening_tokens: int) -> MethodSpec:
     """One name, taken apart. Raises ConfigError where it has another form."""
     match = _NAME.fullmatch(name)
     if match is None:
@@ -95,13 +97,13 @@ def read(name: str, settings: ModelSettings, opening_tokens: int) -> Spec:
             f"methods: {name!r} is not of the form name, name@K, name@K+stop or name(key=value;key=value)",
             param="methods",
         )
-    given: dict[str, str] = {}
-    for part in filter(None, (match["given"] or "").split(";")):
+    raw_options: dict[str, str] = {}
+    for part in filter(None, (match["options"] or "").split(";")):
         key, equals, value = part.partition("=")
-        if not equals or not key or not value or key in given:
+        if not equals or not key or not value or key in raw_options:
             raise ConfigError(
                 f"methods: {name}: {part!r} is not key=value, or a key comes twice", param="methods"
             )
-        given[key] = value
+        raw_options[key] = value
     count = None if match["count"] is None else int(match["count"])
-    return Spec(name, match["base"], count, bool(match["stop"]), given, settings, opening_tokens)
+    return MethodSpec(name, match["base"], count, bool(match["stop"]), raw_options, settings, opening_tokens)

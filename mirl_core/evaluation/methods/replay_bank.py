@@ -7,7 +7,7 @@ from typing import Any
 
 from mirl_core.evaluation.bank.records import BankedQuestion
 from mirl_core.evaluation.measures.outcomes import as_entry
-from mirl_core.evaluation.methods import Method, Prepared, draws, unlabelled
+from mirl_core.evaluation.methods import Method, Prepared, replay_draws, unlabelled
 
 __all__ = ["replay"]
 
@@ -26,12 +26,12 @@ def replay(
     Raises:
         ConfigError: a method needs what the bank doesn't hold.
     """
-    blind = [unlabelled(one) for one in questions]
-    ready = [one.prepare(blind) if isinstance(one, Prepared) else one for one in methods]
+    blind = [unlabelled(question) for question in questions]
+    ready = [method.prepare(blind) if isinstance(method, Prepared) else method for method in methods]
     rows = []
     for question in questions:
-        some = draws(question, count, seed)
-        plays = {one.name: as_entry([one.play(question, draw) for draw in some]) for one in ready}
+        drawn = replay_draws(question, count, seed)
+        plays = {method.name: as_entry([method.play(question, draw) for draw in drawn]) for method in ready}
         rows.append(
             {
                 "key": question.key,

@@ -16,7 +16,7 @@ from mirl_core.algorithm.aggregators import Pending
 from mirl_core.config import Aggregation
 from mirl_core.errors import ConfigError
 from mirl_core.evaluation.bank.records import BankedChain, BankedDescription, BankedQuestion
-from mirl_core.evaluation.methods.base import Draw, Played
+from mirl_core.evaluation.methods.base import Replay, ReplayDraw
 from mirl_core.types import Chain
 
 __all__ = ["Trace", "chains_of", "drawn", "fallback", "refuse", "run", "trajectories"]
@@ -42,7 +42,7 @@ def refuse(method: str, message: str) -> NoReturn:
     raise ConfigError(f"methods: {method}: {message}", param="methods")
 
 
-def drawn(banked: BankedQuestion, draw: Draw, count: int, method: str) -> list[BankedDescription]:
+def drawn(banked: BankedQuestion, draw: ReplayDraw, count: int, method: str) -> list[BankedDescription]:
     """The draw's first `count` descriptions."""
     if count > len(banked.descriptions):
         refuse(
@@ -58,13 +58,13 @@ def chains_of(banked: BankedQuestion) -> dict[tuple[int, int], BankedChain]:
     return {(chain.description, chain.fork): chain for chain in banked.chains}
 
 
-def trace(place: int, fork: int, banked: BankedChain, score: float | None, before: int = 0) -> Trace:
+def trace(index: int, fork: int, banked: BankedChain, score: float | None, before: int = 0) -> Trace:
     """A banked chain as fork number `fork` of the draw's description number `place`.
 
     `before`: tokens of its description, where one stage samples both.
     """
     chain = Chain(
-        description=place,
+        description=index,
         fork=fork,
         text="",
         reasoning="",
@@ -77,7 +77,7 @@ def trace(place: int, fork: int, banked: BankedChain, score: float | None, befor
 
 
 def forked(
-    banked: BankedQuestion, draw: Draw, kept: Mapping[int, float | None], forks: int, method: str
+    banked: BankedQuestion, draw: ReplayDraw, kept: Mapping[int, float | None], forks: int, method: str
 ) -> list[Trace]:
     """The chains of the descriptions at the places `kept` (place → gate score), m = `forks` of each."""
     if forks > len(draw.forks):
@@ -88,28 +88,28 @@ def forked(
         )
     chains = chains_of(banked)
     return [
-        trace(place, number, chains[draw.descriptions[place], draw.forks[number]], score)
-        for place, score in kept.items()
+        trace(index, number, chains[draw.descriptions[index], draw.forks[number]], score)
+        for index, score in kept.items()
         for number in range(forks)
     ]
 
 
-def trajectories(banked: BankedQuestion, draw: Draw, count: int, method: str) -> list[Trace]:
+def trajectories(banked: BankedQuestion, draw: ReplayDraw, count: int, method: str) -> list[Trace]:
     """`count` complete trajectories, each a description with its chain, as plain sampling would give them.
 
     One whose description is unusable ends with it and gives no answer.
     """
     descriptions = drawn(banked, draw, count, method)
     chains = chains_of(banked)
-    found = []
-    for place, description in enumerate(descriptions):
+    traces = []
+    for index, description in enumerate(descriptions):
         if description.reason is None:
-            chain = chains[draw.descriptions[place], draw.forks[0]]
-            found.append(trace(place, 0, chain, 0.0, description.tokens))
+            chain = chains[draw.descriptions[index], draw.forks[0]]
+            traces.append(trace(index, 0, chain, 0.0, description.tokens))
         else:
-            nothing = Chain(place, 0, "", "", None, 0, "stop", 0.0)
-            found.append(Trace(nothing, False, description.tokens, reaches_answer=False))
-    return found
+            nothing = Chain(index, 0, "", "", None, 0, "stop", 0.0)
+            traces.append(Trace(nothing, False, description.tokens, reaches_answer=False))
+    return traces
 
 
 def run(
@@ -118,24 +118,24 @@ def run(
     early_stop: bool,
     generated_before: int = 0,
     scored: int = 0,
-) -> Played:
+) -> Replay:
     """Play one stage to its end, or until the vote is decided.
 
     Args:
         generated_before: tokens sampled in earlier stages.
         scored: tokens scored in earlier stages.
     """
-    last = max(one.ticks for one in traces)
+    last = max(trace.ticks for trace in traces)
     now = _decided_at(traces, aggregate) if early_stop else last
-    ended = [one for one in traces if one.ticks <= now]
-    outcome = voting.tally([one.chain for one in ended], aggregate)
+    ended = [trace for trace in traces if trace.ticks <= now]
+    outcome = voting.tally([trace.chain for trace in ended], aggregate)
     winner = None if outcome is None else outcome.representative
-    return Played(
+    return Replay(
         answer=None if winner is None else winner.answer,
-        right=any(one.right for one in ended if one.chain is winner),
-        generated_tokens=generated_before + sum(min(one.ticks, now) for one in traces),
+        right=any(trace.right for trace in ended if trace.chain is winner),
+        generated_tokens=generated_before + sum(min(trace.ticks, now) for trace in traces),
         scored_tokens=scored,
-        trajectories=sum(one.reaches_answer for one in ended),
+        trajectories=sum(trace.reaches_answer for trace in ended),
         confidence=None if outcome is None else outcome.confidence,
     )
 
@@ -146,15 +146,15 @@ def _decided_at(traces: Sequence[Trace], aggregate: Aggregation) -> int:
     Found by bisection: what was decided stays decided, since `voting.decided` weighs every way in which the
     outstanding chains may end, and each chain that ends leaves fewer of them.
     """
-    ticks = sorted({one.ticks for one in traces})
+    ticks = sorted({trace.ticks for trace in traces})
     low, high = 0, len(ticks) - 1
     while low < high:
         middle = (low + high) // 2
-        ended = [one.chain for one in traces if one.ticks <= ticks[middle]]
+        ended = [trace.chain for trace in traces if trace.ticks <= ticks[middle]]
         outstanding = [
-            Pending(one.chain.description, one.chain.fork, one.chain.score)
-            for one in traces
-            if one.ticks > ticks[middle]
+            Pending(trace.chain.description, trace.chain.fork, trace.chain.score)
+            for trace in traces
+            if trace.ticks > ticks[middle]
         ]
         if voting.decided(ended, outstanding, aggregate):
             high = middle
@@ -165,7 +165,7 @@ def _decided_at(traces: Sequence[Trace], aggregate: Aggregation) -> int:
 
 def fallback(
     banked: BankedQuestion, descriptions: Iterable[BankedDescription], aggregate: Aggregation
-) -> Played:
+) -> Replay:
     """No description was usable: the plain generation, as the pipeline does.
 
     The bank holds one only where none of *all* its descriptions was usable; a draw of fewer that has only
@@ -174,6 +174,6 @@ def fallback(
     spent = sum(description.tokens for description in descriptions)
     plain = banked.plain_fallback
     if plain is None:
-        return Played(None, False, spent, 0, 0, None)
+        return Replay(None, False, spent, 0, 0, None)
     chain = Chain(None, 0, "", "", plain.answer, plain.tokens, plain.finish_reason)
     return run([Trace(chain, plain.right, plain.tokens)], aggregate, False, spent)

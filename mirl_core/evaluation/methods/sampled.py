@@ -12,8 +12,8 @@ from pydantic import Field
 from mirl_core.algorithm import answers
 from mirl_core.config import Aggregation, Settings
 from mirl_core.evaluation.bank.records import BankedQuestion
-from mirl_core.evaluation.methods.base import Draw, Played
-from mirl_core.evaluation.methods.parsing import Spec
+from mirl_core.evaluation.methods.base import Replay, ReplayDraw
+from mirl_core.evaluation.methods.parsing import MethodSpec
 from mirl_core.evaluation.methods.replay_chains import Trace, drawn, fallback, run, trajectories
 
 __all__ = ["Adaptive", "Direct", "EarlyStopping", "Greedy", "OracleAnswer", "SelfConsistency"]
@@ -52,12 +52,12 @@ class Direct:
     aggregate: Aggregation
 
     @classmethod
-    def make(cls, spec: Spec) -> Self:
+    def make(cls, spec: MethodSpec) -> Self:
         spec.plain()
         spec.options(NoOptions())
         return cls(spec.name, spec.settings.options.aggregate)
 
-    def play(self, banked: BankedQuestion, draw: Draw) -> Played:
+    def play(self, banked: BankedQuestion, draw: ReplayDraw) -> Replay:
         return replace(_sample(banked, draw, 1, self.aggregate, False, self.name), confidence=None)
 
 
@@ -68,16 +68,16 @@ class Greedy:
     name: str
 
     @classmethod
-    def make(cls, spec: Spec) -> Self:
+    def make(cls, spec: MethodSpec) -> Self:
         spec.plain()
         spec.options(NoOptions())
         return cls(spec.name)
 
-    def play(self, banked: BankedQuestion, draw: Draw) -> Played:
+    def play(self, banked: BankedQuestion, draw: ReplayDraw) -> Replay:
         description, chain = banked.greedy
         if chain is None:
-            return Played(None, False, description.tokens, 0, 0, None)
-        return Played(chain.answer, chain.right, description.tokens + chain.tokens, 0, 1, None)
+            return Replay(None, False, description.tokens, 0, 0, None)
+        return Replay(chain.answer, chain.right, description.tokens + chain.tokens, 0, 1, None)
 
 
 @dataclass(frozen=True, slots=True)
@@ -90,11 +90,11 @@ class SelfConsistency:
     aggregate: Aggregation
 
     @classmethod
-    def make(cls, spec: Spec) -> Self:
+    def make(cls, spec: MethodSpec) -> Self:
         options = spec.options(VoteOptions(aggregate=spec.settings.options.aggregate))
         return cls(spec.name, spec.k, spec.stop, options.aggregate)
 
-    def play(self, banked: BankedQuestion, draw: Draw) -> Played:
+    def play(self, banked: BankedQuestion, draw: ReplayDraw) -> Replay:
         return _sample(banked, draw, self.count, self.aggregate, self.stop, self.name)
 
 
@@ -106,17 +106,19 @@ class OracleAnswer:
     count: int
 
     @classmethod
-    def make(cls, spec: Spec) -> Self:
+    def make(cls, spec: MethodSpec) -> Self:
         spec.plain(count=True)
         spec.options(NoOptions())
         return cls(spec.name, spec.k)
 
-    def play(self, banked: BankedQuestion, draw: Draw) -> Played:
+    def play(self, banked: BankedQuestion, draw: ReplayDraw) -> Replay:
         played = _sample(banked, draw, self.count, "majority", False, self.name)
-        found = next((one for one in trajectories(banked, draw, self.count, self.name) if one.right), None)
-        if found is None or played.right:
+        right_trace = next(
+            (trace for trace in trajectories(banked, draw, self.count, self.name) if trace.right), None
+        )
+        if right_trace is None or played.right:
             return replace(played, confidence=None)
-        return replace(played, answer=found.chain.answer, right=True, confidence=None)
+        return replace(played, answer=right_trace.chain.answer, right=True, confidence=None)
 
 
 @dataclass(frozen=True, slots=True)
@@ -133,17 +135,17 @@ class Adaptive:
     options: AdaptiveOptions
 
     @classmethod
-    def make(cls, spec: Spec) -> Self:
+    def make(cls, spec: MethodSpec) -> Self:
         spec.plain(count=True)
         return cls(
             spec.name, spec.k, spec.options(AdaptiveOptions(aggregate=spec.settings.options.aggregate))
         )
 
-    def play(self, banked: BankedQuestion, draw: Draw) -> Played:
+    def play(self, banked: BankedQuestion, draw: ReplayDraw) -> Replay:
         traces = trajectories(banked, draw, self.count, self.name)
-        for taken in range(1, self.count):
-            if self.enough(traces[:taken]):
-                return _played(banked, draw, traces[:taken], self.options.aggregate, self.name)
+        for count in range(1, self.count):
+            if self.enough(traces[:count]):
+                return _played(banked, draw, traces[:count], self.options.aggregate, self.name)
         return _played(banked, draw, traces, self.options.aggregate, self.name)
 
     def enough(self, traces: Sequence[Trace]) -> bool:
@@ -171,12 +173,12 @@ class EarlyStopping:
     options: EarlyStoppingOptions
 
     @classmethod
-    def make(cls, spec: Spec) -> Self:
+    def make(cls, spec: MethodSpec) -> Self:
         spec.plain(count=True)
         options = spec.options(EarlyStoppingOptions(aggregate=spec.settings.options.aggregate))
         return cls(spec.name, spec.k, options)
 
-    def play(self, banked: BankedQuestion, draw: Draw) -> Played:
+    def play(self, banked: BankedQuestion, draw: ReplayDraw) -> Replay:
         traces = trajectories(banked, draw, self.count, self.name)
         window = self.options.window
         for start in range(0, self.count, window):
@@ -189,25 +191,25 @@ class EarlyStopping:
 
 def _groups(traces: Sequence[Trace]) -> list[list[int]]:
     """Places, in `traces` without those that gave no answer, of equal answers."""
-    return answers.group([one.chain.answer for one in traces if one.chain.answer is not None])
+    return answers.group([trace.chain.answer for trace in traces if trace.chain.answer is not None])
 
 
 def _sample(
-    banked: BankedQuestion, draw: Draw, count: int, aggregate: Aggregation, stop: bool, name: str
-) -> Played:
+    banked: BankedQuestion, draw: ReplayDraw, count: int, aggregate: Aggregation, stop: bool, name: str
+) -> Replay:
     traces = trajectories(banked, draw, count, name)
     return _played(banked, draw, traces, aggregate, name, stop)
 
 
 def _played(
     banked: BankedQuestion,
-    draw: Draw,
+    draw: ReplayDraw,
     traces: Sequence[Trace],
     aggregate: Aggregation,
     name: str,
     stop: bool = False,
-) -> Played:
+) -> Replay:
     """The vote over the draw's first trajectories, or the fallback where none has a usable description."""
-    if not any(one.reaches_answer for one in traces):
+    if not any(trace.reaches_answer for trace in traces):
         return fallback(banked, drawn(banked, draw, len(traces), name), aggregate)
     return run(traces, aggregate, stop)

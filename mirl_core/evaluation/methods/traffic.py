@@ -30,7 +30,7 @@ from numpy.typing import NDArray
 
 from mirl_core.algorithm.mi.scoring import resolve_weight
 from mirl_core.config import MIRLOptions
-from mirl_core.evaluation.methods.auto_weight import Rule, Sampled, fixed_weight
+from mirl_core.evaluation.methods.auto_weight import Rule, ScoredDescription, fixed_weight
 
 __all__ = ["TRAFFIC_RULES", "TrafficPrior", "TrafficRule", "TrafficWeight"]
 
@@ -50,7 +50,7 @@ class TrafficRule(Rule, Protocol):
     """A rule that must see traffic before it can score."""
 
     @classmethod
-    def fit(cls, traffic: Sequence[Sequence[Sampled]], options: MIRLOptions) -> Self:
+    def fit(cls, traffic: Sequence[Sequence[ScoredDescription]], options: MIRLOptions) -> Self:
         """Learn from requests, each with its usable descriptions."""
         ...
 
@@ -88,10 +88,10 @@ class TrafficWeight:
     weight: float
 
     @classmethod
-    def fit(cls, traffic: Sequence[Sequence[Sampled]], options: MIRLOptions) -> Self:
+    def fit(cls, traffic: Sequence[Sequence[ScoredDescription]], options: MIRLOptions) -> Self:
         return cls(_tempering([table for _, table in _tables(traffic)], traffic, options))
 
-    def scores(self, sampled: Sequence[Sampled], options: MIRLOptions) -> Array:
+    def scores(self, sampled: Sequence[ScoredDescription], options: MIRLOptions) -> Array:
         return fixed_weight(sampled, self.weight, options)
 
 
@@ -109,7 +109,7 @@ class TrafficPrior:
     """log p' − log p_λ of each continuation of each known context; nats."""
 
     @classmethod
-    def fit(cls, traffic: Sequence[Sequence[Sampled]], options: MIRLOptions) -> Self:
+    def fit(cls, traffic: Sequence[Sequence[ScoredDescription]], options: MIRLOptions) -> Self:
         tables = list(_tables(traffic))
         weight = _tempering([table for _, table in tables], traffic, options)
         corrections = {}
@@ -123,12 +123,12 @@ class TrafficPrior:
             corrections[context] = dict(zip(names, np.log(learned / tempered).tolist(), strict=True))
         return cls(weight, corrections)
 
-    def scores(self, sampled: Sequence[Sampled], options: MIRLOptions) -> Array:
+    def scores(self, sampled: Sequence[ScoredDescription], options: MIRLOptions) -> Array:
         plain = fixed_weight(sampled, self.weight, options)
         extra: list[float] = [
-            sum(self.corrections.get(context, {}).get(name, 0.0) for context, name in _steps(one))
-            / (max(len(one.logprobs), 1) if options.normalize == "token" else 1)
-            for one in sampled
+            sum(self.corrections.get(context, {}).get(name, 0.0) for context, name in _steps(description))
+            / (max(len(description.logprobs), 1) if options.normalize == "token" else 1)
+            for description in sampled
         ]
         corrected: Array = plain + np.array(extra)
         return corrected
@@ -141,15 +141,17 @@ TRAFFIC_RULES: dict[str, type[TrafficWeight] | type[TrafficPrior]] = {
 
 
 def _tables(
-    traffic: Sequence[Sequence[Sampled]],
+    traffic: Sequence[Sequence[ScoredDescription]],
 ) -> Iterator[tuple[Context, tuple[list[float], Array, Array]]]:
     """Every context that can teach something, with its table."""
     nodes: dict[Context, _Node] = defaultdict(_Node)
     for number, request in enumerate(traffic):
-        for one in request:
-            posteriors = np.exp(one.logprobs).tolist()
-            priors = np.exp(one.marginal).tolist()
-            for (context, name), posterior, prior in zip(_steps(one), posteriors, priors, strict=True):
+        for description in request:
+            posteriors = np.exp(description.logprobs).tolist()
+            priors = np.exp(description.marginal).tolist()
+            for (context, name), posterior, prior in zip(
+                _steps(description), posteriors, priors, strict=True
+            ):
                 node = nodes[context]
                 node.prior[name] = prior
                 node.requests[number][name] = posterior
@@ -158,15 +160,15 @@ def _tables(
             yield context, table
 
 
-def _steps(one: Sampled) -> list[tuple[Context, float]]:
+def _steps(description: ScoredDescription) -> list[tuple[Context, float]]:
     """The context before each token, and what tells the token from the others that could stand there."""
-    names = tuple(np.round(one.marginal, DIGITS).tolist())
-    return [((one.question, names[:place]), name) for place, name in enumerate(names)]
+    names = tuple(np.round(description.marginal, DIGITS).tolist())
+    return [((description.question, names[:index]), name) for index, name in enumerate(names)]
 
 
 def _tempering(
     tables: Sequence[tuple[list[float], Array, Array]],
-    traffic: Sequence[Sequence[Sampled]],
+    traffic: Sequence[Sequence[ScoredDescription]],
     options: MIRLOptions,
 ) -> float:
     """The weight in `GRID` with the greatest likelihood; the options' where all are alike."""
@@ -175,7 +177,9 @@ def _tempering(
         tempered = np.array([_tempered(prior, weight) for weight in GRID])
         total += np.log(ratios @ tempered.T).sum(axis=0)
     if np.ptp(total) < 1e-9:
-        return resolve_weight(options.mi_weight, [one.terms for request in traffic for one in request])
+        return resolve_weight(
+            options.mi_weight, [description.terms for request in traffic for description in request]
+        )
     return GRID[int(total.argmax())]
 
 

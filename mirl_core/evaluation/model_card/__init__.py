@@ -104,9 +104,9 @@ def write_report(
             readings.append(seen)
             calibration[split, "digit"] = calibrate(seen.digit, seen.digit_truth, seen.clusters)
             calibration[split, "colour"] = calibrate(seen.colour, seen.colour_truth, seen.clusters)
-            exact, own = np.clip(seen.colour_exact, 1e-7, 1), np.clip(seen.colour, 1e-7, 1)
-            gap = float(np.abs(exact - own).mean())
-            distance[split] = (float((exact * np.log(exact / own)).sum(1).mean()), gap)
+            exact, model_colours = np.clip(seen.colour_exact, 1e-7, 1), np.clip(seen.colour, 1e-7, 1)
+            gap = float(np.abs(exact - model_colours).mean())
+            distance[split] = (float((exact * np.log(exact / model_colours)).sum(1).mean()), gap)
         begin("easy-vqa", f"{len(easy)} questions")
         report.picture_grid(easy, images / "easy-vqa.png")
         figures.append(measure_split(bench, easy, advance))
@@ -149,9 +149,8 @@ def write_report(
 
 def _worlds() -> str:
     """What the worlds are, in the figures that they and the training recipes are made from."""
-    from mirl_core.tasks.worlds.digits import USUAL_PROBABILITY, WEAK_SHARE
-    from mirl_core.tasks.worlds.digits_language import FAMILY_SHARES, SLIP_FAMILY
-    from mirl_core.training.recipe import Recipe
+    from mirl_core.tasks.worlds.digits import TRAINING_AMBIGUOUS_SHARE, USUAL_PROBABILITY, WEAK_SHARE
+    from mirl_core.tasks.worlds.digits_language import FAMILY_SHARES, SLIP_FAMILY, TRAINING_SLIP_SHARE
 
     usual = USUAL_PROBABILITY["iid"]
     return _WORLDS.format(
@@ -159,10 +158,10 @@ def _worlds() -> str:
         nats=math.log(usual / ((1 - usual) / 3)),
         weak=WEAK_SHARE,
         shifted=USUAL_PROBABILITY["shifted"],
-        ambiguous=Recipe.model_fields["ambiguous"].default,
+        ambiguous=TRAINING_AMBIGUOUS_SHARE,
         families=", ".join(f"`{family}` {share:.0%}" for family, share in FAMILY_SHARES.items()),
         slip_family=SLIP_FAMILY,
-        slips=Recipe.model_fields["slips"].default,
+        slips=TRAINING_SLIP_SHARE,
     )
 
 

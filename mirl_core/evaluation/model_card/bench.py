@@ -9,15 +9,15 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from mirl_core.bundled.special_tokens import ASSISTANT, END, IMAGE, USER
 from mirl_core.engines.vllm.arguments import cpu_engine_args, cpu_environment
-from mirl_core.training.sft.text import ASSISTANT, END, IMAGE, USER
 
 if TYPE_CHECKING:
     from PIL import Image
 
 
 @dataclass(frozen=True, slots=True)
-class Prompt:
+class BenchPrompt:
     """A question, its picture, and how the assistant's turn already begins."""
 
     question: str
@@ -36,9 +36,9 @@ class Prompt:
 class Bench:
     """A vLLM engine with the bundled model, in this process."""
 
-    # Not the bank's `start_engine`: `watch` needs the distribution at positions inside a prompt, which the
-    # engine protocol has no call for, and a list that is handed over whole is batched, and so sampled from
-    # one seed, alike every time; requests that arrive one by one are not.
+    # Not the bank's `start_engine`: the Engine protocol has no call for the distribution at positions in a
+    # prompt. A list that is handed over whole is batched as a whole and so sampled from one seed, alike every
+    # time; requests that arrive one by one are not.
     def __init__(self, model: Path, dtype: str = "bfloat16") -> None:
         # The server's own settings, among them blocks small enough that turns about one picture share a
         # prefix, and one compute thread less than a small machine has cores. Batches are larger: nobody waits
@@ -62,7 +62,7 @@ class Bench:
         self.tokenizer = self._llm.get_tokenizer()
 
     def complete(
-        self, prompts: Sequence[Prompt], temperatures: Sequence[float], tokens: int = 120
+        self, prompts: Sequence[BenchPrompt], temperatures: Sequence[float], tokens: int = 120
     ) -> list[str]:
         """Each prompt's continuation at its temperature, its prefix included.
 
@@ -75,10 +75,10 @@ class Bench:
         outputs = self._llm.generate([p.as_vllm() for p in prompts], settings, use_tqdm=False)
         return [p.prefix + o.outputs[0].text for p, o in zip(prompts, outputs, strict=True)]
 
-    def watch(
-        self, prompts: Sequence[Prompt], top: int = 32
+    def prompt_logprobs(
+        self, prompts: Sequence[BenchPrompt], top: int = 32
     ) -> list[tuple[list[int], list[Mapping[int, float]]]]:
-        """Prompt ids as the model sees them, and at each position the log-probabilities of the `top`
+        """BenchPrompt ids as the model sees them, and at each position the log-probabilities of the `top`
         tokens."""
         from vllm import SamplingParams
 

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 from mirl_core.bundled import manifest_path, model_path
 
 if TYPE_CHECKING:
-    from mirl_core.tasks.worlds.cases import Case
+    from mirl_core.tasks.worlds.cases import WorldCase
 
 FROZEN_FILES = (
     "config.json",
@@ -64,8 +64,8 @@ def sample_hashes() -> dict[str, str]:
                 case.wrong_description,
                 case.wrong_answer,
             ]
-            things = () if case.scene is None else case.scene.things
-            truth = [[t.cell, t.digit, t.colour, t.glyph, t.other_glyph] for t in things]
+            objects = () if case.scene is None else case.scene.objects
+            truth = [[t.cell, t.digit, t.colour, t.glyph, t.other_glyph] for t in objects]
             seed = None if case.scene is None else case.scene.noise_seed
             digest.update(json.dumps([words, truth, seed]).encode())
             if case.scene is None:
@@ -85,7 +85,7 @@ def sample_means() -> dict[str, list[float]]:
 
 
 @functools.lru_cache(maxsize=1)
-def _samples() -> tuple[tuple[str, list[Case]], ...]:
+def _samples() -> tuple[tuple[str, list[WorldCase]], ...]:
     from mirl_core.tasks.worlds.cases import DIGITS_SPLITS, digits_cases, easy_cases
     from mirl_core.tasks.worlds.digits import PARTS
 
@@ -125,7 +125,7 @@ def write_questions() -> None:
     entries = []
     for number, split in enumerate(_DEMO, 1):
         cases = easy_cases("test") if split == "easy-vqa" else digits_cases(split, "test", 400)
-        cases = [c for c in cases if c.scene is None or (len(c.scene.things) >= 3 and c.answer != "0")]
+        cases = [c for c in cases if c.scene is None or (len(c.scene.objects) >= 3 and c.answer != "0")]
         case = cases[int(rng.integers(len(cases)))]
         name = f"{number}-{split}.png"
         case.image.save(folder / name, optimize=True)

@@ -10,10 +10,10 @@ from dataclasses import dataclass
 import numpy as np
 
 from mirl_core.evaluation.measures.statistics import Bin, expected_error, reliability
-from mirl_core.evaluation.model_card.bench import Bench, Prompt
+from mirl_core.evaluation.model_card.bench import Bench, BenchPrompt
 from mirl_core.tasks.resampling import Estimate, Resampling
 from mirl_core.tasks.worlds import digits
-from mirl_core.tasks.worlds.cases import Case
+from mirl_core.tasks.worlds.cases import WorldCase
 
 _MISSING = math.log(1e-7)
 _TRAJECTORY = re.compile(
@@ -51,7 +51,7 @@ _CHUNK = 256
 
 
 @dataclass(frozen=True, slots=True)
-class Turn:
+class ParsedTurn:
     """An assistant's turn taken apart; None where the format is broken."""
 
     description: str | None
@@ -59,10 +59,10 @@ class Turn:
     answer: str | None
 
 
-def take_apart(text: str) -> Turn:
+def parse_turn(text: str) -> ParsedTurn:
     """Description, reasoning and answer of a turn."""
     match = _TRAJECTORY.match(text)
-    return Turn(None, None, None) if match is None else Turn(*match.groups())
+    return ParsedTurn(None, None, None) if match is None else ParsedTurn(*match.groups())
 
 
 def turns_of(cases: int) -> int:
@@ -70,7 +70,7 @@ def turns_of(cases: int) -> int:
     return len(_TEMPERATURES) * (cases + 2 * min(cases, SWAPPED))
 
 
-def measure_split(bench: Bench, cases: Sequence[Case], advance: Callable[[int], None]) -> SplitFigures:
+def measure_split(bench: Bench, cases: Sequence[WorldCase], advance: Callable[[int], None]) -> SplitFigures:
     """All of `MEASURES` on one split; `advance` is told the turns that are done."""
     hits: dict[str, list[float]] = {m: [] for m in MEASURES}
     for begin in range(0, len(cases), _CHUNK):
@@ -82,11 +82,11 @@ def measure_split(bench: Bench, cases: Sequence[Case], advance: Callable[[int], 
             for prefix in ("", case.wrong_description, case.right_description)[: 3 if i < SWAPPED else 1]
         ]
         texts = bench.complete(
-            [Prompt(c.question, c.image, d and f"<description>{d}</description>") for c, _, d in turns],
+            [BenchPrompt(c.question, c.image, d and f"<description>{d}</description>") for c, _, d in turns],
             [_TEMPERATURES[how] for _, how, _ in turns],
         )
         for (case, how, prefix), text in zip(turns, texts, strict=True):
-            turn = take_apart(text)
+            turn = parse_turn(text)
             if not prefix:
                 right = turn.description is not None and case.judge(turn.description)
                 hits[f"{how}_answer"].append(float(turn.answer == case.answer))
@@ -99,7 +99,9 @@ def measure_split(bench: Bench, cases: Sequence[Case], advance: Callable[[int], 
     return SplitFigures(cases[0].split, tabulate(cases, hits))
 
 
-def tabulate(cases: Sequence[Case], hits: Mapping[str, Sequence[float]]) -> dict[str, dict[str, Estimate]]:
+def tabulate(
+    cases: Sequence[WorldCase], hits: Mapping[str, Sequence[float]]
+) -> dict[str, dict[str, Estimate]]:
     """family (and "all") -> measure -> estimate; a measure's hits belong to the first cases."""
     table: dict[str, dict[str, Estimate]] = {}
     for family in (*sorted({c.family for c in cases}), "all"):
@@ -122,60 +124,66 @@ class Readings:
 
     split: str
     digit: np.ndarray
-    """[things, 10] probabilities."""
+    """[objects, 10] probabilities."""
     digit_truth: np.ndarray
-    """[things] 0..9."""
+    """[objects] 0..9."""
     colour: np.ndarray
-    """[things, 4] probabilities."""
+    """[objects, 4] probabilities."""
     colour_truth: np.ndarray
-    """[things] 0..3."""
+    """[objects] 0..3."""
     colour_exact: np.ndarray
-    """[things, 4]: the exact posterior under the language prior that the model was trained with."""
+    """[objects, 4]: the exact posterior under the language prior that the model was trained with."""
     clusters: tuple[tuple[str, ...], ...]
-    """[things]: the scene and the glyphs of each."""
+    """[objects]: the scene and the glyphs of each."""
 
 
-def read_objects(bench: Bench, cases: Sequence[Case], advance: Callable[[int], None]) -> Readings:
+def read_objects(bench: Bench, cases: Sequence[WorldCase], advance: Callable[[int], None]) -> Readings:
     """Force the true full description and read the model's probabilities at every colour and digit; `advance`
     is told the cases that are done."""
     colour_ids = [_only(bench, f" {name}") for name in digits.COLOURS]
     digit_ids = [_only(bench, f" {d}") for d in range(10)]
-    prompts = [Prompt(c.question, c.image, f"<description>{_full(c)}") for c in cases]
+    prompts = [BenchPrompt(c.question, c.image, f"<description>{_full(c)}") for c in cases]
     watched: list[tuple[list[int], list[Mapping[int, float]]]] = []
     for start in range(0, len(prompts), _CHUNK):
-        watched += bench.watch(prompts[start : start + _CHUNK])
+        watched += bench.prompt_logprobs(prompts[start : start + _CHUNK])
         advance(len(watched) - start)
-    colour, digit, things, clusters = [], [], [], []
+    colour, digit, objects, clusters = [], [], [], []
     for case, (ids, tops) in zip(cases, watched, strict=True):
         scene = case.scene
         assert scene is not None
         begin = len(ids) - 1 - ids[::-1].index(_only(bench, "<description>"))
-        for thing in scene.things:
+        for scene_object in scene.objects:
             at = next(
-                i for i in range(begin, len(ids)) if ids[i] == colour_ids[thing.colour] and i + 1 < len(ids)
+                i
+                for i in range(begin, len(ids))
+                if ids[i] == colour_ids[scene_object.colour] and i + 1 < len(ids)
             )
-            assert ids[at + 1] == digit_ids[thing.digit]
+            assert ids[at + 1] == digit_ids[scene_object.digit]
             colour.append(_distribution(tops[at], colour_ids))
             digit.append(_distribution(tops[at + 1], digit_ids))
-            things.append((scene, thing))
-            glyphs = (thing.glyph, thing.other_glyph) if thing.blend else (thing.glyph,)
+            objects.append((scene, scene_object))
+            glyphs = (
+                (scene_object.glyph, scene_object.other_glyph)
+                if scene_object.blend
+                else (scene_object.glyph,)
+            )
             clusters.append((scene.name, *(f"glyph-{g}" for g in glyphs)))
             begin = at + 2
     return Readings(
         cases[0].split,
         np.array(digit),
-        np.array([t.digit for _, t in things]),
+        np.array([t.digit for _, t in objects]),
         np.array(colour),
-        np.array([t.colour for _, t in things]),
-        np.array([digits.colour_posterior(t, s.kind, "iid") for s, t in things]),
+        np.array([t.colour for _, t in objects]),
+        np.array([digits.colour_posterior(t, s.kind, "iid") for s, t in objects]),
         tuple(clusters),
     )
 
 
-def _full(case: Case) -> str:
+def _full(case: WorldCase) -> str:
     assert case.scene is not None
     return ", ".join(
-        f"{digits.CELLS[t.cell]} {digits.COLOURS[t.colour]} {t.digit}" for t in case.scene.things
+        f"{digits.CELLS[t.cell]} {digits.COLOURS[t.colour]} {t.digit}" for t in case.scene.objects
     )
 
 
@@ -210,15 +218,15 @@ class Calibration:
 def calibrate(p: np.ndarray, truth: np.ndarray, clusters: Sequence[Sequence[str]]) -> Calibration:
     """Calibration of probabilities [objects, values] against the truth [objects]."""
     rows = np.arange(len(p))
-    own = np.clip(p[rows, truth], 1e-7, 1.0)
+    p_truth = np.clip(p[rows, truth], 1e-7, 1.0)
     error = expected_error(value_bins(p, truth))
     assert error is not None, "no objects"
     resampling = Resampling(clusters)
     return Calibration(
         resampling.proportion((p.argmax(1) == truth).astype(float)),
-        resampling.mean(own),
+        resampling.mean(p_truth),
         float(p.max(1).mean()),
-        resampling.mean(-np.log(own)),
+        resampling.mean(-np.log(p_truth)),
         error,
     )
 

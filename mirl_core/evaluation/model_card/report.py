@@ -16,7 +16,7 @@ from mirl_core.evaluation.model_card.measures import (
     value_bins,
 )
 from mirl_core.tasks.resampling import Estimate
-from mirl_core.tasks.worlds.cases import DIGITS_SPLITS, Case
+from mirl_core.tasks.worlds.cases import DIGITS_SPLITS, WorldCase
 
 _FAMILY_MEASURES = (
     "sampled_answer",
@@ -34,7 +34,9 @@ _SHORT = {
 }
 
 
-def picture_grid(cases: Sequence[Case], file: Path, columns: int = 8, rows: int = 3, zoom: int = 2) -> None:
+def picture_grid(
+    cases: Sequence[WorldCase], file: Path, columns: int = 8, rows: int = 3, zoom: int = 2
+) -> None:
     """The first pictures of a split, by their order and nothing else, as one PNG."""
     seen = {c.clusters[0]: c.image for c in cases}
     pictures = [np.asarray(i) for i in list(seen.values())[: columns * rows]]
@@ -98,18 +100,18 @@ def overall_table(figures: Sequence[SplitFigures]) -> str:
         "| measure, % | " + " | ".join(f.split for f in figures) + " |",
         "|" + " --- |" * (len(figures) + 1),
     ]
-    asked = [f.by_family["all"]["greedy_answer"].n for f in figures]
-    lines.append("| questions | " + " | ".join(str(n) for n in asked) + " |")
+    questions = [f.by_family["all"]["greedy_answer"].n for f in figures]
+    lines.append("| questions | " + " | ".join(str(n) for n in questions) + " |")
     for name, words in MEASURES.items():
-        cells = [_cell(f.by_family["all"][name], n) for f, n in zip(figures, asked, strict=True)]
+        cells = [_cell(f.by_family["all"][name], n) for f, n in zip(figures, questions, strict=True)]
         lines.append(f"| {words} | " + " | ".join(cells) + " |")
     return "\n".join(lines)
 
 
-def _cell(figure: Estimate, asked: int) -> str:
+def _cell(figure: Estimate, questions: int) -> str:
     if figure.n == 0:
         return "none asked"
-    return str(figure) if figure.n == asked else f"{figure} (n = {figure.n})"
+    return str(figure) if figure.n == questions else f"{figure} (n = {figure.n})"
 
 
 def calibration_table(

@@ -8,14 +8,13 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from mirl_core.tasks.plotting import COLOURS, panels, save
+
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
-    from matplotlib.figure import Figure
 
-__all__ = ["COLOURS", "draw_plots", "panels", "save"]
+__all__ = ["draw_plots"]
 
-# Okabe & Ito's palette, without its yellow, which is too pale for lines on white.
-COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000", "#7F7F7F")
 _MARKERS = "osD^vP*X<>hp"
 _MOST_RELIABILITY_LINES = 4
 _FEWEST_IN_BIN = 5
@@ -33,48 +32,6 @@ def draw_plots(summary: Mapping[str, Any], folder: Path) -> list[Path]:
     return [path for path in drawn if path is not None]
 
 
-def panels(count: int, width: float = 4.6, height: float = 3.5) -> tuple[Figure, list[Axes]]:
-    """A figure with `count` panels in rows of two, or of three where that fills the rows."""
-    import matplotlib as mpl
-
-    mpl.use("Agg")
-    import matplotlib.pyplot as plt
-
-    columns = min(count, 3 if count % 3 == 0 else 2)
-    rows = math.ceil(count / columns)
-    figure, grid = plt.subplots(
-        rows, columns, figsize=(width * columns, height * rows), squeeze=False, layout="constrained"
-    )
-    axes = list(grid.flat)
-    for unused in axes[count:]:
-        unused.set_visible(False)
-    for axis in axes[:count]:
-        axis.grid(color="0.9", linewidth=0.6)
-        axis.set_axisbelow(True)
-        axis.spines[["top", "right"]].set_visible(False)
-        axis.tick_params(labelsize=8)
-    return figure, axes[:count]
-
-
-def save(figure: Figure, path: Path, entries: Mapping[str, Any], columns: int = 1) -> Path:
-    """Write the figure with one legend for all panels, beside them where there are many entries."""
-    import matplotlib.pyplot as plt
-
-    if entries:
-        aside = len(entries) > 6
-        figure.legend(
-            list(entries.values()),
-            list(entries),
-            loc="outside right upper" if aside else "outside lower center",
-            ncols=columns if aside else min(len(entries), 4),
-            fontsize=8,
-            frameon=False,
-        )
-    figure.savefig(path, dpi=130)
-    plt.close(figure)
-    return path
-
-
 def _accuracy_cost(summary: Mapping[str, Any], path: Path) -> Path | None:
     # Members of a sweep over λ crowd one spot, and have a plot of their own.
     hidden = {method for line in _sweeps(summary) for method in line.values() if "(" in method}
@@ -86,12 +43,12 @@ def _accuracy_cost(summary: Mapping[str, Any], path: Path) -> Path | None:
     if not shown:
         return None
     figure, axes = panels(len(shown))
-    looks = _looks(dict.fromkeys(method for methods in shown.values() for method in methods))
+    styles = _styles_of(dict.fromkeys(method for methods in shown.values() for method in methods))
     entries: dict[str, Any] = {}
     for axis, (name, methods) in zip(axes, shown.items(), strict=True):
         families: dict[str, list[tuple[float, float]]] = {}
         for method, row in methods.items():
-            colour, marker = looks[method]
+            colour, marker = styles[method]
             accuracy = 100 * row["accuracy"]
             below, above = accuracy - 100 * row["low"], 100 * row["high"] - accuracy
             entries[method] = axis.errorbar(
@@ -111,7 +68,7 @@ def _accuracy_cost(summary: Mapping[str, Any], path: Path) -> Path | None:
             if "@" in method:
                 families.setdefault(_family(method), []).append((row["tokens"], accuracy))
         for family, line in families.items():
-            colour = next(looks[one][0] for one in methods if _family(one) == family)
+            colour = next(styles[method][0] for method in methods if _family(method) == family)
             axis.plot(*zip(*sorted(line), strict=True), color=colour, linewidth=0.9, alpha=0.5, zorder=2)
         _log_ticks(axis, [row["tokens"] for row in methods.values()])
         _titles(axis, name, "generated + scored tokens a question", "accuracy, %")
@@ -128,27 +85,27 @@ def _reliability(summary: Mapping[str, Any], path: Path) -> Path | None:
     everywhere.sort(key=lambda method: (method != "mirl", method != "sc@16"))
     # More lines than this can't be told apart; the table has them all.
     families = {_family(method): method for method in reversed(everywhere)}
-    chosen = [one for one in everywhere if one in families.values()][:_MOST_RELIABILITY_LINES]
+    chosen = [method for method in everywhere if method in families.values()][:_MOST_RELIABILITY_LINES]
     for axis, (name, methods) in zip(axes, shown.items(), strict=True):
         axis.plot([0, 1], [0, 1], color="0.6", linewidth=1, linestyle="--")
-        for place, method in enumerate(chosen):
+        for number, method in enumerate(chosen):
             # A bin of a question or two is noise with a bar over the whole panel.
-            bins = [one for one in methods.get(method, []) if one["questions"] >= _FEWEST_IN_BIN]
+            bins = [bin_ for bin_ in methods.get(method, []) if bin_["questions"] >= _FEWEST_IN_BIN]
             if not bins:
                 continue
             # Two methods' bins stand at nearly the same confidence: a small shift keeps both bars visible.
-            said = [one["said"] + 0.006 * (place - (len(chosen) - 1) / 2) for one in bins]
-            right = [one["right"] for one in bins]
+            reported = [bin_["said"] + 0.006 * (number - (len(chosen) - 1) / 2) for bin_ in bins]
+            right = [bin_["right"] for bin_ in bins]
             spread = [
-                [one["right"] - one["low"] for one in bins],
-                [one["high"] - one["right"] for one in bins],
+                [bin_["right"] - bin_["low"] for bin_ in bins],
+                [bin_["high"] - bin_["right"] for bin_ in bins],
             ]
             entries[method] = axis.errorbar(
-                said,
+                reported,
                 right,
                 yerr=spread,
-                color=COLOURS[place],
-                marker=_MARKERS[place],
+                color=COLOURS[number],
+                marker=_MARKERS[number],
                 markersize=4.5,
                 linewidth=1.1,
                 elinewidth=0.8,
@@ -169,7 +126,7 @@ def _selection(summary: Mapping[str, Any], path: Path) -> Path | None:
     entries: dict[str, Any] = {}
     estimators = list(dict.fromkeys(row["estimator"] for rows in shown.values() for row in rows))
     for axis, (name, rows) in zip(axes, shown.items(), strict=True):
-        for place, estimator in enumerate(estimators):
+        for number, estimator in enumerate(estimators):
             for normalize, style in (("token", "-"), ("sum", "--")):
                 line = [row for row in rows if (row["estimator"], row["normalize"]) == (estimator, normalize)]
                 if not line:
@@ -179,15 +136,15 @@ def _selection(summary: Mapping[str, Any], path: Path) -> Path | None:
                 (entries[label],) = axis.plot(
                     weights,
                     [row["auroc"] for row in line],
-                    color=COLOURS[place],
+                    color=COLOURS[number],
                     linestyle=style,
-                    marker=_MARKERS[place],
+                    marker=_MARKERS[number],
                     markersize=4,
                     linewidth=1.3,
                 )
                 if normalize == "token":
                     lows, highs = [row["low"] for row in line], [row["high"] for row in line]
-                    axis.fill_between(weights, lows, highs, color=COLOURS[place], alpha=0.12, linewidth=0)
+                    axis.fill_between(weights, lows, highs, color=COLOURS[number], alpha=0.12, linewidth=0)
         axis.axhline(0.5, color="0.6", linewidth=0.8, linestyle=":")
         _titles(
             axis, f"{name} (n = {rows[0]['n']})", "weight λ of the image-free term", "AUROC within questions"
@@ -208,7 +165,7 @@ def _mi_weight(summary: Mapping[str, Any], path: Path) -> Path | None:
     figure, axes = panels(len(shown))
     entries: dict[str, Any] = {}
     for axis, (name, methods) in zip(axes, shown.items(), strict=True):
-        for place, line in enumerate(lines):
+        for number, line in enumerate(lines):
             points = [(weight, methods[method]) for weight, method in line.items() if method in methods]
             if not points:
                 continue
@@ -219,8 +176,8 @@ def _mi_weight(summary: Mapping[str, Any], path: Path) -> Path | None:
                     [100 * (row["accuracy"] - row["low"]) for _, row in points],
                     [100 * (row["high"] - row["accuracy"]) for _, row in points],
                 ],
-                color=COLOURS[place % len(COLOURS)],
-                marker=_MARKERS[place % len(_MARKERS)],
+                color=COLOURS[number % len(COLOURS)],
+                marker=_MARKERS[number % len(_MARKERS)],
                 markersize=4.5,
                 linewidth=1.3,
                 elinewidth=0.8,
@@ -274,7 +231,7 @@ def _family(method: str) -> str:
     return re.sub(r"@\d+|\(.*\)", "", method)
 
 
-def _looks(methods: Iterable[str]) -> dict[str, tuple[str, str]]:
+def _styles_of(methods: Iterable[str]) -> dict[str, tuple[str, str]]:
     """Method → colour of its family and a marker of its own within it."""
     families: dict[str, list[str]] = {}
     for method in methods:
@@ -283,13 +240,13 @@ def _looks(methods: Iterable[str]) -> dict[str, tuple[str, str]]:
         method: (
             COLOURS[number % len(COLOURS)],
             # Families beyond the palette begin at other markers, so that no two methods look the same.
-            _MARKERS[(place + number // len(COLOURS) * 5) % len(_MARKERS)],
+            _MARKERS[(member + number // len(COLOURS) * 5) % len(_MARKERS)],
         )
         for number, members in enumerate(families.values())
-        for place, method in enumerate(members)
+        for member, method in enumerate(members)
     }
 
 
 def _without_weight(method: str) -> str:
-    found = re.sub(r"mi_weight=[^;)]*;?", "", method).replace(";)", ")")
-    return found.removesuffix("()")
+    shortened = re.sub(r"mi_weight=[^;)]*;?", "", method).replace(";)", ")")
+    return shortened.removesuffix("()")

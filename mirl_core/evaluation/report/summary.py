@@ -69,31 +69,31 @@ def add_data(
         live: method → the same from live runs, possibly of fewer questions.
         questions: the bank's lines of these questions.
     """
-    some = next(iter(outcomes.values()))
-    resampling = Resampling(some.clusters)
-    summary["data"][name] = {method: figures(one, resampling) for method, one in outcomes.items()}
+    first = next(iter(outcomes.values()))
+    resampling = Resampling(first.clusters)
+    summary["data"][name] = {method: figures(outcome, resampling) for method, outcome in outcomes.items()}
     baseline = choose_baseline(list(outcomes))
     summary["comparisons"][name] = {
         "baseline": baseline,
         "methods": {
-            method: compare(one, outcomes[baseline], resampling).to_json()
-            for method, one in outcomes.items()
+            method: compare(outcome, outcomes[baseline], resampling).to_json()
+            for method, outcome in outcomes.items()
             if method != baseline
         },
     }
     summary["reliability"][name] = {
-        method: [asdict(one) for one in bins]
-        for method, found in outcomes.items()
-        if (bins := reliability(found.confidence, found.right))
+        method: [asdict(bin_) for bin_ in bins]
+        for method, outcome in outcomes.items()
+        if (bins := reliability(outcome.confidence, outcome.right))
     }
     summary["selection"][name] = selection_quality(questions, estimators)
     summary["length"][name] = length_correlation(questions, estimators)
     summary["causality"][name] = causality(questions)
     summary["faithfulness"][name] = faithfulness(questions)
     summary["live"][name] = {
-        method: _against_replay(one, outcomes[method])
-        for method, one in live.items()
-        if one.keys and method in outcomes
+        method: _against_replay(outcome, outcomes[method])
+        for method, outcome in live.items()
+        if outcome.keys and method in outcomes
     }
 
 
@@ -148,9 +148,9 @@ def _against_replay(live: Outcomes, replay: Outcomes) -> dict[str, Any]:
 def strict(value: Any) -> Any:
     """The same for strict JSON: six significant digits, null for what is not a finite number."""
     if isinstance(value, Mapping):
-        return {str(key): strict(one) for key, one in value.items()}
+        return {str(key): strict(item) for key, item in value.items()}
     if isinstance(value, list | tuple):
-        return [strict(one) for one in value]
+        return [strict(item) for item in value]
     if isinstance(value, float):
         return float(f"{value:.6g}") if math.isfinite(value) else None
     return value

@@ -7,8 +7,9 @@ from pathlib import Path
 from typing import Any
 
 from mirl_core.config import ModelSettings
+from mirl_core.tasks.markdown_tables import percent, points, table
 
-__all__ = ["markdown", "percent", "points", "table"]
+__all__ = ["markdown"]
 
 _PREFACE = """Accuracy is the share of right answers, every question's draws averaged; brackets are 95%
 intervals: Wilson's for accuracies, at the number of independent cases that a bootstrap over scenes and
@@ -16,8 +17,6 @@ glyphs leaves; that bootstrap's percentiles for differences and ratios. Tokens a
 question: *generated* counts every sampled token once, aborted ones until their abort; *scored* is the
 image-free forward pass; a *trajectory* is a chain that ran to its end. *p* is McNemar's exact test on the
 first draw, which takes questions for independent: quote the interval."""
-
-_WORDS = frozenset({"", " ", "data", "method", "estimator", "score", "normalised", "description", "run"})
 
 
 def markdown(summary: Mapping[str, Any], plots: Sequence[Path] = ()) -> str:
@@ -44,32 +43,6 @@ def markdown(summary: Mapping[str, Any], plots: Sequence[Path] = ()) -> str:
     return "\n\n".join(section.strip() for section in sections if section) + "\n"
 
 
-def table(head: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
-    """A Markdown table, columns of words left, of figures right; empty without rows."""
-    lines = [
-        "| " + " | ".join(cell.replace("|", "\\|").replace("\n", " ") for cell in row) + " |" for row in rows
-    ]
-    if not lines:
-        return ""
-    ruler = "|" + "".join(" --- |" if name in _WORDS else " ---: |" for name in head)
-    return "\n".join(["| " + " | ".join(head) + " |", ruler, *lines])
-
-
-def percent(mean: float | None, low: float | None = None, high: float | None = None) -> str:
-    """Shares as per cent: `71.3 [68.0, 74.4]`; a dash for None."""
-    if mean is None:
-        return "–"
-    text = f"{100 * mean:.1f}"
-    return text if low is None or high is None else f"{text} [{100 * low:.1f}, {100 * high:.1f}]"
-
-
-def points(row: Mapping[str, Any], name: str = "difference", low: str = "low", high: str = "high") -> str:
-    """A difference of shares in points, with its sign: `+2.1 [-0.4, +4.6]`."""
-    if row.get(name) is None:
-        return "–"
-    return f"{100 * row[name]:+.1f} [{100 * row[low]:+.1f}, {100 * row[high]:+.1f}]"
-
-
 def _number(value: float | None, digits: int = 1) -> str:
     return "–" if value is None else f"{value:.{digits}f}"
 
@@ -85,13 +58,13 @@ def _section(title: str, body: str, words: str) -> str:
 
 
 def _facts(summary: Mapping[str, Any]) -> str:
-    versions = ", ".join(f"{name} {one}" for name, one in (summary.get("versions") or {}).items())
-    bank = ", ".join(f"{name} {_plain(one)}" for name, one in (summary.get("bank") or {}).items())
+    versions = ", ".join(f"{name} {version}" for name, version in (summary.get("versions") or {}).items())
+    bank = ", ".join(f"{name} {_plain(value)}" for name, value in (summary.get("bank") or {}).items())
     usual = dict(_flat(ModelSettings().model_dump(mode="json")))
     changed = ", ".join(
-        f"{name} = {_plain(one)}"
-        for name, one in _flat(summary.get("settings") or {})
-        if one != usual.get(name, one) or name not in usual
+        f"{name} = {_plain(value)}"
+        for name, value in _flat(summary.get("settings") or {})
+        if value != usual.get(name, value) or name not in usual
     )
     sizes = ", ".join(
         f"{name}: {next(iter(methods.values()))['n']}" for name, methods in summary["data"].items() if methods
@@ -167,8 +140,8 @@ the machine that ran it: compare methods of one run, nothing else."""
 def _live(summary: Mapping[str, Any]) -> str:
     rows = []
     for name, methods in summary["live"].items():
-        for method, both in methods.items():
-            live, replay = both["live"], both["replay"]
+        for method, paired in methods.items():
+            live, replay = paired["live"], paired["replay"]
             rows.append(
                 [
                     name,
@@ -176,7 +149,7 @@ def _live(summary: Mapping[str, Any]) -> str:
                     str(live["n"]),
                     percent(live["accuracy"], live["low"], live["high"]),
                     percent(replay["accuracy"], replay["low"], replay["high"]),
-                    points(both["comparison"]),
+                    points(paired["comparison"]),
                     f"{_number(live['tokens'])} / {_number(replay['tokens'])}",
                     f"{_number(live['complete_trajectories'])} / {_number(replay['complete_trajectories'])}",
                     _number(live["engine_seconds"], 3),
@@ -208,20 +181,20 @@ confidence."""
 
 def _selection(summary: Mapping[str, Any]) -> str:
     parts = []
-    for name, found in summary["selection"].items():
-        weights = sorted({row["mi_weight"] for row in found})
+    for name, figures in summary["selection"].items():
+        weights = sorted({row["mi_weight"] for row in figures})
         rows = [
             [f"{estimator}, per {'token' if normalize == 'token' else 'description'}"]
             + [
                 f"{row['auroc']:.3f} [{row['low']:.3f}, {row['high']:.3f}]"
-                for row in found
+                for row in figures
                 if (row["estimator"], row["normalize"]) == (estimator, normalize)
             ]
-            for estimator, normalize in dict.fromkeys((row["estimator"], row["normalize"]) for row in found)
+            for estimator, normalize in dict.fromkeys((row["estimator"], row["normalize"]) for row in figures)
         ]
         if rows:
             body = table(["estimator", *(f"λ = {weight:g}" for weight in weights)], rows)
-            parts.append(f"**{name}** (n = {found[0]['n']})\n\n{body}")
+            parts.append(f"**{name}** (n = {figures[0]['n']})\n\n{body}")
     return "\n\n".join(parts)
 
 
@@ -238,8 +211,8 @@ def _length(summary: Mapping[str, Any]) -> str:
             _number(row["overall"], 2),
             _number(row["within"], 2),
         ]
-        for name, found in summary["length"].items()
-        for row in found
+        for name, figures in summary["length"].items()
+        for row in figures
     ]
     return table(["data", "score", "normalised", "overall", "within questions"], rows)
 
@@ -273,9 +246,9 @@ right after a wrong one."""
 def _faithfulness(summary: Mapping[str, Any]) -> str:
     rows = [
         [name, words, str(row["n"]), percent(row["share"], row["low"], row["high"])]
-        for name, found in (summary.get("faithfulness") or {}).items()
+        for name, figures in (summary.get("faithfulness") or {}).items()
         for kind, words in (("after_right", "right"), ("after_wrong", "wrong"))
-        if (row := (found or {}).get(kind))
+        if (row := (figures or {}).get(kind))
     ]
     return table(["data", "description", "chains", "answer right, %"], rows)
 

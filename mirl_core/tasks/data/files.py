@@ -85,17 +85,17 @@ def _question(path: Path, number: int, text: str) -> Question:
         raise ConfigError(f"{path}: line {number}: {message}", param=where) from error
     if not line.image.startswith("data:") and not (path.parent / line.image).is_file():
         raise _wrong(path, number, "image", f"there is no file '{path.parent / line.image}'")
-    asked = line.question
+    text_shown = line.question
     if line.choices:
-        place = chosen(line.choices, line.answer)
-        if place is None:
+        index = chosen(line.choices, line.answer)
+        if index is None:
             raise _wrong(path, number, "answer", f"'{line.answer}' is none of the choices, or several")
-        if line.answer in line.choices and line.choices[place] != line.answer:
+        if line.answer in line.choices and line.choices[index] != line.answer:
             raise _wrong(path, number, "answer", f"'{line.answer}' is one option's letter and another's text")
-        asked = f"{asked}\n{render_choices(line.choices)}"
+        text_shown = f"{text_shown}\n{render_choices(line.choices)}"
     return Question(
         key=line.id or f"{path.stem}-{number:06d}",
-        text=asked,
+        text=text_shown,
         answer=line.answer,
         image=partial(_open, path, number, line.image),
         family=line.family,
@@ -111,8 +111,8 @@ def _open(path: Path, number: int, source: str) -> Image:
         raise _wrong(path, number, "image", f"can't be read: {error}") from error
 
 
-def _wrong(path: Path, number: int, field: str, what: str) -> ConfigError:
-    return ConfigError(f"{path}: line {number}: {field}: {what}", param=field)
+def _wrong(path: Path, number: int, field: str, problem: str) -> ConfigError:
+    return ConfigError(f"{path}: line {number}: {field}: {problem}", param=field)
 
 
 def sample(items: Sequence[_T], limit: int | None, seed: int) -> tuple[_T, ...]:
@@ -123,7 +123,7 @@ def sample(items: Sequence[_T], limit: int | None, seed: int) -> tuple[_T, ...]:
     if limit is None:
         return tuple(items)
     order = np.random.default_rng([_SEED, seed]).permutation(len(items))
-    return tuple(items[place] for place in order[:limit])
+    return tuple(items[index] for index in order[:limit])
 
 
 def from_data_url(url: str) -> bytes:

@@ -39,10 +39,10 @@ def open_hub(
     Raises:
         ConfigError: there is no such data set, part or column, or a row is not what the mapping says.
     """
-    what = name.removeprefix("hf:")
-    columns = READY.get(what)
+    path = name.removeprefix("hf:")
+    columns = READY.get(path)
     if mapping is not None:
-        columns = read_mapping(mapping, columns or Mapping(path=what))
+        columns = read_mapping(mapping, columns or Mapping(path=path))
     if columns is None:
         raise ConfigError(
             f"data: {name} has no ready mapping; give --mapping FILE.yaml, or one of: "
@@ -53,7 +53,7 @@ def open_hub(
         raise ConfigError(
             f"{name} has no part '{part}'; there are: {', '.join(columns.splits)}", param="part"
         )
-    slug = what if what in READY else Path(what).name
+    slug = path if path in READY else Path(path).name
     questions: dict[str, Question] = {}
     for question in _questions(name, slug, columns, columns.splits[part]):
         key, again = question.key, 1
@@ -69,29 +69,33 @@ def open_hub(
 
 
 def _questions(name: str, slug: str, columns: Mapping, split: str) -> Iterator[Question]:
-    read = {one for field, names in _wanted(columns).items() if field != "image" for one in names}
+    read = {
+        column for field, names in _columns_by_field(columns).items() if field != "image" for column in names
+    }
     for config in columns.configs or (None,):
         data = _load(name, columns, config, split)
         table = data.with_format("arrow")
         counts = [(column, _pictures(data.data.column(column))) for column in columns.image]
-        labels = {one: f.int2str for one, f in data.features.items() if hasattr(f, "int2str")}
+        labels = {column: f.int2str for column, f in data.features.items() if hasattr(f, "int2str")}
         prefix = f"{slug}-{config}" if len(columns.configs) > 1 else slug
-        for place, raw in enumerate(data.select_columns(sorted(read))):
-            row = {one: labels[one](value) if one in labels else value for one, value in raw.items()}
-            if any(_text(_cell(row, one)) not in wanted for one, wanted in columns.where.items()):
+        for row_number, raw in enumerate(data.select_columns(sorted(read))):
+            row = {
+                column: labels[column](value) if column in labels else value for column, value in raw.items()
+            }
+            if any(_text(_cell(row, column)) not in values for column, values in columns.where.items()):
                 continue
-            where = f"{name}: row {place}{f' of {config}' if config else ''}"
+            where = f"{name}: row {row_number}{f' of {config}' if config else ''}"
             images = [
-                partial(_open, where, table, place, column, number)
+                partial(_open, where, table, row_number, column, number)
                 for column, lengths in counts
-                for number in range(lengths[place])
+                for number in range(lengths[row_number])
             ]
             if not images:
                 raise ConfigError(
                     f"{where}: {', '.join(columns.image)}: there is no picture; leave such rows out (where)",
                     param="image",
                 )
-            yield _question(where, columns, row, f"{prefix}-{place:06d}", slug, images)
+            yield _question(where, columns, row, f"{prefix}-{row_number:06d}", slug, images)
 
 
 def _load(name: str, columns: Mapping, config: str | None, split: str) -> Any:
@@ -107,8 +111,8 @@ def _load(name: str, columns: Mapping, config: str | None, split: str) -> Any:
             f"{name}: can't load {columns.path}{f' ({config})' if config else ''}, split {split}: {reason}",
             param="data",
         ) from error
-    for field, wanted in _wanted(columns).items():
-        for column in wanted:
+    for field, named in _columns_by_field(columns).items():
+        for column in named:
             if column not in data.column_names:
                 raise ConfigError(
                     f"{name}: {field}: there is no column '{column}'; there are: "
@@ -118,7 +122,7 @@ def _load(name: str, columns: Mapping, config: str | None, split: str) -> Any:
     return data
 
 
-def _wanted(columns: Mapping) -> dict[str, list[str]]:
+def _columns_by_field(columns: Mapping) -> dict[str, list[str]]:
     """Which columns each field of a mapping names."""
     choices = (columns.choices,) if isinstance(columns.choices, str) else columns.choices or ()
     named = {
@@ -133,7 +137,7 @@ def _wanted(columns: Mapping) -> dict[str, list[str]]:
         "where": tuple(columns.where),
         "template": tuple(set(_PLACEHOLDER.findall(columns.template)) - {"question", "choices"}),
     }
-    return {field: [one.split(".")[0] for one in names if one] for field, names in named.items()}
+    return {field: [column.split(".")[0] for column in names if column] for field, names in named.items()}
 
 
 def _pictures(column: Any) -> list[int]:
@@ -150,16 +154,16 @@ def _question(
     where: str,
     columns: Mapping,
     row: Columns[str, Any],
-    place: str,
+    default_key: str,
     slug: str,
     images: Sequence[Callable[[], Image]],
 ) -> Question:
     choices = _choices(where, columns, row)
     truths = _truths(where, columns, row, bool(choices))
     if choices:
-        found = option(columns.answer_form, choices, truths[0])
-        if found is not None:
-            truths = (ascii_uppercase[found],)
+        index = option(columns.answer_form, choices, truths[0])
+        if index is not None:
+            truths = (ascii_uppercase[index],)
         elif columns.choices_in_question or columns.answer_form == "text":
             # Options that were parsed wrongly, or don't list the truth (some of MathVista's don't).
             choices = ()
@@ -167,15 +171,17 @@ def _question(
             raise ConfigError(
                 f"{where}: {columns.answer}: '{truths[0]}' is none of {len(choices)} choices", param="answer"
             )
-    shown = "" if columns.choices_in_question else render_choices(choices)
-    given = {"question": _text(_cell(row, columns.question)), "choices": shown}
+    choices_shown = "" if columns.choices_in_question else render_choices(choices)
+    rendered = {"question": _text(_cell(row, columns.question)), "choices": choices_shown}
     text = _PLACEHOLDER.sub(
-        lambda m: given[m[1]] if m[1] in given else _text(_cell(row, m[1])), columns.template
+        lambda m: rendered[m[1]] if m[1] in rendered else _text(_cell(row, m[1])), columns.template
     )
     together = "/".join(_text(_cell(row, column)) for column in columns.cluster)
     decimals = _cell(row, columns.precision) if columns.precision else None
     return Question(
-        key="-".join((slug, *(_text(_cell(row, one)) for one in columns.key))) if columns.key else place,
+        key="-".join((slug, *(_text(_cell(row, column)) for column in columns.key)))
+        if columns.key
+        else default_key,
         text=text.strip(),
         answer=truths[0],
         image=images[0],
@@ -192,13 +198,15 @@ def _choices(where: str, columns: Mapping, row: Columns[str, Any]) -> tuple[str,
         return ()
     if isinstance(columns.choices, str):
         value = _cell(row, columns.choices)
-        found = parse_choices(value) if isinstance(value, str) else tuple(map(_text, value or ()))
+        choices = parse_choices(value) if isinstance(value, str) else tuple(map(_text, value or ()))
     else:
         cells = [_cell(row, column) for column in columns.choices]
-        found = tuple(_text(cell) for cell in cells if cell is not None and _text(cell))
-    if len(found) > len(ascii_uppercase):
-        raise ConfigError(f"{where}: choices: {len(found)} are more than there are letters", param="choices")
-    return found
+        choices = tuple(_text(cell) for cell in cells if cell is not None and _text(cell))
+    if len(choices) > len(ascii_uppercase):
+        raise ConfigError(
+            f"{where}: choices: {len(choices)} are more than there are letters", param="choices"
+        )
+    return choices
 
 
 def _truths(where: str, columns: Mapping, row: Columns[str, Any], has_choices: bool) -> tuple[str, ...]:
@@ -210,10 +218,10 @@ def _truths(where: str, columns: Mapping, row: Columns[str, Any], has_choices: b
         except (ValueError, SyntaxError):
             listed = None
         # A list of numbers is one answer that is a list.
-        if isinstance(listed, list) and listed and all(isinstance(one, str) for one in listed):
+        if isinstance(listed, list) and listed and all(isinstance(item, str) for item in listed):
             value = listed
-    several = value if isinstance(value, list) else [value]
-    truths = tuple(columns.answers.get(_text(one), _text(one)) for one in several)
+    cells = value if isinstance(value, list) else [value]
+    truths = tuple(columns.answers.get(_text(item), _text(item)) for item in cells)
     if not truths or not all(truths):
         raise ConfigError(
             f"{where}: {columns.answer}: there is no answer; this split may be published without",
@@ -233,9 +241,9 @@ def _text(value: Any) -> str:
     return "" if value is None else str(value).strip()
 
 
-def _open(where: str, table: Any, place: int, column: str, number: int) -> Image:
+def _open(where: str, table: Any, row: int, column: str, number: int) -> Image:
     """The picture in an Arrow row's cell, or the `number`-th of its list."""
-    value = table[place].column(column)[0].as_py()
+    value = table[row].column(column)[0].as_py()
     if isinstance(value, list):
         value = value[number]
     try:

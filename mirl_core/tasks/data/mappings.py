@@ -154,19 +154,19 @@ def read_mapping(path: str | Path, base: Mapping) -> Mapping:
     import yaml
 
     try:
-        given: Any = yaml.safe_load(Path(path).read_text(encoding="utf-8"))
+        keys: Any = yaml.safe_load(Path(path).read_text(encoding="utf-8"))
     except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
         reason = " ".join(str(error).split())
         raise ConfigError(f"mapping: can't read {path}: {reason}", param="mapping") from error
-    if not isinstance(given, dict):
+    if not isinstance(keys, dict):
         raise ConfigError(f"mapping: {path} must hold keys such as 'question: query'", param="mapping")
-    like = given.pop("like", None)
+    like = keys.pop("like", None)
     if like is not None:
         if like not in READY:
             raise ConfigError(f"mapping: {path}: like: '{like}' is none of {', '.join(READY)}", param="like")
         base = READY[like].model_copy(update={"path": base.path})
     try:
-        return Mapping.model_validate(base.model_dump() | given)
+        return Mapping.model_validate(base.model_dump() | keys)
     except ValidationError as error:
         message, where = first_problem(error, Mapping)
         raise ConfigError(f"mapping: {path}: {message}", param=where) from error

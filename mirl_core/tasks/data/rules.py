@@ -27,23 +27,23 @@ def parse_choices(text: str) -> tuple[str, ...]:
             listed = ast.literal_eval(text.strip())
         except (ValueError, SyntaxError):
             return ()
-        return tuple(str(one).strip() for one in listed)
+        return tuple(str(item).strip() for item in listed)
     headings = list(_HEADING.finditer(text))
     rest = text[headings[-1].end() :] if headings else text
-    found: list[str] = []
+    options: list[str] = []
     for letter in ascii_uppercase:
         # The first option starts the text or a line; a later one may also follow a comma, or else a blank.
         places = (r"(?:^|\n)\s*",) if letter == "A" else (r"[\n,;]\s*", r"\s")
         marks = (re.search(rf"{place}(?:\({letter}\)|{letter}[:.)])", rest) for place in places)
-        mark = next((one for one in marks if one), None)
+        mark = next((match for match in marks if match), None)
         if mark is None:
             break
         if letter != "A":
-            found.append(rest[: mark.start()].strip().rstrip(",;").strip())
+            options.append(rest[: mark.start()].strip().rstrip(",;").strip())
         rest = rest[mark.end() :]
     else:
         return ()
-    return (*found, rest.strip()) if found else ()
+    return (*options, rest.strip()) if options else ()
 
 
 def option(form: str, choices: tuple[str, ...], truth: str) -> int | None:
@@ -51,11 +51,11 @@ def option(form: str, choices: tuple[str, ...], truth: str) -> int | None:
     if form == "text":
         return choices.index(truth) if truth in choices else chosen(choices, truth)
     if form == "index":
-        place = int(truth) if re.fullmatch(r"\d+", truth) else len(choices)
+        index = int(truth) if re.fullmatch(r"\d+", truth) else len(choices)
     else:
         letter = truth.strip().strip("().:").upper()
-        place = ascii_uppercase.index(letter) if letter and letter in ascii_uppercase else len(choices)
-    return place if place < len(choices) else None
+        index = ascii_uppercase.index(letter) if letter and letter in ascii_uppercase else len(choices)
+    return index if index < len(choices) else None
 
 
 def rule(
@@ -96,6 +96,6 @@ def rounds_to(answer: str, truth: str, decimals: int) -> bool:
 
 
 def _value(text: str) -> Fraction | None:
-    found = normalize(text)
-    match = _VALUE.match(found.key) if found.kind == "number" else None
+    answer = normalize(text)
+    match = _VALUE.match(answer.key) if answer.kind == "number" else None
     return None if match is None else Fraction(match[0])

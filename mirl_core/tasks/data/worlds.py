@@ -10,7 +10,7 @@ from PIL import Image
 from mirl_core.errors import ConfigError
 from mirl_core.tasks.questions import DataSet, Question
 from mirl_core.tasks.worlds import digits, easy_vqa
-from mirl_core.tasks.worlds.cases import Case, digits_cases, easy_family, easy_judge
+from mirl_core.tasks.worlds.cases import WorldCase, digits_cases, easy_family, easy_judge
 
 NAMES = (*(f"digits/{kind}" for kind in digits.KINDS), "easy-vqa")
 PARTS: tuple[digits.Part, ...] = ("dev", "test")
@@ -37,12 +37,12 @@ def open_world(name: str, part: str, limit: int | None, seed: int) -> DataSet:
     if name == "easy-vqa":
         pictures = easy_vqa.pictures(chosen)
         order = easy_order(pictures, np.random.default_rng([_SEED, seed]))[:limit]
-        return DataSet(name, part, tuple(easy_question(pictures[place], number) for place, number in order))
+        return DataSet(name, part, tuple(easy_question(pictures[index], number) for index, number in order))
     cases = digits_cases(name.replace("/", "-"), chosen, SCENES if limit is None else limit)
     return DataSet(name, part, tuple(_digits_question(case) for case in cases))
 
 
-def _digits_question(case: Case) -> Question:
+def _digits_question(case: WorldCase) -> Question:
     return Question(
         key=case.clusters[0],
         text=case.question,
@@ -57,11 +57,11 @@ def _digits_question(case: Case) -> Question:
 def easy_order(pictures: Sequence[easy_vqa.Picture], rng: np.random.Generator) -> list[tuple[int, int]]:
     """(picture, number of its question) in an order that asks every picture once before any twice."""
     placed = [
-        (round_, turn, int(place), int(number))
-        for turn, place in enumerate(rng.permutation(len(pictures)))
-        for round_, number in enumerate(rng.permutation(len(pictures[place].questions)))
+        (round_, turn, int(index), int(number))
+        for turn, index in enumerate(rng.permutation(len(pictures)))
+        for round_, number in enumerate(rng.permutation(len(pictures[index].questions)))
     ]
-    return [(place, number) for _, _, place, number in sorted(placed)]
+    return [(index, number) for _, _, index, number in sorted(placed)]
 
 
 def easy_question(picture: easy_vqa.Picture, number: int) -> Question:
@@ -98,10 +98,10 @@ def references(name: str, count: int, seed: int) -> tuple[Image.Image, ...]:
     rng = np.random.default_rng([_SEED, 1, seed])
     if name == "easy-vqa":
         pictures = easy_vqa.pictures("train")
-        return tuple(pictures[place].image() for place in _draw(rng, len(pictures), count))
-    scenes = [digits.draw_scene("iid", "train", place) for place in _draw(rng, _TRAINING_SCENES, count)]
+        return tuple(pictures[index].image() for index in _draw(rng, len(pictures), count))
+    scenes = [digits.draw_scene("iid", "train", index) for index in _draw(rng, _TRAINING_SCENES, count)]
     return tuple(Image.fromarray(picture) for picture in digits.render(scenes))
 
 
 def _draw(rng: np.random.Generator, total: int, count: int) -> list[int]:
-    return [int(place) for place in rng.choice(total, size=count, replace=False)]
+    return [int(index) for index in rng.choice(total, size=count, replace=False)]

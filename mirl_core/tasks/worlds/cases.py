@@ -16,7 +16,7 @@ _SEED = 515
 
 
 @dataclass(frozen=True, slots=True)
-class Case:
+class WorldCase:
     """One question about one picture, with what is needed to judge any description and answer."""
 
     split: str
@@ -39,7 +39,7 @@ class Case:
     scene: digits.Scene | None = None
 
 
-def digits_cases(split: str, part: digits.Part, count: int) -> list[Case]:
+def digits_cases(split: str, part: digits.Part, count: int) -> list[WorldCase]:
     """One question on each of the split's first `count` scenes; questions and descriptions by a fixed
     seed."""
     kind = next(k for k in digits.KINDS if split == f"digits-{k}")
@@ -49,7 +49,7 @@ def digits_cases(split: str, part: digits.Part, count: int) -> list[Case]:
     return [_digits_case(split, s, Image.fromarray(p), rng) for s, p in zip(scenes, pictures, strict=True)]
 
 
-def _digits_case(split: str, scene: digits.Scene, image: Image.Image, rng: np.random.Generator) -> Case:
+def _digits_case(split: str, scene: digits.Scene, image: Image.Image, rng: np.random.Generator) -> WorldCase:
     question = language.ask(scene, rng)
     truth = language.see(scene)
     answer = language.imply(question, language.Reading(truth)) or ""
@@ -58,7 +58,7 @@ def _digits_case(split: str, scene: digits.Scene, image: Image.Image, rng: np.ra
     while other == answer:
         reading = language.select(language.corrupt(truth, rng), question, rng)
         wrong, other = language.write_description(reading, rng), language.imply(question, reading) or answer
-    glyphs = {g for t in scene.things for g in ((t.glyph, t.other_glyph) if t.blend else (t.glyph,))}
+    glyphs = {g for t in scene.objects for g in ((t.glyph, t.other_glyph) if t.blend else (t.glyph,))}
 
     def judge(text: str) -> bool:
         return language.is_right(language.parse_description(text), scene, question)
@@ -68,7 +68,7 @@ def _digits_case(split: str, scene: digits.Scene, image: Image.Image, rng: np.ra
         return None if reading is None else language.imply(question, reading)
 
     clusters = (scene.name, *(f"glyph-{g}" for g in sorted(glyphs)))
-    return Case(
+    return WorldCase(
         split,
         question.family,
         image,
@@ -84,7 +84,7 @@ def _digits_case(split: str, scene: digits.Scene, image: Image.Image, rng: np.ra
     )
 
 
-def easy_cases(part: digits.Part, count: int | None = None) -> list[Case]:
+def easy_cases(part: digits.Part, count: int | None = None) -> list[WorldCase]:
     """A part's published questions, all of them or the first `count`."""
     rng = np.random.default_rng([_SEED, 9, digits.PARTS.index(part)])
     cases = []
@@ -98,20 +98,20 @@ def easy_cases(part: digits.Part, count: int | None = None) -> list[Case]:
 
 def _easy_case(
     picture: easy_vqa.Picture, image: Image.Image, question: str, answer: str, rng: np.random.Generator
-) -> Case:
-    right = easy_vqa.write_description(picture.sight, question, rng)
+) -> WorldCase:
+    right = easy_vqa.write_description(picture.appearance, question, rng)
     wrong, other = right, answer
     while other == answer:
-        wrong = easy_vqa.write_description(easy_vqa.corrupt(picture.sight, rng), question, rng)
-        said = easy_vqa.parse_description(wrong)
-        other = (None if said is None else easy_vqa.imply(question, said)) or answer
+        wrong = easy_vqa.write_description(easy_vqa.corrupt(picture.appearance, rng), question, rng)
+        appearance = easy_vqa.parse_description(wrong)
+        other = (None if appearance is None else easy_vqa.imply(question, appearance)) or answer
 
     def implied(text: str) -> str | None:
-        said = easy_vqa.parse_description(text)
-        return None if said is None else easy_vqa.imply(question, said)
+        appearance = easy_vqa.parse_description(text)
+        return None if appearance is None else easy_vqa.imply(question, appearance)
 
     family, judge = easy_family(answer), easy_judge(picture, question)
-    return Case(
+    return WorldCase(
         "easy-vqa", family, image, question, answer, (picture.name,), right, wrong, other, judge, implied
     )
 
@@ -123,4 +123,4 @@ def easy_family(answer: str) -> str:
 
 def easy_judge(picture: easy_vqa.Picture, question: str) -> Callable[[str], bool]:
     """Tells whether a description of the picture is right for the question."""
-    return lambda text: easy_vqa.is_right(easy_vqa.parse_description(text), picture.sight, question)
+    return lambda text: easy_vqa.is_right(easy_vqa.parse_description(text), picture.appearance, question)

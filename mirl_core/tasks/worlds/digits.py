@@ -3,17 +3,17 @@
 A scene is a 64 x 64 picture of 2 x 2 cells with one to four digits in distinct cells. Everything that is
 drawn is drawn here, in this order, from one seed per (kind, part, index):
 
-1. *Occupancy*: the number of things (1 to 4) and their cells, independent of everything below.
+1. *Occupancy*: the number of objects (1 to 4) and their cells, independent of everything below.
 2. *Colour*: from the **language prior** of the cell: its usual colour with probability 0.75, each other
    colour with a third of the rest (2.2 nats of log-odds). In ``shifted`` scenes the usual colour has 0.04.
 3. *Evidence*: a strength is drawn, then a vector ``e`` in R^4 is the strength times the colour's unit vector
-   plus standard normal noise, centred. The thing is painted with the blend ``softmax(e)`` of the four
+   plus standard normal noise, centred. The object is painted with the blend ``softmax(e)`` of the four
    prototypes. The prototypes are affinely independent, so the painted colour determines ``e``, and
-   ``log p(e | colour k, strength s) = s * e_k - 3/8 s^2 + const``: weak things (60 %) carry 2.5 nats on
+   ``log p(e | colour k, strength s) = s * e_k - 3/8 s^2 + const``: weak objects (60 %) carry 2.5 nats on
    average against any one other colour, about as much as the prior; clear ones carry 16. ``ambiguous``
-   things are blends of two colours in near equal parts. `colour_posterior` is therefore the exact Bayes
+   objects are blends of two colours in near equal parts. `colour_posterior` is therefore the exact Bayes
    posterior.
-4. *Digit*: uniform, then a handwritten glyph of that digit from the part's own pool. An ambiguous thing
+4. *Digit*: uniform, then a handwritten glyph of that digit from the part's own pool. An ambiguous object
    blends two glyphs of different digits in near equal parts; the truth is drawn by the blend's weight.
 5. *Nuisance*: size, place, tilt, stroke, background, pixel noise. Training scenes add shear and mixtures of
    two glyphs of the same digit; nothing else differs between the parts.
@@ -54,6 +54,8 @@ USUAL_PROBABILITY = {"iid": 0.75, "shifted": 0.04, "ambiguous": 0.75}
 COUNT_PROBABILITIES = (0.15, 0.30, 0.30, 0.25)
 PROTOTYPES = np.array([[0.85, 0.18, 0.18], [0.16, 0.75, 0.22], [0.20, 0.32, 0.92], [0.92, 0.85, 0.18]])
 WEAK_SHARE = 0.6
+TRAINING_AMBIGUOUS_SHARE = 0.25
+"""Share of ambiguous scenes among training scenes, where a recipe names no other."""
 STRENGTHS = (math.sqrt(2.5), 4.0)
 """Weak and clear; the mean log-odds against any one other colour is the square, in nats."""
 MIXED_STRENGTH = 4.0
@@ -66,7 +68,7 @@ _MIXED_NODES = np.linspace(BLEND_RANGE[0], BLEND_RANGE[1], 31)
 
 
 @dataclass(frozen=True, slots=True)
-class Thing:
+class SceneObject:
     """One digit in a scene; the first three fields are the truth, the rest is how it was drawn."""
 
     cell: int
@@ -94,7 +96,7 @@ class Scene:
     kind: Kind
     part: Part
     index: int
-    things: tuple[Thing, ...]
+    objects: tuple[SceneObject, ...]
     background: float
     noise: float
     noise_seed: int
@@ -134,9 +136,9 @@ def colour_prior(kind: Kind = "iid") -> npt.NDArray[np.float64]:
     return table
 
 
-def colour_log_likelihood(thing_evidence: Sequence[float], kind: Kind) -> npt.NDArray[np.float64]:
+def colour_log_likelihood(evidence: Sequence[float], kind: Kind) -> npt.NDArray[np.float64]:
     """[4]: log density of the painted colour under each true colour, up to one shared constant, in nats."""
-    e = np.asarray(thing_evidence, np.float64)
+    e = np.asarray(evidence, np.float64)
     terms = []
     if kind == "ambiguous":
         distance = ((e - _mixed_means()) ** 2).sum(2)
@@ -150,19 +152,23 @@ def colour_log_likelihood(thing_evidence: Sequence[float], kind: Kind) -> npt.ND
     return np.asarray(np.logaddexp.reduce(np.stack(terms), axis=0))
 
 
-def colour_posterior(thing: Thing, kind: Kind, prior: Kind | None = None) -> npt.NDArray[np.float64]:
+def colour_posterior(
+    scene_object: SceneObject, kind: Kind, prior: Kind | None = None
+) -> npt.NDArray[np.float64]:
     """[4]: exact p(colour | cell, painted colour), under the kind's own prior or another kind's.
 
-    An ambiguous scene surely has one ambiguous thing; that dependence between things is left out.
+    An ambiguous scene surely has one ambiguous object; that dependence between objects is left out.
     """
-    logits = colour_log_likelihood(thing.evidence, kind) + np.log(colour_prior(prior or kind)[thing.cell])
+    logits = colour_log_likelihood(scene_object.evidence, kind) + np.log(
+        colour_prior(prior or kind)[scene_object.cell]
+    )
     logits -= logits.max()
     return np.asarray(np.exp(logits) / np.exp(logits).sum())
 
 
 @functools.lru_cache(maxsize=1)
 def _mixed_means() -> npt.NDArray[np.float64]:
-    """[4 colours, rivals x shares, 4]: where the evidence of an ambiguous thing of each colour is centred."""
+    """[4 colours, rivals x shares, 4]: the centre of the evidence of an ambiguous object, by its colour."""
     eye = np.eye(4) - 0.25
     return np.array(
         [
@@ -193,22 +199,22 @@ def draw_scene(kind: Kind, part: Part, index: int, smallest: float = SIZE_RANGE[
     doubtful = rng.random(count) < AMBIGUOUS_SHARE
     doubtful[rng.integers(count)] = True
     prior = colour_prior(kind)
-    things = tuple(
-        _draw_thing(rng, part, cell, prior[cell], kind == "ambiguous" and bool(doubtful[i]), smallest)
+    objects = tuple(
+        _draw_object(rng, part, cell, prior[cell], kind == "ambiguous" and bool(doubtful[i]), smallest)
         for i, cell in enumerate(cells)
     )
     background, noise = float(rng.uniform(0.02, 0.34)), float(rng.uniform(*NOISE_RANGE))
-    return Scene(kind, part, index, things, background, noise, int(rng.integers(2**31)))
+    return Scene(kind, part, index, objects, background, noise, int(rng.integers(2**31)))
 
 
-def _draw_thing(
+def _draw_object(
     rng: np.random.Generator,
     part: Part,
     cell: int,
     prior: npt.NDArray[np.float64],
     doubtful: bool,
     smallest: float,
-) -> Thing:
+) -> SceneObject:
     pools = glyphs_by_digit(part)
     colour = int(rng.choice(4, p=prior))
     target = np.zeros(4)
@@ -243,7 +249,7 @@ def _draw_thing(
     shear = float(rng.normal(0.0, 0.10)) if part == "train" else 0.0
     stroke = float(rng.uniform(0.7, 1.5))
     e0, e1, e2, e3 = (float(x) for x in evidence)
-    return Thing(
+    return SceneObject(
         cell, digit, colour, glyph, other, blend, (e0, e1, e2, e3), size, centre, tilt, shear, stroke
     )
 
@@ -252,7 +258,7 @@ def render(scenes: Sequence[Scene]) -> npt.NDArray[np.uint8]:
     """Pictures of the scenes: [n, 64, 64, 3] RGB."""
     glyphs = _glyphs()[0]
     canvas = np.empty((len(scenes), IMAGE_SIZE, IMAGE_SIZE, 3), np.float32)
-    owners = [(i, t) for i, scene in enumerate(scenes) for t in scene.things]
+    owners = [(i, t) for i, scene in enumerate(scenes) for t in scene.objects]
     if owners:
         masks = _masks(glyphs, [t for _, t in owners])
         evidence = np.array([t.evidence for _, t in owners])
@@ -260,8 +266,8 @@ def render(scenes: Sequence[Scene]) -> npt.NDArray[np.uint8]:
         paint = (weights / weights.sum(1, keepdims=True)) @ PROTOTYPES
     for i, scene in enumerate(scenes):
         canvas[i] = scene.background
-    for j, (i, thing) in enumerate(owners):
-        y, x = CELL_SIZE * (thing.cell // 2), CELL_SIZE * (thing.cell % 2)
+    for j, (i, scene_object) in enumerate(owners):
+        y, x = CELL_SIZE * (scene_object.cell // 2), CELL_SIZE * (scene_object.cell % 2)
         mask = masks[j][:, :, None]
         patch = canvas[i, y : y + CELL_SIZE, x : x + CELL_SIZE]
         patch += mask * (paint[j].astype(np.float32) - patch)
@@ -271,14 +277,14 @@ def render(scenes: Sequence[Scene]) -> npt.NDArray[np.uint8]:
     return np.asarray(np.clip(canvas * 255.0 + 0.5, 0, 255), np.uint8)
 
 
-def _masks(glyphs: npt.NDArray[np.float32], things: Sequence[Thing]) -> npt.NDArray[np.float32]:
-    """Coverage of each thing in its own cell: [n, 32, 32] in 0..1, by bilinear sampling of the turned
+def _masks(glyphs: npt.NDArray[np.float32], objects: Sequence[SceneObject]) -> npt.NDArray[np.float32]:
+    """Coverage of each object in its own cell: [n, 32, 32] in 0..1, by bilinear sampling of the turned
     glyph."""
-    n = len(things)
-    centre = np.array([t.centre for t in things], np.float32)
-    tilt = np.array([t.tilt for t in things], np.float32)[:, None, None]
-    shear = np.array([t.shear for t in things], np.float32)[:, None, None]
-    scale = (32.0 / np.array([t.size for t in things], np.float32))[:, None, None]
+    n = len(objects)
+    centre = np.array([t.centre for t in objects], np.float32)
+    tilt = np.array([t.tilt for t in objects], np.float32)[:, None, None]
+    shear = np.array([t.shear for t in objects], np.float32)[:, None, None]
+    scale = (32.0 / np.array([t.size for t in objects], np.float32))[:, None, None]
     grid = np.arange(CELL_SIZE, dtype=np.float32) + 0.5
     x = grid[None, None, :] - centre[:, 0, None, None]
     y = grid[None, :, None] - centre[:, 1, None, None]
@@ -286,15 +292,15 @@ def _masks(glyphs: npt.NDArray[np.float32], things: Sequence[Thing]) -> npt.NDAr
     v = np.clip((np.cos(tilt) * y - np.sin(tilt) * x) * scale + 19.5, 0.0, 38.999)
     u0, v0 = u.astype(np.int32), v.astype(np.int32)
     du, dv = u - u0, v - v0
-    blend = np.array([t.blend for t in things], np.float32)[:, None, None]
-    first = glyphs[[t.glyph for t in things]]
-    source = (first + blend * (glyphs[[t.other_glyph for t in things]] - first)).reshape(n, -1)
+    blend = np.array([t.blend for t in objects], np.float32)[:, None, None]
+    first = glyphs[[t.glyph for t in objects]]
+    source = (first + blend * (glyphs[[t.other_glyph for t in objects]] - first)).reshape(n, -1)
     rows = np.arange(n)[:, None, None]
     at = v0 * 40 + u0
     top = source[rows, at] * (1 - du) + source[rows, at + 1] * du
     low = source[rows, at + 40] * (1 - du) + source[rows, at + 41] * du
     cover = np.clip(1.25 * (top * (1 - dv) + low * dv), 0.0, 1.0)
-    stroke = np.array([t.stroke for t in things], np.float32)[:, None, None]
+    stroke = np.array([t.stroke for t in objects], np.float32)[:, None, None]
     return np.asarray(cover**stroke, np.float32)
 
 

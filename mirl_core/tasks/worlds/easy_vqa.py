@@ -31,7 +31,7 @@ _COLOUR = re.compile(r"\b(" + "|".join(COLOURS) + r")\b")
 
 
 @dataclass(frozen=True, slots=True)
-class Sight:
+class Appearance:
     """What is seen in a picture, or mentioned by a description; None is "not mentioned"."""
 
     shape: str | None
@@ -45,7 +45,7 @@ class Picture:
     part: Part
     number: int
     path: str
-    sight: Sight
+    appearance: Appearance
     questions: tuple[tuple[str, str], ...]
 
     @property
@@ -68,17 +68,22 @@ def pictures(part: Part) -> tuple[Picture, ...]:
     published = "test" if part == "test" else "train"
     paths = getattr(easy_vqa, f"get_{published}_image_paths")()
     texts, answers, numbers = getattr(easy_vqa, f"get_{published}_questions")()
-    asked: dict[int, list[tuple[str, str]]] = {n: [] for n in sorted(paths)}
+    published_questions: dict[int, list[tuple[str, str]]] = {n: [] for n in sorted(paths)}
     for text, answer, number in zip(texts, answers, numbers, strict=True):
-        asked[number].append((text, answer))
+        published_questions[number].append((text, answer))
     held_out = set(np.random.default_rng(_DEV_SEED).permutation(len(paths))[: len(paths) // 20].tolist())
-    chosen = [n for n in asked if part == "test" or (n in held_out) == (part == "dev")]
-    return tuple(Picture(part, n, paths[n], _sight(asked[n], paths[n]), tuple(asked[n])) for n in chosen)
+    chosen = [n for n in published_questions if part == "test" or (n in held_out) == (part == "dev")]
+    return tuple(
+        Picture(
+            part, n, paths[n], _appearance(published_questions[n], paths[n]), tuple(published_questions[n])
+        )
+        for n in chosen
+    )
 
 
-def _sight(asked: Sequence[tuple[str, str]], path: str) -> Sight:
+def _appearance(questions: Sequence[tuple[str, str]], path: str) -> Appearance:
     shapes, colours = set(SHAPES), set(COLOURS)
-    for text, answer in asked:
+    for text, answer in questions:
         shape, colour = _SHAPE.search(text), _COLOUR.search(text)
         if answer in SHAPES or answer in COLOURS:
             shapes &= {answer} if answer in SHAPES else ({shape.group()} if shape else shapes)
@@ -91,8 +96,8 @@ def _sight(asked: Sequence[tuple[str, str]], path: str) -> Sight:
             colours = colours & {colour.group()} if present else colours - {colour.group()}
     if len(colours) > 1 or len(shapes) > 1:
         shape_seen, colour_seen = _look(path, sorted(shapes), sorted(colours))
-        return Sight(shape_seen, colour_seen)
-    return Sight(shapes.pop(), colours.pop())
+        return Appearance(shape_seen, colour_seen)
+    return Appearance(shapes.pop(), colours.pop())
 
 
 _PIXELS = {
@@ -140,32 +145,32 @@ def needs(question: str) -> tuple[bool, bool]:
     return bool(_SHAPE.search(question)), bool(_COLOUR.search(question))
 
 
-def write_description(sight: Sight, question: str, rng: np.random.Generator) -> str:
+def write_description(appearance: Appearance, question: str, rng: np.random.Generator) -> str:
     """`a red circle`, or only what the question needs."""
     shape, colour = needs(question)
     full = rng.random() < 0.7
-    if sight.shape is None or (not full and colour):
-        return f"a {sight.colour} shape"
-    if sight.colour is None or (not full and shape):
-        return f"a {sight.shape}"
-    return f"a {sight.colour} {sight.shape}"
+    if appearance.shape is None or (not full and colour):
+        return f"a {appearance.colour} shape"
+    if appearance.colour is None or (not full and shape):
+        return f"a {appearance.shape}"
+    return f"a {appearance.colour} {appearance.shape}"
 
 
 _DESCRIPTION = re.compile(rf"^a (?:({'|'.join(COLOURS)}) )?({'|'.join(SHAPES)}|shape)$")
 
 
-def parse_description(text: str) -> Sight | None:
+def parse_description(text: str) -> Appearance | None:
     """What a description says, or None where the text is not of the language."""
     match = _DESCRIPTION.match(text)
     if match is None or match.group(0) == "a shape":
         return None
-    return Sight(None if match.group(2) == "shape" else match.group(2), match.group(1))
+    return Appearance(None if match.group(2) == "shape" else match.group(2), match.group(1))
 
 
-def imply(question: str, sight: Sight) -> str | None:
+def imply(question: str, appearance: Appearance) -> str | None:
     """The answer that a description implies, or None where it does not say enough."""
     shape, colour = needs(question)
-    value = sight.shape if shape else sight.colour
+    value = appearance.shape if shape else appearance.colour
     if question.startswith("what") or value is None:
         return value
     named = (_SHAPE if shape else _COLOUR).search(question)
@@ -174,13 +179,13 @@ def imply(question: str, sight: Sight) -> str | None:
     return "yes" if (value == named.group()) != bool(_NEGATED.search(question)) else "no"
 
 
-def reason(question: str, sight: Sight) -> tuple[str, str]:
+def reason(question: str, appearance: Appearance) -> tuple[str, str]:
     """One short written step, and the answer it ends in."""
-    answer = imply(question, sight)
+    answer = imply(question, appearance)
     if answer is None:
         raise ValueError("the description does not say enough to reason about the question")
     shape, _ = needs(question)
-    value = sight.shape if shape else sight.colour
+    value = appearance.shape if shape else appearance.colour
     if question.startswith("what"):
         return f"it is {value}", answer
     named = (_SHAPE if shape else _COLOUR).search(question)
@@ -189,16 +194,18 @@ def reason(question: str, sight: Sight) -> tuple[str, str]:
     return (f"{step}; asked if not" if _NEGATED.search(question) else step), answer
 
 
-def is_right(said: Sight | None, truth: Sight, question: str) -> bool:
+def is_right(description: Appearance | None, truth: Appearance, question: str) -> bool:
     """Whether everything mentioned is true and nothing that the question needs is missing."""
-    if said is None or imply(question, said) is None:
+    if description is None or imply(question, description) is None:
         return False
-    return said.shape in (None, truth.shape) and said.colour in (None, truth.colour)
+    return description.shape in (None, truth.shape) and description.colour in (None, truth.colour)
 
 
-def corrupt(sight: Sight, rng: np.random.Generator) -> Sight:
+def corrupt(appearance: Appearance, rng: np.random.Generator) -> Appearance:
     """A wrong view: another shape, another colour, or both."""
     kind = rng.random()
-    shape = str(rng.choice([s for s in SHAPES if s != sight.shape])) if kind < 0.6 else sight.shape
-    colour = str(rng.choice([c for c in COLOURS if c != sight.colour])) if kind > 0.4 else sight.colour
-    return Sight(shape, colour)
+    shape = str(rng.choice([s for s in SHAPES if s != appearance.shape])) if kind < 0.6 else appearance.shape
+    colour = (
+        str(rng.choice([c for c in COLOURS if c != appearance.colour])) if kind > 0.4 else appearance.colour
+    )
+    return Appearance(shape, colour)

@@ -19,11 +19,10 @@ from typing import Any
 
 from mirl_core.config import MIRLOptions, ModelSettings
 from mirl_core.engines.base import Engine, RequestContext, Sampling
-from mirl_core.evaluation.bank.sample import question_seed
 from mirl_core.pipeline.events import Finished
 from mirl_core.pipeline.run import Pipeline
 from mirl_core.tasks.data import open_data
-from mirl_core.tasks.questions import DataSet, Question, is_right
+from mirl_core.tasks.questions import DataSet, Question, is_right, question_seed
 from mirl_core.tasks.resampling import Resampling
 from mirl_core.training.rl.distributed.process_group import ProcessGroup
 from mirl_core.training.rl.recipe.config import RLRecipe

@@ -78,11 +78,14 @@ def picture_tensors(scenes: Sequence[digits.Scene], shown: Sequence[easy_vqa.Pic
     digit = np.full((len(scenes), 4), 10, np.int64)
     colour = np.full((len(scenes), 4), -100, np.int64)
     for i, scene in enumerate(scenes):
-        for thing in scene.things:
+        for thing in scene.objects:
             digit[i, thing.cell], colour[i, thing.cell] = thing.digit, thing.colour
     shape = np.array(
         [
-            [easy_vqa.SHAPES.index(p.sight.shape or ""), easy_vqa.COLOURS.index(p.sight.colour or "")]
+            [
+                easy_vqa.SHAPES.index(p.appearance.shape or ""),
+                easy_vqa.COLOURS.index(p.appearance.colour or ""),
+            ]
             for p in shown
         ],
         np.int64,

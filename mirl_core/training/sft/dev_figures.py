@@ -80,7 +80,7 @@ def _heads(
         return {"heads_right": both.float().mean().item()}
     digit, colour = forward.read_cells(features)
     there = pictures.digit < 10
-    exact = torch.tensor([digits.colour_posterior(t, "iid")[t.colour] for s in scenes for t in s.things])
+    exact = torch.tensor([digits.colour_posterior(t, "iid")[t.colour] for s in scenes for t in s.objects])
     return {
         "empty_right": ((digit.argmax(-1) < 10) == there).float().mean().item(),
         "digit_right": (digit.argmax(-1) == pictures.digit)[there].float().mean().item(),

@@ -75,8 +75,8 @@ def easy_vqa_row(
 ) -> Row:
     """A row about an easy-VQA picture; with `corrupted`, its description is wrong and is not learned."""
     question = shown.questions[int(rng.integers(len(shown.questions)))][0]
-    sight = easy_vqa.corrupt(shown.sight, rng) if corrupted else shown.sight
-    text = easy_vqa.write_description(sight, question, rng)
+    appearance = easy_vqa.corrupt(shown.appearance, rng) if corrupted else shown.appearance
+    text = easy_vqa.write_description(appearance, question, rng)
     said = easy_vqa.parse_description(text)
     assert said is not None
     thought, answer = easy_vqa.reason(question, said)

@@ -9,13 +9,39 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import TYPE_CHECKING
 
+from mirl_core.bundled.special_tokens import (
+    ASSISTANT,
+    END,
+    FAKE_IMAGE,
+    GLOBAL_IMAGE,
+    IMAGE,
+    PAD,
+    SPECIAL_TOKENS,
+    SYSTEM,
+    USER,
+)
+
 if TYPE_CHECKING:
     from tokenizers import Tokenizer
 
-PAD, END = "<|pad|>", "<end_of_utterance>"
-IMAGE, FAKE_IMAGE, GLOBAL_IMAGE = "<image>", "<fake_token_around_image>", "<global-img>"
-USER, ASSISTANT, SYSTEM = "<|user|>", "<|assistant|>", "<|system|>"
-SPECIAL_TOKENS = (PAD, END, IMAGE, FAKE_IMAGE, GLOBAL_IMAGE, USER, ASSISTANT, SYSTEM)
+__all__ = [
+    "ASSISTANT",
+    "CHAT_TEMPLATE",
+    "END",
+    "FAKE_IMAGE",
+    "GLOBAL_IMAGE",
+    "IMAGE",
+    "IMAGE_TOKENS",
+    "PAD",
+    "SPECIAL_TOKENS",
+    "SYSTEM",
+    "TAGS",
+    "USER",
+    "build_tokenizer",
+    "render_prompt",
+    "render_trajectory",
+]
+
 TAGS = ("<description>", "</description>", "<think>", "</think>", "<answer>", "</answer>")
 IMAGE_TOKENS = 16
 

@@ -8,11 +8,11 @@ from mirl_core.bundled import model_path
 from mirl_core.config import MIRLOptions, ModelSettings
 from mirl_core.engines.base import RequestContext, Sampling
 from mirl_core.engines.vllm.engine import VLLMEngine
-from mirl_core.evaluation.bank.sample import BankPlan, question_seed, sample_question
+from mirl_core.evaluation.bank.sample import BankPlan, sample_question
 from mirl_core.pipeline.events import Finished
 from mirl_core.pipeline.run import Pipeline
 from mirl_core.tasks.data import open_data
-from mirl_core.tasks.questions import Question
+from mirl_core.tasks.questions import Question, question_seed
 from mirl_core.types import Result
 
 PLAN = BankPlan(descriptions=4, forks=2, estimators=("text", "blank"), seed=3, max_tokens=200)

@@ -14,7 +14,7 @@ from PIL import Image
 from mirl_core.engines.base import Engine
 from mirl_core.engines.fake import FakeEngine
 from mirl_core.evaluation.run import EngineFactory
-from mirl_core.evaluation.run_setup import RunSettings, Study
+from mirl_core.evaluation.run_setup import RunSettings, RunSetup
 from tests.unit.evaluation.synthetic import banked_question
 
 
@@ -55,9 +55,9 @@ def settings_of(folder: Path, **changed: Any) -> RunSettings:
 
 def fill_bank(settings: RunSettings, count: int | None = None, **made: Any) -> None:
     """Bank made-up samples for the first `count` questions of every data set, all by default."""
-    study = Study(settings)
-    with study.bank as bank:
-        for data in study.data:
+    setup = RunSetup(settings)
+    with setup.bank as bank:
+        for data in setup.data:
             for number, question in enumerate(data.questions[:count]):
                 if question.key in bank.keys(data.name):
                     continue

@@ -15,7 +15,7 @@ from mirl_core.errors import ConfigError, EngineError
 from mirl_core.evaluation.bank.store import Bank
 from mirl_core.evaluation.methods.gated import Gated
 from mirl_core.evaluation.run import live_options, names, run
-from mirl_core.evaluation.run_setup import Study
+from mirl_core.evaluation.run_setup import RunSetup
 from tests.unit.evaluation.run_cases import (
     data_file,
     fill_bank,
@@ -217,20 +217,20 @@ async def test_a_bank_of_another_seed_is_refused(tmp_path: Path) -> None:
 
 
 def test_live_options_do_what_the_method_replays(tmp_path: Path) -> None:
-    study = Study(settings_of(tmp_path / "out"))
-    sc, stop, direct, gated = study.methods("sc@5,sc@5+stop,direct,confidence(keep=2)")
-    plain = live_options(sc, study)
+    setup = RunSetup(settings_of(tmp_path / "out"))
+    sc, stop, direct, gated = setup.methods("sc@5,sc@5+stop,direct,confidence(keep=2)")
+    plain = live_options(sc, setup)
     assert (plain.gate, plain.descriptions, plain.forks, plain.early_stop) == ("none", 5, 1, False)
-    assert live_options(stop, study).early_stop
-    assert live_options(direct, study).descriptions == 1
-    assert (live_options(gated, study).gate, live_options(gated, study).keep) == ("confidence", 2)
+    assert live_options(stop, setup).early_stop
+    assert live_options(direct, setup).descriptions == 1
+    assert (live_options(gated, setup).gate, live_options(gated, setup).keep) == ("confidence", 2)
 
 
 def test_chains_that_saw_something_else_are_not_calibrated(tmp_path: Path) -> None:
     settings = settings_of(tmp_path / "out")
     model_folder(settings.model, calibration={"intercept": 0, "vote_share": 1, "distinct_share": 1})
     for fork_image, calibrated in (("keep", True), ("drop", False)):
-        (method,) = Study(replace(settings, fork_image=fork_image)).methods("mirl")
+        (method,) = RunSetup(replace(settings, fork_image=fork_image)).methods("mirl")
         assert isinstance(method, Gated)
         assert (method.calibration is not None) is calibrated
 

@@ -13,8 +13,8 @@ import numpy as np
 import numpy.typing as npt
 
 from mirl_core.errors import ConfigError
-from mirl_core.evaluation.measures.outcomes import file_name
-from mirl_core.evaluation.report.tables import percent, points, table
+from mirl_core.tasks.file_names import file_name
+from mirl_core.tasks.markdown_tables import percent, points, table
 from mirl_core.tasks.resampling import Resampling
 from mirl_core.training.rl.report.curves import (
     COSTS,

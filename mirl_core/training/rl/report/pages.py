@@ -77,7 +77,7 @@ class TrajectoryLog:
 
     def _picture(self, question: Question) -> str:
         """The picture's file, relative to the run; written the first time."""
-        from mirl_core.evaluation.measures.outcomes import file_name
+        from mirl_core.tasks.file_names import file_name
 
         path = self._folder / PICTURES / f"{file_name(question.key)}.png"
         if not path.is_file():

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import numpy.typing as npt
 
-from mirl_core.evaluation.report.plots import COLOURS, panels, save
+from mirl_core.tasks.plotting import COLOURS, panels, save
 from mirl_core.tasks.resampling import Resampling
 from mirl_core.training.rl.report.curves import COSTS, Curve, Group
 

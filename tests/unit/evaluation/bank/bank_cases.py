@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from mirl_core.evaluation.bank.records import BankedChain, BankedDescription, BankedQuestion
-from mirl_core.evaluation.methods import Draw
+from mirl_core.evaluation.methods import ReplayDraw
 from mirl_core.types import FinishReason
 
 
@@ -58,7 +58,7 @@ def question(
     )
 
 
-def in_order(banked: BankedQuestion, seed: int = 0) -> Draw:
+def in_order(banked: BankedQuestion, seed: int = 0) -> ReplayDraw:
     """The draw that takes everything as banked."""
     forks = sorted({chain.fork for chain in banked.chains}) or [0]
-    return Draw(tuple(range(len(banked.descriptions))), tuple(forks), seed)
+    return ReplayDraw(tuple(range(len(banked.descriptions))), tuple(forks), seed)

@@ -17,13 +17,13 @@ from mirl_core.engines.base import RequestContext, Sampling
 from mirl_core.engines.fake import FakeEngine, FakeText
 from mirl_core.errors import ConfigError, EngineDeadError, EngineError, RequestError
 from mirl_core.evaluation.bank.fill import fill, fill_live
-from mirl_core.evaluation.bank.live import play_live
+from mirl_core.evaluation.bank.live import run_live
 from mirl_core.evaluation.bank.records import BankedQuestion
-from mirl_core.evaluation.bank.sample import BankPlan, lowest_group, question_seed, sample_question
+from mirl_core.evaluation.bank.sample import BankPlan, lowest_group, sample_question
 from mirl_core.evaluation.bank.store import Bank, LiveBank, fingerprint
 from mirl_core.pipeline.events import Finished
 from mirl_core.pipeline.run import Pipeline
-from mirl_core.tasks.questions import DataSet, Question
+from mirl_core.tasks.questions import DataSet, Question, question_seed
 from mirl_core.types import Result
 from tests.unit.pipeline.pipeline_cases import SETTINGS, chain, described
 
@@ -328,7 +328,7 @@ def test_fingerprint_knows_what_changes_answers(model: Path) -> None:
 async def test_live_is_the_pipeline_with_the_banks_seed(tmp_path: Path, model: Path) -> None:
     fake, other = engine(), engine()
     options = MIRLOptions(descriptions=4, keep=4, forks=2, gate="none", early_stop=False)
-    played = await play_live(fake, SETTINGS, question(), options, 7, max_tokens=64)
+    played = await run_live(fake, SETTINGS, question(), options, 7, max_tokens=64)
     result = await piped(other, gate="none")
     assert (played.answer, played.right) == (result.content, result.content == "dog")
     assert played.generated_tokens == result.completion_tokens == fake.sampled_tokens

@@ -17,7 +17,7 @@ from mirl_core.evaluation.bank.records import BankedQuestion
 from mirl_core.evaluation.calibration.confidence import FEWEST, Votes, fit, votes_of
 from mirl_core.evaluation.calibration.options import Grid
 from mirl_core.evaluation.calibration.run import calibrate_run, confidence_run
-from mirl_core.evaluation.methods import draws, parse_methods
+from mirl_core.evaluation.methods import parse_methods, replay_draws
 from mirl_core.evaluation.run_setup import RunSettings
 from tests.unit.evaluation.bank.bank_cases import question, reasoned, said
 from tests.unit.evaluation.run_cases import fill_bank, model_folder, no_engine, settings_of
@@ -108,7 +108,7 @@ def test_votes_are_the_replays_own() -> None:
     calibration = Calibration(intercept=-1, vote_share=2, distinct_share=-1)
     (method,) = parse_methods("mirl", OWN.model_copy(update={"calibration": calibration}))
     for row, one in enumerate(banked):
-        for column, draw in enumerate(draws(one, 3, 1)):
+        for column, draw in enumerate(replay_draws(one, 3, 1)):
             played = method.play(one, draw)
             share, distinct = votes.share[row, column], votes.distinct[row, column]
             assert played.confidence == pytest.approx(probability(calibration, share, distinct))

@@ -9,12 +9,12 @@ import pytest
 
 from mirl_core.config import MIRLOptions, ModelSettings
 from mirl_core.evaluation.bank.records import BankedQuestion
-from mirl_core.evaluation.methods import Prepared, draws, parse_methods, unlabelled
+from mirl_core.evaluation.methods import Prepared, parse_methods, replay_draws, unlabelled
 from mirl_core.evaluation.methods.auto_weight import (
     Average,
     Conflict,
     InformationShare,
-    Sampled,
+    ScoredDescription,
     Stable,
     fixed_weight,
 )
@@ -26,10 +26,10 @@ from tests.unit.evaluation.bank.bank_cases import in_order, question, reasoned, 
 OPTIONS = MIRLOptions(mi_weight=0.3)
 
 
-def sampled(*pairs: tuple[float, float]) -> list[Sampled]:
+def sampled(*pairs: tuple[float, float]) -> list[ScoredDescription]:
     """Descriptions of one token: (log p(d | I), log p(d))."""
     return [
-        Sampled(f"{number}", np.array([posterior]), np.array([prior]))
+        ScoredDescription(f"{number}", np.array([posterior]), np.array([prior]))
         for number, (posterior, prior) in enumerate(pairs)
     ]
 
@@ -97,7 +97,7 @@ def test_the_products_auto_is_auto_information(given: str) -> None:
     settings = ModelSettings(options=MIRLOptions(descriptions=16, keep=2, forks=1))
     names = f"auto-information({given}),mirl(mi_weight=auto;{given}),mirl({given})"
     rule, product, fixed = (
-        [method.play(one, draw) for one in scenes(40, 0.25, seed=7) for draw in draws(one, 2, 0)]
+        [method.play(one, draw) for one in scenes(40, 0.25, seed=7) for draw in replay_draws(one, 2, 0)]
         for method in parse_methods(names, settings)
     )
     # A share of MI mass may differ in its last digit: the gate divides by lengths once more.
@@ -135,7 +135,7 @@ def accuracy(names: str, banked: list[BankedQuestion]) -> list[float]:
     found = []
     for method in parse_methods(names, ModelSettings(options=MIRLOptions(descriptions=16, keep=1, forks=1))):
         ready = method.prepare(banked) if isinstance(method, Prepared) else method
-        found.append(float(np.mean([ready.play(one, draws(one, 1, 0)[0]).right for one in banked])))
+        found.append(float(np.mean([ready.play(one, replay_draws(one, 1, 0)[0]).right for one in banked])))
     return found
 
 

@@ -10,7 +10,7 @@ from mirl_core.algorithm.confidence import probability
 from mirl_core.config import Calibration, MIRLOptions, ModelSettings
 from mirl_core.errors import ConfigError
 from mirl_core.evaluation.bank.records import BankedQuestion
-from mirl_core.evaluation.methods import METHODS, Draw, Played, draws, parse_methods
+from mirl_core.evaluation.methods import METHODS, Replay, ReplayDraw, parse_methods, replay_draws
 from mirl_core.evaluation.methods.replay_chains import trajectories
 from tests.unit.evaluation.bank.bank_cases import in_order, question, reasoned, said
 
@@ -35,28 +35,30 @@ HAND = question(
 )
 
 
-def play(name: str, banked: BankedQuestion = HAND, draw: Draw | None = None) -> Played:
+def play(name: str, banked: BankedQuestion = HAND, draw: ReplayDraw | None = None) -> Replay:
     (method,) = parse_methods(name, SETTINGS)
     assert method.name == name
     return method.play(banked, draw or in_order(banked))
 
 
 def test_direct_is_the_first_trajectory_of_the_draw() -> None:
-    assert play("direct") == Played("2", False, 2 + 5, 0, 1, None)
-    assert play("direct", draw=Draw((1, 0, 2), (1, 0), 0)) == Played("1", True, 3 + 9, 0, 1, None)
+    assert play("direct") == Replay("2", False, 2 + 5, 0, 1, None)
+    assert play("direct", draw=ReplayDraw((1, 0, 2), (1, 0), 0)) == Replay("1", True, 3 + 9, 0, 1, None)
 
 
 def test_greedy_is_the_banked_one_in_every_draw() -> None:
     assert (
-        play("greedy") == play("greedy", draw=Draw((1, 0, 2), (1, 0), 0)) == Played("2", False, 7, 0, 1, None)
+        play("greedy")
+        == play("greedy", draw=ReplayDraw((1, 0, 2), (1, 0), 0))
+        == Replay("2", False, 7, 0, 1, None)
     )
     broken = replace(HAND, greedy=(said("", reason="empty"), None))
-    assert play("greedy", broken) == Played(None, False, 2, 0, 0, None)
+    assert play("greedy", broken) == Replay(None, False, 2, 0, 0, None)
 
 
 def test_self_consistency_votes_over_whole_trajectories() -> None:
-    assert play("sc@3") == Played("2", False, (2 + 5) + (3 + 7) + (4 + 20), 0, 3, pytest.approx(2 / 3))
-    assert play("sc@1") == Played("2", False, 7, 0, 1, 1.0)
+    assert play("sc@3") == Replay("2", False, (2 + 5) + (3 + 7) + (4 + 20), 0, 3, pytest.approx(2 / 3))
+    assert play("sc@1") == Replay("2", False, 7, 0, 1, 1.0)
 
 
 def test_stopping_counts_what_was_sampled_until_the_vote_was_decided() -> None:
@@ -64,34 +66,36 @@ def test_stopping_counts_what_was_sampled_until_the_vote_was_decided() -> None:
     banked = question([said("x" * (j + 1), [-1.0] * (j + 1)) for j in range(4)], chains)
     # They end at ticks 10, 11, 12 and 13. At 11 it is two votes for 1 with two outstanding: those could tie
     # with an answer of their own, but a tie goes to the lower place. At 10 nothing is decided.
-    assert play("sc@4+stop", banked) == Played("1", True, 10 + 11 + 11 + 11, 0, 2, 1.0)
+    assert play("sc@4+stop", banked) == Replay("1", True, 10 + 11 + 11 + 11, 0, 2, 1.0)
     assert play("sc@4", banked).generated_tokens == 10 + 11 + 12 + 13
 
 
 def test_chains_that_end_in_one_tick_are_all_counted() -> None:
     chains = [reasoned(j, 0, "1" if j < 3 else "2", 8) for j in range(4)]
     banked = question([said(f"{j}") for j in range(4)], chains)
-    assert play("sc@4+stop", banked) == Played("1", True, 40, 0, 4, 0.75)
+    assert play("sc@4+stop", banked) == Replay("1", True, 40, 0, 4, 0.75)
 
 
 def test_gates_keep_different_descriptions() -> None:
     described = 2 + 3 + 4
     scored = (1 + 1) + (1 + 2) + (1 + 3)
-    assert play("mirl") == Played("1", True, described + 16, scored, 2, 1.0)
-    assert play("confidence") == Played("2", False, described + 50, 0, 2, 1.0)
-    assert play("none") == Played("2", False, described + 76, 0, 6, pytest.approx(2 / 5))
+    assert play("mirl") == Replay("1", True, described + 16, scored, 2, 1.0)
+    assert play("confidence") == Replay("2", False, described + 50, 0, 2, 1.0)
+    assert play("none") == Replay("2", False, described + 76, 0, 6, pytest.approx(2 / 5))
 
 
 def test_gate_none_breaks_ties_by_place() -> None:
     # 1 and 2 have two votes each; the first chain of the draw says 2.
-    assert play("none", draw=Draw((0, 1, 2), (0, 1), 0)).answer == "2"
-    assert play("none", draw=Draw((1, 0, 2), (0, 1), 0)).answer == "1"
+    assert play("none", draw=ReplayDraw((0, 1, 2), (0, 1), 0)).answer == "2"
+    assert play("none", draw=ReplayDraw((1, 0, 2), (0, 1), 0)).answer == "1"
 
 
 def test_random_gate_depends_on_the_draw_alone() -> None:
-    kept = {play("random", draw=Draw((0, 1, 2), (0, 1), seed)).generated_tokens for seed in range(40)}
+    kept = {play("random", draw=ReplayDraw((0, 1, 2), (0, 1), seed)).generated_tokens for seed in range(40)}
     assert kept == {9 + 10, 9 + 16, 9 + 50}
-    assert play("random", draw=Draw((0, 1, 2), (0, 1), 7)) == play("random", draw=Draw((0, 1, 2), (0, 1), 7))
+    assert play("random", draw=ReplayDraw((0, 1, 2), (0, 1), 7)) == play(
+        "random", draw=ReplayDraw((0, 1, 2), (0, 1), 7)
+    )
 
 
 @pytest.mark.parametrize(
@@ -170,38 +174,38 @@ def test_unusable_descriptions_cost_tokens_and_never_go_on() -> None:
         [said("never ends", [-1.0] * 6, reason="truncated"), said("cat")],
         [reasoned(1, 0, "1"), reasoned(1, 1, "1")],
     )
-    assert play("mirl(descriptions=2)", banked) == Played("1", True, 7 + 2 + 10, 2, 2, 1.0)
-    assert play("sc@2", banked) == Played("1", True, 7 + 7, 0, 1, 1.0)
+    assert play("mirl(descriptions=2)", banked) == Replay("1", True, 7 + 2 + 10, 2, 2, 1.0)
+    assert play("sc@2", banked) == Replay("1", True, 7 + 7, 0, 1, 1.0)
     assert play("sc@2+stop", banked).generated_tokens == 14, "both are done at tick 7"
-    assert play("deepconf@2", banked) == Played("1", True, 14, 0, 1, 1.0)
+    assert play("deepconf@2", banked) == Replay("1", True, 14, 0, 1, 1.0)
     # The first alone is unusable, and the bank holds no plain generation since not all are.
-    assert play("direct", banked) == Played(None, False, 7, 0, 0, None)
+    assert play("direct", banked) == Replay(None, False, 7, 0, 0, None)
 
 
 @pytest.mark.parametrize("name", ["mirl", "sc@3", "sc@3+stop", "deepconf@3", "adaptive@3", "auto-average"])
 def test_without_a_usable_description_it_falls_back(name: str) -> None:
     banked = question([said("", reason="empty")] * 3, [], plain=reasoned(-1, 0, "1", 6))
-    assert play(name, banked) == Played("1", True, 6 + 6, 0, 1, 1.0)
-    assert play(name, replace(banked, plain_fallback=None)) == Played(None, False, 6, 0, 0, None)
+    assert play(name, banked) == Replay("1", True, 6 + 6, 0, 1, 1.0)
+    assert play(name, replace(banked, plain_fallback=None)) == Replay(None, False, 6, 0, 0, None)
 
 
 def test_deepconf_weighs_votes_by_confidence_and_drops_the_least_sure() -> None:
     # Mean confidences 1 (says 2), 5 (says 1), 2 (says 2). All: 5 against 3. The lowest groups: 5, 1, 3.
-    assert play("deepconf@3(keep=1)") == Played("1", True, 41, 0, 3, pytest.approx(5 / 8))
-    assert play("deepconf@3") == Played("1", True, 41, 0, 3, pytest.approx(5 / 7))
+    assert play("deepconf@3(keep=1)") == Replay("1", True, 41, 0, 3, pytest.approx(5 / 8))
+    assert play("deepconf@3") == Replay("1", True, 41, 0, 3, pytest.approx(5 / 7))
     assert play("deepconf@3(keep=0.1)").confidence == 1.0
-    assert play("deepconf-low@3(keep=1)") == Played("2", False, 41, 0, 3, pytest.approx(8 / 9))
+    assert play("deepconf-low@3(keep=1)") == Replay("2", False, 41, 0, 3, pytest.approx(8 / 9))
 
 
 def test_adaptive_consistency_stops_when_the_leader_is_likely_to_stay() -> None:
     # P(Beta(4, 1) > 1/2) = 15/16 < 0.95 ≤ 31/32 = P(Beta(5, 1) > 1/2): four equal answers are enough.
     agreed = question([said(f"{j}") for j in range(6)], [reasoned(j, 0, "1") for j in range(6)])
-    assert play("adaptive@6", agreed) == Played("1", True, 4 * 7, 0, 4, 1.0)
+    assert play("adaptive@6", agreed) == Replay("1", True, 4 * 7, 0, 4, 1.0)
     assert play("adaptive@6(threshold=0.9)", agreed).trajectories == 3
     assert play("adaptive@3", agreed).trajectories == 3
     # After 2, 1, 1, 1, 1, 1: P(Beta(6, 2) > 1/2) = 0.9375: all are needed.
     mixed = question([said(f"{j}") for j in range(6)], [reasoned(j, 0, a) for j, a in enumerate("211111")])
-    assert play("adaptive@6", mixed) == Played("1", True, 6 * 7, 0, 6, pytest.approx(5 / 6))
+    assert play("adaptive@6", mixed) == Replay("1", True, 6 * 7, 0, 6, pytest.approx(5 / 6))
 
 
 @pytest.mark.parametrize(("leading", "second"), [(1, 0), (3, 0), (4, 0), (5, 1), (7, 2), (9, 8)])
@@ -219,7 +223,7 @@ def test_adaptive_probability_is_the_beta_distributions(leading: int, second: in
 def test_early_stopping_self_consistency_stops_after_a_window_that_agrees() -> None:
     answers = "12111111"
     banked = question([said(f"{j}") for j in range(8)], [reasoned(j, 0, a) for j, a in enumerate(answers)])
-    assert play("esc@8(window=2)", banked) == Played("1", True, 4 * 7, 0, 4, 0.75)
+    assert play("esc@8(window=2)", banked) == Replay("1", True, 4 * 7, 0, 4, 0.75)
     assert play("esc@8", banked).trajectories == 8
     silent = question(
         [said(f"{j}") for j in range(4)], [reasoned(j, 0, None if j == 1 else "1") for j in range(4)]
@@ -228,7 +232,7 @@ def test_early_stopping_self_consistency_stops_after_a_window_that_agrees() -> N
 
 
 def test_oracle_takes_right_descriptions_first() -> None:
-    assert play("oracle") == Played("1", True, 9 + 16, 0, 2, 1.0)
+    assert play("oracle") == Replay("1", True, 9 + 16, 0, 2, 1.0)
     # k = 2: the wrong one that came first fills up.
     assert play("oracle(keep=2)").generated_tokens == 9 + 16 + 10
     unknown = replace(HAND, descriptions=tuple(replace(one, right=None) for one in HAND.descriptions))
@@ -237,7 +241,7 @@ def test_oracle_takes_right_descriptions_first() -> None:
 
 
 def test_oracle_answer_is_right_if_any_is() -> None:
-    assert play("oracle-answer@3") == Played("1", True, 41, 0, 3, None)
+    assert play("oracle-answer@3") == Replay("1", True, 41, 0, 3, None)
     assert play("oracle-answer@1").right is False
 
 
@@ -303,20 +307,20 @@ def test_every_method_plays() -> None:
 
 
 def test_draws_are_permutations_and_functions_of_seed_and_key() -> None:
-    found = draws(HAND, 6, 0)
+    found = replay_draws(HAND, 6, 0)
     assert len(found) == 6
     for draw in found:
         assert sorted(draw.descriptions) == [0, 1, 2]
         assert sorted(draw.forks) == [0, 1]
-    assert found == draws(HAND, 6, 0)
-    assert found != draws(HAND, 6, 1)
-    assert found != draws(replace(HAND, key="other"), 6, 0)
+    assert found == replay_draws(HAND, 6, 0)
+    assert found != replay_draws(HAND, 6, 1)
+    assert found != replay_draws(replace(HAND, key="other"), 6, 0)
     assert len({draw.seed for draw in found}) == 6
 
 
 def test_draws_use_every_sample_equally_often() -> None:
     banked = question([said(f"{j}") for j in range(16)], [reasoned(j, 0, "1") for j in range(16)])
-    firsts = [draw.descriptions[0] for draw in draws(banked, 8, 3)]
+    firsts = [draw.descriptions[0] for draw in replay_draws(banked, 8, 3)]
     assert len(set(firsts)) == 8
-    used = [index for draw in draws(banked, 16, 3) for index in draw.descriptions[:10]]
+    used = [index for draw in replay_draws(banked, 16, 3) for index in draw.descriptions[:10]]
     assert {used.count(index) for index in range(16)} == {10}

@@ -17,7 +17,7 @@ from mirl_core.config import Calibration, MIRLOptions, ModelSettings
 from mirl_core.engines.base import Sampling
 from mirl_core.engines.fake import FakeEngine, FakeText
 from mirl_core.evaluation.bank.records import BankedChain, BankedDescription, BankedQuestion
-from mirl_core.evaluation.methods import Draw, Played, draws, parse_methods
+from mirl_core.evaluation.methods import Replay, ReplayDraw, parse_methods, replay_draws
 from mirl_core.evaluation.methods.gated import Gated
 from mirl_core.evaluation.methods.replay_chains import run, trace
 from mirl_core.types import Result
@@ -119,7 +119,7 @@ def test_replay_is_the_pipeline(
     engine = engine_of(described, numbers)
     everything = {"descriptions": DESCRIPTIONS, "forks": FORKS, "gate": "none", "early_stop": False}
     banked = banked_from(engine, live(engine, everything))
-    draw = Draw(tuple(range(DESCRIPTIONS)), tuple(range(FORKS)), seed=5)
+    draw = ReplayDraw(tuple(range(DESCRIPTIONS)), tuple(range(FORKS)), seed=5)
 
     model = ModelSettings(
         instruction="",
@@ -165,7 +165,7 @@ def test_stopping_changes_no_answer_and_never_costs_more(
     count = len(given_trajectories)
     names = f"sc@{count}(aggregate={aggregate}),sc@{count}+stop(aggregate={aggregate})"
     patient, hasty = parse_methods(names, ModelSettings())
-    for draw in draws(banked, 3, 0):
+    for draw in replay_draws(banked, 3, 0):
         full, stopped = patient.play(banked, draw), hasty.play(banked, draw)
         assert normalize(stopped.answer or "") == normalize(full.answer or "")
         assert stopped.generated_tokens <= full.generated_tokens
@@ -211,7 +211,7 @@ def test_a_gate_that_keeps_everything_is_no_gate(
     gated, ungated, sampled = parse_methods(
         f"mirl({options};normalize=sum),none({options}),sc@{count}(aggregate=majority)", ModelSettings()
     )
-    draw = draws(banked, 1, seed)[0]
+    draw = replay_draws(banked, 1, seed)[0]
     kept, free = gated.play(banked, draw), ungated.play(banked, draw)
     assert free == sampled.play(banked, draw)
     assert (kept.generated_tokens, kept.trajectories) == (free.generated_tokens, free.trajectories)
@@ -227,5 +227,5 @@ def test_a_gate_that_keeps_everything_is_no_gate(
 def test_played_is_the_same_twice() -> None:
     banked = bank_of([("1", 2, 3), ("2", 1, 4), (None, 3, 3)])
     (method,) = parse_methods("mirl(descriptions=3)", ModelSettings(options=MIRLOptions(forks=1)))
-    first: Played = method.play(banked, in_order(banked))
+    first: Replay = method.play(banked, in_order(banked))
     assert first == method.play(banked, in_order(banked))

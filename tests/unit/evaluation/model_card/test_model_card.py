@@ -9,25 +9,27 @@ import numpy as np
 import pytest
 
 from mirl_core.evaluation.model_card import _worlds, measures, report
-from mirl_core.evaluation.model_card.bench import Bench, Prompt
+from mirl_core.evaluation.model_card.bench import Bench, BenchPrompt
 from mirl_core.evaluation.model_card.measures import (
     MEASURES,
+    ParsedTurn,
     SplitFigures,
-    Turn,
     calibrate,
+    parse_turn,
     tabulate,
-    take_apart,
     turns_of,
     value_bins,
 )
-from mirl_core.tasks.worlds.cases import Case, digits_cases
+from mirl_core.tasks.worlds.cases import WorldCase, digits_cases
 from mirl_core.tasks.worlds.digits_language import FAMILY_SHARES
 from mirl_core.training.recipe import Recipe
 
 
 def test_a_turn_is_taken_apart_or_not_at_all() -> None:
-    assert take_apart("<description>a</description><think>b</think><answer>c</answer>") == Turn("a", "b", "c")
-    assert take_apart("<description>a</description><think>b</think>") == Turn(None, None, None)
+    assert parse_turn("<description>a</description><think>b</think><answer>c</answer>") == ParsedTurn(
+        "a", "b", "c"
+    )
+    assert parse_turn("<description>a</description><think>b</think>") == ParsedTurn(None, None, None)
 
 
 def test_each_measure_has_the_n_of_its_own_cases() -> None:
@@ -50,17 +52,17 @@ def test_each_measure_has_the_n_of_its_own_cases() -> None:
 class ScriptedBench(Bench):
     """Answers every prompt as a perfect, faithful model would, and keeps the prompts."""
 
-    def __init__(self, cases: Sequence[Case]) -> None:
+    def __init__(self, cases: Sequence[WorldCase]) -> None:
         self.by_question = {(c.question, id(c.image)): c for c in cases}
-        self.prompts: list[tuple[Prompt, float]] = []
+        self.prompts: list[tuple[BenchPrompt, float]] = []
 
     def complete(
-        self, prompts: Sequence[Prompt], temperatures: Sequence[float], tokens: int = 120
+        self, prompts: Sequence[BenchPrompt], temperatures: Sequence[float], tokens: int = 120
     ) -> list[str]:
         self.prompts += zip(prompts, temperatures, strict=True)
         return [self._answer(p) for p in prompts]
 
-    def _answer(self, prompt: Prompt) -> str:
+    def _answer(self, prompt: BenchPrompt) -> str:
         case = self.by_question[prompt.question, id(prompt.image)]
         said = prompt.prefix or f"<description>{case.right_description}</description>"
         text = said.removeprefix("<description>").removesuffix("</description>")

@@ -14,13 +14,15 @@ from PIL import Image
 
 from mirl_core.config import ModelSettings
 from mirl_core.errors import ConfigError
-from mirl_core.evaluation.measures.outcomes import file_name, outcomes_of, read_outcomes, write_rows
+from mirl_core.evaluation.measures.outcomes import outcomes_of, read_outcomes, write_rows
 from mirl_core.evaluation.methods import parse_methods
 from mirl_core.evaluation.methods.replay_bank import replay
 from mirl_core.evaluation.report import write_report
 from mirl_core.evaluation.report.plots import draw_plots
 from mirl_core.evaluation.report.summary import add_data, choose_baseline, new_summary, strict, write_summary
-from mirl_core.evaluation.report.tables import markdown, table
+from mirl_core.evaluation.report.tables import markdown
+from mirl_core.tasks.file_names import file_name
+from mirl_core.tasks.markdown_tables import table
 from tests.unit.evaluation.synthetic import banked_questions
 
 METHODS = "direct,sc@4,sc@16,mirl,mirl(mi_weight=0),mirl(mi_weight=0.5),confidence"

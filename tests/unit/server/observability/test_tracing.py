@@ -189,7 +189,8 @@ async def test_without_tracing_the_callers_context_reaches_the_engine(build: Bui
 def test_off_unless_an_endpoint_is_set() -> None:
     assert process_tracing(None) is None
     code = (
-        "import sys, mirl_server.handling.service, mirl_server.observability.request_observer, mirl_server.apis.router\n"
+        "import sys, mirl_server.handling.service, mirl_server.observability.request_observer\n"
+        "import mirl_server.apis.router\n"
         "assert not any(name.startswith('opentelemetry') for name in sys.modules)"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)

@@ -39,7 +39,7 @@ def test_digits_questions_are_the_model_cards_with_scene_and_glyphs() -> None:
     for question, case in zip(data.questions, cases, strict=True):
         assert case.scene is not None
         assert question.key == question.clusters[0] == case.scene.name
-        glyphs = {glyph for thing in case.scene.things for glyph in (thing.glyph, thing.other_glyph)}
+        glyphs = {glyph for thing in case.scene.objects for glyph in (thing.glyph, thing.other_glyph)}
         assert set(question.clusters[1:]) == {f"glyph-{glyph}" for glyph in glyphs}
         assert (question.text, question.answer, question.family) == (case.question, case.answer, case.family)
         assert question.describes is not None

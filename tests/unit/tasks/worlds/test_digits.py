@@ -23,7 +23,7 @@ def test_glyph_pools_are_never_mixed(part: digits.Part) -> None:
         g
         for kind in digits.KINDS
         for s in digits.scenes(kind, part, 150)
-        for t in s.things
+        for t in s.objects
         for g in (t.glyph, t.other_glyph)
     }
     assert used <= set(digits.GLYPH_POOLS[part])
@@ -38,8 +38,8 @@ def test_pictures_are_rgb_bytes_of_the_right_size() -> None:
 
 
 def test_an_empty_cell_holds_background_only() -> None:
-    scene = next(s for s in digits.scenes("iid", "dev", 50) if len(s.things) == 1)
-    cell = scene.things[0].cell
+    scene = next(s for s in digits.scenes("iid", "dev", 50) if len(s.objects) == 1)
+    cell = scene.objects[0].cell
     picture = digits.render([scene])[0].astype(float) / 255
     other = 3 - cell
     y, x = 32 * (other // 2), 32 * (other % 2)
@@ -48,7 +48,7 @@ def test_an_empty_cell_holds_background_only() -> None:
 
 @pytest.mark.parametrize(("kind", "low", "high"), [("iid", 0.72, 0.78), ("shifted", 0.02, 0.06)])
 def test_colours_follow_the_language_prior(kind: digits.Kind, low: float, high: float) -> None:
-    things = [t for s in digits.scenes(kind, "train", 1500) for t in s.things]
+    things = [t for s in digits.scenes(kind, "train", 1500) for t in s.objects]
     usual = np.mean([t.colour == digits.USUAL_COLOUR[t.cell] for t in things])
     assert low < usual < high
 
@@ -71,7 +71,7 @@ def test_the_likelihood_is_that_of_the_generator() -> None:
 
 @pytest.mark.parametrize("kind", digits.KINDS)
 def test_the_exact_posterior_is_calibrated(kind: digits.Kind) -> None:
-    things = [t for s in digits.scenes(kind, "test", 1500) for t in s.things]
+    things = [t for s in digits.scenes(kind, "test", 1500) for t in s.objects]
     p = np.array([digits.colour_posterior(t, kind) for t in things])
     hit = np.arange(4)[None, :] == np.array([t.colour for t in things])[:, None]
     assert np.allclose(p.sum(1), 1)
@@ -89,7 +89,7 @@ def test_weak_evidence_is_about_as_strong_as_the_prior() -> None:
 def test_an_ambiguous_scene_has_two_readings() -> None:
     labels = {g: d for d in range(10) for g in digits.glyphs_by_digit("test")[d]}
     for scene in digits.scenes("ambiguous", "test", 60):
-        blended = [t for t in scene.things if t.blend]
+        blended = [t for t in scene.objects if t.blend]
         assert blended
         for thing in blended:
             pair = {labels[thing.glyph], labels[thing.other_glyph]}

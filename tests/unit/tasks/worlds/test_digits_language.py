@@ -67,8 +67,10 @@ def test_is_right(text: str, right: bool) -> None:
     assert language.is_right(language.parse_description(text), scene, question) is right
 
 
-def _thing(cell: int, colour: int, digit: int) -> digits.Thing:
-    return digits.Thing(cell, digit, colour, 1500, 1500, 0.0, (0, 0, 0, 0), 20.0, (16.0, 16.0), 0.0, 0.0, 1.0)
+def _thing(cell: int, colour: int, digit: int) -> digits.SceneObject:
+    return digits.SceneObject(
+        cell, digit, colour, 1500, 1500, 0.0, (0, 0, 0, 0), 20.0, (16.0, 16.0), 0.0, 0.0, 1.0
+    )
 
 
 def test_missing_what_is_needed_is_not_right() -> None:
@@ -153,7 +155,7 @@ def test_questions_tell_nothing_about_colours() -> None:
             scene.kind,
             scene.part,
             scene.index,
-            tuple(_thing(t.cell, (t.colour + 1) % 4, t.digit) for t in scene.things),
+            tuple(_thing(t.cell, (t.colour + 1) % 4, t.digit) for t in scene.objects),
             0.1,
             0.1,
             0,

@@ -7,7 +7,7 @@ import pytest
 
 from mirl_core.tasks.worlds import easy_vqa
 from mirl_core.tasks.worlds.digits import PARTS, Part
-from mirl_core.tasks.worlds.easy_vqa import Sight
+from mirl_core.tasks.worlds.easy_vqa import Appearance
 
 
 @pytest.mark.parametrize(
@@ -28,35 +28,35 @@ def test_dev_is_held_out_of_train() -> None:
 def test_the_truth_explains_every_published_answer(part: Part) -> None:
     for picture in easy_vqa.pictures(part):
         for question, answer in picture.questions:
-            assert easy_vqa.imply(question, picture.sight) == answer
+            assert easy_vqa.imply(question, picture.appearance) == answer
 
 
 def test_parse_undoes_write_and_true_descriptions_are_right() -> None:
     rng = np.random.default_rng(0)
     for picture in easy_vqa.pictures("dev"):
         for question, answer in picture.questions:
-            said = easy_vqa.parse_description(easy_vqa.write_description(picture.sight, question, rng))
+            said = easy_vqa.parse_description(easy_vqa.write_description(picture.appearance, question, rng))
             assert said is not None
-            assert easy_vqa.is_right(said, picture.sight, question)
+            assert easy_vqa.is_right(said, picture.appearance, question)
             assert easy_vqa.reason(question, said)[1] == answer
 
 
 @pytest.mark.parametrize(
-    ("question", "sight", "thought", "answer"),
+    ("question", "appearance", "thought", "answer"),
     [
-        ("what color is the shape?", Sight(None, "red"), "it is red", "red"),
-        ("is there a blue shape?", Sight("circle", "red"), "it is red, not blue", "no"),
-        ("is there not a circle?", Sight("circle", None), "it is circle; asked if not", "no"),
+        ("what color is the shape?", Appearance(None, "red"), "it is red", "red"),
+        ("is there a blue shape?", Appearance("circle", "red"), "it is red, not blue", "no"),
+        ("is there not a circle?", Appearance("circle", None), "it is circle; asked if not", "no"),
         (
             "is no triangle present?",
-            Sight("circle", "red"),
+            Appearance("circle", "red"),
             "it is circle, not triangle; asked if not",
             "yes",
         ),
     ],
 )
-def test_reasoning(question: str, sight: Sight, thought: str, answer: str) -> None:
-    assert easy_vqa.reason(question, sight) == (thought, answer)
+def test_reasoning(question: str, appearance: Appearance, thought: str, answer: str) -> None:
+    assert easy_vqa.reason(question, appearance) == (thought, answer)
 
 
 @pytest.mark.parametrize("text", ["", "a shape", "red circle", "a purple circle", "a red", "top left red 3"])
@@ -66,4 +66,6 @@ def test_text_outside_the_language_has_no_reading(text: str) -> None:
 
 def test_a_corrupted_view_differs() -> None:
     rng = np.random.default_rng(0)
-    assert all(easy_vqa.corrupt(Sight("circle", "red"), rng) != Sight("circle", "red") for _ in range(100))
+    assert all(
+        easy_vqa.corrupt(Appearance("circle", "red"), rng) != Appearance("circle", "red") for _ in range(100)
+    )
