@@ -10,7 +10,7 @@ import pytest
 from sklearn.linear_model import LogisticRegression
 
 from mirl_core.config import Calibration
-from mirl_core.evaluation.calibration.confidence import FEWEST, Fitted, Row, Votes, fit
+from mirl_core.evaluation.calibration.confidence import FEWEST, Fitted, CalibrationRow, Votes, fit
 
 Array = npt.NDArray[np.float64]
 
@@ -117,7 +117,7 @@ def test_one_data_set_is_not_summed_up_again() -> None:
 
 
 def test_a_fit_reads_as_json() -> None:
-    row = Row("a", 60, 0.4, 0.75, 0.35, 0.41, 0.01)
+    row = CalibrationRow("a", 60, 0.4, 0.75, 0.35, 0.41, 0.01)
     fitted = Fitted(Calibration(intercept=-1.5, vote_share=2.25, distinct_share=0.5), rows=(row,))
     assert fitted.to_json() == {
         "calibration": {"intercept": -1.5, "vote_share": 2.25, "distinct_share": 0.5},
