@@ -6,7 +6,7 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 from mirl_core.engines.base import Sample, Sampling, derive_seed
-from mirl_core.engines.vllm.alternatives import cut_at_stop_string, stop_by_token
+from mirl_core.engines.common.stop_strings import cut_at_stop_string, stop_by_token
 from mirl_core.errors import EngineError
 
 

@@ -1,48 +1,15 @@
 """The likeliest alternatives of every sampled token, read from vLLM without the price of spelling them.
 
 vLLM turns every alternative at every position into text, which takes longer than sampling a small model, and
-leaves it only where a request detokenizes nothing; stop strings then don't work. So a request that asks for
-alternatives stops by token where each stop string is one token, and what a model spelled otherwise is cut
-here: the sample is the one that stop strings would have given.
+leaves it only where a request detokenizes nothing; `mirl_core.engines.common.stop_strings` then stops by token.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from dataclasses import replace
-from typing import TYPE_CHECKING, Any
-
-from mirl_core.engines.base import Sample
+from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from vllm.logprobs import FlatLogprobs
-
-
-def stop_by_token(stop: Sequence[str], encode: Callable[[str], tuple[int, ...]]) -> dict[str, Any] | None:
-    """vLLM's sampling fields for stopping without detokenizing; None where a stop string isn't one token."""
-    tokens = [encode(text) for text in stop]
-    if any(len(ids) != 1 for ids in tokens):
-        return None
-    return {"stop_token_ids": [ids[0] for ids in tokens], "detokenize": False}
-
-
-def cut_at_stop_string(sample: Sample, stop: Sequence[str], decode: Callable[[Sequence[int]], str]) -> Sample:
-    """The sample with its text, ended by the token that completes the first stop string."""
-    ids = sample.token_ids
-    text = decode(ids)
-    ends = [at + len(end) for end in stop if (at := text.find(end)) >= 0]
-    if not ends or min(ends) == len(text):
-        return replace(sample, text=text)
-    length = next(n for n in range(1, len(ids) + 1) if any(end in decode(ids[:n]) for end in stop))
-    return replace(
-        sample,
-        token_ids=ids[:length],
-        logprobs=sample.logprobs[:length],
-        text=text[: min(ends)],
-        finish_reason="stop",
-        confidence=sample.confidence[:length],
-        likeliest=sample.likeliest[:length],
-    )
 
 
 def token_logprobs(

@@ -31,13 +31,9 @@ from mirl_core.engines.base import (
     too_long_to_score,
 )
 from mirl_core.engines.common.placeholders import placeholder_ids
+from mirl_core.engines.common.stop_strings import cut_at_stop_string, stop_by_token
 from mirl_core.engines.common.text import TextCodec
-from mirl_core.engines.vllm.alternatives import (
-    cut_at_stop_string,
-    likeliest_tokens,
-    stop_by_token,
-    token_logprobs,
-)
+from mirl_core.engines.vllm.alternatives import likeliest_tokens, token_logprobs
 from mirl_core.engines.vllm.arguments import (
     checked_logprobs_mode,
     cpu_engine_args,
