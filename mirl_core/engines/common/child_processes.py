@@ -16,13 +16,13 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
-__all__ = ["guarded"]
+__all__ = ["children_killed_with_parent"]
 
 _SECONDS = 0.5
 
 
 @contextmanager
-def guarded() -> Iterator[None]:
+def children_killed_with_parent() -> Iterator[None]:
     """Within the block, children of this process do not outlive it."""
     if not Path(f"/proc/self/task/{os.getpid()}/children").exists():
         yield

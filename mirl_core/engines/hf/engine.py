@@ -27,7 +27,7 @@ from mirl_core.engines.base import (
 )
 from mirl_core.engines.common.placeholders import placeholder_ids
 from mirl_core.engines.common.text import TextCodec
-from mirl_core.engines.hf.render import render_conversation, translated
+from mirl_core.engines.hf.render import render_conversation, transformers_errors_translated
 from mirl_core.engines.hf.token_chooser import TokenChooser
 from mirl_core.errors import EngineDeadError, EngineError, RequestError
 from mirl_core.types import Conversation, FinishReason
@@ -35,7 +35,7 @@ from mirl_core.types import Conversation, FinishReason
 T = TypeVar("T")
 
 
-class _Call:
+class _StopFlag:
     """Tells the model's thread that its result is no longer wanted."""
 
     def __init__(self) -> None:
@@ -69,7 +69,7 @@ class HFEngine:
         self._last_logits_only = {"logits_to_keep": 1} if keeps else {}
         self._shifted = [module for module in model.modules() if hasattr(module, "rope_deltas")]
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="hf-engine")
-        self._calls: dict[str, _Call] = {}
+        self._calls: dict[str, _StopFlag] = {}
         self._closed = False
 
     @classmethod
@@ -97,12 +97,14 @@ class HFEngine:
                 keep_special=keep_special,
             )
 
-        with translated(f"load {model}"):
+        with transformers_errors_translated(f"load {model}"):
             return await asyncio.to_thread(load)
 
     async def render(self, conversation: Conversation, context: RequestContext) -> Rendered:
         del context
-        inputs = await self._in_thread(lambda: self._render(conversation), _Call(), "render the conversation")
+        inputs = await self._in_thread(
+            lambda: self._render(conversation), _StopFlag(), "render the conversation"
+        )
         return checked_rendering(inputs["input_ids"].shape[1], inputs, self._max_model_len)
 
     def encode(self, text: str) -> tuple[int, ...]:
@@ -124,7 +126,7 @@ class HFEngine:
     ) -> AsyncGenerator[Sample, None]:
         if context.request_id in self._calls:
             raise EngineError(f"request id {context.request_id!r} is running already")
-        call = self._calls[context.request_id] = _Call()
+        call = self._calls[context.request_id] = _StopFlag()
         done: asyncio.Queue[Sample | None] = asyncio.Queue()
         loop = asyncio.get_running_loop()
 
@@ -161,7 +163,7 @@ class HFEngine:
         unique = sorted({tuple(suffix) for suffix in suffixes if suffix}, key=len)
         if unique and rendered.prompt_tokens + len(unique[-1]) > self._max_model_len:
             raise too_long_to_score(self._max_model_len)
-        call = _Call()
+        call = _StopFlag()
         scores = await self._in_thread(lambda: self._score(rendered, unique, call), call, "score")
         return [scores[tuple(suffix)] if suffix else () for suffix in suffixes]
 
@@ -204,7 +206,7 @@ class HFEngine:
         suffix: Sequence[int],
         n: int,
         sampling: Sampling,
-        call: _Call,
+        call: _StopFlag,
         emit: Callable[[Sample], object],
     ) -> None:
         """Sample n branches in one batch and emit each as it ends; ended branches leave the batch."""
@@ -273,7 +275,7 @@ class HFEngine:
 
     @torch.inference_mode()
     def _score(
-        self, rendered: Rendered, suffixes: Sequence[tuple[int, ...]], call: _Call
+        self, rendered: Rendered, suffixes: Sequence[tuple[int, ...]], call: _StopFlag
     ) -> dict[tuple[int, ...], tuple[float, ...]]:
         """Raw log p per token of each suffix; the prompt runs once a batch; padding at the right."""
         scores: dict[tuple[int, ...], tuple[float, ...]] = {}
@@ -325,10 +327,10 @@ class HFEngine:
         tail = self.decode(ids[-4 * max(map(len, stop)) :])
         return any(end in tail for end in stop)
 
-    async def _in_thread(self, work: Callable[[], T], call: _Call, what: str) -> T:
+    async def _in_thread(self, work: Callable[[], T], call: _StopFlag, what: str) -> T:
         """Run `work` in the model's thread. Cancelled, it tells the thread, and waits for it."""
         await self.health()
-        with translated(what):
+        with transformers_errors_translated(what):
             running = asyncio.get_running_loop().run_in_executor(self._thread, work)
             try:
                 return await asyncio.shield(running)

@@ -26,7 +26,7 @@ def render_conversation(processor: Any, conversation: Conversation) -> dict[str,
         if isinstance(content, list | tuple):
             content = [{"type": "image"} if is_image(part) else part for part in content]
         messages.append({**message, "content": content})
-    with translated("render the conversation", param="messages"):
+    with transformers_errors_translated("render the conversation", param="messages"):
         text = processor.apply_chat_template(
             messages,
             tokenize=False,
@@ -43,7 +43,7 @@ def render_conversation(processor: Any, conversation: Conversation) -> dict[str,
 
 
 @contextmanager
-def translated(what: str, param: str | None = None) -> Iterator[None]:
+def transformers_errors_translated(what: str, param: str | None = None) -> Iterator[None]:
     """Turn what transformers, torch and model code raise into MIRL's errors; `param` blames the request."""
     try:
         yield

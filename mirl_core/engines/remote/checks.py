@@ -23,7 +23,7 @@ APART = 0.5
 
 
 @dataclass(frozen=True, slots=True)
-class Card:
+class ServedModel:
     """A model as its server presents it."""
 
     name: str
@@ -32,7 +32,7 @@ class Card:
     max_model_len: int
 
 
-async def identify(server: Server, model: str | None) -> Card:
+async def identify(server: Server, model: str | None) -> ServedModel:
     """The model of that name; None: the first that is served.
 
     Raises:
@@ -41,7 +41,7 @@ async def identify(server: Server, model: str | None) -> Card:
     answer = await server.control("GET", "/v1/models")
     try:
         cards = [
-            Card(str(one["id"]), str(one["root"]), int(one["max_model_len"]))
+            ServedModel(str(one["id"]), str(one["root"]), int(one["max_model_len"]))
             for one in answer["data"]
             # LoRA adapters and the like are listed without a length.
             if one.get("max_model_len")
@@ -55,7 +55,7 @@ async def identify(server: Server, model: str | None) -> Card:
     raise ConfigError(f"{server.url} does not serve {model}, but {names}")
 
 
-async def check(server: Server, card: Card, encode: Callable[[str], tuple[int, ...]]) -> None:
+async def check(server: Server, card: ServedModel, encode: Callable[[str], tuple[int, ...]]) -> None:
     """Tokens in, tokens out; the same tokenizer; raw log-probabilities. Notes what the server offers.
 
     Raises:
@@ -113,7 +113,7 @@ def load_tokenizer(name: str) -> tuple[Any, frozenset[int]]:
     return tokenizer, placeholder_ids(config, int(config.get_text_config().vocab_size))
 
 
-async def _generate(server: Server, card: Card, ids: list[int], sampling: dict[str, Any]) -> Any:
+async def _generate(server: Server, card: ServedModel, ids: list[int], sampling: dict[str, Any]) -> Any:
     body = {
         "request_id": f"mirl-check-{uuid.uuid4().hex}",
         "model": card.name,

@@ -37,10 +37,10 @@ from mirl_core.engines.base import (
     too_long_to_score,
 )
 from mirl_core.engines.common.text import TextCodec
-from mirl_core.engines.remote.checks import Card, check, identify, load_tokenizer
+from mirl_core.engines.remote.checks import ServedModel, check, identify, load_tokenizer
 from mirl_core.engines.remote.pool import Pool
-from mirl_core.engines.remote.prompt import Prompt, render_request
-from mirl_core.engines.remote.requests import Call, Requests
+from mirl_core.engines.remote.prompt import RemotePrompt, render_request
+from mirl_core.engines.remote.requests import Requests, RunningCall
 from mirl_core.engines.remote.sampling import read_sample, sampling_params
 from mirl_core.engines.remote.score import score_suffixes
 from mirl_core.engines.remote.server import ConnectionLost, Server
@@ -66,7 +66,7 @@ class RemoteEngine:
     def __init__(
         self,
         servers: Sequence[Server],
-        card: Card,
+        card: ServedModel,
         tokenizer: Any,
         banned: frozenset[int] = frozenset(),
         *,
@@ -78,7 +78,7 @@ class RemoteEngine:
         self._score_batch_tokens = score_batch_tokens
         self._text = TextCodec(tokenizer, keep_special)
         self._requests = Requests(self._pool, card.name, banned)
-        self._calls: dict[str, Call] = {}
+        self._calls: dict[str, RunningCall] = {}
 
     @classmethod
     async def start(
@@ -166,8 +166,8 @@ class RemoteEngine:
             return
         if context.request_id in self._calls:
             raise EngineError(f"request id {context.request_id!r} is running already")
-        prompt: Prompt = rendered.inputs
-        call = self._calls[context.request_id] = Call()
+        prompt: RemotePrompt = rendered.inputs
+        call = self._calls[context.request_id] = RunningCall()
         done: asyncio.Queue[Sample | BaseException] = asyncio.Queue()
 
         async def branch(index: int) -> None:
@@ -209,8 +209,8 @@ class RemoteEngine:
         unique = list(dict.fromkeys(tuple(suffix) for suffix in suffixes if suffix))
         if rendered.prompt_tokens + max(map(len, unique), default=0) >= self.max_model_len:
             raise too_long_to_score(self.max_model_len)
-        prompt: Prompt = rendered.inputs
-        call = Call()
+        prompt: RemotePrompt = rendered.inputs
+        call = RunningCall()
         scores = await score_suffixes(
             lambda suffix, settings, name: self._requests.run(prompt, suffix, settings, name, context, call),
             rendered.prompt_tokens,
@@ -278,7 +278,7 @@ class RemoteEngine:
         await check(server, card, self.encode)
 
 
-async def _card(server: Server, model: str | None) -> Card | None:
+async def _card(server: Server, model: str | None) -> ServedModel | None:
     """The server's model; None if it can't be asked."""
     try:
         return await identify(server, model)

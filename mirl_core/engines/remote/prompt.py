@@ -40,7 +40,7 @@ class Picture:
 
 
 @dataclass(eq=False, slots=True)
-class Prompt:
+class RemotePrompt:
     """A rendered conversation and the server that it lives on."""
 
     token_ids: tuple[int, ...]
@@ -112,7 +112,7 @@ def render_request(conversation: Conversation, model: str) -> tuple[bytes, tuple
     return to_json(body), tuple(pictures)
 
 
-def read_rendering(answer: Any, pictures: tuple[Picture, ...], server: Server) -> Prompt:
+def read_rendering(answer: Any, pictures: tuple[Picture, ...], server: Server) -> RemotePrompt:
     """The prompt from the server's answer.
 
     Raises:
@@ -127,7 +127,7 @@ def read_rendering(answer: Any, pictures: tuple[Picture, ...], server: Server) -
         raise EngineError(f"{server.url} answered a rendering of another form") from error
     if len(places) != len(pictures):
         raise EngineError(f"{server.url} rendered {len(places)} images of {len(pictures)}")
-    return Prompt(ids, tuple(places), pictures, server)
+    return RemotePrompt(ids, tuple(places), pictures, server)
 
 
 def encoded(image: Image) -> Picture:

@@ -11,7 +11,7 @@ from typing import Any, TypeVar
 
 from mirl_core.engines.base import RequestContext
 from mirl_core.engines.remote.pool import Pool
-from mirl_core.engines.remote.prompt import Picture, Prompt, read_rendering
+from mirl_core.engines.remote.prompt import Picture, RemotePrompt, read_rendering
 from mirl_core.engines.remote.sampling import weight_versions
 from mirl_core.engines.remote.score import parameters
 from mirl_core.engines.remote.server import ConnectionLost, Server, to_json
@@ -30,7 +30,7 @@ CANDIDATES = 8
 """How many tokens are tried as image placeholder."""
 
 
-class Call:
+class RunningCall:
     """One running `generate` or `score` call."""
 
     def __init__(self) -> None:
@@ -56,12 +56,14 @@ class Requests:
         self._name = uuid.uuid4().hex[:12]
         self._placeholder: int | None = None
 
-    async def render(self, body: bytes, pictures: tuple[Picture, ...], context: RequestContext) -> Prompt:
+    async def render(
+        self, body: bytes, pictures: tuple[Picture, ...], context: RequestContext
+    ) -> RemotePrompt:
         """The rendering by the server whose turn it is."""
 
         home = await self._pool.next()
 
-        async def ask(server: Server) -> Prompt:
+        async def ask(server: Server) -> RemotePrompt:
             headers = dict(context.trace_headers)
             answer = await server.ask(RENDER, body, headers=headers, param="messages")
             return read_rendering(answer, pictures, server)
@@ -70,12 +72,12 @@ class Requests:
 
     async def run(
         self,
-        prompt: Prompt,
+        prompt: RemotePrompt,
         suffix: Sequence[int],
         settings: Mapping[str, Any],
         name: str,
         context: RequestContext,
-        call: Call,
+        call: RunningCall,
         *,
         no_media: bool = False,
     ) -> Any:
@@ -107,7 +109,7 @@ class Requests:
 
         return await self._somewhere(lambda: prompt.server, ask)
 
-    async def abort(self, call: Call) -> None:
+    async def abort(self, call: RunningCall) -> None:
         """End a call's requests; returns when they have ended.
 
         A request may still be on its way to a server, which then knows nothing of it: so it is asked again.
@@ -127,7 +129,7 @@ class Requests:
     async def _ask(
         self,
         server: Server,
-        prompt: Prompt,
+        prompt: RemotePrompt,
         suffix: Sequence[int],
         settings: Mapping[str, Any],
         request_id: str,
@@ -151,7 +153,7 @@ class Requests:
         body |= prompt.fields(suffix, self._placeholder, with_images=True)
         return await server.ask(GENERATE, await asyncio.to_thread(to_json, body), headers=headers)
 
-    async def _introduce(self, prompt: Prompt, server: Server, context: RequestContext) -> None:
+    async def _introduce(self, prompt: RemotePrompt, server: Server, context: RequestContext) -> None:
         """Have the server see the images, so that further requests only name them.
 
         It samples a token to no purpose; what it reads of the prompt stays in its cache. Its answer has the
@@ -193,7 +195,7 @@ class Requests:
         banned = self._banned if self._placeholder is None else self._banned | {self._placeholder}
         return {"logit_bias": {str(token): NEVER for token in sorted(banned)}} if banned else {}
 
-    def _placeholders(self, prompt: Prompt) -> list[int]:
+    def _placeholders(self, prompt: RemotePrompt) -> list[int]:
         """Tokens that may be the one which vLLM expands to an image's, the likeliest first."""
         if self._placeholder is not None:
             return [self._placeholder]

@@ -10,7 +10,8 @@ from collections.abc import Callable, Coroutine, Sequence
 from contextlib import suppress
 from typing import Any
 
-from mirl_core.engines.common.score_batches import LONG_PROMPT, Scores, Suffix, batches, together
+from mirl_core.engines.common.concurrency import gather_or_cancel
+from mirl_core.engines.common.scoring import LONG_PROMPT, Scores, Suffix, batches
 from mirl_core.errors import EngineError, RequestError
 
 Run = Callable[[Suffix, dict[str, Any], str], Coroutine[Any, Any, Any]]
@@ -37,7 +38,7 @@ async def score_suffixes(
 
     scores: dict[Suffix, Scores] = {}
     for group in batches(suffixes, prompt_tokens, limit):
-        found = await together(score(suffix, f"{len(scores)}-{i}") for i, suffix in enumerate(group))
+        found = await gather_or_cancel(score(suffix, f"{len(scores)}-{i}") for i, suffix in enumerate(group))
         scores |= dict(zip(group, found, strict=True))
     return scores
 

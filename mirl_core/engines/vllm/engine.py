@@ -42,7 +42,7 @@ from mirl_core.engines.vllm.arguments import (
     on_cpu,
     seeds_are_safe,
 )
-from mirl_core.engines.vllm.render import DEAD, Prompt, render_prompt, translated
+from mirl_core.engines.vllm.render import DEAD, VLLMPrompt, render_prompt, vllm_errors_translated
 from mirl_core.engines.vllm.score import score_suffixes
 from mirl_core.engines.vllm.structure import check_structure, choose_backend
 from mirl_core.errors import EngineDeadError, EngineError
@@ -85,7 +85,7 @@ class VLLMEngine:
         self._seeds = seeds_are_safe(config)
         self._prefix_caching = bool(config.cache_config.enable_prefix_caching)
         self._max_model_len = int(config.model_config.max_model_len)
-        self._calls: dict[str, _Call] = {}
+        self._calls: dict[str, _RunningCall] = {}
         self._warned = False
 
     @classmethod
@@ -109,7 +109,7 @@ class VLLMEngine:
         """
         args = cpu_engine_args(engine_args) if on_cpu() else engine_args
         values = cpu_environment(args) if on_cpu() else {}
-        with translated("start"), environment(values):
+        with vllm_errors_translated("start"), environment(values):
             client = AsyncLLM.from_engine_args(AsyncEngineArgs(model=str(model), **args))
         return cls(
             client,
@@ -121,7 +121,7 @@ class VLLMEngine:
 
     async def render(self, conversation: Conversation, context: RequestContext) -> Rendered:
         del context  # the salt goes in per fork, so that one rendering can serve as text-only prompt for all
-        with translated("render the conversation", param="messages"):
+        with vllm_errors_translated("render the conversation", param="messages"):
             prompt = await render_prompt(self.client.renderer, conversation, self._chat)
         return checked_rendering(len(prompt.token_ids), prompt, self._max_model_len)
 
@@ -151,7 +151,7 @@ class VLLMEngine:
         params = [self._sampling_params(sampling, index, banned, **ending) for index in range(n)]
         if context.request_id in self._calls:
             raise EngineError(f"request id {context.request_id!r} is running already")
-        call = self._calls[context.request_id] = _Call()
+        call = self._calls[context.request_id] = _RunningCall()
         done: asyncio.Queue[Sample | BaseException] = asyncio.Queue()
 
         async def branch(index: int) -> None:
@@ -186,7 +186,7 @@ class VLLMEngine:
         unique = list(dict.fromkeys(tuple(suffix) for suffix in suffixes if suffix))
         if rendered.prompt_tokens + max(map(len, unique), default=0) >= self._max_model_len:
             raise too_long_to_score(self._max_model_len)
-        call = _Call()
+        call = _RunningCall()
         scores = await score_suffixes(
             lambda suffix, params, name: self._run(
                 rendered, suffix, params, f"{context.request_id}-{name}", context, call
@@ -208,11 +208,11 @@ class VLLMEngine:
         if call is None:
             return
         call.aborted = True
-        with translated("abort"):
+        with vllm_errors_translated("abort"):
             await self.client.abort(list(call.running))
 
     async def health(self) -> None:
-        with translated("answer a health check"):
+        with vllm_errors_translated("answer a health check"):
             await self.client.check_health()
         if self.client.errored:
             raise EngineDeadError(DEAD)
@@ -242,10 +242,10 @@ class VLLMEngine:
         params: SamplingParams,
         request_id: str,
         context: RequestContext,
-        call: _Call,
+        call: _RunningCall,
     ) -> RequestOutput | None:
         """One vLLM request, to its final output; None if it was aborted before it began."""
-        prompt: Prompt = rendered.inputs
+        prompt: VLLMPrompt = rendered.inputs
         for with_media in (False, True):
             if call.aborted:
                 return None
@@ -262,12 +262,12 @@ class VLLMEngine:
         params: SamplingParams,
         request_id: str,
         context: RequestContext,
-        call: _Call,
+        call: _RunningCall,
     ) -> RequestOutput | None:
         final: RequestOutput | None = None
         call.running.add(request_id)
         try:
-            with translated("generate"):
+            with vllm_errors_translated("generate"):
                 # Asked here, because vLLM awaits it between the call and the request's registration; cached,
                 # it leaves no moment in which an abort would miss a request that has begun.
                 await self.client.get_supported_tasks()
@@ -324,7 +324,7 @@ class VLLMEngine:
         if seed is not None and not self._seeds:
             self._warn_of_seeds()
             seed = None
-        with translated("accept the sampling settings"):
+        with vllm_errors_translated("accept the sampling settings"):
             return SamplingParams(
                 max_tokens=sampling.max_tokens,
                 temperature=sampling.temperature,
@@ -358,7 +358,7 @@ class VLLMEngine:
             )
 
 
-class _Call:
+class _RunningCall:
     """One running `generate` call."""
 
     def __init__(self) -> None:

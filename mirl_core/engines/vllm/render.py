@@ -19,7 +19,7 @@ from mirl_core.types import Conversation
 DEAD = "the engine has stopped; the server must be restarted"
 
 
-class Prompt:
+class VLLMPrompt:
     """One rendered conversation: vLLM's engine input with the preprocessed media in it.
 
     vLLM's own cache sends preprocessed media to the engine once and a reference from then on, and the engine
@@ -55,7 +55,7 @@ class Prompt:
         return prompt, referred
 
 
-async def render_prompt(renderer: BaseRenderer, conversation: Conversation, chat: ChatParams) -> Prompt:
+async def render_prompt(renderer: BaseRenderer, conversation: Conversation, chat: ChatParams) -> VLLMPrompt:
     """Template, tokenize and preprocess; all blocking work runs in vLLM's renderer threads.
 
     vLLM keeps two caches of preprocessed media in this process. The first ("sender") mirrors the engine's:
@@ -89,7 +89,7 @@ async def render_prompt(renderer: BaseRenderer, conversation: Conversation, chat
     engine_input = {
         key: value for key, value in engine_input.items() if key not in ("arrival_time", "prompt")
     }
-    return Prompt(engine_input, isinstance(renderer.mm_processor_cache, LruKeyReplicatedSenderCache))
+    return VLLMPrompt(engine_input, isinstance(renderer.mm_processor_cache, LruKeyReplicatedSenderCache))
 
 
 def vllm_messages(conversation: Conversation) -> list[dict[str, Any]]:
@@ -118,7 +118,7 @@ def _lacks_media(engine_input: dict[str, Any]) -> bool:
 
 
 @contextmanager
-def translated(what: str, param: str | None = None) -> Iterator[None]:
+def vllm_errors_translated(what: str, param: str | None = None) -> Iterator[None]:
     """Turn whatever vLLM raises into MIRL's errors; nothing of vLLM's passes.
 
     Args:

@@ -14,7 +14,8 @@ from typing import Any
 from vllm.outputs import RequestOutput
 from vllm.sampling_params import RequestOutputKind, SamplingParams
 
-from mirl_core.engines.common.score_batches import LONG_PROMPT, Scores, Suffix, batches, together
+from mirl_core.engines.common.concurrency import gather_or_cancel
+from mirl_core.engines.common.scoring import LONG_PROMPT, Scores, Suffix, batches
 from mirl_core.errors import EngineError
 
 Run = Callable[[Suffix, SamplingParams, str], Coroutine[Any, Any, RequestOutput | None]]
@@ -31,7 +32,9 @@ async def score_suffixes(
     scores: dict[Suffix, Scores] = {}
     for group in batches(suffixes, prompt_tokens, limit):
         params = _params(prompt_logprobs=0, skip_reading_prefix_cache=not through_cache)
-        outputs = await together(run(suffix, params, f"{len(scores)}-{i}") for i, suffix in enumerate(group))
+        outputs = await gather_or_cancel(
+            run(suffix, params, f"{len(scores)}-{i}") for i, suffix in enumerate(group)
+        )
         for suffix, output in zip(group, outputs, strict=True):
             if output is not None and (output.num_cached_tokens or 0) >= prompt_tokens:
                 plain = _params(prompt_logprobs=0, skip_reading_prefix_cache=True)

@@ -227,9 +227,9 @@ async def _paused(client: Any, version: int) -> AsyncIterator[None]:
 
     After a failure the engine stays paused: half of the new weights may be in it.
     """
-    from mirl_core.engines.vllm.render import translated
+    from mirl_core.engines.vllm.render import vllm_errors_translated
 
-    with translated("take new weights"):
+    with vllm_errors_translated("take new weights"):
         await client.pause_generation(mode="wait", clear_cache=False)
         yield
         if not await client.reset_prefix_cache():

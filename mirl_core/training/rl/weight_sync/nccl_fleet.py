@@ -18,7 +18,7 @@ from concurrent.futures import Executor
 from contextlib import suppress
 from typing import Any, Protocol, TypeVar
 
-from mirl_core.engines.common.score_batches import together
+from mirl_core.engines.common.concurrency import gather_or_cancel
 from mirl_core.engines.remote.engine import RemoteEngine
 from mirl_core.engines.remote.server import ConnectionLost, Server
 from mirl_core.engines.vllm.weight_transfer import nccl_settings, start_sender
@@ -224,7 +224,7 @@ class _Fleet:
         self._wait([control(server, "/finish_weight_update") for server in self._workers])
 
     def _wait(self, calls: Sequence[Coroutine[Any, Any, Any]]) -> None:
-        asyncio.run_coroutine_threadsafe(together(calls), self._loop).result()
+        asyncio.run_coroutine_threadsafe(gather_or_cancel(calls), self._loop).result()
 
 
 async def _each(
