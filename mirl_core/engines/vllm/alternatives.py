@@ -1,7 +1,7 @@
-"""The likeliest alternatives of every sampled token, read from vLLM without the price of spelling them.
+"""Log-probabilities of the sampled tokens and of the likeliest alternatives, from vLLM's flat lists.
 
-vLLM turns every alternative at every position into text, which takes longer than sampling a small model, and
-leaves it only where a request detokenizes nothing; `mirl_core.engines.common.stop_strings` then stops by token.
+vLLM decodes every alternative at every position, which takes longer than sampling from a small model, unless
+the request switches detokenization off. Such a request stops by token (`engines.common.stop_strings`).
 """
 
 from __future__ import annotations
@@ -15,10 +15,11 @@ if TYPE_CHECKING:
 def token_logprobs(
     flat: FlatLogprobs | None, count: int, alternatives: int
 ) -> tuple[tuple[float, ...], tuple[float, ...]]:
-    """Log p of each of `count` sampled tokens, and its confidence where there are `alternatives`; nats.
+    """Return log p of each of `count` sampled tokens, and its confidence over `alternatives`; nats.
 
-    vLLM puts the sampled token first at every position, then the likeliest ones, the sampled one once more
-    if it is among them. Read from the flat lists: as dicts they would cost an object per entry.
+    The confidences are empty for 0 alternatives. vLLM lists the sampled token first at every position, then
+    the likeliest tokens, with the sampled token again if it is among them. The flat lists are read directly
+    because vLLM's dicts cost an object per entry.
     """
     if flat is None or not count:
         return (), ()
@@ -27,21 +28,21 @@ def token_logprobs(
     if not alternatives:
         return values, ()
     ends = flat.end_indices[:count]
-    # As many as were asked for: others may have been looked at for other reasons.
+    # Another setting (`top_logprobs`) may have requested more tokens than `alternatives`.
     likeliest = (
         flat.logprobs[start + 1 : end][:alternatives] for start, end in zip(starts, ends, strict=True)
     )
-    return values, tuple(-sum(these) / len(these) for these in likeliest)
+    return values, tuple(-sum(logprobs) / len(logprobs) for logprobs in likeliest)
 
 
 def likeliest_tokens(
     flat: FlatLogprobs | None, count: int, top: int
 ) -> tuple[tuple[tuple[int, float], ...], ...]:
-    """The `top` likeliest tokens at each of `count` positions, with their log p; nats; empty for 0."""
+    """Return the `top` likeliest tokens at each of `count` positions with their log p, nats; empty for 0."""
     if flat is None or not top:
         return ()
-    places = zip(flat.start_indices[:count], flat.end_indices[:count], strict=True)
+    spans = zip(flat.start_indices[:count], flat.end_indices[:count], strict=True)
     return tuple(
         tuple(zip(flat.token_ids[start + 1 : end], flat.logprobs[start + 1 : end], strict=True))[:top]
-        for start, end in places
+        for start, end in spans
     )

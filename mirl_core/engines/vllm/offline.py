@@ -1,7 +1,7 @@
-"""vLLM's offline `LLM` over one model.
+"""vLLM's offline `LLM` with one model.
 
-A list of prompts is batched as a whole and sampled from one seed, alike every time; requests that arrive one
-by one are not.
+It batches a list of prompts as a whole and samples it from one seed, so that results repeat. With requests
+that arrive one by one they would not.
 """
 
 from __future__ import annotations
@@ -15,20 +15,20 @@ from mirl_core.engines.vllm.arguments import cpu_engine_args, cpu_environment
 
 
 class OfflineModel:
-    """A vLLM engine in this process, for reports that need what the Engine protocol has no call for.
+    """A vLLM engine in this process, for reports whose calls the Engine protocol doesn't have.
 
     Args:
         model: folder of the model.
-        dtype: of the weights.
-        max_model_len: tokens of the longest sequence, prompt included.
+        dtype: dtype of the weights.
+        max_model_len: longest sequence, prompt included; tokens.
     """
 
     def __init__(self, model: Path, dtype: str, max_model_len: int) -> None:
-        # The server's own settings, among them blocks small enough that turns about one picture share a
-        # prefix, and one compute thread less than a small machine has cores. Batches are larger: nobody waits
-        # for one answer.
+        # The server's settings: blocks are so small that turns about the same picture share a prefix, and a
+        # small machine keeps a core free. Batches are larger than the server's, since latency doesn't matter.
         settings = cpu_engine_args({"max_num_seqs": 512, "max_num_batched_tokens": 16384})
-        # vLLM warns twice a request that it leaves the number of threads alone: that would hide the bar.
+        # vLLM warns twice per request that it leaves the number of threads alone, which would hide the
+        # progress bar.
         quiet = {"VLLM_LOGGING_LEVEL": "ERROR"}
         for name, value in (cpu_environment(settings) | quiet).items():
             os.environ.setdefault(name, value)
@@ -58,13 +58,13 @@ class OfflineModel:
     def prompt_logprobs(
         self, prompts: Sequence[dict[str, Any]], top: int
     ) -> list[tuple[list[int], list[Mapping[int, float]]]]:
-        """Return for each prompt its token ids and, per position, log p of the `top` tokens; nats.
+        """Return, for each prompt, its token ids and log p of the `top` likeliest tokens per position; nats.
 
         The first position has no distribution: its mapping is empty.
         """
         from vllm import SamplingParams
 
-        # No text: vLLM would decode each of the `top` tokens at every position.
+        # With detokenization vLLM would decode each of the `top` tokens at every position.
         settings = SamplingParams(temperature=0.0, max_tokens=1, prompt_logprobs=top, detokenize=False)
         outputs = self._llm.generate(list(prompts), settings, use_tqdm=False)
         return [

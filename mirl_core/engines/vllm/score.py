@@ -1,9 +1,9 @@
-"""Log-probabilities of given suffixes, by vLLM's `prompt_logprobs`, in token-bounded batches.
+"""Log-probabilities of suffixes by vLLM's `prompt_logprobs`, in token-bounded batches.
 
-vLLM keeps no log-probabilities for cached blocks, so a scoring request reads no prefix cache unless told to
+vLLM keeps no log-probabilities for cached blocks, so by default a scoring request skips the prefix cache
 (vllm#23399), and every suffix pays for the whole prompt again. That is cheap for the short text-only prompts
-of the default estimator. A long prompt (images in it) is put into the cache first; what a suffix then finds
-cached beyond the prompt has no values, and that suffix is scored again without the cache.
+of the default estimator. A long prompt (with images) is put into the cache first. If the cache then covers
+more than the prompt, those suffix tokens have no values, and the suffix is scored again without the cache.
 """
 
 from __future__ import annotations
@@ -19,13 +19,24 @@ from mirl_core.engines.common.scoring import LONG_PROMPT, Scores, Suffix, batche
 from mirl_core.errors import EngineError
 
 Run = Callable[[Suffix, SamplingParams, str], Coroutine[Any, Any, RequestOutput | None]]
-"""(suffix, settings, a name for the request) → its final output."""
+"""(suffix, sampling settings, name of the request) → the request's final output."""
 
 
 async def score_suffixes(
     run: Run, prompt_tokens: int, suffixes: Sequence[Suffix], limit: int, *, prefix_caching: bool
 ) -> dict[Suffix, Scores]:
-    """Raw nats per token of each suffix; see the module."""
+    """Return raw log p of every token of each suffix, nats.
+
+    Args:
+        run: runs one vLLM request.
+        prompt_tokens: length of the prompt before each suffix.
+        suffixes: distinct and not empty.
+        limit: most prompt-plus-suffix tokens in flight.
+        prefix_caching: whether the engine has a prefix cache.
+
+    Raises:
+        EngineError: vLLM returns no log-probabilities.
+    """
     through_cache = prefix_caching and prompt_tokens >= LONG_PROMPT
     if through_cache:
         await run((), _params(prompt_logprobs=None), "prime")

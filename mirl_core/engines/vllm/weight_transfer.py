@@ -1,6 +1,6 @@
-"""The trainer's side of vLLM's weight transfer: where it meets the workers, and the weights that it sends.
+"""The trainer's side of vLLM's weight transfer: its rendezvous with the workers, and the weights it sends.
 
-vLLM is imported when a transfer starts, not before: a trainer that sends by a file needs none of it.
+vLLM is imported when a transfer starts: a trainer that sends weights by a file needs no vLLM.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ __all__ = ["EngineClient", "WeightStreamLike", "ipc_settings", "nccl_settings", 
 
 
 class WeightStreamLike(Protocol):
-    """Weights one after the other."""
+    """An iterable of named weights, whose metadata are known beforehand."""
 
     def metadata(self) -> Iterable[tuple[Any, ...]]:
         """Return name, dtype and shape of every weight, in the order of iteration."""
@@ -29,8 +29,8 @@ def nccl_settings(address: str, port: int, workers: int) -> Any:
     """Return vLLM's trainer-side settings of a transfer from GPU to GPU; the trainer is rank 0.
 
     Args:
-        address: of the trainer's machine, as the workers reach it.
-        port: a free one there.
+        address: the trainer's machine, as the workers reach it.
+        port: a free port there.
         workers: how many of vLLM's workers receive.
     """
     from vllm.distributed.weight_transfer.nccl_engine import NCCLTrainerInitInfo
@@ -42,7 +42,7 @@ def ipc_settings() -> Any:
     """Return vLLM's trainer-side settings of a transfer within one GPU."""
     from vllm.distributed.weight_transfer.ipc_engine import IPCTrainerInitInfo
 
-    # Packed: a buffer at a time instead of a second copy of all weights.
+    # Packed: vLLM sends a buffer at a time instead of making a second copy of all weights.
     return IPCTrainerInitInfo(packed=True, rank=0)
 
 
@@ -51,7 +51,8 @@ def start_sender(settings: Any, client: Any, stream: WeightStreamLike) -> Any:
 
     Args:
         client: vLLM's `VLLMWeightSyncClient`, such as `EngineClient`.
-        stream: the weights to send, at every call of the sender's `send_weights`.
+        settings: from `nccl_settings` or `ipc_settings`.
+        stream: the weights that every call of the sender's `send_weights` sends.
     """
     from vllm.distributed.weight_transfer import WeightTransferTrainerFactory
 
@@ -73,11 +74,11 @@ def _source(stream: WeightStreamLike) -> Any:
 
 
 class EngineClient:
-    """vLLM's `VLLMWeightSyncClient` for an engine on an event loop; its methods run in another thread.
+    """vLLM's `VLLMWeightSyncClient` for an engine on an event loop; call its methods from another thread.
 
     Args:
         engine: vLLM's engine client.
-        loop: the loop that `engine` runs on.
+        loop: the event loop of `engine`.
     """
 
     def __init__(self, engine: Any, loop: asyncio.AbstractEventLoop) -> None:
