@@ -16,12 +16,13 @@ from __future__ import annotations
 import asyncio
 import shutil
 from abc import ABC, abstractmethod
-from collections.abc import AsyncIterator, Callable, Coroutine, Iterator
+from collections.abc import AsyncIterator, Callable
 from concurrent.futures import Executor
 from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, Protocol, TypeVar
 
+from mirl_core.engines.vllm.weight_transfer import EngineClient, ipc_settings, nccl_settings, start_sender
 from mirl_core.errors import ConfigError, EngineError
 
 if TYPE_CHECKING:
@@ -30,7 +31,7 @@ if TYPE_CHECKING:
     from mirl_core.engines.vllm.engine import VLLMEngine
     from mirl_core.training.rl.weight_sync.weight_stream import WeightStream
 
-__all__ = ["IPCSync", "NCCLSync", "ReloadSync", "WeightSync", "Weights", "in_thread", "transfer_source"]
+__all__ = ["IPCSync", "NCCLSync", "ReloadSync", "WeightSync", "Weights", "in_thread"]
 
 _T = TypeVar("_T")
 
@@ -179,11 +180,7 @@ class TransferSync(ABC):
 
         def send() -> None:
             if self._sender is None:
-                from vllm.distributed.weight_transfer import WeightTransferTrainerFactory
-
-                self._sender = WeightTransferTrainerFactory.trainer_init(
-                    self._info(), client=_Client(client, loop), source=transfer_source(stream)
-                )
+                self._sender = start_sender(self._info(), EngineClient(client, loop), stream)
             self._sender.send_weights()
 
         async with _paused(client, version):
@@ -210,12 +207,8 @@ class NCCLSync(TransferSync):
         self._address, self._port = address, port
 
     def _info(self) -> Any:
-        from vllm.distributed.weight_transfer.nccl_engine import NCCLTrainerInitInfo
-
         workers = self._engine.client.vllm_config.parallel_config.world_size_across_dp
-        return NCCLTrainerInitInfo(
-            master_address=self._address, master_port=self._port, world_size=workers + 1, rank=0
-        )
+        return nccl_settings(self._address, self._port, workers)
 
 
 class IPCSync(TransferSync):
@@ -225,51 +218,7 @@ class IPCSync(TransferSync):
     backend = "ipc"
 
     def _info(self) -> Any:
-        from vllm.distributed.weight_transfer.ipc_engine import IPCTrainerInitInfo
-
-        # Packed: a buffer at a time instead of a second copy of all weights.
-        return IPCTrainerInitInfo(packed=True, rank=0)
-
-
-class _Client:
-    """vLLM's `VLLMWeightSyncClient` for an engine on this loop: its calls come from the trainer's thread."""
-
-    def __init__(self, client: Any, loop: asyncio.AbstractEventLoop) -> None:
-        self._client = client
-        self._loop = loop
-
-    def init_weight_transfer_engine(self, init_info: dict[str, Any]) -> None:
-        from vllm.distributed.weight_transfer.base import WeightTransferInitRequest
-
-        self._wait(self._client.init_weight_transfer_engine(WeightTransferInitRequest(init_info=init_info)))
-
-    def start_weight_update(self) -> None:
-        self._wait(self._client.start_weight_update())
-
-    def update_weights(self, update_info: Any) -> None:
-        from vllm.distributed.weight_transfer.base import WeightTransferUpdateRequest
-
-        self._wait(self._client.update_weights(WeightTransferUpdateRequest(update_info=update_info)))
-
-    def finish_weight_update(self, weight_version: str | None = None) -> None:
-        self._wait(self._client.finish_weight_update(weight_version))
-
-    def _wait(self, call: Coroutine[Any, Any, None]) -> None:
-        asyncio.run_coroutine_threadsafe(call, self._loop).result()
-
-
-def transfer_source(stream: WeightStream) -> Any:
-    """vLLM's `WeightSource` of a stream."""
-    from vllm.distributed.weight_transfer import ParamMeta, WeightSource
-
-    class Source(WeightSource):  # type: ignore[misc]
-        def metadata(self) -> list[Any]:
-            return [ParamMeta(*one) for one in stream.metadata()]
-
-        def __iter__(self) -> Iterator[tuple[str, Tensor]]:
-            return iter(stream)
-
-    return Source()
+        return ipc_settings()
 
 
 @asynccontextmanager
@@ -278,9 +227,9 @@ async def _paused(client: Any, version: int) -> AsyncIterator[None]:
 
     After a failure the engine stays paused: half of the new weights may be in it.
     """
-    from mirl_core.engines.vllm.render import translated
+    from mirl_core.engines.vllm.render import vllm_errors_translated
 
-    with translated("take new weights"):
+    with vllm_errors_translated("take new weights"):
         await client.pause_generation(mode="wait", clear_cache=False)
         yield
         if not await client.reset_prefix_cache():

@@ -18,11 +18,12 @@ from concurrent.futures import Executor
 from contextlib import suppress
 from typing import Any, Protocol, TypeVar
 
-from mirl_core.engines.common.score_batches import together
+from mirl_core.engines.common.concurrency import gather_or_cancel
 from mirl_core.engines.remote.engine import RemoteEngine
 from mirl_core.engines.remote.server import ConnectionLost, Server
+from mirl_core.engines.vllm.weight_transfer import nccl_settings, start_sender
 from mirl_core.errors import ConfigError, EngineError, MIRLError
-from mirl_core.training.rl.weight_sync.in_process import in_thread, transfer_source
+from mirl_core.training.rl.weight_sync.in_process import in_thread
 from mirl_core.training.rl.weight_sync.rendezvous import rendezvous_address
 from mirl_core.training.rl.weight_sync.shared_folder import Running, check_server, control, pause, renew
 from mirl_core.training.rl.weight_sync.weight_stream import WeightStream
@@ -151,23 +152,16 @@ class RemoteTransferSync:
         self, servers: Sequence[Server], stream: WeightStream, failures: Failures
     ) -> None:
         """Make the process group anew, of all of these that are able to."""
-        from vllm.distributed.weight_transfer import WeightTransferTrainerFactory
-        from vllm.distributed.weight_transfer.nccl_engine import NCCLTrainerInitInfo
-
         await self._disband()
         workers = await _each(servers, _released, failures)
         if not workers:
             return
         host, port = await self._meeting_point(list(workers))
-        info = NCCLTrainerInitInfo(
-            master_address=host, master_port=port, world_size=1 + sum(workers.values()), rank=0
-        )
+        settings = nccl_settings(host, port, sum(workers.values()))
         fleet = _Fleet(workers, asyncio.get_running_loop(), self._abort)
 
         def meet() -> Any:
-            return WeightTransferTrainerFactory.trainer_init(
-                info, client=fleet, source=transfer_source(stream)
-            )
+            return start_sender(settings, fleet, stream)
 
         self._sender = await in_thread(self._thread, meet)
         self._members = tuple(workers)
@@ -230,7 +224,7 @@ class _Fleet:
         self._wait([control(server, "/finish_weight_update") for server in self._workers])
 
     def _wait(self, calls: Sequence[Coroutine[Any, Any, Any]]) -> None:
-        asyncio.run_coroutine_threadsafe(together(calls), self._loop).result()
+        asyncio.run_coroutine_threadsafe(gather_or_cancel(calls), self._loop).result()
 
 
 async def _each(

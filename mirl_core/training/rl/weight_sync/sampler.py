@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from mirl_core.engines.base import Engine
-from mirl_core.engines.common.child_processes import guarded
+from mirl_core.engines.common.child_processes import children_killed_with_parent
 from mirl_core.errors import ConfigError, EngineError, MIRLError
 from mirl_core.training.rl.distributed.process_group import ProcessGroup
 from mirl_core.training.rl.recipe.checks import model_folder
@@ -68,7 +68,7 @@ async def _in_process(
     if rollout.serial:
         # One sequence at a time: what else is in a batch changes the last bits of its sums.
         args |= {"max_num_seqs": 1, "enable_prefix_caching": False}
-    stack.enter_context(guarded())
+    stack.enter_context(children_killed_with_parent())
     engine = await start_engine(model_folder(recipe), **(args | rollout.engine_args))
     stack.push_async_callback(engine.close)
     backend = (rollout.engine_args.get("weight_transfer_config") or {}).get("backend")
