@@ -19,6 +19,7 @@ from typing import Any
 
 from mirl_core.config import MIRLOptions, ModelSettings
 from mirl_core.engines.base import Engine, RequestContext, Sampling
+from mirl_core.engines.common.score_batches import together
 from mirl_core.evaluation.bank.sample import question_seed
 from mirl_core.pipeline.events import Finished
 from mirl_core.pipeline.run import Pipeline
@@ -136,14 +137,7 @@ class DevEvaluation:
             async with free:
                 return question.key, await self._play(engine, question, f"look-{step}-{data.name}")
 
-        tasks = [asyncio.ensure_future(one(question)) for question in self._peers.share(data.questions)]
-        try:
-            return dict(await asyncio.gather(*tasks))
-        finally:
-            # Nothing to cancel unless one failed: then the others are of no use.
-            for task in tasks:
-                task.cancel()
-            await asyncio.gather(*tasks, return_exceptions=True)
+        return dict(await together(one(question) for question in self._peers.share(data.questions)))
 
     async def _play(self, engine: Engine, question: Question, name: str) -> DevResult:
         rollout = self._recipe.rollout

@@ -21,6 +21,7 @@ from mirl_core.errors import MIRLError, TrainingError
 from mirl_core.tasks.questions import Question
 from mirl_core.training.rl.dev_evaluation import DevEvaluation
 from mirl_core.training.rl.distributed.process_group import ProcessGroup, merged
+from mirl_core.training.rl.distributed.torch_thread import in_thread
 from mirl_core.training.rl.planners import Planner
 from mirl_core.training.rl.planners.question_source import Cursor, Source
 from mirl_core.training.rl.planners.rows import Plan, Row
@@ -160,7 +161,7 @@ class Loop:
         recipe, step = self._recipe, self.state.step
         over = stop.is_set() or (until is not None and time.monotonic() > until)
         stopped = await self._any(over)
-        if not stopped and await self._in_thread(lambda: self._parts.looks.due(step)):
+        if not stopped and await in_thread(self._parts.thread, lambda: self._parts.looks.due(step)):
             figures = await self._parts.looks.look(self._parts.engine, step, asdict(self._totals()))
             self._show(step, figures)
             if self._parts.monitor is not None:
@@ -169,7 +170,7 @@ class Loop:
             await self._save()
         export = recipe.checkpoint.export_every
         if export is not None and step and step % export == 0:
-            await self._in_thread(lambda: self._parts.export(f"step-{step:06d}"))
+            await in_thread(self._parts.thread, lambda: self._parts.export(f"step-{step:06d}"))
         return stopped or step >= recipe.steps
 
     async def _step(self, stop: asyncio.Event) -> bool:
@@ -186,7 +187,7 @@ class Loop:
             self._ahead = self._start(planned.after, step + 1)
             # So that it has begun before the update takes hold of the interpreter.
             await asyncio.sleep(0)
-        figures = await self._in_thread(lambda: self._parts.trainer.step(rolled.plan.rows))
+        figures = await in_thread(self._parts.thread, lambda: self._parts.trainer.step(rolled.plan.rows))
         marks.append(time.perf_counter())
         # From here on the weights are the next step's, whatever else fails.
         self._advance(planned, rolled)
@@ -290,7 +291,7 @@ class Loop:
             return
         self.state = replace(self.state, totals=self._totals())
         state = self.state
-        await self._in_thread(lambda: self._parts.save(state))
+        await in_thread(self._parts.thread, lambda: self._parts.save(state))
         self._saved = state.step
 
     async def _drop_ahead(self) -> None:
@@ -303,16 +304,11 @@ class Loop:
 
     async def _gather(self, value: T) -> list[T]:
         """Every rank's value, in the thread of all collectives: those of two threads could cross."""
-        return [value] if self._peers.world == 1 else await self._in_thread(lambda: self._peers.gather(value))
-
-    async def _in_thread(self, work: Callable[[], T]) -> T:
-        """Run `work` beside the event loop; what it has begun it also ends, cancelled or not."""
-        running = asyncio.get_running_loop().run_in_executor(self._parts.thread, work)
-        try:
-            return await asyncio.shield(running)
-        except asyncio.CancelledError:
-            await asyncio.wait([running])
-            raise
+        return (
+            [value]
+            if self._peers.world == 1
+            else await in_thread(self._parts.thread, lambda: self._peers.gather(value))
+        )
 
 
 async def _first(task: asyncio.Task[Any], stop: asyncio.Event) -> None:

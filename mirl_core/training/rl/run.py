@@ -27,6 +27,7 @@ from mirl_core.engines.base import Engine
 from mirl_core.errors import ConfigError, MIRLError
 from mirl_core.training.rl.dev_evaluation import DevEvaluation
 from mirl_core.training.rl.distributed.process_group import ProcessGroup
+from mirl_core.training.rl.distributed.torch_thread import in_thread
 from mirl_core.training.rl.loop import Loop, Parts, State, Totals
 from mirl_core.training.rl.planners import make_planner
 from mirl_core.training.rl.planners.question_source import Cursor, Source
@@ -134,7 +135,7 @@ async def train(
             loop = Loop(recipe, parts, peers, state, saved, show)
             finished = await loop.run(stop, until)
             if finished:
-                await asyncio.get_running_loop().run_in_executor(parts.thread, parts.export, "final")
+                await in_thread(parts.thread, lambda: parts.export("final"))
         if finished and peers.first:
             mark_finished(recipe)
         return finished
@@ -153,7 +154,6 @@ async def _opened(recipe: RLRecipe, peers: ProcessGroup) -> AsyncIterator[tuple[
         looks = DevEvaluation(recipe, settings, peers)
         thread = stack.enter_context(ThreadPoolExecutor(1, thread_name_prefix="trainer"))
         sampler = await stack.enter_async_context(opened_sampler(recipe, peers, thread))
-        in_thread = asyncio.get_running_loop().run_in_executor
         policy, trainer, resumed = await in_thread(thread, lambda: _trainer(recipe, peers))
         state = State() if resumed is None else _state(resumed.step, resumed.cursor, resumed.extra)
         scorer = await _scorer(recipe, sampler.engine, references, policy, stack)

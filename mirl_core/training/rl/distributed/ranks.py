@@ -1,28 +1,19 @@
-"""Several ranks: who they are, and how they share a model.
+"""The ranks of a run: this process among them, and what tensors and small values they share.
 
-Start them with `torchrun` or `accelerate launch`. Each rank trains on rows of its own; the gradient is that
-of all of them. `none` keeps the whole model on every rank (DDP); `fsdp2` keeps a share of parameters,
-gradients and optimiser state on each (torch's `fully_shard`, one transformer block at a time). Sharding is
-torch's own on every device: accelerate's wrapper ignores it on the CPU, and what runs on GPUs should be what
-is tested.
+Start them with `torchrun` or `accelerate launch`. Each rank trains on its own rows; the gradient is the sum
+over all ranks. How they share a model: `model/sharding.py`.
 """
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import Any, TypeVar
 
 import torch
 from accelerate import Accelerator
 from accelerate.utils import DistributedType
 from torch import Tensor, nn
-from torch.distributed.device_mesh import init_device_mesh
-from torch.distributed.fsdp import MixedPrecisionPolicy, fully_shard
 
 from mirl_core.errors import ConfigError
-from mirl_core.training.rl.model.forward import LogProbs, repeated_layers
-
-if TYPE_CHECKING:
-    from mirl_core.training.rl.model.policy import Policy
 
 T = TypeVar("T")
 
@@ -45,28 +36,6 @@ def make_accelerator(device: str = "auto") -> Accelerator:
             param="optimizer.sharding",
         )
     return accelerator
-
-
-def distribute(policy: Policy, accelerator: Accelerator) -> None:
-    """Make the policy run on all ranks. Call once, on every rank, before an optimiser is made."""
-    if policy.settings.sharding == "fsdp2" and accelerator.num_processes > 1:
-        shard(policy.network, accelerator.device)
-        if policy.reference is not None:
-            shard(policy.reference, accelerator.device)
-    elif accelerator.num_processes > 1:
-        policy.runner = accelerator.prepare_model(policy.network)
-
-
-def shard(network: LogProbs, device: torch.device) -> None:
-    """Shard a network over all ranks, in place: block by block, then what is left (embeddings, head)."""
-    mesh = init_device_mesh(device.type, (torch.distributed.get_world_size(),))
-    # Weights are gathered in the type they are used in; gradients are added up in float32.
-    precision = MixedPrecisionPolicy(
-        param_dtype=network.autocast, reduce_dtype=torch.float32 if network.autocast else None
-    )
-    for layer in repeated_layers(network.model):
-        fully_shard(layer, mesh=mesh, mp_policy=precision)
-    fully_shard(network, mesh=mesh, mp_policy=precision)
 
 
 def summed(values: Tensor, accelerator: Accelerator) -> Tensor:

@@ -23,7 +23,6 @@ from torch.nn.parallel import DistributedDataParallel
 
 from mirl_core.errors import ConfigError, TrainingError
 from mirl_core.training.rl.distributed.ranks import (
-    distribute,
     from_first,
     largest,
     make_accelerator,
@@ -42,6 +41,7 @@ from mirl_core.training.rl.model.objective import (
     token_losses,
 )
 from mirl_core.training.rl.model.policy import Policy
+from mirl_core.training.rl.model.sharding import distribute
 from mirl_core.training.rl.model.splitting import split_passes, split_updates
 from mirl_core.training.rl.planners.rows import Row
 from mirl_core.training.rl.recipe.config import OptimizerConfig

@@ -9,13 +9,14 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
-from collections.abc import Coroutine, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from contextlib import aclosing
 from dataclasses import dataclass, field
-from typing import Any, Literal, Protocol, TypeVar
+from typing import Literal, Protocol
 
 from mirl_core.config import MIRLOptions, ModelSettings
 from mirl_core.engines.base import Engine, RequestContext, Sample, Sampling, derive_seed
+from mirl_core.engines.common.score_batches import together
 from mirl_core.engines.wrappers.recording import RecordingEngine
 from mirl_core.errors import RequestError
 from mirl_core.pipeline.events import Finished, Gated
@@ -29,7 +30,6 @@ from mirl_core.training.rl.rewards.mi_scorers import MIScorer, ScoredMI
 from mirl_core.types import Chain, Conversation, Description, Result
 
 logger = logging.getLogger(__name__)
-_T = TypeVar("_T")
 
 Place = tuple[int, int | None]
 """Description and fork; no fork stands for the description itself."""
@@ -173,7 +173,7 @@ class Rollouts:
         if self.recipe.rollout.serial:
             found = [await self._attempt(question, step) for question in questions]
         else:
-            found = await _together([self._attempt(question, step) for question in questions])
+            found = await together([self._attempt(question, step) for question in questions])
         refusals = [one for one in found if isinstance(one, RequestError)]
         if questions and len(refusals) == len(questions):
             raise refusals[0]
@@ -277,14 +277,3 @@ class Rollouts:
             )
             for chain in chains
         )
-
-
-async def _together(work: Sequence[Coroutine[Any, Any, _T]]) -> list[_T]:
-    """Run all; if one fails or the caller is cancelled, end the others and wait for them."""
-    tasks = [asyncio.create_task(one) for one in work]
-    try:
-        return await asyncio.gather(*tasks)
-    finally:
-        for task in tasks:
-            task.cancel()
-        await asyncio.gather(*tasks, return_exceptions=True)

@@ -16,13 +16,14 @@ from __future__ import annotations
 import asyncio
 import shutil
 from abc import ABC, abstractmethod
-from collections.abc import AsyncIterator, Callable, Coroutine, Iterator
+from collections.abc import AsyncIterator, Coroutine, Iterator
 from concurrent.futures import Executor
 from contextlib import asynccontextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, Protocol, TypeVar
+from typing import TYPE_CHECKING, Any, Literal, Protocol
 
 from mirl_core.errors import ConfigError, EngineError
+from mirl_core.training.rl.distributed.torch_thread import in_thread
 
 if TYPE_CHECKING:
     from torch import Tensor, dtype
@@ -30,9 +31,7 @@ if TYPE_CHECKING:
     from mirl_core.engines.vllm.engine import VLLMEngine
     from mirl_core.training.rl.weight_sync.weight_stream import WeightStream
 
-__all__ = ["IPCSync", "NCCLSync", "ReloadSync", "WeightSync", "Weights", "in_thread", "transfer_source"]
-
-_T = TypeVar("_T")
+__all__ = ["IPCSync", "NCCLSync", "ReloadSync", "WeightSync", "Weights", "transfer_source"]
 
 
 class Weights(Protocol):
@@ -288,13 +287,3 @@ async def _paused(client: Any, version: int) -> AsyncIterator[None]:
         await client.reset_encoder_cache()
         await client.update_weight_version(str(version))
         await client.resume_generation()
-
-
-async def in_thread(thread: Executor | None, work: Callable[[], _T]) -> _T:
-    """Run `work` beside the loop; cancelled, it is still waited for."""
-    running = asyncio.get_running_loop().run_in_executor(thread, work)
-    try:
-        return await asyncio.shield(running)
-    except asyncio.CancelledError:
-        await asyncio.wait([running])
-        raise

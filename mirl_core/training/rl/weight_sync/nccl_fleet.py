@@ -22,7 +22,8 @@ from mirl_core.engines.common.score_batches import together
 from mirl_core.engines.remote.engine import RemoteEngine
 from mirl_core.engines.remote.server import ConnectionLost, Server
 from mirl_core.errors import ConfigError, EngineError, MIRLError
-from mirl_core.training.rl.weight_sync.in_process import in_thread, transfer_source
+from mirl_core.training.rl.distributed.torch_thread import in_thread
+from mirl_core.training.rl.weight_sync.in_process import transfer_source
 from mirl_core.training.rl.weight_sync.rendezvous import rendezvous_address
 from mirl_core.training.rl.weight_sync.shared_folder import Running, check_server, control, pause, renew
 from mirl_core.training.rl.weight_sync.weight_stream import WeightStream
