@@ -30,10 +30,10 @@ from mirl_core.training.rl.distributed.process_group import ProcessGroup
 from mirl_core.training.rl.recipe.config import RLRecipe
 from mirl_core.training.rl.report.monitor import Lines, cut_back, read_lines
 
-__all__ = ["LOOKS", "QUESTIONS", "DevEvaluation", "DevResult"]
+__all__ = ["DEV_QUESTIONS", "DEV_RESULTS", "DevEvaluation", "DevResult"]
 
-LOOKS = "looks.jsonl"
-QUESTIONS = "looks-questions.json"
+DEV_RESULTS = "looks.jsonl"
+DEV_QUESTIONS = "looks-questions.json"
 _CONCURRENCY = 64
 """Questions in flight: one branch each."""
 
@@ -55,9 +55,9 @@ class DevEvaluation:
         ConfigError: there is no such data set, or it has no such part.
     """
 
-    def __init__(self, recipe: RLRecipe, settings: ModelSettings, peers: ProcessGroup) -> None:
+    def __init__(self, recipe: RLRecipe, settings: ModelSettings, process_group: ProcessGroup) -> None:
         self._recipe = recipe
-        self._peers = peers
+        self._process_group = process_group
         wanted = recipe.evaluation
         self._data = tuple(
             open_data(
@@ -75,12 +75,12 @@ class DevEvaluation:
 
     def open(self, step: int) -> None:
         """Take up the files of the run, which stands at `step`: later looks are cut off."""
-        if not self._data or not self._peers.first:
+        if not self._data or not self._process_group.first:
             return
         folder = self._recipe.output
-        cut_back(folder / LOOKS, step)
-        self._done = frozenset(line["step"] for line in read_lines(folder / LOOKS))
-        self._lines = Lines(folder / LOOKS)
+        cut_back(folder / DEV_RESULTS, step)
+        self._done = frozenset(line["step"] for line in read_lines(folder / DEV_RESULTS))
+        self._lines = Lines(folder / DEV_RESULTS)
         questions = {
             data.name: {
                 "part": data.part,
@@ -89,16 +89,16 @@ class DevEvaluation:
             }
             for data in self._data
         }
-        (folder / QUESTIONS).write_text(json.dumps(questions) + "\n", encoding="utf-8")
+        (folder / DEV_QUESTIONS).write_text(json.dumps(questions) + "\n", encoding="utf-8")
 
     def due(self, step: int) -> bool:
         """Whether step `step` is looked at and has not been; all ranks must ask."""
         if not self._data:
             return False
         wanted = step % self._recipe.evaluation.every == 0 or step == self._recipe.steps
-        return wanted and self._peers.any(self._peers.first and step not in self._done)
+        return wanted and self._process_group.any(self._process_group.first and step not in self._done)
 
-    async def look(self, engine: Engine, step: int, totals: Mapping[str, float]) -> dict[str, float]:
+    async def evaluate(self, engine: Engine, step: int, totals: Mapping[str, float]) -> dict[str, float]:
         """Ask every question once, append a line, and return its main figures.
 
         Args:
@@ -111,7 +111,7 @@ class DevEvaluation:
         sets: dict[str, dict[str, Any]] = {}
         for data in self._data:
             mine = await self._ask(engine, data, step)
-            parts = await asyncio.to_thread(self._peers.gather, mine)
+            parts = await asyncio.to_thread(self._process_group.gather, mine)
             seen = {key: one for part in parts for key, one in part.items()}
             sets[data.name] = _figures(data, [seen[question.key] for question in data.questions])
         self._done |= {step}
@@ -137,7 +137,7 @@ class DevEvaluation:
             async with free:
                 return question.key, await self._play(engine, question, f"look-{step}-{data.name}")
 
-        return dict(await together(one(question) for question in self._peers.share(data.questions)))
+        return dict(await together(one(question) for question in self._process_group.share(data.questions)))
 
     async def _play(self, engine: Engine, question: Question, name: str) -> DevResult:
         rollout = self._recipe.rollout

@@ -23,13 +23,13 @@ from mirl_core.training.rl.dev_evaluation import DevEvaluation
 from mirl_core.training.rl.distributed.process_group import ProcessGroup, merged
 from mirl_core.training.rl.distributed.torch_thread import in_thread
 from mirl_core.training.rl.planners import Planner
-from mirl_core.training.rl.planners.question_source import Cursor, Source
-from mirl_core.training.rl.planners.rows import Plan, Row
+from mirl_core.training.rl.planners.question_source import DataCursor, QuestionSource
+from mirl_core.training.rl.planners.rows import Plan, TrainingRow
 from mirl_core.training.rl.recipe.config import RLRecipe
 from mirl_core.training.rl.report.monitor import Monitor
 from mirl_core.training.rl.report.pages import TrajectoryLog
 
-__all__ = ["Loop", "Parts", "State", "Totals"]
+__all__ = ["Loop", "RunParts", "State", "Totals"]
 
 T = TypeVar("T")
 Show = Callable[[int, Mapping[str, float]], None]
@@ -55,7 +55,7 @@ class State:
 
     step: int = 0
     """Steps that are done."""
-    cursor: Cursor = field(default_factory=Cursor)
+    cursor: DataCursor = field(default_factory=DataCursor)
     """Where the next step's batch starts."""
     totals: Totals = field(default_factory=Totals)
 
@@ -63,17 +63,17 @@ class State:
 class TrainerLike(Protocol):
     """Makes optimiser steps."""
 
-    def step(self, rows: Sequence[Row]) -> dict[str, float]:
+    def step(self, rows: Sequence[TrainingRow]) -> dict[str, float]:
         """Train on this rank's rows. Raises TrainingError."""
         ...
 
 
 @dataclass(frozen=True, slots=True)
-class Parts:
+class RunParts:
     """What a loop turns, opened and in step with each other."""
 
     engine: Engine
-    source: Source
+    source: QuestionSource
     planner: Planner
     trainer: TrainerLike
     push: Callable[[int], Awaitable[None]]
@@ -82,7 +82,7 @@ class Parts:
     """Write a checkpoint; all ranks call it, in the trainer's thread."""
     export: Callable[[str], None]
     """Write a Hugging Face folder of this name; all ranks call it, in the trainer's thread."""
-    looks: DevEvaluation
+    dev_evaluation: DevEvaluation
     monitor: Monitor | None
     """None on all ranks but the first."""
     samples: TrajectoryLog | None
@@ -96,7 +96,7 @@ class _Planned:
 
     task: asyncio.Task[Plan]
     questions: Sequence[Question]
-    after: Cursor
+    after: DataCursor
     version: int
     """Updates that the sampling weights have seen."""
 
@@ -120,12 +120,18 @@ class Loop:
     """
 
     def __init__(
-        self, recipe: RLRecipe, parts: Parts, peers: ProcessGroup, state: State, saved: int | None, show: Show
+        self,
+        recipe: RLRecipe,
+        parts: RunParts,
+        process_group: ProcessGroup,
+        state: State,
+        saved: int | None,
+        show: Show,
     ) -> None:
         self.state = state
         self._recipe = recipe
         self._parts = parts
-        self._peers = peers
+        self._process_group = process_group
         self._saved = saved
         self._show = show
         self._ahead: _Planned | None = None
@@ -161,11 +167,13 @@ class Loop:
         recipe, step = self._recipe, self.state.step
         over = stop.is_set() or (until is not None and time.monotonic() > until)
         stopped = await self._any(over)
-        if not stopped and await in_thread(self._parts.thread, lambda: self._parts.looks.due(step)):
-            figures = await self._parts.looks.look(self._parts.engine, step, asdict(self._totals()))
+        if not stopped and await in_thread(self._parts.thread, lambda: self._parts.dev_evaluation.due(step)):
+            figures = await self._parts.dev_evaluation.evaluate(
+                self._parts.engine, step, asdict(self._totals())
+            )
             self._show(step, figures)
             if self._parts.monitor is not None:
-                self._parts.monitor.look(step, figures)
+                self._parts.monitor.log_dev_evaluation(step, figures)
         if step and step % recipe.checkpoint.every == 0:
             await self._save()
         export = recipe.checkpoint.export_every
@@ -201,10 +209,10 @@ class Loop:
             await self._log(planned, rolled, figures, step - planned.version, marks)
         return going_on
 
-    def _start(self, cursor: Cursor, step: int) -> _Planned:
+    def _start(self, cursor: DataCursor, step: int) -> _Planned:
         """Begin to sample step `step` with the weights as they are."""
         questions, after = self._parts.source.batch(cursor)
-        mine = self._peers.share(questions)
+        mine = self._process_group.share(questions)
         task = asyncio.ensure_future(self._parts.planner.plan(mine, step))
         return _Planned(task, mine, after, self.state.step)
 
@@ -306,8 +314,8 @@ class Loop:
         """Every rank's value, in the thread of all collectives: those of two threads could cross."""
         return (
             [value]
-            if self._peers.world == 1
-            else await in_thread(self._parts.thread, lambda: self._peers.gather(value))
+            if self._process_group.world == 1
+            else await in_thread(self._parts.thread, lambda: self._process_group.gather(value))
         )
 
 

@@ -28,9 +28,9 @@ from mirl_core.errors import ConfigError, MIRLError
 from mirl_core.training.rl.dev_evaluation import DevEvaluation
 from mirl_core.training.rl.distributed.process_group import ProcessGroup
 from mirl_core.training.rl.distributed.torch_thread import in_thread
-from mirl_core.training.rl.loop import Loop, Parts, State, Totals
+from mirl_core.training.rl.loop import Loop, RunParts, State, Totals
 from mirl_core.training.rl.planners import make_planner
-from mirl_core.training.rl.planners.question_source import Cursor, Source
+from mirl_core.training.rl.planners.question_source import DataCursor, QuestionSource
 from mirl_core.training.rl.recipe.checks import model_folder
 from mirl_core.training.rl.recipe.config import RLRecipe
 from mirl_core.training.rl.report.console import Board
@@ -55,12 +55,12 @@ def run_blocking(recipe: RLRecipe, max_seconds: float | None = None) -> bool:
         ConfigError: the recipe doesn't fit this machine or its folder.
         typer.Exit: stopped by a signal (128 + its number), or failed (1); a line on standard error says so.
     """
-    peers = ProcessGroup.from_environment()
+    process_group = ProcessGroup.from_environment()
     _prepare(recipe)
-    with Board(recipe.output.name, recipe.steps, quiet=not peers.first) as board:
+    with Board(recipe.output.name, recipe.steps, quiet=not process_group.first) as board:
         received: list[int] = []
         try:
-            finished = asyncio.run(_until_stopped(recipe, peers, max_seconds, board, received))
+            finished = asyncio.run(_until_stopped(recipe, process_group, max_seconds, board, received))
         except ConfigError:
             raise
         except MIRLError as error:
@@ -80,12 +80,16 @@ def run_blocking(recipe: RLRecipe, max_seconds: float | None = None) -> bool:
 
 
 async def _until_stopped(
-    recipe: RLRecipe, peers: ProcessGroup, max_seconds: float | None, board: Board, received: list[int]
+    recipe: RLRecipe,
+    process_group: ProcessGroup,
+    max_seconds: float | None,
+    board: Board,
+    received: list[int],
 ) -> bool:
     """`train`, ended by the first SIGTERM or SIGINT after the update under way, by the second at once."""
     stop = asyncio.Event()
     until = None if max_seconds is None else time.monotonic() + max_seconds
-    task = asyncio.ensure_future(train(recipe, peers, stop, until, board))
+    task = asyncio.ensure_future(train(recipe, process_group, stop, until, board))
 
     def on(number: int) -> None:
         received.append(number)
@@ -96,10 +100,10 @@ async def _until_stopped(
     for number in (signal.SIGTERM, signal.SIGINT):
         asyncio.get_running_loop().add_signal_handler(number, on, number)
     finished = await task
-    if not finished and peers.world > 1:
+    if not finished and process_group.world > 1:
         # A rank that stopped because another was told to is as little done as that one, and must not look it:
         # to Kubernetes, a node that exits with 0 is never to be started again.
-        numbers = await asyncio.to_thread(peers.gather, received[0] if received else 0)
+        numbers = await asyncio.to_thread(process_group.gather, received[0] if received else 0)
         if not received and any(numbers):
             received.append(max(numbers))
     return finished
@@ -107,7 +111,7 @@ async def _until_stopped(
 
 async def train(
     recipe: RLRecipe,
-    peers: ProcessGroup,
+    process_group: ProcessGroup,
     stop: asyncio.Event,
     until: float | None = None,
     board: Board | None = None,
@@ -123,38 +127,40 @@ async def train(
         TrainingError, EngineError, RequestError: a step failed; the state before it is saved.
     """
     with ExitStack() as folder:
-        if peers.first:
+        if process_group.first:
             folder.enter_context(claimed(recipe))
         if is_finished(recipe):
             return True
-        async with _opened(recipe, peers) as (parts, state, saved):
+        async with _opened(recipe, process_group) as (parts, state, saved):
             show: Callable[[int, Mapping[str, float]], None] = lambda step, figures: None  # noqa: E731
             if board is not None:
                 board.begin(state.step)
                 show = board.show
-            loop = Loop(recipe, parts, peers, state, saved, show)
+            loop = Loop(recipe, parts, process_group, state, saved, show)
             finished = await loop.run(stop, until)
             if finished:
                 await in_thread(parts.thread, lambda: parts.export("final"))
-        if finished and peers.first:
+        if finished and process_group.first:
             mark_finished(recipe)
         return finished
 
 
 @asynccontextmanager
-async def _opened(recipe: RLRecipe, peers: ProcessGroup) -> AsyncIterator[tuple[Parts, State, int | None]]:
+async def _opened(
+    recipe: RLRecipe, process_group: ProcessGroup
+) -> AsyncIterator[tuple[RunParts, State, int | None]]:
     """Everything that a loop turns, the engine in step with the policy; closed at the end."""
     async with AsyncExitStack() as stack:
         # What may be wrong with data or packages comes out before minutes are spent on models.
-        source = Source.open(recipe.data, recipe.seed)
+        source = QuestionSource.open(recipe.data, recipe.seed)
         settings = ModelSettings.load(model_folder(recipe)) or ModelSettings()
         judge = Judge(make_rewards(recipe.rewards.answer, settings.tags))
         wanted = recipe.rewards.mi.estimator == "reference"
         references = reference_pictures(settings, recipe.data.sets, recipe.seed) if wanted else ()
-        looks = DevEvaluation(recipe, settings, peers)
+        dev_evaluation = DevEvaluation(recipe, settings, process_group)
         thread = stack.enter_context(ThreadPoolExecutor(1, thread_name_prefix="trainer"))
-        sampler = await stack.enter_async_context(opened_sampler(recipe, peers, thread))
-        policy, trainer, resumed = await in_thread(thread, lambda: _trainer(recipe, peers))
+        sampler = await stack.enter_async_context(opened_sampler(recipe, process_group, thread))
+        policy, trainer, resumed = await in_thread(thread, lambda: _trainer(recipe, process_group))
         state = State() if resumed is None else _state(resumed.step, resumed.cursor, resumed.extra)
         scorer = await _scorer(recipe, sampler.engine, references, policy, stack)
 
@@ -163,23 +169,23 @@ async def _opened(recipe: RLRecipe, peers: ProcessGroup) -> AsyncIterator[tuple[
 
         if state.step or not sampler.own:
             await push(state.step)
-        looks.open(state.step)
-        stack.callback(looks.close)
+        dev_evaluation.open(state.step)
+        stack.callback(dev_evaluation.close)
         monitor, samples = None, None
-        if peers.first:
+        if process_group.first:
             monitor = Monitor(recipe.output, recipe.log, state.step, recipe.model_dump(mode="json"))
             samples = TrajectoryLog(recipe.output, state.step)
             stack.callback(monitor.close)
             stack.callback(samples.close)
-        parts = Parts(
+        parts = RunParts(
             engine=sampler.engine,
             source=source,
             planner=make_planner(sampler.engine, settings, recipe, judge, scorer),
             trainer=trainer,
             push=push,
             save=_saver(recipe, trainer),
-            export=_exporter(recipe, policy, peers),
-            looks=looks,
+            export=_exporter(recipe, policy, process_group),
+            dev_evaluation=dev_evaluation,
             monitor=monitor,
             samples=samples,
             thread=thread,
@@ -203,7 +209,7 @@ def _prepare(recipe: RLRecipe) -> None:
         os.environ["OMP_NUM_THREADS"] = "1"
 
 
-def _trainer(recipe: RLRecipe, peers: ProcessGroup) -> tuple[Policy, Trainer, Any]:
+def _trainer(recipe: RLRecipe, process_group: ProcessGroup) -> tuple[Policy, Trainer, Any]:
     """Policy and trainer, continued from the newest checkpoint if there is one."""
     import torch
     from transformers.utils import logging
@@ -219,10 +225,10 @@ def _trainer(recipe: RLRecipe, peers: ProcessGroup) -> tuple[Policy, Trainer, An
     for seed in (random.seed, np.random.seed, torch.manual_seed):
         seed(recipe.seed)
     accelerator = make_accelerator()
-    if accelerator.num_processes != peers.world:
+    if accelerator.num_processes != process_group.world:
         raise ConfigError(
-            f"{peers.world} processes were started, but they don't find each other: accelerate counts "
-            f"{accelerator.num_processes}; start them with torchrun or accelerate launch"
+            f"{process_group.world} processes were started, but they don't find each other: "
+            f"accelerate counts {accelerator.num_processes}; start them with torchrun or accelerate launch"
         )
     policy = Policy.load(model_folder(recipe), recipe.optimizer, accelerator.device)
     trainer = Trainer(
@@ -252,7 +258,7 @@ async def _scorer(
 
 def _state(step: int, cursor: Mapping[str, int], extra: Mapping[str, Any]) -> State:
     try:
-        return State(step, Cursor.from_json(cursor), Totals(**extra["totals"]))
+        return State(step, DataCursor.from_json(cursor), Totals(**extra["totals"]))
     except (TypeError, ValueError, KeyError) as error:
         raise ConfigError(
             f"output: the checkpoint is of another version ({error!r})", param="output"
@@ -278,14 +284,14 @@ def _saver(recipe: RLRecipe, trainer: Trainer) -> Callable[[State], None]:
     return save
 
 
-def _exporter(recipe: RLRecipe, policy: Policy, peers: ProcessGroup) -> Callable[[str], None]:
+def _exporter(recipe: RLRecipe, policy: Policy, process_group: ProcessGroup) -> Callable[[str], None]:
     def export(name: str) -> None:
         target, partial = (recipe.output / EXPORT / one for one in (name, f".{name}.partial"))
-        if peers.first:
+        if process_group.first:
             shutil.rmtree(partial, ignore_errors=True)
             partial.mkdir(parents=True)
         policy.export(partial)
-        if peers.first:
+        if process_group.first:
             shutil.rmtree(target, ignore_errors=True)
             partial.rename(target)
 

@@ -11,11 +11,11 @@ from torch import Tensor
 from torch.nn.functional import pad
 
 from mirl_core.engines.hf.render import render_conversation
-from mirl_core.training.rl.planners.rows import Row
+from mirl_core.training.rl.planners.rows import TrainingRow
 
 
 @dataclass(frozen=True, slots=True)
-class Prompt:
+class EncodedPrompt:
     """One prompt as the processor gives it, image tokens expanded."""
 
     tokens: Mapping[str, Tensor]
@@ -26,20 +26,20 @@ class Prompt:
     def __len__(self) -> int:
         return len(self.tokens["input_ids"])
 
-    def to(self, device: torch.device) -> Prompt:
-        return Prompt(_to(self.tokens, device), _to(self.media, device))
+    def to(self, device: torch.device) -> EncodedPrompt:
+        return EncodedPrompt(_to(self.tokens, device), _to(self.media, device))
 
 
-Prompts = MutableMapping[int, Prompt]
-"""Prompts that were rendered already, by the `id` of a Conversation that the caller keeps alive."""
+RenderedPrompts = MutableMapping[int, EncodedPrompt]
+"""RenderedPrompts that were rendered already, by the `id` of a Conversation that the caller keeps alive."""
 
 
 @dataclass(frozen=True, slots=True)
 class Batch:
     """What one forward pass takes. B rows of U distinct prompts, completions up to T tokens."""
 
-    rows: tuple[Row, ...]
-    prompts: tuple[Prompt, ...]
+    rows: tuple[TrainingRow, ...]
+    prompts: tuple[EncodedPrompt, ...]
     """(U,) in order of first appearance."""
     owner: Tensor
     """(B,) int64: each row's prompt."""
@@ -73,7 +73,7 @@ class Batch:
 _TENSORS = ("owner", "completions", "present", "mask", "sampler", "advantages")
 
 
-def render(processor: Any, rows: Sequence[Row], rendered: Prompts) -> None:
+def render(processor: Any, rows: Sequence[TrainingRow], rendered: RenderedPrompts) -> None:
     """Add the prompts of some rows to `rendered`. Raises MIRLError where one can't be rendered."""
     for row in rows:
         if id(row.prompt) in rendered:
@@ -82,10 +82,12 @@ def render(processor: Any, rows: Sequence[Row], rendered: Prompts) -> None:
         length = inputs.pop("attention_mask").shape[1]
         tokens = {name: value[0] for name, value in inputs.items() if value.shape == (1, length)}
         media = {name: value for name, value in inputs.items() if name not in tokens}
-        rendered[id(row.prompt)] = Prompt(tokens, media)
+        rendered[id(row.prompt)] = EncodedPrompt(tokens, media)
 
 
-def encode(processor: Any, rows: Sequence[Row], rendered: Prompts, placeholders: frozenset[int]) -> Batch:
+def encode(
+    processor: Any, rows: Sequence[TrainingRow], rendered: RenderedPrompts, placeholders: frozenset[int]
+) -> Batch:
     """Rows as one padded batch, on the CPU.
 
     Args:
@@ -150,7 +152,7 @@ def row_inputs(batch: Batch) -> dict[str, Tensor]:
     return {**inputs, **gather_media(prompts)}
 
 
-def gather_media(prompts: Sequence[Prompt]) -> dict[str, Tensor]:
+def gather_media(prompts: Sequence[EncodedPrompt]) -> dict[str, Tensor]:
     """Media tensors of several prompts as one processor call over all of them would give them.
 
     Concatenated over the first dimension, others padded with zeros to the largest. That is what the families

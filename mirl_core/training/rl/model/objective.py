@@ -23,7 +23,7 @@ from typing import get_args
 import torch
 from torch import Tensor
 
-from mirl_core.training.rl.planners.rows import Row, Segment
+from mirl_core.training.rl.planners.rows import Segment, TrainingRow
 from mirl_core.training.rl.recipe.config import OptimizerConfig
 
 SEGMENTS: tuple[Segment, ...] = get_args(Segment)
@@ -117,7 +117,7 @@ class Normalizers:
     rows: tuple[int, ...] = (0,) * len(SEGMENTS)
 
     @classmethod
-    def of(cls, rows: Iterable[Row]) -> Normalizers:
+    def of(cls, rows: Iterable[TrainingRow]) -> Normalizers:
         """The counts of some rows. Rows without a trained token don't count."""
         tokens, numbers = dict.fromkeys(SEGMENTS, 0), dict.fromkeys(SEGMENTS, 0)
         for row in rows:
@@ -136,7 +136,9 @@ class Normalizers:
         whole = [round(count) for count in counts]
         return cls(tuple(whole[: len(SEGMENTS)]), tuple(whole[len(SEGMENTS) :]))
 
-    def factors(self, rows: Sequence[Row], settings: OptimizerConfig, max_tokens: int) -> tuple[float, ...]:
+    def factors(
+        self, rows: Sequence[TrainingRow], settings: OptimizerConfig, max_tokens: int
+    ) -> tuple[float, ...]:
         """What the sum of each row's token losses is multiplied by.
 
         token     w_s / T_s: every token of the segment weighs the same (DAPO)
@@ -150,7 +152,7 @@ class Normalizers:
         """
         return tuple(self._factor(row, settings, max_tokens) for row in rows)
 
-    def _factor(self, row: Row, settings: OptimizerConfig, max_tokens: int) -> float:
+    def _factor(self, row: TrainingRow, settings: OptimizerConfig, max_tokens: int) -> float:
         if not row.trained_tokens:
             return 0.0
         described = row.segment == "description"
@@ -226,7 +228,7 @@ class Diagnostics:
 
 
 @torch.no_grad()
-def diagnose(losses: TokenLosses, new: Tensor, mask: Tensor, rows: Sequence[Row]) -> Diagnostics:
+def diagnose(losses: TokenLosses, new: Tensor, mask: Tensor, rows: Sequence[TrainingRow]) -> Diagnostics:
     """The diagnostics of one forward pass.
 
     Args:

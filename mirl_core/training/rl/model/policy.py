@@ -21,9 +21,9 @@ from torch.distributed.checkpoint.state_dict import StateDictOptions, get_model_
 from mirl_core.engines.common.placeholders import placeholder_ids
 from mirl_core.errors import ConfigError
 from mirl_core.training.rl.model.adapters import add_adapters, merge, without_adapters
-from mirl_core.training.rl.model.encoding import Batch, Prompts, encode, prompt_inputs, render
+from mirl_core.training.rl.model.encoding import Batch, RenderedPrompts, encode, prompt_inputs, render
 from mirl_core.training.rl.model.forward import LogProbs, checkpoint_layers, repeated_layers
-from mirl_core.training.rl.planners.rows import Row
+from mirl_core.training.rl.planners.rows import TrainingRow
 from mirl_core.training.rl.recipe.config import OptimizerConfig
 from mirl_core.training.rl.weight_sync.weight_stream import WeightStream
 from mirl_core.types import Conversation
@@ -131,7 +131,7 @@ class Policy:
         part: nn.Module = self.model.get_decoder() or self.model
         return part
 
-    def render(self, rows: Sequence[Row], rendered: Prompts) -> None:
+    def render(self, rows: Sequence[TrainingRow], rendered: RenderedPrompts) -> None:
         """Add the prompts of some rows to `rendered`, for `encode`; on the CPU.
 
         Raises:
@@ -139,7 +139,7 @@ class Policy:
         """
         render(self.processor, rows, rendered)
 
-    def encode(self, rows: Sequence[Row], rendered: Prompts | None = None) -> Batch:
+    def encode(self, rows: Sequence[TrainingRow], rendered: RenderedPrompts | None = None) -> Batch:
         """Rows (at least one) as tensors on the model's device.
 
         Args:
@@ -153,11 +153,11 @@ class Policy:
         batch = encode(self.processor, rows, {} if rendered is None else rendered, self._banned)
         return batch.to(self.device)
 
-    def idle_row(self) -> Row:
+    def idle_row(self) -> TrainingRow:
         """A row with an image and without a trained token: what a rank without rows runs, so that all ranks
         run the same layers."""
         token = next(token for token in range(len(self._banned) + 1) if token not in self._banned)
-        return Row(self._idle_prompt, (token,), (False,), (0.0,), 0.0, "trajectory", "idle")
+        return TrainingRow(self._idle_prompt, (token,), (False,), (0.0,), 0.0, "trajectory", "idle")
 
     def logprobs(self, batch: Batch) -> Tensor:
         """Log p of each trained token of the completions: (B, T), 0 elsewhere; nats. Media placeholders have

@@ -8,15 +8,15 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from itertools import pairwise
 
-from mirl_core.training.rl.planners.rows import Row
+from mirl_core.training.rl.planners.rows import TrainingRow
 
 
-def split_updates(rows: Sequence[Row], updates: int) -> list[list[Row]]:
+def split_updates(rows: Sequence[TrainingRow], updates: int) -> list[list[TrainingRow]]:
     """Rows in so many parts of similar size, in order, each group whole; parts may be empty."""
-    groups: dict[str, list[Row]] = {}
+    groups: dict[str, list[TrainingRow]] = {}
     for row in rows:
         groups.setdefault(row.group, []).append(row)
-    parts: list[list[Row]] = [[] for _ in range(updates)]
+    parts: list[list[TrainingRow]] = [[] for _ in range(updates)]
     done = 0
     for group in groups.values():
         # A group goes where its middle falls.
@@ -26,8 +26,8 @@ def split_updates(rows: Sequence[Row], updates: int) -> list[list[Row]]:
 
 
 def split_passes(
-    rows: Sequence[Row], passes: int, prompt_tokens: Callable[[Row], int], prompts_once: bool
-) -> list[list[Row]]:
+    rows: Sequence[TrainingRow], passes: int, prompt_tokens: Callable[[TrainingRow], int], prompts_once: bool
+) -> list[list[TrainingRow]]:
     """Rows in so many parts of equal size, the larger first; there are empty ones if rows are too few.
 
     Sorted by length, least is padded. Sorted by prompt first, fewest parts read a prompt. Whichever makes the
@@ -41,13 +41,13 @@ def split_passes(
     """
     order = {id(row.prompt): place for place, row in reversed(list(enumerate(rows)))}
 
-    def length(row: Row) -> int:
+    def length(row: TrainingRow) -> int:
         return len(row.completion_ids) + (0 if prompts_once else prompt_tokens(row))
 
-    def cost(parts: Sequence[Sequence[Row]]) -> int:
+    def cost(parts: Sequence[Sequence[TrainingRow]]) -> int:
         return sum(map(read, parts))
 
-    def read(part: Sequence[Row]) -> int:
+    def read(part: Sequence[TrainingRow]) -> int:
         if not part:
             return 0
         prompts = {id(row.prompt): prompt_tokens(row) for row in part} if prompts_once else {0: 0}
@@ -58,7 +58,7 @@ def split_passes(
     return min(by_length, by_prompt, key=cost)
 
 
-def _cut(rows: Sequence[Row], parts: int) -> list[list[Row]]:
+def _cut(rows: Sequence[TrainingRow], parts: int) -> list[list[TrainingRow]]:
     small, more = divmod(len(rows), parts)
     ends = [part * small + min(part, more) for part in range(parts + 1)]
     return [list(rows[start:end]) for start, end in pairwise(ends)]

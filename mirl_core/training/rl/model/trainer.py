@@ -30,7 +30,7 @@ from mirl_core.training.rl.distributed.ranks import (
     summed,
     whole,
 )
-from mirl_core.training.rl.model.encoding import Prompts
+from mirl_core.training.rl.model.encoding import RenderedPrompts
 from mirl_core.training.rl.model.hardware import peak_flops, utilization
 from mirl_core.training.rl.model.objective import (
     SEGMENTS,
@@ -43,7 +43,7 @@ from mirl_core.training.rl.model.objective import (
 from mirl_core.training.rl.model.policy import Policy
 from mirl_core.training.rl.model.sharding import distribute
 from mirl_core.training.rl.model.splitting import split_passes, split_updates
-from mirl_core.training.rl.planners.rows import Row
+from mirl_core.training.rl.planners.rows import TrainingRow
 from mirl_core.training.rl.recipe.config import OptimizerConfig
 
 
@@ -112,7 +112,7 @@ class Trainer:
         done = min(1.0, (step - settings.warmup) / max(1, self.total_steps - settings.warmup))
         return settings.learning_rate * (0.1 + 0.9 * 0.5 * (1 + math.cos(math.pi * done)))
 
-    def step(self, rows: Sequence[Row]) -> dict[str, float]:
+    def step(self, rows: Sequence[TrainingRow]) -> dict[str, float]:
         """Train on one batch of rollouts: `updates` optimiser steps of `accumulate` forward passes each.
 
         Every rank calls this, with its own rows, also with none. Without a trained token anywhere, weights
@@ -132,7 +132,7 @@ class Trainer:
         begin = time.perf_counter()
         if self.accelerator.device.type == "cuda":
             torch.cuda.reset_peak_memory_stats()
-        rendered: Prompts = {}
+        rendered: RenderedPrompts = {}
         self.policy.render(rows, rendered)
         updates = [
             split_passes(
@@ -203,7 +203,10 @@ class Trainer:
         return {name: value for name, value in parameters if value.requires_grad}
 
     def _update(
-        self, passes: Sequence[Sequence[Row]], old: Sequence[Tensor | None] | None, rendered: Prompts
+        self,
+        passes: Sequence[Sequence[TrainingRow]],
+        old: Sequence[Tensor | None] | None,
+        rendered: RenderedPrompts,
     ) -> _Figures | None:
         """One optimiser step; None where no rank has a trained token."""
         counts = torch.tensor(
@@ -229,11 +232,11 @@ class Trainer:
 
     def _pass(
         self,
-        part: Sequence[Row],
+        part: Sequence[TrainingRow],
         old: Tensor | None,
         normalizers: Normalizers,
         figures: _Figures,
-        rendered: Prompts,
+        rendered: RenderedPrompts,
     ) -> None:
         """One forward and backward pass: gradients and figures are added to."""
         rows = self._filled(part, rendered)
@@ -262,12 +265,12 @@ class Trainer:
         figures.tokens_read += batch.tokens_read(self.policy.network.prompts_once)
 
     @torch.no_grad()
-    def _old(self, passes: Sequence[Sequence[Row]], rendered: Prompts) -> list[Tensor | None]:
+    def _old(self, passes: Sequence[Sequence[TrainingRow]], rendered: RenderedPrompts) -> list[Tensor | None]:
         """Log-probabilities of each pass under the weights as they are; None for a pass that isn't run."""
         filled = [self._filled(part, rendered) for part in passes]
         return [self.policy.logprobs(self.policy.encode(rows, rendered)) if rows else None for rows in filled]
 
-    def _filled(self, part: Sequence[Row], rendered: Prompts) -> list[Row]:
+    def _filled(self, part: Sequence[TrainingRow], rendered: RenderedPrompts) -> list[TrainingRow]:
         """The rows of a pass. Several ranks must run the same layers, so that one without an image, or
         without rows, gets a row that has an image and trains nothing."""
         seen = any(rendered[id(row.prompt)].media for row in part)
@@ -323,7 +326,7 @@ class Trainer:
         )
 
     def _usage(
-        self, rows: Sequence[Row], figures: Sequence[_Figures | None], seconds: float
+        self, rows: Sequence[TrainingRow], figures: Sequence[_Figures | None], seconds: float
     ) -> dict[str, float]:
         device = self.accelerator.device
         read = sum(one.tokens_read for one in figures if one is not None)

@@ -22,7 +22,7 @@ from mirl_core.errors import RequestError
 from mirl_core.pipeline.events import Finished, Gated
 from mirl_core.pipeline.run import Pipeline
 from mirl_core.tasks.questions import Question, is_right
-from mirl_core.training.rl.planners.rows import Plan, Row, Segment, Trajectory
+from mirl_core.training.rl.planners.rows import Plan, Segment, TrainingRow, Trajectory
 from mirl_core.training.rl.recipe.config import RLRecipe
 from mirl_core.training.rl.rewards import Judge, Judged
 from mirl_core.training.rl.rewards.mi import is_invalid
@@ -106,14 +106,14 @@ class Rollout:
         group: str,
         *,
         prompt: Conversation | None = None,
-    ) -> Row:
+    ) -> TrainingRow:
         """The opening tag and `parts` as one completion, the parts marked True in the loss."""
         ids, mask, logprobs = list(self.opening), [False] * len(self.opening), [0.0] * len(self.opening)
         for sample, trained in parts:
             ids += sample.token_ids
             mask += [trained] * len(sample.token_ids)
             logprobs += sample.logprobs if trained else [0.0] * len(sample.token_ids)
-        return Row(
+        return TrainingRow(
             prompt=prompt or self.prompt,
             completion_ids=tuple(ids),
             loss_mask=tuple(mask),
@@ -146,7 +146,7 @@ class Draft:
     """What a planner made of one question's rollout."""
 
     groups: tuple[Group, ...]
-    rows: tuple[Row, ...]
+    rows: tuple[TrainingRow, ...]
     trajectories: tuple[Trajectory, ...]
 
 

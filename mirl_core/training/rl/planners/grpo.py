@@ -15,7 +15,7 @@ from mirl_core.tasks.questions import Question
 from mirl_core.training.rl.planners.advantages import group_advantages
 from mirl_core.training.rl.planners.base import Draft, Group, Rollout, Rollouts
 from mirl_core.training.rl.planners.metrics import finished
-from mirl_core.training.rl.planners.rows import Plan, Row, Trajectory
+from mirl_core.training.rl.planners.rows import Plan, TrainingRow, Trajectory
 from mirl_core.training.rl.recipe.config import RLRecipe
 from mirl_core.training.rl.rewards import Judge
 from mirl_core.training.rl.rewards.mi_scorers import MIScorer
@@ -77,7 +77,7 @@ class GRPOPlanner:
         )
         return Draft((group,), tuple(self._rows(rollout, group)), tuple(self._trajectories(rollout, group)))
 
-    def _rows(self, rollout: Rollout, group: Group) -> Iterator[Row]:
+    def _rows(self, rollout: Rollout, group: Group) -> Iterator[TrainingRow]:
         if group.flat:
             return
         chains = {one.chain.description: one.sample for one in rollout.chains}

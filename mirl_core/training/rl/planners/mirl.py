@@ -18,7 +18,7 @@ from mirl_core.tasks.questions import Question
 from mirl_core.training.rl.planners.advantages import group_advantages
 from mirl_core.training.rl.planners.base import Draft, Group, JudgedChain, Place, Rollout, Rollouts
 from mirl_core.training.rl.planners.metrics import finished, is_usable
-from mirl_core.training.rl.planners.rows import Plan, Row, Trajectory
+from mirl_core.training.rl.planners.rows import Plan, TrainingRow, Trajectory
 from mirl_core.training.rl.recipe.config import RLRecipe
 from mirl_core.training.rl.rewards import Judge
 from mirl_core.training.rl.rewards.mi import description_rewards
@@ -140,7 +140,7 @@ class MIRLPlanner:
 
     def _decoupled_rows(
         self, rollout: Rollout, described: Group | None, reasoned: Sequence[Group]
-    ) -> Iterator[Row]:
+    ) -> Iterator[TrainingRow]:
         samples = rollout.described
         if described and not described.flat:
             for (index, _), advantage in zip(described.members, described.advantages, strict=True):
@@ -156,7 +156,7 @@ class MIRLPlanner:
 
     def _shared_rows(
         self, rollout: Rollout, described: Group | None, reasoned: Sequence[Group]
-    ) -> Iterator[Row]:
+    ) -> Iterator[TrainingRow]:
         """Trajectories under the sum of both advantages; a description without chains under its own."""
         samples = rollout.described
         chains = {_place(one): one.sample for one in rollout.chains}

@@ -22,7 +22,7 @@ from mirl_core.training.rl.recipe.config import DataConfig
 if TYPE_CHECKING:
     from PIL.Image import Image
 
-__all__ = ["FIRST_SCENE", "TRAINING_SCENES", "Cursor", "Source"]
+__all__ = ["FIRST_SCENE", "TRAINING_SCENES", "DataCursor", "QuestionSource"]
 
 TRAINING_SCENES = 20_000
 """Scenes of a digits world without a `limit`."""
@@ -33,7 +33,7 @@ _SEED = 931
 
 
 @dataclass(frozen=True, slots=True)
-class Cursor:
+class DataCursor:
     """Where the next batch starts."""
 
     epoch: int = 0
@@ -45,7 +45,7 @@ class Cursor:
         return {"epoch": self.epoch, "position": self.position}
 
     @classmethod
-    def from_json(cls, given: Mapping[str, int]) -> Cursor:
+    def from_json(cls, given: Mapping[str, int]) -> DataCursor:
         """The inverse of `to_json`. Raises TypeError or ValueError on other data."""
         cursor = cls(**given)
         if min(cursor.epoch, cursor.position) < 0:
@@ -62,7 +62,7 @@ class QuestionSet:
     question: Callable[[int], Question]
 
 
-class Source:
+class QuestionSource:
     """Batches of questions.
 
     Args:
@@ -90,7 +90,7 @@ class Source:
             )
 
     @classmethod
-    def open(cls, config: DataConfig, seed: int) -> Source:
+    def open(cls, config: DataConfig, seed: int) -> QuestionSource:
         """The source that a recipe describes.
 
         Raises:
@@ -105,10 +105,10 @@ class Source:
         """Questions of one epoch, those that don't fill a last batch included."""
         return self._share * len(self._sets)
 
-    def batch(self, cursor: Cursor) -> tuple[tuple[Question, ...], Cursor]:
+    def batch(self, cursor: DataCursor) -> tuple[tuple[Question, ...], DataCursor]:
         """The questions of the step at `cursor`, and where the next step starts."""
         if cursor.position + self._questions > self.epoch_questions:
-            cursor = Cursor(cursor.epoch + 1)
+            cursor = DataCursor(cursor.epoch + 1)
         places = range(cursor.position, cursor.position + self._questions)
         orders = self._epoch_orders(cursor.epoch)
         return (

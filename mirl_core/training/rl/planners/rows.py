@@ -16,7 +16,7 @@ Segment = Literal["description", "reasoning", "trajectory"]
 
 
 @dataclass(frozen=True, slots=True)
-class Row:
+class TrainingRow:
     """One completion of a prompt, with the tokens that its advantage is for.
 
     `completion_ids`, `loss_mask` and `sampler_logprobs` are equally long. The opening tag that was prefilled
@@ -63,7 +63,7 @@ class Trajectory:
 class Plan:
     """One step's rollouts, judged."""
 
-    rows: tuple[Row, ...]
+    rows: tuple[TrainingRow, ...]
     metrics: Mapping[str, float]
     """Means over the step (`reward/answer`, `mi/mean`, `tokens/describe`, …); sums where the name says so."""
     trajectories: tuple[Trajectory, ...] = ()

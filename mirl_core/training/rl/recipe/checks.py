@@ -14,7 +14,7 @@ from mirl_core.errors import ConfigError
 from mirl_core.tasks.data import WORLDS, names, open_data
 from mirl_core.tasks.data.mappings import READY
 from mirl_core.training.recipe import read_yaml, validated
-from mirl_core.training.rl.planners.question_source import Source
+from mirl_core.training.rl.planners.question_source import QuestionSource
 from mirl_core.training.rl.recipe.config import RLRecipe, RolloutConfig
 from mirl_core.training.rl.rewards import make_rewards
 from mirl_core.training.rl.weight_sync.rendezvous import ADDRESS
@@ -187,7 +187,7 @@ def _check_data(recipe: RLRecipe) -> None:
                 raise _wrong(key, f"there is no '{name}'; there are: {', '.join(names())}")
     with _named("data.sets"):
         if not any(name.startswith("hf:") for name in recipe.data.sets):
-            Source.open(recipe.data, recipe.seed)
+            QuestionSource.open(recipe.data, recipe.seed)
     for name in recipe.evaluation.sets:
         with _named("evaluation.sets"):
             if not name.startswith("hf:"):

@@ -40,7 +40,9 @@ class Sampler:
 
 
 @asynccontextmanager
-async def opened_sampler(recipe: RLRecipe, peers: ProcessGroup, thread: Executor) -> AsyncIterator[Sampler]:
+async def opened_sampler(
+    recipe: RLRecipe, process_group: ProcessGroup, thread: Executor
+) -> AsyncIterator[Sampler]:
     """The recipe's engine, closed at the end.
 
     Args:
@@ -52,13 +54,13 @@ async def opened_sampler(recipe: RLRecipe, peers: ProcessGroup, thread: Executor
     """
     async with AsyncExitStack() as stack:
         if recipe.rollout.engine == "in-process":
-            yield await _in_process(recipe, peers, thread, stack)
+            yield await _in_process(recipe, process_group, thread, stack)
         else:
-            yield await _servers(recipe, peers, thread, stack)
+            yield await _servers(recipe, process_group, thread, stack)
 
 
 async def _in_process(
-    recipe: RLRecipe, peers: ProcessGroup, thread: Executor, stack: AsyncExitStack
+    recipe: RLRecipe, process_group: ProcessGroup, thread: Executor, stack: AsyncExitStack
 ) -> Sampler:
     from mirl_core.engines.vllm.throughput import start_engine
     from mirl_core.training.rl.weight_sync.in_process import IPCSync, NCCLSync, ReloadSync, WeightSync
@@ -76,14 +78,16 @@ async def _in_process(
     if backend == "ipc":
         sync = IPCSync(engine, thread)
     elif backend == "nccl":
-        sync = NCCLSync(engine, "127.0.0.1", _PORT + peers.rank, thread)
+        sync = NCCLSync(engine, "127.0.0.1", _PORT + process_group.rank, thread)
     else:
         sync = ReloadSync(engine, _weights_folder(recipe), thread)
     stack.push_async_callback(sync.close)
     return Sampler(engine, sync.push, own=True)
 
 
-async def _servers(recipe: RLRecipe, peers: ProcessGroup, thread: Executor, stack: AsyncExitStack) -> Sampler:
+async def _servers(
+    recipe: RLRecipe, process_group: ProcessGroup, thread: Executor, stack: AsyncExitStack
+) -> Sampler:
     from mirl_core.engines.remote.engine import RemoteEngine
     from mirl_core.training.rl.weight_sync.nccl_fleet import RemoteTransferSync
     from mirl_core.training.rl.weight_sync.shared_folder import RemoteReloadSync
@@ -98,10 +102,12 @@ async def _servers(recipe: RLRecipe, peers: ProcessGroup, thread: Executor, stac
     stack.push_async_callback(engine.close)
     sync: RemoteReloadSync | RemoteTransferSync
     if rollout.weights == "nccl":
-        sync = RemoteTransferSync(engine, address=rollout.weights_address, first=peers.first, thread=thread)
+        sync = RemoteTransferSync(
+            engine, address=rollout.weights_address, first=process_group.first, thread=thread
+        )
         send: Callable[[Policy, int], Awaitable[None]] = sync.push
     else:
-        sync = reload = RemoteReloadSync(engine, _weights_folder(recipe), first=peers.first)
+        sync = reload = RemoteReloadSync(engine, _weights_folder(recipe), first=process_group.first)
 
         async def send(policy: Policy, version: int) -> None:
             await reload.push(_Writer(policy, thread), version)
@@ -122,7 +128,7 @@ async def _servers(recipe: RLRecipe, peers: ProcessGroup, thread: Executor, stac
             failed = error
         # Ranks but the first come here at once. None may sample before the servers have the weights, or go on
         # where they don't: it would wait for ranks that have given up.
-        told = await peers.failures(thread, None if failed is None else failed.message)
+        told = await process_group.failures(thread, None if failed is None else failed.message)
         if failed is not None:
             raise failed
         if told:

@@ -14,7 +14,7 @@ from mirl_core.errors import TrainingError
 from mirl_core.training.rl.model.objective import Normalizers, normalized_loss, token_losses
 from mirl_core.training.rl.model.policy import Policy
 from mirl_core.training.rl.model.trainer import Trainer
-from mirl_core.training.rl.planners.rows import Row
+from mirl_core.training.rl.planners.rows import TrainingRow
 from tests.unit.training.rl.model.policy_cases import (
     asked,
     furthest,
@@ -75,7 +75,7 @@ def test_a_step_without_rows_leaves_everything_as_it_is() -> None:
     assert trainer.step_count == 2
 
 
-def segment_losses(policy: Policy, rows: list[Row]) -> dict[str, Tensor]:
+def segment_losses(policy: Policy, rows: list[TrainingRow]) -> dict[str, Tensor]:
     """Each segment's share of a step's loss."""
     batch = policy.encode(rows)
     new = policy.logprobs(batch)
