@@ -167,7 +167,7 @@ async def _opened(
         async def push(version: int) -> None:
             await sampler.push(policy, version)
 
-        if state.step or not sampler.own:
+        if state.step or not sampler.has_start_weights:
             await push(state.step)
         dev_evaluation.open(state.step)
         stack.callback(dev_evaluation.close)

@@ -19,15 +19,15 @@ T = TypeVar("T")
 
 
 def make_accelerator(device: str = "auto") -> Accelerator:
-    """This process among its ranks. Precision is the policy's business, so none is set here.
+    """Return this process among its ranks. The policy sets the precision, so none is set here.
 
     Args:
-        device: `cpu`, or `auto` for the accelerator that is there, else the CPU.
+        device: `cpu`, or `auto` for the accelerator where there is one, else the CPU.
 
     Raises:
-        ConfigError: `accelerate launch` was told to shard, which the recipe does.
+        ConfigError: `accelerate launch` was started with sharding options; sharding is set in the recipe.
     """
-    # Left to find out that there is none, accelerate leaves several ranks each to itself.
+    # Without `cpu=True` on a machine without accelerator, accelerate leaves every rank alone.
     cpu = device == "cpu" or not torch.accelerator.is_available()
     accelerator = Accelerator(cpu=cpu, mixed_precision="no")
     if accelerator.distributed_type in (DistributedType.FSDP, DistributedType.DEEPSPEED):
@@ -39,13 +39,13 @@ def make_accelerator(device: str = "auto") -> Accelerator:
 
 
 def summed(values: Tensor, accelerator: Accelerator) -> Tensor:
-    """The sum over ranks, on every rank."""
+    """Return the sum over ranks, on every rank."""
     total: Tensor = accelerator.reduce(values, "sum") if accelerator.num_processes > 1 else values
     return total
 
 
 def largest(values: Tensor, accelerator: Accelerator) -> Tensor:
-    """The maximum over ranks, element by element, on every rank."""
+    """Return the maximum over ranks, element by element, on every rank."""
     if accelerator.num_processes > 1:
         values = values.clone()
         torch.distributed.all_reduce(values, torch.distributed.ReduceOp.MAX)
@@ -53,29 +53,29 @@ def largest(values: Tensor, accelerator: Accelerator) -> Tensor:
 
 
 def from_first(value: T, accelerator: Accelerator) -> T:
-    """The first rank's value, on every rank; small, since it is pickled."""
-    held = [value]
+    """Return the first rank's value on every rank; the value is pickled, so keep it small."""
+    values = [value]
     if accelerator.num_processes > 1:
-        torch.distributed.broadcast_object_list(held, src=0, device=accelerator.device)
-    return held[0]
+        torch.distributed.broadcast_object_list(values, src=0, device=accelerator.device)
+    return values[0]
 
 
 def from_all(value: T, accelerator: Accelerator) -> list[T]:
-    """Every rank's value, on every rank; small, since they are pickled."""
-    held: list[Any] = [value]
+    """Return every rank's value on every rank; the values are pickled, so keep them small."""
+    values: list[Any] = [value]
     if accelerator.num_processes > 1:
-        held = [None] * accelerator.num_processes
-        torch.distributed.all_gather_object(held, value)
-    return held
+        values = [None] * accelerator.num_processes
+        torch.distributed.all_gather_object(values, value)
+    return values
 
 
 def whole(value: Tensor) -> Tensor:
-    """A sharded tensor, gathered; any other as it is."""
+    """Return a sharded tensor gathered; return any other tensor unchanged."""
     gather: Any = getattr(value, "full_tensor", None)
     full: Tensor = gather() if gather is not None else value
     return full
 
 
 def parameter_count(module: nn.Module) -> int:
-    """Parameters of all ranks together; call before or after sharding."""
+    """Count the parameters of all ranks together; the same before and after sharding."""
     return sum(parameter.numel() for parameter in module.parameters())
