@@ -1,8 +1,9 @@
-"""A recipe → engine, frozen scorer, policy, trainer, sync; one loop over them; everything closed again.
+"""A run of a recipe: engine, frozen scorer, policy, trainer and weight sync, opened, used by one loop,
+closed.
 
     OUTPUT/recipe.yaml, metrics.jsonl, looks.jsonl, trajectories.jsonl, pictures/, checkpoints/, export/
 
-Resumes by itself: what stands in OUTPUT decides where the run goes on.
+A run resumes by itself: the content of OUTPUT decides where it continues.
 """
 
 from __future__ import annotations
@@ -49,11 +50,12 @@ __all__ = ["run_blocking", "train"]
 
 
 def run_blocking(recipe: RLRecipe, max_seconds: float | None = None) -> bool:
-    """Train on a terminal; True when the recipe is done, False when the time was over.
+    """Train on a terminal; return True when the recipe is done, False when the time is over.
 
     Raises:
         ConfigError: the recipe doesn't fit this machine or its folder.
-        typer.Exit: stopped by a signal (128 + its number), or failed (1); a line on standard error says so.
+        typer.Exit: the run was stopped by a signal (128 + its number), or failed (1); a line on standard
+            error gives the reason.
     """
     process_group = ProcessGroup.from_environment()
     _prepare(recipe)
@@ -64,7 +66,7 @@ def run_blocking(recipe: RLRecipe, max_seconds: float | None = None) -> bool:
         except ConfigError:
             raise
         except MIRLError as error:
-            # Ctrl-C reaches the engine's process too, which may die of it first.
+            # Ctrl-C reaches the engine's process too, which may end first.
             if not received:
                 _say(f"{error.message}; the last good state was kept: run the same command again to continue")
                 raise typer.Exit(1) from error
@@ -74,7 +76,7 @@ def run_blocking(recipe: RLRecipe, max_seconds: float | None = None) -> bool:
             received = received or [signal.SIGINT]
     if received and not finished:
         _say("interrupted; run the same command again to continue")
-        # What a shell reports of a process that such a signal killed.
+        # The exit code that a shell reports for a process killed by this signal.
         raise typer.Exit(128 + received[0])
     return finished
 
@@ -86,7 +88,7 @@ async def _until_stopped(
     board: Board,
     received: list[int],
 ) -> bool:
-    """`train`, ended by the first SIGTERM or SIGINT after the update under way, by the second at once."""
+    """Run `train`; the first SIGTERM or SIGINT ends it after the running update, the second at once."""
     stop = asyncio.Event()
     until = None if max_seconds is None else time.monotonic() + max_seconds
     task = asyncio.ensure_future(train(recipe, process_group, stop, until, board))
@@ -101,8 +103,8 @@ async def _until_stopped(
         asyncio.get_running_loop().add_signal_handler(number, on, number)
     finished = await task
     if not finished and process_group.world > 1:
-        # A rank that stopped because another was told to is as little done as that one, and must not look it:
-        # to Kubernetes, a node that exits with 0 is never to be started again.
+        # A rank that stops because another rank received a signal isn't finished either, and must not exit
+        # with 0: Kubernetes never restarts a node that does.
         numbers = await asyncio.to_thread(process_group.gather, received[0] if received else 0)
         if not received and any(numbers):
             received.append(max(numbers))
@@ -116,14 +118,15 @@ async def train(
     until: float | None = None,
     board: Board | None = None,
 ) -> bool:
-    """Train from where the output folder stands; True when the recipe is done and exported.
+    """Continue training from the state of the output folder; return True when the recipe is done and
+    exported.
 
     Args:
-        stop: set, it ends the run after the update under way.
+        stop: when set, the run ends after the running update.
         until: `time.monotonic()` after which no further step begins.
 
     Raises:
-        ConfigError: before anything is sampled: data, model, folder or package don't fit.
+        ConfigError: data, model, folder or a package doesn't fit; raised before anything is sampled.
         TrainingError, EngineError, RequestError: a step failed; the state before it is saved.
     """
     with ExitStack() as folder:
@@ -149,14 +152,14 @@ async def train(
 async def _opened(
     recipe: RLRecipe, process_group: ProcessGroup
 ) -> AsyncIterator[tuple[RunParts, State, int | None]]:
-    """Everything that a loop turns, the engine in step with the policy; closed at the end."""
+    """Open all parts of the loop, with the engine on the policy's weights; close them at the end."""
     async with AsyncExitStack() as stack:
-        # What may be wrong with data or packages comes out before minutes are spent on models.
+        # Errors in data or packages surface before minutes are spent on models.
         source = QuestionSource.open(recipe.data, recipe.seed)
         settings = ModelSettings.load(model_folder(recipe)) or ModelSettings()
         judge = Judge(make_rewards(recipe.rewards.answer, settings.tags))
-        wanted = recipe.rewards.mi.estimator == "reference"
-        references = reference_pictures(settings, recipe.data.sets, recipe.seed) if wanted else ()
+        needs_references = recipe.rewards.mi.estimator == "reference"
+        references = reference_pictures(settings, recipe.data.sets, recipe.seed) if needs_references else ()
         dev_evaluation = DevEvaluation(recipe, settings, process_group)
         thread = stack.enter_context(ThreadPoolExecutor(1, thread_name_prefix="trainer"))
         sampler = await stack.enter_async_context(opened_sampler(recipe, process_group, thread))
@@ -194,8 +197,8 @@ async def _opened(
 
 
 def _prepare(recipe: RLRecipe) -> None:
-    """The environment of this process and the engine's, before torch is loaded."""
-    # Others' lines would tear the progress bar apart.
+    """Set the environment of this process and the engine's, before torch is loaded."""
+    # Log lines of other libraries would break the progress bar.
     quiet = {
         "VLLM_LOGGING_LEVEL": "ERROR",
         "TRANSFORMERS_VERBOSITY": "error",
@@ -205,12 +208,12 @@ def _prepare(recipe: RLRecipe) -> None:
     for name, value in quiet.items():
         os.environ.setdefault(name, value)
     if recipe.rollout.serial:
-        # Sums over several threads are added up in an order of their own each time.
+        # Sums over several threads are added in a different order each time.
         os.environ["OMP_NUM_THREADS"] = "1"
 
 
 def _trainer(recipe: RLRecipe, process_group: ProcessGroup) -> tuple[Policy, Trainer, Any]:
-    """Policy and trainer, continued from the newest checkpoint if there is one."""
+    """Return policy and trainer, continued from the newest checkpoint if there is one."""
     import torch
     from transformers.utils import logging
 
@@ -240,20 +243,20 @@ def _trainer(recipe: RLRecipe, process_group: ProcessGroup) -> tuple[Policy, Tra
 async def _scorer(
     recipe: RLRecipe, engine: Engine, references: Any, policy: Policy, stack: AsyncExitStack
 ) -> MIScorer | None:
-    """What scores descriptions, where MI rewards them."""
-    wanted = recipe.rewards.mi
+    """Return the scorer of descriptions, or None where MI is no reward."""
+    mi_reward = recipe.rewards.mi
     if recipe.planner != "mirl" or recipe.rewards.description != "mi":
         return None
-    scoring = engine
-    if wanted.scorer == "frozen":
+    scoring_engine = engine
+    if mi_reward.scorer == "frozen":
         from mirl_core.engines.hf.engine import HFEngine
 
         on_cpu = policy.device.type == "cpu"
-        scoring = await HFEngine.start(
+        scoring_engine = await HFEngine.start(
             model_folder(recipe), dtype="float32" if on_cpu else "auto", device=str(policy.device)
         )
-        stack.push_async_callback(scoring.close)
-    return SCORERS[wanted.scorer](scoring, wanted, references)
+        stack.push_async_callback(scoring_engine.close)
+    return SCORERS[mi_reward.scorer](scoring_engine, mi_reward, references)
 
 
 def _state(step: int, cursor: Mapping[str, int], extra: Mapping[str, Any]) -> State:
@@ -286,7 +289,7 @@ def _saver(recipe: RLRecipe, trainer: Trainer) -> Callable[[State], None]:
 
 def _exporter(recipe: RLRecipe, policy: Policy, process_group: ProcessGroup) -> Callable[[str], None]:
     def export(name: str) -> None:
-        target, partial = (recipe.output / EXPORT / one for one in (name, f".{name}.partial"))
+        target, partial = (recipe.output / EXPORT / folder for folder in (name, f".{name}.partial"))
         if process_group.first:
             shutil.rmtree(partial, ignore_errors=True)
             partial.mkdir(parents=True)
