@@ -35,8 +35,7 @@ class BenchPrompt:
 class Bench:
     """The bundled model on vLLM's offline engine.
 
-    Not the bank's engine: `prompt_logprobs` needs the distribution at positions inside a prompt, which the Engine
-    protocol has no call for.
+    Not the bank's engine: the Engine protocol has no call for the distribution at positions inside a prompt.
     """
 
     def __init__(self, model: Path, dtype: str = "bfloat16") -> None:
