@@ -286,7 +286,7 @@ def _print_rows(rows: list[ComparisonRow]) -> None:
 
 
 def main() -> NoReturn:
-    """Entry point of the command."""
+    """Run the command on the process's arguments, and exit."""
     run_app(app, "mirl-eval")
 
 

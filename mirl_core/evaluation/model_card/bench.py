@@ -63,7 +63,7 @@ class Bench:
     def complete(
         self, prompts: Sequence[BenchPrompt], temperatures: Sequence[float], tokens: int = 120
     ) -> list[str]:
-        """Each prompt's continuation at its temperature, its prefix included.
+        """Return each prompt's continuation at its temperature, its prefix included.
 
         Prompts about one picture belong side by side: the picture is then encoded, and its tokens are
         prefilled, once for all of them.
@@ -77,8 +77,7 @@ class Bench:
     def prompt_logprobs(
         self, prompts: Sequence[BenchPrompt], top: int = 32
     ) -> list[tuple[list[int], list[Mapping[int, float]]]]:
-        """BenchPrompt ids as the model sees them, and at each position the log-probabilities of the `top`
-        tokens."""
+        """Return for each prompt its token ids and, per position, log p of the `top` tokens; nats."""
         from vllm import SamplingParams
 
         # No text: vLLM would decode each of the `top` tokens at every position.

@@ -27,7 +27,7 @@ class WorldCase:
     clusters: tuple[str, ...]
     """The picture and its glyphs; cases that share any of them are not independent."""
     right_description: str
-    """A true description that says enough."""
+    """A true description that implies the answer."""
     wrong_description: str
     """A corrupted description; the answer that it implies differs from the truth's."""
     wrong_answer: str
