@@ -1,5 +1,4 @@
-"""The model on vLLM, in this process, as the report needs it: many prompts at once, with pictures or
-without."""
+"""The model on vLLM, in this process: many prompts at once, with or without pictures."""
 
 from __future__ import annotations
 
@@ -17,14 +16,14 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True)
 class BenchPrompt:
-    """A question, its picture, and how the assistant's turn already begins."""
+    """A question, its picture, and the beginning of the assistant's turn."""
 
     question: str
     image: Image.Image | None
     prefix: str = ""
 
     def as_vllm(self) -> dict[str, Any]:
-        """vLLM's own form, equal to what the chat template renders."""
+        """Return the prompt in vLLM's form, equal to the chat template's rendering."""
         picture = "" if self.image is None else IMAGE
         prompt: dict[str, Any] = {"prompt": USER + picture + self.question + END + ASSISTANT + self.prefix}
         if self.image is not None:
