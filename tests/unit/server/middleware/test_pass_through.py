@@ -16,7 +16,7 @@ from mirl_server.access.keys import digest
 from mirl_server.handling.admission import Admission
 from mirl_server.handling.cost import plain_work
 from mirl_server.handling.service import cache_salt
-from mirl_server.middleware.stack import guard
+from mirl_server.middleware.stack import install_middleware
 from mirl_server.settings.server import ServerSettings
 from tests.unit.server.conftest import Build, Harness
 from tests.unit.server.handling.test_admitted_routes import admitted, idle
@@ -36,7 +36,7 @@ class Backend:
         self.go = asyncio.Event()
         app: FastAPI = self.harness.app
         settings = ServerSettings.load(access={"keys": f"one: {KEY}\ntwo: {OTHER}"})
-        guard(app, settings, generating=PATHS)
+        install_middleware(app, settings, generating=PATHS)
         app.post("/v1/completions")(self.complete)
         app.post("/v1/audio/transcriptions")(self.transcribe)
         app.post("/tokenize")(self.transcribe)
