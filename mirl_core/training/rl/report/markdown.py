@@ -84,15 +84,15 @@ def write_report(
     return [written, *plots, *(path for path in pages if path is not None)]
 
 
-def _baseline(groups: Sequence[RunGroup], wanted: str | None) -> RunGroup | None:
-    if wanted is None:
+def _baseline(groups: Sequence[RunGroup], name: str | None) -> RunGroup | None:
+    if name is None:
         candidates = [group for group in groups if group.runs[0].recipe.get("planner") == "grpo"]
         return candidates[0] if candidates else None
     for group in groups:
-        if wanted == group.label or any(wanted == str(run.folder) for run in group.runs):
+        if name == group.label or any(name == str(run.folder) for run in group.runs):
             return group
     raise ConfigError(
-        f"baseline: there is no '{wanted}'; there are: {', '.join(group.label for group in groups)}",
+        f"baseline: there is no '{name}'; there are: {', '.join(group.label for group in groups)}",
         param="baseline",
     )
 
