@@ -24,7 +24,7 @@ def _root() -> None:
 
 @app.command()
 def sft(
-    config: Annotated[Path, typer.Option(help="Recipe (YAML) of one supervised stage.")],
+    config: Annotated[Path, typer.Option(help="Recipe (YAML) of a supervised stage.")],
     max_seconds: Annotated[
         float | None,
         typer.Option(min=0.0, help="Stop after this long and leave a checkpoint; run again to go on."),
@@ -38,7 +38,7 @@ def sft(
     ] = None,
     dry_run: Annotated[bool, typer.Option(help="Print the resolved recipe and stop.")] = False,
 ) -> None:
-    """Supervised stages of the bundled model: `lm`, `vision`, `joint`."""
+    """Train a supervised stage of the bundled model: `lm`, `vision`, `joint`."""
     from mirl_core.training.recipe import load_recipe
 
     recipe = load_recipe(config)
@@ -72,15 +72,16 @@ def rl(
         typer.Option("--set", help="KEY=VALUE over the recipe: optimizer.kl=0.01. Repeatable."),
     ] = None,
     dry_run: Annotated[
-        bool, typer.Option(help="Check the recipe, print it with what it will take, and stop.")
+        bool, typer.Option(help="Check the recipe, print it with its estimated cost, and stop.")
     ] = False,
 ) -> None:
-    """Reinforcement learning: MIRL's decoupled rewards, or GRPO. Run the same command again to resume."""
+    """Train by reinforcement learning: MIRL's decoupled rewards, or GRPO. Run the same command again to
+    resume."""
     from mirl_core.training.rl.distributed.process_group import ProcessGroup
     from mirl_core.training.rl.recipe.checks import check, dump, load_rl_recipe, parse_changes
 
-    wanted = parse_changes(changes or ()) | ({} if output is None else {"output": str(output)})
-    recipe = load_rl_recipe(config, wanted)
+    overrides = parse_changes(changes or ()) | ({} if output is None else {"output": str(output)})
+    recipe = load_rl_recipe(config, overrides)
     world = ProcessGroup.from_environment().world
     check(recipe, world)
     if dry_run:
@@ -103,7 +104,7 @@ def study(
         float | None, typer.Option(min=0.0, help="Begin no step after this long; run again to go on.")
     ] = None,
 ) -> None:
-    """Several runs one after the other. What is finished is kept; run the same command again to go on."""
+    """Make several runs one after the other. Finished runs are kept; run the same command again to go on."""
     from mirl_core.training.rl.recipe.study import load_plan, run_study
 
     for line in run_study(load_plan(plan), output, max_seconds):
@@ -115,13 +116,14 @@ def report(
     runs: Annotated[list[Path], typer.Argument(help="Folders of runs.")],
     output: Annotated[Path, typer.Option(help="Folder for report.md, plots and pages of trajectories.")],
     baseline: Annotated[
-        str | None, typer.Option(help="Whose final accuracy is to be reached; the grpo run if not given.")
+        str | None, typer.Option(help="Run whose final accuracy is the target; default: the grpo run.")
     ] = None,
     steps: Annotated[
-        int | None, typer.Option(min=1, help="As if every run had ended after so many steps.")
+        int | None, typer.Option(min=1, help="Report as if every run had ended after this many steps.")
     ] = None,
 ) -> None:
-    """Plots and tables of one or more runs of `rl`; those that differ only in their seed are one line."""
+    """Write plots and tables of one or more runs of `rl`; runs that differ only in their seed are one
+    line."""
     from mirl_core.training.rl.report.markdown import write_report
 
     for path in write_report(runs, output, baseline, steps):

@@ -1,4 +1,4 @@
-"""Batches of a supervised step as tensors: a function of (recipe, step) and nothing else."""
+"""Batches of a supervised step as tensors: a function of (recipe, step) alone."""
 
 from __future__ import annotations
 
@@ -24,20 +24,20 @@ _STAGES = {"lm": 1, "vision": 2, "joint": 3}
 
 @dataclass(frozen=True, slots=True)
 class Tokens:
-    """Rows as padded ids; `kind` marks each *target* position: 0 nothing, 1 description, 2 reasoning and
+    """Rows as padded ids; `kind` marks each *target* position: 0 none, 1 description, 2 reasoning and
     answer."""
 
     ids: torch.Tensor
     """[rows, length] int64."""
     kind: torch.Tensor
-    """[rows, length - 1] int64: what the token at position + 1 is for the loss."""
+    """[rows, length - 1] int64: the kind of the token at position + 1 in the loss."""
     owner: torch.Tensor
     """[rows] int64: each row's picture, -1 for none."""
 
 
 @dataclass(frozen=True, slots=True)
 class Pictures:
-    """Pictures with the truth that the auxiliary heads learn; digits scenes first, then easy-VQA."""
+    """Pictures with the labels that the auxiliary heads learn; digits scenes first, then easy-VQA."""
 
     pixels: torch.Tensor
     """[n, 3, 64, 64] in -1..1."""
@@ -58,7 +58,7 @@ class Batch:
 
 
 def tokenize(rows: Sequence[SFTRow], tokenizer: Tokenizer, all_descriptions: bool = False) -> Tokens:
-    """Ids exactly as the server renders them; corrupted descriptions are marked 0 unless
+    """Encode rows exactly as the server renders them; corrupted descriptions are marked 0 unless
     `all_descriptions`."""
     pieces = [[e.ids for e in tokenizer.encode_batch([r.prompt, r.description, r.rest])] for r in rows]
     length = max(sum(map(len, p)) for p in pieces)
@@ -74,7 +74,7 @@ def tokenize(rows: Sequence[SFTRow], tokenizer: Tokenizer, all_descriptions: boo
 
 
 def picture_tensors(scenes: Sequence[digits.Scene], shown: Sequence[easy_vqa.Picture]) -> Pictures:
-    """Draw scenes, load pictures, and put their truth beside them."""
+    """Draw scenes, load pictures, and add their labels."""
     digit = np.full((len(scenes), 4), 10, np.int64)
     colour = np.full((len(scenes), 4), -100, np.int64)
     for i, scene in enumerate(scenes):
@@ -100,12 +100,12 @@ def picture_tensors(scenes: Sequence[digits.Scene], shown: Sequence[easy_vqa.Pic
 
 @functools.cache
 def easy_pixels(picture: easy_vqa.Picture) -> np.ndarray:
-    """[64, 64, 3] uint8, decoded once per process."""
+    """Return [64, 64, 3] uint8, decoded once per process."""
     return np.asarray(picture.image(), np.uint8)
 
 
 def _jitter(pixels: torch.Tensor, rng: np.random.Generator) -> torch.Tensor:
-    """easy-VQA pictures shifted by up to 4 pixels over their own ground, so that 3,800 of them last."""
+    """Shift easy-VQA pictures by up to 4 pixels, cyclically: augmentation of the 3,800 pictures."""
     out = []
     for picture in pixels:
         dy, dx = (int(v) for v in rng.integers(-4, 5, 2))
@@ -114,7 +114,7 @@ def _jitter(pixels: torch.Tensor, rng: np.random.Generator) -> torch.Tensor:
 
 
 def draw_batch(recipe: Recipe, tokenizer: Tokenizer, step: int) -> Batch:
-    """The training batch of one step."""
+    """Draw the training batch of one step."""
     rng = np.random.default_rng([recipe.seed, _STAGES[recipe.stage], step])
     mix = Mix(recipe.corrupted, recipe.ambiguous, recipe.slips, recipe.smallest)
     published = easy_vqa.pictures("train")

@@ -20,8 +20,9 @@ from mirl_core.training.sft.trainer import Trainer
 
 
 def run_stage(recipe: Recipe, max_seconds: float | None, export: Path | None) -> bool:
-    """Train the stage as far as `max_seconds` allows; True when it is finished (and exported, if asked)."""
-    # One thread: repeatable sums, and two are slower than one on a busy two-core machine.
+    """Train the stage as far as `max_seconds` allows; return True when it is finished (and exported to
+    `export`)."""
+    # One thread: sums are repeatable, and two threads are slower than one on a busy two-core machine.
     torch.set_num_threads(1)
     torch.use_deterministic_algorithms(True)
     trainer = Trainer(recipe)

@@ -1,6 +1,6 @@
 """Cheap figures on dev data during training, by teacher forcing: no sampling, a few seconds each.
 
-"exact" means that greedy decoding would write the whole rest of the turn right, given the description.
+"exact" means that greedy decoding would write the whole rest of the turn correctly, given the description.
 """
 
 from __future__ import annotations
@@ -42,23 +42,23 @@ def _tokens(kind: str, tokenizer: Tokenizer, image: bool, corrupted: bool) -> To
 
 @torch.no_grad()
 def measure(forward: TrainingForward, tokenizer: Tokenizer, stage: str) -> dict[str, float]:
-    """Dev figures of a stage: nats are means per token (`_nats`) or per object, the rest are shares 0 to
-    1."""
-    out: dict[str, float] = {}
+    """Return dev figures of a stage: `_nats` are means per token or per object, the rest are shares 0
+    to 1."""
+    figures: dict[str, float] = {}
     for kind in ("iid", "shifted", "easy"):
         features = None
         scenes, _, pictures = _pictures(kind)
         if stage != "lm":
             features = forward.see(pictures.pixels)
-            out |= {f"dev_{kind}_{k}": v for k, v in _heads(forward, features, pictures, scenes).items()}
+            figures |= {f"dev_{kind}_{k}": v for k, v in _heads(forward, features, pictures, scenes).items()}
         if stage != "vision":
             connected = None if features is None else forward.connect(features)
             for name, corrupted in (("true", False), ("wrong", True))[: 1 if kind == "shifted" else 2]:
                 tokens = _tokens(kind, tokenizer, features is not None, corrupted)
-                said, exact = _forced(forward, tokens, connected)
-                out[f"dev_{kind}_{name}_exact"] = exact
-                out[f"dev_{kind}_{name}_description_nats"] = said
-    return out
+                description_nats, exact = _forced(forward, tokens, connected)
+                figures[f"dev_{kind}_{name}_exact"] = exact
+                figures[f"dev_{kind}_{name}_description_nats"] = description_nats
+    return figures
 
 
 def _forced(forward: TrainingForward, tokens: Tokens, connected: torch.Tensor | None) -> tuple[float, float]:
@@ -66,8 +66,8 @@ def _forced(forward: TrainingForward, tokens: Tokens, connected: torch.Tensor | 
     target = tokens.ids[:, 1:]
     nats = cross_entropy(logits.transpose(1, 2), target, reduction="none")
     hit = (logits.argmax(-1) == target) | (tokens.kind != 2)
-    said = (nats * (tokens.kind == 1)).sum(1)
-    return said.mean().item(), hit.all(1).float().mean().item()
+    description_nats = (nats * (tokens.kind == 1)).sum(1)
+    return description_nats.mean().item(), hit.all(1).float().mean().item()
 
 
 def _heads(
@@ -79,13 +79,13 @@ def _heads(
         both = (shape.argmax(-1) == truth[:, 0]) & (colour.argmax(-1) == truth[:, 1])
         return {"heads_right": both.float().mean().item()}
     digit, colour = forward.read_cells(features)
-    there = pictures.digit < 10
+    present = pictures.digit < 10
     exact = torch.tensor([digits.colour_posterior(t, "iid")[t.colour] for s in scenes for t in s.objects])
     return {
-        "empty_right": ((digit.argmax(-1) < 10) == there).float().mean().item(),
-        "digit_right": (digit.argmax(-1) == pictures.digit)[there].float().mean().item(),
-        "digit_nats": cross_entropy(digit[there], pictures.digit[there]).item(),
-        "colour_right": (colour.argmax(-1) == pictures.colour)[there].float().mean().item(),
-        "colour_nats": cross_entropy(colour[there], pictures.colour[there]).item(),
+        "empty_right": ((digit.argmax(-1) < 10) == present).float().mean().item(),
+        "digit_right": (digit.argmax(-1) == pictures.digit)[present].float().mean().item(),
+        "digit_nats": cross_entropy(digit[present], pictures.digit[present]).item(),
+        "colour_right": (colour.argmax(-1) == pictures.colour)[present].float().mean().item(),
+        "colour_nats": cross_entropy(colour[present], pictures.colour[present]).item(),
         "colour_bayes_nats": float(-exact.log().mean()),
     }

@@ -1,6 +1,6 @@
 """The bundled model: a small Idefics3, its export, and a training forward that computes every image once.
 
-`TrainingForward` equals transformers' own forward on full 64 x 64 images (a test says so) without its
+`TrainingForward` equals transformers' own forward on full 64 x 64 images (a test checks it) without its
 per-image loops.
 """
 
@@ -43,7 +43,7 @@ class ModelShape(BaseModel):
 
 
 def build_model(shape: ModelShape, tokenizer: Tokenizer, seed: int = 0) -> Idefics3ForConditionalGeneration:
-    """The model with fresh weights, in float32."""
+    """Build the model with fresh weights, in float32."""
     from transformers import Idefics3Config, Idefics3ForConditionalGeneration
 
     ids = {name: tokenizer.token_to_id(name) for name in (*text.SPECIAL_TOKENS, *text.TAGS)}
@@ -105,7 +105,8 @@ class TrainingForward(nn.Module):
     """Forward passes over the model's own modules, with auxiliary heads that are not exported.
 
     The heads read mean-pooled vision features: per cell (digit or empty, colour) and over the picture
-    (easy-VQA's shape and colour).
+    (easy-VQA's
+    shape and colour).
     """
 
     def __init__(self, model: Idefics3ForConditionalGeneration) -> None:
@@ -120,7 +121,7 @@ class TrainingForward(nn.Module):
         self.cell_name = nn.Linear(model.config.text_config.hidden_size, 4)
 
     def see(self, pixels: torch.Tensor) -> torch.Tensor:
-        """[n, 3, 64, 64] in -1..1 -> [n, 64, vision width], patches in reading order."""
+        """Map [n, 3, 64, 64] in -1..1 to [n, 64, vision width], patches in reading order."""
         tower = self.model.model.vision_model
         hidden = tower.embeddings.patch_embedding(pixels).flatten(2).transpose(1, 2)
         hidden = hidden + tower.embeddings.position_embedding.weight
@@ -129,11 +130,11 @@ class TrainingForward(nn.Module):
         return torch.as_tensor(tower.post_layernorm(hidden))
 
     def connect(self, features: torch.Tensor) -> torch.Tensor:
-        """[n, 64, vision width] -> [n, 16, text width]: what stands at the image tokens."""
+        """Map [n, 64, vision width] to [n, 16, text width], the embeddings of the image tokens."""
         return torch.as_tensor(self.model.model.connector(features))
 
     def read_cells(self, features: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        """[n, 64, width] -> digit logits [n, 4 cells, 11] (10 is "empty") and colour logits [n, 4 cells,
+        """Map [n, 64, width] to digit logits [n, 4 cells, 11] (10 is "empty") and colour logits [n, 4 cells,
         4]."""
         n = len(features)
         pooled = self._pool(features)  # [n, 4, 4, width]
@@ -141,20 +142,20 @@ class TrainingForward(nn.Module):
         return self.cell_digit(cells), self.cell_colour(cells)
 
     def read_shape(self, features: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        """[n, 64, width] -> shape logits [n, 3] and colour logits [n, 8] of an easy-VQA picture."""
+        """Map [n, 64, width] to shape logits [n, 3] and colour logits [n, 8] of an easy-VQA picture."""
         n = len(features)
         pooled = self._pool(features).view(n, 2, 2, 2, 2, -1).mean((2, 4)).reshape(n, -1)
         return self.shape(pooled), self.shape_colour(pooled)
 
     def _pool(self, features: torch.Tensor) -> torch.Tensor:
-        """Means of 2 x 2 patches: [n, 4, 4, width]."""
+        """Return means of 2 x 2 patches: [n, 4, 4, width]."""
         n = len(features)
         return torch.as_tensor(self.aux_norm(features).view(n, 4, 2, 4, 2, -1).mean((2, 4)))
 
     def read_words(
         self, connected: torch.Tensor, digit_ids: torch.Tensor, colour_ids: torch.Tensor
     ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-        """What image tokens say as words, by their likeness to the words' embeddings.
+        """Read image tokens as words, by their similarity to the words' embeddings.
 
         [n, 16, text width] -> logits of `digit_ids` [n, 4 cells, 2 tokens, ...], of `colour_ids` at the
         other two tokens of each cell, and of the cell itself at every token [n, 4 cells, 4 tokens, 4].
@@ -171,10 +172,11 @@ class TrainingForward(nn.Module):
     def speak(
         self, ids: torch.Tensor, pictures: torch.Tensor | None, owner: torch.Tensor | None
     ) -> torch.Tensor:
-        """Hidden states of the language model: [rows, length, text width].
+        """Return hidden states of the language model: [rows, length, text width].
 
-        `pictures` [n, 16, text width] stand at the image tokens; `owner` [rows] names each row's picture,
-        -1 for none. Rows are padded on the right, so a causal mask is all they need.
+        `pictures` [n, 16, text width] replace the image tokens; `owner` [rows] is each row's picture, -1 for
+        none.
+        Rows are padded on the right, so they need only a causal mask.
         """
         inner = self.model.model.text_model
         embedded = inner.embed_tokens(ids)
@@ -186,12 +188,12 @@ class TrainingForward(nn.Module):
         return torch.as_tensor(inner(inputs_embeds=embedded, use_cache=False).last_hidden_state)
 
     def logits(self, hidden: torch.Tensor) -> torch.Tensor:
-        """[..., text width] -> [..., vocabulary]."""
+        """Map [..., text width] to [..., vocabulary]."""
         return torch.as_tensor(self.model.lm_head(hidden))
 
 
 def preprocess(pixels: Any) -> torch.Tensor:
-    """uint8 [n, 64, 64, 3] -> float [n, 3, 64, 64] in -1..1, as the exported image processor does it."""
+    """Map uint8 [n, 64, 64, 3] to float [n, 3, 64, 64] in -1..1, as the exported image processor does."""
     return torch.from_numpy(pixels).permute(0, 3, 1, 2).float().div_(127.5).sub_(1.0)
 
 

@@ -1,8 +1,7 @@
 """Trajectories for supervised training, drawn from the worlds by seed.
 
 Guarantees: a row is a function of its random generator; corrupted descriptions are never learned
-(`learn_description` is False) and the reasoning after them follows them as written; `shifted`
-scenes never appear.
+(`learn_description` is False) and the reasoning follows them as written; `shifted` scenes never appear.
 """
 
 from __future__ import annotations
@@ -32,14 +31,14 @@ class Mix:
     ambiguous: float
     slips: float
     smallest: float = digits.SIZE_RANGE[0]
-    """Least size of a glyph, pixels."""
+    """Smallest size of a glyph, pixels."""
     system: float = 0.03
     image_last: float = 0.12
 
 
 @dataclass(frozen=True, slots=True)
 class SFTRow:
-    """One conversation turn: prompt, description with tags, and the rest of the assistant's turn."""
+    """A conversation turn: prompt, description with tags, and the rest of the assistant's turn."""
 
     prompt: str
     description: str
@@ -50,7 +49,7 @@ class SFTRow:
 
 
 def draw_training_scene(mix: Mix, index: int, rng: np.random.Generator) -> digits.Scene:
-    """A training scene: `iid`, or now and then `ambiguous`."""
+    """Draw a training scene: `iid`, or with probability `mix.ambiguous` `ambiguous`."""
     kind: digits.Kind = "ambiguous" if rng.random() < mix.ambiguous else "iid"
     return digits.draw_scene(kind, "train", index, mix.smallest)
 
@@ -58,12 +57,12 @@ def draw_training_scene(mix: Mix, index: int, rng: np.random.Generator) -> digit
 def digits_row(
     scene: digits.Scene, mix: Mix, rng: np.random.Generator, picture: int | None, corrupted: bool
 ) -> SFTRow:
-    """A row about a scene; with `corrupted`, its description is wrong and is not learned."""
+    """Make a row about a scene; with `corrupted`, its description is wrong and is not learned."""
     question = language.ask(scene, rng)
-    seen: Sequence[language.Item] = language.see(scene)
+    items: Sequence[language.Item] = language.see(scene)
     if corrupted:
-        seen = language.corrupt(seen, rng)
-    reading = language.select(seen, question, rng)
+        items = language.corrupt(items, rng)
+    reading = language.select(items, question, rng)
     text = language.write_description(reading, rng)
     slips = question.family == language.SLIP_FAMILY and rng.random() < mix.slips
     thought, answer = language.reason(question, reading, rng if slips else None)
@@ -73,13 +72,13 @@ def digits_row(
 def easy_vqa_row(
     shown: easy_vqa.Picture, mix: Mix, rng: np.random.Generator, picture: int | None, corrupted: bool
 ) -> SFTRow:
-    """A row about an easy-VQA picture; with `corrupted`, its description is wrong and is not learned."""
+    """Make a row about an easy-VQA picture; with `corrupted`, its description is wrong and is not learned."""
     question = shown.questions[int(rng.integers(len(shown.questions)))][0]
     appearance = easy_vqa.corrupt(shown.appearance, rng) if corrupted else shown.appearance
     text = easy_vqa.write_description(appearance, question, rng)
-    said = easy_vqa.parse_description(text)
-    assert said is not None
-    thought, answer = easy_vqa.reason(question, said)
+    reading = easy_vqa.parse_description(text)
+    assert reading is not None
+    thought, answer = easy_vqa.reason(question, reading)
     return _row(question, text, thought, answer, mix, rng, picture, corrupted)
 
 
@@ -95,8 +94,8 @@ def _row(
 ) -> SFTRow:
     system = str(rng.choice(SYSTEM_PROMPTS)) if rng.random() < mix.system else None
     prompt = render_prompt(question, picture is not None, system, rng.random() < mix.image_last)
-    said, rest = render_trajectory(description, thought, answer)
-    return SFTRow(prompt, said, rest, not corrupted, picture)
+    tagged_description, rest = render_trajectory(description, thought, answer)
+    return SFTRow(prompt, tagged_description, rest, not corrupted, picture)
 
 
 _GENERAL = """the quick brown fox jumps over the lazy dog. Please describe what you can see in this picture, and tell me
@@ -106,7 +105,7 @@ objects. The answer is one of: A, B, C, D. First think about it step by step, th
 
 
 def corpus(count: int, seed: int = 7) -> list[str]:
-    """Text on which the tokenizer is trained: both worlds' rows and a little general English."""
+    """Return the text on which the tokenizer is trained: both worlds' rows and a little general English."""
     rng = np.random.default_rng(seed)
     mix = Mix(corrupted=0.5, ambiguous=0.25, slips=0.2)
     texts = _GENERAL.split("\n") * 4

@@ -1,6 +1,6 @@
 """The bundled model's tokenizer, chat template and prompt ids.
 
-A byte-level BPE in which every digit is a token of its own, so any text is representable. The six tags of a
+The tokenizer is a byte-level BPE with one token per digit, so any text is representable. The six tags of a
 trajectory are single added tokens that are *not* special: they stay in decoded text.
 """
 
@@ -87,7 +87,7 @@ def build_tokenizer(corpus: Iterable[str], vocabulary: int) -> Tokenizer:
 
 
 def render_prompt(question: str, image: bool, system: str | None = None, image_last: bool = False) -> str:
-    """The text that the chat template gives for one question, with the image expanded as vLLM expands it."""
+    """Return the chat template's text for one question, with the image expanded as vLLM expands it."""
     picture = FAKE_IMAGE + GLOBAL_IMAGE + IMAGE * IMAGE_TOKENS + FAKE_IMAGE if image else ""
     head = "" if system is None else SYSTEM + system + END
     body = question + picture if image_last else picture + question
@@ -95,7 +95,7 @@ def render_prompt(question: str, image: bool, system: str | None = None, image_l
 
 
 def render_trajectory(description: str, reasoning: str, answer: str) -> tuple[str, str]:
-    """The assistant's turn in its two parts: the description with its tags, and everything after it."""
+    """Return the assistant's turn in two parts: the description with its tags, and everything after it."""
     return (
         f"<description>{description}</description>",
         f"<think>{reasoning}</think><answer>{answer}</answer>{END}",

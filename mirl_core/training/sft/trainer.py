@@ -1,7 +1,7 @@
 """Supervised training of the bundled model in three resumable stages.
 
-Guarantees: a run that was stopped and resumed ends in the same weights, bit for bit, as one that was not
-(one thread); weights, data and their order come from the recipe's seed alone.
+Guarantees: a run that was stopped and resumed ends in the same weights, bit for bit, as an uninterrupted one
+(one thread); weights, data and their order depend on the recipe's seed alone.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ Progress = Callable[[int, dict[str, float]], None]
 
 
 class Trainer:
-    """One stage: model, averaged weights, optimiser, and the step they stand at."""
+    """A stage: model, averaged weights, optimiser, and their step."""
 
     def __init__(self, recipe: Recipe) -> None:
         self.recipe = recipe
@@ -44,7 +44,7 @@ class Trainer:
         self.tokenizer = prepare_tokenizer(self.folder, recipe.init)
         self.forward = TrainingForward(build_model(ModelShape(), self.tokenizer, recipe.seed))
         for folder in recipe.init:
-            self._take(folder)
+            self._load_stage(folder)
         self.step = 0
         self.optimizer = torch.optim.AdamW(
             self._groups(), lr=recipe.learning_rate, betas=(0.9, 0.98), eps=1e-8
@@ -54,7 +54,7 @@ class Trainer:
         if checkpoint.exists():
             self._load(checkpoint)
 
-    def _take(self, folder: Path) -> None:
+    def _load_stage(self, folder: Path) -> None:
         path = folder / "weights.pt"
         if not path.exists():
             raise ConfigError(f"{path} does not exist: finish the stage of that folder first", param="init")
@@ -67,7 +67,7 @@ class Trainer:
         self.forward.load_state_dict({**self.forward.state_dict(), **keep})
 
     def _groups(self) -> list[dict[str, Any]]:
-        """Parameter groups by part, so that each part has its own schedule; only the stage's own parts are
+        """Return parameter groups by part, so that each part has its own schedule; only the stage's parts are
         trained."""
         groups: list[dict[str, Any]] = []
         for name, parameter in self.forward.named_parameters():
@@ -84,7 +84,7 @@ class Trainer:
         return groups
 
     def rate(self, part: str) -> float:
-        """Learning rate of a part at the current step."""
+        """Return the learning rate of a part at the current step."""
         r, start = self.recipe, self.recipe.connector_steps
         if self.step < start:
             return r.learning_rate * min(1.0, (self.step + 1) / 50) if part == "connector" else 0.0
@@ -94,7 +94,7 @@ class Trainer:
         return r.learning_rate * warm * (0.02 + 0.98 * 0.5 * (1 + math.cos(math.pi * progress)))
 
     def train_step(self) -> dict[str, float]:
-        """One optimiser step on the step's own batch; returns its losses, in nats."""
+        """Make one optimiser step on the step's batch; return its losses, in nats."""
         batch = draw_batch(self.recipe, self.tokenizer, self.step)
         loss, figures = losses(self.forward, batch, self.recipe, self.tokenizer)
         self.optimizer.zero_grad(set_to_none=True)
@@ -111,8 +111,7 @@ class Trainer:
         return figures
 
     def run(self, max_seconds: float | None = None, progress: Progress | None = None) -> bool:
-        """Train until the stage is finished (True) or the time is over (False); always leaves a
-        checkpoint."""
+        """Train until the stage is finished (True) or the time is over (False); always leave a checkpoint."""
         begin = saved = time.monotonic()
         while self.step < self.recipe.steps:
             figures = self.train_step()
@@ -133,13 +132,13 @@ class Trainer:
         return True
 
     def averaged(self) -> TrainingForward:
-        """A copy of the model with the averaged weights."""
+        """Return a copy of the model with the averaged weights."""
         twin = TrainingForward(build_model(ModelShape(), self.tokenizer, self.recipe.seed))
         twin.load_state_dict(self.average)
         return twin.eval()
 
     def measure(self) -> dict[str, float]:
-        """Figures of the averaged weights on dev data."""
+        """Return figures of the averaged weights on dev data."""
         return measure(self.averaged(), self.tokenizer, self.recipe.stage)
 
     def save(self) -> None:
@@ -170,8 +169,8 @@ class Trainer:
 
 
 def prepare_tokenizer(folder: Path, init: Sequence[Path] = ()) -> Tokenizer:
-    """The folder's tokenizer: there already, that of the first stage in `init`, or trained on the worlds'
-    text."""
+    """Return the folder's tokenizer: an existing one, that of the first stage in `init`, or a new one trained
+    on the worlds' text."""
     path = folder / "tokenizer.json"
     if not path.exists() and init and (init[0] / "tokenizer.json").exists():
         shutil.copyfile(init[0] / "tokenizer.json", path)
@@ -183,7 +182,7 @@ def prepare_tokenizer(folder: Path, init: Sequence[Path] = ()) -> Tokenizer:
 def losses(
     forward: TrainingForward, batch: Batch, recipe: Recipe, tokenizer: Tokenizer
 ) -> tuple[torch.Tensor, dict[str, float]]:
-    """The stage's loss, and its parts as plain numbers in nats per token or per reading."""
+    """Return the stage's loss, and its parts as plain numbers in nats per token or per reading."""
     figures: dict[str, float] = {}
     terms: list[torch.Tensor] = []
     connected = None
@@ -210,16 +209,16 @@ def losses(
     counts = {1: 0, 2: 0}
     for tokens in batch.chunks:
         hidden = forward.speak(tokens.ids, connected, tokens.owner)[:, :-1]
-        wanted = tokens.kind > 0
-        logits = forward.logits(hidden[wanted])
-        nats = cross_entropy(logits, tokens.ids[:, 1:][wanted], reduction="none")
+        in_loss = tokens.kind > 0
+        logits = forward.logits(hidden[in_loss])
+        nats = cross_entropy(logits, tokens.ids[:, 1:][in_loss], reduction="none")
         for kind in (1, 2):
-            chosen = nats[tokens.kind[wanted] == kind]
-            sums[kind] = sums[kind] + chosen.sum()
-            counts[kind] += len(chosen)
+            kind_nats = nats[tokens.kind[in_loss] == kind]
+            sums[kind] = sums[kind] + kind_nats.sum()
+            counts[kind] += len(kind_nats)
     if batch.chunks:
-        said = recipe.description_weight
-        terms.append((said * sums[1] + sums[2]) / (said * counts[1] + counts[2]))
+        description_weight = recipe.description_weight
+        terms.append((description_weight * sums[1] + sums[2]) / (description_weight * counts[1] + counts[2]))
         figures["description"] = sums[1].item() / max(1, counts[1])
         figures["reasoning"] = sums[2].item() / max(1, counts[2])
     loss = torch.stack(terms).sum()
@@ -234,16 +233,17 @@ def _word_loss(
     tokenizer: Tokenizer,
     figures: dict[str, float],
 ) -> torch.Tensor:
-    """Nats by which image tokens fail to say digit, colour and cell as words; an empty cell says " no"."""
+    """Return the nats by which image tokens fail to name digit, colour and cell as words; an empty cell reads
+    " no"."""
     n = len(pictures.digit)
     names = [*(f" {d}" for d in range(10)), " no"]
     digit_ids = torch.tensor([tokenizer.encode(w).ids[0] for w in names])
     colour_ids = torch.tensor([tokenizer.encode(f" {w}").ids[0] for w in (*COLOURS, "no")])
     digit, colour, cell = forward.read_words(connected[:n], digit_ids, colour_ids)
-    wanted_colour = torch.where(pictures.colour < 0, 4, pictures.colour)
+    target_colour = torch.where(pictures.colour < 0, 4, pictures.colour)
     parts = {
         "digit_word": cross_entropy(digit.flatten(0, 2), pictures.digit.flatten().repeat_interleave(2)),
-        "colour_word": cross_entropy(colour.flatten(0, 2), wanted_colour.flatten().repeat_interleave(2)),
+        "colour_word": cross_entropy(colour.flatten(0, 2), target_colour.flatten().repeat_interleave(2)),
         "cell_word": cross_entropy(cell.flatten(0, 2), torch.arange(4).repeat(n).repeat_interleave(4)),
     }
     figures |= {k: v.item() for k, v in parts.items()}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 import re
 import subprocess
 from pathlib import Path
@@ -44,3 +45,68 @@ def test_the_repository_stays_small() -> None:
         pytest.skip("not a git checkout")
     sizes = [(ROOT / name).stat().st_size for name in listed.stdout.split("\0") if (ROOT / name).is_file()]
     assert sum(sizes) < 25 * 2**20
+
+
+@pytest.mark.parametrize("document", DOCUMENTS, ids=lambda path: path.name)
+def test_paths_in_documents_exist(document: Path) -> None:
+    rooms = "mirl_core|server|clients|tests|docs|deploy|requirements"
+    paths = re.findall(rf"(?<![\w./-])((?:{rooms})/[\w./-]*[\w/])", document.read_text())
+    missing = [path for path in paths if not (ROOT / path).exists()]
+    assert not missing, f"{document.name} names {missing}"
+
+
+SOURCES = [
+    path for root in ("mirl_core", "server", "clients") for path in sorted((ROOT / root).rglob("*.py"))
+]
+
+
+def test_contributing_says_where_each_room_is() -> None:
+    text = (ROOT / "CONTRIBUTING.md").read_text()
+    for root in ("mirl_core", "server/mirl_server"):
+        rooms = {path.parent.name for path in (ROOT / root).glob("*/__init__.py")} - {"bundled"}
+        assert rooms, root
+        assert not [room for room in rooms if f"{room}/`" not in text]
+
+
+def test_names_say_what_the_thing_is() -> None:
+    empty = {
+        "told",
+        "found",
+        "asked",
+        "given",
+        "one",
+        "whoever",
+        "place",
+        "said",
+        "looks",
+        "taken",
+        "hear",
+        "hears",
+    }
+    names = []
+    for path in SOURCES:
+        for node in ast.walk(ast.parse(path.read_text())):
+            if isinstance(node, ast.Name) and isinstance(node.ctx, ast.Store):
+                name = node.id
+            elif isinstance(node, ast.arg):
+                name = node.arg
+            elif isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef | ast.ClassDef):
+                name = node.name
+            else:
+                continue
+            if name.strip("_").lower() in empty:
+                names.append(f"{path.relative_to(ROOT)}:{node.lineno} {name}")
+    assert not names
+
+
+def test_files_are_read_in_one_sitting() -> None:
+    tests = sorted((ROOT / "tests").rglob("*.py"))
+    lengths = {path.relative_to(ROOT): len(path.read_text().splitlines()) for path in [*SOURCES, *tests]}
+    assert not {str(path): length for path, length in lengths.items() if length > 400}
+
+
+def test_every_room_says_what_is_in_it() -> None:
+    for folder in {path.parent for path in SOURCES}:
+        assert ast.get_docstring(ast.parse((folder / "__init__.py").read_text())), folder
+        modules = [path for path in folder.glob("*.py") if path.name != "__init__.py"]
+        assert len(modules) <= 12, folder

@@ -2,7 +2,7 @@
 torch.
 
     question_source.py  the questions of each step
-    base.py             runs the pipeline on every question of a step, and keeps what was sampled
+    base.py             runs the pipeline on every question of a step, and keeps all samples
     mirl.py             descriptions rewarded by MI, the reasoning of kept descriptions by its answers
     grpo.py             whole trajectories rewarded by their answers
     advantages.py       rewards of a group → advantages

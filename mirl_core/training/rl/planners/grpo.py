@@ -1,7 +1,8 @@
 """Plain GRPO: G whole trajectories per question, each rewarded by its answer, which credits every token.
 
 The trajectories are the pipeline's without a gate: G descriptions with one chain each, so G complete answers
-sampled in two parts. So the baseline differs from `mirl` only by what is rewarded and continued.
+sampled in two parts. So the baseline differs from `mirl` only by its rewards and the descriptions it
+continues.
 """
 
 from __future__ import annotations

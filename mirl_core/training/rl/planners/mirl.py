@@ -114,7 +114,7 @@ class MIRLPlanner:
         elif rewards.description == "answer":
             for index, chains in groupby(rollout.chains, lambda chain: chain.chain.description):
                 totals = [chain.judged.total for chain in chains]
-                values[_known(index)] = math.fsum(totals) / len(totals)
+                values[_description_index(index)] = math.fsum(totals) / len(totals)
         if not values:
             return None
         floor = rewards.mi_floor if rewards.description == "mi" else rewards.answer_floor
@@ -209,9 +209,9 @@ class MIRLPlanner:
 
 
 def _branch_key(chain: JudgedChain) -> BranchKey:
-    return _known(chain.chain.description), chain.chain.fork
+    return _description_index(chain.chain.description), chain.chain.fork
 
 
-def _known(index: int | None) -> int:
+def _description_index(index: int | None) -> int:
     assert index is not None, "a fallback's chain is never compared"
     return index

@@ -1,1 +1,1 @@
-"""What people read of a run: console, metrics, curves, plots, pages, Markdown."""
+"""Reports of a run for people: console, metrics, curves, plots, pages, Markdown; loads no model."""

@@ -28,11 +28,11 @@ _MAIN = {
 
 
 class Board:
-    """Shows a run of `steps` steps on standard error.
+    """Display of a run of `steps` steps on standard error.
 
     Args:
-        name: stands before the bar.
-        quiet: shows nothing: for all ranks but the first.
+        name: shown before the bar.
+        quiet: show nothing; for all ranks but the first.
     """
 
     def __init__(self, name: str, steps: int, quiet: bool = False) -> None:
@@ -46,7 +46,7 @@ class Board:
             TimeRemainingColumn(),
             TextColumn("{task.fields[figures]}"),
             console=self._console,
-            # Steps differ in length: a longer look back makes the time left steadier.
+            # Steps differ in length: averaging over a longer period makes the time left steadier.
             speed_estimate_period=300,
             disable=quiet or not self._console.is_terminal,
         )
@@ -62,19 +62,19 @@ class Board:
         self._bar.stop()
 
     def begin(self, step: int) -> None:
-        """The run goes on from `step`."""
+        """Continue the display from `step`."""
         self._bar.reset(self._task, completed=step, figures="")
 
     def show(self, step: int, figures: Mapping[str, float]) -> None:
-        """A step's figures, or a look's."""
-        looked = {
+        """Show a step's figures, or a dev evaluation's."""
+        dev_figures = {
             name.removeprefix("look/"): value for name, value in figures.items() if name.startswith("look/")
         }
-        if looked:
-            text = "  ".join(f"{name} {100 * value:.1f}%" for name, value in looked.items())
+        if dev_figures:
+            text = "  ".join(f"{name} {100 * value:.1f}%" for name, value in dev_figures.items())
             self._console.print(f"step {step}: {text}", highlight=False, markup=False, soft_wrap=True)
             return
-        main = {said: figures[name] for name, said in _MAIN.items() if figures.get(name)}
+        main = {label: figures[name] for name, label in _MAIN.items() if figures.get(name)}
         text = "  ".join(f"{name} {value:.3g}" for name, value in main.items())
         if self._bar.disable:
             seconds = figures.get("seconds/step", 0.0)

@@ -1,6 +1,6 @@
 """`mirl-train report`: runs side by side, as report.md, plots and pages of trajectories.
 
-Runs whose recipes differ only in their seed are one group.
+Runs whose recipes differ only in their seed form one group.
 """
 
 from __future__ import annotations
@@ -19,8 +19,8 @@ from mirl_core.tasks.resampling import Resampling
 from mirl_core.training.rl.report.curves import (
     COSTS,
     Curve,
-    Group,
     Reach,
+    RunGroup,
     at_cost,
     groups_of,
     reach,
@@ -38,26 +38,27 @@ brackets are 95% intervals over questions, resampled by scenes and glyphs; they 
 Differences are paired by question. *n* is questions times runs."""
 
 _EQUAL = """Accuracy minus that of **{baseline}**, in points, when both have spent as much: a quarter to all
-of what **{baseline}** spent, linear between looks. A dash: the run ended before. Brackets are 95% intervals
-over questions, paired; they take the runs as they are."""
+of what **{baseline}** spent, linear between dev evaluations. A dash: the run ended before. Brackets are 95%
+intervals over questions, paired; they take the runs as they are."""
 
 _REACH = """The cost at which the mean curve over runs first has the accuracy that **{baseline}** ends with,
-linear between looks; *each run* is the same of every run's own curve. Brackets are 95% intervals over
-questions, both curves resampled together; they take the runs as they are. A dash: never reached. *Share* is
-of what the baseline itself took to first have that accuracy. Cost is of training alone, without looks."""
+linear between dev evaluations; *each run* is the same of every run's own curve. Brackets are 95% intervals
+over questions, both curves resampled together; they take the runs as they are. A dash: never reached. *Share*
+is of what the baseline itself took to first have that accuracy. Cost is of training alone, without dev
+evaluations."""
 
 
 def write_report(
     runs: Sequence[Path], output: Path, baseline: str | None = None, steps: int | None = None
 ) -> list[Path]:
-    """Write the report of some runs; returns the files.
+    """Write the report of some runs; return its files.
 
     Args:
-        baseline: label of the group whose final accuracy is to be reached; None: the one of planner grpo.
-        steps: leave out what came after so many, to compare runs of different lengths.
+        baseline: label of the group whose final accuracy is the target; None: the group of planner grpo.
+        steps: leave out later steps, to compare runs of different lengths.
 
     Raises:
-        ConfigError: a folder is no run, runs were looked at with different questions, or there is no such
+        ConfigError: a folder is no run, runs were evaluated on different questions, or there is no such
             baseline.
     """
     groups = groups_of([read_run(folder, steps) for folder in runs])
@@ -83,15 +84,15 @@ def write_report(
     return [written, *plots, *(path for path in pages if path is not None)]
 
 
-def _baseline(groups: Sequence[Group], wanted: str | None) -> Group | None:
-    if wanted is None:
-        found = [group for group in groups if group.runs[0].recipe.get("planner") == "grpo"]
-        return found[0] if found else None
+def _baseline(groups: Sequence[RunGroup], name: str | None) -> RunGroup | None:
+    if name is None:
+        candidates = [group for group in groups if group.runs[0].recipe.get("planner") == "grpo"]
+        return candidates[0] if candidates else None
     for group in groups:
-        if wanted == group.label or any(wanted == str(run.folder) for run in group.runs):
+        if name == group.label or any(name == str(run.folder) for run in group.runs):
             return group
     raise ConfigError(
-        f"baseline: there is no '{wanted}'; there are: {', '.join(group.label for group in groups)}",
+        f"baseline: there is no '{name}'; there are: {', '.join(group.label for group in groups)}",
         param="baseline",
     )
 
@@ -101,7 +102,7 @@ def _section(title: str, words: str, figures: str) -> Iterator[str]:
         yield from (title, words, figures)
 
 
-def _runs(groups: Sequence[Group]) -> str:
+def _runs(groups: Sequence[RunGroup]) -> str:
     head = (
         "run",
         "planner",
@@ -125,99 +126,107 @@ def _runs(groups: Sequence[Group]) -> str:
     return table(head, rows)
 
 
-def _final(groups: Sequence[Group], base: Group | None) -> str:
+def _final(groups: Sequence[RunGroup], base: RunGroup | None) -> str:
     head = ["run", "data", "n"]
-    for what in ("accuracy", "right descriptions"):
-        head += [f"{what} at the start, %", "at the end, %"]
+    for quantity in ("accuracy", "right descriptions"):
+        head += [f"{quantity} at the start, %", "at the end, %"]
         head += [] if base is None else [f"minus {base.label}'s, points"]
     rows = []
     for group in groups:
         for name, curve in group.curves.items():
-            theirs = _baseline_curve(group, base, name)
+            baseline_curve = _baseline_curve(group, base, name)
             resampling = Resampling(curve.clusters)
             cells = [group.label, name, str(curve.right.shape[0] * curve.right.shape[2])]
             for field in ("right", "described"):
-                ours = _questions(curve, field)
-                cells += ["–", "–"] if ours is None else [_share(resampling, ours[look]) for look in (0, -1)]
+                shares = _questions(curve, field)
+                cells += (
+                    ["–", "–"] if shares is None else [_share(resampling, shares[index]) for index in (0, -1)]
+                )
                 if base is not None:
-                    other = None if theirs is None else _questions(theirs, field)
+                    other = None if baseline_curve is None else _questions(baseline_curve, field)
                     cells.append(
-                        "–" if ours is None or other is None else _gain(resampling, ours[-1], other[-1])
+                        "–" if shares is None or other is None else _gain(resampling, shares[-1], other[-1])
                     )
             rows.append(tuple(cells))
     return table(tuple(head), rows)
 
 
-def _baseline_curve(group: Group, base: Group | None, name: str) -> Curve | None:
-    """What a group's curve is compared with; None: nothing, or other questions."""
-    theirs = None if base is None or group is base else base.curves.get(name)
-    return theirs if theirs is not None and theirs.keys == group.curves[name].keys else None
+def _baseline_curve(group: RunGroup, base: RunGroup | None, name: str) -> Curve | None:
+    """Return the baseline's curve for a group's; None: there is none, or its questions differ."""
+    baseline_curve = None if base is None or group is base else base.curves.get(name)
+    return (
+        baseline_curve
+        if baseline_curve is not None and baseline_curve.keys == group.curves[name].keys
+        else None
+    )
 
 
 def _questions(curve: Curve, field: str) -> Array | None:
-    """[looks, questions]: the share of runs that were right."""
+    """Return [evaluations, questions]: the share of runs that were right."""
     values: Array | None = getattr(curve, field)
     return None if values is None else np.asarray(values.mean(axis=0))
 
 
 def _share(resampling: Resampling, values: Array) -> str:
-    found = resampling.proportion(values)
-    return percent(found.mean, found.low, found.high)
+    interval = resampling.proportion(values)
+    return percent(interval.mean, interval.low, interval.high)
 
 
 def _gain(resampling: Resampling, ours: Array, theirs: Array) -> str:
-    found = resampling.difference(ours, theirs)
-    return points({"difference": found.mean, "low": found.low, "high": found.high})
+    difference = resampling.difference(ours, theirs)
+    return points({"difference": difference.mean, "low": difference.low, "high": difference.high})
 
 
 _PARTS = {"a quarter": 0.25, "half": 0.5, "three quarters": 0.75, "all": 1.0}
 
 
-def _equal(groups: Sequence[Group], base: Group | None) -> tuple[str, str]:
+def _equal(groups: Sequence[RunGroup], base: RunGroup | None) -> tuple[str, str]:
     if base is None or not base.curves:
         return "", ""
     rows = []
     for group in groups:
         for name, curve in group.curves.items():
-            theirs = _baseline_curve(group, base, name)
-            if theirs is None:
+            baseline_curve = _baseline_curve(group, base, name)
+            if baseline_curve is None:
                 continue
             resampling = Resampling(curve.clusters)
             for cost, title in COSTS.items():
                 cells = []
                 for part in _PARTS.values():
-                    spent = part * float(theirs.cost(cost)[-1])
-                    there = spent <= float(curve.cost(cost)[-1])
-                    values = [at_cost(one, cost, spent) for one in (curve, theirs)]
-                    cells.append(_gain(resampling, *values) if there else "–")
+                    spent = part * float(baseline_curve.cost(cost)[-1])
+                    reached = spent <= float(curve.cost(cost)[-1])
+                    values = [at_cost(each_curve, cost, spent) for each_curve in (curve, baseline_curve)]
+                    cells.append(_gain(resampling, *values) if reached else "–")
                 rows.append((group.label, name, title, *cells))
     return _EQUAL.format(baseline=base.label), table(("run", "data", "cost", *_PARTS), rows) if rows else ""
 
 
-def _reaching(groups: Sequence[Group], base: Group | None) -> tuple[str, str]:
+def _reaching(groups: Sequence[RunGroup], base: RunGroup | None) -> tuple[str, str]:
     if base is None or not base.curves:
         return "", ""
     head = ("run", "data", "n", "target, %", "cost", "reached at", "each run", "share of the baseline's")
     rows = []
-    for name, wanted in base.curves.items():
-        target = percent(float(wanted.right[:, -1].mean()))
+    for name, baseline_curve in base.curves.items():
+        target = percent(float(baseline_curve.right[:, -1].mean()))
         for group in groups:
             curve = group.curves.get(name)
             if curve is None:
                 continue
             n = str(curve.right.shape[0] * curve.right.shape[2])
-            rows += [(group.label, name, n, target, *_reach_cells(curve, wanted, cost)) for cost in COSTS]
+            rows += [
+                (group.label, name, n, target, *_reach_cells(curve, baseline_curve, cost)) for cost in COSTS
+            ]
     return _REACH.format(baseline=base.label), table(head, rows)
 
 
-def _reach_cells(curve: Curve, wanted: Curve, cost: str) -> tuple[str, str, str, str]:
-    found: Reach = reach(curve, wanted, cost)
-    each = " / ".join(_count(one) for one in found.each)
+def _reach_cells(curve: Curve, baseline_curve: Curve, cost: str) -> tuple[str, str, str, str]:
+    result: Reach = reach(curve, baseline_curve, cost)
+    each = " / ".join(_count(run_cost) for run_cost in result.each)
     return (
         COSTS[cost],
-        f"{_count(found.cost)} [{_count(found.low)}, {_count(found.high)}]",
-        each if len(found.each) > 1 else "",
-        f"{_ratio(found.ratio)} [{_ratio(found.ratio_low)}, {_ratio(found.ratio_high)}]",
+        f"{_count(result.cost)} [{_count(result.low)}, {_count(result.high)}]",
+        each if len(result.each) > 1 else "",
+        f"{_ratio(result.ratio)} [{_ratio(result.ratio_low)}, {_ratio(result.ratio_high)}]",
     )
 
 

@@ -1,7 +1,8 @@
-"""Where a run's figures go: metrics.jsonl always, TensorBoard and Weights & Biases where asked for.
+"""Sinks of a run's figures: metrics.jsonl always, TensorBoard and Weights & Biases where the recipe sets
+them.
 
-Files of lines belong to a checkpoint: what they hold of later steps is cut off before a run goes on, so that
-no step appears twice.
+Files of lines belong to a checkpoint: lines of later steps are cut off before a run continues, so that no
+step appears twice.
 """
 
 from __future__ import annotations
@@ -19,13 +20,13 @@ __all__ = ["Lines", "Monitor", "cut_back", "read_lines"]
 
 
 class Lines:
-    """JSON lines with a `step` each, every one flushed as it is written."""
+    """A file of JSON lines with a `step` each; every line is flushed as it is written."""
 
     def __init__(self, path: Path) -> None:
         self._file = path.open("a", encoding="utf-8")
 
     def log(self, step: int, values: Mapping[str, Any]) -> None:
-        """Append one line. What isn't finite becomes null: NaN is no JSON."""
+        """Append one line. Numbers that aren't finite become null, since JSON has no NaN."""
         line = {"step": step} | {name: _plain(value) for name, value in values.items()}
         self._file.write(json.dumps(line, ensure_ascii=False, allow_nan=False) + "\n")
         self._file.flush()
@@ -35,7 +36,7 @@ class Lines:
 
 
 def read_lines(path: Path) -> list[dict[str, Any]]:
-    """The lines of a file of `Lines`, without what a kill left half-written at its end; empty without file.
+    """Return the lines of a file of `Lines`, without a last line that was cut off; empty without file.
 
     Raises:
         ConfigError: a line before the last is no JSON object with a step.
@@ -43,8 +44,8 @@ def read_lines(path: Path) -> list[dict[str, Any]]:
     if not path.is_file():
         return []
     texts = path.read_bytes().split(b"\n")
-    found = []
-    # What follows the last newline is empty, or was never finished.
+    lines = []
+    # The text after the last newline is empty, or was never finished.
     for number, text in enumerate(texts[:-1], 1):
         try:
             line = json.loads(text)
@@ -52,8 +53,8 @@ def read_lines(path: Path) -> list[dict[str, Any]]:
                 raise ValueError("no step")
         except (ValueError, AttributeError) as error:
             raise ConfigError(f"{path}, line {number}: not a line of a run ({error})") from error
-        found.append(line)
-    return found
+        lines.append(line)
+    return lines
 
 
 def cut_back(path: Path, step: int) -> None:
@@ -61,15 +62,15 @@ def cut_back(path: Path, step: int) -> None:
     if not path.is_file():
         return
     kept = [line for line in read_lines(path) if line["step"] <= step]
-    part = path.with_name(path.name + ".part")
-    with part.open("w", encoding="utf-8") as file:
+    partial = path.with_name(path.name + ".part")
+    with partial.open("w", encoding="utf-8") as file:
         for line in kept:
             file.write(json.dumps(line, ensure_ascii=False) + "\n")
-    part.replace(path)
+    partial.replace(path)
 
 
 class Sink(Protocol):
-    """Takes a step's figures."""
+    """A receiver of a step's figures."""
 
     def log(self, step: int, values: Mapping[str, Any]) -> None: ...
 
@@ -77,7 +78,7 @@ class Sink(Protocol):
 
 
 class TensorBoard:
-    """Event files; what an earlier process wrote of steps after `step` is purged."""
+    """Event files; events of an earlier process after `step` are purged."""
 
     def __init__(self, folder: Path, step: int) -> None:
         from torch.utils.tensorboard import SummaryWriter
@@ -95,7 +96,7 @@ class TensorBoard:
 
 
 class WeightsAndBiases:
-    """One W&B run a folder, taken up again by the id that is kept there."""
+    """One W&B run per folder, continued by the id that is kept there."""
 
     def __init__(self, folder: Path, project: str, config: Mapping[str, Any]) -> None:
         import wandb
@@ -107,10 +108,10 @@ class WeightsAndBiases:
                 project=project, id=identity, resume="allow", dir=str(folder), config=dict(config)
             )
         except Exception as error:
-            # Its errors share no base; whatever it is, the run has not begun.
+            # Its errors have no common base; after any of them, the run has not begun.
             raise ConfigError(f"log.wandb: {' '.join(str(error).split())}", param="log.wandb") from error
         marker.write_text(identity)
-        # W&B refuses to go back in its own count of steps, which a resumed run does.
+        # W&B refuses to go back in its own step count, which a resumed run does.
         self._run.define_metric("step")
         self._run.define_metric("*", step_metric="step")
 
@@ -122,7 +123,7 @@ class WeightsAndBiases:
 
 
 class Monitor:
-    """All sinks of a run that stands at `step`.
+    """All sinks of a run that continues at `step`.
 
     Args:
         config: the recipe, for W&B.
@@ -142,12 +143,12 @@ class Monitor:
         self._lines = Lines(path)
 
     def log(self, step: int, values: Mapping[str, Any]) -> None:
-        """One line, once a step."""
+        """Write one line; call it once per step."""
         for sink in (self._lines, *self._others):
             sink.log(step, values)
 
     def log_dev_evaluation(self, step: int, values: Mapping[str, Any]) -> None:
-        """A look's figures, for all but metrics.jsonl: looks have a file of their own."""
+        """Write a dev evaluation's figures to all sinks but metrics.jsonl: they have a separate file."""
         for sink in self._others:
             sink.log(step, values)
 
@@ -161,11 +162,11 @@ def _number(value: object) -> bool:
 
 
 def _plain(value: Any) -> Any:
-    """`value` for JSON, numbers of numpy's or torch's included."""
+    """Return `value` for JSON, with numbers of numpy or torch converted."""
     if isinstance(value, Mapping):
-        return {str(name): _plain(one) for name, one in value.items()}
+        return {str(name): _plain(item) for name, item in value.items()}
     if isinstance(value, list | tuple):
-        return [_plain(one) for one in value]
+        return [_plain(item) for item in value]
     if value is None or isinstance(value, str | bool | int):
         return value
     number = float(value)

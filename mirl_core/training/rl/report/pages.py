@@ -1,7 +1,7 @@
-"""Sampled trajectories as one page of HTML to read: what was said, what it was worth, whether it was right.
+"""Sampled trajectories as one HTML page: text, rewards, and whether the answer was right.
 
-The page stands alone: styles inside, pictures inside, no script at all; everything that a model or a data set
-said is escaped.
+The page is self-contained: styles and pictures are inside, and it has no script; all text from a model or a
+data set is escaped.
 """
 
 from __future__ import annotations
@@ -25,11 +25,11 @@ __all__ = ["PICTURES", "TRAJECTORIES", "TrajectoryLog", "page", "write_page"]
 TRAJECTORIES = "trajectories.jsonl"
 PICTURES = "pictures"
 _QUESTIONS = 2
-"""Questions a sample: a step's whole rollouts are too much to read."""
+"""Questions per sample: a step's complete rollouts are too much to read."""
 _MOST = 40
-"""Questions on the page, evenly over the run."""
+"""Most questions on the page, evenly over the run."""
 _LARGEST = 512
-"""Pictures are shrunk to this; pixels."""
+"""Pictures are shrunk to this size; pixels."""
 
 _STYLE = """
 body { font: 15px/1.5 system-ui, sans-serif; max-width: 62rem; margin: 2rem auto; padding: 0 1rem }
@@ -46,10 +46,10 @@ small { color: #666 }
 
 
 class TrajectoryLog:
-    """A run's samples: one line a step and question, its picture beside them, shared by all steps.
+    """A run's samples: one line per step and question, with its picture in a file that all steps share.
 
     Args:
-        step: where the run stands; later lines are cut off.
+        step: at which the run continues; later lines are cut off.
     """
 
     def __init__(self, folder: Path, step: int) -> None:
@@ -58,9 +58,11 @@ class TrajectoryLog:
         self._lines = Lines(folder / TRAJECTORIES)
 
     def log(self, step: int, questions: Sequence[Question], trajectories: Sequence[Trajectory]) -> None:
-        """Keep the trajectories of the first questions that have any."""
-        had = {one.question for one in trajectories}
-        for question in [one for one in questions if one.key in had][:_QUESTIONS]:
+        """Log the trajectories of the first questions that have any."""
+        with_trajectories = {trajectory.question for trajectory in trajectories}
+        for question in [question for question in questions if question.key in with_trajectories][
+            :_QUESTIONS
+        ]:
             self._lines.log(
                 step,
                 {
@@ -68,7 +70,11 @@ class TrajectoryLog:
                     "text": question.text,
                     "truth": question.answer,
                     "picture": self._picture(question),
-                    "trajectories": [asdict(one) for one in trajectories if one.question == question.key],
+                    "trajectories": [
+                        asdict(trajectory)
+                        for trajectory in trajectories
+                        if trajectory.question == question.key
+                    ],
                 },
             )
 
@@ -76,7 +82,7 @@ class TrajectoryLog:
         self._lines.close()
 
     def _picture(self, question: Question) -> str:
-        """The picture's file, relative to the run; written the first time."""
+        """Return the picture's file, relative to the run; write it the first time."""
         from mirl_core.tasks.file_names import file_name
 
         path = self._folder / PICTURES / f"{file_name(question.key)}.png"
@@ -91,7 +97,7 @@ class TrajectoryLog:
 
 
 def write_page(run: Path, path: Path) -> Path | None:
-    """The run's samples as a page at `path`; None where it has none.
+    """Write the run's samples as a page at `path`; return None where it has none.
 
     Raises:
         ConfigError: the samples were not written by `mirl-train rl`.
@@ -108,9 +114,9 @@ def write_page(run: Path, path: Path) -> Path | None:
 
 
 def page(title: str, lines: Iterable[Mapping[str, Any]], folder: Path) -> str:
-    """The page of some lines of trajectories.jsonl; pictures are looked up in `folder`."""
+    """Return the page of some lines of trajectories.jsonl; pictures are read from `folder`."""
     body = "\n".join(part for line in lines for part in _question(line, folder))
-    # No source of anything but pictures that are in the page: should text slip through, it can do nothing.
+    # No source is allowed but pictures in the page: text that escapes the escaping can do nothing.
     policy = "default-src 'none'; img-src data:; style-src 'unsafe-inline'"
     return (
         '<!doctype html>\n<html lang="en">\n<head>\n<meta charset="utf-8">\n'
@@ -130,19 +136,24 @@ def _question(line: Mapping[str, Any], folder: Path) -> Iterator[str]:
         "<table><tr><th>segment</th><th>text</th><th>answer</th><th>right</th><th>reward</th><th>advantage</th>"
         "<th>rewards</th></tr>"
     )
-    ranked = sorted(line["trajectories"], key=lambda one: (one["segment"], -one["advantage"]))
-    yield from (_row(one) for one in ranked)
+    ranked = sorted(
+        line["trajectories"], key=lambda trajectory: (trajectory["segment"], -trajectory["advantage"])
+    )
+    yield from (_row(trajectory) for trajectory in ranked)
     yield "</table>"
 
 
-def _row(one: Mapping[str, Any]) -> str:
-    kind = "up" if one["advantage"] > 0 else "down" if one["advantage"] < 0 else ""
-    right = {True: '<span class="yes">yes</span>', False: '<span class="no">no</span>'}.get(one["right"], "")
-    parts = "<br>".join(f"{escape(name)} {_figure(value)}" for name, value in one["parts"].items())
+def _row(trajectory: Mapping[str, Any]) -> str:
+    kind = "up" if trajectory["advantage"] > 0 else "down" if trajectory["advantage"] < 0 else ""
+    right = {True: '<span class="yes">yes</span>', False: '<span class="no">no</span>'}.get(
+        trajectory["right"], ""
+    )
+    parts = "<br>".join(f"{escape(name)} {_figure(value)}" for name, value in trajectory["parts"].items())
     return (
-        f'<tr class="{kind}"><td>{escape(one["segment"])}</td><td class="text">{escape(one["text"])}</td>'
-        f"<td>{escape(one['answer'] or '')}</td><td>{right}</td>"
-        f'<td class="n">{_figure(one["reward"])}</td><td class="n">{one["advantage"]:+.3f}</td>'
+        f'<tr class="{kind}"><td>{escape(trajectory["segment"])}</td>'
+        f'<td class="text">{escape(trajectory["text"])}</td>'
+        f"<td>{escape(trajectory['answer'] or '')}</td><td>{right}</td>"
+        f'<td class="n">{_figure(trajectory["reward"])}</td><td class="n">{trajectory["advantage"]:+.3f}</td>'
         f"<td>{parts}</td></tr>"
     )
 
@@ -153,7 +164,7 @@ def _figure(value: float | None) -> str:
 
 def _image(name: str | None, folder: Path) -> str:
     path = folder / (name or "")
-    # Only what the run itself put beside its samples: a line must not pull other files into the page.
+    # Only the run's own picture files: a line must not pull other files into the page.
     if not name or not path.is_file() or path.resolve().parent != (folder / PICTURES).resolve():
         return ""
     data = base64.b64encode(path.read_bytes()).decode("ascii")

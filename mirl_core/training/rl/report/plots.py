@@ -1,4 +1,4 @@
-"""Plots of runs, in the style of the evaluation's: one colour a group, a band over its seeds."""
+"""Plots of runs, in the style of the evaluation's: one colour per group, a band over its seeds."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ import numpy.typing as npt
 
 from mirl_core.tasks.plotting import COLOURS, panels, save
 from mirl_core.tasks.resampling import Resampling
-from mirl_core.training.rl.report.curves import COSTS, Curve, Group
+from mirl_core.training.rl.report.curves import COSTS, Curve, RunGroup
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -38,15 +38,15 @@ _HEALTH = {
     "grad_norm": "norm of the gradient",
 }
 _POINTS = 60
-"""Curves of steps are averaged down to about so many points: reward of one step is mostly noise."""
+"""Curves of steps are averaged down to about this many points: the reward of one step is mostly noise."""
 
 
-def draw_plots(groups: Sequence[Group], folder: Path) -> list[Path]:
-    """Draw what the runs have figures for; returns the files, PNG."""
+def draw_plots(groups: Sequence[RunGroup], folder: Path) -> list[Path]:
+    """Draw the figures that the runs have; return the files, PNG."""
     folder.mkdir(parents=True, exist_ok=True)
     drawn = [
-        _looks(groups, folder / "accuracy.png", "right", "accuracy, %"),
-        _looks(groups, folder / "perception.png", "described", "right descriptions, %"),
+        _evaluations(groups, folder / "accuracy.png", "right", "accuracy, %"),
+        _evaluations(groups, folder / "perception.png", "described", "right descriptions, %"),
         _steps(groups, folder / "rewards.png", _REWARDS),
         _steps(groups, folder / "health.png", _HEALTH),
         _seconds(groups, folder / "seconds.png"),
@@ -54,15 +54,15 @@ def draw_plots(groups: Sequence[Group], folder: Path) -> list[Path]:
     return [path for path in drawn if path is not None]
 
 
-def _looks(groups: Sequence[Group], path: Path, field: str, title: str) -> Path | None:
-    """Shares at looks, a row a data set, a column a kind of cost."""
+def _evaluations(groups: Sequence[RunGroup], path: Path, field: str, title: str) -> Path | None:
+    """Plot shares at dev evaluations, one row per data set, one column per kind of cost."""
     with_field = [
         (
-            place,
+            index,
             group,
             {name: curve for name, curve in group.curves.items() if _values(curve, field) is not None},
         )
-        for place, group in enumerate(groups)
+        for index, group in enumerate(groups)
     ]
     names = list(dict.fromkeys(name for _, _, curves in with_field for name in curves))
     if not names:
@@ -74,10 +74,10 @@ def _looks(groups: Sequence[Group], path: Path, field: str, title: str) -> Path 
     for row, name in enumerate(names):
         for column, cost in enumerate(_SHOWN_COSTS):
             axis = axes[row * len(_SHOWN_COSTS) + column]
-            for place, group, curves in with_field:
+            for index, group, curves in with_field:
                 if name in curves:
-                    entries[_entry(group)] = _curve(axis, curves[name], field, cost, _colour(place))
-            # 200 k: six digits a tick run into each other.
+                    entries[_entry(group)] = _curve(axis, curves[name], field, cost, _colour(index))
+            # Shown as 200 k: ticks of six digits overlap.
             axis.xaxis.set_major_formatter(EngFormatter())
             _titles(axis, name, COSTS[cost], title)
     return save(figure, path, entries)
@@ -85,7 +85,7 @@ def _looks(groups: Sequence[Group], path: Path, field: str, title: str) -> Path 
 
 def _curve(axis: Axes, curve: Curve, field: str, cost: str, colour: str) -> Any:
     values = _values(curve, field)
-    assert values is not None, "chosen by it"
+    assert values is not None, "only curves with this field are plotted"
     means = 100 * values.mean(axis=-1)
     x = curve.cost(cost)
     if len(means) > 1:
@@ -93,35 +93,35 @@ def _curve(axis: Axes, curve: Curve, field: str, cost: str, colour: str) -> Any:
         for run, line in enumerate(means):
             axis.plot(curve.costs[cost][run], line, color=colour, linewidth=0.6, alpha=0.5)
     else:
-        # One run: the band says how far its questions alone could mislead.
+        # One run: the band is the uncertainty over its questions.
         resampling = Resampling(curve.clusters)
-        bands = [resampling.proportion(look) for look in values[0]]
-        low, high = (100 * np.array([getattr(one, end) for one in bands]) for end in ("low", "high"))
+        bands = [resampling.proportion(shares) for shares in values[0]]
+        low, high = (100 * np.array([getattr(band, end) for band in bands]) for end in ("low", "high"))
     axis.fill_between(x, low, high, color=colour, alpha=0.15, linewidth=0)
     (line,) = axis.plot(x, means.mean(axis=0), color=colour, linewidth=1.6, marker="o", markersize=3)
     return line
 
 
-def _steps(groups: Sequence[Group], path: Path, wanted: Mapping[str, str]) -> Path | None:
-    """Figures of every step, averaged over neighbours."""
-    there = {
+def _steps(groups: Sequence[RunGroup], path: Path, titles: Mapping[str, str]) -> Path | None:
+    """Plot figures of every step, averaged over neighbours."""
+    available = {
         name: title
-        for name, title in wanted.items()
+        for name, title in titles.items()
         if any(line.get(name) is not None for group in groups for run in group.runs for line in run.metrics)
     }
-    if not there:
+    if not available:
         return None
-    figure, axes = panels(len(there))
+    figure, axes = panels(len(available))
     entries: dict[str, Any] = {}
-    for axis, (name, title) in zip(axes, there.items(), strict=True):
-        for place, group in enumerate(groups):
+    for axis, (name, title) in zip(axes, available.items(), strict=True):
+        for index, group in enumerate(groups):
             lines = [_smooth(run.metrics, name) for run in group.runs]
             lines = [line for line in lines if len(line[0])]
             if not lines:
                 continue
             steps = min((line[0] for line in lines), key=len)
             curves = np.stack([np.interp(steps, *line) for line in lines])
-            colour = _colour(place)
+            colour = _colour(index)
             if len(curves) > 1:
                 axis.fill_between(
                     steps, curves.min(axis=0), curves.max(axis=0), color=colour, alpha=0.15, linewidth=0
@@ -132,40 +132,41 @@ def _steps(groups: Sequence[Group], path: Path, wanted: Mapping[str, str]) -> Pa
 
 
 def _smooth(metrics: Sequence[Mapping[str, Any]], name: str) -> tuple[Array, Array]:
-    """Steps and values, both averaged over neighbours."""
-    had = [(line["step"], line[name]) for line in metrics if line.get(name) is not None]
-    width = max(1, len(had) // _POINTS)
+    """Return steps and values, both averaged over neighbours."""
+    points = [(line["step"], line[name]) for line in metrics if line.get(name) is not None]
+    width = max(1, len(points) // _POINTS)
     parts = [
-        np.array(had[begin : begin + width], np.float64).mean(axis=0) for begin in range(0, len(had), width)
+        np.array(points[begin : begin + width], np.float64).mean(axis=0)
+        for begin in range(0, len(points), width)
     ]
     whole = np.stack(parts) if parts else np.zeros((0, 2))
     return whole[:, 0], whole[:, 1]
 
 
-def _seconds(groups: Sequence[Group], path: Path) -> Path | None:
-    """Where a step's time goes: means over steps and runs, stacked."""
+def _seconds(groups: Sequence[RunGroup], path: Path) -> Path | None:
+    """Plot the time of a step by stage: means over steps and runs, stacked."""
     stages: dict[str, None] = {}
     means = []
     for group in groups:
         lines = [line for run in group.runs for line in run.metrics]
-        found = {
+        seconds = {
             name.removeprefix("seconds/"): float(
                 np.mean([line[name] for line in lines if line.get(name) is not None])
             )
             for name in dict.fromkeys(name for line in lines for name in line)
             if name in ("seconds/plan", "seconds/train", "seconds/sync")
         }
-        stages |= dict.fromkeys(found)
-        means.append(found)
+        stages |= dict.fromkeys(seconds)
+        means.append(seconds)
     if not stages:
         return None
     figure, (axis,) = panels(1, width=6.4, height=1.2 + 0.4 * len(groups))
     begins = np.zeros(len(groups))
     entries: dict[str, Any] = {}
-    for place, stage in enumerate(stages):
-        widths = np.array([found.get(stage, 0.0) for found in means])
+    for index, stage in enumerate(stages):
+        widths = np.array([seconds.get(stage, 0.0) for seconds in means])
         entries[stage] = axis.barh(
-            [group.label for group in groups], widths, left=begins, height=0.6, color=_colour(place)
+            [group.label for group in groups], widths, left=begins, height=0.6, color=_colour(index)
         )
         begins += widths
     axis.invert_yaxis()
@@ -174,17 +175,17 @@ def _seconds(groups: Sequence[Group], path: Path) -> Path | None:
 
 
 def _values(curve: Curve, field: str) -> Array | None:
-    found: Array | None = getattr(curve, field)
-    return found
+    values: Array | None = getattr(curve, field)
+    return values
 
 
-def _entry(group: Group) -> str:
+def _entry(group: RunGroup) -> str:
     count = len(group.runs)
     return f"{group.label} ({count} seeds, band: their range)" if count > 1 else f"{group.label} (one seed)"
 
 
-def _colour(place: int) -> str:
-    return COLOURS[place % len(COLOURS)]
+def _colour(index: int) -> str:
+    return COLOURS[index % len(COLOURS)]
 
 
 def _titles(axis: Axes, title: str, x: str, y: str) -> None:

@@ -82,7 +82,7 @@ class Judge:
     def _log_failure(self, name: str, problem: str) -> None:
         if name not in self._logged:
             self._logged.add(name)
-            logger.warning("reward '%s' failed and counts as 0 (told once a step): %s", name, problem)
+            logger.warning("reward '%s' failed and counts as 0 (logged once a step): %s", name, problem)
 
 
 def _where(error: Exception) -> str:

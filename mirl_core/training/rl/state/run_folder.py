@@ -81,16 +81,16 @@ def write_whole(path: Path, text: str) -> None:
 
 def _compare(old: RLRecipe, new: RLRecipe) -> None:
     """Raise ConfigError if the new recipe would train another run than the old one."""
-    left, right = _comparable(old), _comparable(new)
-    differing = [key for key in right if left.get(key) != right[key]]
+    old_values, new_values = _comparable(old), _comparable(new)
+    differing = [key for key in new_values if old_values.get(key) != new_values[key]]
     if old.optimizer.schedule == "constant":
         # More steps at a constant rate continue the same run; a cosine schedule depends on the number of
         # steps.
         differing = [key for key in differing if key != "steps"]
     if differing:
         raise ConfigError(
-            f"{differing[0]}: the run in {new.output} has {left.get(differing[0])!r}, not "
-            f"{right[differing[0]]!r}; choose another output",
+            f"{differing[0]}: the run in {new.output} has {old_values.get(differing[0])!r}, not "
+            f"{new_values[differing[0]]!r}; choose another output",
             param=differing[0],
         )
 

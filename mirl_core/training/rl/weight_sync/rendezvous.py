@@ -35,7 +35,8 @@ def rendezvous_address(address: str | None, urls: Sequence[str]) -> tuple[str, i
             listener.bind((host, port))
         except (OSError, OverflowError) as error:
             raise ConfigError(
-                f"{_KEY}: this machine can't be met at {host}:{port} ({error}); name an address of its own",
+                f"{_KEY}: servers can't reach this machine at {host}:{port} ({error}); name one of its "
+                "addresses",
                 param=_KEY,
             ) from error
         return host, int(listener.getsockname()[1])
@@ -53,7 +54,7 @@ def _local_address(urls: Sequence[str]) -> str:
                 addresses[probe.getsockname()[0]] = None
         except OSError as error:
             raise ConfigError(
-                f"{_KEY}: how this machine reaches {parts.hostname} can't be told ({error}); name an address "
+                f"{_KEY}: this machine finds no route to {parts.hostname} ({error}); name an address "
                 "at which the servers reach the first rank",
                 param=_KEY,
             ) from error

@@ -30,8 +30,8 @@ sampled it)."""
 SECONDS = 1800.0
 """Longest wait for a server to finish running requests, or to load the weights; seconds."""
 SOON = 60.0
-"""Longest wait for what a paused server does at once; seconds. A server that takes longer is left out until a
-later push: better than half an hour without progress and without a reason in the log."""
+"""Longest wait for a request that a paused server answers at once; seconds. A server that takes longer is
+left out until a later push: better than half an hour without progress and without a reason in the log."""
 HEAD = "lm_head.weight"
 HEAD_FILE = "lm_head.safetensors"
 

@@ -95,11 +95,11 @@ class WeightStream:
 
 def _parameters(network: nn.Module) -> dict[str, Tensor]:
     """Return the parameters by name, each once; FSDP2 keeps a module's state sharded and up to date."""
-    seen: set[int] = set()
+    ids: set[int] = set()
     parameters: dict[str, Tensor] = {}
     for name, value in network.state_dict(keep_vars=True).items():
-        if isinstance(value, nn.Parameter) and id(value) not in seen:
-            seen.add(id(value))
+        if isinstance(value, nn.Parameter) and id(value) not in ids:
+            ids.add(id(value))
             parameters[name.removeprefix("model.")] = value
     return parameters
 
