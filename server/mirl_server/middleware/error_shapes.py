@@ -102,17 +102,17 @@ class _ErrorResponse:
 
 def _rewritten(body: bytes, status: int, messages: bool) -> bytes:
     try:
-        content = json.loads(body)
+        told = json.loads(body)
     except ValueError:
         return body
-    error = content.get("error") if isinstance(content, dict) else None
+    error = told.get("error") if isinstance(told, dict) else None
     if isinstance(error, dict):
-        if not messages or (content.get("type") == "error" and error.get("type") in _TYPES.values()):
+        if not messages or (told.get("type") == "error" and error.get("type") in _TYPES.values()):
             return body
         message, param = error.get("message"), error.get("param")
-    elif isinstance(content, dict) and "detail" in content:
+    elif isinstance(told, dict) and "detail" in told:
         # FastAPI's own error for an unknown path or method.
-        message, param = content["detail"], None
+        message, param = told["detail"], None
     else:
         return body
     message = message if isinstance(message, str) else json.dumps(message)

@@ -48,7 +48,7 @@ class RequestObserver:
         stream: bool = False,
         n: int = 1,
     ) -> Pipeline:
-        """Record the request's parameters; return the pipeline to run, which is traced if tracing is on."""
+        """Hear what is asked for, by how many answers; the pipeline to answer it with."""
         self._results = Results(n)
         if self._tracker is not None:
             self._tracker.planned(options, n)
@@ -89,13 +89,13 @@ class RequestObserver:
 
 
 def refuse(service: Service, request: Request, error: MIRLError) -> JSONResponse:
-    """Return the response to a refused request; count the error and add it to the request's line."""
+    """The response to a request that can't be answered: counted, and named in the request's line."""
     count_error(service, request, error)
     return error_response(error)
 
 
 def count_error(service: Service, request: Request, error: MIRLError) -> None:
-    """Count an error that a client receives, and add it to the request's line."""
+    """Count an error that a client is told, and name it in the request's line."""
     service.metrics.refused(error)
     note(request.scope, error=STATUSES[type(error)][2] or type(error).__name__)
 

@@ -85,5 +85,5 @@ async def too_deep(request: Request, error: Exception) -> Response:
 
 
 async def engine_dead(request: Request, error: Exception) -> Response:
-    """Answer 503. vLLM's own handler answers 500 and ends the server before health checks fail."""
+    """vLLM's own handler says 500, and ends the server before a health check has seen anything."""
     return refuse(service_of(request), request, EngineDeadError(DEAD))
