@@ -18,6 +18,7 @@ from mirl_core.errors import AuthenticationError, RateLimitError
 from mirl_server.access.keys import ANONYMOUS, Keyring, digest, find_key
 from mirl_server.access.quotas import Quotas, TokenMeter
 from mirl_server.http.body_limits import refuse
+from mirl_server.http.scope import route_path
 from mirl_server.observability.logs import note
 from mirl_server.settings.limits import AccessSettings, KeyLimits
 
@@ -96,8 +97,7 @@ class Authentication:
             await self._pass(caller, scope, receive, send)
 
     def _is_open(self, scope: Scope) -> bool:
-        path: str = scope["path"]
-        return scope["type"] == "http" and path.removeprefix(scope.get("root_path", "")) in self._open
+        return scope["type"] == "http" and route_path(scope) in self._open
 
     def _identify(self, headers: Headers) -> Caller:
         presented = presented_key(headers)

@@ -14,6 +14,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from mirl_core.errors import BodyTimeoutError, MIRLError, RequestTooLargeError
 from mirl_server.http.errors import error_response
+from mirl_server.http.scope import is_event_stream
 from mirl_server.settings.limits import HTTPSettings
 
 EVENT_STREAM = "mirl.event_stream"
@@ -88,8 +89,7 @@ class _BoundedChannels:
         if not self.refused:
             if message["type"] == "http.response.start":
                 self._started = True
-                kind = Headers(raw=message.get("headers", [])).get("content-type", "")
-                self._scope[EVENT_STREAM] = kind.startswith("text/event-stream")
+                self._scope[EVENT_STREAM] = is_event_stream(message)
             await self._send(message)
 
     async def _refuse(self, error: MIRLError, linger: float) -> Message:

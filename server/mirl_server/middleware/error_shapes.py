@@ -13,6 +13,7 @@ from starlette.datastructures import MutableHeaders
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from mirl_server.http.errors import ANTHROPIC_TYPES, is_messages, messages_error_object
+from mirl_server.http.scope import route_path
 
 
 class ErrorShapes:
@@ -28,8 +29,7 @@ class ErrorShapes:
         if scope["type"] != "http":
             await self.app(scope, receive, send)
             return
-        path: str = scope["path"].removeprefix(scope.get("root_path", ""))
-        await self.app(scope, receive, _ErrorResponse(is_messages(path), send).send)
+        await self.app(scope, receive, _ErrorResponse(is_messages(route_path(scope)), send).send)
 
 
 class _ErrorResponse:

@@ -10,7 +10,6 @@ import asyncio
 import logging
 
 from fastapi import Request
-from starlette.datastructures import Headers
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from mirl_core.errors import MIRLError
@@ -20,6 +19,7 @@ from mirl_server.handling.service import service_of
 from mirl_server.handling.streaming import DONE, data
 from mirl_server.http.body_limits import refuse
 from mirl_server.http.errors import error_body, error_response, is_messages, messages_error
+from mirl_server.http.scope import is_event_stream, route_path
 from mirl_server.middleware.request_log import CutShortError
 from mirl_server.observability.logs import trail
 from mirl_server.observability.request_observer import count_error
@@ -94,8 +94,7 @@ class _Response:
             self.withheld = (status == 500 and self._life.engine_dead()) or (
                 status >= 400 and self._life.cutting
             )
-            kind = Headers(raw=message.get("headers", [])).get("content-type", "")
-            self._stream = kind.startswith("text/event-stream")
+            self._stream = is_event_stream(message)
             self._started = not self.withheld
         elif message["type"] == "http.response.body":
             self._complete = not self.withheld and not message.get("more_body", False)
@@ -135,7 +134,7 @@ def _count(scope: Scope, error: MIRLError) -> None:
 
 def _error_event(scope: Scope, error: MIRLError) -> str:
     """Return the event that ends a cut stream, in the form of its API."""
-    path: str = scope["path"].removeprefix(scope.get("root_path", ""))
+    path = route_path(scope)
     if is_messages(path):
         return data(messages_error(error), "error")
     if path.startswith("/v1/responses"):

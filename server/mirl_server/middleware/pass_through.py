@@ -22,6 +22,7 @@ from mirl_server.handling.plain import check_plain, take_turn
 from mirl_server.handling.service import service_of
 from mirl_server.handling.streaming import ClientGone
 from mirl_server.http.bodies import is_json, read_json
+from mirl_server.http.scope import route_path
 from mirl_server.observability.request_observer import refuse
 
 
@@ -53,8 +54,7 @@ class PassThroughAdmission:
             await self.app(scope, _replay(content, receive), send)
 
     def _generates(self, scope: Scope) -> bool:
-        path: str = scope["path"]
-        return path.removeprefix(scope.get("root_path", "")) in self._paths
+        return route_path(scope) in self._paths
 
     async def _admitted(self, request: Request, closing: AsyncExitStack) -> bytes:
         """Return the body for the backend, once the request is admitted."""

@@ -27,7 +27,7 @@ class RequestMetrics:
     def __init__(self, metrics: Metrics) -> None:
         self._metrics = metrics
         self._options = MIRLOptions()
-        self._answers: dict[int, _Answer] = {}
+        self._choices: dict[int, _ChoiceMetrics] = {}
         self._started = time.perf_counter()
         self._closed = False
         self.outcome: Outcome = "cancelled"
@@ -35,17 +35,17 @@ class RequestMetrics:
         metrics.refresh()
 
     def planned(self, options: MIRLOptions) -> None:
-        """Take the options, by which each answer fans out, before the first event."""
+        """Set the options, which determine each choice's fan-out, before the first event."""
         self._options = options
 
     def event(self, choice_event: ChoiceEvent) -> None:
         """Count an event of one of the request's choices."""
         index, event = choice_event.index, choice_event.event
-        if index not in self._answers:
-            self._answers[index] = _Answer(self._metrics, self._options, self._started)
-            if isinstance(event, Started) and len(self._answers) == 1:
+        if index not in self._choices:
+            self._choices[index] = _ChoiceMetrics(self._metrics, self._options, self._started)
+            if isinstance(event, Started) and len(self._choices) == 1:
                 self._metrics.tokens.labels("render", "prompt").inc(event.prompt_tokens)
-        self._answers[index].event(event)
+        self._choices[index].event(event)
         if choice_event.results is not None:
             results = choice_event.results
             self.outcome = (
@@ -74,14 +74,14 @@ class RequestMetrics:
             else "deadline" if self.outcome == "deadline"
             else "failed"
         )  # fmt: skip
-        for answer in self._answers.values():
-            answer.close(reason)
+        for choice in self._choices.values():
+            choice.close(reason)
         self._metrics.running.dec()
         self._metrics.requests.labels(self.outcome).inc()
         self._metrics.refresh()
 
 
-class _Answer:
+class _ChoiceMetrics:
     """One of a request's choices: its running sequences, tokens and seconds."""
 
     def __init__(self, metrics: Metrics, options: MIRLOptions, started: float) -> None:

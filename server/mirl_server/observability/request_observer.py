@@ -46,7 +46,7 @@ class RequestObserver:
 
     def __init__(self, service: Instruments, request: Request, operation: str, *, gated: bool = True) -> None:
         self._scope = request.scope
-        self._tracker = RequestMetrics(service.metrics) if gated else None
+        self._metrics = RequestMetrics(service.metrics) if gated else None
         self._trace = service.tracing.request(operation, request.headers) if service.tracing else None
         note(self._scope, endpoint=operation, trace_id=self._trace.trace_id if self._trace else None)
 
@@ -61,8 +61,8 @@ class RequestObserver:
         n: int = 1,
     ) -> Pipeline:
         """Record the request's parameters; return the pipeline to run, which is traced if tracing is on."""
-        if self._tracker is not None:
-            self._tracker.planned(options)
+        if self._metrics is not None:
+            self._metrics.planned(options)
         note(self._scope, id=context.request_id, model=model, stream=stream)
         if self._trace is None:
             return pipeline
@@ -70,31 +70,31 @@ class RequestObserver:
         return pipeline.over(self._trace.through(pipeline.engine))
 
     async def events(self, source: AsyncGenerator[ChoiceEvent, None]) -> AsyncGenerator[ChoiceEvent, None]:
-        """The same events, heard of on the way."""
+        """Yield the same events, each recorded first."""
         async with aclosing(source):
             async for event in source:
-                if self._tracker is not None:
-                    self._tracker.event(event)
+                if self._metrics is not None:
+                    self._metrics.event(event)
                 if self._trace is not None:
                     self._trace.event(event)
                 if event.results is not None:
-                    note(self._scope, **_told(event.results))
+                    note(self._scope, **_log_fields(event.results))
                 yield event
 
     def failed(self, error: MIRLError) -> None:
         """Record that the request failed."""
-        if self._tracker is not None:
-            self._tracker.failed(error)
+        if self._metrics is not None:
+            self._metrics.failed(error)
         if self._trace is not None:
             self._trace.failed(error)
 
     def close(self) -> None:
         """Count the request and end its spans; further calls do nothing."""
-        if self._tracker is not None:
-            self._tracker.close()
-            note(self._scope, outcome=self._tracker.outcome)
+        if self._metrics is not None:
+            self._metrics.close()
+            note(self._scope, outcome=self._metrics.outcome)
         if self._trace is not None:
-            self._trace.close(self._tracker.outcome if self._tracker is not None else None)
+            self._trace.close(self._metrics.outcome if self._metrics is not None else None)
             self._trace = None
 
 
@@ -110,7 +110,7 @@ def count_error(service: Instruments, request: Request, error: MIRLError) -> Non
     note(request.scope, error=STATUSES[type(error)][2] or type(error).__name__)
 
 
-def _told(results: Sequence[Result]) -> dict[str, object]:
+def _log_fields(results: Sequence[Result]) -> dict[str, object]:
     """Return the log fields of all choices together; the vote's share is that of a single choice only."""
     vote = results[0].vote if len(results) == 1 else None
     seconds: dict[str, float] = {}

@@ -153,20 +153,20 @@ class RequestTrace:
 
     def event(self, choice_event: ChoiceEvent) -> None:
         """Note an event of one of the request's choices on its span."""
-        which = choice_event.index if self._choices > 1 else None
+        choice = choice_event.index if self._choices > 1 else None
         match choice_event.event:
             case Started(prompt_tokens):
                 _set(self._span, {"gen_ai.usage.input_tokens": prompt_tokens})
             case Gated(descriptions, weight):
                 kept = sum(description.kept for description in descriptions)
                 self._span.add_event(
-                    "gated", _known({"mirl.kept": kept, "mirl.mi_weight": weight, "mirl.choice": which})
+                    "gated", _known({"mirl.kept": kept, "mirl.mi_weight": weight, "mirl.choice": choice})
                 )
             case FellBack():
-                self._span.add_event("fell back", _known({"mirl.choice": which}))
+                self._span.add_event("fell back", _known({"mirl.choice": choice}))
             case Decided(_, _, outstanding):
                 self._span.add_event(
-                    "decided", _known({"mirl.outstanding": outstanding, "mirl.choice": which})
+                    "decided", _known({"mirl.outstanding": outstanding, "mirl.choice": choice})
                 )
             case Finished() if choice_event.results is not None:
                 self._finished(choice_event.results)
