@@ -10,5 +10,5 @@
 - `media`: images of requests, by data URL or fetched.
 - `observability`: logs, metrics and traces.
 
-Without `vllm` the package also serves a process that has no GPU and no vLLM installed.
+Every room but `vllm` can be imported where vLLM is not installed.
 """

@@ -34,8 +34,8 @@ def parse_choices(text: str) -> tuple[str, ...]:
     options: list[str] = []
     for letter in ascii_uppercase:
         # The first option starts the text or a line; a later one may also follow a comma, or else a blank.
-        places = (r"(?:^|\n)\s*",) if letter == "A" else (r"[\n,;]\s*", r"\s")
-        marks = (re.search(rf"{place}(?:\({letter}\)|{letter}[:.)])", rest) for place in places)
+        starts = (r"(?:^|\n)\s*",) if letter == "A" else (r"[\n,;]\s*", r"\s")
+        marks = (re.search(rf"{start}(?:\({letter}\)|{letter}[:.)])", rest) for start in starts)
         mark = next((match for match in marks if match), None)
         if mark is None:
             break

@@ -51,7 +51,7 @@ class StructuredOutputs(BaseModel):
     ) = None
 
     @model_validator(mode="after")
-    def _one(self) -> StructuredOutputs:
+    def _exactly_one(self) -> StructuredOutputs:
         values = [value for value in (self.json_, self.json_object, self.choice) if value is not None]
         if len(values) != 1:
             raise ValueError("exactly one of json, json_object and choice must be given")
