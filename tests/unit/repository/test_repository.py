@@ -49,7 +49,7 @@ def test_the_repository_stays_small() -> None:
 
 @pytest.mark.parametrize("document", DOCUMENTS, ids=lambda path: path.name)
 def test_paths_in_documents_exist(document: Path) -> None:
-    rooms = "mirl_core|server|clients|tests|docs|deploy|requirements"
+    rooms = "mirl_core|server|clients|tests|deploy|requirements"
     paths = re.findall(rf"(?:^|[\s`(])((?:{rooms})/[\w./-]*[\w/])", document.read_text(), re.MULTILINE)
     missing = [path for path in paths if not (ROOT / path).exists()]
     assert not missing, f"{document.name} names {missing}"
