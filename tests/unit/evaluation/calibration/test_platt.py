@@ -10,7 +10,7 @@ import pytest
 from sklearn.linear_model import LogisticRegression
 
 from mirl_core.config import Calibration
-from mirl_core.evaluation.calibration.confidence import FEWEST, Fitted, CalibrationRow, Votes, fit
+from mirl_core.evaluation.calibration.confidence import FEWEST, CalibrationRow, Fitted, Votes, fit
 
 Array = npt.NDArray[np.float64]
 
