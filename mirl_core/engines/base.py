@@ -1,11 +1,11 @@
-"""The Engine protocol: everything the pipeline may ask of whatever runs the model.
+"""The Engine protocol: all calls that the pipeline makes to the backend that runs the model.
 
-Guarantees every engine gives:
+Every engine guarantees:
 - a conversation is rendered once, its images preprocessed once; forks reuse the rendering;
-- log-probabilities are the model's own ("raw"): before temperature, top-p and grammar masks; nats;
+- log-probabilities are raw: before temperature, top-p and grammar masks; nats;
 - `generate` yields each of its `n` samples exactly once: finished, or with `finish_reason="abort"` and the
   tokens sampled until then;
-- closing the iterator that `generate` returns leaves nothing of it running.
+- closing the iterator that `generate` returns ends all its branches.
 """
 
 from __future__ import annotations
@@ -24,23 +24,23 @@ TraceHeaders = tuple[tuple[str, str], ...]
 
 @dataclass(frozen=True, slots=True)
 class Rendered:
-    """A conversation as the engine takes it, ending where the assistant's turn begins."""
+    """A conversation in an engine's form, up to the start of the assistant's turn."""
 
     prompt_tokens: int
-    """Length as the model sees it, image placeholders included; tokens."""
+    """Length that the model sees, image placeholders included; tokens."""
     inputs: Any
-    """The engine's own form. Only the engine that made it may look inside."""
+    """The engine's form, opaque to all but the engine that rendered it."""
 
 
 TOO_LONG = "the prompt is too long"
-"""Anthropic's words. Clients that look at the message alone know those, or vLLM's, which follow."""
+"""Anthropic's wording. Clients that parse the message know it, or vLLM's wording, which follows."""
 
 
 def checked_rendering(prompt_tokens: int, inputs: Any, max_model_len: int) -> Rendered:
-    """A rendering that leaves room for an answer.
+    """Return a rendering that leaves room for an answer.
 
     Raises:
-        ContextLengthError: it fills the model's context.
+        ContextLengthError: the prompt fills the model's context.
     """
     if prompt_tokens >= max_model_len:
         raise ContextLengthError(
@@ -52,7 +52,7 @@ def checked_rendering(prompt_tokens: int, inputs: Any, max_model_len: int) -> Re
 
 
 def too_long_to_score(max_model_len: int) -> ContextLengthError:
-    """What refuses a description that doesn't fit behind its prompt."""
+    """Return the error for a prompt plus description that is longer than the context."""
     return ContextLengthError(
         f"{TOO_LONG}: this model's maximum context length is {max_model_len} tokens; messages and a "
         "description are together longer than it can score",
@@ -61,7 +61,7 @@ def too_long_to_score(max_model_len: int) -> ContextLengthError:
 
 
 def error_from_vllm(message: str, param: str | None) -> RequestError:
-    """A error_from_vllm of vLLM's as an error of its own kind, which only its words tell."""
+    """Return MIRL's error for a refusal by vLLM, whose type only the message shows."""
     if "maximum context length" in message:
         return ContextLengthError(f"{TOO_LONG}: {message}", param=param)
     return RequestError(message, param=param)
@@ -69,7 +69,7 @@ def error_from_vllm(message: str, param: str | None) -> RequestError:
 
 @dataclass(frozen=True, slots=True)
 class Sampling:
-    """How to sample. None leaves the engine's default."""
+    """The sampling settings of one `generate` call."""
 
     max_tokens: int
     temperature: float = 1.0
@@ -81,27 +81,26 @@ class Sampling:
     presence_penalty: float = 0.0
     frequency_penalty: float = 0.0
     stop: tuple[str, ...] = ()
-    """Strings that end a sample; the one that did is included in its text."""
+    """Strings that end a sample; its text includes the stop string that ended it."""
     seed: int | None = None
     """Branch j of a call samples with `derive_seed(seed, j)`; None: no seed."""
     alternatives: int = 0
-    """How many of the likeliest tokens at each position go into `Sample.confidence`; 0: none is computed."""
+    """How many of the likeliest tokens at each position go into `Sample.confidence`; 0: no confidence."""
     top_logprobs: int | None = None
-    """How many of the likeliest tokens at each position are in `Sample.likeliest`; None: none, and
-    the pipeline doesn't tell the answer's tokens at all."""
-
+    """How many of the likeliest tokens at each position are in `Sample.likeliest`; None: none, and the
+    pipeline's result leaves out the answer's tokens."""
     structure: str | None = None
-    """A structural tag (xgrammar's JSON) that every sample follows from its first token to its end."""
+    """A structural tag (xgrammar's JSON) that every sample follows from its first token; None: no tag."""
 
     @property
     def ranked(self) -> int:
-        """How many of the likeliest tokens at each position an engine has to look at."""
+        """How many of the likeliest tokens at each position an engine must read."""
         return max(self.alternatives, self.top_logprobs or 0)
 
 
 @dataclass(frozen=True, slots=True)
 class RequestContext:
-    """What a request carries through to the engine besides its text."""
+    """Properties of a request, beside its text, that the pipeline passes on to the engine."""
 
     request_id: str
     cache_salt: str | None = None
@@ -109,12 +108,12 @@ class RequestContext:
     priority: int = 0
     lora: Any = None
     trace_headers: TraceHeaders = ()
-    """W3C trace context (`traceparent`, `tracestate`) of whoever asks, for engines that trace."""
+    """The caller's W3C trace context (`traceparent`, `tracestate`), for engines that trace."""
     branch_traces: tuple[TraceHeaders, ...] = ()
-    """The same by branch of one `generate` call; empty: every branch has `trace_headers`."""
+    """Trace headers by branch of a `generate` call; empty: every branch has `trace_headers`."""
 
     def of_branch(self, index: int) -> RequestContext:
-        """The context of one branch of a `generate` call."""
+        """Return the context of one branch of a `generate` call."""
         if not self.branch_traces:
             return self
         return replace(self, trace_headers=self.branch_traces[index], branch_traces=())
@@ -122,44 +121,44 @@ class RequestContext:
 
 @dataclass(frozen=True, slots=True)
 class Sample:
-    """One sampled continuation of a rendered prompt plus suffix."""
+    """A sampled continuation of a rendered prompt plus suffix."""
 
     index: int
     token_ids: tuple[int, ...]
     logprobs: tuple[float, ...]
-    """Raw log p of each sampled token; nats; as long as `token_ids`."""
+    """Raw log p of each sampled token, nats; as long as `token_ids`."""
     text: str
     finish_reason: FinishReason
     confidence: tuple[float, ...] = ()
     """Per sampled token, −1/k Σ_j log p(j) over the k = `Sampling.alternatives` likeliest tokens j at its
-    position, from the raw log-probabilities; nats; empty for k = 0. High where the model is sure: the token
+    position, from raw log-probabilities; nats; empty for k = 0. High where the model is sure: the token
     confidence of Fu et al. 2025, "Deep Think with Confidence", section 2."""
     likeliest: tuple[tuple[tuple[int, float], ...], ...] = ()
     """Per sampled token, the `Sampling.top_logprobs` likeliest tokens at its position with their raw log p,
-    the likeliest first; nats; empty for 0."""
+    nats, the likeliest first; empty for 0 or None."""
 
 
 class Engine(Protocol):
     """Runs one model. Every method may raise EngineError, and EngineDeadError once the engine is gone."""
 
     async def render(self, conversation: Conversation, context: RequestContext) -> Rendered:
-        """Apply the chat template, tokenize, preprocess images; never on the event loop.
+        """Apply the chat template, tokenize and preprocess images, without blocking the event loop.
 
         Raises:
-            RequestError: the template refuses the conversation, or the prompt is longer than the model takes.
+            RequestError: the template refuses the conversation, or the prompt fills the model's context.
         """
         ...
 
     def encode(self, text: str) -> tuple[int, ...]:
-        """Token ids of `text`, without special tokens added."""
+        """Return the token ids of `text`, without special tokens added."""
         ...
 
     def decode(self, token_ids: Sequence[int]) -> str:
-        """Text of `token_ids`, tags kept, special tokens such as end-of-turn left out."""
+        """Return the text of `token_ids` with tags, without special tokens such as end-of-turn."""
         ...
 
     def token_text(self, token_id: int) -> str:
-        """The spelling of one token by itself, special tokens too."""
+        """Return the text of a single token, special or not."""
         ...
 
     def generate(
@@ -170,39 +169,46 @@ class Engine(Protocol):
         sampling: Sampling,
         context: RequestContext,
     ) -> AsyncGenerator[Sample, None]:
-        """Sample `n` continuations of the prompt plus `suffix_ids`; yields each as it finishes.
+        """Sample `n` continuations of the prompt plus `suffix_ids`; yield each as it finishes.
 
-        `context.request_id` must be unique among running calls; `abort` takes it.
+        `context.request_id` must be unique among running calls; `abort` refers to it.
         """
         ...
 
     async def score(
         self, rendered: Rendered, suffixes: Sequence[Sequence[int]], context: RequestContext
     ) -> list[tuple[float, ...]]:
-        """Raw log p of every token of every suffix, each suffix by itself after the prompt; nats.
+        """Return raw log p of every token of every suffix, each directly after the prompt; nats.
 
-        Returns one tuple a suffix, as long as the suffix. Runs in token-bounded batches.
+        Returns a tuple per suffix, as long as the suffix. Runs in token-bounded batches.
+
+        Raises:
+            ContextLengthError: the prompt plus a suffix doesn't fit the model's context.
         """
         ...
 
     async def check_structure(self, structure: str) -> None:
-        """Find out before sampling whether samples can be held to `Sampling.structure`.
+        """Check, before sampling, that samples can be held to `Sampling.structure`.
 
         Raises:
-            RequestError: this engine can't, or the structure is wrong.
+            RequestError: this engine can't constrain samples, or the structure is wrong.
         """
         ...
 
     async def abort(self, request_id: str) -> None:
-        """Stop a `generate` call: its unfinished samples come out with `finish_reason="abort"`."""
+        """Stop a `generate` call, which then yields unfinished samples with `finish_reason="abort"`."""
         ...
 
     async def health(self) -> None:
-        """Return if the engine can serve; raise EngineDeadError if not."""
+        """Check that the engine can serve.
+
+        Raises:
+            EngineDeadError: it can't.
+        """
         ...
 
     async def close(self) -> None:
-        """Free what the engine owns. An engine client that was handed in stays open."""
+        """Free the engine's resources. An engine client that was passed in stays open."""
         ...
 
     @property
@@ -212,9 +218,10 @@ class Engine(Protocol):
 
 
 def derive_seed(seed: int | None, *path: int | str) -> int | None:
-    """A seed for one branch, from the request's seed and the branch's place: (stage, i, j).
+    """Return the seed of a branch, from the request's seed and the branch's path (stage, i, j).
 
-    A hash, so that neighbouring requests (seed 1, seed 2) share no branch; 31 bits, which every engine takes.
+    A hash, so that requests with neighbouring seeds (1, 2) share no branch; 31 bits, which every engine
+    accepts. None without a request seed.
     """
     if seed is None:
         return None

@@ -1,7 +1,7 @@
-"""An engine without a model: it says what a test scripts, deterministically, and remembers what it was asked.
+"""An engine without a model: it returns the samples that a test scripts, and records its calls.
 
-It keeps the protocol's guarantees (`engines/base.py`) and lets a test see them kept: `running` is zero once
-every generator is closed, `sampled_tokens` counts each token that was ever sampled, once.
+It keeps the protocol's guarantees (`engines/base.py`) and makes them visible to tests: `running` is zero once
+every generator is closed, and `sampled_tokens` counts each sampled token once.
 """
 
 from __future__ import annotations
@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from mirl_core.engines.base import Rendered, RequestContext, Sample, Sampling
+from mirl_core.engines.common.branches import Branches
 from mirl_core.errors import ContextLengthError, MIRLError
 from mirl_core.types import Conversation, FinishReason
 
@@ -23,12 +24,12 @@ _PIECE = re.compile(r"<[^<>\s]+>|\s*[^\s<]+|\s+|<")
 
 @dataclass(frozen=True)
 class FakeText:
-    """One scripted sample, verbatim: a description that ends properly carries its closing tag.
+    """A scripted sample, verbatim: a complete description includes its closing tag.
 
-    `logprobs` and `marginal` are nats: a number holds for every token, a sequence has one value a token (a
-    shorter one repeats its last value). `marginal` is what `score` returns for this text. Where a call asks
-    for alternatives, each is as likely as the sampled token, so a token's confidence is minus its logprob.
-    The likeliest tokens are the sampled one, then the first that were ever spelled, at a nat less each.
+    `logprobs` and `marginal` are nats: a number applies to every token, a sequence has one value per token (a
+    shorter sequence repeats its last value). `score` returns `marginal` for this text. Where a call wants
+    alternatives, each is as likely as the sampled token, so a token's confidence is minus its logprob. The
+    likeliest tokens are the sampled token, then the first tokens of the vocabulary, each a nat less likely.
     """
 
     text: str
@@ -36,12 +37,12 @@ class FakeText:
     marginal: float | Sequence[float] = -2.0
     finish_reason: FinishReason = "stop"
     delay: float | None = None
-    """Seconds per token; None: the engine's."""
+    """Seconds per token; None: the engine's delay."""
 
 
 @dataclass(frozen=True)
 class FakeCall:
-    """One call that the engine got."""
+    """A recorded call of the engine."""
 
     kind: Kind
     request_id: str
@@ -57,20 +58,21 @@ Scorer = Callable[[Conversation, tuple[int, ...]], Sequence[float]]
 
 
 class FakeEngine:
-    """Scripted samples.
+    """An engine with scripted samples.
 
     Args:
         descriptions: sample j of a describe call is number j modulo their count.
-        chains: the chains; a function gets (the suffix's text, branch number), a sequence is taken in order
-            over all fork calls, again from the start when it is used up.
+        chains: the chains; a function maps (the suffix's text, branch number) to a chain, a sequence is used
+            in order over all fork calls, and from its start again after its end.
         plain: chains of a call without any suffix (the fallback); None: `chains`.
         score: (conversation, suffix ids) → nats per token, instead of the scripted marginals.
         delay: seconds per token; 0 lets the event loop turn once per token.
-        fail_at: what to raise, by kind of call (`render`, `structure`, `describe`, `score`, `fork`, `plain`,
-            `health`).
-        fail_after: how many samples a failing generate call yields first.
-        tags: opening and closing tag of a description: tell describe calls from forks.
-        eos: whether samples that end by themselves carry an end-of-turn token, which text leaves out.
+        fail_at: the error to raise, by kind of call (`render`, `structure`, `describe`, `score`, `fork`,
+            `plain`, `health`).
+        fail_after: how many samples a failing generate call yields before it raises.
+        tags: opening and closing tag of a description, which tell describe calls from forks.
+        eos: whether samples with finish reason `stop` end with an end-of-turn token, which has no text.
+        max_model_len: longest prompt plus completion; tokens.
     """
 
     def __init__(
@@ -99,7 +101,7 @@ class FakeEngine:
         self._max_model_len = max_model_len
         self._words: list[str] = [""]
         self._ids: dict[str, int] = {"": EOS}
-        self._taken = 0
+        self._next_chain = 0
         self._stops: dict[str, asyncio.Event] = {}
         self.calls: list[FakeCall] = []
         self.rendered: list[Conversation] = []
@@ -107,11 +109,11 @@ class FakeEngine:
         self.running = 0
         """Sequences being sampled or scored now."""
         self.sampled_tokens = 0
-        """Tokens sampled so far, those of closed generators included."""
+        """Tokens sampled so far, including those of closed generators."""
         self.closed = False
 
     def of_kind(self, kind: Kind) -> list[FakeCall]:
-        """The calls of one kind, in order."""
+        """Return the calls of a kind, in order."""
         return [call for call in self.calls if call.kind == kind]
 
     async def render(self, conversation: Conversation, context: RequestContext) -> Rendered:
@@ -150,36 +152,25 @@ class FakeEngine:
         if name in self._stops:
             raise AssertionError(f"request id {name!r} is running already")
         stop = self._stops[name] = asyncio.Event()
-        done: asyncio.Queue[Sample] = asyncio.Queue()
         scripts = [self._script(kind, suffix, j) for j in range(n)]
-        tasks = [asyncio.create_task(self._sample(j, scripts[j], sampling, stop, done)) for j in range(n)]
         try:
-            for count in range(n):
-                if count >= self._fail_after:
-                    self._fail(kind)
-                yield await done.get()
+            async with Branches(lambda j: self._sample(j, scripts[j], sampling, stop), n) as branches:
+                for count in range(n):
+                    if count >= self._fail_after:
+                        self._fail(kind)
+                    yield await branches.next_sample()
         finally:
-            for task in tasks:
-                task.cancel()
-            await asyncio.gather(*tasks, return_exceptions=True)
             del self._stops[name]
 
-    async def _sample(
-        self,
-        index: int,
-        script: FakeText,
-        sampling: Sampling,
-        stop: asyncio.Event,
-        done: asyncio.Queue[Sample],
-    ) -> None:
-        """Sample one branch, a token per `delay`, until its script, a stop string, the limit or an abort."""
+    async def _sample(self, index: int, script: FakeText, sampling: Sampling, stop: asyncio.Event) -> Sample:
+        """Sample a branch, a token per `delay`, until its script, a stop string, the limit or an abort."""
         tokens: list[int] = []
         reason = script.finish_reason
         delay = self._delay if script.delay is None else script.delay
         self.running += 1
         try:
             for token in (*self.encode(script.text), *([EOS] if self._eos and reason == "stop" else [])):
-                if await _waited(stop, delay):
+                if await _set_within(stop, delay):
                     reason = "abort"
                     break
                 tokens.append(token)
@@ -199,13 +190,12 @@ class FakeEngine:
             for token, value in zip(tokens, logprobs, strict=True)
             if sampling.top_logprobs
         )
-        done.put_nowait(
-            Sample(index, tuple(tokens), logprobs, self.decode(tokens), reason, confidence, likeliest)
-        )
+        return Sample(index, tuple(tokens), logprobs, self.decode(tokens), reason, confidence, likeliest)
 
     def _likeliest(self, token: int, logprob: float, top: int) -> list[tuple[int, float]]:
         others = [other for other in range(1, len(self._words)) if other != token]
-        return [(one, logprob - rank) for rank, one in enumerate([token, *others][:top])]
+        ranked = [token, *others][:top]
+        return [(candidate, logprob - rank) for rank, candidate in enumerate(ranked)]
 
     async def score(
         self, rendered: Rendered, suffixes: Sequence[Sequence[int]], context: RequestContext
@@ -223,7 +213,10 @@ class FakeEngine:
         return [self._marginal(suffix) for suffix in ids]
 
     def _marginal(self, suffix: tuple[int, ...]) -> tuple[float, ...]:
-        """Scripted marginals of the description that starts with `suffix`; -1 nat for the opening tag."""
+        """Return the scripted marginals of the description that starts with `suffix`, nats.
+
+        Each token of the opening tag has -1 nat.
+        """
         opening = self.encode(self._tags[0])
         start = len(opening) if suffix[: len(opening)] == opening else 0
         content = suffix[start:]
@@ -256,8 +249,8 @@ class FakeEngine:
         chains = self._plain if kind == "plain" else self._chains
         if callable(chains):
             return _text(chains(suffix, j))
-        self._taken += 1
-        return _text(chains[(self._taken - 1) % len(chains)])
+        self._next_chain += 1
+        return _text(chains[(self._next_chain - 1) % len(chains)])
 
     def _fail(self, kind: str) -> None:
         if kind in self._fail_at:
@@ -274,14 +267,14 @@ def _text(item: FakeText | str) -> FakeText:
     return FakeText(item) if isinstance(item, str) else item
 
 
-def _values(given: float | Sequence[float], count: int) -> tuple[float, ...]:
-    if isinstance(given, int | float):
-        return (float(given),) * count
-    return tuple(float(given[min(i, len(given) - 1)]) for i in range(count))
+def _values(values: float | Sequence[float], count: int) -> tuple[float, ...]:
+    if isinstance(values, int | float):
+        return (float(values),) * count
+    return tuple(float(values[min(i, len(values) - 1)]) for i in range(count))
 
 
-async def _waited(stop: asyncio.Event, seconds: float) -> bool:
-    """Wait `seconds`, or until `stop`; whether it was `stop`."""
+async def _set_within(stop: asyncio.Event, seconds: float) -> bool:
+    """Wait until `stop` is set, at most `seconds`; return whether it is."""
     if seconds <= 0:
         await asyncio.sleep(0)
         return stop.is_set()

@@ -1,1 +1,2 @@
-"""Evaluation: worlds, data sets, measures and `mirl-eval`. Nothing heavy is imported here."""
+"""`mirl-eval`: the trajectory bank, methods, measures, calibration and reports; imports tasks, pipeline and
+engines, never training."""

@@ -22,7 +22,7 @@ app = typer.Typer(name="mirl-eval", help="Measure models and gates.", add_comple
 
 
 class Part(StrEnum):
-    """Which data of the worlds."""
+    """Part of the worlds' data."""
 
     dev = "dev"
     test = "test"
@@ -229,7 +229,7 @@ def model_card(
     from mirl_core.evaluation.model_card import write_report
 
     folder = _model(model)
-    # How the bundled model came about is no measurement: written by hand, and only in its own report.
+    # The making of the bundled model is no measurement: the text is hand-written, and only in its report.
     words = (Path(__file__).parent / "model_card" / "notes.md").read_text() if model is None else ""
     write_report(folder, output, scenes, part.value, lambda line: typer.echo(line, err=True), words)
     typer.echo(f"wrote {output / 'bundled-model.md'}")
@@ -245,7 +245,7 @@ def _model(folder: Path | None) -> Path:
 
 
 def _print_rows(rows: list[ComparisonRow]) -> None:
-    """The comparison as a table; the legend below says what is what."""
+    """Print the comparison as a table with a legend below."""
     from rich import box
     from rich.console import Console
     from rich.table import Table
@@ -275,7 +275,7 @@ def _print_rows(rows: list[ComparisonRow]) -> None:
         )
     console = Console()
     if not console.is_terminal:
-        # A file has no edge: a figure must not be cut off at one.
+        # A file has no width: the table must not be cut.
         console = Console(width=160)
     console.print(table)
     console.print(
@@ -286,7 +286,7 @@ def _print_rows(rows: list[ComparisonRow]) -> None:
 
 
 def main() -> NoReturn:
-    """Entry point of the command."""
+    """Run the command on the process's arguments, and exit."""
     run_app(app, "mirl-eval")
 
 

@@ -24,17 +24,17 @@ __all__ = ["Bar", "Bars"]
 
 @dataclass(frozen=True, slots=True)
 class Bar:
-    """One bar."""
+    """A progress bar."""
 
     progress: Progress
     task: TaskID
 
     def at(self, done: int, total: int) -> None:
-        """`done` of `total` are finished."""
+        """Show that `done` of `total` are finished."""
         self.progress.update(self.task, completed=done, total=total)
 
     def step(self) -> None:
-        """One more is finished."""
+        """Show that one more is finished."""
         self.progress.advance(self.task)
 
 
@@ -49,7 +49,7 @@ class Bars:
             TimeElapsedColumn(),
             TimeRemainingColumn(),
             console=Console(stderr=True),
-            # Questions in flight finish in bursts: a longer look back makes the time left steadier.
+            # Questions in flight finish in bursts: a longer period makes the time left steadier.
             speed_estimate_period=300,
         )
 
@@ -64,7 +64,7 @@ class Bars:
 
     @contextmanager
     def bar(self, text: str, total: int, missing: int | None = None) -> Iterator[Bar]:
-        """A bar of `total`, of which all but `missing` are done already; full once its block has ended."""
+        """Show a bar of `total`, of which all but `missing` are done; it is full once its block has ended."""
         done = 0 if missing is None else total - missing
         task = self._progress.add_task(text, total=total, completed=done)
         yield Bar(self._progress, task)

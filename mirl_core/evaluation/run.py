@@ -1,11 +1,11 @@
-"""`mirl-eval run`: sample every question once, replay methods on the samples, report.
+"""The command `mirl-eval run`: sample every question once, replay methods on the samples, report.
 
-    OUTPUT/bank/           what was sampled; never sampled twice, whatever is replayed (`bank/store.py`)
+    OUTPUT/bank/           the samples; nothing is sampled twice, whatever is replayed (`bank/store.py`)
     OUTPUT/live/METHOD/    outcomes of the real pipeline, for methods given as `live`
-    OUTPUT/questions/      one line a question: what every method made of it
+    OUTPUT/questions/      one line a question: the outcomes of every method
     OUTPUT/summary.json, report.md, plots/
 
-The model is loaded only if something is missing in the first two.
+The model is loaded only if a question is missing in the first two.
 """
 
 from __future__ import annotations
@@ -55,14 +55,14 @@ EngineFactory = Callable[[], AbstractAsyncContextManager[Engine]]
 
 
 async def run(settings: RunSettings, engine_factory: EngineFactory | None = None) -> Path:
-    """Everything of `mirl-eval run`; returns the summary's path.
+    """Do all of `mirl-eval run`, and return the summary's path.
 
     Args:
-        engine_factory: opens the engine, when it is first needed; None: vLLM on the run's model.
+        engine_factory: opens the engine when it is first needed; None: vLLM on the run's model.
 
     Raises:
         ConfigError: settings, data, methods or the output folder don't fit.
-        RequestError, EngineError: the engine refused a question, or failed; what was finished stays.
+        RequestError, EngineError: the engine refused a question, or failed; finished questions stay.
     """
     from mirl_core.evaluation.report import write_report
     from mirl_core.evaluation.report.summary import add_data, new_summary, write_summary
@@ -71,7 +71,7 @@ async def run(settings: RunSettings, engine_factory: EngineFactory | None = None
     methods = setup.methods(settings.methods)
     live = {method.name: method for method in (setup.methods(settings.live) if settings.live else ())}
     options = {name: live_options(method, setup) for name, method in live.items()}
-    # A live run is confirmed against its replay, so that is played too.
+    # A live run is compared with its replay, so that runs too.
     methods += tuple(method for name, method in live.items() if name not in {other.name for other in methods})
     check(methods, setup)
     with Bars() as bars:
@@ -101,12 +101,12 @@ async def run(settings: RunSettings, engine_factory: EngineFactory | None = None
 
 
 def run_blocking(settings: RunSettings) -> None:
-    """`run` for a command line."""
+    """Run `run` for a command line."""
     one_line(run(settings))
 
 
 def one_line(work: Coroutine[Any, Any, T]) -> T:
-    """Run `work`; what the engine reports is one line on standard error, and exit code 1."""
+    """Run `work`; report an engine's error as one line on standard error and exit code 1."""
     try:
         return asyncio.run(_stopped_by_sigterm(work))
     except ConfigError:
@@ -117,25 +117,25 @@ def one_line(work: Coroutine[Any, Any, T]) -> T:
     except (KeyboardInterrupt, asyncio.CancelledError) as stopped:
         typer.echo("mirl-eval: interrupted; run the same command again to continue", err=True)
         sent = signal.SIGINT if isinstance(stopped, KeyboardInterrupt) else signal.SIGTERM
-        # What a shell reports of a process that such a signal killed.
+        # The exit code by which a shell reports a process that the signal killed.
         raise typer.Exit(128 + sent) from stopped
 
 
 async def _stopped_by_sigterm(work: Coroutine[Any, Any, T]) -> T:
-    """`work`, cancelled by SIGTERM: dying on the spot would leave the engine's processes behind."""
+    """Await `work`, cancelled by SIGTERM: sudden death leaves the engine's processes behind."""
     task = asyncio.ensure_future(work)
     asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, task.cancel)
     return await task
 
 
 def vllm_engine(model: Path) -> EngineFactory:
-    """Opens vLLM on the model, and closes it."""
+    """Return a factory that opens vLLM on the model, and closes it."""
 
     @asynccontextmanager
     async def opened() -> AsyncGenerator[Engine, None]:
         from mirl_core.engines.vllm.throughput import start_engine
 
-        # vLLM's own lines would tear the progress bars apart.
+        # vLLM's log lines tear the progress bars apart.
         os.environ.setdefault("VLLM_LOGGING_LEVEL", "ERROR")
         engine = await start_engine(model)
         try:
@@ -147,10 +147,10 @@ def vllm_engine(model: Path) -> EngineFactory:
 
 
 def live_options(method: Method, setup: RunSetup) -> MIRLOptions:
-    """Options under which the pipeline does what the method replays.
+    """Return the options under which the pipeline does what the method replays.
 
     Raises:
-        ConfigError: the product has no such method; `param` is `live`.
+        ConfigError: the pipeline has no such method; `param` is `live`.
     """
     # Rules that choose λ and oracles are gated methods that no pipeline has.
     if isinstance(method, Gated) and method.served:
@@ -170,12 +170,12 @@ def live_options(method: Method, setup: RunSetup) -> MIRLOptions:
 
 
 def names(text: str) -> tuple[str, ...]:
-    """A list with commas."""
+    """Return the names in a list with commas."""
     return tuple(name for part in text.split(",") if (name := part.strip()))
 
 
 def command_line() -> str:
-    """What was typed, without this machine's folders."""
+    """Return the command line without this machine's folders."""
 
     def short(word: str) -> str:
         return ",".join(Path(part).name if part.startswith(("/", "~")) else part for part in word.split(","))
@@ -186,7 +186,7 @@ def command_line() -> str:
 async def _live(
     setup: RunSetup, name: str, options: MIRLOptions, engine: OpenEngine, bars: Bars
 ) -> dict[str, Outcomes]:
-    """Data set → outcomes of the real pipeline under `options`; runs what isn't there yet."""
+    """Return data set → outcomes of the real pipeline under `options`, running the missing questions."""
     settings = setup.settings
     folder = settings.output / "live" / file_name(name)
     store = LiveBank.open(folder, settings.model, setup.model_settings, options, settings.part, settings.seed)
@@ -225,7 +225,7 @@ async def _live(
 
 
 def once(stack: AsyncExitStack, factory: EngineFactory) -> OpenEngine:
-    """The engine, opened the first time it is asked for and closed with the stack."""
+    """Return a function that opens the engine on its first call; the stack closes it."""
     opened: list[Engine] = []
 
     async def engine() -> Engine:
@@ -237,7 +237,11 @@ def once(stack: AsyncExitStack, factory: EngineFactory) -> OpenEngine:
 
 
 def check(methods: Sequence[Method], setup: RunSetup) -> None:
-    """Raise ConfigError for what the bank can't be enough for, before hours are spent on filling it."""
+    """Check before hours go into filling the bank that it can serve the methods.
+
+    Raises:
+        ConfigError: a method needs more samples, or judges of descriptions.
+    """
     settings = setup.settings
     for method in methods:
         if isinstance(method, Oracle):

@@ -1,4 +1,4 @@
-"""What a run is made of: its settings, its model's facts, its questions and its bank."""
+"""Settings, model facts, questions and bank of a run."""
 
 from __future__ import annotations
 
@@ -27,12 +27,12 @@ if TYPE_CHECKING:
 __all__ = ["OpenEngine", "RunSettings", "RunSetup", "missing"]
 
 OpenEngine = Callable[[], Awaitable[Engine]]
-"""Gives the engine, started the first time it is asked for."""
+"""Returns the engine; the first call starts it."""
 
 
 @dataclass(frozen=True, slots=True)
 class RunSettings:
-    """What to run: the command's options."""
+    """The command's options."""
 
     model: Path
     data: tuple[str, ...]
@@ -40,7 +40,7 @@ class RunSettings:
     output: Path
     live: str = ""
     live_n: int | None = None
-    """Live runs on the first so many questions; None: on all."""
+    """Number of questions, the first ones, for live runs; None: all."""
     n: int = 1000
     """Questions per data set, at most."""
     part: str = "test"
@@ -52,16 +52,20 @@ class RunSettings:
     references: int = 8
     """Pictures of the estimator `reference`, where it is among the estimators."""
     fork_image: str | None = None
-    """Whether chains see the picture, `keep` or `drop`; None: as the model's settings say."""
+    """Whether chains see the picture, `keep` or `drop`; None: the model's setting."""
     max_tokens: int = 512
     """Longest trajectory, description and chain; tokens."""
     mapping: Path | None = None
     """YAML file with an `hf:` data set's columns."""
     command: str = ""
-    """What was typed, for the report."""
+    """The command line, for the report."""
 
     def plan(self, model: ModelSettings) -> BankPlan:
-        """What the bank is to hold of each question. ConfigError on an unknown estimator."""
+        """Return the bank's plan.
+
+        Raises:
+            ConfigError: an estimator is unknown.
+        """
         for name in self.estimators:
             if name not in ESTIMATORS:
                 raise ConfigError(
@@ -82,10 +86,11 @@ class RunSettings:
 
 
 class RunSetup:
-    """A run's model, data and bank; nothing is sampled before `fill`.
+    """A run's model, data and bank; `fill` samples the questions.
 
     Raises:
-        ConfigError: a data set doesn't exist or comes twice, or the bank was filled with something else.
+        ConfigError: a data set doesn't exist or is named twice, or the bank was filled under other
+        conditions.
     """
 
     def __init__(self, settings: RunSettings) -> None:
@@ -102,23 +107,24 @@ class RunSetup:
         )
 
     def methods(self, text: str) -> tuple[Method, ...]:
-        """The methods named in `text`, their costs being this model's."""
+        """Return the methods named in `text`, with the costs of this model."""
         settings = self.model_settings
         if self.plan.references:
-            # What is scored once a picture costs as many pictures as the bank has.
+            # Scoring costs one pass for each of the bank's pictures.
             settings = settings.model_copy(update={"reference_images": ("reference",) * self.plan.references})
         if self.plan.fork_image != settings.options.fork_image:
-            # These chains are not the ones that it was fitted on; methods don't know what the bank's saw.
+            # The calibration was fitted on other chains; methods don't know whether the bank's chains see the
+            # picture.
             settings = settings.model_copy(update={"calibration": None})
         return parse_methods(text, settings, self.opening_tokens)
 
     async def fill(self, engine: OpenEngine, bars: Bars) -> None:
-        """Sample every question that the bank lacks; `engine` gives the engine once something is missing."""
+        """Sample every question that the bank lacks; `engine` is called only if one is missing."""
         with self.bank:
             for data in self.data:
                 lacking = missing(data, self.bank.keys(data.name))
                 if lacking:
-                    # Started before the bar is, so that the time left is the questions' own.
+                    # Started before the bar, so that the time left is that of the questions.
                     started = await engine()
                     with bars.bar(f"{data.name}: sampling", len(data.questions), missing=lacking) as bar:
                         await fill(
@@ -132,12 +138,13 @@ class RunSetup:
                         )
 
     def banked(self, data: DataSet) -> list[BankedQuestion]:
-        """The bank's lines of the data set's questions, in their order."""
+        """Return the bank's records of the data set's questions, in their order."""
         lines = {question.key: question for question in self.bank.load(data.name)}
         return [lines[question.key] for question in data.questions]
 
     def references(self, data: DataSet) -> Sequence[Image]:
-        """Pictures for the estimator `reference`: the model's own, or else training pictures of the world."""
+        """Return pictures for the estimator `reference`: the model's, or else training pictures of the
+        world."""
         if not self.plan.references:
             return ()
         files = self.model_settings.reference_images
@@ -155,7 +162,7 @@ class RunSetup:
         return references(data.name, self.plan.references, self.settings.seed)
 
     def facts(self) -> dict[str, Any]:
-        """What the report says was run. No paths: folders by their names."""
+        """Return the run's facts for the report, with the names of folders instead of their paths."""
         header = self.bank.header
         plain = self.model_settings.model_dump(mode="json")
         plain["reference_images"] = [Path(name).name for name in plain["reference_images"]]
@@ -180,14 +187,14 @@ class RunSetup:
 
 
 def _model_name(model: Path) -> str:
-    """The model's folder name; `bundled` for the one that ships with MIRL."""
+    """Return the model's folder name; `bundled` for the model that ships with MIRL."""
     from mirl_core.bundled import model_path
 
     return "bundled" if model.resolve() == model_path().resolve() else model.resolve().name
 
 
 def _short(data: str) -> str:
-    """A data set's name without the folder it lies in, where it is a file or a folder."""
+    """Return a data set's name, of a file or folder without its parent folders."""
     if data.endswith((".jsonl", ".ndjson")):
         return Path(data).name
     kind, colon, name = data.partition(":")
@@ -195,9 +202,9 @@ def _short(data: str) -> str:
 
 
 def _opening_tokens(model: Path, settings: ModelSettings) -> int:
-    """Length of the description's opening tag, which is scored with every description; tokens.
+    """Return the length of the description's opening tag, which is scored with every description; tokens.
 
-    1 where the folder has no `tokenizer.json`: the true number needs the model then.
+    1 where the folder has no `tokenizer.json`: the true number then needs the model.
     """
     file = model / "tokenizer.json"
     if not file.is_file():
@@ -208,6 +215,6 @@ def _opening_tokens(model: Path, settings: ModelSettings) -> int:
     return len(Tokenizer.from_file(str(file)).encode(tag, add_special_tokens=False).ids)
 
 
-def missing(data: DataSet, there: frozenset[str]) -> int:
-    """How many of the data set's questions are not there yet."""
-    return sum(question.key not in there for question in data.questions)
+def missing(data: DataSet, banked_keys: frozenset[str]) -> int:
+    """Return the number of the data set's questions whose keys are not in `banked_keys`."""
+    return sum(question.key not in banked_keys for question in data.questions)

@@ -1,2 +1,2 @@
-"""Questions, data sets, worlds and resampling, which evaluation and training share; imports neither of
-them."""
+"""What evaluation and training share: questions, data sets, worlds, resampling, report figures and tables;
+imports the algorithm and the engines' contract, neither evaluation nor training."""

@@ -1,4 +1,4 @@
-"""What the project's command lines share: bad input is one line on standard error and exit code 2."""
+"""Entry point of the project's command lines: bad input is one line on standard error and exit code 2."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ def run(app: typer.Typer, name: str) -> NoReturn:
     try:
         code = app(args=sys.argv[1:] or ["--help"], standalone_mode=False)
     except (_UsageError, ConfigError) as error:
-        # A usage error's own text leaves out which option is meant.
+        # The text of a usage error leaves out the option that is meant.
         message = getattr(error, "format_message", error.__str__)()
         typer.echo(f"{name}: {' '.join(message.split())}", err=True)
         code = 2

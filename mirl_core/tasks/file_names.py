@@ -7,6 +7,6 @@ import re
 __all__ = ["file_name"]
 
 
-def file_name(data: str) -> str:
-    """A data set's or method's name as a file name, without suffix."""
-    return re.sub(r"[^A-Za-z0-9.@+=-]+", "_", data).strip("._") or "data"
+def file_name(name: str) -> str:
+    """Return the name of a data set, method, run or question as a file name, without suffix."""
+    return re.sub(r"[^A-Za-z0-9.@+=-]+", "_", name).strip("._") or "data"

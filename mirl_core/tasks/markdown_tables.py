@@ -11,7 +11,7 @@ _WORDS = frozenset({"", " ", "data", "method", "estimator", "score", "normalised
 
 
 def table(head: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
-    """A Markdown table, columns of words left, of figures right; empty without rows."""
+    """Return a Markdown table, columns of words left, of figures right; empty without rows."""
     lines = [
         "| " + " | ".join(cell.replace("|", "\\|").replace("\n", " ") for cell in row) + " |" for row in rows
     ]
@@ -22,7 +22,7 @@ def table(head: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
 
 
 def percent(mean: float | None, low: float | None = None, high: float | None = None) -> str:
-    """Shares as per cent: `71.3 [68.0, 74.4]`; a dash for None."""
+    """Return a share and its bounds as per cent: `71.3 [68.0, 74.4]`; a dash for None."""
     if mean is None:
         return "–"
     text = f"{100 * mean:.1f}"
@@ -30,7 +30,7 @@ def percent(mean: float | None, low: float | None = None, high: float | None = N
 
 
 def points(row: Mapping[str, Any], name: str = "difference", low: str = "low", high: str = "high") -> str:
-    """A difference of shares in points, with its sign: `+2.1 [-0.4, +4.6]`."""
+    """Return a difference of shares in points, with its sign: `+2.1 [-0.4, +4.6]`; a dash for None."""
     if row.get(name) is None:
         return "–"
     return f"{100 * row[name]:+.1f} [{100 * row[low]:+.1f}, {100 * row[high]:+.1f}]"

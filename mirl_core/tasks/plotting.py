@@ -18,7 +18,7 @@ COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#0
 
 
 def panels(count: int, width: float = 4.6, height: float = 3.5) -> tuple[Figure, list[Axes]]:
-    """A figure with `count` panels in rows of two, or of three where that fills the rows."""
+    """Return a figure with `count` panels in rows of two, or of three where that fills the rows."""
     import matplotlib as mpl
 
     mpl.use("Agg")
@@ -41,7 +41,12 @@ def panels(count: int, width: float = 4.6, height: float = 3.5) -> tuple[Figure,
 
 
 def save(figure: Figure, path: Path, entries: Mapping[str, Any], columns: int = 1) -> Path:
-    """Write the figure with one legend for all panels, beside them where there are many entries."""
+    """Write the figure to `path` with one legend for all panels, beside them where it has many entries.
+
+    Args:
+        entries: label → the artist that the legend shows.
+        columns: of a legend beside the panels.
+    """
     import matplotlib.pyplot as plt
 
     if entries:

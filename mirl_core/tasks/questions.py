@@ -1,4 +1,4 @@
-"""What is asked: a picture, a question, the truth, and whether an answer is right.
+"""A question about a picture, its truth, and whether an answer is right.
 
 An answer is right where `mirl_core.algorithm.answers` holds it equal to the truth. Chains vote by the same
 relation, so a vote never joins a right and a wrong answer. There are two exceptions: an option's letter and
@@ -31,26 +31,26 @@ class Question:
     key: str
     """Unique and stable within its data set, e.g. `digits-iid-test-000012`."""
     text: str
-    """What the user asks, choices already rendered into it if there are any."""
+    """The user's text, choices already rendered into it if there are any."""
     answer: str
-    """The truth; of a question with choices the option's letter or its text."""
+    """The truth; for a question with choices the option's letter or its text."""
     image: Callable[[], Image]
-    """Loads or draws the picture (RGB)."""
+    """Load or draw the picture (RGB)."""
     family: str = ""
-    """Kind of question, where the data set tells."""
+    """Kind of question, where the data set names it."""
     clusters: tuple[str, ...] = ()
-    """What is resampled together: the scene first, then its glyphs; () means (key,)."""
+    """The clusters that are resampled together: the scene first, then its glyphs; () means (key,)."""
     choices: tuple[str, ...] = ()
     """The options' texts, A first."""
     describes: Callable[[str], bool] | None = None
-    """Whether a description is right, where the world can tell."""
+    """Return whether a description is right; None where the data set can't tell."""
     accept: Callable[[str], bool] | None = None
-    """Whether an answer is right, where the data set has a rule of its own (a tolerance, a list)."""
+    """Return whether an answer is right by the data set's rule (a tolerance, a list); None: no such rule."""
     more_images: tuple[Callable[[], Image], ...] = ()
     """Further pictures of the same question, shown after the first."""
 
     def conversation(self) -> Conversation:
-        """One user message: the picture (or pictures), then the text."""
+        """Return one user message: the picture (or pictures), then the text."""
         pictures = [{"type": "image", "image": load()} for load in (self.image, *self.more_images)]
         text = {"type": "text", "text": self.text}
         return Conversation(({"role": "user", "content": [*pictures, text]},))
@@ -68,10 +68,11 @@ class DataSet:
 
 
 def is_right(question: Question, answer: str | None) -> bool:
-    """Whether `answer`, as `mirl_core.algorithm.answers.extract` returns it, is the truth.
+    """Return whether `answer`, as `mirl_core.algorithm.answers.extract` returns it, is the truth.
 
-    The data set's own rule where it has one; with choices, letter and text of the right option, alone or
-    together (`B`, `(b).`, `B. cat`, `cat`); else the same answer after normalisation. No answer is wrong.
+    The data set's rule decides where there is one. With choices, the letter and the text of the right option
+    are right, alone or together (`B`, `(b).`, `B. cat`, `cat`). Otherwise answers are compared after
+    normalisation. None is wrong.
     """
     if answer is None:
         return False
@@ -84,7 +85,7 @@ def is_right(question: Question, answer: str | None) -> bool:
 
 
 def chosen(choices: Sequence[str], answer: str) -> int | None:
-    """Which option an answer names, from 0; None where it names none, or several that read the same.
+    """Return the index of the option that an answer names; None for no option, or several that read the same.
 
     A lone letter is a letter even where another option's text is that letter. Otherwise an option's exact
     text comes before the reading as a letter with text, since `E. coli` may be an option.
@@ -107,14 +108,14 @@ def chosen(choices: Sequence[str], answer: str) -> int | None:
 
 
 def question_seed(seed: int, key: str) -> int:
-    """A question's own seed: the same in the bank and in a live run, whatever else is asked."""
+    """Return the seed of one question: the same in the bank and in a live run, on any set of questions."""
     derived = derive_seed(seed, key)
-    assert derived is not None, "only no seed derives no seed"
+    assert derived is not None, "a seed of None alone derives None"
     return derived
 
 
 def render_choices(choices: Sequence[str]) -> str:
-    """`A. first`, a line each."""
+    """Return the options as lines `A. first`."""
     return "\n".join(f"{letter}. {choice}" for letter, choice in zip(ascii_uppercase, choices, strict=False))
 
 

@@ -8,8 +8,8 @@ bootstrap's multiplicities for many clusters). With residuals r_c = value - mean
 
     sum_c (u_scene(c) - 1) r_c / n  +  s * sum_c sum_{g of c} (v_g - 1) r_c / n
 
-Why s: a glyph sum also varies where glyphs explain nothing, since each of its cases varies by itself, and the
-scenes' part already counts that. Were every (scene, glyph) pair given a multiplier of its own, the glyph sum
+The factor s: a glyph sum also varies where glyphs explain nothing, since each of its cases varies by itself,
+and the scenes' part already counts that. With one multiplier for every (scene, glyph) pair, the glyph sum
 would have the variance V0; s^2 = max(0, 1 - V0 / Var(glyph sum)) keeps what glyphs explain beyond that. The
 variance of the draws is then the multiway cluster-robust "scenes + glyphs - scenes x glyphs" of Cameron,
 Gelbach & Miller (2011, Journal of Business & Economic Statistics 29), without letting the glyphs' part fall
@@ -52,7 +52,7 @@ class Estimate:
 class Resampling:
     """Bootstrap draws over the clusters of a fixed list of cases, shared by every statistic of these cases.
 
-    `clusters[i]` names case i's scene, then its glyphs; an empty one makes the case a scene of its own. The
+    `clusters[i]` names case i's scene, then its glyphs; an empty entry makes the case a separate scene. The
     multiplicities are drawn once, [draws, scenes] and [draws, glyphs], so that figures of one list of cases
     are compared under the same draws.
     """
@@ -64,7 +64,7 @@ class Resampling:
         scenes: dict[str | int, int] = {}
         glyphs: dict[str, int] = {}
         pairs: dict[tuple[int, int], int] = {}
-        # A case without clusters gets its own number as its scene: no name can be equal to it.
+        # A case without clusters has its number as its scene: no name is equal to it.
         self._scene = np.array(
             [scenes.setdefault(names[0] if names else i, len(scenes)) for i, names in enumerate(clusters)],
             np.intp,
@@ -86,7 +86,7 @@ class Resampling:
         self._v = _multiplicities(rng, draws, len(glyphs))
 
     def deviations(self, values: Values) -> Array:
-        """Draws [draws] of what resampling adds to the mean of `values` [cases]."""
+        """Return the amounts [draws] that resampling adds to the mean of `values` [cases]."""
         residual = self._checked(values)
         residual = residual - residual.mean() if self.n else residual
         scenes, glyphs, pairs = self._sizes
@@ -100,13 +100,18 @@ class Resampling:
         return (_weigh(self._u, by_scene) + s * _weigh(self._v, by_glyph)) / max(self.n, 1)
 
     def proportion(self, values: Values) -> Estimate:
-        """Wilson's interval of a mean of values in 0..1, at the number of independent cases that would give
-        the draws' variance: n over the design effect Var(draws) / Var(simple random sample).
+        """Return the mean of `values` [cases] in 0..1 with Wilson's interval.
+
+        The interval is at the number of independent cases that would give the draws' variance: n over the
+        design effect Var(draws) / Var(simple random sample).
 
         The variance is never taken below the simple random sample's. Where all values are equal they tell
         nothing about how cases depend on each other: every scene then counts as one case (Kish's effective
-        number, n^2 / sum of squared scene sizes), and what its glyphs add is unknown and left out, so that
+        number, n^2 / sum of squared scene sizes). The glyphs' share is then unknown and left out, so that
         such an interval may be too narrow.
+
+        Raises:
+            ValueError: a value lies outside 0..1.
         """
         x = self._checked(values)
         if self.n == 0:
@@ -126,7 +131,7 @@ class Resampling:
         return Estimate(mean, max(0.0, min(mean, centre - half)), min(1.0, max(mean, centre + half)), self.n)
 
     def mean(self, values: Values) -> Estimate:
-        """Mean of `values` [cases] in their own unit, with the percentile interval of the draws."""
+        """Return the mean of `values` [cases], in their unit, with the percentile interval of the draws."""
         if self.n == 0:
             return Estimate(math.nan, math.nan, math.nan, 0)
         mean = float(self._checked(values).mean())
@@ -134,7 +139,7 @@ class Resampling:
         return Estimate(mean, mean + float(low), mean + float(high), self.n)
 
     def difference(self, a: Values, b: Values) -> Estimate:
-        """Mean of a - b over the same cases, [cases] each: paired, with the percentile interval."""
+        """Return the mean of a - b over the same cases, [cases] each, with the paired percentile interval."""
         return self.mean(self._checked(a) - self._checked(b))
 
     def _checked(self, values: Values) -> Array:
@@ -153,12 +158,12 @@ def _multiplicities(rng: np.random.Generator, draws: int, clusters: int) -> npt.
 
 
 def _sums(labels: npt.NDArray[np.intp], values: Array, count: int) -> Array:
-    """Sum of the values under each of the labels 0..count-1: [count]."""
+    """Return the sum of the values under each of the labels 0..count-1: [count]."""
     return np.bincount(labels, values, count).astype(np.float64)
 
 
 def _weigh(multiplicities: npt.NDArray[np.uint8], sums: Array) -> Array:
-    """Sum over clusters of (multiplicity - 1) * sum: [draws]."""
+    """Return the sum over clusters of (multiplicity - 1) * sum: [draws]."""
     weighed = np.empty(len(multiplicities))
     for begin in range(0, len(multiplicities), _BLOCK):
         block = multiplicities[begin : begin + _BLOCK].astype(np.float64)

@@ -1,6 +1,6 @@
 """`mirl-train`: train models from recipes.
 
-Bad input is one line on standard error and exit code 2.
+Bad input gives one line on standard error and exit code 2.
 """
 
 from __future__ import annotations
@@ -129,7 +129,7 @@ def report(
 
 
 def main() -> NoReturn:
-    """Entry point of the command."""
+    """Run the command line."""
     run(app, "mirl-train")
 
 

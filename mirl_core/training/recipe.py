@@ -1,4 +1,4 @@
-"""Recipes as files, and the recipe of a supervised stage: pydantic trees, unknown keys rejected."""
+"""Reading of recipe files, and the recipe of a supervised stage: pydantic trees that reject unknown keys."""
 
 from __future__ import annotations
 
@@ -23,54 +23,55 @@ class Recipe(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)
 
     stage: Stage
-    """What is trained: `lm` (language model on text), `vision` (tower with auxiliary heads), `joint`
+    """The part that is trained: `lm` (language model on text), `vision` (tower with auxiliary heads), `joint`
     (everything)."""
     seed: int = 0
-    """Seeds weights and data; a step's data depend on (seed, stage, step) only."""
+    """Seed of weights and data; a step's data depend on (seed, stage, step) only."""
     steps: int = Field(gt=0)
     """Optimiser steps of the whole schedule."""
     output: Path
     """Folder of checkpoint, log and final weights; keep it outside the work tree."""
     init: tuple[Path, ...] = ()
-    """Finished stages' folders whose weights are the start: the tower from a `vision`, the rest from an
+    """Folders of finished stages whose weights are the start: the tower from a `vision`, the rest from an
     `lm` stage."""
     learning_rate: float = Field(default=2e-3, gt=0)
     """Peak learning rate; linear warm-up, then a cosine down to a fiftieth."""
     warmup: int = Field(default=200, ge=0)
     """Steps of linear warm-up."""
     connector_steps: int = Field(default=0, ge=0)
-    """`joint` only: first steps in which the connector alone is trained."""
+    """`joint` only: number of first steps in which the connector alone is trained."""
     weight_decay: float = Field(default=0.05, ge=0)
-    """AdamW's decay of matrices."""
+    """Weight decay of matrices (AdamW)."""
     ema: float = Field(default=0.998, ge=0, lt=1)
-    """Decay of the averaged weights, which are what is evaluated and exported."""
+    """Decay of the averaged weights; the averaged weights are evaluated and exported."""
     digits_images: int = Field(default=0, ge=0)
-    """Digits pictures a step (`vision`, `joint`)."""
+    """Digits pictures per step (`vision`, `joint`)."""
     easy_images: int = Field(default=0, ge=0)
-    """easy-VQA pictures a step (`vision`, `joint`)."""
+    """easy-VQA pictures per step (`vision`, `joint`)."""
     rows_per_image: int = Field(default=2, ge=1)
     """`joint` only: question rows that share one picture; the first has a true description, the last a
     corrupted one."""
     text_rows: int = Field(default=0, ge=0)
-    """Image-free rows a step (`lm`, `joint`), a fifth of them easy-VQA."""
+    """Image-free rows per step (`lm`, `joint`), a fifth of them easy-VQA."""
     corrupted: float = Field(default=0.5, ge=0, le=1)
-    """`joint` only: chance that a picture's last row has a corrupted description."""
+    """`joint` only: probability that a picture's last row has a corrupted description."""
     corrupted_text: float = Field(default=0.5, ge=0, le=1)
-    """Chance that an image-free row has a corrupted description."""
+    """Probability that an image-free row has a corrupted description."""
     ambiguous: float = Field(default=TRAINING_AMBIGUOUS_SHARE, ge=0, le=1)
     """Share of ambiguous scenes among training scenes."""
     smallest: float = Field(default=18.0, gt=0, le=27)
-    """Least size of a glyph in training scenes, in pixels; below the world's own 18 it is augmentation."""
+    """Smallest size of a glyph in training scenes, in pixels; a size below the world's own 18 is
+    augmentation."""
     slips: float = Field(default=TRAINING_SLIP_SHARE, ge=0, le=1)
-    """Share of chains of the slip family with one wrong running total."""
+    """Share of chains of the slip family that have one wrong running total."""
     description_weight: float = Field(default=1.0, ge=0)
-    """Weight of description tokens against reasoning tokens in the loss."""
+    """Weight of description tokens relative to reasoning tokens in the loss."""
     auxiliary: float = Field(default=0.0, ge=0)
     """`joint` only: weight of the auxiliary vision heads' loss."""
     word_weight: float = Field(default=0.0, ge=0)
-    """`joint` only: weight of the loss that makes image tokens stand near the words for what they show."""
+    """`joint` only: weight of the loss that pulls image tokens towards the words for what they show."""
     describe_only: bool = False
-    """`joint` only: picture rows end after the description, which teaches looking at a lower cost."""
+    """`joint` only: end picture rows after the description, which teaches perception at a lower cost."""
     dev_every: int = Field(default=500, gt=0)
     """Steps between measurements on dev data."""
     save_seconds: float = Field(default=60.0, gt=0)
@@ -78,7 +79,7 @@ class Recipe(BaseModel):
 
 
 def load_recipe(path: Path) -> Recipe:
-    """The stage in a YAML file.
+    """Return the stage in a YAML file.
 
     Raises:
         ConfigError: the file cannot be read or does not describe a stage.
@@ -87,10 +88,10 @@ def load_recipe(path: Path) -> Recipe:
 
 
 def read_yaml(path: Path) -> dict[str, Any]:
-    """A YAML file that holds a mapping.
+    """Return the mapping in a YAML file.
 
     Raises:
-        ConfigError: it cannot be read, or holds something else.
+        ConfigError: the file cannot be read, or holds no mapping.
     """
     import yaml
 
@@ -104,7 +105,7 @@ def read_yaml(path: Path) -> dict[str, Any]:
 
 
 def validated(raw: dict[str, Any], model: type[T], path: Path) -> T:
-    """The settings in `raw`, which came from `path`.
+    """Return the settings in `raw`, the content of the file `path`.
 
     Raises:
         ConfigError: a key is unknown, missing or out of range; `param` is the dotted key.

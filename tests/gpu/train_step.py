@@ -25,7 +25,7 @@ from PIL import Image
 
 from mirl_core.training.rl.model.policy import Policy
 from mirl_core.training.rl.model.trainer import Trainer
-from mirl_core.training.rl.planners.rows import Row
+from mirl_core.training.rl.planners.rows import TrainingRow
 from mirl_core.training.rl.recipe.config import OptimizerConfig
 from mirl_core.types import Conversation
 from tests.fixtures.patches import IMAGE, START, PatchProcessor
@@ -83,7 +83,7 @@ def build(size: str, device: str, dtype: torch.dtype) -> Any:
         return Qwen2_5_VLForConditionalGeneration._from_config(config, dtype=dtype)
 
 
-def make_rows(prompts: int, rows: int, image: int, length: int, vocabulary: int) -> list[Row]:
+def make_rows(prompts: int, rows: int, image: int, length: int, vocabulary: int) -> list[TrainingRow]:
     """For each prompt an image of image x image pixels, and descriptions and chains, these twice as long."""
     random = torch.Generator().manual_seed(0)
     made = []
@@ -95,7 +95,7 @@ def make_rows(prompts: int, rows: int, image: int, length: int, vocabulary: int)
             count = length * (1 + number % 2)
             ids = torch.randint(50, vocabulary, (count,), generator=random).tolist()
             made.append(
-                Row(
+                TrainingRow(
                     prompt,
                     tuple(ids),
                     (False,) + (True,) * (count - 1),

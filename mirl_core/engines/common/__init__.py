@@ -1,1 +1,1 @@
-"""Helpers that several engines share; imports no backend."""
+"""Helpers that several engines share: may import `engines.base`, no backend."""

@@ -1,8 +1,8 @@
-"""Ends what a process has started when it dies without a word: SIGKILL, or for want of memory.
+"""Kills the children of a process that dies without clean-up: by SIGKILL, or when memory runs out.
 
-vLLM's engine is a process of its own, which would go on holding cores, memory or a GPU. Another, tiny process
-watches: it remembers the first one's children while that lives, and kills them once it doesn't. Linux only;
-elsewhere nothing is watched. Stands alone: it is run as a script.
+vLLM's engine runs in a child process, which would go on holding cores, memory or a GPU. A tiny watcher
+process records the children while their parent lives, and kills them when it dies. Linux only: elsewhere
+nothing is watched. This file imports the standard library only, because the watcher runs it as a script.
 """
 
 from __future__ import annotations
@@ -11,62 +11,61 @@ import os
 import signal
 import subprocess
 import sys
-import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
+from time import sleep
 
-__all__ = ["guarded"]
+__all__ = ["children_killed_with_parent"]
 
-_SECONDS = 0.5
+_POLL_SECONDS = 0.5
 
 
 @contextmanager
-def guarded() -> Iterator[None]:
-    """Within the block, children of this process do not outlive it."""
+def children_killed_with_parent() -> Iterator[None]:
+    """Within the block, have a watcher kill this process's children if this process dies."""
     if not Path(f"/proc/self/task/{os.getpid()}/children").exists():
         yield
         return
-    nowhere = subprocess.DEVNULL
-    guard = subprocess.Popen(  # noqa: S603  this Python, this file
+    watcher = subprocess.Popen(  # noqa: S603  this Python, this file
         [sys.executable, "-I", "-S", __file__, str(os.getpid())],
-        stdin=nowhere,
-        stdout=nowhere,
-        stderr=nowhere,
-        # Ctrl-C on a terminal is not for it.
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+        # Ctrl-C on a terminal must not end the watcher.
         start_new_session=True,
     )
     try:
         yield
     finally:
-        guard.terminate()
-        guard.wait()
+        watcher.terminate()
+        watcher.wait()
 
 
 def _watch(parent: int) -> None:
-    known: dict[int, str] = {}
+    start_times: dict[int, str] = {}
     while os.getppid() == parent:
-        known |= {child: started for child in _children(parent) if (started := _started(child))}
-        time.sleep(_SECONDS)
-    for child, started in known.items():
-        # The same process still, not another by its number.
-        if child != os.getpid() and _started(child) == started:
+        start_times |= {child: time for child in _children(parent) if (time := _start_time(child))}
+        sleep(_POLL_SECONDS)
+    for child, start_time in start_times.items():
+        # The start time shows that no other process has reused the process id.
+        if child != os.getpid() and _start_time(child) == start_time:
             with suppress(ProcessLookupError):
                 os.kill(child, signal.SIGKILL)
 
 
 def _children(parent: int) -> list[int]:
-    """Of all threads of a process."""
-    found = []
+    """Return the process ids of the children of all threads of a process."""
+    children = []
     with suppress(OSError):
         for thread in Path(f"/proc/{parent}/task").iterdir():
             with suppress(OSError):
-                found += [int(word) for word in (thread / "children").read_text().split()]
-    return found
+                children += [int(word) for word in (thread / "children").read_text().split()]
+    return children
 
 
-def _started(process: int) -> str:
-    """When a process was started, as the kernel counts; empty if there is none."""
+def _start_time(process: int) -> str:
+    """Return the start time of a process in the kernel's clock ticks; empty if there is no such process."""
     try:
         return Path(f"/proc/{process}/stat").read_text().rpartition(")")[2].split()[19]
     except OSError:

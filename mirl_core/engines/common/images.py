@@ -1,4 +1,4 @@
-"""Pictures as models see them, wherever they come from: a request, a file, a data set."""
+"""Pictures as models see them, whether from a request, a file or a data set."""
 
 from __future__ import annotations
 
@@ -12,19 +12,20 @@ __all__ = ["upright_rgb"]
 
 
 def upright_rgb(image: Image) -> Image:
-    """The first frame of an opened picture, upright by its EXIF, what is transparent white (as vLLM has it).
+    """Return the first frame of an opened picture in RGB, upright by its EXIF, on white (as in vLLM).
 
-    Broken pixels raise whatever Pillow raises.
+    Raises:
+        Exception: Pillow's, of any type, for broken pixels.
     """
     from PIL import Image as Images
     from PIL import ImageOps
 
     image.load()
-    # Malformed EXIF is common in files that every viewer shows; Pillow raises many things at it.
+    # Malformed EXIF is common in files that every viewer shows; Pillow raises many types of errors for it.
     with suppress(Exception):
         image = ImageOps.exif_transpose(image)
     if image.mode.startswith("I"):
-        # 16-bit grey: Pillow's own conversion clips instead of scaling.
+        # 16-bit grey: Pillow's conversion clips instead of scaling.
         image = image.point(lambda value: value * (1 / 256)).convert("L")
     if image.has_transparency_data:
         image = image.convert("RGBA")

@@ -1,4 +1,4 @@
-"""Conversations as vLLM takes them: only text and images that are already decoded."""
+"""Conversations as messages for vLLM: only text and images that are already decoded."""
 
 from __future__ import annotations
 
@@ -17,10 +17,10 @@ _TEXT_PARTS = ("text", "refusal", "thinking", "tool_reference")
 def messages_with(
     conversation: Conversation, image_part: Callable[[Image], dict[str, Any]]
 ) -> list[dict[str, Any]]:
-    """The messages with every image as the content part that `image_part` makes of it.
+    """Return the messages with every image replaced by the content part that `image_part` returns for it.
 
     Raises:
-        RequestError: a part is neither text nor a decoded image; vLLM would fetch what it refers to.
+        RequestError: a part is neither text nor a decoded image; vLLM would fetch the URL in it.
     """
     messages = []
     for number, message in enumerate(conversation.messages):

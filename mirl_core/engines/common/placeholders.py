@@ -1,4 +1,4 @@
-"""Which tokens stand for media in a prompt: sampled, they ask the model for media that isn't there."""
+"""Tokens that stand for media in a prompt; never to be sampled, because there are no media for them."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ _NAME = re.compile(r"(image|video|audio|vision)\w*_token_(id|index)")
 
 
 def placeholder_ids(config: Any, vocab_size: int) -> frozenset[int]:
-    """Those that a transformers model config names, inside the vocabulary."""
+    """Return the placeholder tokens that a transformers model config names, inside the vocabulary."""
     return frozenset(
         value
         for name, value in vars(config).items()

@@ -1,4 +1,4 @@
-"""Token ids to text and back, by any tokenizer with transformers' interface."""
+"""Text to token ids and back, by any tokenizer with transformers' interface."""
 
 from __future__ import annotations
 
@@ -7,9 +7,10 @@ from typing import Any
 
 
 class TextCodec:
-    """A tokenizer without the special tokens in its text.
+    """A tokenizer whose decoded text has no special tokens.
 
     Args:
+        tokenizer: transformers' tokenizer.
         keep_special: special tokens that stay in text: for tokenizers whose tags are special tokens.
         decoding: further arguments of the tokenizer's `decode`.
     """
@@ -25,26 +26,26 @@ class TextCodec:
 
     @property
     def skips_special(self) -> bool:
-        """Whether the tokenizer leaves special tokens out by itself; if not, `cleaned` does."""
+        """Whether the tokenizer leaves special tokens out; if not, `cleaned` does."""
         return not self._dropped
 
     def encode(self, text: str) -> tuple[int, ...]:
-        """Token ids of `text`, nothing added."""
+        """Return the token ids of `text`, without special tokens added."""
         return tuple(self._tokenizer.encode(text, add_special_tokens=False))
 
     def decode(self, token_ids: Sequence[int]) -> str:
-        """The text of token ids."""
+        """Return the text of token ids."""
         return self.cleaned(
             self._tokenizer.decode(list(token_ids), skip_special_tokens=self.skips_special, **self._decoding)
         )
 
     def token(self, token_id: int) -> str:
-        """The spelling of one token by itself, special tokens too."""
+        """Return the text of a single token, special or not."""
         text: str = self._tokenizer.decode([token_id], skip_special_tokens=False, **self._decoding)
         return text
 
     def cleaned(self, text: str) -> str:
-        """`text`, decoded with special tokens, without those that don't stay."""
+        """Return `text`, decoded with special tokens, without those that are not in `keep_special`."""
         for token in self._dropped:
             text = text.replace(token, "")
         return text

@@ -1,2 +1,1 @@
-"""Plain transformers, the reference for numerical comparisons; imports torch, transformers and
-`engines.common`."""
+"""Plain transformers, the numerical reference: may import torch, transformers and `engines.common`."""

@@ -1,7 +1,7 @@
-"""The engine on plain transformers: the yardstick for vLLM's numbers, and a way to run what vLLM can't.
+"""The engine on plain transformers: the reference for vLLM's numbers, and for models that vLLM can't run.
 
-One thread does all the model's work, one call after another; the event loop is never blocked. A call runs its
-prompt once and its branches as one batch; an abort is noticed between two tokens.
+A single thread runs the model, one call after another; the event loop is never blocked. A call runs its
+prompt once and its branches as one batch; an abort takes effect between two tokens.
 """
 
 from __future__ import annotations
@@ -25,9 +25,12 @@ from mirl_core.engines.base import (
     derive_seed,
     too_long_to_score,
 )
+from mirl_core.engines.common.branches import registered
 from mirl_core.engines.common.placeholders import placeholder_ids
+from mirl_core.engines.common.scoring import distinct_suffixes, scores_in_order
+from mirl_core.engines.common.stop_strings import stop_string_end
 from mirl_core.engines.common.text import TextCodec
-from mirl_core.engines.hf.render import render_conversation, translated
+from mirl_core.engines.hf.render import render_conversation, transformers_errors_translated
 from mirl_core.engines.hf.token_chooser import TokenChooser
 from mirl_core.errors import EngineDeadError, EngineError, RequestError
 from mirl_core.types import Conversation, FinishReason
@@ -35,8 +38,8 @@ from mirl_core.types import Conversation, FinishReason
 T = TypeVar("T")
 
 
-class _Call:
-    """Tells the model's thread that its result is no longer wanted."""
+class _StopFlag:
+    """Tells the model's thread to stop a call."""
 
     def __init__(self) -> None:
         self.stopped = False
@@ -69,7 +72,7 @@ class HFEngine:
         self._last_logits_only = {"logits_to_keep": 1} if keeps else {}
         self._shifted = [module for module in model.modules() if hasattr(module, "rope_deltas")]
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="hf-engine")
-        self._calls: dict[str, _Call] = {}
+        self._calls: dict[str, _StopFlag] = {}
         self._closed = False
 
     @classmethod
@@ -82,10 +85,17 @@ class HFEngine:
         score_batch_tokens: int = 4096,
         keep_special: Sequence[str] = (),
     ) -> HFEngine:
-        """Load a model from a folder or hub name.
+        """Load a model and return its engine.
+
+        Args:
+            model: folder or hub name.
+            dtype: dtype of the weights; "auto": the checkpoint's.
+            device: where the model runs.
+            score_batch_tokens: see the class.
+            keep_special: see the class.
 
         Raises:
-            EngineError: it can't be loaded.
+            EngineError: the model can't be loaded.
         """
 
         def load() -> HFEngine:
@@ -97,12 +107,14 @@ class HFEngine:
                 keep_special=keep_special,
             )
 
-        with translated(f"load {model}"):
+        with transformers_errors_translated(f"load {model}"):
             return await asyncio.to_thread(load)
 
     async def render(self, conversation: Conversation, context: RequestContext) -> Rendered:
         del context
-        inputs = await self._in_thread(lambda: self._render(conversation), _Call(), "render the conversation")
+        inputs = await self._in_thread(
+            lambda: self._render(conversation), _StopFlag(), "render the conversation"
+        )
         return checked_rendering(inputs["input_ids"].shape[1], inputs, self._max_model_len)
 
     def encode(self, text: str) -> tuple[int, ...]:
@@ -122,48 +134,45 @@ class HFEngine:
         sampling: Sampling,
         context: RequestContext,
     ) -> AsyncGenerator[Sample, None]:
-        if context.request_id in self._calls:
-            raise EngineError(f"request id {context.request_id!r} is running already")
-        call = self._calls[context.request_id] = _Call()
-        done: asyncio.Queue[Sample | None] = asyncio.Queue()
+        samples: asyncio.Queue[Sample | None] = asyncio.Queue()
         loop = asyncio.get_running_loop()
+        with registered(self._calls, context.request_id, _StopFlag()) as call:
 
-        def work() -> None:
-            self._generate(
-                rendered,
-                suffix_ids,
-                n,
-                sampling,
-                call,
-                lambda sample: loop.call_soon_threadsafe(done.put_nowait, sample),
-            )
+            def work() -> None:
+                self._generate(
+                    rendered,
+                    suffix_ids,
+                    n,
+                    sampling,
+                    call,
+                    lambda sample: loop.call_soon_threadsafe(samples.put_nowait, sample),
+                )
 
-        running = asyncio.create_task(self._in_thread(work, call, "generate"))
-        # Wakes the reader if the thread ends early, by an error.
-        running.add_done_callback(lambda _: done.put_nowait(None))
-        try:
-            for _ in range(n):
-                sample = await done.get()
-                if sample is None:
-                    await running
-                    raise EngineError("the model's thread ended without all its samples")
-                yield sample
-        finally:
-            call.stopped = True
-            await asyncio.gather(running, return_exceptions=True)
-            del self._calls[context.request_id]
+            running = asyncio.create_task(self._in_thread(work, call, "generate"))
+            # Wakes the reader if an error ends the thread early.
+            running.add_done_callback(lambda _: samples.put_nowait(None))
+            try:
+                for _ in range(n):
+                    sample = await samples.get()
+                    if sample is None:
+                        await running
+                        raise EngineError("the model's thread ended without all its samples")
+                    yield sample
+            finally:
+                call.stopped = True
+                await asyncio.gather(running, return_exceptions=True)
 
     async def score(
         self, rendered: Rendered, suffixes: Sequence[Sequence[int]], context: RequestContext
     ) -> list[tuple[float, ...]]:
-        """As in the protocol; identical suffixes are scored once."""
+        """See `Engine.score`; identical suffixes are scored once."""
         del context
-        unique = sorted({tuple(suffix) for suffix in suffixes if suffix}, key=len)
-        if unique and rendered.prompt_tokens + len(unique[-1]) > self._max_model_len:
+        distinct = sorted(distinct_suffixes(suffixes), key=len)
+        if distinct and rendered.prompt_tokens + len(distinct[-1]) > self._max_model_len:
             raise too_long_to_score(self._max_model_len)
-        call = _Call()
-        scores = await self._in_thread(lambda: self._score(rendered, unique, call), call, "score")
-        return [scores[tuple(suffix)] if suffix else () for suffix in suffixes]
+        call = _StopFlag()
+        scores = await self._in_thread(lambda: self._score(rendered, distinct, call), call, "score")
+        return scores_in_order(suffixes, scores)
 
     async def check_structure(self, structure: str) -> None:
         raise RequestError("answers can't be constrained on transformers; run vLLM in process")
@@ -186,10 +195,10 @@ class HFEngine:
     def max_model_len(self) -> int:
         return self._max_model_len
 
-    # What follows runs in the model's thread.
+    # The methods below run in the model's thread, except `_in_thread`.
 
     def _render(self, conversation: Conversation) -> dict[str, torch.Tensor]:
-        """The processor's tensors for one conversation: `input_ids` of shape (1, P), pixels and the like."""
+        """Return the processor's tensors on the model's device: `input_ids` of shape (1, P), pixels, etc."""
         return {
             name: value.to(self._model.device, self._model.dtype)
             if value.is_floating_point()
@@ -204,10 +213,10 @@ class HFEngine:
         suffix: Sequence[int],
         n: int,
         sampling: Sampling,
-        call: _Call,
+        call: _StopFlag,
         emit: Callable[[Sample], object],
     ) -> None:
-        """Sample n branches in one batch and emit each as it ends; ended branches leave the batch."""
+        """Sample n branches in one batch; emit each as it ends, and take it out of the batch."""
         room = self._max_model_len - rendered.prompt_tokens - len(suffix)
         longest = min(sampling.max_tokens, max(room, 0))
         ids: list[list[int]] = [[] for _ in range(n)]
@@ -218,11 +227,19 @@ class HFEngine:
 
         def end(branch: int, reason: FinishReason) -> None:
             text = self.decode(ids[branch])
-            if (cut := _stop_end(text, sampling.stop)) is not None:
-                text = text[:cut]
+            text = text[: stop_string_end(text, sampling.stop)]
             alive.remove(branch)
-            values, sure = tuple(logprobs[branch]), tuple(confidence[branch])
-            emit(Sample(branch, tuple(ids[branch]), values, text, reason, sure, tuple(likeliest[branch])))
+            emit(
+                Sample(
+                    index=branch,
+                    token_ids=tuple(ids[branch]),
+                    logprobs=tuple(logprobs[branch]),
+                    text=text,
+                    finish_reason=reason,
+                    confidence=tuple(confidence[branch]),
+                    likeliest=tuple(likeliest[branch]),
+                )
+            )
 
         if longest == 0 or call.stopped:
             for branch in list(alive):
@@ -273,9 +290,12 @@ class HFEngine:
 
     @torch.inference_mode()
     def _score(
-        self, rendered: Rendered, suffixes: Sequence[tuple[int, ...]], call: _Call
+        self, rendered: Rendered, suffixes: Sequence[tuple[int, ...]], call: _StopFlag
     ) -> dict[tuple[int, ...], tuple[float, ...]]:
-        """Raw log p per token of each suffix; the prompt runs once a batch; padding at the right."""
+        """Return raw log p of every token of each suffix, nats.
+
+        The prompt runs once per batch. Suffixes are sorted by length and padded on the right.
+        """
         scores: dict[tuple[int, ...], tuple[float, ...]] = {}
         start = 0
         while start < len(suffixes) and not call.stopped:
@@ -286,7 +306,7 @@ class HFEngine:
             cache, first = self._prefill(rendered, ())
             cache.batch_repeat_interleave(len(batch))
             width = len(batch[-1])
-            # Causal attention: what stands right of a suffix changes nothing in it.
+            # Attention is causal: padding on the right changes no value of the suffix.
             padded = torch.tensor([[*suffix, *[0] * (width - len(suffix))] for suffix in batch])
             output = self._model(
                 input_ids=padded.to(self._model.device), past_key_values=cache, use_cache=True
@@ -300,10 +320,10 @@ class HFEngine:
         return scores
 
     def _prefill(self, rendered: Rendered, suffix: Sequence[int]) -> tuple[DynamicCache, torch.Tensor]:
-        """Cache of prompt plus suffix, batch of one, and the logits after it, shape (1, V), float32."""
+        """Run prompt plus suffix; return its cache, batch of one, and the next logits, (1, V) float32."""
         for module in self._shifted:
-            # How far images shift the positions behind them (Qwen-VL and its kin) is kept on the model; a
-            # prompt without images doesn't write it, and would go on with an earlier prompt's.
+            # Qwen-VL and its kin keep on the model how far images shift the positions after them. A prompt
+            # without images doesn't write it, and would use an earlier prompt's.
             module.rope_deltas = None
         cache = DynamicCache(config=self._model.config)
         inputs = dict(rendered.inputs)
@@ -318,17 +338,24 @@ class HFEngine:
         return cache, output.logits[:, -1].float().cpu()
 
     def _stops(self, ids: Sequence[int], stop: Sequence[str]) -> bool:
-        """Whether a stop string has appeared with the newest token."""
+        """Return whether the newest token completes a stop string."""
         if not stop:
             return False
-        # Every token but a broken byte adds a character, so this tail holds any stop string that just ended.
+        # At most four tokens (the bytes of a character) make a character, so this tail contains every stop
+        # string that the newest token completes.
         tail = self.decode(ids[-4 * max(map(len, stop)) :])
         return any(end in tail for end in stop)
 
-    async def _in_thread(self, work: Callable[[], T], call: _Call, what: str) -> T:
-        """Run `work` in the model's thread. Cancelled, it tells the thread, and waits for it."""
+    async def _in_thread(self, work: Callable[[], T], call: _StopFlag, action: str) -> T:
+        """Run `work` in the model's thread. On cancellation, stop the call and wait for the thread.
+
+        Args:
+            work: the function to run.
+            call: the flag that `work` reads.
+            action: the verb phrase for the message of an error.
+        """
         await self.health()
-        with translated(what):
+        with transformers_errors_translated(action):
             running = asyncio.get_running_loop().run_in_executor(self._thread, work)
             try:
                 return await asyncio.shield(running)
@@ -336,9 +363,3 @@ class HFEngine:
                 call.stopped = True
                 await asyncio.wait([running])
                 raise
-
-
-def _stop_end(text: str, stop: Sequence[str]) -> int | None:
-    """Where the stop string that ends first ends."""
-    ends = [at + len(end) for end in stop if (at := text.find(end)) >= 0]
-    return min(ends, default=None)

@@ -1,4 +1,4 @@
-"""One conversation through a transformers processor: the same tensors for the engine and for training."""
+"""Conversations through a transformers processor: the same tensors for the engine and for training."""
 
 from __future__ import annotations
 
@@ -14,11 +14,11 @@ from mirl_core.types import Conversation, is_image
 
 
 def render_conversation(processor: Any, conversation: Conversation) -> dict[str, torch.Tensor]:
-    """The processor's tensors: `input_ids` of shape (1, P) with image tokens expanded, pixels and the like.
+    """Return the processor's tensors: `input_ids` of shape (1, P) with image tokens expanded, pixels, etc.
 
     Raises:
-        RequestError: the conversation doesn't fit the chat template.
-        EngineError: the processor failed.
+        RequestError: the chat template or the processor refuses the conversation.
+        EngineError: the processor fails otherwise.
     """
     messages = []
     for message in conversation.messages:
@@ -26,7 +26,7 @@ def render_conversation(processor: Any, conversation: Conversation) -> dict[str,
         if isinstance(content, list | tuple):
             content = [{"type": "image"} if is_image(part) else part for part in content]
         messages.append({**message, "content": content})
-    with translated("render the conversation", param="messages"):
+    with transformers_errors_translated("render the conversation", param="messages"):
         text = processor.apply_chat_template(
             messages,
             tokenize=False,
@@ -43,16 +43,25 @@ def render_conversation(processor: Any, conversation: Conversation) -> dict[str,
 
 
 @contextmanager
-def translated(what: str, param: str | None = None) -> Iterator[None]:
-    """Turn what transformers, torch and model code raise into MIRL's errors; `param` blames the request."""
+def transformers_errors_translated(action: str, param: str | None = None) -> Iterator[None]:
+    """Turn every exception that the block raises into a MIRLError.
+
+    Args:
+        action: the verb phrase after "transformers failed to" in the message.
+        param: the request's field to blame for refusals; None: no request is to blame.
+
+    Raises:
+        RequestError: `param` is set and the request is refused.
+        EngineError: transformers, torch or model code failed otherwise.
+    """
     try:
         yield
     except MIRLError:
         raise
     except (jinja2.TemplateError, ValueError, TypeError, KeyError) as error:
         if param is None:
-            raise EngineError(f"transformers failed to {what}: {error}") from error
+            raise EngineError(f"transformers failed to {action}: {error}") from error
         raise RequestError(f"{param} can't be rendered: {error}", param=param) from error
     except Exception as error:
-        # Anything may come out of model code; callers know MIRLError.
-        raise EngineError(f"transformers failed to {what}: {type(error).__name__}: {error}") from error
+        # Model code raises exceptions of any type; callers handle MIRLError only.
+        raise EngineError(f"transformers failed to {action}: {type(error).__name__}: {error}") from error

@@ -1,4 +1,4 @@
-"""Choosing a token from logits, with vLLM's settings in vLLM's order: for engines that sample themselves."""
+"""Sampling of tokens from logits, with vLLM's settings applied in vLLM's order."""
 
 from __future__ import annotations
 
@@ -13,9 +13,9 @@ class TokenChooser:
     """Samples the tokens of one branch.
 
     Args:
-        sampling: the settings; `seed` is the branch's own.
-        prompt_ids: shape (P,); tokens before the branch, for the repetition penalty.
-        banned: token ids that are never chosen.
+        sampling: the settings; `seed` is the branch's seed.
+        prompt_ids: token ids before the branch, length P, for the repetition penalty.
+        banned: token ids that are never sampled.
         vocab_size: V, the width of the logits.
     """
 
@@ -34,7 +34,7 @@ class TokenChooser:
             self._generator.manual_seed(sampling.seed)
 
     def choose(self, logits: torch.Tensor) -> int:
-        """The next token from raw logits, shape (V,), float32, on the CPU."""
+        """Return the next token from raw logits, shape (V,), float32, on the CPU."""
         sampling = self._sampling
         logits = logits.clone()
         logits[self._banned] = -torch.inf
@@ -61,6 +61,6 @@ class TokenChooser:
             logits[logits < logits.topk(sampling.top_k).values[-1]] = -torch.inf
         if sampling.top_p < 1:
             ordered, order = logits.softmax(-1).sort(descending=True)
-            # A token stays while the mass before it is below top-p; so the first always stays.
+            # A token stays while the mass before it is below top-p; the first always stays.
             logits[order[ordered.cumsum(-1) - ordered >= sampling.top_p]] = -torch.inf
         return int(torch.multinomial(logits.softmax(-1), 1, generator=self._generator))

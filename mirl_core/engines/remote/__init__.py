@@ -1,1 +1,1 @@
-"""vLLM servers over HTTP; imports httpx and `engines.common`, never vllm."""
+"""vLLM servers over HTTP: may import httpx, transformers and `engines.common`, never vllm or torch."""

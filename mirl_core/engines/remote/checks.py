@@ -1,4 +1,4 @@
-"""What a vLLM server must be before MIRL trusts its numbers: asked when it joins, and when it comes back."""
+"""Checks that a vLLM server must pass, when it joins and when it comes back, before MIRL uses it."""
 
 from __future__ import annotations
 
@@ -16,15 +16,15 @@ from mirl_core.errors import ConfigError, EngineError, RequestError, ServerError
 from mirl_core.types import Conversation
 
 PROBE = "<description>Two red 7s,\n née</description> <think>a + b</think>"
-SECONDS = 120.0
-"""A server's first tokens may wait for its compiler."""
-APART = 0.5
-"""Between sampling and scoring one token raw log-probabilities are within rounding; nats."""
+CHECK_SECONDS = 120.0
+"""Longest wait for the first tokens, which may need the server's compiler."""
+MAX_DIFFERENCE = 0.5
+"""Largest difference of a token's log p between sampling and scoring, nats; raw values differ by rounding."""
 
 
 @dataclass(frozen=True, slots=True)
-class Card:
-    """A model as its server presents it."""
+class ServedModel:
+    """A model in a server's list."""
 
     name: str
     root: str
@@ -32,52 +32,59 @@ class Card:
     max_model_len: int
 
 
-async def identify(server: Server, model: str | None) -> Card:
-    """The model of that name; None: the first that is served.
+async def find_model(server: Server, model: str | None) -> ServedModel:
+    """Return the served model of that name; None: the first in the server's list.
 
     Raises:
-        ConfigError: it is not served there.
+        ConfigError: the server does not serve it.
+        EngineError: the answer is not a list of models.
     """
     answer = await server.control("GET", "/v1/models")
     try:
-        cards = [
-            Card(str(one["id"]), str(one["root"]), int(one["max_model_len"]))
-            for one in answer["data"]
+        served_models = [
+            ServedModel(str(entry["id"]), str(entry["root"]), int(entry["max_model_len"]))
+            for entry in answer["data"]
             # LoRA adapters and the like are listed without a length.
-            if one.get("max_model_len")
+            if entry.get("max_model_len")
         ]
     except (TypeError, KeyError, ValueError) as error:
         raise EngineError(f"{server.url} lists its models in another form") from error
-    for card in cards:
-        if model in (None, card.name):
-            return card
-    names = ", ".join(card.name for card in cards) or "nothing"
+    for served_model in served_models:
+        if model in (None, served_model.name):
+            return served_model
+    names = ", ".join(served_model.name for served_model in served_models) or "nothing"
     raise ConfigError(f"{server.url} does not serve {model}, but {names}")
 
 
-async def check(server: Server, card: Card, encode: Callable[[str], tuple[int, ...]]) -> None:
-    """Tokens in, tokens out; the same tokenizer; raw log-probabilities. Notes what the server offers.
+async def check(server: Server, model: ServedModel, encode: Callable[[str], tuple[int, ...]]) -> None:
+    """Check tokens in, tokens out, the tokenizer and raw log-probabilities; set `server.counts_cached`.
 
     Raises:
-        ConfigError: it must be started otherwise.
+        ConfigError: the server must be started with other flags or another model.
+        EngineError: it answers in another form than vLLM.
     """
     try:
-        text = {"model": card.name, "prompt": PROBE, "add_special_tokens": False}
+        text = {"model": model.name, "prompt": PROBE, "add_special_tokens": False}
         tokens = await server.control("POST", "/tokenize", text)
         question = Conversation(({"role": "user", "content": "Hello"},))
-        body, _ = render_request(question, card.name)
+        body, _ = render_request(question, model.name)
         rendered = await server.ask("/v1/chat/completions/render", body)
         prompt = [int(token) for token in rendered["token_ids"]]
-        # A temperature that would show in the values.
-        hot = {**parameters(), "max_tokens": 8, "temperature": 2.0, "ignore_eos": True, "logprobs": 5}
-        sampled = await _generate(server, card, prompt, hot)
+        # Processed log-probabilities would show this temperature.
+        sampling = {**parameters(), "max_tokens": 8, "temperature": 2.0, "ignore_eos": True, "logprobs": 5}
+        sampled = await _generate(server, model, prompt, sampling)
         content = sampled["choices"][0]["logprobs"]["content"]
-        ids = tuple(int(one["token_id"]) for one in content)
+        ids = tuple(int(position["token_id"]) for position in content)
         scoring = parameters(prompt_logprobs=0, skip_reading_prefix_cache=True)
-        scored = values(await _generate(server, card, [*prompt, *ids], scoring), ids)
+        scored = values(await _generate(server, model, [*prompt, *ids], scoring), ids)
         server.counts_cached = bool((sampled.get("usage") or {}).get("prompt_tokens_details"))
-        mass = max(sum(math.exp(min(top["logprob"], 1.0)) for top in one["top_logprobs"]) for one in content)
-        apart = max(abs(one["logprob"] - value) for one, value in zip(content, scored, strict=True))
+        mass = max(
+            sum(math.exp(min(top["logprob"], 1.0)) for top in position["top_logprobs"])
+            for position in content
+        )
+        difference = max(
+            abs(position["logprob"] - value) for position, value in zip(content, scored, strict=True)
+        )
     except (TypeError, KeyError, IndexError, ValueError) as error:
         raise EngineError(f"{server.url} answers in another form than vLLM 0.32") from error
     except RequestError as error:
@@ -88,9 +95,9 @@ async def check(server: Server, card: Card, encode: Callable[[str], tuple[int, .
         raise ConfigError(error.message) from error
     if tuple(tokens["tokens"]) != encode(PROBE):
         raise ConfigError(
-            f"the tokenizer here is not that of {server.url}; name the folder of {card.name}'s own"
+            f"the tokenizer here is not that of {server.url}; name the folder of {model.name}'s own"
         )
-    if mass > 1.01 or apart > APART:
+    if mass > 1.01 or difference > MAX_DIFFERENCE:
         raise ConfigError(
             f"the log-probabilities of {server.url} are not the model's own; mutual information needs "
             "--logprobs-mode raw_logprobs, vLLM's default"
@@ -98,10 +105,10 @@ async def check(server: Server, card: Card, encode: Callable[[str], tuple[int, .
 
 
 def load_tokenizer(name: str) -> tuple[Any, frozenset[int]]:
-    """The tokenizer in a folder or of a hub name, and the tokens that stand for media. Takes seconds.
+    """Load the tokenizer of a folder or hub name, and return it with the media tokens. Takes seconds.
 
     Raises:
-        ConfigError: there is none.
+        ConfigError: there is no tokenizer or no config.
     """
     from transformers import AutoConfig, AutoTokenizer
 
@@ -113,11 +120,11 @@ def load_tokenizer(name: str) -> tuple[Any, frozenset[int]]:
     return tokenizer, placeholder_ids(config, int(config.get_text_config().vocab_size))
 
 
-async def _generate(server: Server, card: Card, ids: list[int], sampling: dict[str, Any]) -> Any:
+async def _generate(server: Server, model: ServedModel, ids: list[int], sampling: dict[str, Any]) -> Any:
     body = {
         "request_id": f"mirl-check-{uuid.uuid4().hex}",
-        "model": card.name,
+        "model": model.name,
         "token_ids": ids,
         "sampling_params": sampling,
     }
-    return await server.control("POST", "/inference/v1/generate", body, timeout=SECONDS)
+    return await server.control("POST", "/inference/v1/generate", body, timeout=CHECK_SECONDS)

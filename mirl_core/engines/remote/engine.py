@@ -1,25 +1,26 @@
-"""The engine over HTTP: one or several vLLM servers of one model, for training beside a fleet of samplers and
-for a gateway without a GPU. Needs neither vLLM nor torch.
+"""The engine over HTTP: one or more vLLM servers of one model, for training beside a fleet of samplers and
+for processes without a GPU. Needs neither vLLM nor torch.
 
 Servers run vLLM 0.32 or newer with `--enable-scale-out`: `mirl-serve MODEL --enable-scale-out`.
 
-- The tokenizer is loaded here (transformers, no torch), because encoding and decoding are synchronous in the
-  protocol and `/detokenize` doesn't leave special tokens out; every server is checked to have the same one.
-- A conversation stays on the server that rendered it, where its prefix is cached; new ones go round. A server
-  that fails is left out, its conversations move. A request whose connection breaks is sent once more, not
-  more often: one that kills engines must not go from server to server.
-- Each branch is one request for tokens, so that it has its own seed and ends by itself. Cancelled or aborted,
-  it ends on the server too.
-- A server that samples with other weights than were pushed to it (it was restarted) is left out.
+- The tokenizer is loaded in this process (transformers, no torch), because encoding and decoding are
+  synchronous in the protocol and `/detokenize` keeps special tokens. Every server must have the same
+  tokenizer; a check compares them.
+- A conversation stays on the server that rendered it, where its prefix is cached; new conversations go round
+  robin. A server that fails is left out, and its conversations move. A request whose connection breaks is
+  sent only once more: a request that kills engines must not go from server to server.
+- Each branch is a separate request for tokens: it has a seed and an end that no other branch shares. A
+  cancelled or aborted branch ends on the server too.
+- A server that samples with other weights than were pushed to it (after a restart) is left out.
 
-Where it differs from the engine in process:
-- An image is preprocessed twice on its server (vLLM keeps rendering and sampling apart), never more.
-- `Sampling.ranked` must be below the server's `--max-logprobs` (20): vLLM answers as many values as
-  were asked for, the sampled token's among them.
+Differences from the engine in process:
+- An image is preprocessed twice on its server (vLLM separates rendering from sampling), never more often.
+- `Sampling.ranked` must be below the server's `--max-logprobs` (20): vLLM returns as many values as the
+  request asks for, the sampled token's among them.
 - Long prompts are scored through the prefix cache only with `--enable-prompt-tokens-details`; the values are
   the same without.
-- A model whose image placeholder can't be told from its prompt is refused at its first image.
-- Whether seeds are safe on a CPU server is its operator's business; `mirl-serve` sees to it.
+- A model is refused at its first image if none of the tokens in the image's range is the placeholder.
+- The operator of a CPU server ensures that seeds are safe; `mirl-serve` does.
 """
 
 from __future__ import annotations
@@ -36,11 +37,13 @@ from mirl_core.engines.base import (
     checked_rendering,
     too_long_to_score,
 )
+from mirl_core.engines.common.branches import Branches, empty_sample, registered
+from mirl_core.engines.common.scoring import distinct_suffixes, scores_in_order
 from mirl_core.engines.common.text import TextCodec
-from mirl_core.engines.remote.checks import Card, check, identify, load_tokenizer
+from mirl_core.engines.remote.checks import ServedModel, check, find_model, load_tokenizer
 from mirl_core.engines.remote.pool import Pool
-from mirl_core.engines.remote.prompt import Prompt, render_request
-from mirl_core.engines.remote.requests import Call, Requests
+from mirl_core.engines.remote.prompt import RemotePrompt, render_request
+from mirl_core.engines.remote.requests import Requests, RunningCall
 from mirl_core.engines.remote.sampling import read_sample, sampling_params
 from mirl_core.engines.remote.score import score_suffixes
 from mirl_core.engines.remote.server import ConnectionLost, Server
@@ -52,11 +55,11 @@ if TYPE_CHECKING:
 
 
 class RemoteEngine:
-    """Runs one model on vLLM servers. `start` makes one.
+    """Runs one model on vLLM servers. `start` connects to them and returns an engine.
 
     Args:
         servers: at least one.
-        card: the model.
+        model: the model, as the servers list it.
         tokenizer: transformers' tokenizer of the model.
         banned: tokens that are never sampled: media placeholders.
         score_batch_tokens: most prompt-plus-suffix tokens that one `score` call has in flight.
@@ -66,7 +69,7 @@ class RemoteEngine:
     def __init__(
         self,
         servers: Sequence[Server],
-        card: Card,
+        model: ServedModel,
         tokenizer: Any,
         banned: frozenset[int] = frozenset(),
         *,
@@ -74,11 +77,11 @@ class RemoteEngine:
         keep_special: Sequence[str] = (),
     ) -> None:
         self._pool = Pool(servers, self._admit)
-        self._card = card
+        self._model = model
         self._score_batch_tokens = score_batch_tokens
         self._text = TextCodec(tokenizer, keep_special)
-        self._requests = Requests(self._pool, card.name, banned)
-        self._calls: dict[str, Call] = {}
+        self._requests = Requests(self._pool, model.name, banned)
+        self._calls: dict[str, RunningCall] = {}
 
     @classmethod
     async def start(
@@ -89,7 +92,7 @@ class RemoteEngine:
         tokenizer: str | None = None,
         api_key: str | None = None,
         connections: int = 512,
-        timeout: float = 600.0,  # noqa: ASYNC109 - of every answer, not of this call
+        timeout: float = 600.0,  # noqa: ASYNC109 - limits each answer, not this call
         score_batch_tokens: int = 8192,
         keep_special: Sequence[str] = (),
         transport: httpx.AsyncBaseTransport | None = None,
@@ -98,13 +101,15 @@ class RemoteEngine:
 
         Args:
             urls: base URLs, with or without `/v1`.
-            model: as the servers name it; None: the first that they list.
+            model: the servers' name of it; None: the first model in their lists.
             tokenizer: folder or hub name of the model, for its tokenizer and config; None: the name under
-                which the servers loaded it, which must then mean the same here.
+                which the servers loaded it, which must then be valid here too.
             api_key: sent as bearer token.
-            connections: most requests in flight to one server; more wait.
+            connections: most requests in flight to one server; further requests wait.
             timeout: longest wait for one answer; seconds.
-            transport: in place of httpx's own, for tests.
+            score_batch_tokens: see the class.
+            keep_special: see the class.
+            transport: replaces httpx's transport in tests.
 
         Raises:
             ConfigError: a URL, the model, the tokenizer or a server's flags are wrong.
@@ -117,14 +122,15 @@ class RemoteEngine:
             for url in dict.fromkeys(urls)
         ]
         try:
-            cards = await asyncio.gather(*(_card(server, model) for server in servers))
-            card = next((card for card in cards if card is not None), None)
-            if card is None:
-                raise EngineDeadError(f"no server answers: {'; '.join(one.reason for one in servers)}")
-            loaded, banned = await asyncio.to_thread(load_tokenizer, tokenizer or card.root)
+            answers = await asyncio.gather(*(_served_model(server, model) for server in servers))
+            served_model = next((answer for answer in answers if answer is not None), None)
+            if served_model is None:
+                reasons = "; ".join(server.reason for server in servers)
+                raise EngineDeadError(f"no server answers: {reasons}")
+            loaded, banned = await asyncio.to_thread(load_tokenizer, tokenizer or served_model.root)
             engine = cls(
                 servers,
-                card,
+                served_model,
                 loaded,
                 banned,
                 score_batch_tokens=score_batch_tokens,
@@ -132,14 +138,13 @@ class RemoteEngine:
             )
             await engine._pool.start()
         except BaseException:
-            # Cancelled too: connections that nobody holds any more would stay open.
+            # On cancellation too: otherwise the connections would stay open without an owner.
             await asyncio.gather(*(server.close() for server in servers))
             raise
         return engine
 
     async def render(self, conversation: Conversation, context: RequestContext) -> Rendered:
-        body, pictures = await asyncio.to_thread(render_request, conversation, self._card.name)
-
+        body, pictures = await asyncio.to_thread(render_request, conversation, self._model.name)
         prompt = await self._requests.render(body, pictures, context)
         return checked_rendering(len(prompt.token_ids), prompt, self.max_model_len)
 
@@ -162,76 +167,62 @@ class RemoteEngine:
     ) -> AsyncGenerator[Sample, None]:
         if rendered.prompt_tokens + len(suffix_ids) >= self.max_model_len:
             for index in range(n):
-                yield Sample(index, (), (), "", "length")
+                yield empty_sample(index, "length")
             return
-        if context.request_id in self._calls:
-            raise EngineError(f"request id {context.request_id!r} is running already")
-        prompt: Prompt = rendered.inputs
-        call = self._calls[context.request_id] = Call()
-        done: asyncio.Queue[Sample | BaseException] = asyncio.Queue()
+        prompt: RemotePrompt = rendered.inputs
+        with registered(self._calls, context.request_id, RunningCall()) as call:
 
-        async def branch(index: int) -> None:
-            try:
+            async def sample(index: int) -> Sample:
                 settings = sampling_params(sampling, index, self.encode)
-                answer = await self._requests.run(
-                    prompt, suffix_ids, settings, str(index), context.of_branch(index), call, no_media=True
-                )
-                done.put_nowait(
-                    Sample(index, (), (), "", "abort")
-                    if answer is None
-                    else read_sample(index, answer, sampling, self.decode)
-                )
-            except asyncio.CancelledError:
-                if not call.aborted:
-                    raise
-                done.put_nowait(Sample(index, (), (), "", "abort"))
-            except BaseException as error:  # noqa: BLE001 - handed to the reader, who raises it
-                done.put_nowait(error)
+                branch_context = context.of_branch(index)
+                try:
+                    answer = await self._requests.run(
+                        prompt, suffix_ids, settings, str(index), branch_context, call, no_media=True
+                    )
+                except asyncio.CancelledError:
+                    # `abort` cancels the branches that their server doesn't end.
+                    if not call.aborted:
+                        raise
+                    answer = None
+                if answer is None:
+                    return empty_sample(index, "abort")
+                return read_sample(index, answer, sampling, self.decode)
 
-        call.tasks = [asyncio.create_task(branch(index)) for index in range(n)]
-        try:
-            for _ in range(n):
-                item = await done.get()
-                if isinstance(item, BaseException):
-                    raise item
-                yield item
-        finally:
-            # A cancelled branch closes its connection, at which vLLM ends its request.
-            for task in call.tasks:
-                task.cancel()
-            await asyncio.gather(*call.tasks, return_exceptions=True)
-            del self._calls[context.request_id]
+            # A cancelled branch closes its connection, whereupon vLLM ends its request.
+            async with Branches(sample, n) as branches:
+                call.tasks = branches.tasks
+                for _ in range(n):
+                    yield await branches.next_sample()
 
     async def score(
         self, rendered: Rendered, suffixes: Sequence[Sequence[int]], context: RequestContext
     ) -> list[tuple[float, ...]]:
-        """As in the protocol; identical suffixes are scored once."""
-        unique = list(dict.fromkeys(tuple(suffix) for suffix in suffixes if suffix))
-        if rendered.prompt_tokens + max(map(len, unique), default=0) >= self.max_model_len:
+        """See `Engine.score`; identical suffixes are scored once."""
+        distinct = distinct_suffixes(suffixes)
+        if rendered.prompt_tokens + max(map(len, distinct), default=0) >= self.max_model_len:
             raise too_long_to_score(self.max_model_len)
-        prompt: Prompt = rendered.inputs
-        call = Call()
+        prompt: RemotePrompt = rendered.inputs
+        call = RunningCall()
         scores = await score_suffixes(
             lambda suffix, settings, name: self._requests.run(prompt, suffix, settings, name, context, call),
             rendered.prompt_tokens,
-            unique,
+            distinct,
             self._score_batch_tokens,
             counts_cached=prompt.server.counts_cached,
         )
-        return [scores[tuple(suffix)] if suffix else () for suffix in suffixes]
+        return scores_in_order(suffixes, scores)
 
     async def check_structure(self, structure: str) -> None:
         raise RequestError("answers can't be constrained over HTTP; run vLLM in process")
 
     async def abort(self, request_id: str) -> None:
-        """As in the protocol; returns when all of the call's samples are out."""
+        """See `Engine.abort`; returns when all branches of the call have ended."""
         call = self._calls.get(request_id)
-        if call is None:
-            return
-        await self._requests.abort(call)
+        if call is not None:
+            await self._requests.abort(call)
 
     async def health(self) -> None:
-        """As in the protocol; returns while one server can serve."""
+        """See `Engine.health`; returns while at least one server can serve."""
         await self._pool.health()
 
     async def close(self) -> None:
@@ -239,49 +230,54 @@ class RemoteEngine:
 
     @property
     def max_model_len(self) -> int:
-        return self._card.max_model_len
+        return self._model.max_model_len
 
     @property
     def servers(self) -> tuple[Server, ...]:
-        """All of them, those that are left out too."""
+        """All servers, including those that are left out."""
         return self._pool.servers
 
     async def update(self, update: Callable[[Server], Awaitable[None]], version: str) -> None:
-        """Change the weights of all servers; those on which it fails are left out until the next time.
+        """Change the weights of all servers; a server on which it fails is left out until the next update.
 
         Args:
-            update: does it for one server, and names the version there.
-            version: the version that servers must then report.
+            update: changes the weights of one server and sets its weight version.
+            version: the version that servers must report from then on.
 
         Raises:
-            EngineError: it failed everywhere.
+            EngineError: the update failed on every server.
         """
         await self._pool.update(update, version)
 
     def expect(self, version: str) -> None:
-        """Say which weights the servers have now, where another process has changed them."""
+        """Set the version of the servers' weights after another process has changed them."""
         self._pool.expect(version)
 
     async def _admit(self, server: Server) -> None:
-        """Raise what keeps a server from being used."""
+        """Check a server before it is used.
+
+        Raises:
+            ConnectionLost: it doesn't answer.
+            MIRLError: it serves another model, other weights, or not as MIRL needs.
+        """
         await server.control("GET", "/health", timeout=5.0)
-        card = await identify(server, self._card.name)
-        if card.max_model_len < self.max_model_len:
+        model = await find_model(server, self._model.name)
+        if model.max_model_len < self.max_model_len:
             raise ConfigError(
-                f"{server.url} takes {card.max_model_len} tokens, other servers {self.max_model_len}"
+                f"{server.url} takes {model.max_model_len} tokens, other servers {self.max_model_len}"
             )
         if self._pool.version is not None:
             info = await server.control("GET", "/weight_info")
             if info["weight_version"] != self._pool.version:
                 raise EngineError(f"{server.url} has other weights")
             server.version = self._pool.version
-        await check(server, card, self.encode)
+        await check(server, model, self.encode)
 
 
-async def _card(server: Server, model: str | None) -> Card | None:
-    """The server's model; None if it can't be asked."""
+async def _served_model(server: Server, model: str | None) -> ServedModel | None:
+    """Return the server's model; None, with the reason on the server, if it doesn't answer."""
     try:
-        return await identify(server, model)
+        return await find_model(server, model)
     except (ConnectionLost, EngineError) as error:
         server.reason = str(error)
         return None

@@ -1,4 +1,4 @@
-"""Several vLLM servers of one model: whose turn it is, and which are out of order."""
+"""The pool of vLLM servers of one model: takes turns, leaves failing servers out and readmits them."""
 
 from __future__ import annotations
 
@@ -6,104 +6,107 @@ import asyncio
 import logging
 from collections.abc import Awaitable, Callable, Sequence
 
+from mirl_core.engines.common.concurrency import cancel_and_wait
 from mirl_core.engines.remote.server import ConnectionLost, Server
 from mirl_core.errors import ConfigError, EngineDeadError, EngineError, MIRLError
 
 logger = logging.getLogger(__name__)
 
 RETRY_SECONDS = 5.0
-"""How long a server that is out of order isn't asked again."""
+"""Wait before a server that is down is checked again."""
 
 
 class Pool:
-    """Hands out servers in turn; one that fails is left out until it passes `admit` again.
+    """Hands out servers in turn; a server that fails is left out until it passes `admit` again.
 
     Args:
         servers: at least one.
-        admit: checks that a server lives and serves what is expected; raises ConnectionLost or MIRLError.
+        admit: checks that a server lives and serves the model; raises ConnectionLost or MIRLError.
     """
 
     def __init__(self, servers: Sequence[Server], admit: Callable[[Server], Awaitable[None]]) -> None:
         self.servers = tuple(servers)
         self.version: str | None = None
-        """The weights that a server must have to be used; None: whatever it has."""
+        """The weight version that a server must have; None: any."""
         self._admit = admit
         self._turn = 0
         self._closed = False
         self._checks: set[asyncio.Task[Exception | None]] = set()
 
     async def start(self) -> None:
-        """Check all of them.
+        """Check all servers.
 
         Raises:
-            ConfigError: one serves something else, or not as it must.
-            EngineDeadError: none can be used.
+            ConfigError: a server serves another model, or must be started with other flags.
+            EngineDeadError: no server is up.
         """
-        wrong = await asyncio.gather(*(self._check(server) for server in self.servers))
-        for error in wrong:
+        errors = await asyncio.gather(*(self._check(server) for server in self.servers))
+        for error in errors:
             if isinstance(error, ConfigError):
                 raise error
-        self._none_left()
+        self._require_server()
 
     async def next(self) -> Server:
-        """The server for a new conversation.
+        """Return the server for a new conversation.
 
         Raises:
-            EngineDeadError: none is left.
+            EngineDeadError: no server is up.
         """
         await self._retry()
-        self._none_left()
+        self._require_server()
         for _ in self.servers:
             server = self.servers[self._turn % len(self.servers)]
             self._turn += 1
             if server.up:
                 return server
-        raise AssertionError("one is up")
+        raise AssertionError("_require_server passed, but no server is up")
 
     async def keep(self, server: Server) -> Server:
-        """The same server if it is in order, else another.
+        """Return the same server if it is up, else another.
 
         Raises:
-            EngineDeadError: none is left.
+            EngineDeadError: no server is up.
         """
         return server if server.up and not self._closed else await self.next()
 
     async def failed(self, server: Server, error: Exception) -> None:
-        """A request failed: is it the server? If so it is left out from now on."""
+        """Leave a server out if it fails a health check after a failed request."""
         if server.up and not await server.healthy():
             self._take_down(server, error)
 
     def restarted(self, server: Server) -> EngineError:
-        """A server sampled with weights that nobody pushed: leave it out until it has the right ones."""
+        """Leave out a server that sampled with other weights than were pushed; return the error to raise."""
         error = EngineError(f"{server.url} was restarted and has other weights")
         self._take_down(server, error)
         return error
 
     async def health(self) -> None:
-        """Ask every server.
+        """Check the health of every server.
 
         Raises:
-            EngineDeadError: none is left.
+            EngineDeadError: no server is up.
         """
-        self._none_closed()
+        self._require_open()
 
-        async def ask(server: Server) -> None:
+        async def check(server: Server) -> None:
             if not server.up:
                 await self._check(server)
             elif not await server.healthy():
                 self._take_down(server, EngineError("it fails vLLM's health check"))
 
-        await asyncio.gather(*(ask(server) for server in self.servers))
-        self._none_left()
+        await asyncio.gather(*(check(server) for server in self.servers))
+        self._require_server()
 
     async def update(self, update: Callable[[Server], Awaitable[None]], version: str) -> None:
-        """Run `update` on every server, those out of order included. One on which it fails is left out until
-        it succeeds there: what it samples would be another model's.
+        """Run `update` on every server, also on those that are down.
+
+        A server on which it fails is left out until an update succeeds there: its samples would be another
+        model's.
 
         Raises:
-            EngineError: it failed on all of them.
+            EngineError: the update failed on every server.
         """
-        self._none_closed()
+        self._require_open()
         outcomes = await asyncio.gather(*(update(server) for server in self.servers), return_exceptions=True)
         self.version = version
         for server, outcome in zip(self.servers, outcomes, strict=True):
@@ -119,22 +122,22 @@ class Pool:
             raise EngineError(f"no server took the weights: {self._reasons()}")
 
     def expect(self, version: str) -> None:
-        """Someone else gave the servers these weights."""
+        """Set the version of the servers' weights after another process has changed them."""
         self.version = version
         for server in self.servers:
             server.version = version
 
     async def close(self) -> None:
         self._closed = True
-        for check in self._checks:
-            check.cancel()
-        await asyncio.gather(*self._checks, return_exceptions=True)
+        await cancel_and_wait(self._checks)
         await asyncio.gather(*(server.close() for server in self.servers))
 
     async def _retry(self) -> None:
-        """Check those whose time has come again; nobody waits for that while another server is up."""
+        """Start checks of the servers that are due; wait for them only if no server is up."""
         now = asyncio.get_running_loop().time()
-        due = [one for one in self.servers if not one.up and now - one.asked >= RETRY_SECONDS]
+        due = [
+            server for server in self.servers if not server.up and now - server.checked_at >= RETRY_SECONDS
+        ]
         checks = {asyncio.create_task(self._check(server)) for server in due}
         self._checks |= checks
         for check in checks:
@@ -143,8 +146,8 @@ class Pool:
             await asyncio.wait(checks)
 
     async def _check(self, server: Server) -> Exception | None:
-        # Noted at once, so that requests that come meanwhile don't check it too.
-        server.asked = asyncio.get_running_loop().time()
+        # Set before the check, so that requests that arrive meanwhile don't start another.
+        server.checked_at = asyncio.get_running_loop().time()
         try:
             await self._admit(server)
         except (ConnectionLost, MIRLError) as error:
@@ -157,14 +160,14 @@ class Pool:
         if server.up or server.reason != str(error):
             logger.warning("%s is left out: %s", server.url, type(error).__name__)
         server.up, server.reason = False, str(error)
-        server.asked = asyncio.get_running_loop().time()
+        server.checked_at = asyncio.get_running_loop().time()
 
-    def _none_left(self) -> None:
-        self._none_closed()
+    def _require_server(self) -> None:
+        self._require_open()
         if not any(server.up for server in self.servers):
             raise EngineDeadError(f"no server is left: {self._reasons()}")
 
-    def _none_closed(self) -> None:
+    def _require_open(self) -> None:
         if self._closed:
             raise EngineDeadError("the engine is closed")
 

@@ -1,10 +1,10 @@
-"""Between MIRL's conversations and the JSON of a vLLM server.
+"""Translation between MIRL's conversations and the JSON of a vLLM server.
 
-A prompt with images travels as vLLM's `content_parts`: the prompt's tokens with one placeholder an image, as
+A prompt with images travels as vLLM's `content_parts`: the prompt's tokens with one placeholder per image, as
 the chat template leaves them, and the images beside them. The other form that vLLM offers, the `features` of
-its rendering, is not exact: it loses which of an image's tokens are the image (vLLM 0.32's
-`PlaceholderRangeInfo`), and every request would carry the preprocessed pixels. Each image has a name, by
-which it is referred to once a server has it.
+its rendering, is not exact: it loses which tokens of an image's range are the image's (vLLM 0.32's
+`PlaceholderRangeInfo`), and every request would carry the preprocessed pixels. Once a server has an image,
+requests refer to it by its name.
 """
 
 from __future__ import annotations
@@ -26,52 +26,52 @@ from mirl_core.types import Conversation
 if TYPE_CHECKING:
     from PIL.Image import Image
 
-# Fields of the request; vLLM puts them over template arguments of the same name.
+# Fields of the request, which override template arguments of the same name in vLLM.
 _REQUEST_FIELDS = ("add_generation_prompt", "continue_final_message")
 
 
 @dataclass(frozen=True, slots=True)
 class Picture:
-    """One image, losslessly encoded."""
+    """An image, losslessly encoded."""
 
     name: str
-    """A digest of its pixels: nobody can refer to a picture that he hasn't got."""
+    """A digest of its pixels: only a client that has the picture can refer to it."""
     url: str
 
 
 @dataclass(eq=False, slots=True)
-class Prompt:
-    """A rendered conversation and the server that it lives on."""
+class RemotePrompt:
+    """A rendered conversation and the server that caches it."""
 
     token_ids: tuple[int, ...]
-    """As the model sees them, image placeholders expanded."""
-    places: tuple[tuple[int, int], ...]
+    """The tokens that the model sees, image placeholders expanded."""
+    image_ranges: tuple[tuple[int, int], ...]
     """Offset and length of every image's tokens, ascending."""
     pictures: tuple[Picture, ...]
     server: Server
-    """Changes when that server fails."""
-    known: set[Server] = field(default_factory=set)
-    """The servers that have the images."""
+    """The server that new requests go to; another one after it fails."""
+    servers_with_images: set[Server] = field(default_factory=set)
     lock: asyncio.Lock = field(default_factory=asyncio.Lock)
 
     def image_tokens(self) -> frozenset[int]:
-        """All tokens that stand in the images' places."""
+        """Return all tokens in the images' ranges."""
         return frozenset(
-            self.token_ids[at] for start, size in self.places for at in range(start, start + size)
+            self.token_ids[at] for start, size in self.image_ranges for at in range(start, start + size)
         )
 
     def fields(self, suffix: Sequence[int], placeholder: int | None, *, with_images: bool) -> dict[str, Any]:
-        """The prompt and `suffix` in a request for tokens.
+        """Return a request's fields for the prompt plus `suffix`.
 
         Args:
-            placeholder: the token that vLLM expands to an image's; None where there are no images.
-            with_images: carry the images, or refer to them by name.
+            suffix: token ids after the prompt.
+            placeholder: the token that vLLM expands to an image's tokens; None where there are no images.
+            with_images: whether to carry the images or to refer to them by name.
         """
         if placeholder is None or not self.pictures:
             return {"token_ids": [*self.token_ids, *suffix]}
         ids: list[int] = []
         end = 0
-        for start, size in self.places:
+        for start, size in self.image_ranges:
             ids += (*self.token_ids[end:start], placeholder)
             end = start + size
         parts = [
@@ -82,7 +82,9 @@ class Prompt:
 
 
 def render_request(conversation: Conversation, model: str) -> tuple[bytes, tuple[Picture, ...]]:
-    """The body for `/v1/chat/completions/render` and the images in it. Encodes them: not on the event loop.
+    """Return the body for `/v1/chat/completions/render` and the images in it.
+
+    Encodes the images: call it in a thread.
 
     Raises:
         RequestError: a part of a message can't be sent.
@@ -98,46 +100,48 @@ def render_request(conversation: Conversation, model: str) -> tuple[bytes, tuple
     body = {
         "model": model,
         "messages": messages_with(conversation, part),
-        # The prompt must leave room for a token.
+        # vLLM refuses a prompt that leaves no room for this many tokens.
         "max_tokens": 1,
-        # The pixels would come back preprocessed.
+        # Without this, the answer carries the preprocessed pixels.
         "mm_payload": "none",
         **{name: arguments.pop(name) for name in _REQUEST_FIELDS if name in arguments},
     }
     if arguments:
         body["chat_template_kwargs"] = arguments
     if conversation.tools:
-        # They are in the template with any choice; other choices take flags that the server may lack.
+        # The template shows the tools with any choice; other choices need flags that the server may lack.
         body |= {"tools": [dict(tool) for tool in conversation.tools], "tool_choice": "none"}
     return to_json(body), tuple(pictures)
 
 
-def read_rendering(answer: Any, pictures: tuple[Picture, ...], server: Server) -> Prompt:
-    """The prompt from the server's answer.
+def read_rendering(answer: Any, pictures: tuple[Picture, ...], server: Server) -> RemotePrompt:
+    """Return the prompt in a server's answer to a rendering request.
 
     Raises:
-        EngineError: it is not what vLLM answers.
+        EngineError: the answer's form is not vLLM's, or it has another number of images.
     """
     try:
         features: Mapping[str, Any] = answer["features"] or {"mm_placeholders": {}}
-        ranges: Iterable[Any] = (one for kind in features["mm_placeholders"].values() for one in kind)
-        places = sorted((int(place["offset"]), int(place["length"])) for place in ranges)
+        spans: Iterable[Any] = (
+            span for modality in features["mm_placeholders"].values() for span in modality
+        )
+        image_ranges = sorted((int(span["offset"]), int(span["length"])) for span in spans)
         ids = tuple(int(token) for token in answer["token_ids"])
     except (TypeError, KeyError, ValueError) as error:
         raise EngineError(f"{server.url} answered a rendering of another form") from error
-    if len(places) != len(pictures):
-        raise EngineError(f"{server.url} rendered {len(places)} images of {len(pictures)}")
-    return Prompt(ids, tuple(places), pictures, server)
+    if len(image_ranges) != len(pictures):
+        raise EngineError(f"{server.url} rendered {len(image_ranges)} images of {len(pictures)}")
+    return RemotePrompt(ids, tuple(image_ranges), pictures, server)
 
 
 def encoded(image: Image) -> Picture:
-    """A picture as PNG in a data URL: RGB, without anything but its pixels."""
+    """Return an image as an RGB PNG in a data URL, without metadata."""
     from PIL import Image as Images
 
     if image.mode != "RGB":
         image = upright_rgb(image)
     pixels = image.tobytes()
-    # A copy, since Pillow writes colour profiles and the like that the original carries.
+    # A copy of the pixels: Pillow would also write the original's colour profile and the like.
     buffer = io.BytesIO()
     Images.frombytes("RGB", image.size, pixels).save(buffer, "PNG", compress_level=1)
     name = hashlib.sha256(repr(image.size).encode() + pixels).hexdigest()

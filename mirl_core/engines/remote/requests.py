@@ -1,4 +1,4 @@
-"""Requests for tokens: to the server that a prompt lives on, or to another if that fails."""
+"""Requests for tokens: to the server that caches a prompt, or to another if that fails."""
 
 from __future__ import annotations
 
@@ -9,9 +9,9 @@ import uuid
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from typing import Any, TypeVar
 
-from mirl_core.engines.base import RequestContext
+from mirl_core.engines.base import RequestContext, Sample
 from mirl_core.engines.remote.pool import Pool
-from mirl_core.engines.remote.prompt import Picture, Prompt, read_rendering
+from mirl_core.engines.remote.prompt import Picture, RemotePrompt, read_rendering
 from mirl_core.engines.remote.sampling import weight_versions
 from mirl_core.engines.remote.score import parameters
 from mirl_core.engines.remote.server import ConnectionLost, Server, to_json
@@ -23,28 +23,29 @@ RENDER = "/v1/chat/completions/render"
 GENERATE = "/inference/v1/generate"
 ABORT = "/inference/v1/abort_requests"
 ABORT_SECONDS = (0.05, 0.1, 0.2, 0.4, 0.8, 1.6)
-"""Waits after the requests to abort a call, before its connections are closed."""
-NEVER = -1e30
-"""Bias of tokens that are never sampled: JSON has no infinity, and this leaves them no probability either."""
+"""Waits after each request to abort a call, before its connections are closed."""
+BAN_BIAS = -1e30
+"""Logit bias of tokens that are never sampled: JSON has no infinity, and this also leaves no probability."""
 CANDIDATES = 8
 """How many tokens are tried as image placeholder."""
 
 
-class Call:
-    """One running `generate` or `score` call."""
+class RunningCall:
+    """A running `generate` or `score` call."""
 
     def __init__(self) -> None:
         self.aborted = False
         self.running: dict[str, Server] = {}
-        """Where each of its requests is."""
-        self.tasks: list[asyncio.Task[None]] = []
+        """The server of each unanswered request, by request id."""
+        self.tasks: list[asyncio.Task[Sample]] = []
 
 
 class Requests:
-    """Sends requests of one engine.
+    """Sends the requests of one engine.
 
     Args:
-        model: as the servers name it.
+        pool: the servers.
+        model: the servers' name of the model.
         banned: tokens that stand for media.
     """
 
@@ -52,66 +53,73 @@ class Requests:
         self._pool = pool
         self._model = model
         self._banned = banned
-        # Several engines may use one server: their request ids must differ.
+        # Request ids must differ between the engines that use the same server.
         self._name = uuid.uuid4().hex[:12]
         self._placeholder: int | None = None
 
-    async def render(self, body: bytes, pictures: tuple[Picture, ...], context: RequestContext) -> Prompt:
-        """The rendering by the server whose turn it is."""
-
+    async def render(
+        self, body: bytes, pictures: tuple[Picture, ...], context: RequestContext
+    ) -> RemotePrompt:
+        """Return the rendering by the server whose turn it is."""
         home = await self._pool.next()
 
-        async def ask(server: Server) -> Prompt:
+        async def ask(server: Server) -> RemotePrompt:
             headers = dict(context.trace_headers)
             answer = await server.ask(RENDER, body, headers=headers, param="messages")
             return read_rendering(answer, pictures, server)
 
-        return await self._somewhere(lambda: home, ask)
+        return await self._with_failover(lambda: home, ask)
 
     async def run(
         self,
-        prompt: Prompt,
+        prompt: RemotePrompt,
         suffix: Sequence[int],
         settings: Mapping[str, Any],
         name: str,
         context: RequestContext,
-        call: Call,
+        call: RunningCall,
         *,
         no_media: bool = False,
     ) -> Any:
-        """The answer to one request; None if it was aborted before it began.
+        """Send one request and return its answer; None if its call was aborted before the request began.
 
         Args:
-            no_media: never sample tokens that stand for media.
+            prompt: moves to another server if its own fails.
+            suffix: token ids after the prompt.
+            settings: vLLM's sampling parameters.
+            name: tells the call's requests apart.
+            context: the request's context.
+            call: the call that the request belongs to.
+            no_media: whether tokens that stand for media are never sampled.
         """
         request_id = self._id(context, name)
 
         async def ask(server: Server) -> Any:
             prompt.server = server
             if prompt.pictures:
-                await self._introduce(prompt, server, context)
+                await self._send_images(prompt, server, context)
             version = server.version
             call.running[request_id] = server
             try:
                 async with server.slots:
                     if call.aborted:
                         return None
-                    # Known from here on: what stands for an image may have to be found out first.
-                    banned = {**settings, **self._bias()} if no_media else settings
-                    answer = await self._ask(server, prompt, suffix, banned, request_id, context)
+                    # Computed only now, because `_send_images` may have found the placeholder to ban.
+                    params = {**settings, **self._bias()} if no_media else settings
+                    answer = await self._ask(server, prompt, suffix, params, request_id, context)
             finally:
                 del call.running[request_id]
             if version is not None and not weight_versions(answer) <= {version, server.version}:
                 raise self._pool.restarted(server)
             return answer
 
-        return await self._somewhere(lambda: prompt.server, ask)
+        return await self._with_failover(lambda: prompt.server, ask)
 
-    async def abort(self, call: Call) -> None:
-        """End a call's requests; returns when they have ended.
+    async def abort(self, call: RunningCall) -> None:
+        """End a call's requests and return when they have ended.
 
-        A request may still be on its way to a server, which then knows nothing of it: so it is asked again.
-        What a server doesn't end is cut off, and the tokens that it sampled are lost.
+        The abort is repeated, because a server ignores it for requests that have not arrived yet. If a server
+        doesn't end a request in time, the connection is closed and the sampled tokens are lost.
         """
         call.aborted = True
         for seconds in ABORT_SECONDS:
@@ -127,20 +135,20 @@ class Requests:
     async def _ask(
         self,
         server: Server,
-        prompt: Prompt,
+        prompt: RemotePrompt,
         suffix: Sequence[int],
         settings: Mapping[str, Any],
         request_id: str,
         context: RequestContext,
     ) -> Any:
-        """The answer to one request; images go by name, or along where the server has forgotten them."""
+        """Return the answer to one request; images go by name, or in full if the server has lost them."""
         lora = getattr(context.lora, "lora_name", context.lora)
         body = {
             "request_id": request_id,
             "model": lora or self._model,
             **prompt.fields(suffix, self._placeholder, with_images=False),
             "sampling_params": settings,
-            **_sharing(context),
+            **_sharing_fields(context),
         }
         headers = dict(context.trace_headers)
         try:
@@ -151,19 +159,20 @@ class Requests:
         body |= prompt.fields(suffix, self._placeholder, with_images=True)
         return await server.ask(GENERATE, await asyncio.to_thread(to_json, body), headers=headers)
 
-    async def _introduce(self, prompt: Prompt, server: Server, context: RequestContext) -> None:
-        """Have the server see the images, so that further requests only name them.
+    async def _send_images(self, prompt: RemotePrompt, server: Server, context: RequestContext) -> None:
+        """Send the images to the server, so that further requests only name them.
 
-        It samples a token to no purpose; what it reads of the prompt stays in its cache. Its answer has the
-        prompt as the model saw it, which shows whether that is what was rendered.
+        The request samples a token that is discarded; the prompt stays in the server's prefix cache. The
+        answer has the prompt's tokens as the model saw them, which must equal the rendering's.
 
         Raises:
-            EngineError: it is not.
+            EngineError: they differ.
+            RequestError: the server refuses the images.
         """
         async with prompt.lock:
-            if server in prompt.known:
+            if server in prompt.servers_with_images:
                 return
-            refused: RequestError | ServerError | None = None
+            first_error: RequestError | ServerError | None = None
             for placeholder in self._placeholders(prompt):
                 body = {
                     "request_id": self._id(context, "images"),
@@ -171,53 +180,53 @@ class Requests:
                     **prompt.fields((), placeholder, with_images=True),
                     "sampling_params": parameters(),
                     "return_token_ids": True,
-                    **_sharing(context),
+                    **_sharing_fields(context),
                 }
                 try:
                     async with server.slots:
                         answer = await server.ask(GENERATE, await asyncio.to_thread(to_json, body))
                 except (RequestError, ServerError) as error:
-                    refused = refused or error
+                    first_error = first_error or error
                     continue
                 if tuple(answer.get("prompt_token_ids") or ()) == prompt.token_ids:
                     self._placeholder = placeholder
-                    prompt.known.add(server)
+                    prompt.servers_with_images.add(server)
                     return
-            raise refused or EngineError(
+            raise first_error or EngineError(
                 "the images of this model's prompts can't be sent over HTTP: none of its tokens is the "
                 "placeholder that vLLM expands; run the engine in process"
             )
 
     def _bias(self) -> dict[str, Any]:
-        """That keeps media tokens from being sampled, as a sampling parameter."""
+        """Return the sampling parameter that keeps media tokens from being sampled."""
         banned = self._banned if self._placeholder is None else self._banned | {self._placeholder}
-        return {"logit_bias": {str(token): NEVER for token in sorted(banned)}} if banned else {}
+        return {"logit_bias": {str(token): BAN_BIAS for token in sorted(banned)}} if banned else {}
 
-    def _placeholders(self, prompt: Prompt) -> list[int]:
-        """Tokens that may be the one which vLLM expands to an image's, the likeliest first."""
+    def _placeholders(self, prompt: RemotePrompt) -> list[int]:
+        """Return candidates for the token that vLLM expands to an image's tokens, the likeliest first."""
         if self._placeholder is not None:
             return [self._placeholder]
-        found = prompt.image_tokens()
-        return [*sorted(found & self._banned), *sorted(found - self._banned)][:CANDIDATES]
+        tokens = prompt.image_tokens()
+        return [*sorted(tokens & self._banned), *sorted(tokens - self._banned)][:CANDIDATES]
 
-    async def _somewhere(self, home: Callable[[], Server], ask: Callable[[Server], Awaitable[T]]) -> T:
-        """What `ask` gets from the server that is home, or from another one if that can't be reached.
+    async def _with_failover(self, home: Callable[[], Server], ask: Callable[[Server], Awaitable[T]]) -> T:
+        """Return the result of `ask` for the home server, or for another if that can't be reached.
 
-        Home is looked up each time: where one branch of a prompt had to move, the others follow.
+        `home` is called before each try: where one branch of a prompt has moved, the others follow.
         """
-        lost = 0
+        sent = 0
         for _ in range(len(self._pool.servers) + 1):
             server = await self._pool.keep(home())
             try:
                 return await ask(server)
             except ConnectionLost as error:
                 last = error
-                lost += error.sent
+                sent += error.sent
                 await self._pool.failed(server, error)
-                if lost == 2:
+                if sent == 2:
                     break
             except EngineError as error:
-                # Did the engine die of it? Then nobody is to be sent there any more.
+                # If the engine died, leave its server out; if no server is left, raise EngineDeadError.
                 await self._pool.failed(server, error)
                 await self._pool.keep(server)
                 raise
@@ -228,11 +237,11 @@ class Requests:
         return f"mirl-{self._name}-{context.request_id}-{name}"
 
 
-def _sharing(context: RequestContext) -> dict[str, Any]:
-    """What keeps a request apart from others on its server."""
+def _sharing_fields(context: RequestContext) -> dict[str, Any]:
+    """Return the request's fields for the prefix cache's salt and the priority."""
     fields: dict[str, Any] = {}
     if context.cache_salt is not None:
-        # vLLM's HTTP salts are short and of few characters.
+        # vLLM's HTTP API limits a salt's length and characters.
         fields["cache_salt"] = hashlib.sha256(context.cache_salt.encode()).hexdigest()
     if context.priority:
         fields["priority"] = context.priority
@@ -240,8 +249,8 @@ def _sharing(context: RequestContext) -> dict[str, Any]:
 
 
 async def _abort(server: Server, request_ids: Sequence[str]) -> None:
-    """Best effort: what the server doesn't end is cut off."""
-    # vLLM's own prefix for requests that came by this route.
+    """Ask the server to end requests; errors are ignored, since `abort` closes the connections at last."""
+    # vLLM's prefix for requests on this route.
     body = {"request_ids": [f"generate-tokens-{name}" for name in request_ids]}
     with contextlib.suppress(ConnectionLost, EngineError, RequestError):
         await server.control("POST", ABORT, body)

@@ -1,4 +1,4 @@
-"""Sampling settings as a vLLM server takes them, and its answer as a sample."""
+"""Translation of sampling settings to a vLLM server's parameters, and of its answers to samples."""
 
 from __future__ import annotations
 
@@ -6,16 +6,16 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 from mirl_core.engines.base import Sample, Sampling, derive_seed
-from mirl_core.engines.vllm.alternatives import cut_at_stop_string, stop_by_token
+from mirl_core.engines.common.stop_strings import cut_at_stop_string, stop_by_token
 from mirl_core.errors import EngineError
 
 
 def sampling_params(
     sampling: Sampling, index: int, encode: Callable[[str], tuple[int, ...]]
 ) -> dict[str, Any]:
-    """vLLM's sampling parameters for branch `index`.
+    """Return vLLM's sampling parameters for branch `index`.
 
-    The text of a sample is decoded here, so the server needs it only to find stop strings.
+    Samples are decoded in this process, so the server detokenizes only to find stop strings.
     """
     params: dict[str, Any] = {
         "max_tokens": sampling.max_tokens,
@@ -26,8 +26,8 @@ def sampling_params(
         "repetition_penalty": sampling.repetition_penalty,
         "presence_penalty": sampling.presence_penalty,
         "frequency_penalty": sampling.frequency_penalty,
-        # vLLM answers as many values a position as were asked for, the sampled token's first, whether or not
-        # that is among the likeliest: one more leaves room for all of those.
+        # vLLM returns as many values per position as requested, the sampled token's first, whether or not it
+        # is among the likeliest: one more leaves room for all of those.
         "logprobs": sampling.ranked + 1 if sampling.ranked else 0,
         "detokenize": bool(sampling.stop),
     }
@@ -43,32 +43,39 @@ def sampling_params(
 def read_sample(
     index: int, answer: Any, sampling: Sampling, decode: Callable[[Sequence[int]], str]
 ) -> Sample:
-    """Branch `index` from the server's answer.
+    """Return the sample of branch `index` in a server's answer.
 
     Raises:
-        EngineError: it is not what vLLM answers, or vLLM ended the request with an error.
+        EngineError: the answer's form is not vLLM's, or vLLM ended the request with an error.
     """
     try:
         choice = answer["choices"][0]
         reason = choice["finish_reason"]
         ids = tuple(int(token) for token in choice["token_ids"])
         content = (choice["logprobs"] or {}).get("content") or []
-        logprobs = tuple(float(one["logprob"]) for one in content)
-        confidence = tuple(_confidence(one, sampling.alternatives) for one in content)
-        likeliest = tuple(_likeliest(one, sampling.top_logprobs) for one in content if sampling.top_logprobs)
+        logprobs = tuple(float(position["logprob"]) for position in content)
+        confidence = tuple(_confidence(position, sampling.alternatives) for position in content)
+        likeliest = tuple(
+            _likeliest(position, sampling.top_logprobs) for position in content if sampling.top_logprobs
+        )
     except (TypeError, KeyError, IndexError, ValueError) as error:
         raise EngineError("a server answered a sample of another form than vLLM 0.32") from error
     if len(logprobs) != len(ids):
         raise EngineError(f"a server answered {len(logprobs)} log-probabilities for {len(ids)} tokens")
     if reason not in ("stop", "length", "abort"):
         raise EngineError(f"vLLM ended a request with {reason!r}")
-    sure = confidence if sampling.alternatives else ()
-    sample = Sample(index, ids, logprobs, "", reason, sure, likeliest)
+    if not sampling.alternatives:
+        confidence = ()
+    sample = Sample(index, ids, logprobs, "", reason, confidence, likeliest)
     return cut_at_stop_string(sample, sampling.stop, decode)
 
 
 def weight_versions(answer: Any) -> set[str]:
-    """The versions of the weights that sampled the answer's tokens."""
+    """Return the versions of the weights that sampled the answer's tokens.
+
+    Raises:
+        EngineError: the answer doesn't name them.
+    """
     try:
         spans = answer["choices"][0]["weight_versions"] or []
         return {str(span["version"]) for span in spans}
@@ -79,12 +86,12 @@ def weight_versions(answer: Any) -> set[str]:
 def _confidence(position: Any, alternatives: int) -> float:
     if not alternatives:
         return 0.0
-    likeliest = sorted((float(one["logprob"]) for one in position["top_logprobs"]), reverse=True)
+    likeliest = sorted((float(top["logprob"]) for top in position["top_logprobs"]), reverse=True)
     kept = likeliest[:alternatives]
     return -sum(kept) / len(kept)
 
 
 def _likeliest(position: Any, top: int) -> tuple[tuple[int, float], ...]:
     # The sampled token comes first, wherever it ranks.
-    found = {int(one["token_id"]): float(one["logprob"]) for one in position["top_logprobs"]}
-    return tuple(sorted(found.items(), key=lambda one: -one[1])[:top])
+    logprobs = {int(entry["token_id"]): float(entry["logprob"]) for entry in position["top_logprobs"]}
+    return tuple(sorted(logprobs.items(), key=lambda item: -item[1])[:top])

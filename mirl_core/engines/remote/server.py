@@ -1,6 +1,6 @@
-"""One vLLM server by HTTP: bounded connections in, its answers or MIRL's errors out; nothing of httpx passes.
+"""One vLLM server over HTTP: bounded connections, and MIRL's errors in place of httpx's.
 
-Keys and prompts are never logged, and a server's message is cut before it goes into an error.
+Keys and prompts are never logged. Errors quote a server's message only up to a limit.
 """
 
 from __future__ import annotations
@@ -28,12 +28,12 @@ from mirl_core.errors import (
 CONNECT_SECONDS = 10.0
 HEALTH_SECONDS = 5.0
 IDLE_SECONDS = 3.0
-"""Idle connections are given up before vLLM does that, after 5 s: a request on a closed one is lost."""
+"""Idle connections are closed before vLLM closes them, after 5 s: a request on a closed one is lost."""
 MESSAGE_CHARACTERS = 500
 
 
-class ConnectionLost(Exception):  # noqa: N818 - says what happened to the request; the engine turns it into an error
-    """No answer came, because the connection failed. Stays within the engine.
+class ConnectionLost(Exception):  # noqa: N818 - an event that the engine handles or turns into an error
+    """The connection failed before an answer came. Callers of `Server` handle it; engines never raise it.
 
     Args:
         sent: whether the server may have begun with the request.
@@ -45,18 +45,19 @@ class ConnectionLost(Exception):  # noqa: N818 - says what happened to the reque
 
 
 class Server:
-    """One server and its connections; the pool keeps its fields.
+    """A server and its connections; the pool sets its public fields.
 
     Args:
         url: base URL, with or without `/v1`.
         api_key: sent as bearer token.
-        connections: most requests in flight; more wait here. Health checks and aborts never wait behind them.
+        connections: most requests in flight; further requests wait for a slot. Health checks and aborts use
+            separate connections and never wait.
         timeout: longest wait for one answer; seconds.
-        transport: in place of httpx's own, for tests.
+        transport: replaces httpx's transport in tests.
 
     Raises:
-        ConfigError: the URL is no HTTP URL, or carries a password, which would show in logs; or the key can't
-            be sent.
+        ConfigError: the URL is no HTTP URL, or carries a password, which would show in logs; or a header
+            can't carry the key.
     """
 
     def __init__(
@@ -72,23 +73,23 @@ class Server:
         self.slots = asyncio.Semaphore(connections)
         self.up = False
         self.reason = "not asked yet"
-        """Why it is not up."""
-        self.asked = -math.inf
-        """When it was last checked; seconds of the loop's clock."""
+        """Why the server is not up."""
+        self.checked_at = -math.inf
+        """Time of the last check; seconds of the event loop's clock."""
         self.version: str | None = None
-        """The weights pushed to it last; None where none were."""
+        """Version of the weights last pushed to the server; None before the first push."""
         self.counts_cached = False
-        """Whether it tells how much of a prompt was cached (`--enable-prompt-tokens-details`)."""
+        """Whether it reports how much of a prompt was cached (`--enable-prompt-tokens-details`)."""
         if api_key and not (api_key.isascii() and api_key.isprintable()):
             raise ConfigError("the API key has characters that no header can carry")
         headers = {"Authorization": f"Bearer {api_key}"} if api_key else {}
 
-        def client(most: int) -> httpx.AsyncClient:
+        def client(connections: int) -> httpx.AsyncClient:
             return httpx.AsyncClient(
                 base_url=self.url,
                 headers=headers,
                 timeout=httpx.Timeout(timeout, connect=CONNECT_SECONDS, pool=None),
-                transport=transport or _transport(most),
+                transport=transport or _transport(connections),
             )
 
         self._work = client(connections)
@@ -102,7 +103,7 @@ class Server:
         headers: Mapping[str, str] | None = None,
         param: str | None = None,
     ) -> Any:
-        """POST work; see `_request`."""
+        """POST a request for rendering or tokens and return its answer; see `_request`."""
         return await self._request(self._work, "POST", path, body, headers=headers, param=param)
 
     async def control(
@@ -112,13 +113,13 @@ class Server:
         body: Mapping[str, Any] | None = None,
         *,
         query: Mapping[str, str] | None = None,
-        timeout: float = 30.0,  # noqa: ASYNC109 - httpx's own
+        timeout: float = 30.0,  # noqa: ASYNC109 - httpx's
     ) -> Any:
-        """A request beside the work; see `_request`."""
+        """Send a control request on separate connections and return its answer; see `_request`."""
         return await self._request(self._control, method, path, body, query=query, timeout=timeout)
 
     async def healthy(self) -> bool:
-        """Whether server and engine live, by vLLM's own word."""
+        """Return whether server and engine live, by vLLM's health check."""
         try:
             await self.control("GET", "/health", timeout=HEALTH_SECONDS)
         except (ConnectionLost, EngineError, RequestError):
@@ -138,22 +139,25 @@ class Server:
         *,
         headers: Mapping[str, str] | None = None,
         query: Mapping[str, str] | None = None,
-        timeout: float | None = None,  # noqa: ASYNC109 - httpx's own
+        timeout: float | None = None,  # noqa: ASYNC109 - httpx's
         param: str | None = None,
     ) -> Any:
-        """The answer's JSON, None for an empty one. Cancelled, it closes the connection: vLLM frees the work.
+        """Send a request and return its answer's JSON; None for an empty answer.
+
+        Cancellation closes the connection, whereupon vLLM ends the request.
 
         Args:
             param: the request's field to blame for a refusal where the server names none.
+            timeout: longest wait for the answer, seconds; None: the client's.
 
         Raises:
             ConnectionLost: the connection failed.
             RequestError: the server refuses the request.
-            ServerError: it failed, or didn't answer in time.
-            EngineError: it answers nonsense.
+            ServerError: the server failed, or didn't answer in time.
+            EngineError: the answer is not JSON.
         """
         content = body if isinstance(body, bytes) or body is None else to_json(body)
-        more: dict[str, Any] = {} if timeout is None else {"timeout": timeout}
+        options: dict[str, Any] = {} if timeout is None else {"timeout": timeout}
         try:
             response = await client.request(
                 method,
@@ -161,7 +165,7 @@ class Server:
                 content=content,
                 params=query,
                 headers={**({"Content-Type": "application/json"} if content else {}), **(headers or {})},
-                **more,
+                **options,
             )
         except (httpx.ConnectError, httpx.ConnectTimeout) as error:
             raise ConnectionLost(f"{self.url} can't be reached: {_short(error)}", sent=False) from error
@@ -172,7 +176,7 @@ class Server:
                 f"the connection to {self.url} was lost: {_short(error)}", sent=True
             ) from error
         except httpx.HTTPError as error:
-            # Its text may hold a header, and that the key.
+            # The error's text may quote a header, which may hold the key.
             raise EngineError(f"no request to {self.url} is possible: {type(error).__name__}") from error
         except RuntimeError as error:
             if not client.is_closed:
@@ -189,7 +193,7 @@ class Server:
                 return response.json()
             except ValueError as error:
                 raise EngineError(f"{self.url}{path} answered something that is not JSON") from error
-        message, field, kind = _complaint(response)
+        message, field, kind = _error_details(response)
         if status == 404 and kind == "NotFoundError":
             raise ModelNotFoundError(message, param=field)
         if status in (404, 405):
@@ -202,7 +206,7 @@ class Server:
 
 
 def checked_url(url: str) -> str:
-    """The base URL without `/v1` and closing slashes.
+    """Return the base URL without `/v1` and trailing slashes.
 
     Raises:
         ConfigError: see `Server`.
@@ -219,10 +223,10 @@ def checked_url(url: str) -> str:
 
 
 def to_json(body: Mapping[str, Any]) -> bytes:
-    """As vLLM takes it.
+    """Return a request's body as JSON.
 
     Raises:
-        RequestError: it can't be said in JSON (NaN as a temperature, an object in a message).
+        RequestError: a value has no JSON form (NaN as a temperature, an object in a message).
     """
     try:
         return json.dumps(body, ensure_ascii=False, separators=(",", ":"), allow_nan=False).encode()
@@ -231,7 +235,7 @@ def to_json(body: Mapping[str, Any]) -> bytes:
 
 
 def _transport(connections: int) -> httpx.AsyncHTTPTransport:
-    # A server that vanishes without a word is noticed within minutes, however long an answer may take.
+    # Keep-alive probes detect a server that vanishes silently within minutes, however long an answer takes.
     options = [(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)]
     for name, value in (("TCP_KEEPIDLE", 60), ("TCP_KEEPINTVL", 15), ("TCP_KEEPCNT", 4)):
         if hasattr(socket, name):
@@ -242,8 +246,8 @@ def _transport(connections: int) -> httpx.AsyncHTTPTransport:
     return httpx.AsyncHTTPTransport(limits=limits, socket_options=options)
 
 
-def _complaint(response: httpx.Response) -> tuple[str, str | None, str | None]:
-    """What a refusal says: message, field, kind."""
+def _error_details(response: httpx.Response) -> tuple[str, str | None, str | None]:
+    """Return message, field and error type of a refusal."""
     try:
         body = response.json()
     except ValueError:

@@ -1,1 +1,1 @@
-"""vLLM in this process. The only package of the core that imports vllm."""
+"""vLLM in this process: may import `engines.common`, and alone in `mirl_core` vllm."""

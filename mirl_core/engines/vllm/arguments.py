@@ -1,4 +1,4 @@
-"""How MIRL starts vLLM, and what it must know about a running one before it samples."""
+"""Arguments and environment with which MIRL starts vLLM, and checks of a running engine's configuration."""
 
 from __future__ import annotations
 
@@ -10,10 +10,11 @@ from typing import Any
 from mirl_core.errors import ConfigError
 
 
-def cpu_engine_args(given: Mapping[str, Any] | None = None) -> dict[str, Any]:
-    """Engine arguments under which vLLM's CPU backend serves MIRL's traffic, `given` over defaults.
+def cpu_engine_args(overrides: Mapping[str, Any] | None = None) -> dict[str, Any]:
+    """Return engine arguments for MIRL's traffic on vLLM's CPU backend: defaults, then `overrides`.
 
-    The launcher turns those of them that the user didn't give into flags; `cpu_environment` goes with them.
+    The launcher turns the defaults that the user doesn't override into flags. `cpu_environment` goes with
+    them.
 
     - No chunked prefill: on the CPU a request that has a seed and whose prefill is split into chunks kills
       the engine ("CPU Generator does not use offset", seen with vLLM 0.32). vLLM then takes at least
@@ -22,10 +23,10 @@ def cpu_engine_args(given: Mapping[str, Any] | None = None) -> dict[str, Any]:
       of forks would share no cached block.
     - A fixed cache size and no compilation: the engine starts without a profiling run and a warm-up, and no
       request waits for a C++ compiler.
-    - The model runs in the engine's process: one process less to start (10 s of imports on a slow core), no
-      message between two processes at every step.
+    - The model runs in the engine's process: one process fewer to start (10 s of imports on a slow core), and
+      no message between processes at every step.
     """
-    given = dict(given or {})
+    overrides = dict(overrides or {})
     defaults: dict[str, Any] = {
         "enable_chunked_prefill": False,
         "enable_prefix_caching": True,
@@ -34,23 +35,23 @@ def cpu_engine_args(given: Mapping[str, Any] | None = None) -> dict[str, Any]:
         "enforce_eager": True,
         "max_num_seqs": 256,
     }
-    if all(int(given.get(f"{kind}_parallel_size") or 1) == 1 for kind in ("tensor", "pipeline", "data")):
+    if all(int(overrides.get(f"{kind}_parallel_size") or 1) == 1 for kind in ("tensor", "pipeline", "data")):
         defaults["distributed_executor_backend"] = "uni"
-    return defaults | given
+    return defaults | overrides
 
 
 def cpu_environment(engine_args: Mapping[str, Any]) -> dict[str, str]:
-    """Environment that goes with `engine_args`, to be set where unset before the engine starts."""
+    """Return the environment that goes with `engine_args`: to be set, where unset, before the start."""
     environment = {}
     if engine_args.get("distributed_executor_backend") == "uni":
-        # vLLM's CPU backend insists on a worker process unless this says otherwise.
+        # Without this vLLM's CPU backend always starts a worker process.
         environment["VLLM_ENABLE_V1_MULTIPROCESSING"] = "0"
     if engine_args.get("enforce_eager"):
         # `enforce_eager` alone leaves small functions of the sampler compiled: 20 s at the first request.
         environment["TORCH_COMPILE_DISABLE"] = "1"
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     if cores <= 4:
-        # vLLM's own binding pins the engine to fixed cores and leaves the scheduler no say; two compute
+        # vLLM's default binding pins the engine to fixed cores, whatever else runs on them; two compute
         # threads beside a busy API server are slower than one.
         environment["VLLM_CPU_OMP_THREADS_BIND"] = "nobind"
         environment["OMP_NUM_THREADS"] = str(max(1, cores - 1))
@@ -59,7 +60,7 @@ def cpu_environment(engine_args: Mapping[str, Any]) -> dict[str, str]:
 
 @contextmanager
 def environment(values: Mapping[str, str]) -> Iterator[None]:
-    """Set environment variables where they are unset, for as long as processes are started."""
+    """Set environment variables within the block, where they are unset."""
     added = [name for name in values if name not in os.environ]
     os.environ.update({name: values[name] for name in added})
     try:
@@ -70,19 +71,19 @@ def environment(values: Mapping[str, str]) -> Iterator[None]:
 
 
 def on_cpu() -> bool:
-    """Whether the vLLM that is installed runs on the CPU."""
+    """Return whether the installed vLLM runs on the CPU."""
     from vllm.platforms import current_platform
 
     return bool(current_platform.is_cpu())
 
 
 def seeds_are_safe(vllm_config: Any) -> bool:
-    """Whether a request may carry a seed without endangering the engine (see `cpu_engine_args`)."""
+    """Return whether a seeded request leaves the engine alive (see `cpu_engine_args`)."""
     return not (on_cpu() and vllm_config.scheduler_config.enable_chunked_prefill)
 
 
 def checked_logprobs_mode(model_config: Any) -> None:
-    """Refuse an engine whose log-probabilities are not the model's own.
+    """Refuse an engine whose log-probabilities are not raw.
 
     Raises:
         ConfigError: `--logprobs-mode` is not `raw_logprobs`.

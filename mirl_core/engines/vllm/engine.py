@@ -1,9 +1,9 @@
-"""The engine in process: vLLM's `EngineClient`, its own (`VLLMEngine.start`) or the one a plugin is handed.
+"""The engine in this process, around vLLM's `EngineClient`: started by `VLLMEngine.start`, or the plugin's.
 
 - A conversation is rendered once; every fork reuses the token ids and the preprocessed images.
-- Each branch is one vLLM request, so that it has its own seed and can end by itself.
+- Each branch is a separate vLLM request: it has a seed and an end that no other branch shares.
 - Log-probabilities are raw: vLLM takes them before bans, temperature and top-p.
-- No exception of vLLM's leaves this module.
+- vLLM's exceptions never leave this module.
 """
 
 from __future__ import annotations
@@ -30,14 +30,12 @@ from mirl_core.engines.base import (
     derive_seed,
     too_long_to_score,
 )
+from mirl_core.engines.common.branches import Branches, empty_sample, registered
 from mirl_core.engines.common.placeholders import placeholder_ids
+from mirl_core.engines.common.scoring import distinct_suffixes, scores_in_order
+from mirl_core.engines.common.stop_strings import cut_at_stop_string, stop_by_token
 from mirl_core.engines.common.text import TextCodec
-from mirl_core.engines.vllm.alternatives import (
-    cut_at_stop_string,
-    likeliest_tokens,
-    stop_by_token,
-    token_logprobs,
-)
+from mirl_core.engines.vllm.alternatives import likeliest_tokens, token_logprobs
 from mirl_core.engines.vllm.arguments import (
     checked_logprobs_mode,
     cpu_engine_args,
@@ -46,7 +44,7 @@ from mirl_core.engines.vllm.arguments import (
     on_cpu,
     seeds_are_safe,
 )
-from mirl_core.engines.vllm.render import DEAD, Prompt, render_prompt, translated
+from mirl_core.engines.vllm.render import DEAD, VLLMPrompt, render_prompt, vllm_errors_translated
 from mirl_core.engines.vllm.score import score_suffixes
 from mirl_core.engines.vllm.structure import check_structure, choose_backend
 from mirl_core.errors import EngineDeadError, EngineError
@@ -89,7 +87,7 @@ class VLLMEngine:
         self._seeds = seeds_are_safe(config)
         self._prefix_caching = bool(config.cache_config.enable_prefix_caching)
         self._max_model_len = int(config.model_config.max_model_len)
-        self._calls: dict[str, _Call] = {}
+        self._calls: dict[str, _RunningCall] = {}
         self._warned = False
 
     @classmethod
@@ -102,18 +100,21 @@ class VLLMEngine:
         chat: ChatParams | None = None,
         **engine_args: Any,
     ) -> VLLMEngine:
-        """An engine of its own, in a process of its own; takes seconds, during which the loop stands still.
+        """Start vLLM and return an engine that owns it. Blocks the event loop for seconds.
 
         Args:
             model: folder or hub name.
-            engine_args: fields of vLLM's `AsyncEngineArgs`, over `cpu_engine_args()` on the CPU.
+            score_batch_tokens: see the class.
+            keep_special: see the class.
+            chat: see the class.
+            engine_args: fields of vLLM's `AsyncEngineArgs`; on the CPU they go over `cpu_engine_args()`.
 
         Raises:
             EngineError: vLLM doesn't start.
         """
         args = cpu_engine_args(engine_args) if on_cpu() else engine_args
         values = cpu_environment(args) if on_cpu() else {}
-        with translated("start"), environment(values):
+        with vllm_errors_translated("start"), environment(values):
             client = AsyncLLM.from_engine_args(AsyncEngineArgs(model=str(model), **args))
         return cls(
             client,
@@ -124,8 +125,8 @@ class VLLMEngine:
         )
 
     async def render(self, conversation: Conversation, context: RequestContext) -> Rendered:
-        del context  # the salt goes in per fork, so that one rendering can serve as text-only prompt for all
-        with translated("render the conversation", param="messages"):
+        del context  # each fork adds the cache salt, so that requests can share a text-only rendering
+        with vllm_errors_translated("render the conversation", param="messages"):
             prompt = await render_prompt(self.client.renderer, conversation, self._chat)
         return checked_rendering(len(prompt.token_ids), prompt, self._max_model_len)
 
@@ -148,59 +149,44 @@ class VLLMEngine:
     ) -> AsyncGenerator[Sample, None]:
         if rendered.prompt_tokens + len(suffix_ids) >= self._max_model_len:
             for index in range(n):
-                yield Sample(index, (), (), "", "length")
+                yield empty_sample(index, "length")
             return
         banned = self._banned | rendered.inputs.media_tokens
         ending = self._ending(sampling)
         params = [self._sampling_params(sampling, index, banned, **ending) for index in range(n)]
-        if context.request_id in self._calls:
-            raise EngineError(f"request id {context.request_id!r} is running already")
-        call = self._calls[context.request_id] = _Call()
-        done: asyncio.Queue[Sample | BaseException] = asyncio.Queue()
+        with registered(self._calls, context.request_id, _RunningCall()) as call:
 
-        async def branch(index: int) -> None:
-            try:
+            async def sample(index: int) -> Sample:
                 request_id = f"{context.request_id}-{index}"
-                own = context.of_branch(index)
-                output = await self._run(rendered, suffix_ids, params[index], request_id, own, call)
-                done.put_nowait(self._sample(index, output, sampling))
-            except asyncio.CancelledError:
-                raise
-            except BaseException as error:  # noqa: BLE001 - handed to the reader, who raises it
-                done.put_nowait(error)
+                branch_context = context.of_branch(index)
+                output = await self._run(
+                    rendered, suffix_ids, params[index], request_id, branch_context, call
+                )
+                return self._sample(index, output, sampling)
 
-        tasks = [asyncio.create_task(branch(index)) for index in range(n)]
-        try:
-            for _ in range(n):
-                item = await done.get()
-                if isinstance(item, BaseException):
-                    raise item
-                yield item
-        finally:
             # A cancelled branch closes vLLM's generator, which aborts its request in the engine.
-            for task in tasks:
-                task.cancel()
-            await asyncio.gather(*tasks, return_exceptions=True)
-            del self._calls[context.request_id]
+            async with Branches(sample, n) as branches:
+                for _ in range(n):
+                    yield await branches.next_sample()
 
     async def score(
         self, rendered: Rendered, suffixes: Sequence[Sequence[int]], context: RequestContext
     ) -> list[tuple[float, ...]]:
-        """As in the protocol; identical suffixes are scored once."""
-        unique = list(dict.fromkeys(tuple(suffix) for suffix in suffixes if suffix))
-        if rendered.prompt_tokens + max(map(len, unique), default=0) >= self._max_model_len:
+        """See `Engine.score`; identical suffixes are scored once."""
+        distinct = distinct_suffixes(suffixes)
+        if rendered.prompt_tokens + max(map(len, distinct), default=0) >= self._max_model_len:
             raise too_long_to_score(self._max_model_len)
-        call = _Call()
+        call = _RunningCall()
         scores = await score_suffixes(
             lambda suffix, params, name: self._run(
                 rendered, suffix, params, f"{context.request_id}-{name}", context, call
             ),
             rendered.prompt_tokens,
-            unique,
+            distinct,
             self._score_batch_tokens,
             prefix_caching=self._prefix_caching,
         )
-        return [scores[tuple(suffix)] if suffix else () for suffix in suffixes]
+        return scores_in_order(suffixes, scores)
 
     async def check_structure(self, structure: str) -> None:
         backend = self.client.vllm_config.structured_outputs_config.backend
@@ -212,11 +198,11 @@ class VLLMEngine:
         if call is None:
             return
         call.aborted = True
-        with translated("abort"):
+        with vllm_errors_translated("abort"):
             await self.client.abort(list(call.running))
 
     async def health(self) -> None:
-        with translated("answer a health check"):
+        with vllm_errors_translated("answer a health check"):
             await self.client.check_health()
         if self.client.errored:
             raise EngineDeadError(DEAD)
@@ -224,13 +210,13 @@ class VLLMEngine:
     async def close(self) -> None:
         if self._owns_client and self._client is not None:
             client, self._client = self._client, None
-            # On the loop, though it joins the engine's process and so blocks for seconds: let go on, vLLM's
-            # output handler would take the end of the process for its death.
+            # This joins the engine's process and blocks the event loop for seconds. In a thread, vLLM's
+            # output handler would keep running and take the end of the process for a crash.
             client.shutdown()
 
     @property
     def client(self) -> EngineClient:
-        """vLLM's engine client, for what the protocol leaves out: metrics, weight updates."""
+        """vLLM's engine client, for metrics and weight updates, which the protocol leaves out."""
         if self._client is None:
             raise EngineDeadError("the engine is closed")
         return self._client
@@ -246,17 +232,17 @@ class VLLMEngine:
         params: SamplingParams,
         request_id: str,
         context: RequestContext,
-        call: _Call,
+        call: _RunningCall,
     ) -> RequestOutput | None:
-        """One vLLM request, to its final output; None if it was aborted before it began."""
-        prompt: Prompt = rendered.inputs
+        """Run one vLLM request and return its final output; None if it was aborted before it began."""
+        prompt: VLLMPrompt = rendered.inputs
         for with_media in (False, True):
             if call.aborted:
                 return None
-            engine_input, referred = prompt.fork(suffix, context.cache_salt, with_media=with_media)
+            engine_input, by_reference = prompt.fork(suffix, context.cache_salt, with_media=with_media)
             output = await self._final_output(engine_input, params, request_id, context, call)
-            # An engine that no longer has the media referred to ends the request with an error: send them.
-            if output is None or output.outputs[0].finish_reason != "error" or not referred:
+            # An engine that has dropped the referenced media ends the request with an error: send them.
+            if output is None or output.outputs[0].finish_reason != "error" or not by_reference:
                 return output
         return output
 
@@ -266,14 +252,14 @@ class VLLMEngine:
         params: SamplingParams,
         request_id: str,
         context: RequestContext,
-        call: _Call,
+        call: _RunningCall,
     ) -> RequestOutput | None:
         final: RequestOutput | None = None
         call.running.add(request_id)
         try:
-            with translated("generate"):
-                # Asked here, because vLLM awaits it between the call and the request's registration; cached,
-                # it leaves no moment in which an abort would miss a request that has begun.
+            with vllm_errors_translated("generate"):
+                # vLLM awaits this between the call of `generate` and the request's registration. Cached by
+                # this call, it leaves no moment in which an abort misses a request that has begun.
                 await self.client.get_supported_tasks()
                 if call.aborted:
                     return None
@@ -296,7 +282,7 @@ class VLLMEngine:
         finally:
             call.running.discard(request_id)
         if final is not None and final.outputs[0].finish_reason == "abort" and not call.aborted:
-            # Nobody here asked for it: the engine ends, and what it gave up must not pass for an answer.
+            # No caller requested this abort: the engine is ending, and a cut sample is no answer.
             raise EngineDeadError("the engine is shutting down")
         return final
 
@@ -313,8 +299,8 @@ class VLLMEngine:
         return cut_at_stop_string(sample, sampling.stop, self.decode) if sampling.ranked else sample
 
     def _ending(self, sampling: Sampling) -> dict[str, Any]:
-        """vLLM's fields for what ends a sample by its text."""
-        # A grammar takes a stop token for the end of the sample, and would not have it end an answer.
+        """Return vLLM's sampling fields for the stop strings."""
+        # A grammar allows a stop token only where the whole sample ends, not where an answer does.
         if sampling.ranked and sampling.structure is None:
             by_token = stop_by_token(sampling.stop, self.encode)
         else:
@@ -328,7 +314,7 @@ class VLLMEngine:
         if seed is not None and not self._seeds:
             self._warn_of_seeds()
             seed = None
-        with translated("accept the sampling settings"):
+        with vllm_errors_translated("accept the sampling settings"):
             return SamplingParams(
                 max_tokens=sampling.max_tokens,
                 temperature=sampling.temperature,
@@ -362,8 +348,8 @@ class VLLMEngine:
             )
 
 
-class _Call:
-    """One running `generate` call."""
+class _RunningCall:
+    """The state of a running `generate` or `score` call: its vLLM requests, and whether it is aborted."""
 
     def __init__(self) -> None:
         self.aborted = False

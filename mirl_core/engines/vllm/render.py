@@ -1,4 +1,4 @@
-"""Between MIRL's values and vLLM's: conversations in, engine inputs for any number of forks, errors out."""
+"""Translation between MIRL and vLLM: conversations to engine inputs for any number of forks, and errors."""
 
 from __future__ import annotations
 
@@ -19,49 +19,49 @@ from mirl_core.types import Conversation
 DEAD = "the engine has stopped; the server must be restarted"
 
 
-class Prompt:
-    """One rendered conversation: vLLM's engine input with the preprocessed media in it.
+class VLLMPrompt:
+    """A rendered conversation: vLLM's engine input with the preprocessed media in it.
 
-    vLLM's own cache sends preprocessed media to the engine once and a reference from then on, and the engine
-    may have dropped them by the time a fork comes. So the media stay here as long as the rendering does:
-    `fork(with_media=True)` never depends on a cache.
+    vLLM's cache sends preprocessed media to the engine once, then a reference, and the engine may drop them
+    before a fork arrives. So the rendering keeps the media: `fork(with_media=True)` depends on no cache.
     """
 
     def __init__(self, engine_input: dict[str, Any], by_reference: bool) -> None:
         self.engine_input = engine_input
         self.token_ids: list[int] = engine_input["prompt_token_ids"]
         self.media_tokens = _media_tokens(engine_input)
-        """Tokens that stand for the media in this very prompt."""
+        """Tokens that stand for media in this prompt."""
         self._by_reference = by_reference and engine_input["type"] == "multimodal"
         self._sent = False
 
     def fork(
         self, suffix: Sequence[int], cache_salt: str | None, *, with_media: bool = False
     ) -> tuple[dict[str, Any], bool]:
-        """vLLM's input for prompt plus suffix, and whether the media are in it or only referred to.
+        """Return vLLM's input for prompt plus suffix, and whether it only refers to the media.
 
-        The first fork carries the media, later ones a reference (unless `with_media`): the engine answers
-        a reference that it can't resolve with an error, and then the caller asks again.
+        The first fork carries the media, later forks a reference unless `with_media`. The engine answers a
+        reference that it can't resolve with an error; the caller then forks again with media.
         """
         prompt = {**self.engine_input, "prompt_token_ids": [*self.token_ids, *suffix]}
         if cache_salt is not None:
             prompt["cache_salt"] = cache_salt
-        referred = self._by_reference and self._sent and not with_media
-        if referred:
+        by_reference = self._by_reference and self._sent and not with_media
+        if by_reference:
             prompt["mm_kwargs"] = {
                 modality: [None] * len(items) for modality, items in prompt["mm_kwargs"].items()
             }
         self._sent = True
-        return prompt, referred
+        return prompt, by_reference
 
 
-async def render_prompt(renderer: BaseRenderer, conversation: Conversation, chat: ChatParams) -> Prompt:
-    """Template, tokenize and preprocess; all blocking work runs in vLLM's renderer threads.
+async def render_prompt(renderer: BaseRenderer, conversation: Conversation, chat: ChatParams) -> VLLMPrompt:
+    """Apply the template, tokenize and preprocess; all blocking work runs in vLLM's renderer threads.
 
-    vLLM keeps two caches of preprocessed media in this process. The first ("sender") mirrors the engine's:
-    on a hit it returns no data. The second keeps the data. Going through the first keeps the mirror true for
-    plain requests on the same engine; where it had no data, the second is asked, which preprocesses the
-    media at most once more, so an image is preprocessed once at most per request in any case.
+    vLLM keeps two caches of preprocessed media in this process. The first ("sender") mirrors the engine's
+    cache and returns no data on a hit; the second keeps the data. The first rendering goes through the sender
+    cache, so that its mirror stays true for plain requests on the same engine. Where that returns no data, a
+    second rendering takes it from the other cache, or preprocesses it. Each image is preprocessed at most
+    once per request.
     """
     params = ChatParams(
         chat_template=chat.chat_template,
@@ -85,30 +85,30 @@ async def render_prompt(renderer: BaseRenderer, conversation: Conversation, chat
         _, (engine_input,) = await renderer.render_chat_async(
             [messages], params, tokenize, skip_mm_cache=True
         )
-    # The arrival time would make a fork look as if it had waited in the queue since the rendering.
+    # With the arrival time of the rendering, vLLM would count the time until a fork as queueing.
     engine_input = {
         key: value for key, value in engine_input.items() if key not in ("arrival_time", "prompt")
     }
-    return Prompt(engine_input, isinstance(renderer.mm_processor_cache, LruKeyReplicatedSenderCache))
+    return VLLMPrompt(engine_input, isinstance(renderer.mm_processor_cache, LruKeyReplicatedSenderCache))
 
 
 def vllm_messages(conversation: Conversation) -> list[dict[str, Any]]:
-    """The messages with images in vLLM's own form, which takes decoded PIL images.
+    """Return the messages with each image as vLLM's content part for decoded PIL images.
 
     Raises:
-        RequestError: a part is neither text nor a decoded image; vLLM would fetch what it refers to.
+        RequestError: a part is neither text nor a decoded image; vLLM would fetch the URL in it.
     """
     return messages_with(conversation, lambda image: {"type": "image_pil", "image_pil": image})
 
 
 def _media_tokens(engine_input: dict[str, Any]) -> frozenset[int]:
-    found: set[int] = set()
-    for places in engine_input.get("mm_placeholders", {}).values():
-        for place in places:
-            tokens = engine_input["prompt_token_ids"][place.offset : place.offset + place.length]
-            mask = [True] * len(tokens) if place.is_embed is None else place.is_embed.tolist()
-            found.update(token for token, stands in zip(tokens, mask, strict=True) if stands)
-    return frozenset(found)
+    media_tokens: set[int] = set()
+    for ranges in engine_input.get("mm_placeholders", {}).values():
+        for span in ranges:
+            tokens = engine_input["prompt_token_ids"][span.offset : span.offset + span.length]
+            mask = [True] * len(tokens) if span.is_embed is None else span.is_embed.tolist()
+            media_tokens.update(token for token, is_embed in zip(tokens, mask, strict=True) if is_embed)
+    return frozenset(media_tokens)
 
 
 def _lacks_media(engine_input: dict[str, Any]) -> bool:
@@ -118,17 +118,17 @@ def _lacks_media(engine_input: dict[str, Any]) -> bool:
 
 
 @contextmanager
-def translated(what: str, param: str | None = None) -> Iterator[None]:
-    """Turn whatever vLLM raises into MIRL's errors; nothing of vLLM's passes.
+def vllm_errors_translated(action: str, param: str | None = None) -> Iterator[None]:
+    """Turn every exception that the block raises into a MIRLError.
 
     Args:
-        what: the action, for the message.
+        action: the verb phrase after "vLLM failed to" in the message.
         param: the request's field to blame where vLLM names none.
 
     Raises:
         RequestError: vLLM refuses the request.
         EngineDeadError: the engine is gone.
-        EngineError: anything else.
+        EngineError: vLLM failed otherwise.
     """
     try:
         yield
@@ -137,16 +137,16 @@ def translated(what: str, param: str | None = None) -> Iterator[None]:
     except VLLMEngineDeadError as error:
         raise EngineDeadError(DEAD) from error
     except VLLMClientError as error:
-        # `parameter` is vLLM's name for it, an OpenAI field for sampling settings.
+        # vLLM names the field in `parameter`: an OpenAI field for sampling settings.
         field = param or getattr(error, "parameter", None)
         raise error_from_vllm(str(error.args[0] if error.args else error), field) from error
     except VLLMError as error:
-        raise EngineError(f"vLLM failed to {what}: {error}") from error
+        raise EngineError(f"vLLM failed to {action}: {error}") from error
     except (ValueError, TypeError, KeyError, TimeoutError) as error:
-        # vLLM and the models' processors refuse bad requests with plain errors too.
+        # vLLM and the models' processors also refuse bad requests with built-in exceptions.
         if param is None:
-            raise EngineError(f"vLLM failed to {what}: {error}") from error
+            raise EngineError(f"vLLM failed to {action}: {error}") from error
         raise RequestError(f"{param} can't be rendered: {error}", param=param) from error
     except Exception as error:
-        # vLLM, torch and model code raise anything; callers know MIRLError.
-        raise EngineError(f"vLLM failed to {what}: {type(error).__name__}: {error}") from error
+        # vLLM, torch and model code raise exceptions of any type; callers handle MIRLError only.
+        raise EngineError(f"vLLM failed to {action}: {type(error).__name__}: {error}") from error

@@ -1,4 +1,4 @@
-"""That vLLM can hold samples to structural tags, and whether to a given one, before anything is sampled."""
+"""Checks, before sampling, whether vLLM can hold samples to a structural tag."""
 
 from __future__ import annotations
 
@@ -17,27 +17,28 @@ from vllm.v1.structured_output.backend_xgrammar import (
 from mirl_core.errors import RequestError
 
 BACKEND = "xgrammar"
-"""The one of vLLM's structured-output backends that knows structural tags of this form."""
+"""The structured-output backend of vLLM that supports MIRL's structural tags."""
 
 
 def choose_backend(config: StructuredOutputsConfig) -> None:
-    """Have vLLM use `BACKEND`, unless it was told to use another one.
+    """Set vLLM's backend to `BACKEND` unless the operator has chosen another.
 
-    Left to choose, an engine keeps for all its life the backend that its first structured request needs,
-    whoever sends that; after a plain request that needs another one, no constrained fork would succeed.
+    With `auto`, an engine keeps the backend of its first structured request for as long as it lives. If a
+    plain request came first and needed another backend, every constrained fork would fail.
     """
     if config.backend == "auto":
         config.backend = BACKEND
 
 
 def check_structure(structure: str, backend: str) -> None:
-    """Parse a structural tag as vLLM will; takes milliseconds and more, depending on its schema.
+    """Parse a structural tag as vLLM does; takes milliseconds or more, depending on its schema.
 
     Args:
+        structure: the tag, as JSON.
         backend: vLLM's structured-output backend.
 
     Raises:
-        RequestError: the backend doesn't know such tags, or the schema is wrong or goes beyond it.
+        RequestError: the backend doesn't support structural tags, or the schema is wrong or unsupported.
     """
     if backend != BACKEND:
         raise RequestError(
@@ -45,46 +46,46 @@ def check_structure(structure: str, backend: str) -> None:
             f"{BACKEND} can"
         )
     for schema in _schemas(json.loads(structure)):
-        # vLLM looks for these in plain schemas only; in a structural tag they would be ignored.
+        # vLLM checks only plain schemas for these keywords; in a structural tag xgrammar ignores them.
         if has_xgrammar_unsupported_json_features(schema):
             raise RequestError("the schema uses a keyword that xgrammar can't enforce")
         refs = {ref for node in _nodes(schema) if isinstance(ref := node.get("$ref"), str)}
         if not all(ref.startswith("#") for ref in refs):
-            # To xgrammar anything is of a form that is elsewhere.
+            # xgrammar accepts any value where a schema refers to another document.
             raise RequestError("the schema refers to another document; put what it needs into its $defs")
         if _endless(schema, refs):
-            # To xgrammar it is in order, but no token is allowed, and the engine gives the sequence up.
+            # xgrammar accepts such a schema, but then allows no token, and the engine aborts the sequence.
             raise RequestError("the schema refers to itself without end: nothing is of that form")
     try:
         validate_xgrammar_grammar(
             SamplingParams(structured_outputs=StructuredOutputsParams(structural_tag=structure))
         )
     except (VLLMError, ValueError) as error:
-        # What is wrong with it stands in xgrammar's own error; vLLM's names only the structural tag.
+        # The cause is xgrammar's error, which names the fault; vLLM's error names only the structural tag.
         raise RequestError(f"the schema can't be used: {error.__cause__ or error}"[:400]) from error
 
 
 def _schemas(node: Any) -> list[dict[str, Any]]:
-    """The JSON schemas in a structural tag."""
+    """Return the JSON schemas in a structural tag."""
     if isinstance(node, list):
-        return [schema for one in node for schema in _schemas(one)]
+        return [schema for child in node for schema in _schemas(child)]
     if not isinstance(node, dict):
         return []
     if node.get("type") == "json_schema":
         return [node["json_schema"]] if isinstance(node["json_schema"], dict) else []
-    return [schema for one in node.values() for schema in _schemas(one)]
+    return [schema for child in node.values() for schema in _schemas(child)]
 
 
 def _endless(schema: dict[str, Any], refs: set[str]) -> bool:
-    """Whether a reference in a schema leads back to itself before anything is said."""
-    places = {ref: _referred(schema, ref) for ref in refs}
+    """Return whether a reference in a schema leads back to itself without a finite value on the way."""
+    targets = {ref: _referred(schema, ref) for ref in refs}
     ends: set[str] = set()
     order, before = sorted(refs), -1
     while len(ends) > before:
         before = len(ends)
-        order.reverse()  # a chain of references is followed in one round, whichever way it was written
+        order.reverse()  # so that a chain of references takes at most two rounds, in either order
         for ref in order:
-            if _ends(places[ref], ends):
+            if _ends(targets[ref], ends):
                 ends.add(ref)
     return len(ends) < len(refs)
 
@@ -99,7 +100,7 @@ def _ends(node: Any, ends: set[str]) -> bool:
 
 
 def _referred(schema: dict[str, Any], ref: str) -> Any:
-    """What `#/$defs/name` stands for; None for what is not there."""
+    """Return the node that `#/$defs/name` refers to; None if there is none."""
     node: Any = schema
     for part in ref.split("/")[1:]:
         node = node.get(part.replace("~1", "/").replace("~0", "~")) if isinstance(node, dict) else None
@@ -107,10 +108,10 @@ def _referred(schema: dict[str, Any], ref: str) -> Any:
 
 
 def _nodes(node: Any) -> Iterator[dict[str, Any]]:
-    """Every object in a schema."""
-    todo = [node]
-    while todo:
-        node = todo.pop()
+    """Yield every object in a schema."""
+    pending = [node]
+    while pending:
+        node = pending.pop()
         if isinstance(node, dict):
             yield node
-        todo += node.values() if isinstance(node, dict) else node if isinstance(node, list) else ()
+        pending += node.values() if isinstance(node, dict) else node if isinstance(node, list) else ()

@@ -1,4 +1,4 @@
-"""The engine that fills banks: vLLM with settings for throughput."""
+"""vLLM with settings for throughput, for evaluation and rollouts."""
 
 from __future__ import annotations
 
@@ -9,15 +9,19 @@ if TYPE_CHECKING:
     from mirl_core.engines.vllm.engine import VLLMEngine
 
 CONCURRENCY = 16
-"""Questions in flight: some 500 branches, which is where more stopped being faster on a CPU."""
+"""Questions in flight: about 500 branches; on a CPU, more are not faster."""
 
 
 async def start_engine(model: str | Path, **engine_args: Any) -> VLLMEngine:
-    """vLLM for `model`; `engine_args` (fields of vLLM's `AsyncEngineArgs`) over the evaluation's settings.
+    """Start vLLM with settings for throughput.
 
-    On the CPU weights are read as float32. Few CPUs calculate in bfloat16 (one that doesn't takes twice as
-    long for it), and scores are then free of its rounding. Room for 512 branches at once, so that no question
-    waits for another one's last chain.
+    On the CPU, weights are loaded as float32: few CPUs calculate in bfloat16, the others take twice as long
+    for it, and float32 scores have no bfloat16 rounding. 512 sequences run at once, so that no question waits
+    for the last chain of another.
+
+    Args:
+        model: folder or hub name.
+        engine_args: fields of vLLM's `AsyncEngineArgs`; they override these settings.
 
     Raises:
         EngineError: vLLM doesn't start.

@@ -1,1 +1,1 @@
-"""Engines around engines: forwarding and recording; imports `engines.base` only."""
+"""Engines around another engine: may import `engines.base`, no backend."""

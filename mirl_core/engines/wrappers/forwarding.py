@@ -1,4 +1,4 @@
-"""An engine around another one: whoever listens in, or adds to a call, says only what differs."""
+"""The base class of engines around another engine: subclasses override only the calls that they change."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ __all__ = ["ForwardingEngine"]
 
 
 class ForwardingEngine:
-    """Passes every call of `Engine` on. Subclasses override what they care about."""
+    """Passes every call on to `engine`."""
 
     def __init__(self, engine: Engine) -> None:
         self._engine = engine

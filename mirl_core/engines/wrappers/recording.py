@@ -1,6 +1,6 @@
-"""An engine that remembers what the one inside it sampled: token ids and raw log-probabilities by request.
+"""An engine that records the samples of the engine inside it: token ids and raw log-probabilities by request.
 
-The pipeline's result keeps texts and sums; whoever trains on a run, or banks it, needs every token.
+The pipeline's result has only texts and sums; training on a run, or banking it, needs every token.
 """
 
 from __future__ import annotations
@@ -16,8 +16,10 @@ __all__ = ["RecordingEngine"]
 
 
 class RecordingEngine(ForwardingEngine):
-    """Passes every call on, keeps the samples, and renders each conversation once. One per question: nothing
-    is ever forgotten."""
+    """Passes every call on, keeps the samples, and renders each conversation once.
+
+    It never drops a sample: use a new one for each question.
+    """
 
     def __init__(self, engine: Engine) -> None:
         super().__init__(engine)
@@ -25,8 +27,8 @@ class RecordingEngine(ForwardingEngine):
         self._rendered: list[tuple[Conversation, Rendered]] = []
 
     async def render(self, conversation: Conversation, context: RequestContext) -> Rendered:
-        for known, rendered in self._rendered:
-            if _same(known, conversation):
+        for earlier, rendered in self._rendered:
+            if _same(earlier, conversation):
                 return rendered
         rendered = await self._engine.render(conversation, context)
         self._rendered.append((conversation, rendered))
@@ -47,7 +49,12 @@ class RecordingEngine(ForwardingEngine):
                 yield sample
 
     def sample(self, context: RequestContext, stage: str, index: int) -> Sample:
-        """What branch `index` sampled in a stage (`describe`, `fork-3`, `plain`) of the pipeline's request.
+        """Return the sample of branch `index` in a stage (`describe`, `fork-3`, `plain`) of a request.
+
+        Args:
+            context: the context of the pipeline's request.
+            stage: the stage's name.
+            index: the branch's index in the stage.
 
         Raises:
             KeyError: no such branch has ended.
@@ -55,11 +62,10 @@ class RecordingEngine(ForwardingEngine):
         return self._samples[f"{context.request_id}-{stage}", index]
 
 
-def _same(one: Conversation, other: Conversation) -> bool:
-    """Whether two conversations are equal and show the same objects; pixels aren't compared."""
-    pictures, others = one.images, other.images
+def _same(first: Conversation, second: Conversation) -> bool:
+    """Return whether conversations are equal and have the same image objects; pixels aren't compared."""
     return (
-        len(pictures) == len(others)
-        and all(mine is yours for mine, yours in zip(pictures, others, strict=True))
-        and one.with_images(None) == other.with_images(None)
+        len(first.images) == len(second.images)
+        and all(image is other for image, other in zip(first.images, second.images, strict=True))
+        and first.with_images(None) == second.with_images(None)
     )

@@ -1,1 +1,2 @@
-"""The trajectory bank: every question is sampled once, and every method is replayed from what was sampled."""
+"""The trajectory bank, which samples every question once, and its files; imports the pipeline and tasks, no
+method."""

@@ -1,4 +1,4 @@
-"""A data set into a store: several questions in flight, finished ones never again."""
+"""Filling of a store with a data set: several questions in flight, finished questions never again."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 __all__ = ["Progress", "fill", "fill_live"]
 
 Progress = Callable[[int, int], None]
-"""(questions done, questions in all): told at the start and after every question."""
+"""Called with (questions done, questions in all) at the start and after every question."""
 
 
 async def fill(
@@ -35,11 +35,11 @@ async def fill(
     concurrency: int = CONCURRENCY,
     progress: Progress | None = None,
 ) -> None:
-    """Bank every question of `data` that isn't there yet.
+    """Bank every question of `data` that the bank lacks.
 
     Raises:
         RequestError: the engine refuses a question; the message names it.
-        EngineError: the engine failed. What was banked until then stays.
+        EngineError: the engine failed. Banked questions stay.
     """
 
     async def work(question: Question) -> None:
@@ -62,11 +62,11 @@ async def fill_live(
     max_tokens: int = 512,
     temperature: float | None = None,
 ) -> None:
-    """Run the pipeline on every question of `data` that hasn't been; at concurrency 1 its seconds count.
+    """Run the pipeline on every question of `data` that the bank lacks; seconds are valid at concurrency 1.
 
     Raises:
         RequestError: the engine refuses a question; the message names it.
-        EngineError: the engine failed. What was finished until then stays.
+        EngineError: the engine failed. Finished questions stay.
     """
 
     async def work(question: Question) -> None:
@@ -94,13 +94,13 @@ async def _each(
     concurrency: int,
     progress: Progress | None,
 ) -> None:
-    """Do `work` on the questions that `store` lacks. The first failure ends it, and is raised as it came."""
+    """Do `work` on the questions that `store` lacks; the first failure ends it and is raised unwrapped."""
     done = store.keys(data.name)
     waiting = iter([question for question in data.questions if question.key not in done])
     total = len(data.questions)
     finished = sum(question.key in done for question in data.questions)
-    tell = progress or (lambda finished, total: None)
-    tell(finished, total)
+    report = progress or (lambda finished, total: None)
+    report(finished, total)
 
     async def worker() -> None:
         nonlocal finished
@@ -110,7 +110,7 @@ async def _each(
             except RequestError as error:
                 raise RequestError(f"{question.key}: {error.message}", param=error.param) from error
             finished += 1
-            tell(finished, total)
+            report(finished, total)
 
     try:
         async with asyncio.TaskGroup() as group:

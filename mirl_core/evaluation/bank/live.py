@@ -1,4 +1,4 @@
-"""The real pipeline on one question, as a user would have it: what confirms a replay, and what takes time."""
+"""The real pipeline on one question, as a user runs it: it confirms replays and measures seconds."""
 
 from __future__ import annotations
 
@@ -35,19 +35,23 @@ class LiveRun:
     trajectories: int
     """Chains that ran to their end."""
     confidence: float | None
-    """As the pipeline reports it, 0 to 1; None where nothing voted."""
+    """The pipeline's confidence, 0 to 1; None where nothing voted."""
     seconds: float
-    """From the decoded picture to the answer: wall time, which depends on how many ran at once."""
+    """Wall time from the decoded picture to the answer; it depends on the number of questions in flight."""
     stage_seconds: Mapping[str, float] = field(default_factory=dict)
     """Wall time by stage."""
 
     def to_json(self) -> dict[str, Any]:
-        """A plain dict for JSON."""
+        """Return a plain dict for JSON."""
         return asdict(self) | {"stage_seconds": dict(self.stage_seconds)}
 
     @classmethod
     def from_json(cls, fields: Mapping[str, Any]) -> LiveRun:
-        """The inverse of `to_json`. Raises TypeError on other data."""
+        """Return the inverse of `to_json`.
+
+        Raises:
+            TypeError: the data are no such record.
+        """
         return cls(**fields)
 
 
@@ -65,15 +69,14 @@ async def run_live(
 ) -> LiveRun:
     """Answer one question by `mirl_core.pipeline.run.Pipeline` under `options`.
 
-    `seed` is the run's, from which every question's own is derived as for the bank: with the bank's seed the
-    descriptions and chains are among the bank's, as far as the engine repeats itself.
-
     Args:
+        seed: of the run; the question's seed is derived from it as for the bank. With the bank's seed the
+            descriptions and chains are among the bank's, as far as the engine is deterministic.
         max_tokens: longest trajectory; tokens.
-        temperature: None for the model's.
+        temperature: of descriptions and chains; None: the model's setting.
 
     Raises:
-        RequestError, DeadlineError, EngineError: as the pipeline.
+        RequestError, DeadlineError, EngineError: as `mirl_core.pipeline.run.Pipeline`.
     """
     conversation = await asyncio.to_thread(question.conversation)
     sampling = Sampling(

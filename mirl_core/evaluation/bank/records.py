@@ -1,8 +1,8 @@
-"""What the trajectory bank keeps of one question: enough to replay any gate, vote and stopping rule offline.
+"""Records of one question in the bank: enough to replay any gate, vote and stopping rule offline.
 
 Nats and counts of tokens, no token ids and no text of chains: a line of 16 descriptions with 3 chains each
 stays well under 40 kB. Log-probabilities are rounded to `DIGITS` decimals when they are written; the error,
-at most 5e-5 nats a token, lies far below what separates two different descriptions.
+at most 5e-5 nats a token, lies far below the difference of two descriptions.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ class BankedDescription:
 
     text: str
     tokens: int
-    """Sampled, closing tag included."""
+    """Sampled tokens, closing tag included."""
     content_tokens: int
     reason: str | None
     """`truncated`, `empty`, `unparsable` (see `mirl_core.algorithm.segments.read_description`), or None."""
@@ -34,10 +34,10 @@ class BankedDescription:
     marginals: Mapping[str, tuple[float, ...]]
     """Estimator → log p(d_t | d_<t, q) of the content tokens, nats; empty where `reason` is set."""
     right: bool | None
-    """Whether it is true of the picture; None where the data set can't tell."""
+    """Whether the description is true of the picture; None where the data set has no judge."""
 
     def to_json(self) -> dict[str, Any]:
-        """A plain dict for JSON."""
+        """Return a plain dict for JSON."""
         return {
             "text": self.text,
             "tokens": self.tokens,
@@ -50,7 +50,11 @@ class BankedDescription:
 
     @classmethod
     def from_json(cls, record: Mapping[str, Any]) -> BankedDescription:
-        """The inverse of `to_json`, up to rounding. Other data: TypeError, KeyError or ValueError."""
+        """Return the inverse of `to_json`, up to rounding.
+
+        Raises:
+            TypeError, KeyError, ValueError: the data are no such record.
+        """
         fields = dict(record)
         fields["logprobs"] = tuple(map(float, fields["logprobs"]))
         fields["marginals"] = {
@@ -61,7 +65,7 @@ class BankedDescription:
 
 @dataclass(frozen=True, slots=True)
 class BankedChain:
-    """One reasoning chain, forked from description `description` of its question."""
+    """One reasoning chain, forked from a description of its question."""
 
     description: int
     """Index in `BankedQuestion.descriptions`; -1 for the greedy trajectory and for plain generation."""
@@ -74,10 +78,10 @@ class BankedChain:
     """DeepConf (Fu et al. 2025): mean over the tokens of the trajectory, description and chain, of
     −1/20 Σ_j log P(j), j the 20 likeliest tokens; nats. None without tokens."""
     lowest_confidence: float | None
-    """The lowest mean of that over `WINDOW` neighbouring tokens ("lowest group confidence"); nats."""
+    """The lowest mean of the same over `WINDOW` neighbouring tokens ("lowest group confidence"); nats."""
 
     def to_json(self) -> dict[str, Any]:
-        """A plain dict for JSON."""
+        """Return a plain dict for JSON."""
         return {
             "description": self.description,
             "fork": self.fork,
@@ -91,13 +95,17 @@ class BankedChain:
 
     @classmethod
     def from_json(cls, record: Mapping[str, Any]) -> BankedChain:
-        """The inverse of `to_json`, up to rounding. Other data: TypeError."""
+        """Return the inverse of `to_json`, up to rounding.
+
+        Raises:
+            TypeError: the data are no such record.
+        """
         return cls(**record)
 
 
 @dataclass(frozen=True, slots=True)
 class BankedQuestion:
-    """All that was sampled for one question."""
+    """All samples of one question."""
 
     key: str
     """The question's key, unique within its data set."""
@@ -106,7 +114,7 @@ class BankedQuestion:
     family: str
     truth: str
     clusters: tuple[str, ...]
-    """What is resampled together: the scene first, then its glyphs."""
+    """The clusters that are resampled together: the scene first, then its glyphs."""
     descriptions: tuple[BankedDescription, ...]
     chains: tuple[BankedChain, ...]
     """Every fork of every usable description, in order."""
@@ -115,10 +123,10 @@ class BankedQuestion:
     plain_fallback: BankedChain | None = None
     """Plain generation, where no description is usable."""
     question: str = ""
-    """What was asked, verbatim."""
+    """The question's text, verbatim."""
 
     def to_json(self) -> dict[str, Any]:
-        """A plain dict for JSON."""
+        """Return a plain dict for JSON."""
         description, chain = self.greedy
         return {
             "key": self.key,
@@ -135,7 +143,11 @@ class BankedQuestion:
 
     @classmethod
     def from_json(cls, record: Mapping[str, Any]) -> BankedQuestion:
-        """The inverse of `to_json`, up to rounding. Other data: TypeError, KeyError or ValueError."""
+        """Return the inverse of `to_json`, up to rounding.
+
+        Raises:
+            TypeError, KeyError, ValueError: the data are no such record.
+        """
         fields = dict(record)
         description, chain = fields["greedy"]
         fallback = fields["plain_fallback"]

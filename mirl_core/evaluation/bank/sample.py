@@ -1,7 +1,7 @@
-"""One question into the bank: the real pipeline with every description kept, listened to while it samples.
+"""Sampling of one question for the bank: the real pipeline, every description kept and every call recorded.
 
-The bank's samples are the pipeline's own (same prompt, tags, seeds and fates), because they are made by it:
-a live run with the same seed asks the engine for a part of the same branches.
+The pipeline makes the bank's samples, so they have its prompts, tags, seeds and fates: a live run with the
+same seed requests a part of the same branches from the engine.
 """
 
 from __future__ import annotations
@@ -36,31 +36,31 @@ WINDOW = 16
 
 
 class BankPlan(Settings):
-    """What a bank holds of every question. Two runs with equal plans on one model fill one bank."""
+    """The samples that a bank holds of a question. Two runs with equal plans on one model fill one bank."""
 
     descriptions: Annotated[int, Field(ge=1)] = 16
     """Descriptions sampled per question."""
     forks: Annotated[int, Field(ge=1)] = 3
     """Chains per usable description."""
     estimators: tuple[EstimatorName, ...] = ("text", "blank")
-    """The image-free terms that every usable description is scored under."""
+    """Estimators of the image-free term; every usable description is scored under each."""
     references: Annotated[int, Field(ge=0)] = 0
-    """How many pictures the `reference` estimator gets; 0: it is left out."""
+    """Number of pictures of the `reference` estimator; 0: it is left out."""
     seed: int = 0
-    """Every question's branches are derived from it and the question's key."""
+    """Seed of the run; every question's branches are derived from it and the question's key."""
     temperature: Annotated[float, Field(gt=0)] | None = None
-    """Of descriptions and chains; None: the model's setting."""
+    """Temperature of descriptions and chains; None: the model's setting."""
     description_tokens: Annotated[int, Field(ge=1)] | None = None
-    """Longest description; tokens. None: the model's setting."""
+    """Longest description, in tokens; None: the model's setting."""
     max_tokens: Annotated[int, Field(ge=1)] = 512
-    """Longest trajectory, description and chain; tokens."""
+    """Longest trajectory, description and chain together, in tokens."""
     fork_image: Literal["keep", "drop"] = "keep"
-    """Whether chains still see the picture."""
+    """Whether chains see the picture."""
     alternatives: Annotated[int, Field(ge=0)] = 20
-    """How many of the likeliest tokens DeepConf's confidence is taken over; 0: it is left out."""
+    """Number of the likeliest tokens in DeepConf's confidence; 0: it is left out."""
 
     def resolved(self, settings: ModelSettings) -> BankPlan:
-        """The plan with what it leaves to the model filled in from `settings`."""
+        """Return the plan with the model's settings in place of None."""
         return self.model_copy(
             update={
                 "temperature": self.temperature if self.temperature is not None else settings.temperature,
@@ -84,12 +84,12 @@ async def sample_question(
     """Sample, score and judge everything that the bank keeps of one question.
 
     Args:
-        references: the pictures of the `reference` estimator, as many as the plan says; never the
-            question's own.
+        references: the pictures of the `reference` estimator, `plan.references` of them; never the question's
+            picture.
         data: the data set's name.
 
     Raises:
-        ConfigError: the number of `references` isn't the plan's.
+        ConfigError: the number of `references` differs from the plan's.
         RequestError, EngineError: the engine refuses the question, or failed.
     """
     plan = plan.resolved(settings)
@@ -100,7 +100,7 @@ async def sample_question(
             param="references",
         )
     conversation = await asyncio.to_thread(question.conversation)
-    heard = RecordingEngine(engine)
+    recorded = RecordingEngine(engine)
     context = RequestContext(f"bank-{data}-{question.key}")
     assert plan.temperature is not None, "resolved above"
     sampling = Sampling(
@@ -109,25 +109,25 @@ async def sample_question(
         seed=question_seed(plan.seed, question.key),
         alternatives=plan.alternatives,
     )
-    result = await _trajectories(heard, settings, conversation, plan, sampling, context)
+    result = await _trajectories(recorded, settings, conversation, plan, sampling, context)
     alone = plan.model_copy(update={"descriptions": 1, "forks": 1})
     greedy_context = replace(context, request_id=f"{context.request_id}-greedy")
-    # One stage after the other: what fails leaves nothing running, and other questions keep the engine busy.
+    # One stage after the other: a failure leaves nothing running, and other questions keep the engine busy.
     greedy = await _trajectories(
-        heard, settings, conversation, alone, replace(sampling, temperature=0.0), greedy_context
+        recorded, settings, conversation, alone, replace(sampling, temperature=0.0), greedy_context
     )
     marginals = await _marginals(
-        heard, settings, conversation, plan, references, result.descriptions, context
+        recorded, settings, conversation, plan, references, result.descriptions, context
     )
 
     def judged() -> BankedQuestion:
         descriptions = tuple(
             _description(
-                question, description, heard.sample(context, "describe", description.index), marginals
+                question, description, recorded.sample(context, "describe", description.index), marginals
             )
             for description in result.descriptions
         )
-        chains = [_chain(question, chain, heard, context) for chain in result.chains]
+        chains = [_chain(question, chain, recorded, context) for chain in result.chains]
         (only,) = greedy.descriptions
         return BankedQuestion(
             key=question.key,
@@ -141,15 +141,15 @@ async def sample_question(
             if result.fallback
             else tuple(sorted(chains, key=lambda chain: (chain.description, chain.fork))),
             greedy=(
-                _description(question, only, heard.sample(greedy_context, "describe", 0), {}),
+                _description(question, only, recorded.sample(greedy_context, "describe", 0), {}),
                 None
                 if greedy.fallback
-                else replace(_chain(question, greedy.chains[0], heard, greedy_context), description=-1),
+                else replace(_chain(question, greedy.chains[0], recorded, greedy_context), description=-1),
             ),
             plain_fallback=chains[0] if result.fallback else None,
         )
 
-    # Equivalence of mathematical answers may take a while; other questions are being sampled meanwhile.
+    # Equivalence of mathematical answers may take a while, and other questions are sampled meanwhile.
     return await asyncio.to_thread(judged)
 
 
@@ -161,7 +161,7 @@ async def _trajectories(
     sampling: Sampling,
     context: RequestContext,
 ) -> Result:
-    """All trajectories of the plan, by the pipeline without gate and without early stop."""
+    """Sample all trajectories of the plan, by the pipeline without gate and without early stop."""
     assert plan.description_tokens is not None, "plans are resolved first"
     options = MIRLOptions(
         descriptions=plan.descriptions,
@@ -170,7 +170,7 @@ async def _trajectories(
         fork_image=plan.fork_image,
         description_tokens=plan.description_tokens,
         early_stop=False,
-        # The vote isn't used, and this one compares no answers.
+        # The vote isn't used, and `best` compares no answers.
         aggregate="best",
     )
     async with aclosing(Pipeline(engine, settings).run(conversation, options, sampling, context)) as events:
@@ -189,7 +189,7 @@ async def _marginals(
     descriptions: Sequence[Description],
     context: RequestContext,
 ) -> dict[tuple[int, ...], dict[str, tuple[float, ...]]]:
-    """Content token ids → estimator → nats per token, for every distinct usable description."""
+    """Return content token ids → estimator → nats per token, for every distinct usable description."""
     contents = sorted(
         {
             description.token_ids[: description.content_tokens]
@@ -212,7 +212,7 @@ async def _marginals(
 
 
 def _usable(description: Description) -> bool:
-    """Whether chains may continue it; the gate `none` keeps all that may."""
+    """Return whether chains may continue the description; the gate `none` keeps all such descriptions."""
     return description.reason is None
 
 
@@ -234,12 +234,14 @@ def _description(
     )
 
 
-def _chain(question: Question, chain: Chain, heard: RecordingEngine, context: RequestContext) -> BankedChain:
+def _chain(
+    question: Question, chain: Chain, recorded: RecordingEngine, context: RequestContext
+) -> BankedChain:
     if chain.description is None:
-        tokens = heard.sample(context, "plain", chain.fork).confidence
+        tokens = recorded.sample(context, "plain", chain.fork).confidence
     else:
-        before = heard.sample(context, "describe", chain.description).confidence
-        tokens = (*before, *heard.sample(context, f"fork-{chain.description}", chain.fork).confidence)
+        before = recorded.sample(context, "describe", chain.description).confidence
+        tokens = (*before, *recorded.sample(context, f"fork-{chain.description}", chain.fork).confidence)
     return BankedChain(
         description=-1 if chain.description is None else chain.description,
         fork=chain.fork,
@@ -253,7 +255,9 @@ def _chain(question: Question, chain: Chain, heard: RecordingEngine, context: Re
 
 
 def lowest_group(confidence: Sequence[float], window: int = WINDOW) -> float | None:
-    """The lowest mean over `window` neighbouring tokens, or over all of fewer; nats; None without tokens.
+    """Return the lowest mean over `window` neighbouring tokens, or over all of fewer; nats.
+
+    None without tokens.
 
     DeepConf's lowest group confidence (Fu et al. 2025, section 3.1), with its windows fully inside the
     trajectory.

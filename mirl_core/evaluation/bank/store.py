@@ -1,10 +1,10 @@
-"""Records on disk: a folder with a header that says what they were made with, and one JSON line a record.
+"""Records on disk: a folder with a header of the conditions that made them, and one JSON line a record.
 
     DIR/bank.json              model, settings, plan, versions
     DIR/<data set>.jsonl       one line a question, in any order
 
-A line is appended whole and forced to disk, so that whatever kills the process leaves at most the last line
-half-written; that one is dropped when the file is read, and cut off before the next line is appended.
+A line is appended whole and forced to disk, so that a killed process leaves at most the last line
+half-written. That line is dropped when the file is read, and cut off before the next line is appended.
 """
 
 from __future__ import annotations
@@ -28,12 +28,12 @@ from mirl_core.evaluation.bank.sample import BankPlan
 __all__ = ["Bank", "LiveBank", "Store", "fingerprint", "versions"]
 
 _WHOLE = 64 * 2**20
-"""Bytes up to which a file's content goes into the fingerprint."""
+"""Largest file, in bytes, whose whole content goes into the fingerprint."""
 _MODEL_FILES = {".json", ".safetensors", ".bin", ".pt", ".gguf", ".jinja", ".model", ".txt", ".py"}
 
 
 class Record(Protocol):
-    """What a store holds: one question's outcome, known by its key."""
+    """One question's outcome in a store, identified by its key."""
 
     @property
     def key(self) -> str: ...
@@ -52,10 +52,10 @@ class Store(Generic[R]):
 
     Args:
         folder: may not exist yet; nothing is written before the first `append`.
-        read: a record from what its `to_json` wrote.
-        header: what the records are made with; None reads a store as it is.
-        held: the header's entries that must be the same in everything that is in the folder; the others
-            (versions) are kept as they were written first.
+        read: the inverse of a record's `to_json`.
+        header: the conditions that the records are made under; None: read the store with any header.
+        held: the header's entries that must be equal for all records in the folder; the others (versions)
+            keep their first values.
 
     Raises:
         ConfigError: the folder's header differs, or can't be read; `param` is the first entry that differs.
@@ -75,7 +75,7 @@ class Store(Generic[R]):
         written = self._written_header()
         if header is None and written is None:
             raise ConfigError(f"{folder} holds no records: it has no bank.json", param="output")
-        # Through JSON, so that tuples and lists compare as equal.
+        # Through JSON, so that tuples and lists compare equal.
         requested: dict[str, Any] = {} if header is None else json.loads(json.dumps(header))
         if written is not None and header is not None:
             for name in held:
@@ -89,21 +89,21 @@ class Store(Generic[R]):
         self.close()
 
     def path(self, data: str) -> Path:
-        """The file of a data set's records."""
+        """Return the file of a data set's records."""
         return self.folder / f"{re.sub(r'[^A-Za-z0-9.-]+', '_', data).strip('._') or 'data'}.jsonl"
 
     def load(self, data: str) -> tuple[R, ...]:
-        """All records of a data set, as they were written; none where there is no file.
+        """Return all records of a data set, in the order of writing; none where there is no file.
 
         Raises:
-            ConfigError: a line is no record, or the file is another data set's.
+            ConfigError: a line is no record, or belongs to another data set.
         """
         path = self.path(data)
         if not path.exists():
             return ()
         records: dict[str, R] = {}
         lines = path.read_bytes().split(b"\n")
-        # What follows the last line end is nothing, or a line that was never finished.
+        # After the last line end comes nothing, or an unfinished line.
         for number, line in enumerate(lines[:-1], start=1):
             try:
                 record = self._read(json.loads(line))
@@ -122,7 +122,7 @@ class Store(Generic[R]):
         return tuple(records.values())
 
     def keys(self, data: str) -> frozenset[str]:
-        """The questions of a data set that need not be run again."""
+        """Return the keys of a data set's questions that are in the store."""
         if data not in self._keys:
             self._keys[data] = {record.key for record in self.load(data)}
         return frozenset(self._keys[data])
@@ -132,7 +132,7 @@ class Store(Generic[R]):
 
         Raises:
             ConfigError: another process writes to the same file.
-            ValueError: the question is there already.
+            ValueError: the store has the question already.
         """
         if record.key in self.keys(record.data):
             raise ValueError(f"{record.key} is in {self.path(record.data)} already")
@@ -143,7 +143,7 @@ class Store(Generic[R]):
         self._keys[record.data].add(record.key)
 
     def close(self) -> None:
-        """Let other processes write. The store can still be read."""
+        """Release the files for other processes; the store remains readable."""
         for file in self._files.values():
             file.close()
         self._files.clear()
@@ -186,10 +186,10 @@ class Bank(Store[BankedQuestion]):
     def open(
         cls, folder: Path, model: str | Path, settings: ModelSettings, plan: BankPlan, part: str
     ) -> Bank:
-        """The bank in `folder`, begun or gone on with.
+        """Open the bank in `folder`, or begin one.
 
-        Of the settings only what shapes samples counts (tags, instruction): gates and votes are replayed,
-        so a new λ in `mirl.json` leaves a bank as it is.
+        Only the settings that shape samples (tags, instruction) must be equal: gates and votes are replayed,
+        so a new λ in `mirl.json` leaves a bank valid.
 
         Raises:
             ConfigError: the folder was filled with another model, settings, plan or part.
@@ -205,12 +205,16 @@ class Bank(Store[BankedQuestion]):
 
     @classmethod
     def existing(cls, folder: Path) -> Bank:
-        """The bank in `folder` as it is, for reading. ConfigError where there is none."""
+        """Open the bank in `folder` for reading, with the header that it has.
+
+        Raises:
+            ConfigError: the folder holds no bank.
+        """
         return cls(folder, BankedQuestion.from_json)
 
     @property
     def plan(self) -> BankPlan:
-        """What the bank holds of every question."""
+        """The plan by which every question was sampled."""
         return BankPlan.model_validate(self.header["plan"])
 
 
@@ -227,7 +231,7 @@ class LiveBank(Store[LiveRun]):
         part: str,
         seed: int = 0,
     ) -> LiveBank:
-        """The outcomes in `folder`, begun or gone on with.
+        """Open the outcomes in `folder`, or begin them.
 
         Raises:
             ConfigError: the folder was filled with another model, settings, options, calibration (where these
@@ -248,10 +252,10 @@ class LiveBank(Store[LiveRun]):
 
 
 def fingerprint(model: str | Path) -> str:
-    """SHA-256 of what makes a model answer as it does: weights, tokenizer, template and configuration.
+    """Return the SHA-256 of a model's files: weights, tokenizer, template and configuration.
 
-    Of files above 64 MiB only name, size and both ends count. `mirl.json` is left out: its settings are
-    compared by themselves. A model that is no folder is known by its name.
+    Of files above 64 MiB only name, size and both ends enter. `mirl.json` is left out: the headers compare
+    its settings. A model that is no folder is identified by its name.
     """
     folder = Path(model)
     digest = hashlib.sha256()
@@ -274,7 +278,7 @@ def fingerprint(model: str | Path) -> str:
 
 
 def versions() -> dict[str, str]:
-    """Versions of what samples depend on, as far as it is installed; nothing is imported for it."""
+    """Return the versions of the installed packages that samples depend on, without importing them."""
     from importlib.metadata import PackageNotFoundError, version
 
     from mirl_core import __version__
@@ -291,7 +295,7 @@ def versions() -> dict[str, str]:
 
 
 def _compare(folder: Path, name: str, written: object, requested: object) -> None:
-    """Raise ConfigError naming the first place in which two headers differ."""
+    """Raise ConfigError with the first entry in which two headers differ."""
     if isinstance(written, dict) and isinstance(requested, dict):
         for key in sorted({*written, *requested}):
             _compare(folder, f"{name}.{key}", written.get(key), requested.get(key))
@@ -313,7 +317,7 @@ def _short(value: object) -> str:
 
 
 def _write_whole(path: Path, text: str) -> None:
-    """Write a file so that it is there whole or not at all."""
+    """Write a file atomically: it is there whole or not at all."""
     part = path.with_name(f"{path.name}.part-{os.getpid()}")
     part.write_text(text, encoding="utf-8")
     part.replace(path)

@@ -1,2 +1,2 @@
-"""`mirl-eval calibrate`: choose options and fit the confidence on dev questions; imports the bank, methods
-and measures."""
+"""`mirl-eval calibrate`: the choice of options and the fit of the confidence on dev questions; imports the
+bank, methods and measures."""

@@ -1,8 +1,8 @@
-"""Fitting a model's `Calibration`: what votes of dev questions, replayed under its options, were worth.
+"""Fit of a model's `Calibration` on votes of dev questions, replayed under its options.
 
 Logistic regression by maximum likelihood, with Platt's targets (Platt 1999, section 2.2): (N₊ + 1) / (N₊ + 2)
-for a right vote and 1 / (N₋ + 2) for a wrong one. They keep the weights finite where the shares tell right
-from wrong perfectly. N₊ and N₋ count questions, not their draws, which are no evidence of their own.
+for a right vote and 1 / (N₋ + 2) for a wrong one. They keep the weights finite where the shares separate
+right from wrong perfectly. N₊ and N₋ count questions, not draws, which are no independent evidence.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ __all__ = ["FEWEST", "CalibrationRow", "Fitted", "Votes", "fit", "votes_of"]
 
 Array = npt.NDArray[np.float64]
 FEWEST = 50
-"""Questions below which three weights would be noise."""
+"""Fewest questions for a fit: with fewer, three weights are noise."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -46,32 +46,32 @@ class Votes:
 
 @dataclass(frozen=True, slots=True)
 class CalibrationRow:
-    """How well a data set's votes knew whether they were right; shares, before and after calibration."""
+    """Confidence and accuracy of a data set's votes; shares, before and after calibration."""
 
     data: str
     votes: int
     right: float
     share: float
-    """Mean vote share: the confidence before."""
+    """Mean vote share: the confidence before calibration."""
     share_error: float
     """Its expected calibration error."""
     confidence: float
-    """Mean confidence after."""
+    """Mean confidence after calibration."""
     confidence_error: float
 
 
 @dataclass(frozen=True, slots=True)
 class Fitted:
-    """What a fit came to."""
+    """The result of a fit."""
 
     calibration: Calibration | None
     left_out: str = ""
-    """Why there is none, in a sentence."""
+    """Reason for a missing calibration, in a sentence."""
     rows: tuple[CalibrationRow, ...] = ()
-    """One a data set, and one for all where there are several."""
+    """One row a data set, and one for all where there are several."""
 
     def to_json(self) -> dict[str, Any]:
-        """A plain dict for JSON."""
+        """Return a plain dict for JSON."""
         calibration = self.calibration.model_dump() if self.calibration else None
         return {
             "calibration": calibration,
@@ -81,10 +81,10 @@ class Fitted:
 
 
 def votes_of(questions: Sequence[BankedQuestion], settings: ModelSettings, count: int, seed: int) -> Votes:
-    """`count` draws of each question, answered under the model's options.
+    """Replay `count` draws of each question under the model's options.
 
     Raises:
-        ConfigError: the options need what the bank doesn't hold.
+        ConfigError: the bank lacks samples or scores that the options need.
     """
     (method,) = parse_methods("mirl", settings.model_copy(update={"calibration": None}))
     share, distinct, right = (np.full((len(questions), count), np.nan) for _ in range(3))
@@ -104,7 +104,7 @@ def votes_of(questions: Sequence[BankedQuestion], settings: ModelSettings, count
 
 
 def fit(votes: Votes) -> Fitted:
-    """The calibration of these votes, its weights rounded to 2 decimals."""
+    """Fit the calibration of these votes, with weights rounded to 2 decimals."""
     voted = votes.voted
     questions = int(voted.any(axis=1).sum())
     hits = votes.right[voted]
@@ -115,7 +115,7 @@ def fit(votes: Votes) -> Fitted:
     if hits.all() or not hits.any():
         outcome = "right" if hits.all() else "wrong"
         return Fitted(None, f"every vote was {outcome}, so nothing tells right from wrong")
-    # A question counts once, however many of its draws had a vote.
+    # A question counts once, whatever the number of its draws with a vote.
     weights = (voted / np.maximum(voted.sum(axis=1, keepdims=True), 1))[voted]
     features = np.stack([np.ones(len(hits)), votes.share[voted], votes.distinct[voted]], axis=1)
     intercept, share, distinct = (
@@ -126,7 +126,7 @@ def fit(votes: Votes) -> Fitted:
 
 
 def _logistic(features: Array, hits: Array, weights: Array) -> Array:
-    """The weights of the columns of `features` [votes, columns] that make `hits` likeliest."""
+    """Return the weights of the columns of `features` [votes, columns] that make `hits` likeliest."""
     from scipy.optimize import minimize  # type: ignore[import-untyped]
 
     right = float(weights @ hits)

@@ -1,10 +1,10 @@
-"""`mirl-eval calibrate`: a model's options, chosen on banked dev questions within a budget of tokens.
+"""Choice of a model's options on banked dev questions, within a budget of tokens.
 
 A full grid over λ, N, k, m, estimator, normalisation, clipping, adaptive k and distinct ranking has tens of
-thousands of points, most of them poor. So it is searched in rounds on a sample of the questions (the score
-first, then the shape N, k, m, then the extras), and the candidates that come out are measured on all of them.
+thousands of points, most of them poor. So the search goes in rounds on a sample of the questions (the score
+first, then the shape N, k, m, then the extras), and its candidates are measured on all questions.
 The choice is by the one-standard-error rule: of the candidates within the budget, the cheapest whose accuracy
-is within one standard error (of the paired difference) of the best one's.
+is within one standard error (of the paired difference) of the best candidate's.
 """
 
 from __future__ import annotations
@@ -33,12 +33,12 @@ _SCREEN_QUESTIONS = 200
 _SCREEN_DRAWS = 2
 _FINALISTS = 24
 _PLAIN: dict[str, object] = {"adaptive_keep": None, "distinct": False}
-"""Extras before they are tried: every setting says all that calibration chooses."""
+"""Extras before their round: every setting has all options that calibration chooses."""
 
 
 @dataclass(frozen=True, slots=True)
 class Grid:
-    """What is tried."""
+    """The values to try of each option."""
 
     mi_weight: tuple[MIWeight, ...] = (0.0, 0.25, 0.5, 0.75, 1.0, 1.5, 2.0, "auto")
     descriptions: tuple[int, ...] = (4, 6, 8, 10, 12, 16)
@@ -51,7 +51,7 @@ class Grid:
     distinct: tuple[bool, ...] = (False, True)
 
     def scorers(self) -> list[dict[str, object]]:
-        """Every way to rank; with λ = 0 the estimator has no say, so it is tried once."""
+        """Return every way to rank; with λ = 0 the estimator has no effect, so one estimator is enough."""
         return [
             {"mi_weight": weight, "estimator": estimator, "normalize": normalize, "clip": clip}
             for weight, estimator, normalize, clip in product(
@@ -61,7 +61,7 @@ class Grid:
         ]
 
     def shapes(self) -> list[dict[str, object]]:
-        """Every (N, k, m) in which the gate drops something."""
+        """Return every (N, k, m) in which the gate drops a description."""
         return [
             {"descriptions": n, "keep": k, "forks": m}
             for n, k, m in product(self.descriptions, self.keep, self.forks)
@@ -69,7 +69,7 @@ class Grid:
         ]
 
     def extras(self) -> list[dict[str, object]]:
-        """What else there is, beyond the defaults."""
+        """Return the other options, beyond the defaults."""
         return [
             {"adaptive_keep": mass, "distinct": distinct}
             for mass, distinct in product(self.adaptive_keep, self.distinct)
@@ -77,7 +77,7 @@ class Grid:
         ]
 
     def within(self, descriptions: int, forks: int, estimators: Sequence[str]) -> Grid:
-        """The part of the grid that a bank of this size can replay."""
+        """Return the part of the grid that a bank of this size can replay."""
         return Grid(
             self.mi_weight,
             tuple(n for n in self.descriptions if n <= descriptions) or (descriptions,),
@@ -93,13 +93,13 @@ class Grid:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Candidate:
-    """Options with what they came to."""
+    """Options with their accuracy and cost."""
 
     options: Options
     accuracy: Array
-    """[questions]: share of draws that were right."""
+    """Share of right draws: [questions]."""
     tokens: Array
-    """[questions]: generated plus scored, mean over draws."""
+    """Generated plus scored tokens, mean over draws: [questions]."""
 
     @property
     def mean(self) -> float:
@@ -111,22 +111,22 @@ class Candidate:
         return float(self.tokens.mean())
 
     def to_json(self) -> dict[str, Any]:
-        """A plain dict for JSON."""
+        """Return a plain dict for JSON."""
         return {"options": dict(self.options), "accuracy": self.mean, "tokens": self.cost}
 
 
 @dataclass(frozen=True, slots=True)
 class Choice:
-    """What `calibrate` came to."""
+    """The result of `calibrate`."""
 
     chosen: Candidate
     best: Candidate
     """The most accurate within the budget."""
     error: float
-    """Standard error of the difference between the two, share."""
+    """Standard error of the difference between chosen and best, share."""
     budget: float
     baseline: Candidate
-    """Whose cost is the budget where none was given; its `options` are empty."""
+    """Its cost is the default budget; its `options` are empty."""
     finalists: tuple[Candidate, ...]
     tried: int
     settings: ModelSettings
@@ -148,21 +148,22 @@ def calibrate(
 
     Args:
         questions: of one data set or of several; each weighs the same.
-        budget: most generated plus scored tokens a question; None: what `sc@16` costs under the same stopping
-            rule (K being what the bank has, where that is less).
+        budget: most generated plus scored tokens a question; None: the cost of `sc@16` under the same
+        stopping
+            rule (with the bank's K where that is less).
         count: draws of each question in the last round.
-        tick: told the round's name, how many of its settings are done, and how many there are.
+        tick: called with the round's name, the number of its settings done, and their total.
 
     Raises:
-        ConfigError: no questions, or nothing fits the budget.
+        ConfigError: there are no questions, or no candidate fits the budget.
     """
     if not questions:
         raise ConfigError("there are no banked questions to calibrate on", param="data")
-    everything = _Bench(questions, settings, opening_tokens, count, seed)
+    everything = _ReplayBench(questions, settings, opening_tokens, count, seed)
     size = min(16, *(len(question.descriptions) for question in questions))
     baseline = everything.play(f"sc@{size}+stop", ())
     limit = baseline.cost if budget is None else budget
-    search = _Search(_Bench(_spread(questions), settings, opening_tokens, _SCREEN_DRAWS, seed), tick)
+    search = _Search(_ReplayBench(_spread(questions), settings, opening_tokens, _SCREEN_DRAWS, seed), tick)
 
     first = [
         {"descriptions": n, "keep": k, "forks": m}
@@ -173,13 +174,13 @@ def calibrate(
     search.round("shapes", (shape | scorer for scorer in scorers for shape in grid.shapes()))
     leaders = [dict(candidate.options) for candidate in search.best(limit, 8)]
     search.round("extras", (leader | extra for leader in leaders for extra in grid.extras()))
-    # The score was ranked at two shapes only: once more at those that turned out well.
+    # The first round ranks scores at two shapes only; this one ranks them at the leading shapes.
     search.round("scores again", (leader | scorer for leader in leaders[:2] for scorer in grid.scorers()))
 
-    # Settings that come to the very same on the sample (a clip that never bites) need no second look each.
+    # Of settings that are equal on the sample (a clip without effect) one is measured further.
     names = {
         (candidate.mean, candidate.cost): candidate.options
-        for candidate in (*frontier(search.found.values()), *reversed(search.best(limit, _FINALISTS)))
+        for candidate in (*frontier(search.measured.values()), *reversed(search.best(limit, _FINALISTS)))
     }.values()
     finalists = []
     for done, options in enumerate(names):
@@ -211,14 +212,14 @@ def calibrate(
         limit,
         baseline,
         tuple(finalists),
-        len(search.found),
-        # Whatever calibration there is was fitted for other options.
+        len(search.measured),
+        # An earlier calibration was fitted for other options.
         settings.model_copy(update={"options": MIRLOptions.model_validate(changed), "calibration": None}),
     )
 
 
 def frontier(candidates: Iterable[Candidate]) -> list[Candidate]:
-    """Those that no cheaper one reaches, by cost."""
+    """Return the candidates that no cheaper candidate equals, by cost."""
     undominated: list[Candidate] = []
     for candidate in sorted(candidates, key=lambda candidate: (candidate.cost, -candidate.mean)):
         if not undominated or candidate.mean > undominated[-1].mean:
@@ -226,8 +227,8 @@ def frontier(candidates: Iterable[Candidate]) -> list[Candidate]:
     return undominated
 
 
-class _Bench:
-    """Plays methods on fixed questions with fixed draws."""
+class _ReplayBench:
+    """Replays of methods on fixed questions with fixed draws."""
 
     def __init__(
         self,
@@ -237,7 +238,7 @@ class _Bench:
         count: int,
         seed: int,
     ) -> None:
-        # Whatever the model's mirl.json says so far must not colour what is tried.
+        # The options in the model's mirl.json must not affect the candidates.
         plain = settings.options.model_copy(update={"gate": "mi", "early_stop": True, "token_mi": False})
         self._settings = settings.model_copy(update={"options": plain})
         self._opening = opening_tokens
@@ -247,44 +248,45 @@ class _Bench:
         changes = ";".join(f"{key}={'none' if value is None else value}" for key, value in options)
         (method,) = parse_methods(f"{name}({changes})" if changes else name, self._settings, self._opening)
         accuracy, tokens = zip(
-            *(_played(method, question, drawn) for question, drawn in self._draws), strict=True
+            *(_mean_outcome(method, question, drawn) for question, drawn in self._draws), strict=True
         )
         return Candidate(options, np.array(accuracy), np.array(tokens))
 
 
 class _Search:
-    """Settings tried on a sample of the questions, each once."""
+    """Candidates measured on a sample of the questions, each once."""
 
-    def __init__(self, bench: _Bench, tick: Callable[[str, int, int], None]) -> None:
+    def __init__(self, bench: _ReplayBench, tick: Callable[[str, int, int], None]) -> None:
         self._bench = bench
         self._tick = tick
-        self.found: dict[Options, Candidate] = {}
+        self.measured: dict[Options, Candidate] = {}
 
     def round(self, name: str, settings: Iterable[dict[str, object]]) -> None:
         requested = dict.fromkeys(tuple(sorted((_PLAIN | changes).items())) for changes in settings)
-        fresh = [options for options in requested if options not in self.found]
+        fresh = [options for options in requested if options not in self.measured]
         for done, options in enumerate(fresh):
             self._tick(name, done, len(fresh))
-            self.found[options] = self._bench.play("mirl", options)
+            self.measured[options] = self._bench.play("mirl", options)
         self._tick(name, len(fresh), len(fresh))
 
     def leading(self, names: Sequence[str], count: int) -> list[dict[str, object]]:
-        """The `count` values of the options `names` that were best on average over what was tried."""
+        """Return the `count` values of the options `names` that are best on average over all candidates."""
         means: dict[Options, list[float]] = {}
-        for options, candidate in self.found.items():
+        for options, candidate in self.measured.items():
             part = tuple((name, value) for name, value in options if name in names)
             means.setdefault(part, []).append(candidate.mean)
         ranked = sorted(means, key=lambda part: -float(np.mean(means[part])))
         return [dict(part) for part in ranked[:count]]
 
     def best(self, budget: float, count: int) -> list[Candidate]:
-        """The `count` most accurate within the budget, cheaper ones first where equal."""
-        # A sample's mean cost differs a little from all questions': what is just above may be within.
-        affordable = [candidate for candidate in self.found.values() if candidate.cost <= 1.05 * budget]
+        """Return the `count` most accurate candidates within the budget, cheaper ones first where equal."""
+        # The mean cost on the sample differs a little from that on all questions: a cost just above may be
+        # within.
+        affordable = [candidate for candidate in self.measured.values() if candidate.cost <= 1.05 * budget]
         return sorted(affordable, key=lambda candidate: (-candidate.mean, candidate.cost))[:count]
 
 
-def _played(method: Method, question: BankedQuestion, drawn: Sequence[Any]) -> tuple[float, float]:
+def _mean_outcome(method: Method, question: BankedQuestion, drawn: Sequence[Any]) -> tuple[float, float]:
     plays = [method.play(question, draw) for draw in drawn]
     right = sum(play.right for play in plays)
     spent = sum(play.generated_tokens + play.scored_tokens for play in plays)
@@ -292,7 +294,7 @@ def _played(method: Method, question: BankedQuestion, drawn: Sequence[Any]) -> t
 
 
 def _spread(questions: Sequence[BankedQuestion]) -> list[BankedQuestion]:
-    """At most `_SCREEN_QUESTIONS`, evenly over the list, so that every data set has its share."""
+    """Return at most `_SCREEN_QUESTIONS`, evenly over the list, so that every data set has its share."""
     if len(questions) <= _SCREEN_QUESTIONS:
         return list(questions)
     step = len(questions) / _SCREEN_QUESTIONS

@@ -1,5 +1,5 @@
-"""`mirl-eval calibrate`, around `calibrate.py` and `confidence_fit.py`: the bank before; `mirl.json`, figures
-and plot after."""
+"""The command `mirl-eval calibrate`: fills the bank, runs `options.py` and `confidence.py`, and writes
+`mirl.json`, figures and plot."""
 
 from __future__ import annotations
 
@@ -24,22 +24,23 @@ __all__ = ["calibrate_blocking", "calibrate_run", "confidence_blocking", "confid
 
 
 def calibrate_blocking(settings: RunSettings, target: Path, budget: float | None) -> None:
-    """`calibrate_run` for a command line; prints what it came to."""
+    """Run `calibrate_run` for a command line, and print its result."""
     choice, fitted = one_line(calibrate_run(settings, target, budget))
-    _print(choice)
+    _print_choice(choice)
     _print_confidence(fitted)
 
 
 def confidence_blocking(settings: RunSettings, target: Path) -> None:
-    """`confidence_run` for a command line; prints what it came to."""
+    """Run `confidence_run` for a command line, and print its result."""
     _print_confidence(one_line(confidence_run(settings, target)))
 
 
 async def calibrate_run(
     settings: RunSettings, target: Path, budget: float | None, engine_factory: EngineFactory | None = None
 ) -> tuple[Choice, Fitted]:
-    """Choose options on the bank's questions, fit the confidence of their votes, and write both to `target`,
-    everything else in it kept.
+    """Choose options on the bank's questions, fit the confidence of their votes, and write both to `target`.
+
+    The other entries of `target` are kept.
 
     Also writes `calibration.json`, `confidence.json` and `plots/calibration.png` into the bank's folder.
 
@@ -51,17 +52,18 @@ async def calibrate_run(
     with Bars() as bars:
         await _fill(setup, engine_factory, bars)
         choice = _choose(setup, budget, bars)
-    before = _before(setup, target)
-    options = {**before.get("options", {}), "gate": "mi", **dict(choice.chosen.options)}
+    mirl_json = _current_mirl_json(setup, target)
+    options = {**mirl_json.get("options", {}), "gate": "mi", **dict(choice.chosen.options)}
     _write(setup, choice)
-    return choice, _calibrated(setup, {**before, "options": options}, target)
+    return choice, _calibrated(setup, {**mirl_json, "options": options}, target)
 
 
 async def confidence_run(
     settings: RunSettings, target: Path, engine_factory: EngineFactory | None = None
 ) -> Fitted:
-    """Fit the confidence of votes under the options that `target` has, or else the model's `mirl.json`, and
-    write it to `target`, everything else in it kept.
+    """Fit the confidence of votes under the options of `target`, or else of the model's `mirl.json`.
+
+    Writes the calibration to `target`, whose other entries are kept.
 
     Also writes `confidence.json` into the bank's folder.
 
@@ -70,11 +72,11 @@ async def confidence_run(
         RequestError, EngineError: as `mirl_core.evaluation.run.run`.
     """
     setup = RunSetup(settings)
-    mirl_json = _before(setup, target)
+    mirl_json = _current_mirl_json(setup, target)
     voting = _voting(setup, mirl_json, target)
-    # Before hours are spent on filling a bank that is no use.
-    if unlike := _unlike(setup, voting.options):
-        raise ConfigError(f"confidence: {unlike}", param="fork_image")
+    # Before hours go into filling an unusable bank.
+    if difference := _bank_difference(setup, voting.options):
+        raise ConfigError(f"confidence: {difference}", param="fork_image")
     check(parse_methods("mirl", voting), setup)
     with Bars() as bars:
         await _fill(setup, engine_factory, bars)
@@ -89,7 +91,7 @@ async def _fill(setup: RunSetup, engine_factory: EngineFactory | None, bars: Bar
 def _choose(setup: RunSetup, budget: float | None, bars: Bars) -> Choice:
     settings = setup.settings
     estimators = tuple(
-        # A model without reference images of its own couldn't be served with that estimator.
+        # A model whose mirl.json has no reference images can't be served with that estimator.
         name
         for name in setup.plan.estimators
         if ESTIMATORS[name].passes(len(setup.model_settings.reference_images))
@@ -121,20 +123,20 @@ def _choose(setup: RunSetup, budget: float | None, bars: Bars) -> Choice:
 
 
 def _calibrated(setup: RunSetup, mirl_json: dict[str, Any], target: Path, needed: bool = False) -> Fitted:
-    """Write `given` to `target` with the calibration of its own options' votes in place of any that it has.
+    """Write `mirl_json` to `target` with the calibration of its options' votes in place of an earlier one.
 
     Raises:
-        ConfigError: there is none, and it is `needed`; then nothing is written.
+        ConfigError: the fit gives no calibration, and it is `needed`; then nothing is written.
     """
     settings, voting = setup.settings, _voting(setup, mirl_json, target)
-    if unlike := _unlike(setup, voting.options):
-        fitted = Fitted(None, unlike)
+    if difference := _bank_difference(setup, voting.options):
+        fitted = Fitted(None, difference)
     else:
         banked = [question for data in setup.data for question in setup.banked(data)]
         fitted = fit(votes_of(banked, voting, settings.replays, settings.seed))
     if needed and fitted.calibration is None:
         raise ConfigError(f"confidence: {fitted.left_out}", param="data")
-    # Whatever was there before was fitted for other options, or on other questions.
+    # An earlier calibration was fitted for other options, or on other questions.
     kept = {name: value for name, value in mirl_json.items() if name != "calibration"}
     if fitted.calibration is not None:
         kept["calibration"] = fitted.calibration.model_dump()
@@ -151,7 +153,7 @@ def _calibrated(setup: RunSetup, mirl_json: dict[str, Any], target: Path, needed
 
 
 def _voting(setup: RunSetup, mirl_json: dict[str, Any], target: Path) -> ModelSettings:
-    """The model's settings with the options of the `mirl.json` that is to be written."""
+    """Return the model's settings with the options of the `mirl.json` to be written."""
     try:
         options = MIRLOptions.model_validate(mirl_json.get("options", {}))
     except ValidationError as error:
@@ -160,8 +162,8 @@ def _voting(setup: RunSetup, mirl_json: dict[str, Any], target: Path) -> ModelSe
     return setup.model_settings.model_copy(update={"options": options})
 
 
-def _unlike(setup: RunSetup, options: MIRLOptions) -> str:
-    """In what the bank's samples are not those that these options would vote on; empty: in nothing."""
+def _bank_difference(setup: RunSetup, options: MIRLOptions) -> str:
+    """Return how the bank's samples differ from those that these options vote on; empty: not at all."""
     for name in ("fork_image", "description_tokens"):
         banked, required = getattr(setup.plan, name), getattr(options, name)
         if banked != required:
@@ -190,13 +192,14 @@ def _write(setup: RunSetup, choice: Choice) -> None:
     _plot(choice, settings.output / "plots" / "calibration.png")
 
 
-def _before(setup: RunSetup, target: Path) -> dict[str, Any]:
-    """What `target` says so far, or the model's own `mirl.json` where there is no such file yet."""
+def _current_mirl_json(setup: RunSetup, target: Path) -> dict[str, Any]:
+    """Return the entries of `target`, or of the model's `mirl.json` where there is no such file yet."""
     return _read(target if target.is_file() else setup.settings.model / "mirl.json")
 
 
 def _read(path: Path) -> dict[str, Any]:
-    """A `mirl.json` as it stands; empty where there is none. `ModelSettings.load` has checked the model's."""
+    """Return the entries of a `mirl.json`; empty where there is none. `ModelSettings.load` checks the
+    model's."""
     if not path.is_file():
         return {}
     try:
@@ -208,7 +211,7 @@ def _read(path: Path) -> dict[str, Any]:
     return mirl_json
 
 
-def _words(candidate: Candidate) -> str:
+def options_text(candidate: Candidate) -> str:
     options = dict(candidate.options)
     weight = options.pop("mi_weight")
     parts = [f"λ={weight:g}" if isinstance(weight, float) else f"λ={weight}"]
@@ -218,14 +221,14 @@ def _words(candidate: Candidate) -> str:
 
 
 def _figures(candidate: Candidate) -> str:
-    words = f", {_words(candidate)}" if candidate.options else ""
+    words = f", {options_text(candidate)}" if candidate.options else ""
     return f"{100 * candidate.mean:.1f}% at {candidate.cost:.0f} tokens{words}"
 
 
 _SHORT = {"descriptions": "N", "keep": "k", "forks": "m"}
 
 
-def _print(choice: Choice) -> None:
+def _print_choice(choice: Choice) -> None:
     from rich import box
     from rich.console import Console
     from rich.table import Table
@@ -236,7 +239,7 @@ def _print(choice: Choice) -> None:
     table.add_column("options")
     for candidate in frontier(choice.finalists):
         mark = "  ← chosen" if candidate is choice.chosen else ""
-        table.add_row(f"{candidate.cost:.0f}", f"{100 * candidate.mean:.1f}", _words(candidate) + mark)
+        table.add_row(f"{candidate.cost:.0f}", f"{100 * candidate.mean:.1f}", options_text(candidate) + mark)
     console = Console()
     console.print(table)
     console.print(
@@ -287,12 +290,12 @@ def _plot(choice: Choice, path: Path) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     figure, (axis,) = panels(1, width=6.4, height=4.2)
     blue, orange, green = COLOURS[:3]
-    everything = sorted(choice.finalists, key=lambda candidate: candidate.cost)
-    best = frontier(everything)
+    by_cost = sorted(choice.finalists, key=lambda candidate: candidate.cost)
+    best = frontier(by_cost)
     entries = {
         "candidates": axis.scatter(
-            [candidate.cost for candidate in everything],
-            [100 * candidate.mean for candidate in everything],
+            [candidate.cost for candidate in by_cost],
+            [100 * candidate.mean for candidate in by_cost],
             s=16,
             color="0.65",
         ),
@@ -313,5 +316,5 @@ def _plot(choice: Choice, path: Path) -> None:
     }
     axis.set_xlabel("generated + scored tokens a question", fontsize=8.5)
     axis.set_ylabel("accuracy on these dev questions, %", fontsize=8.5)
-    axis.set_title(f"{choice.tried} settings tried, {len(everything)} measured on all questions", fontsize=10)
+    axis.set_title(f"{choice.tried} settings tried, {len(by_cost)} measured on all questions", fontsize=10)
     save(figure, path, entries)

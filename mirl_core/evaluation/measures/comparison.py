@@ -24,7 +24,7 @@ class Side:
     method: str | None
 
     def outcomes(self, data: str) -> dict[str, Outcomes]:
-        """Its methods' outcomes on one data set."""
+        """Return the outcomes of the run's methods on one data set."""
         return read_outcomes(self.folder / "questions" / f"{file_name(data)}.jsonl")
 
 
@@ -36,12 +36,12 @@ class ComparisonRow:
     method_a: str
     method_b: str
     accuracy_a: float
-    """On the common questions, share."""
+    """Share on the common questions."""
     accuracy_b: float
     comparison: Comparison
 
     def to_json(self) -> dict[str, Any]:
-        """A plain dict for JSON."""
+        """Return a plain dict for JSON."""
         return {
             "data": self.data,
             "method_a": self.method_a,
@@ -53,10 +53,10 @@ class ComparisonRow:
 
 
 def read_side(text: str, method: str | None) -> Side:
-    """`DIR` or `DIR:method`; `method`, where given, is the option that says it apart.
+    """Parse `DIR` or `DIR:method`; `method` is the value of the separate option.
 
     Raises:
-        ConfigError: no such folder, or two methods are named.
+        ConfigError: there is no such folder, or text and option name different methods.
     """
     if Path(text).is_dir():
         return Side(Path(text), method)
@@ -69,12 +69,12 @@ def read_side(text: str, method: str | None) -> Side:
 
 
 def compare_runs(a: Side, b: Side) -> list[ComparisonRow]:
-    """Paired comparisons per data set; of every method that both have, where neither side names one.
+    """Return paired comparisons per data set; of every common method where neither side names a method.
 
-    A side without a method takes the other side's.
+    A side without a method takes the method of the other side.
 
     Raises:
-        ConfigError: a folder is no run, they share no data set or question, or a method is not there.
+        ConfigError: a folder is no run, the runs share no data set or question, or a method is missing.
     """
     common = [name for name in read_summary(a.folder)["data"] if name in read_summary(b.folder)["data"]]
     if not common:

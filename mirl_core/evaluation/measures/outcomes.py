@@ -1,4 +1,4 @@
-"""What every method made of every question of a data set, in memory and on disk (`questions/<data>.jsonl`).
+"""Outcomes of every method on every question of a data set, in memory and on disk (`questions/<data>.jsonl`).
 
 One line a question: `{"key", "family", "truth", "clusters", "methods": {name: {"right": [...], ...}}}`, each
 list one entry a draw. Figures, comparisons and plots are made of these lines alone.
@@ -32,7 +32,7 @@ _FIELDS = ("right", "generated_tokens", "scored_tokens", "trajectories", "confid
 
 
 class QuestionOutcome(Protocol):
-    """One replay or one live run of a method on a question."""
+    """Outcome of one replay or one live run of a method on a question."""
 
     @property
     def answer(self) -> str | None: ...
@@ -50,7 +50,7 @@ class QuestionOutcome(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class Outcomes:
-    """One method on one data set. Arrays are [questions, draws]; NaN stands for what there is not."""
+    """One method on one data set. Arrays are [questions, draws]; NaN stands for a missing value."""
 
     keys: tuple[str, ...]
     clusters: tuple[tuple[str, ...], ...]
@@ -64,24 +64,24 @@ class Outcomes:
     trajectories: Array
     """Chains that ran to their end."""
     confidence: Array
-    """Vote share, or the calibrated probability of being right, 0 to 1; NaN where the answers don't vote."""
+    """Vote share, or the calibrated probability of being right, 0 to 1; NaN where no answer voted."""
     seconds: Array
     """Engine seconds; NaN for replays."""
 
     @property
     def accuracy(self) -> Array:
-        """[questions]: share of draws that were right."""
+        """Share of right draws: [questions]."""
         return np.asarray(self.right.mean(axis=1))
 
     @property
     def tokens(self) -> Array:
-        """[questions]: generated plus scored tokens, mean over draws."""
+        """Generated plus scored tokens, mean over draws: [questions]."""
         return np.asarray((self.generated_tokens + self.scored_tokens).mean(axis=1))
 
     def only(self, keys: Sequence[str]) -> Outcomes:
-        """The same on some of its questions, in the order of `keys`."""
-        places = {key: row for row, key in enumerate(self.keys)}
-        rows = [places[key] for key in keys]
+        """Return the outcomes on the questions `keys`, in that order."""
+        rows_by_key = {key: row for row, key in enumerate(self.keys)}
+        rows = [rows_by_key[key] for key in keys]
         arrays = {name: getattr(self, name)[rows] for name in (*_FIELDS, "answered")}
         return replace(self, keys=tuple(keys), clusters=tuple(self.clusters[row] for row in rows), **arrays)
 
@@ -89,7 +89,7 @@ class Outcomes:
     def of(
         cls, keys: Sequence[str], clusters: Sequence[Sequence[str]], entries: Sequence[Mapping[str, Any]]
     ) -> Outcomes:
-        """From the entries of the questions' lines, one a question, all with as many draws."""
+        """Build outcomes from the entries of the questions' lines, all with the same number of draws."""
         blank = [None] * len(entries[0]["right"]) if entries else []
         arrays = {
             name: np.array([entry.get(name, blank) for entry in entries], np.float64) for name in _FIELDS
@@ -97,13 +97,18 @@ class Outcomes:
         answered = np.array(
             [[answer is not None for answer in entry["answer"]] for entry in entries], np.float64
         )
-        # A question without clusters is a scene of its own.
+        # A question without clusters is a separate scene.
         scenes = tuple(tuple(names) or (key,) for key, names in zip(keys, clusters, strict=True))
         return cls(tuple(keys), scenes, answered, **arrays)
 
 
 def as_entry(plays: Sequence[QuestionOutcome], seconds: Sequence[float] | None = None) -> dict[str, Any]:
-    """One method's entry in a question's line, of its draws."""
+    """Return one method's entry in a question's line.
+
+    Args:
+        plays: one outcome a draw.
+        seconds: engine seconds of each live run; None: replays.
+    """
     entry: dict[str, Any] = {
         "right": [int(play.right) for play in plays],
         "answer": [play.answer for play in plays],
@@ -116,7 +121,7 @@ def as_entry(plays: Sequence[QuestionOutcome], seconds: Sequence[float] | None =
 
 
 def write_rows(path: Path, rows: Iterable[Mapping[str, Any]]) -> None:
-    """Write JSON lines as a whole: readers see the old file or the new one, never half of it."""
+    """Write JSON lines atomically: readers see the old file or the new file."""
     path.parent.mkdir(parents=True, exist_ok=True)
     part = path.with_name(path.name + ".part")
     with part.open("w", encoding="utf-8") as file:
@@ -126,10 +131,10 @@ def write_rows(path: Path, rows: Iterable[Mapping[str, Any]]) -> None:
 
 
 def read_rows(path: Path) -> list[dict[str, Any]]:
-    """The rows of a JSON lines file.
+    """Return the rows of a JSON lines file.
 
     Raises:
-        ConfigError: it is not there, or a line is not JSON.
+        ConfigError: there is no such file, or a line is not JSON.
     """
     try:
         return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines() if line.strip()]
@@ -138,7 +143,7 @@ def read_rows(path: Path) -> list[dict[str, Any]]:
 
 
 def outcomes_of(rows: Sequence[Mapping[str, Any]]) -> dict[str, Outcomes]:
-    """Method → its outcomes, of one data set's lines; a method that misses a question is left out."""
+    """Return method → outcomes from one data set's lines; a method that misses a question is left out."""
     if not rows:
         return {}
     names = [name for name in rows[0]["methods"] if all(name in row["methods"] for row in rows)]
@@ -147,10 +152,10 @@ def outcomes_of(rows: Sequence[Mapping[str, Any]]) -> dict[str, Outcomes]:
 
 
 def read_outcomes(path: Path) -> dict[str, Outcomes]:
-    """`outcomes_of` a `questions/<data>.jsonl`.
+    """Return `outcomes_of` a `questions/<data>.jsonl`.
 
     Raises:
-        ConfigError: the file is not there, or `mirl-eval run` did not write it.
+        ConfigError: there is no such file, or `mirl-eval run` did not write it.
     """
     rows = read_rows(path)
     try:

@@ -1,6 +1,6 @@
-"""How well a gate's score picks right descriptions, what else it follows, and what a right one is worth.
+"""Quality of a gate's score: whether it picks right descriptions, follows length, and changes answers.
 
-No vote comes in here, so these figures say what score and description are worth by themselves.
+These figures involve no vote: they measure score and description by themselves.
 """
 
 from __future__ import annotations
@@ -20,14 +20,17 @@ __all__ = ["WEIGHTS", "causality", "faithfulness", "length_correlation", "select
 Array = npt.NDArray[np.float64]
 Normalize = Literal["token", "sum"]
 WEIGHTS = (0.0, 0.25, 0.5, 0.75, 1.0, 1.25, 1.5)
-"""λ at which the score is measured."""
+"""Values of λ at which the score is measured."""
 
 
 def within_auroc(scores: Array, right: npt.NDArray[np.bool_]) -> Array | None:
-    """Chance that a right description of a question scores above a wrong one, ties half: [weights].
+    """Return the chance that a right description scores above a wrong one, ties half: [weights].
 
-    `scores` [weights, descriptions], `right` [descriptions]. The Mann-Whitney U by ranks; None where the
-    question's descriptions are all right or all wrong.
+    The Mann-Whitney U by ranks; None where the question's descriptions are all right or all wrong.
+
+    Args:
+        scores: [weights, descriptions].
+        right: [descriptions].
     """
     good, bad = int(right.sum()), int((~right).sum())
     if not good or not bad:
@@ -40,10 +43,11 @@ def within_auroc(scores: Array, right: npt.NDArray[np.bool_]) -> Array | None:
 def selection_quality(
     questions: Sequence[BankedQuestion], estimators: Sequence[str], weights: Sequence[float] = WEIGHTS
 ) -> list[dict[str, Any]]:
-    """Mean within-question AUROC of the score for a right description, by estimator, normalisation and λ.
+    """Return the mean within-question AUROC of the score, by estimator, normalisation and λ.
 
-    Over the questions with both right and wrong usable descriptions. Each row: `estimator`, `normalize`,
-    `mi_weight`, `auroc`, `low`, `high`, `n`. Empty where the data set can't tell right descriptions.
+    The mean is over the questions with both right and wrong usable descriptions. Each row: `estimator`,
+    `normalize`, `mi_weight`, `auroc`, `low`, `high`, `n`. Empty where the data set has no judge of
+    descriptions.
     """
     mixed = [
         (question, usable, right)
@@ -83,7 +87,7 @@ def selection_quality(
 def length_correlation(
     questions: Sequence[BankedQuestion], estimators: Sequence[str]
 ) -> list[dict[str, Any]]:
-    """Spearman's correlation of MI (λ = 1) and of confidence (λ = 0) with content length.
+    """Return Spearman's correlation of MI (λ = 1) and of confidence (λ = 0) with content length.
 
     Rows: `estimator`, `normalize`, `mi_weight`, `overall` (over all usable descriptions), `within` (mean over
     the questions in which both vary; None where there are none). A gate whose score follows length chooses by
@@ -111,11 +115,11 @@ def length_correlation(
 
 
 def causality(questions: Sequence[BankedQuestion]) -> dict[str, Any] | None:
-    """How much the banked chains' answers hang on their descriptions: what a gate can gain at all.
+    """Return how far the banked chains' answers depend on their descriptions: the bound of a gate's gain.
 
     Share of right answers after right and after wrong descriptions (means over questions that have both, so
     that easy questions don't pass for good descriptions), with the paired difference. None where the data set
-    can't tell right descriptions. The sharper measure, swapping in a wrong description, needs the model.
+    has no judge of descriptions. The sharper measure, swapping in a wrong description, needs the model.
     """
     rights, wrongs, clusters = [], [], []
     described = 0.0
@@ -144,11 +148,11 @@ def causality(questions: Sequence[BankedQuestion]) -> dict[str, Any] | None:
 
 
 def faithfulness(questions: Sequence[BankedQuestion]) -> dict[str, dict[str, float]] | None:
-    """P(chain right | description right) and P(chain right | description wrong) over all banked chains.
+    """Return P(chain right | description right) and P(chain right | description wrong) over banked chains.
 
     `after_right` and `after_wrong`, each where there are such chains: `share`, `low`, `high`, `n` (chains).
-    Intervals are over questions and what these share, not over chains. None where the data set can't tell
-    right descriptions, or no chain was banked.
+    Intervals are over questions and their shared clusters, not over chains. None where the data set has no
+    judge of descriptions, or the bank has no chain.
     """
     groups = [(question.clusters or (question.key,), _answers_after(question)) for question in questions]
     shares = {}
@@ -186,7 +190,7 @@ def _usable(question: BankedQuestion) -> list[BankedDescription]:
 
 
 def _answers_after(question: BankedQuestion) -> dict[bool, list[bool]] | None:
-    """Whether each chain's answer is right, by whether its description is; None where that is not known."""
+    """Return whether each chain's answer is right, by whether its description is; None without a judge."""
     usable = {
         index: description
         for index, description in enumerate(question.descriptions)
@@ -204,7 +208,7 @@ def _answers_after(question: BankedQuestion) -> dict[bool, list[bool]] | None:
 def _nats(
     descriptions: Sequence[BankedDescription], estimator: str, weights: Sequence[float]
 ) -> tuple[Array, Array]:
-    """MI [weights, descriptions] in nats, and content lengths [descriptions] in tokens."""
+    """Return MI [weights, descriptions] in nats, and content lengths [descriptions] in tokens."""
     table = np.array(
         [
             [
@@ -224,7 +228,7 @@ def _spearman(a: Array, b: Array) -> float | None:
 
 
 def _stats() -> Any:
-    """scipy.stats, which takes a second to import."""
+    """Import scipy.stats late: it takes a second."""
     from scipy import stats  # type: ignore[import-untyped]
 
     return stats

@@ -34,7 +34,7 @@ Array = npt.NDArray[np.float64]
 
 
 def figures(outcomes: Outcomes, resampling: Resampling) -> dict[str, Any]:
-    """One method's figures on one data set, as `summary.json` has them.
+    """Return one method's figures on one data set, in the form of `summary.json`.
 
     Shares lie in 0..1, `low` and `high` bound the accuracy's 95% interval; tokens, trajectories and seconds
     (None for replays) are means a question.
@@ -63,20 +63,21 @@ def figures(outcomes: Outcomes, resampling: Resampling) -> dict[str, Any]:
 
 @dataclass(frozen=True, slots=True)
 class McNemar:
-    """The exact test of two methods' right and wrong answers to the same questions."""
+    """Result of McNemar's exact test of two methods' answers to the same questions."""
 
     only_a: int
-    """Questions that only the first got right."""
+    """Questions that only method a answers right."""
     only_b: int
     p: float
-    """Two-sided: how likely so lopsided a split is if both were equally good."""
+    """Two-sided: probability of a split at least as uneven if both methods are equally good."""
 
 
 def mcnemar(a: Array, b: Array) -> McNemar:
-    """McNemar's exact test on right (1) and wrong (0) [questions]: the discordant ones are fair coin flips.
+    """Return McNemar's exact test on right (1) and wrong (0) [questions].
 
-    It takes questions for independent, which scenes that share glyphs are not: the interval of the
-    difference, resampled over both, is the one to quote.
+    Under the null hypothesis the discordant questions are fair coin flips. The test takes questions for
+    independent, which scenes that share glyphs are not: quote the interval of the difference, resampled over
+    both.
     """
     from scipy.stats import binomtest  # type: ignore[import-untyped]
 
@@ -96,16 +97,16 @@ class Comparison:
     mcnemar: McNemar
     """On the first draw."""
     discordance: float
-    """Share of questions that exactly one of the two got right, first draw."""
+    """Share of questions that exactly one of the two answers right, first draw."""
     design_effect: float
-    """Variance of the difference over what it would be if questions were independent; at least 1."""
+    """Variance of the difference over its variance with independent questions; at least 1."""
 
     def needed(self, difference: float) -> int | None:
-        """Questions at which `difference` (share) would be found with 80% power; see `needed_questions`."""
+        """Return the questions that find `difference` (share) with 80% power; see `needed_questions`."""
         return needed_questions(self.discordance, difference, self.design_effect)
 
     def to_json(self) -> dict[str, Any]:
-        """A plain dict for JSON."""
+        """Return a plain dict for JSON."""
         return {
             "difference": self.difference.mean,
             "low": self.difference.low,
@@ -124,7 +125,11 @@ class Comparison:
 
 
 def compare(a: Outcomes, b: Outcomes, resampling: Resampling) -> Comparison:
-    """a against b; both on the questions that `resampling` was made for, in its order."""
+    """Compare a with b, both on the questions of `resampling`, in its order.
+
+    Raises:
+        ValueError: a and b have different questions.
+    """
     if a.keys != b.keys:
         raise ValueError("a paired comparison needs the same questions in the same order")
     first = mcnemar(a.right[:, 0], b.right[:, 0])
@@ -147,12 +152,12 @@ def needed_questions(
     power: float = 0.8,
     alpha: float = 0.05,
 ) -> int | None:
-    """Questions at which McNemar's test finds `difference` (share) with `power`, two-sided at `alpha`.
+    """Return the questions that McNemar's test needs to find `difference` (share), two-sided at `alpha`.
 
     n = (z_(1-alpha/2) sqrt(p) + z_power sqrt(p - d^2))^2 / d^2 with p the share of discordant questions and d
     the difference (Connor 1987, "Sample size for testing differences in proportions for the paired-sample
-    design", Biometrics 43), times the design effect. None where p < d: such a difference would itself need
-    more discordant questions than there are.
+    design", Biometrics 43), times the design effect. None where p < d: such a difference needs more
+    discordant questions than there are.
     """
     if difference <= 0 or discordance < difference:
         return None
@@ -164,25 +169,31 @@ def needed_questions(
 
 @dataclass(frozen=True, slots=True)
 class Bin:
-    """Answers whose reported confidence fell into one bin."""
+    """Answers with reported confidences in one bin."""
 
     said: float
     """Their mean confidence."""
     right: float
-    """Share of them that is right."""
+    """Share of right answers."""
     low: float
     high: float
-    """95% Wilson interval of `right`, each question counted once however many draws of it fell here."""
+    """95% Wilson interval of `right`, each question counted once, whatever its draws in the bin."""
     n: int
     """Answers: questions x draws."""
     questions: int
 
 
 def reliability(confidence: Array, right: Array, bins: int = 10) -> list[Bin]:
-    """Equal bins of the confidence, empty ones left out; both [questions, draws], NaN: no confidence."""
+    """Return equal bins of the confidence without the empty ones.
+
+    Args:
+        confidence: [questions, draws]; NaN: no confidence.
+        right: [questions, draws].
+        bins: number of bins over 0 to 1.
+    """
     questions, places = np.nonzero(np.isfinite(confidence))
     reported, hit = confidence[questions, places], right[questions, places]
-    # A share of exactly 0.3 belongs to the bin that begins there, whatever its last bit.
+    # A share of exactly 0.3 belongs to the bin that begins at 0.3, whatever its last bit.
     bin_of = np.minimum(np.floor(reported * bins + 1e-9).astype(int), bins - 1)
     filled = []
     for number in np.unique(bin_of):
@@ -196,7 +207,7 @@ def reliability(confidence: Array, right: Array, bins: int = 10) -> list[Bin]:
 
 
 def expected_error(bins: Sequence[Bin]) -> float | None:
-    """ECE: mean distance of confidence and accuracy over the bins, weighed by their answers; share.
+    """Return the ECE: mean distance of confidence and accuracy over the bins, weighed by answers; share.
 
     Naeini, Cooper & Hauskrecht (2015, AAAI). None without any confidence.
     """
@@ -205,7 +216,7 @@ def expected_error(bins: Sequence[Bin]) -> float | None:
 
 
 def _ratio(a: Array, b: Array, resampling: Resampling) -> Estimate:
-    """Ratio of two means with its linearised interval: R + draws of mean(a - R b) / mean(b)."""
+    """Return the ratio of two means with its linearised interval: R + draws of mean(a - R b) / mean(b)."""
     below = float(b.mean()) if len(b) else 0.0
     if below <= 0:
         return Estimate(math.nan, math.nan, math.nan, len(b))

@@ -1,4 +1,5 @@
-"""Methods: ways to answer a question, replayed on the trajectory bank. One small class each.
+"""Methods: ways to answer a question, replayed on the trajectory bank; imports the bank's records and the
+algorithm. One small class each.
 
     direct, greedy            one trajectory, sampled or at temperature 0
     sc@K, sc@K+stop           K trajectories and a vote, without and with the product's stopping rule
@@ -6,12 +7,12 @@
     confidence, random, none  the same with another gate
     auto-RULE                 the gate `mi`, λ chosen by a rule: information, conflict, stable, average,
                               agreement (per request), traffic, prior (per deployment); `mirl(mi_weight=auto)`
-                              is auto-information as the product has it
+                              is the product's auto-information
     deepconf@K, deepconf-low@K, adaptive@K, esc@K   published rivals
     oracle, oracle-answer@K   bounds: of every gate, of every vote
 
 Options follow in parentheses, separated by semicolons: `mirl(mi_weight=0.5;keep=3)`, `deepconf@16(keep=0.1)`;
-the gated methods take those of `mirl_core.config.MIRLOptions`.
+the gated methods take the options of `mirl_core.config.MIRLOptions`.
 """
 
 from __future__ import annotations
@@ -50,7 +51,11 @@ class MethodFactory(Protocol):
     """A method's class."""
 
     def make(self, spec: MethodSpec) -> Method:
-        """The method as its name asks for it. Raises ConfigError where the name asks for what it lacks."""
+        """Make the method that `spec` names.
+
+        Raises:
+            ConfigError: the name has a part that the method doesn't take.
+        """
         ...
 
 
@@ -79,14 +84,14 @@ METHODS: dict[str, MethodFactory] = {
 
 
 def parse_methods(text: str, settings: ModelSettings, opening_tokens: int = 1) -> tuple[Method, ...]:
-    """The methods named in `text`, separated by commas, in their order.
+    """Return the methods named in `text`, separated by commas, in their order.
 
     Args:
-        settings: the model's; its options are what a gated method starts from.
-        opening_tokens: length of the model's opening tag of a description, which is scored with each; tokens.
+        settings: of the model; a gated method starts from its options.
+        opening_tokens: length of the opening tag that is scored with every description; tokens.
 
     Raises:
-        ConfigError: a name is unknown, comes twice or has options that don't fit; `param` is `methods`.
+        ConfigError: a name is unknown, repeated or has options that don't fit; `param` is `methods`.
     """
     methods: dict[str, Method] = {}
     for name in split(text):

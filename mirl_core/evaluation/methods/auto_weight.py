@@ -1,13 +1,13 @@
 """Rules that choose λ, the weight of the image-free term, without labels, for one request at a time.
 
-Why there is something to choose: with evidence p(I | d), a model trained where descriptions follow p(d) says
+Why there is a choice: with evidence p(I | d), a model trained where descriptions follow p(d) gives
 p(d | I) ∝ p(I | d) p(d). Deployed where they follow p'(d), the right ranking is by
 
     log p(I | d) + log p'(d) = log p(d | I) − log p(d) + log p'(d) + const,
 
-so λ = 0 (confidence) where p' = p, λ = 1 (mutual information) where p' is uniform, λ > 1 where what was usual
-is rare; in between and beyond, λ is exact for p'(d) ∝ p(d)^(1−λ). `traffic.py` estimates that from many
-requests; the rules here have only the N descriptions of one.
+so λ = 0 (confidence) where p' = p, λ = 1 (mutual information) where p' is uniform, λ > 1 where usual
+descriptions became rare; in between and beyond, λ is exact for p'(d) ∝ p(d)^(1−λ). `traffic.py` estimates
+that from many requests; the rules here have only the N descriptions of one request.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ __all__ = ["GRID", "REQUEST_RULES", "Rule", "ScoredDescription", "fixed_weight"]
 
 Array = NDArray[np.float64]
 GRID = tuple(step / 10 for step in range(21))
-"""Weights that are tried, 0 to 2."""
+"""Candidate weights, 0 to 2."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -40,7 +40,7 @@ class ScoredDescription:
     marginal: Array
     """(T,) log p(d_t | d_<t, q); nats."""
     question: str = ""
-    """What was asked: the prior p(d | q) is one per question."""
+    """The question's text: each question has one prior p(d | q)."""
 
     @property
     def terms(self) -> tuple[list[float], list[float]]:
@@ -49,13 +49,14 @@ class ScoredDescription:
 
 
 class Rule(Protocol):
-    """(N,) ranking scores of one request's descriptions, in the gate's unit (nats, a token or in all)."""
+    """A rule: (N,) ranking scores of one request's descriptions, in the gate's unit (nats, per token or
+    summed)."""
 
     def scores(self, sampled: Sequence[ScoredDescription], options: MIRLOptions) -> Array: ...
 
 
 def fixed_weight(sampled: Sequence[ScoredDescription], weight: float, options: MIRLOptions) -> Array:
-    """(N,) what the gate `mi` ranks by at λ = `weight`."""
+    """Return the scores of the gate `mi` at λ = `weight`: (N,)."""
     mi = sums_of_token_mi(
         [(description.logprobs, description.marginal) for description in sampled], weight, options.clip
     )
@@ -68,7 +69,7 @@ def fixed_weight(sampled: Sequence[ScoredDescription], weight: float, options: M
 class InformationShare:
     """`information`: λ = 1 − Σ log p(d | I) / Σ log p(d), over the tokens of all N; within 0 and 1.
 
-    The product's own `mi_weight: "auto"`; see `mirl_core.algorithm.mi.pointwise.information_share`.
+    The product's `mi_weight: "auto"`; see `mirl_core.algorithm.mi.pointwise.information_share`.
     """
 
     def weight(self, sampled: Sequence[ScoredDescription]) -> float:
@@ -83,10 +84,10 @@ class Conflict:
     """`conflict`: λ = (1 − ρ) / 2, ρ the correlation of evidence and prior over the N samples.
 
     Evidence is log p(d | I) − log p(d), which is log p(I | d) up to a constant, prior log p(d), each in the
-    gate's unit. Where the image argues for what is usual anyway (ρ = 1) the prior is right for this request;
-    where it argues against it (ρ = −1), prior and image disagree and the image is believed: the idea of a
-    check for prior–data conflict (Evans and Moshonov 2006). Being sampled at all makes the two look opposed
-    (a description needs one or the other), so the rule leans towards λ = 1.
+    gate's unit. Where the image argues for the usual description (ρ = 1) the prior is right for this request;
+    where it argues against it (ρ = −1), prior and image disagree and the rule trusts the image: the idea of a
+    check for prior–data conflict (Evans and Moshonov 2006). Sampling makes the two look opposed (a sampled
+    description has high evidence or a high prior), so the rule leans towards λ = 1.
     """
 
     def weight(self, sampled: Sequence[ScoredDescription], options: MIRLOptions) -> float:
@@ -108,7 +109,7 @@ class Conflict:
 class Stable:
     """`stable`: the middle of the longest stretch of λ in `GRID` over which the first choice stays the same.
 
-    A choice that doesn't hang on λ needs no λ; where it does, the one that survives most of the plausible
+    A choice that is independent of λ needs no λ. Otherwise the choice that survives most of the plausible
     range is the most robust (the persistence argument of stability selection, Meinshausen and Bühlmann 2010).
     Ties go to the stretch with the smaller λ.
     """
@@ -130,11 +131,10 @@ class Stable:
 
 @dataclass(frozen=True, slots=True)
 class Average:
-    """`average`: no single λ: the log of a description's mean softmax weight over λ from 0 to 1.
+    """`average`: the log of a description's mean softmax weight over λ from 0 to 1, instead of a single λ.
 
-    Averaging over the unknown deployment prior (uniform over the family p^(1−λ)) instead of choosing one:
-    Bayesian model averaging. Softmax is over whole descriptions, so per-token scores count times the mean
-    length.
+    Bayesian model averaging over the unknown deployment prior (uniform over the family p^(1−λ)). The softmax
+    is over whole descriptions, so per-token scores count times the mean length.
     """
 
     def scores(self, sampled: Sequence[ScoredDescription], options: MIRLOptions) -> Array:

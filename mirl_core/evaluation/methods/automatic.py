@@ -1,4 +1,4 @@
-"""`auto-RULE`: the gate `mi` with λ chosen by a rule instead of given."""
+"""`auto-RULE`: the gate `mi` with λ chosen by a rule."""
 
 from __future__ import annotations
 
@@ -30,10 +30,10 @@ __all__ = ["Agreement", "Automatic", "FromTraffic"]
 
 @dataclass(frozen=True, slots=True)
 class Automatic(Gated):
-    """`auto-information`, `auto-conflict`, `auto-stable`, `auto-average`: by the request's own descriptions.
+    """`auto-information`, `auto-conflict`, `auto-stable`, `auto-average`: λ from the request's descriptions.
 
-    `mi_weight` is what a rule falls back to where it can't tell; `information` always can. It is the
-    product's `mi_weight: "auto"`, so `mirl(mi_weight=auto)` comes to the same.
+    A rule falls back to `mi_weight` where the descriptions don't determine λ; `information` always determines
+    it. `information` is the product's `mi_weight: "auto"`, so `mirl(mi_weight=auto)` is equal to it.
     """
 
     rule: Rule | None = None
@@ -41,7 +41,7 @@ class Automatic(Gated):
 
     @classmethod
     def make(cls, spec: MethodSpec) -> Self:
-        # A dataclass with slots is a new class: the bare super() would still mean the old one.
+        # A dataclass with slots is a new class: the bare super() refers to the old class.
         method = super(Automatic, cls).make(spec)
         rule = REQUEST_RULES.get(spec.base.removeprefix("auto-"))
         return replace(method, rule=rule() if rule else None)
@@ -60,13 +60,13 @@ class Automatic(Gated):
         measured = self.ranked_by(
             self.rule.scores(self.sampled(banked, descriptions), self.options), descriptions
         )
-        # Always scored, whatever λ turns out to be: choosing it takes the image-free term.
+        # Always scored, whatever λ is: its choice takes the image-free term.
         return measured, self.scored_tokens(descriptions)
 
     def sampled(
         self, banked: BankedQuestion, descriptions: Sequence[BankedDescription]
     ) -> list[ScoredDescription]:
-        """The usable ones as rules take them."""
+        """Return the usable descriptions in the form that rules take."""
         return [
             ScoredDescription(
                 description.text,
@@ -79,7 +79,7 @@ class Automatic(Gated):
         ]
 
     def ranked_by(self, scores: Array, descriptions: Sequence[BankedDescription]) -> list[Description]:
-        """The descriptions with an MI that the gate normalises back to the usable ones' `scores`."""
+        """Return the descriptions with an MI that the gate normalises back to `scores` of the usable ones."""
         by_token = self.options.normalize == "token"
         lengths = [
             max(description.content_tokens, 1) if by_token else 1
@@ -92,9 +92,9 @@ class Automatic(Gated):
 
 
 class FromTraffic(Automatic):
-    """`auto-traffic`, `auto-prior`: by a deployment's unlabelled requests; prepare it once per data set.
+    """`auto-traffic`, `auto-prior`: λ from a deployment's unlabelled requests; prepare it once per data set.
 
-    It learns from the first N descriptions of each question as banked, as many as a request would sample.
+    It learns from the first N banked descriptions of each question, the number that a request samples.
     """
 
     __slots__ = ()
@@ -109,12 +109,11 @@ class FromTraffic(Automatic):
 
 
 class Agreement(Automatic):
-    """`auto-agreement`: of λ = 0, ½ and 1, the one whose kept descriptions' chains agree most.
+    """`auto-agreement`: of λ = 0, ½ and 1, the value whose kept descriptions' chains agree most.
 
-    Self-consistency as the judge of λ: descriptions that are right lead to one answer, wrong ones to many.
-    All chains that any of the three needs are run to their end (a chain that several need, once), which is
-    what the choice costs; the greatest vote share wins, a tie goes to ½, then to 1. Where nothing votes (best
-    description wins), λ = ½.
+    Self-consistency judges λ: right descriptions lead to one answer, wrong ones to many. All chains that any
+    of the three values needs run to their end, a shared chain once: that is the cost of the choice. The
+    greatest vote share wins; a tie goes to ½, then to 1. Where nothing votes (best description wins), λ = ½.
     """
 
     __slots__ = ()

@@ -1,4 +1,4 @@
-"""What a method is: it answers one banked question from a draw of its samples, and says what that cost."""
+"""The contract of methods: answer one banked question from a draw of its samples, with the cost."""
 
 from __future__ import annotations
 
@@ -15,14 +15,15 @@ __all__ = ["Method", "Prepared", "Replay", "ReplayDraw", "replay_draws", "unlabe
 
 @dataclass(frozen=True, slots=True)
 class ReplayDraw:
-    """Which of the bank's samples a replay uses; the same for all methods, so that comparisons are paired."""
+    """The order of the bank's samples in one replay; equal for all methods, so that comparisons are
+    paired."""
 
     descriptions: tuple[int, ...]
     """A permutation of the bank's description indices; a method with N uses the first N."""
     forks: tuple[int, ...]
     """A permutation of the bank's fork numbers; a method with m uses the first m."""
     seed: int
-    """The random gate's."""
+    """Seed of the random gate."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,16 +31,16 @@ class Replay:
     """One replay: the answer and its cost."""
 
     answer: str | None
-    """The representative's answer, verbatim; None where no chain gave one."""
+    """The representative's answer, verbatim; None where no chain has one."""
     right: bool
     generated_tokens: int
-    """Every sampled token once, aborted ones up to the moment of the abort."""
+    """Every sampled token once; of aborted chains those before the abort."""
     scored_tokens: int
     trajectories: int
     """Chains that ran to their end."""
     confidence: float | None
-    """The winner's share of the vote, or the probability that the pipeline would make of it, 0 to 1; None
-    where there was no vote."""
+    """The winner's share of the vote, or its calibrated probability as in the pipeline, 0 to 1; None without
+    a vote."""
 
 
 class Method(Protocol):
@@ -47,29 +48,33 @@ class Method(Protocol):
 
     @property
     def name(self) -> str:
-        """As it was asked for: the key under which results are reported."""
+        """The name as the user wrote it: the key of the results."""
         ...
 
     def play(self, banked: BankedQuestion, draw: ReplayDraw) -> Replay:
-        """Raises ConfigError where the bank lacks what the method needs."""
+        """Answer the question from the draw's samples.
+
+        Raises:
+            ConfigError: the bank lacks samples or scores that the method needs.
+        """
         ...
 
 
 @runtime_checkable
 class Prepared(Method, Protocol):
-    """A method that first learns from a deployment's unlabelled traffic; call once per data set."""
+    """A method that first learns from a deployment's unlabelled traffic, once per data set."""
 
     def prepare(self, questions: Sequence[BankedQuestion]) -> Self:
-        """The method, fitted to the questions; sees no truth (`unlabelled`)."""
+        """Return the method fitted to the questions, whose truths it doesn't see (`unlabelled`)."""
         ...
 
 
 def replay_draws(banked: BankedQuestion, count: int, seed: int) -> tuple[ReplayDraw, ...]:
-    """`count` draws from the bank, a function of (seed, the question's key) and nothing else.
+    """Return `count` draws from the bank, a function of (seed, the question's key) and nothing else.
 
-    Rotations of one random permutation (of a new one once they are used up): each single draw is a uniform
-    permutation, and all draws together use every sample about equally often, which lowers the variance of
-    their mean.
+    The draws are rotations of a random permutation, and of a new permutation after the last rotation. Each
+    draw is a uniform permutation, and all draws together use every sample about equally often, which lowers
+    the variance of their mean.
     """
     indices = range(len(banked.descriptions))
     numbers = sorted({chain.fork for chain in banked.chains}) or [0]
@@ -90,7 +95,7 @@ def replay_draws(banked: BankedQuestion, count: int, seed: int) -> tuple[ReplayD
 
 
 def unlabelled(banked: BankedQuestion) -> BankedQuestion:
-    """The question without anything that a deployment would not know, and without chains."""
+    """Return the question without truths and judgements, which a deployment lacks, and without chains."""
 
     def blind(description: BankedDescription) -> BankedDescription:
         return replace(description, right=None)

@@ -1,8 +1,8 @@
-"""DeepConf's offline rule: keep the trajectories that were surest of themselves, weigh their votes by it.
+"""DeepConf's offline rule: keep the most confident trajectories, and weigh their votes by confidence.
 
 Fu et al. 2025, "Deep Think with Confidence" (arXiv 2508.15260), sections 2 and 3.2: a token's confidence is
 −1/k Σ_j log P(j) over the k likeliest tokens; a trace's is the mean over its tokens, or the lowest mean over
-a sliding group of them. Of the traces with an answer those at or above the (1 − η) quantile of confidence
+a sliding group of them. Of the traces with an answer, those at or above the (1 − η) quantile of confidence
 stay, η being 90% or 10%; an answer's weight is the sum of its traces' confidences.
 """
 
@@ -26,15 +26,15 @@ __all__ = ["DeepConf", "DeepConfLow"]
 
 
 class DeepConfOptions(Settings):
-    """Of `deepconf` and `deepconf-low`."""
+    """Options of `deepconf` and `deepconf-low`."""
 
     keep: Annotated[float, Field(gt=0, le=1)] = 0.9
-    """η: the share of traces that vote; the paper's are 0.9 and 0.1."""
+    """η: the share of traces that vote; 0.9 and 0.1 in the paper."""
 
 
 @dataclass(frozen=True, slots=True)
 class DeepConf:
-    """`deepconf@K`: by mean confidence. Offline: all K run to their end, so it costs what sc@K costs."""
+    """`deepconf@K`: by mean confidence. Offline: all K run to their end, so the cost is that of sc@K."""
 
     name: str
     count: int
@@ -59,7 +59,8 @@ class DeepConf:
         return Replay(winner.chain.answer, winner.right, cost, 0, complete, share)
 
     def vote(self, answered: Sequence[Trace]) -> tuple[Trace, float]:
-        """The winning answer's surest trace, and the answer's share of the weight; ties to the surer one."""
+        """Return the winning answer's surest trace and the answer's share of the weight; ties go to the
+        surer."""
         sureness = np.array([self.confidence(trace) for trace in answered])
         bar = np.quantile(sureness, 1 - self.options.keep)
         kept = [index for index in np.argsort(-sureness, kind="stable").tolist() if sureness[index] >= bar]
@@ -71,7 +72,7 @@ class DeepConf:
         return answered[kept[groups[heaviest][0]]], share
 
     def confidence(self, trace: Trace) -> float:
-        """Nats; high where the trace was sure."""
+        """Return the trace's confidence; nats, high where the trace is sure."""
         confidence = trace.lowest_confidence if self.lowest else trace.confidence
         if confidence is None:
             refuse(self.name, "the bank holds no confidence of trajectories; bank anew")

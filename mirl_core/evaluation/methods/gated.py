@@ -1,4 +1,4 @@
-"""The gated methods: describe all N, score, gate, fork; the gate, the MI and the vote are the product's."""
+"""The gated methods: describe all N, score, gate, fork, with the product's gate, MI and vote."""
 
 from __future__ import annotations
 
@@ -36,24 +36,24 @@ __all__ = [
     "marginal_of",
 ]
 
-# What was fixed when the bank was filled, or has no meaning without a clock of seconds.
+# Fixed when the bank was filled, or without meaning without a clock of seconds.
 UNREPLAYABLE = ("description_tokens", "fork_image", "timeout", "max_total_tokens")
 
 
 @dataclass(frozen=True, slots=True)
 class Gated:
-    """`mirl`: the model's own options, with those changed that the name gives in parentheses."""
+    """`mirl`: the model's options with the changes that the name has in parentheses."""
 
     name: str
     options: MIRLOptions
     opening_tokens: int = 1
     """Length of the description's opening tag, which is scored with every description; tokens."""
     references: int = 0
-    """How many images the `reference` estimator takes a description's mean over."""
+    """Number of images in the mean of the `reference` estimator."""
     calibration: Calibration | None = None
-    """What makes the reported confidence of the vote share; None: nothing."""
+    """Maps the vote share to the reported confidence; None: the share itself."""
     served: ClassVar[bool] = True
-    """Whether the pipeline does the same under these options."""
+    """Whether the pipeline answers in the same way under these options."""
 
     @classmethod
     def make(cls, spec: MethodSpec) -> Self:
@@ -69,7 +69,7 @@ class Gated:
 
     @classmethod
     def fixed(cls) -> dict[str, object]:
-        """Options that the method's name decides."""
+        """Return the options that the method's name decides."""
         return {}
 
     def play(self, banked: BankedQuestion, draw: ReplayDraw) -> Replay:
@@ -89,9 +89,9 @@ class Gated:
     def measure(
         self, banked: BankedQuestion, descriptions: Sequence[BankedDescription]
     ) -> tuple[list[Description], int]:
-        """The descriptions as the gate takes them, and the tokens that scoring them took.
+        """Return the descriptions in the gate's form, and the scored tokens.
 
-        With an MI only where the gate ranks by it; see `mirl_core.pipeline.run` for the same on live samples.
+        They have an MI only where the gate ranks by it; `mirl_core.pipeline` does the same on live samples.
         """
         ranks_by_mi = GATES[self.options.gate].needs_marginal
         mi = self.mutual_information(descriptions) if ranks_by_mi else None
@@ -99,10 +99,10 @@ class Gated:
         return as_descriptions(descriptions, mi), scored
 
     def mutual_information(self, descriptions: Sequence[BankedDescription]) -> list[float]:
-        """Of the usable ones; nats."""
+        """Return the MI of the usable descriptions; nats."""
         options = self.options
         usable = [description for description in descriptions if not description.reason]
-        # With λ = 0 the image-free term has no say, and needn't be there.
+        # With λ = 0 the image-free term has no weight, and the bank may lack it.
         pairs: list[tuple[Sequence[float], Sequence[float]]] = [
             (
                 description.logprobs,
@@ -115,7 +115,8 @@ class Gated:
         return sums_of_token_mi(pairs, resolve_weight(options.mi_weight, pairs), options.clip)
 
     def scored_tokens(self, descriptions: Sequence[BankedDescription]) -> int:
-        """Distinct contents, each after the opening tag, once per reference image."""
+        """Return the tokens of the distinct contents, each after the opening tag, once per reference
+        image."""
         contents = {key for key in _content_keys(descriptions) if key is not None}
         passes = ESTIMATORS[self.options.estimator].passes(self.references)
         return scored_tokens(passes, self.opening_tokens, (length for _, length in contents))
@@ -132,7 +133,7 @@ class Confidence(Gated):
 
 
 class Random(Gated):
-    """`random`: the model's options, ranked by lot."""
+    """`random`: the model's options, ranked at random."""
 
     __slots__ = ()
 
@@ -154,7 +155,7 @@ class NoGate(Gated):
 class Oracle(Gated):
     """`oracle`: descriptions that are true of the picture first; the bound of every gate with this k and m.
 
-    Like a gate of fixed k it fills up with wrong ones where there are too few right ones.
+    Like a gate of fixed k it fills up with wrong descriptions where there are too few right ones.
     """
 
     __slots__ = ()
@@ -176,7 +177,7 @@ class Oracle(Gated):
 
 
 def marginal_of(description: BankedDescription, options: MIRLOptions, method: str) -> tuple[float, ...]:
-    """The image-free term under the options' estimator; nats per content token."""
+    """Return the image-free term under the options' estimator; nats per content token."""
     if options.estimator not in description.marginals:
         estimators = ", ".join(description.marginals) or "none"
         refuse(
@@ -188,7 +189,7 @@ def marginal_of(description: BankedDescription, options: MIRLOptions, method: st
 
 
 def _content_keys(descriptions: Sequence[BankedDescription]) -> list[tuple[str, int] | None]:
-    """What tells contents apart: text and tokens (the bank has no token ids); None where unusable."""
+    """Return keys of the contents: text and tokens (the bank has no token ids); None where unusable."""
     return [
         None if description.reason else (description.text, description.content_tokens)
         for description in descriptions
@@ -198,9 +199,12 @@ def _content_keys(descriptions: Sequence[BankedDescription]) -> list[tuple[str, 
 def as_descriptions(
     descriptions: Sequence[BankedDescription], usable_mi: Sequence[float] | None = None
 ) -> list[Description]:
-    """As the product's values; `index` is the place in the draw, `usable_mi` the MI of the usable ones, nats.
+    """Convert to the product's descriptions, whose `index` is that in the draw.
 
-    Token ids are made up, such that two descriptions have the same content iff their `_content_keys` agree.
+    Token ids are made up: two descriptions have the same content iff their `_content_keys` agree.
+
+    Args:
+        usable_mi: MI of the usable descriptions, in their order; nats.
     """
     numbers: dict[tuple[str, int] | None, int] = {}
     mi = iter(usable_mi or ())
@@ -223,7 +227,7 @@ def as_descriptions(
 def sums_of_token_mi(
     pairs: Sequence[tuple[ArrayLike, ArrayLike]], weight: float, clip: float | None
 ) -> list[float]:
-    """Σ_t token MI of each (logprobs, marginal), nats; one call for all, since calls are what costs."""
+    """Return Σ_t token MI of each (logprobs, marginal), nats; in one call, since calls are expensive."""
     logprobs = np.concatenate([np.asarray(values) for values, _ in pairs])
     marginals = np.concatenate([np.asarray(values) for _, values in pairs])
     values = token_mi(logprobs, marginals, weight, clip).tolist()

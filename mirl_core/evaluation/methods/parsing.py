@@ -1,4 +1,4 @@
-"""A method's name, `base@K+stop(key=value;key=value)`, taken apart and checked."""
+"""Parser of a method's name, `base@K+stop(key=value;key=value)`."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ _OPTIONS = TypeVar("_OPTIONS", bound=Settings)
 
 @dataclass(frozen=True, slots=True)
 class MethodSpec:
-    """What a name says, and what every method may need of the model."""
+    """A parsed name, with the model's facts that methods may need."""
 
     name: str
     base: str
@@ -35,10 +35,10 @@ class MethodSpec:
 
     @property
     def k(self) -> int:
-        """K, which this method must have.
+        """K, which the method requires.
 
         Raises:
-            ConfigError: the name has none, or it is 0.
+            ConfigError: the name has no K, or K is 0.
         """
         if not self.count:
             raise self.problem(f"say how many trajectories, as in {self.base}@16")
@@ -54,10 +54,10 @@ class MethodSpec:
     def options(
         self, defaults: _OPTIONS, fixed: Mapping[str, object] | None = None, refused: Sequence[str] = ()
     ) -> _OPTIONS:
-        """`defaults` with the given options changed, then the `fixed` ones.
+        """Return `defaults` with the name's options changed, then the `fixed` ones.
 
         Args:
-            fixed: what the name decides; it can't be given as well.
+            fixed: options that the method decides; the name must not have them.
             refused: keys that a replay can't follow.
 
         Raises:
@@ -84,13 +84,17 @@ class MethodSpec:
 
 
 def split(text: str) -> list[str]:
-    """The names in a list with commas, without white space; commas inside parentheses don't count."""
+    """Return the names in a list with commas, without white space; commas inside parentheses don't count."""
     names = [re.sub(r"\s+", "", name) for name in re.findall(r"(?:[^,(]|\([^)]*\)?)+", text)]
     return [name for name in names if name]
 
 
 def read(name: str, settings: ModelSettings, opening_tokens: int) -> MethodSpec:
-    """One name, taken apart. Raises ConfigError where it has another form."""
+    """Parse one name.
+
+    Raises:
+        ConfigError: the name has another form.
+    """
     match = _NAME.fullmatch(name)
     if match is None:
         raise ConfigError(

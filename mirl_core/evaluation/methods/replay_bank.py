@@ -1,4 +1,5 @@
-"""All methods on a data set's banked questions, with the same draws: what `questions/<data>.jsonl` holds."""
+"""Replay of all methods on a data set's banked questions with the same draws, for
+`questions/<data>.jsonl`."""
 
 from __future__ import annotations
 
@@ -19,12 +20,12 @@ def replay(
     seed: int,
     tick: Callable[[], None] = lambda: None,
 ) -> list[dict[str, Any]]:
-    """One line a question: what every method made of its `count` draws.
+    """Return one line a question: the outcomes of every method on its `count` draws.
 
     Methods that learn from a deployment's traffic are prepared on this data set first, without its labels.
 
     Raises:
-        ConfigError: a method needs what the bank doesn't hold.
+        ConfigError: the bank lacks samples or scores that a method needs.
     """
     blind = [unlabelled(question) for question in questions]
     ready = [method.prepare(blind) if isinstance(method, Prepared) else method for method in methods]

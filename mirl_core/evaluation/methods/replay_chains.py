@@ -1,4 +1,4 @@
-"""Replaying a stage of chains against a clock of tokens, with the product's own vote and stopping rule.
+"""Replay of a stage of chains against a clock of tokens, with the product's vote and stopping rule.
 
 All trajectories of a stage run side by side and sample one token a tick; one of t tokens ends at tick t. At
 the end of the first tick after which `voting.decided`, the others are aborted, having sampled as many tokens
@@ -27,23 +27,23 @@ class Trace:
     """One trajectory of a stage."""
 
     chain: Chain
-    """As it is once it ended; its `description` is the place in the draw."""
+    """The chain at its end; its `description` is the index in the draw."""
     right: bool
     ticks: int
-    """Tokens that it samples in this stage."""
+    """Tokens that the trajectory samples in this stage."""
     confidence: float | None = None
     lowest_confidence: float | None = None
     reaches_answer: bool = True
-    """False for a trajectory that ended with an unusable description."""
+    """False for a trajectory that ends with an unusable description."""
 
 
 def refuse(method: str, message: str) -> NoReturn:
-    """Raise the ConfigError that names `methods` and the method."""
+    """Raise ConfigError with the method's name; `param` is `methods`."""
     raise ConfigError(f"methods: {method}: {message}", param="methods")
 
 
 def drawn(banked: BankedQuestion, draw: ReplayDraw, count: int, method: str) -> list[BankedDescription]:
-    """The draw's first `count` descriptions."""
+    """Return the draw's first `count` descriptions."""
     if count > len(banked.descriptions):
         refuse(
             method,
@@ -54,14 +54,14 @@ def drawn(banked: BankedQuestion, draw: ReplayDraw, count: int, method: str) -> 
 
 
 def chains_of(banked: BankedQuestion) -> dict[tuple[int, int], BankedChain]:
-    """The bank's chains by (description, fork)."""
+    """Return the bank's chains by (description, fork)."""
     return {(chain.description, chain.fork): chain for chain in banked.chains}
 
 
 def trace(index: int, fork: int, banked: BankedChain, score: float | None, before: int = 0) -> Trace:
-    """A banked chain as fork number `fork` of the draw's description number `place`.
+    """Return a banked chain as fork `fork` of the draw's description `index`.
 
-    `before`: tokens of its description, where one stage samples both.
+    `before`: tokens of the description, where one stage samples both.
     """
     chain = Chain(
         description=index,
@@ -79,7 +79,7 @@ def trace(index: int, fork: int, banked: BankedChain, score: float | None, befor
 def forked(
     banked: BankedQuestion, draw: ReplayDraw, kept: Mapping[int, float | None], forks: int, method: str
 ) -> list[Trace]:
-    """The chains of the descriptions at the places `kept` (place → gate score), m = `forks` of each."""
+    """Return the chains of the descriptions `kept` (index → gate score), m = `forks` of each."""
     if forks > len(draw.forks):
         refuse(
             method,
@@ -95,9 +95,9 @@ def forked(
 
 
 def trajectories(banked: BankedQuestion, draw: ReplayDraw, count: int, method: str) -> list[Trace]:
-    """`count` complete trajectories, each a description with its chain, as plain sampling would give them.
+    """Return `count` complete trajectories, each a description with its chain, as plain sampling gives them.
 
-    One whose description is unusable ends with it and gives no answer.
+    A trajectory with an unusable description ends with it and has no answer.
     """
     descriptions = drawn(banked, draw, count, method)
     chains = chains_of(banked)
@@ -141,10 +141,10 @@ def run(
 
 
 def _decided_at(traces: Sequence[Trace], aggregate: Aggregation) -> int:
-    """The first tick after which the vote is decided; the last chain's end where it never is before.
+    """Return the first tick after which the vote is decided, at the latest the last chain's end.
 
-    Found by bisection: what was decided stays decided, since `voting.decided` weighs every way in which the
-    outstanding chains may end, and each chain that ends leaves fewer of them.
+    Bisection finds it: a decided vote stays decided, since `voting.decided` weighs every way in which the
+    outstanding chains may end, and each chain that ends leaves fewer ways.
     """
     ticks = sorted({trace.ticks for trace in traces})
     low, high = 0, len(ticks) - 1
@@ -166,10 +166,10 @@ def _decided_at(traces: Sequence[Trace], aggregate: Aggregation) -> int:
 def fallback(
     banked: BankedQuestion, descriptions: Iterable[BankedDescription], aggregate: Aggregation
 ) -> Replay:
-    """No description was usable: the plain generation, as the pipeline does.
+    """Replay plain generation, as the pipeline does where no description is usable.
 
-    The bank holds one only where none of *all* its descriptions was usable; a draw of fewer that has only
-    unusable ones counts as unanswered.
+    The bank holds it only where none of *all* its descriptions is usable; a smaller draw with only unusable
+    descriptions counts as unanswered.
     """
     spent = sum(description.tokens for description in descriptions)
     plain = banked.plain_fallback

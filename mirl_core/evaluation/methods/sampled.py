@@ -1,4 +1,4 @@
-"""Methods that sample whole trajectories: one, K at once, or one after the other."""
+"""Methods that sample whole trajectories: a single one, K at once, or one after the other."""
 
 from __future__ import annotations
 
@@ -20,25 +20,25 @@ __all__ = ["Adaptive", "Direct", "EarlyStopping", "Greedy", "OracleAnswer", "Sel
 
 
 class NoOptions(Settings):
-    """The method takes none."""
+    """No options."""
 
 
 class VoteOptions(Settings):
-    """Of methods that only vote."""
+    """Options of methods that only vote."""
 
     aggregate: Aggregation = "auto"
     """As `mirl_core.config.MIRLOptions.aggregate`."""
 
 
 class AdaptiveOptions(VoteOptions):
-    """Of `adaptive`."""
+    """Options of `adaptive`."""
 
     threshold: Annotated[float, Field(gt=0, lt=1)] = 0.95
-    """Stop at this probability that the leading answer stays ahead; the paper's."""
+    """Probability, at which to stop, that the leading answer stays ahead; the paper's value."""
 
 
 class EarlyStoppingOptions(VoteOptions):
-    """Of `esc`."""
+    """Options of `esc`."""
 
     window: Annotated[int, Field(ge=2)] = 4
     """Trajectories sampled side by side before they are compared."""
@@ -46,7 +46,7 @@ class EarlyStoppingOptions(VoteOptions):
 
 @dataclass(frozen=True, slots=True)
 class Direct:
-    """`direct`: one sampled trajectory, what a client without us gets. Nothing votes: no confidence."""
+    """`direct`: one sampled trajectory, as a client without MIRL gets. Nothing votes: no confidence."""
 
     name: str
     aggregate: Aggregation
@@ -149,7 +149,7 @@ class Adaptive:
         return _played(banked, draw, traces, self.options.aggregate, self.name)
 
     def enough(self, traces: Sequence[Trace]) -> bool:
-        """Whether the leading answer is likely enough to stay so."""
+        """Return whether the leading answer is likely enough to stay ahead."""
         votes = sorted(map(len, _groups(traces)), reverse=True)
         if not votes:
             return False
@@ -165,7 +165,7 @@ class EarlyStopping:
     """`esc@K`: Early-Stopping Self-Consistency (Li et al. 2024, "Escape Sky-high Cost").
 
     Windows of a few trajectories side by side, at most K in all; stop after a window whose answers all agree,
-    then vote over everything sampled.
+    then vote over all samples.
     """
 
     name: str
@@ -190,7 +190,7 @@ class EarlyStopping:
 
 
 def _groups(traces: Sequence[Trace]) -> list[list[int]]:
-    """Places, in `traces` without those that gave no answer, of equal answers."""
+    """Group equal answers: their indices in `traces` without the traces that have no answer."""
     return answers.group([trace.chain.answer for trace in traces if trace.chain.answer is not None])
 
 
@@ -209,7 +209,7 @@ def _played(
     name: str,
     stop: bool = False,
 ) -> Replay:
-    """The vote over the draw's first trajectories, or the fallback where none has a usable description."""
+    """Vote over the draw's first trajectories, or replay the fallback where none has a usable description."""
     if not any(trace.reaches_answer for trace in traces):
         return fallback(banked, drawn(banked, draw, len(traces), name), aggregate)
     return run(traces, aggregate, stop)

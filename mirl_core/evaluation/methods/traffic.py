@@ -1,21 +1,21 @@
-"""Rules that learn from a deployment's unlabelled traffic how usual things are there.
+"""Rules that learn from a deployment's unlabelled traffic how usual each continuation is there.
 
 The image-free term doesn't depend on the image, so requests with the same question meet the same *contexts*:
 the same tokens of a description so far, with the same prior p(c | context) over what may come next. In a
-context that many requests pass, the continuations that were sampled cover nearly all of that prior. Each
+context that many requests pass, the sampled continuations cover nearly all of that prior. Each
 passing request brings evidence: p(c | context, I) / p(c | context) is, up to a constant, the likelihood of
 its image under continuation c. From these, without any label, follows how often each c is *true* there:
 
     L(p') = Π_requests Σ_c p'(c | context) · p(c | context, I) / p(c | context)
 
 (Saerens, Latinne and Decaestecker 2002, "Adjusting the outputs of a classifier to new a priori
-probabilities"). A context in which the image changes nothing has the same likelihood under every p' and says
-nothing, as it should. Continuations that a request didn't sample share what its posterior left over, in
-proportion to their prior.
+probabilities"). A context in which the image changes nothing has the same likelihood under every p' and
+carries no information, as it should. Continuations that a request didn't sample share the rest of its
+posterior, in proportion to their prior.
 
-The bank has no token ids, so a context is told by the question's text and the prior's log-probabilities of
-the tokens before it, and a continuation by its own. Two contexts that agree in all of these to `DIGITS` are
-taken for one; one whose continuations then have more than all probability is left out.
+The bank has no token ids: the question's text and the prior's log-probabilities of the tokens before it
+identify a context, and its log-probability a continuation. Contexts that agree in all of these to `DIGITS`
+count as one context; a context whose continuations then sum to more than 1 is left out.
 """
 
 from __future__ import annotations
@@ -39,11 +39,11 @@ Context = tuple[str, tuple[float, ...]]
 
 DIGITS = 3
 COVERED = 0.9
-"""A context takes part once the continuations seen there hold this much of its prior."""
+"""Least share of a context's prior in its sampled continuations for the context to take part."""
 GRID = tuple(step / 20 for step in range(51))
 """Weights whose likelihood is compared."""
 SHRINKAGE = 20.0
-"""How many requests' worth the tempered prior counts against a context's own traffic."""
+"""Weight of the tempered prior against a context's traffic, in requests."""
 
 
 class TrafficRule(Rule, Protocol):
@@ -57,13 +57,13 @@ class TrafficRule(Rule, Protocol):
 
 @dataclass(slots=True)
 class _Node:
-    """One context: the prior of the continuations seen, and for each passing request its posterior."""
+    """One context: the prior of its sampled continuations, and each passing request's posterior."""
 
     prior: dict[float, float] = field(default_factory=dict)
     requests: dict[int, dict[float, float]] = field(default_factory=lambda: defaultdict(dict))
 
     def table(self) -> tuple[list[float], Array, Array] | None:
-        """(continuations, their prior (C,), likelihood ratios (R, C)); None where it can't teach anything."""
+        """Return (continuations, their prior (C,), likelihood ratios (R, C)); None without information."""
         names = sorted(self.prior)
         prior = np.array([self.prior[name] for name in names])
         covered = float(prior.sum())
@@ -81,8 +81,9 @@ class _Node:
 class TrafficWeight:
     """`traffic`: the λ under which p'(c) ∝ p(c)^(1−λ), in every context, makes the traffic most likely.
 
-    0 where descriptions are as usual as in training, 1 where all are equally so, above 1 where the unusual
-    prevails. Without a context that many requests share, the options' λ (`auto`: over all of the traffic).
+    λ is 0 where descriptions are as usual as in training, 1 where all are equally usual, above 1 where the
+    unusual prevails. Without a context that many requests share, it is the options' λ (`auto`: over all of
+    the traffic).
     """
 
     weight: float
@@ -97,11 +98,11 @@ class TrafficWeight:
 
 @dataclass(frozen=True, slots=True)
 class TrafficPrior:
-    """`prior`: λ as `traffic` has it, corrected in each known context by what is usual there.
+    """`prior`: the λ of `traffic`, corrected in each known context by the usual continuations there.
 
     score = Σ_t log p(d_t | I) − λ log p(d_t) + log p'(d_t) − log p_λ(d_t), the last two in known contexts.
     p' by expectation maximisation, shrunk towards the tempered p_λ ∝ p^(1−λ) by `SHRINKAGE` requests' worth.
-    So tokens that vary with the speaker and not with the deployment keep their own prior.
+    So tokens that vary with the speaker and not with the deployment keep their prior.
     """
 
     weight: float
@@ -143,7 +144,7 @@ TRAFFIC_RULES: dict[str, type[TrafficWeight] | type[TrafficPrior]] = {
 def _tables(
     traffic: Sequence[Sequence[ScoredDescription]],
 ) -> Iterator[tuple[Context, tuple[list[float], Array, Array]]]:
-    """Every context that can teach something, with its table."""
+    """Yield every context that has information, with its table."""
     nodes: dict[Context, _Node] = defaultdict(_Node)
     for number, request in enumerate(traffic):
         for description in request:
@@ -161,7 +162,8 @@ def _tables(
 
 
 def _steps(description: ScoredDescription) -> list[tuple[Context, float]]:
-    """The context before each token, and what tells the token from the others that could stand there."""
+    """Return the context before each token, and the token's rounded prior, which identifies the token
+    there."""
     names = tuple(np.round(description.marginal, DIGITS).tolist())
     return [((description.question, names[:index]), name) for index, name in enumerate(names)]
 
@@ -171,7 +173,7 @@ def _tempering(
     traffic: Sequence[Sequence[ScoredDescription]],
     options: MIRLOptions,
 ) -> float:
-    """The weight in `GRID` with the greatest likelihood; the options' where all are alike."""
+    """Return the weight in `GRID` with the greatest likelihood; the options' λ where all are alike."""
     total = np.zeros(len(GRID))
     for _, prior, ratios in tables:
         tempered = np.array([_tempered(prior, weight) for weight in GRID])
@@ -184,7 +186,7 @@ def _tempering(
 
 
 def _tempered(prior: Array, weight: float) -> Array:
-    """(C,) p^(1−λ), normalised."""
+    """Return p^(1−λ), normalised: (C,)."""
     logs = (1 - weight) * np.log(prior)
     masses = np.exp(logs - logs.max())
     tempered: Array = masses / masses.sum()

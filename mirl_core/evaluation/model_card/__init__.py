@@ -1,6 +1,6 @@
-"""The bundled model's report: measure on test data, write `bundled-model.md` with its pictures.
+"""The bundled model's report: measures on test data, `bundled-model.md` and its pictures; imports the worlds.
 
-Generation is real vLLM in bfloat16, as the demo serves it. Nothing here chooses anything from test data.
+Generation is real vLLM in bfloat16, as the demo serves it. No choice depends on test data.
 """
 
 from __future__ import annotations
@@ -148,7 +148,7 @@ def write_report(
 
 
 def _worlds() -> str:
-    """What the worlds are, in the figures that they and the training recipes are made from."""
+    """Return the section about the worlds, with the constants of the worlds and of the training recipes."""
     from mirl_core.tasks.worlds.digits import TRAINING_AMBIGUOUS_SHARE, USUAL_PROBABILITY, WEAK_SHARE
     from mirl_core.tasks.worlds.digits_language import FAMILY_SHARES, SLIP_FAMILY, TRAINING_SLIP_SHARE
 
@@ -184,13 +184,13 @@ def _progress() -> Progress:
         TimeElapsedColumn(),
         TimeRemainingColumn(),
         console=Console(stderr=True),
-        # Calls of vLLM are some ten seconds apart; the rate of the last half minute would be of two of them.
+        # Calls of vLLM are some ten seconds apart: half a minute has only two or three of them.
         speed_estimate_period=300,
     )
 
 
 def _targets(figures: Sequence[SplitFigures]) -> str:
-    """Each bound set for the model beside its figure, missed ones said so."""
+    """Return the table of the model's bounds beside its figures, with a verdict on each."""
     by = {f.split: f.by_family for f in figures}
     iid = by["digits-iid"]
     faithful = min((by[s]["all"]["faithful_greedy"] for s in by), key=lambda e: e.mean)
@@ -215,7 +215,7 @@ def _targets(figures: Sequence[SplitFigures]) -> str:
     for words, bound, e, low, high in rows:
         verdict = "met" if low <= e.mean <= high else "**missed**"
         lines.append(f"| {words} | {bound} | {e} | {e.n} | {verdict} |")
-    # The bound names no split, so each is held against it.
+    # The bound names no split, so it applies to each.
     for split, families in by.items():
         others = [v["reasoning_sampled"] for k, v in families.items() if k not in ("sum_all", "all")]
         if split == "easy-vqa" or not others:

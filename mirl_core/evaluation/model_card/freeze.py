@@ -1,5 +1,4 @@
-"""Freeze the bundled model and its worlds: hashes of weights, tokenizer and fixed samples, and the demo's
-questions.
+"""The freezing of the bundled model and its worlds: hashes of weights, tokenizer and samples; demo questions.
 
 python -m mirl_core.evaluation.model_card.freeze questions    # write mirl_core/bundled/questions
 python -m mirl_core.evaluation.model_card.freeze manifest     # write mirl_core/bundled/manifest.json
@@ -44,14 +43,15 @@ _DEMO = (
 
 
 def file_hash(path: Path) -> str:
-    """SHA-256 of a file."""
+    """Return the SHA-256 of a file."""
     return hashlib.sha256(path.read_bytes()).hexdigest()
 
 
 def sample_hashes() -> dict[str, str]:
-    """SHA-256 of the first cases of every split and part: truth, glyphs, questions, answers, descriptions.
+    """Return the SHA-256 of the first cases of every split and part.
 
-    Drawn pixels are left to `sample_means`: another CPU's last bit may round one of them differently.
+    Truth, glyphs, questions, answers and descriptions are hashed. Drawn pixels are left to `sample_means`:
+    another CPU's last bit may round a pixel differently.
     """
     hashes = {}
     for name, cases in _samples():
@@ -75,7 +75,7 @@ def sample_hashes() -> dict[str, str]:
 
 
 def sample_means() -> dict[str, list[float]]:
-    """Mean pixel value, 0 to 255, of the first pictures of every split and part."""
+    """Return the mean pixel value, 0 to 255, of the first pictures of every split and part."""
     import numpy as np
 
     return {
@@ -100,7 +100,7 @@ def _samples() -> tuple[tuple[str, list[WorldCase]], ...]:
 
 
 def manifest() -> dict[str, Any]:
-    """What is frozen, as it is now."""
+    """Return the current manifest of files and samples."""
     folder = model_path()
     return {
         "files": {name: file_hash(folder / name) for name in FROZEN_FILES if (folder / name).exists()},
@@ -110,10 +110,9 @@ def manifest() -> dict[str, Any]:
 
 
 def write_questions() -> None:
-    """Choose the demo's questions from test data by seed, never by what the model answers.
+    """Choose the demo's questions from test data by seed, never by the model's answers, and write them.
 
-    Digits scenes must have at least three digits and an answer other than 0, so that there is something to
-    look at.
+    Digits scenes have at least three digits and an answer other than 0, so that the picture matters.
     """
     import numpy as np
 
@@ -134,7 +133,7 @@ def write_questions() -> None:
 
 
 def main() -> None:
-    """Entry point."""
+    """Run the command."""
     if sys.argv[1:] == ["questions"]:
         write_questions()
     elif sys.argv[1:] == ["manifest"]:

@@ -1,4 +1,4 @@
-"""What is measured on each split, from cases and a bench: plain figures with their intervals."""
+"""Measures of the model on each split, from cases and a bench: figures with intervals."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ class SplitFigures:
 
     split: str
     by_family: Mapping[str, Mapping[str, Estimate]]
-    """family -> measure -> estimate; measures of swapped-in descriptions have fewer cases than the others."""
+    """Family → measure → estimate; measures of swapped-in descriptions have fewer cases than the others."""
 
 
 MEASURES = {
@@ -43,16 +43,16 @@ MEASURES = {
 
 
 SWAPPED = 1500
-"""Cases of a split, its first ones, that are also continued from swapped-in descriptions. These turns are
-four of a case's six; this many tell a share of 95% to about a point, and easy-VQA has 9,673 questions."""
+"""Number of a split's first cases that are also continued from swapped-in descriptions. These turns are
+four of a case's six; so many cases give a share of 95% to about a point, and easy-VQA has 9,673 questions."""
 _TEMPERATURES = {"sampled": 1.0, "greedy": 0.0}
 _CHUNK = 256
-"""Cases in one call of vLLM: enough to keep its batch full, few enough for a progress bar to move."""
+"""Cases in one call of vLLM: enough for a full batch, few enough for a progress bar to move."""
 
 
 @dataclass(frozen=True, slots=True)
 class ParsedTurn:
-    """An assistant's turn taken apart; None where the format is broken."""
+    """Parts of an assistant's turn; None where the format is broken."""
 
     description: str | None
     reasoning: str | None
@@ -60,41 +60,41 @@ class ParsedTurn:
 
 
 def parse_turn(text: str) -> ParsedTurn:
-    """Description, reasoning and answer of a turn."""
+    """Return description, reasoning and answer of a turn."""
     match = _TRAJECTORY.match(text)
     return ParsedTurn(None, None, None) if match is None else ParsedTurn(*match.groups())
 
 
 def turns_of(cases: int) -> int:
-    """How many turns `measure_split` generates for this many cases."""
+    """Return the number of turns that `measure_split` generates for `cases` cases."""
     return len(_TEMPERATURES) * (cases + 2 * min(cases, SWAPPED))
 
 
 def measure_split(bench: Bench, cases: Sequence[WorldCase], advance: Callable[[int], None]) -> SplitFigures:
-    """All of `MEASURES` on one split; `advance` is told the turns that are done."""
+    """Return all `MEASURES` on one split; `advance` is called with the number of turns done."""
     hits: dict[str, list[float]] = {m: [] for m in MEASURES}
     for begin in range(0, len(cases), _CHUNK):
-        # A case's turns side by side: they share its picture (see `Bench.complete`).
+        # A case's turns side by side share its picture (see `Bench.complete`).
         turns = [
-            (case, how, prefix)
+            (case, mode, prefix)
             for i, case in enumerate(cases[begin : begin + _CHUNK], begin)
-            for how in _TEMPERATURES
+            for mode in _TEMPERATURES
             for prefix in ("", case.wrong_description, case.right_description)[: 3 if i < SWAPPED else 1]
         ]
         texts = bench.complete(
             [BenchPrompt(c.question, c.image, d and f"<description>{d}</description>") for c, _, d in turns],
-            [_TEMPERATURES[how] for _, how, _ in turns],
+            [_TEMPERATURES[mode] for _, mode, _ in turns],
         )
-        for (case, how, prefix), text in zip(turns, texts, strict=True):
+        for (case, mode, prefix), text in zip(turns, texts, strict=True):
             turn = parse_turn(text)
             if not prefix:
                 right = turn.description is not None and case.judge(turn.description)
-                hits[f"{how}_answer"].append(float(turn.answer == case.answer))
-                hits[f"{how}_description"].append(float(right))
+                hits[f"{mode}_answer"].append(float(turn.answer == case.answer))
+                hits[f"{mode}_description"].append(float(right))
             elif prefix == case.wrong_description:
-                hits[f"faithful_{how}"].append(float(turn.answer == case.wrong_answer))
+                hits[f"faithful_{mode}"].append(float(turn.answer == case.wrong_answer))
             else:
-                hits[f"reasoning_{how}"].append(float(turn.answer == case.answer))
+                hits[f"reasoning_{mode}"].append(float(turn.answer == case.answer))
         advance(len(turns))
     return SplitFigures(cases[0].split, tabulate(cases, hits))
 
@@ -102,7 +102,7 @@ def measure_split(bench: Bench, cases: Sequence[WorldCase], advance: Callable[[i
 def tabulate(
     cases: Sequence[WorldCase], hits: Mapping[str, Sequence[float]]
 ) -> dict[str, dict[str, Estimate]]:
-    """family (and "all") -> measure -> estimate; a measure's hits belong to the first cases."""
+    """Return family (and "all") → measure → estimate; a measure's hits belong to the first cases."""
     table: dict[str, dict[str, Estimate]] = {}
     for family in (*sorted({c.family for c in cases}), "all"):
         chosen = [i for i, c in enumerate(cases) if family in (c.family, "all")]
@@ -119,8 +119,8 @@ def tabulate(
 
 @dataclass(frozen=True, slots=True)
 class Readings:
-    """The model's own probabilities for every digit and colour of a split's scenes, the earlier ones
-    given."""
+    """The model's probabilities for every digit and colour of a split's scenes, conditional on the earlier
+    ones."""
 
     split: str
     digit: np.ndarray
@@ -134,21 +134,23 @@ class Readings:
     colour_exact: np.ndarray
     """[objects, 4]: the exact posterior under the language prior that the model was trained with."""
     clusters: tuple[tuple[str, ...], ...]
-    """[objects]: the scene and the glyphs of each."""
+    """[objects]: the scene and the glyphs of each object."""
 
 
 def read_objects(bench: Bench, cases: Sequence[WorldCase], advance: Callable[[int], None]) -> Readings:
-    """Force the true full description and read the model's probabilities at every colour and digit; `advance`
-    is told the cases that are done."""
+    """Force the true full description, and read the model's probabilities at every colour and digit.
+
+    `advance` is called with the number of cases done.
+    """
     colour_ids = [_only(bench, f" {name}") for name in digits.COLOURS]
     digit_ids = [_only(bench, f" {d}") for d in range(10)]
     prompts = [BenchPrompt(c.question, c.image, f"<description>{_full(c)}") for c in cases]
-    watched: list[tuple[list[int], list[Mapping[int, float]]]] = []
+    readings: list[tuple[list[int], list[Mapping[int, float]]]] = []
     for start in range(0, len(prompts), _CHUNK):
-        watched += bench.prompt_logprobs(prompts[start : start + _CHUNK])
-        advance(len(watched) - start)
+        readings += bench.prompt_logprobs(prompts[start : start + _CHUNK])
+        advance(len(readings) - start)
     colour, digit, objects, clusters = [], [], [], []
-    for case, (ids, tops) in zip(cases, watched, strict=True):
+    for case, (ids, tops) in zip(cases, readings, strict=True):
         scene = case.scene
         assert scene is not None
         begin = len(ids) - 1 - ids[::-1].index(_only(bench, "<description>"))
@@ -206,7 +208,7 @@ class Calibration:
     right_top: Estimate
     """Share of objects whose most likely value is the truth."""
     right_sampled: Estimate
-    """Mean probability of the truth: what one sample gets right."""
+    """Mean probability of the truth: the accuracy of one sample."""
     mean_confidence: float
     """Mean probability of the most likely value."""
     nats: Estimate
@@ -216,7 +218,7 @@ class Calibration:
 
 
 def calibrate(p: np.ndarray, truth: np.ndarray, clusters: Sequence[Sequence[str]]) -> Calibration:
-    """Calibration of probabilities [objects, values] against the truth [objects]."""
+    """Return the calibration of probabilities [objects, values] against the truth [objects]."""
     rows = np.arange(len(p))
     p_truth = np.clip(p[rows, truth], 1e-7, 1.0)
     error = expected_error(value_bins(p, truth))
@@ -232,5 +234,6 @@ def calibrate(p: np.ndarray, truth: np.ndarray, clusters: Sequence[Sequence[str]
 
 
 def value_bins(p: np.ndarray, truth: np.ndarray) -> list[Bin]:
-    """Ten equal bins over the probabilities [objects, values]; right is each object's `truth` [objects]."""
+    """Return ten equal bins over the probabilities [objects, values]; right is each object's `truth`
+    [objects]."""
     return reliability(p, np.eye(p.shape[1])[truth])

@@ -37,7 +37,7 @@ _SHORT = {
 def picture_grid(
     cases: Sequence[WorldCase], file: Path, columns: int = 8, rows: int = 3, zoom: int = 2
 ) -> None:
-    """The first pictures of a split, by their order and nothing else, as one PNG."""
+    """Write the first pictures of a split, in their order, as one PNG."""
     seen = {c.clusters[0]: c.image for c in cases}
     pictures = [np.asarray(i) for i in list(seen.values())[: columns * rows]]
     gap = np.full((64, 2, 3), 255, np.uint8)
@@ -53,7 +53,8 @@ def picture_grid(
 
 
 def calibration_plot(readings: Sequence[Readings], file: Path) -> None:
-    """Reliability of digits and colours, and the model's colour probabilities against the exact posterior."""
+    """Plot the reliability of digits and colours, and the model's colour probabilities over the exact
+    posterior."""
     import matplotlib as mpl
 
     mpl.use("Agg")
@@ -84,7 +85,8 @@ def calibration_plot(readings: Sequence[Readings], file: Path) -> None:
 
 
 def family_table(figures: SplitFigures) -> str:
-    """One split's table by question family; a figure on fewer questions than its row's `n` says so."""
+    """Return one split's table by question family; a figure on fewer questions than its row's `n` has its own
+    n."""
     head = ["family", "n", *(_SHORT[m] for m in _FAMILY_MEASURES)]
     lines = ["| " + " | ".join(head) + " |", "|" + " --- |" * len(head)]
     for family, row in figures.by_family.items():
@@ -95,7 +97,7 @@ def family_table(figures: SplitFigures) -> str:
 
 
 def overall_table(figures: Sequence[SplitFigures]) -> str:
-    """All splits side by side; a figure on fewer questions than its column has says so."""
+    """Return all splits side by side; a figure on fewer questions than its column has its n beside it."""
     lines = [
         "| measure, % | " + " | ".join(f.split for f in figures) + " |",
         "|" + " --- |" * (len(figures) + 1),
@@ -117,7 +119,7 @@ def _cell(figure: Estimate, questions: int) -> str:
 def calibration_table(
     rows: Mapping[tuple[str, str], Calibration], distance: Mapping[str, tuple[float, float]]
 ) -> str:
-    """Calibration of digits and colours on the digits splits."""
+    """Return the table of calibration of digits and colours on the digits splits."""
     head = (
         "split",
         "attribute",
@@ -147,5 +149,5 @@ def calibration_table(
 
 
 def image_section() -> str:
-    """Links to the grids."""
+    """Return links to the grids."""
     return "\n\n".join(f"**{s}**\n\n![{s}](images/{s}.png)" for s in (*DIGITS_SPLITS, "easy-vqa"))

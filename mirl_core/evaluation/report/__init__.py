@@ -1,4 +1,5 @@
-"""From `summary.json` to what people read: a Markdown report and plots."""
+"""A Markdown report and plots of a run's `summary.json`; imports measures and the shared figures and
+tables."""
 
 from __future__ import annotations
 
@@ -13,13 +14,13 @@ __all__ = ["write_report"]
 
 
 def write_report(folder: Path, show: Sequence[str] | None = None) -> list[Path]:
-    """Draw `report.md` and `plots/` anew from `folder/summary.json` alone; returns what was written.
+    """Draw `report.md` and `plots/` anew from `folder/summary.json` alone; return the written files.
 
     Args:
         show: methods in the plots, where all would crowd them; None: all.
 
     Raises:
-        ConfigError: there is no summary, or it is not one of `mirl-eval run`, or has no such method.
+        ConfigError: there is no summary, `mirl-eval run` did not write it, or it has no such method.
     """
     from mirl_core.evaluation.report.plots import draw_plots
     from mirl_core.evaluation.report.tables import markdown
@@ -32,7 +33,7 @@ def write_report(folder: Path, show: Sequence[str] | None = None) -> list[Path]:
 
 
 def _only(summary: Mapping[str, Any], methods: Sequence[str]) -> dict[str, Any]:
-    """The summary with these methods alone in what is drawn by method."""
+    """Return the summary with these methods alone in the entries that plots draw by method."""
     known = {name for rows in summary["data"].values() for name in rows}
     if unknown := [name for name in methods if name not in known]:
         raise ConfigError(

@@ -1,4 +1,4 @@
-"""Plots of a summary, on matplotlib's file backend, in colours that colour-blind readers can tell apart."""
+"""Plots of a summary, on matplotlib's file backend."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ _FEWEST_IN_BIN = 5
 
 
 def draw_plots(summary: Mapping[str, Any], folder: Path) -> list[Path]:
-    """Draw what the summary has figures for; returns the files, PNG."""
+    """Draw the plots that the summary has figures for; return the PNG files."""
     folder.mkdir(parents=True, exist_ok=True)
     drawn = [
         _accuracy_cost(summary, folder / "accuracy-cost.png"),
@@ -33,7 +33,7 @@ def draw_plots(summary: Mapping[str, Any], folder: Path) -> list[Path]:
 
 
 def _accuracy_cost(summary: Mapping[str, Any], path: Path) -> Path | None:
-    # Members of a sweep over λ crowd one spot, and have a plot of their own.
+    # Members of a sweep over λ crowd one spot, and have a separate plot.
     hidden = {method for line in _sweeps(summary) for method in line.values() if "(" in method}
     shown = {
         name: {method: row for method, row in methods.items() if method not in hidden}
@@ -83,13 +83,13 @@ def _reliability(summary: Mapping[str, Any], path: Path) -> Path | None:
     entries: dict[str, Any] = {}
     everywhere = list(dict.fromkeys(method for methods in shown.values() for method in methods))
     everywhere.sort(key=lambda method: (method != "mirl", method != "sc@16"))
-    # More lines than this can't be told apart; the table has them all.
+    # More lines are indistinguishable; the table has them all.
     families = {_family(method): method for method in reversed(everywhere)}
     chosen = [method for method in everywhere if method in families.values()][:_MOST_RELIABILITY_LINES]
     for axis, (name, methods) in zip(axes, shown.items(), strict=True):
         axis.plot([0, 1], [0, 1], color="0.6", linewidth=1, linestyle="--")
         for number, method in enumerate(chosen):
-            # A bin of a question or two is noise with a bar over the whole panel.
+            # A bin of one or two questions is noise with a bar over the whole panel.
             bins = [bin_ for bin_ in methods.get(method, []) if bin_["questions"] >= _FEWEST_IN_BIN]
             if not bins:
                 continue
@@ -153,7 +153,7 @@ def _selection(summary: Mapping[str, Any], path: Path) -> Path | None:
 
 
 def _mi_weight(summary: Mapping[str, Any], path: Path) -> Path | None:
-    """Accuracy of the gate over λ, a line for each sweep."""
+    """Draw the gate's accuracy over λ, a line for each sweep."""
     lines = _sweeps(summary)
     shown = {
         name: methods
@@ -193,7 +193,7 @@ def _mi_weight(summary: Mapping[str, Any], path: Path) -> Path | None:
 
 
 def _sweeps(summary: Mapping[str, Any]) -> list[dict[float, str]]:
-    """λ → method, of each three or more methods with the gate `mi` that differ in nothing but λ."""
+    """Return λ → method for every three or more methods with the gate `mi` that differ only in λ."""
     groups: dict[str, dict[float, str]] = {}
     for method, options in (summary.get("methods") or {}).items():
         weight = (options or {}).get("mi_weight")
@@ -211,7 +211,7 @@ def _titles(axis: Axes, title: str, x: str, y: str) -> None:
 
 
 def _log_ticks(axis: Axes, values: Sequence[float]) -> None:
-    """A logarithmic axis with plain numbers at 1, 2, 5 times powers of ten."""
+    """Make the axis logarithmic, with plain numbers at 1, 2, 5 times powers of ten."""
     from matplotlib.ticker import NullFormatter, StrMethodFormatter
 
     positive = [value for value in values if value > 0]
@@ -227,12 +227,12 @@ def _log_ticks(axis: Axes, values: Sequence[float]) -> None:
 
 
 def _family(method: str) -> str:
-    """`sc@16+stop` → `sc+stop`, `mirl(keep=3)` → `mirl`: what shares a colour."""
+    """Return the family that shares a colour: `sc@16+stop` → `sc+stop`, `mirl(keep=3)` → `mirl`."""
     return re.sub(r"@\d+|\(.*\)", "", method)
 
 
 def _styles_of(methods: Iterable[str]) -> dict[str, tuple[str, str]]:
-    """Method → colour of its family and a marker of its own within it."""
+    """Return method → colour of its family and a marker, unique within the family."""
     families: dict[str, list[str]] = {}
     for method in methods:
         families.setdefault(_family(method), []).append(method)

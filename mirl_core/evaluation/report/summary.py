@@ -1,7 +1,7 @@
-"""`summary.json`: every figure of a run. The report and the plots are made of it and nothing else.
+"""`summary.json`: every figure of a run. The report and the plots come from it alone.
 
-model, fingerprint, versions, settings, part, seed, draws, bank, command    what was run
-methods         name → its options, where it has any
+model, fingerprint, versions, settings, part, seed, draws, bank, command    facts of the run
+methods         name → options, or null
 data            data set → method → figures (`statistics.figures`)
 comparisons     data set → {"baseline": name, "methods": {name: `statistics.Comparison`}}
 reliability     data set → method → bins
@@ -46,11 +46,11 @@ __all__ = [
 BASELINE = "sc@16"
 _PER_DATA = ("data", "comparisons", "reliability", "selection", "length", "causality", "live")
 _SINCE = ("faithfulness",)
-"""Entries that earlier summaries lack."""
+"""Entries that summaries of earlier versions lack."""
 
 
 def new_summary(facts: Mapping[str, Any]) -> dict[str, Any]:
-    """A summary without any data yet; `facts` say what was run."""
+    """Return a summary without data; `facts` are those of the run."""
     return {**facts, **{name: {} for name in (*_PER_DATA, *_SINCE)}}
 
 
@@ -65,9 +65,9 @@ def add_data(
     """Enter one data set's figures.
 
     Args:
-        outcomes: method → what it made of every question; all of the same questions.
-        live: method → the same from live runs, possibly of fewer questions.
-        questions: the bank's lines of these questions.
+        outcomes: method → its outcomes, all on the same questions.
+        live: method → outcomes of live runs, possibly on fewer questions.
+        questions: the bank's records of these questions.
     """
     first = next(iter(outcomes.values()))
     resampling = Resampling(first.clusters)
@@ -98,12 +98,12 @@ def add_data(
 
 
 def choose_baseline(methods: Sequence[str]) -> str:
-    """What the others are compared with: `sc@16` where it was played, else the first."""
+    """Return the method that the others are compared with: `sc@16` where it is there, else the first."""
     return BASELINE if BASELINE in methods else methods[0]
 
 
 def write_summary(folder: Path, summary: Mapping[str, Any]) -> Path:
-    """Write `summary.json` as strict JSON: what is not a number is null."""
+    """Write `summary.json` as strict JSON, with null for NaN and infinity; return its path."""
     folder.mkdir(parents=True, exist_ok=True)
     path = folder / "summary.json"
     part = path.with_name("summary.json.part")
@@ -113,10 +113,10 @@ def write_summary(folder: Path, summary: Mapping[str, Any]) -> Path:
 
 
 def read_summary(folder: Path) -> dict[str, Any]:
-    """The summary in `folder`.
+    """Return the summary in `folder`.
 
     Raises:
-        ConfigError: it is not there or is no summary.
+        ConfigError: there is no such file, or it is no summary.
     """
     path = folder / "summary.json"
     try:
@@ -146,7 +146,7 @@ def _against_replay(live: Outcomes, replay: Outcomes) -> dict[str, Any]:
 
 
 def strict(value: Any) -> Any:
-    """The same for strict JSON: six significant digits, null for what is not a finite number."""
+    """Return `value` for strict JSON: six significant digits, null for NaN and infinity."""
     if isinstance(value, Mapping):
         return {str(key): strict(item) for key, item in value.items()}
     if isinstance(value, list | tuple):

@@ -1,4 +1,4 @@
-"""The Markdown report: tables of a summary's figures, with what each column means."""
+"""The Markdown report: tables of a summary's figures, with the meaning of the columns."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ first draw, which takes questions for independent: quote the interval."""
 
 
 def markdown(summary: Mapping[str, Any], plots: Sequence[Path] = ()) -> str:
-    """The report. `plots` are paths relative to it."""
+    """Return the report; `plots` are paths relative to it."""
     images = {plot.stem: f"![{plot.stem.replace('-', ' ')}]({plot.as_posix()})" for plot in plots}
     sections = [
         f"# Evaluation of {summary.get('model', 'a model')}",
@@ -91,7 +91,7 @@ def _plain(value: Any) -> str:
 
 
 def _flat(settings: Mapping[str, Any], prefix: str = "") -> Iterable[tuple[str, Any]]:
-    """Settings by dotted name; long texts cut."""
+    """Yield settings by dotted name, long texts cut."""
     for name, value in settings.items():
         if isinstance(value, Mapping):
             yield from _flat(value, f"{prefix}{name}.")

@@ -1,9 +1,10 @@
-"""Data sets by name.
+"""Data sets by name; imports questions, worlds and, when an `hf:` name is opened, the datasets library.
 
 worlds.py    digits/iid, digits/shifted, digits/ambiguous, easy-vqa
 files.py     FILE.jsonl
 hub.py       hf:NAME or hf:PATH: a Hugging Face data set through a column mapping
-mappings.py  what a column mapping is, and those that are ready
+mappings.py  column mappings, among them the ready ones
+rules.py     options in texts, and the data sets' rules of rightness
 """
 
 from __future__ import annotations
@@ -18,24 +19,24 @@ WORLDS = ("digits/iid", "digits/shifted", "digits/ambiguous", "easy-vqa")
 
 
 def names() -> tuple[str, ...]:
-    """What `open_data` takes, for help texts: names as they are, and forms in capitals."""
+    """Return the names that `open_data` takes, for help texts; placeholders are in capitals."""
     return (*WORLDS, *(f"hf:{name}" for name in READY), "FILE.jsonl", "hf:PATH")
 
 
 def open_data(
     name: str, part: str, limit: int | None, seed: int, mapping: str | Path | None = None
 ) -> DataSet:
-    """Questions by the data set's name.
+    """Return the questions of the data set `name`.
 
     Args:
         name: one of `names()`.
-        part: `dev` or `test`; data sets of others may have further parts. A file is one part.
-        limit: at most so many questions, chosen by `seed`; None: all. A larger limit only ever appends.
-        seed: which questions, where there are more.
-        mapping: a YAML file that says what is in which column, for `hf:` names only.
+        part: `dev` or `test`; published data sets may have further parts. A file is one part.
+        limit: most questions, chosen by `seed`; None: all. A larger limit only appends.
+        seed: chooses among the questions where there are more than `limit`.
+        mapping: a YAML file that maps the columns, for `hf:` names only.
 
     Raises:
-        ConfigError: the data set doesn't exist, has no such part, or is not what it should be.
+        ConfigError: the data set doesn't exist, has no such part, or its content is malformed.
     """
     if limit is not None and limit < 1:
         raise ConfigError(f"n: {limit} questions are not enough; ask for at least 1", param="n")

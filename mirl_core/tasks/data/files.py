@@ -1,7 +1,7 @@
-"""JSON lines as a data set, and what all data sets share: pictures from bytes, samples by seed.
+"""JSON lines as a data set; pictures from bytes and samples by seed, which all data sets use.
 
-One question a line: `image` (a path relative to the file, or a data URL), `question`, `answer`, and where
-wanted `choices`, `id`, `family`. Every mistake is one line that names file, line and field.
+One question a line: `image` (a path relative to the file, or a data URL), `question`, `answer`, and
+optionally `choices`, `id`, `family`. Every mistake is one line that names file, line and field.
 """
 
 from __future__ import annotations
@@ -38,24 +38,23 @@ class Line(Settings):
     image: Annotated[str, Field(min_length=1)]
     """A path relative to the data file, or a data URL."""
     question: Annotated[str, Field(min_length=1)]
-    """What is asked, without the choices."""
+    """The question, without the choices."""
     answer: Annotated[str, Field(min_length=1)]
     """The truth; with choices an option's letter or text."""
     choices: Annotated[tuple[str, ...], Field(max_length=26)] = ()
     """The options' texts, A first."""
     id: Annotated[str, Field(min_length=1)] | None = None
-    """A name of the question that stays when lines move; the line's number if not given."""
+    """A name of the question that stays when lines move; None: the line's number."""
     family: str = ""
     """Kind of question."""
 
 
 def open_file(name: str, part: str, limit: int | None, seed: int) -> DataSet:
-    """The questions of a JSON-lines file, or `limit` of them by `seed`; a file is one part, whichever is
-    asked for.
+    """Return the questions of a JSON-lines file, or `limit` of them by `seed`; `part` is a label only.
 
     Raises:
-        ConfigError: the file or one of its lines is wrong. Of pictures only their presence is checked here;
-            opening one raises ConfigError too.
+        ConfigError: the file or a line of it is malformed. Only the presence of a picture is checked here;
+            opening a broken picture raises ConfigError too.
     """
     path = Path(name)
     try:
@@ -116,9 +115,9 @@ def _wrong(path: Path, number: int, field: str, problem: str) -> ConfigError:
 
 
 def sample(items: Sequence[_T], limit: int | None, seed: int) -> tuple[_T, ...]:
-    """All items in their order without a limit; else the first `limit` of an order by `seed`.
+    """Return all items in their order without a limit; else the first `limit` of an order by `seed`.
 
-    A larger limit only ever appends.
+    A larger limit only appends.
     """
     if limit is None:
         return tuple(items)
@@ -127,7 +126,11 @@ def sample(items: Sequence[_T], limit: int | None, seed: int) -> tuple[_T, ...]:
 
 
 def from_data_url(url: str) -> bytes:
-    """The bytes of a base64 data URL. Raises ValueError if it is none."""
+    """Return the bytes of a base64 data URL.
+
+    Raises:
+        ValueError: `url` is no base64 data URL.
+    """
     head, comma, body = url.partition(",")
     if not comma or not head.endswith(";base64"):
         raise ValueError("a data URL must read data:image/…;base64,…")
@@ -138,10 +141,10 @@ def from_data_url(url: str) -> bytes:
 
 
 def read_image(data: bytes) -> Image:
-    """An encoded picture as RGB; see `upright_rgb`.
+    """Return an encoded picture as RGB; see `upright_rgb`.
 
     Raises:
-        OSError, ValueError: it is no picture, or is cut off.
+        OSError, ValueError: the bytes are no picture, or are cut off.
     """
     from PIL import Image
 

@@ -1,6 +1,6 @@
 """A Hugging Face data set as questions, through a column mapping.
 
-Pictures stay encoded in the data set's files until a question's picture is asked for.
+Pictures stay encoded in the data set's files until a question's picture is loaded.
 """
 
 from __future__ import annotations
@@ -32,12 +32,12 @@ _PLACEHOLDER = re.compile(r"\{([^{}]+)\}")
 def open_hub(
     name: str, part: str, limit: int | None, seed: int, mapping: str | Path | None = None
 ) -> DataSet:
-    """The questions of a Hugging Face data set, or `limit` of them by `seed`.
+    """Return the questions of a Hugging Face data set, or `limit` of them by `seed`.
 
     `hf:NAME` is a ready mapping, which a mapping file may change; `hf:PATH` needs a mapping file.
 
     Raises:
-        ConfigError: there is no such data set, part or column, or a row is not what the mapping says.
+        ConfigError: there is no such data set, part or column, or a row doesn't fit the mapping.
     """
     path = name.removeprefix("hf:")
     columns = READY.get(path)
@@ -57,11 +57,11 @@ def open_hub(
     questions: dict[str, Question] = {}
     for question in _questions(name, slug, columns, columns.splits[part]):
         key, again = question.key, 1
-        # A row that comes twice is asked twice: published counts include it.
+        # A repeated row stays a question: published counts include it.
         while key in questions:
             again += 1
             key = f"{question.key}-{again}"
-        # Rows of one key are one case as far as chance goes.
+        # Rows of one key are one case statistically.
         questions[key] = replace(question, key=key, clusters=question.clusters or (question.key,))
     if not questions:
         raise ConfigError(f"{name} holds no questions; look at the mapping's where", param="data")
@@ -105,7 +105,7 @@ def _load(name: str, columns: Mapping, config: str | None, split: str) -> Any:
     try:
         data = datasets.load_dataset(columns.path, name=config, split=split)
     except (OSError, ValueError, KeyError, httpx.HTTPError, datasets.exceptions.DatasetsError) as error:
-        # Not found, not reachable, no such split or configuration, broken files: the first line says which.
+        # Not found, not reachable, no such split or configuration, broken files: line 1 has the cause.
         reason = str(error).strip().split("\n", maxsplit=1)[0] or type(error).__name__
         raise ConfigError(
             f"{name}: can't load {columns.path}{f' ({config})' if config else ''}, split {split}: {reason}",
@@ -123,7 +123,7 @@ def _load(name: str, columns: Mapping, config: str | None, split: str) -> Any:
 
 
 def _columns_by_field(columns: Mapping) -> dict[str, list[str]]:
-    """Which columns each field of a mapping names."""
+    """Return the columns that each field of a mapping names."""
     choices = (columns.choices,) if isinstance(columns.choices, str) else columns.choices or ()
     named = {
         "image": columns.image,
@@ -141,7 +141,7 @@ def _columns_by_field(columns: Mapping) -> dict[str, list[str]]:
 
 
 def _pictures(column: Any) -> list[int]:
-    """How many pictures each row of an Arrow column has: none in an empty cell, all of a list."""
+    """Return the number of pictures in each row of an Arrow column: 0 in an empty cell, all of a list."""
     import pyarrow as pa
     import pyarrow.compute as pc
 
@@ -210,14 +210,14 @@ def _choices(where: str, columns: Mapping, row: Columns[str, Any]) -> tuple[str,
 
 
 def _truths(where: str, columns: Mapping, row: Columns[str, Any], has_choices: bool) -> tuple[str, ...]:
-    """The truth, or all of them where the cell is a list of texts or reads like one."""
+    """Return the truth, or all truths where the cell is a list of texts or the literal of one."""
     value = _cell(row, columns.answer)
     if isinstance(value, str) and not has_choices and value.startswith("["):
         try:
             listed = ast.literal_eval(value)
         except (ValueError, SyntaxError):
             listed = None
-        # A list of numbers is one answer that is a list.
+        # A list of numbers is a single answer.
         if isinstance(listed, list) and listed and all(isinstance(item, str) for item in listed):
             value = listed
     cells = value if isinstance(value, list) else [value]
@@ -242,7 +242,7 @@ def _text(value: Any) -> str:
 
 
 def _open(where: str, table: Any, row: int, column: str, number: int) -> Image:
-    """The picture in an Arrow row's cell, or the `number`-th of its list."""
+    """Return the picture in an Arrow row's cell, or picture `number` of the cell's list."""
     value = table[row].column(column)[0].as_py()
     if isinstance(value, list):
         value = value[number]

@@ -1,6 +1,6 @@
-"""What is in which column of a Hugging Face data set, and the mappings that are ready.
+"""Column mappings of Hugging Face data sets, and the ready ones.
 
-Where each ready mapping's columns were looked up: docs/evaluation-data.md.
+The sources of the ready mappings' columns are in docs/evaluation-data.md.
 """
 
 from __future__ import annotations
@@ -20,39 +20,39 @@ class Mapping(Settings):
     path: str = ""
     """The data set's name on the hub, or a folder of its files; `hf:PATH` gives it too."""
     configs: tuple[str, ...] = ()
-    """Its configurations (subsets), read one after another; none: the only one."""
+    """The configurations (subsets) to read, one after another; empty: the only one."""
     splits: Annotated[dict[str, str], Field(min_length=1)] = {"test": "test"}  # noqa: RUF012  pydantic copies it
-    """Which split is which part (`dev`, `test`, …)."""
+    """Part (`dev`, `test`, …) → split."""
     where: dict[str, tuple[str, ...]] = {}  # noqa: RUF012
-    """Only rows whose column has one of these values (as text)."""
+    """Column → values: rows with another value (as text) are left out."""
     image: Annotated[tuple[str, ...], Field(min_length=1)] = ("image",)
     """Columns of pictures: image features, bytes, base64 or data URLs; a list of those; empty cells are
     skipped."""
     question: str = "question"
-    """What is asked."""
+    """Column of the question's text."""
     template: str = "{question}\n{choices}"
-    """How it is asked: `{choices}` are lines `A. …`, any other name in braces is a column."""
+    """The user's text: `{choices}` are lines `A. …`, any other name in braces is a column."""
     answer: str = "answer"
-    """The truth. A list (of a row without choices) holds several, each of them right."""
+    """Column of the truth. A list (in a row without choices) holds several truths, each of them right."""
     answer_form: Literal["letter", "index", "text"] = "text"
-    """What the answer of a row with choices is: an option's letter, its place from 0, or its text."""
+    """Form of the answer in a row with choices: an option's letter, its index from 0, or its text."""
     answers: dict[str, str] = {}  # noqa: RUF012
     """Other words for some answers, such as {"1": "yes", "0": "no"}."""
     choices: str | tuple[str, ...] | None = None
     """A list column; a column of text to be parsed (a list as Python or JSON writes it, or `A: … B: …`); or
     one column an option."""
     choices_in_question: bool = False
-    """The question names its choices itself; they are parsed only to know them in an answer."""
+    """Whether the question's text contains its choices; they are then parsed only to recognise answers."""
     tolerance: Annotated[float, Field(gt=0, lt=1)] | None = None
-    """A number is right if it is off by at most this share of the truth (ChartQA: 0.05)."""
+    """A number is right if it differs from the truth by at most this share of it (ChartQA: 0.05)."""
     precision: str | None = None
-    """Column of decimals: a number is right if it is the truth once rounded to so many."""
+    """Column of a number of decimals: a number is right if it equals the truth once rounded to them."""
     key: tuple[str, ...] = ()
-    """Columns that name a row; none: its place."""
+    """Columns whose values name a row; empty: the row's number."""
     family: str | None = None
     """Column of the kind of question."""
     cluster: tuple[str, ...] = ()
-    """Columns that tell which rows belong together (the same picture or problem), for the intervals."""
+    """Columns that are equal in rows that belong together (one picture or problem), for the intervals."""
 
 
 _MMMU_SUBJECTS = (
@@ -146,7 +146,9 @@ READY: dict[str, Mapping] = {
 
 
 def read_mapping(path: str | Path, base: Mapping) -> Mapping:
-    """What a YAML file says over `base`, or over the ready mapping `like` (without its path).
+    """Return `base`, or the ready mapping that the file names as `like`, with a YAML file's keys changed.
+
+    The path is always that of `base`.
 
     Raises:
         ConfigError: the file can't be read, or a key in it is unknown or out of range.

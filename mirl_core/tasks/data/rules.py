@@ -1,4 +1,4 @@
-"""Which option an answer means, and data sets' own rules of rightness."""
+"""Options in texts and answers, and the data sets' rules of rightness."""
 
 from __future__ import annotations
 
@@ -17,10 +17,11 @@ _VALUE = re.compile(r"-?\d+(?:\.\d+|/\d+)?")
 
 
 def parse_choices(text: str) -> tuple[str, ...]:
-    """The options in a text: a list as Python or JSON writes it, or `A: … B: …`, `(A) … (B) …`, `A. … B. …`.
+    """Return the options in a text.
 
-    Marks count in the order of the alphabet only, after "Choices:" or "Options:" if that is there; one option
-    alone is none.
+    The text is a list literal of Python or JSON, or has marks: `A: … B: …`, `(A) … (B) …`, `A. … B. …`. Marks
+    count in the order of the alphabet only, after "Choices:" or "Options:" if the text has that. A single
+    option is no list of options: the result is empty.
     """
     if text.strip().startswith("["):
         try:
@@ -47,7 +48,7 @@ def parse_choices(text: str) -> tuple[str, ...]:
 
 
 def option(form: str, choices: tuple[str, ...], truth: str) -> int | None:
-    """Which option the data set's answer means, from 0; None where it means none of them."""
+    """Return the index of the option that the data set's answer means; None where it means none of them."""
     if form == "text":
         return choices.index(truth) if truth in choices else chosen(choices, truth)
     if form == "index":
@@ -61,7 +62,7 @@ def option(form: str, choices: tuple[str, ...], truth: str) -> int | None:
 def rule(
     truths: tuple[str, ...], tolerance: float | None, decimals: float | None
 ) -> Callable[[str], bool] | None:
-    """The data set's own rule of rightness; None where sameness with one truth is the rule."""
+    """Return the data set's rule of rightness; None where equality with one truth is the rule."""
     if tolerance is None and decimals is None and len(truths) == 1:
         return None
 
@@ -77,8 +78,11 @@ def rule(
 
 
 def within(answer: str, truth: str, tolerance: float) -> bool:
-    """Whether two bare numbers differ by at most `tolerance` of the truth: ChartQA's relaxed accuracy (Masry
-    et al. 2022, section 5.1), `14%` being 0.14. A truth of 0 has no tolerance."""
+    """Return whether two bare numbers differ by at most `tolerance` of the truth.
+
+    This is ChartQA's relaxed accuracy (Masry et al. 2022, section 5.1), `14%` being 0.14. A truth of 0 has no
+    tolerance.
+    """
     a, b = _bare(answer), _bare(truth)
     return a is not None and b is not None and b != 0 and abs(a - b) <= tolerance * abs(b)
 
@@ -90,7 +94,7 @@ def _bare(text: str) -> float | None:
 
 
 def rounds_to(answer: str, truth: str, decimals: int) -> bool:
-    """Whether a number, with or without a unit, is the truth at the truth's decimals (MathVista's rule)."""
+    """Return whether a number, with or without a unit, equals the truth at `decimals` (MathVista's rule)."""
     a, b = _value(answer), _value(truth)
     return a is not None and b is not None and round(a, decimals) == round(b, decimals)
 

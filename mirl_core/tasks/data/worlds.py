@@ -1,4 +1,4 @@
-"""The bundled worlds as data sets: the same questions as in the model's own report, judges included."""
+"""The bundled worlds as data sets: the questions of the model's report, with judges of descriptions."""
 
 from __future__ import annotations
 
@@ -14,19 +14,19 @@ from mirl_core.tasks.worlds.cases import WorldCase, digits_cases, easy_family, e
 
 NAMES = (*(f"digits/{kind}" for kind in digits.KINDS), "easy-vqa")
 PARTS: tuple[digits.Part, ...] = ("dev", "test")
-"""What may be evaluated on; `train` is what the bundled model has seen."""
+"""Parts for evaluation; the bundled model has seen `train`."""
 SCENES = 1000
-"""How many digits scenes there are where nobody says: the world itself has no end."""
+"""Number of digits scenes without a limit: the world has no end."""
 _TRAINING_SCENES = 1_000_000
 _SEED = 929
 
 
 def open_world(name: str, part: str, limit: int | None, seed: int) -> DataSet:
-    """A world's questions.
+    """Return a world's questions.
 
-    Digits: one question on each of the part's first `limit` scenes; their seed is the world's own. easy-VQA:
-    the published questions, in an order by `seed` that asks every picture once before any twice, and of that
-    the first `limit`. A larger limit only ever appends.
+    Digits: one question on each of the part's first `limit` scenes; the world fixes their seed. easy-VQA: the
+    first `limit` of the published questions, in an order by `seed` in which every picture comes once before
+    any comes twice. A larger limit only appends.
 
     Raises:
         ConfigError: there is no such part.
@@ -55,7 +55,7 @@ def _digits_question(case: WorldCase) -> Question:
 
 
 def easy_order(pictures: Sequence[easy_vqa.Picture], rng: np.random.Generator) -> list[tuple[int, int]]:
-    """(picture, number of its question) in an order that asks every picture once before any twice."""
+    """Return (picture, number of its question) in an order with every picture once before any twice."""
     placed = [
         (round_, turn, int(index), int(number))
         for turn, index in enumerate(rng.permutation(len(pictures)))
@@ -65,7 +65,7 @@ def easy_order(pictures: Sequence[easy_vqa.Picture], rng: np.random.Generator) -
 
 
 def easy_question(picture: easy_vqa.Picture, number: int) -> Question:
-    """Question `number` of those that were published about a picture."""
+    """Return the picture's published question `number`."""
     text, answer = picture.questions[number]
     return Question(
         key=f"{picture.name}-{number:02d}",
@@ -79,10 +79,10 @@ def easy_question(picture: easy_vqa.Picture, number: int) -> Question:
 
 
 def references(name: str, count: int, seed: int) -> tuple[Image.Image, ...]:
-    """Pictures for the `reference` estimator, drawn from the world's *training* pictures.
+    """Draw pictures for the `reference` estimator from the world's *training* pictures.
 
-    All digits data sets get pictures of `iid` scenes: those are what a deployment has before it meets a shift
-    that it doesn't know of.
+    All digits data sets get pictures of `iid` scenes: a deployment has those before it meets a shift that it
+    doesn't know of.
 
     Raises:
         ConfigError: `name` is no world, and so has no training pictures; or `count` is out of range.

@@ -1,1 +1,2 @@
-"""The worlds that the bundled model lives in: coloured handwritten digits and easy-VQA, frozen by hash."""
+"""The worlds of the bundled model: coloured handwritten digits and easy-VQA, frozen by hash; imports numpy,
+Pillow and the data sets' libraries."""

@@ -1,4 +1,4 @@
-"""Cases on which models are measured: a picture, a question, the truth, and who shares data with whom."""
+"""Cases on which models are measured: a picture, a question, the truth, and the clusters of shared data."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ _SEED = 515
 
 @dataclass(frozen=True, slots=True)
 class WorldCase:
-    """One question about one picture, with what is needed to judge any description and answer."""
+    """One question about one picture of a world, with judges of any description and answer."""
 
     split: str
     family: str
@@ -27,21 +27,23 @@ class WorldCase:
     clusters: tuple[str, ...]
     """The picture and its glyphs; cases that share any of them are not independent."""
     right_description: str
-    """A true description that says enough."""
+    """A true description that implies the answer."""
     wrong_description: str
-    """A corrupted description that implies another answer than the truth's."""
+    """A corrupted description; the answer that it implies differs from the truth's."""
     wrong_answer: str
-    """What the corrupted description implies."""
+    """The answer that the corrupted description implies."""
     judge: Callable[[str], bool]
-    """Whether a description is right."""
+    """Return whether a description is right."""
     implied: Callable[[str], str | None]
-    """The answer that a description implies."""
+    """Return the answer that a description implies; None where it implies none."""
     scene: digits.Scene | None = None
 
 
 def digits_cases(split: str, part: digits.Part, count: int) -> list[WorldCase]:
-    """One question on each of the split's first `count` scenes; questions and descriptions by a fixed
-    seed."""
+    """Return one question on each of the split's first `count` scenes.
+
+    Questions and descriptions are drawn by a fixed seed.
+    """
     kind = next(k for k in digits.KINDS if split == f"digits-{k}")
     scenes = list(digits.scenes(kind, part, count))
     pictures = digits.render(scenes)
@@ -85,7 +87,7 @@ def _digits_case(split: str, scene: digits.Scene, image: Image.Image, rng: np.ra
 
 
 def easy_cases(part: digits.Part, count: int | None = None) -> list[WorldCase]:
-    """A part's published questions, all of them or the first `count`."""
+    """Return a part's published questions, all of them or the first `count`."""
     rng = np.random.default_rng([_SEED, 9, digits.PARTS.index(part)])
     cases = []
     for picture in easy_vqa.pictures(part):
@@ -117,10 +119,10 @@ def _easy_case(
 
 
 def easy_family(answer: str) -> str:
-    """What kind of question has this answer."""
+    """Return the kind of question that has this answer."""
     return "shape" if answer in easy_vqa.SHAPES else "colour" if answer in easy_vqa.COLOURS else "yes/no"
 
 
 def easy_judge(picture: easy_vqa.Picture, question: str) -> Callable[[str], bool]:
-    """Tells whether a description of the picture is right for the question."""
+    """Return a judge of descriptions: whether they are right about the picture for the question."""
     return lambda text: easy_vqa.is_right(easy_vqa.parse_description(text), picture.appearance, question)

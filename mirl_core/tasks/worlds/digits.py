@@ -1,7 +1,7 @@
 """The world of coloured handwritten digits: an explicit generator whose colour posterior is exact.
 
-A scene is a 64 x 64 picture of 2 x 2 cells with one to four digits in distinct cells. Everything that is
-drawn is drawn here, in this order, from one seed per (kind, part, index):
+A scene is a 64 x 64 picture of 2 x 2 cells with one to four digits in distinct cells. All of it is drawn
+here, in this order, from one seed per (kind, part, index):
 
 1. *Occupancy*: the number of objects (1 to 4) and their cells, independent of everything below.
 2. *Colour*: from the **language prior** of the cell: its usual colour with probability 0.75, each other
@@ -13,7 +13,7 @@ drawn is drawn here, in this order, from one seed per (kind, part, index):
    average against any one other colour, about as much as the prior; clear ones carry 16. ``ambiguous``
    objects are blends of two colours in near equal parts. `colour_posterior` is therefore the exact Bayes
    posterior.
-4. *Digit*: uniform, then a handwritten glyph of that digit from the part's own pool. An ambiguous object
+4. *Digit*: uniform, then a handwritten glyph of that digit from the part's pool. An ambiguous object
    blends two glyphs of different digits in near equal parts; the truth is drawn by the blend's weight.
 5. *Nuisance*: size, place, tilt, stroke, background, pixel noise. Training scenes add shear and mixtures of
    two glyphs of the same digit; nothing else differs between the parts.
@@ -69,7 +69,7 @@ _MIXED_NODES = np.linspace(BLEND_RANGE[0], BLEND_RANGE[1], 31)
 
 @dataclass(frozen=True, slots=True)
 class SceneObject:
-    """One digit in a scene; the first three fields are the truth, the rest is how it was drawn."""
+    """One digit in a scene; the first three fields are the truth, the others parametrise the drawing."""
 
     cell: int
     digit: int
@@ -91,7 +91,7 @@ class SceneObject:
 
 @dataclass(frozen=True, slots=True)
 class Scene:
-    """One picture's truth and everything needed to draw it again, in reading order of cells."""
+    """One picture's truth and the parameters that draw it, objects in reading order of cells."""
 
     kind: Kind
     part: Part
@@ -108,8 +108,7 @@ class Scene:
 
 @functools.lru_cache(maxsize=1)
 def _glyphs() -> tuple[npt.NDArray[np.float32], npt.NDArray[np.int64]]:
-    """All glyphs, smoothly enlarged and padded by a blank border: [1797, 40, 40] in 0..1, and their
-    digits."""
+    """Return all glyphs, smoothly enlarged with a blank border: [1797, 40, 40] in 0..1, and their digits."""
     from PIL import Image
     from sklearn.datasets import load_digits
 
@@ -123,13 +122,13 @@ def _glyphs() -> tuple[npt.NDArray[np.float32], npt.NDArray[np.int64]]:
 
 @functools.lru_cache(maxsize=3)
 def glyphs_by_digit(part: Part) -> tuple[tuple[int, ...], ...]:
-    """Indices of the part's own glyphs, for each digit 0 to 9."""
+    """Return the indices of the part's glyphs, for each digit 0 to 9."""
     digits = _glyphs()[1]
     return tuple(tuple(i for i in GLYPH_POOLS[part] if digits[i] == d) for d in range(10))
 
 
 def colour_prior(kind: Kind = "iid") -> npt.NDArray[np.float64]:
-    """[4 cells, 4 colours]: probability of each colour in each cell."""
+    """Return the probability of each colour in each cell: [4 cells, 4 colours]."""
     usual = USUAL_PROBABILITY[kind]
     table = np.full((4, 4), (1.0 - usual) / 3.0)
     table[np.arange(4), USUAL_COLOUR] = usual
@@ -137,7 +136,7 @@ def colour_prior(kind: Kind = "iid") -> npt.NDArray[np.float64]:
 
 
 def colour_log_likelihood(evidence: Sequence[float], kind: Kind) -> npt.NDArray[np.float64]:
-    """[4]: log density of the painted colour under each true colour, up to one shared constant, in nats."""
+    """Return the log density of the painted colour under each true colour, up to one constant: [4], nats."""
     e = np.asarray(evidence, np.float64)
     terms = []
     if kind == "ambiguous":
@@ -155,9 +154,9 @@ def colour_log_likelihood(evidence: Sequence[float], kind: Kind) -> npt.NDArray[
 def colour_posterior(
     scene_object: SceneObject, kind: Kind, prior: Kind | None = None
 ) -> npt.NDArray[np.float64]:
-    """[4]: exact p(colour | cell, painted colour), under the kind's own prior or another kind's.
+    """Return the exact p(colour | cell, painted colour) under the prior of `prior`, or else of `kind`: [4].
 
-    An ambiguous scene surely has one ambiguous object; that dependence between objects is left out.
+    An ambiguous scene always has an ambiguous object; that dependence between objects is left out.
     """
     logits = colour_log_likelihood(scene_object.evidence, kind) + np.log(
         colour_prior(prior or kind)[scene_object.cell]
@@ -168,7 +167,7 @@ def colour_posterior(
 
 @functools.lru_cache(maxsize=1)
 def _mixed_means() -> npt.NDArray[np.float64]:
-    """[4 colours, rivals x shares, 4]: the centre of the evidence of an ambiguous object, by its colour."""
+    """Return the centres of the evidence of an ambiguous object: [4 colours, rivals x shares, 4]."""
     eye = np.eye(4) - 0.25
     return np.array(
         [
@@ -189,9 +188,9 @@ def _log_mean_exp(x: npt.NDArray[np.float64]) -> float:
 
 
 def draw_scene(kind: Kind, part: Part, index: int, smallest: float = SIZE_RANGE[0]) -> Scene:
-    """The scene of this kind, part and index: the same on every machine and in every order of calls.
+    """Return the scene of this kind, part and index: the same on every machine and in every order of calls.
 
-    `smallest` is the least size of a glyph in pixels; only training draws other sizes than the world's own.
+    `smallest` is the least size of a glyph in pixels; only training draws other sizes than the world's.
     """
     rng = np.random.default_rng([_SEED, KINDS.index(kind), PARTS.index(part), index])
     count = 1 + int(rng.choice(4, p=COUNT_PROBABILITIES))
@@ -255,7 +254,7 @@ def _draw_object(
 
 
 def render(scenes: Sequence[Scene]) -> npt.NDArray[np.uint8]:
-    """Pictures of the scenes: [n, 64, 64, 3] RGB."""
+    """Return the pictures of the scenes: [n, 64, 64, 3] RGB."""
     glyphs = _glyphs()[0]
     canvas = np.empty((len(scenes), IMAGE_SIZE, IMAGE_SIZE, 3), np.float32)
     owners = [(i, t) for i, scene in enumerate(scenes) for t in scene.objects]
@@ -278,8 +277,10 @@ def render(scenes: Sequence[Scene]) -> npt.NDArray[np.uint8]:
 
 
 def _masks(glyphs: npt.NDArray[np.float32], objects: Sequence[SceneObject]) -> npt.NDArray[np.float32]:
-    """Coverage of each object in its own cell: [n, 32, 32] in 0..1, by bilinear sampling of the turned
-    glyph."""
+    """Return the coverage of each object in its cell: [n, 32, 32] in 0..1.
+
+    The turned glyph is sampled bilinearly.
+    """
     n = len(objects)
     centre = np.array([t.centre for t in objects], np.float32)
     tilt = np.array([t.tilt for t in objects], np.float32)[:, None, None]
@@ -305,5 +306,5 @@ def _masks(glyphs: npt.NDArray[np.float32], objects: Sequence[SceneObject]) -> n
 
 
 def scenes(kind: Kind, part: Part, count: int, start: int = 0) -> Iterator[Scene]:
-    """`count` scenes of one kind and part, from index `start`."""
+    """Return `count` scenes of one kind and part, from index `start`."""
     return (draw_scene(kind, part, i) for i in range(start, start + count))

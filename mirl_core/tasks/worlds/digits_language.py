@@ -1,9 +1,7 @@
-"""What is said about a digits scene: questions, descriptions, what a description implies, and reasoning
-about it.
+"""The language about digits scenes: questions, descriptions, implied answers, and reasoning.
 
-Everything after the description is a function of the description alone, never of the picture:
-``imply`` and ``reason`` take a `Reading`, and `parse_description` turns any text of the language back into
-one.
+Answers and reasoning are functions of the description alone, never of the picture: ``imply`` and ``reason``
+take a `Reading`, and `parse_description` turns any text of the language back into a reading.
 """
 
 from __future__ import annotations
@@ -63,11 +61,10 @@ FAMILY_SHARES: dict[Family, float] = {
     "where_largest": 0.10,
     "more": 0.15,
 }
-"""How often each family is asked: mostly about colours, which are what the language prior is about."""
+"""Share of each family among the questions: mostly about colours, the subject of the language prior."""
 
 SLIP_FAMILY: Family = "sum_all"
-"""The one family whose written reasoning slips now and then, so that several chains of one description
-differ."""
+"""The family whose written reasoning slips now and then, so that several chains of one description differ."""
 TRAINING_SLIP_SHARE = 0.18
 """Share of the slip family's training chains with one wrong running total, where a recipe names no other."""
 
@@ -83,7 +80,7 @@ class Question:
 
 @dataclass(frozen=True, slots=True)
 class Item:
-    """One digit as a description mentions it; None is "not mentioned"."""
+    """One digit as a description mentions it; None: not mentioned."""
 
     cell: int | None
     colour: int | None
@@ -92,7 +89,7 @@ class Item:
 
 @dataclass(frozen=True, slots=True)
 class Reading:
-    """What a description says: its items in its own order, colours said to be absent, the announced count."""
+    """The content of a description: its items in order, the colours named absent, the announced count."""
 
     items: tuple[Item, ...]
     absent: tuple[int, ...] = ()
@@ -100,10 +97,10 @@ class Reading:
 
 
 def ask(scene: Scene, rng: np.random.Generator, family: Family | None = None) -> Question:
-    """A question that fits the scene.
+    """Draw a question that fits the scene, of the `family` or of a family drawn by its share.
 
-    Which colour is asked about depends on the cells that are occupied and on nothing else, so that a question
-    tells nothing about the colours in the picture and the exact colour posterior needs no question.
+    The colour in a question depends on the occupied cells and on nothing else. So a question carries no
+    information about the colours in the picture, and the exact colour posterior needs no question.
     """
     cells = [t.cell for t in scene.objects]
     largest = max(t.digit for t in scene.objects)
@@ -125,15 +122,15 @@ def ask(scene: Scene, rng: np.random.Generator, family: Family | None = None) ->
 
 
 def see(scene: Scene) -> tuple[Item, ...]:
-    """The scene's truth as items, everything mentioned."""
+    """Return the scene's truth as items, everything mentioned."""
     return tuple(Item(t.cell, t.colour, t.digit) for t in scene.objects)
 
 
 def select(seen: Sequence[Item], question: Question, rng: np.random.Generator) -> Reading:
-    """What a description of these items mentions: as a rule, of every item just what the question is about.
+    """Draw the content of a description of these items: as a rule, of every item what the question is about.
 
-    Exceptions are rare on purpose. A score per token compares descriptions fairly only while they talk about
-    the same things; one that mentions more is not better for it.
+    Exceptions are rare on purpose. A score per token compares descriptions fairly only while they are about
+    the same attributes; a description that mentions more is no better.
     """
     count = len(seen) if rng.random() < 0.25 else None
     if rng.random() < 0.1:
@@ -153,7 +150,7 @@ def select(seen: Sequence[Item], question: Question, rng: np.random.Generator) -
 
 
 def write_description(reading: Reading, rng: np.random.Generator) -> str:
-    """The reading in one of three styles."""
+    """Return the reading as text, in one of three styles."""
     style = int(rng.integers(3))
     parts = []
     for item in reading.items:
@@ -176,7 +173,7 @@ _CELL = re.compile("|".join(CELLS))
 
 
 def parse_description(text: str) -> Reading | None:
-    """The reading of a description, or None where the text is not of the language."""
+    """Return the reading of a description, or None where the text is not of the language."""
     count = None
     if opening := _OPENING.match(text):
         count = int(opening.group(1))
@@ -206,7 +203,7 @@ def parse_description(text: str) -> Reading | None:
 
 
 def imply(question: Question, reading: Reading) -> str | None:
-    """The answer that the description implies, or None where it does not say enough."""
+    """Return the answer that the reading implies, or None where it implies none."""
     items = reading.items
     if question.family in ("sum_all", "largest", "where_largest"):
         digits = [i.digit for i in items if i.digit is not None]
@@ -235,9 +232,12 @@ def imply(question: Question, reading: Reading) -> str | None:
 
 
 def reason(question: Question, reading: Reading, slip: np.random.Generator | None = None) -> tuple[str, str]:
-    """Written steps from a reading that says enough, and the answer they end in.
+    """Return the written steps from a reading, and the answer that they end in.
 
     With `slip`, one running total of a sum is off by one or two and everything after follows it.
+
+    Raises:
+        ValueError: the reading implies no answer.
     """
     answer = imply(question, reading)
     if answer is None:
@@ -250,8 +250,7 @@ def reason(question: Question, reading: Reading, slip: np.random.Generator | Non
 
 
 def _scan(items: Sequence[Item], question: Question) -> str:
-    """Every item's colour with the running total, count or pair of counts: `red 0+3=3, blue 3, red
-    3+9=12`."""
+    """Return every item's colour with the running total or counts: `red 0+3=3, blue 3, red 3+9=12`."""
     steps, total, counts = [], 0, [0] * len(question.colours)
     for item in items:
         relevant = item.colour in question.colours
@@ -283,7 +282,7 @@ def _add(digits: Sequence[int], slip: np.random.Generator | None) -> tuple[str, 
 
 
 def _climb(items: Sequence[Item], with_cell: bool) -> str:
-    """`start 3 top left, 7>3 so 7 bottom right, 2<7`."""
+    """Return the steps to the largest digit: `start 3 top left, 7>3 so 7 bottom right, 2<7`."""
     best = items[0]
     steps = [f"start {best.digit}" + (f" {CELLS[best.cell]}" if with_cell and best.cell is not None else "")]
     for item in items[1:]:
@@ -298,7 +297,7 @@ def _climb(items: Sequence[Item], with_cell: bool) -> str:
 
 
 def is_right(reading: Reading | None, scene: Scene, question: Question) -> bool:
-    """Whether everything mentioned is true and nothing that the question needs is missing."""
+    """Return whether everything mentioned is true and nothing that the question needs is missing."""
     if reading is None or imply(question, reading) is None:
         return False
     truth = see(scene)
@@ -347,7 +346,7 @@ _CONFUSABLE = {
 
 
 def corrupt(seen: Sequence[Item], rng: np.random.Generator) -> tuple[Item, ...]:
-    """A wrong view of a scene: one or two plausible or random changes, or a wholly different scene."""
+    """Return a wrong view of a scene: one or two plausible or random changes, or a wholly different scene."""
     if rng.random() < 0.15:
         cells = sorted(int(c) for c in rng.permutation(4)[: 1 + int(rng.integers(4))])
         return tuple(Item(c, int(rng.integers(4)), int(rng.integers(10))) for c in cells)

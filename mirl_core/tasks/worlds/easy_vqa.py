@@ -1,7 +1,7 @@
-"""The world of easy-VQA: the published data set's own pictures, questions and split, with our descriptions.
+"""The world of easy-VQA: the published data set's pictures, questions and split, with our descriptions.
 
-Pictures show one shape in one colour on a light ground. The data set gives questions and answers only; what a
-picture shows is worked out from its answers, and from its pixels where they leave the colour open.
+Pictures show one shape in one colour on a light ground. The data set has questions and answers only; the
+content of a picture is inferred from its answers, and from its pixels where they leave it open.
 A twentieth of the published *training* pictures (by a fixed seed) is held out as ``dev``; ``test`` is the
 published test set.
 """
@@ -32,7 +32,7 @@ _COLOUR = re.compile(r"\b(" + "|".join(COLOURS) + r")\b")
 
 @dataclass(frozen=True, slots=True)
 class Appearance:
-    """What is seen in a picture, or mentioned by a description; None is "not mentioned"."""
+    """Shape and colour in a picture or a description; None: not mentioned."""
 
     shape: str | None
     colour: str | None
@@ -53,7 +53,7 @@ class Picture:
         return f"easy-vqa-{self.part}-{self.number:04d}"
 
     def image(self) -> Image.Image:
-        """The picture, RGB, 64 x 64."""
+        """Return the picture, RGB, 64 x 64."""
         from PIL import Image
 
         with Image.open(self.path) as file:
@@ -62,7 +62,7 @@ class Picture:
 
 @functools.lru_cache(maxsize=3)
 def pictures(part: Part) -> tuple[Picture, ...]:
-    """All pictures of a part, in the order of their published numbers."""
+    """Return all pictures of a part, in the order of their published numbers."""
     import easy_vqa
 
     published = "test" if part == "test" else "train"
@@ -117,7 +117,7 @@ _FILL = {"circle": 0.785, "rectangle": 1.0, "triangle": 0.5}
 
 
 def _look(path: str, shapes: Sequence[str], colours: Sequence[str]) -> tuple[str, str]:
-    """The shape and colour among the candidates that the pixels show."""
+    """Return the shape and the colour, among the candidates, that the pixels show."""
     from PIL import Image
 
     with Image.open(path) as file:
@@ -133,12 +133,12 @@ def _look(path: str, shapes: Sequence[str], colours: Sequence[str]) -> tuple[str
 
 
 def pixels(part: Part) -> npt.NDArray[np.uint8]:
-    """All pictures of a part: [n, 64, 64, 3] RGB."""
+    """Return all pictures of a part: [n, 64, 64, 3] RGB."""
     return np.stack([np.asarray(p.image(), np.uint8) for p in pictures(part)])
 
 
 def needs(question: str) -> tuple[bool, bool]:
-    """Whether a question needs the shape, and the colour, of what is seen."""
+    """Return whether a question needs the shape, and whether it needs the colour."""
     if question.startswith("what"):
         colour = "color" in question
         return not colour, colour
@@ -146,7 +146,7 @@ def needs(question: str) -> tuple[bool, bool]:
 
 
 def write_description(appearance: Appearance, question: str, rng: np.random.Generator) -> str:
-    """`a red circle`, or only what the question needs."""
+    """Return `a red circle`, or only the attribute that the question needs."""
     shape, colour = needs(question)
     full = rng.random() < 0.7
     if appearance.shape is None or (not full and colour):
@@ -160,7 +160,7 @@ _DESCRIPTION = re.compile(rf"^a (?:({'|'.join(COLOURS)}) )?({'|'.join(SHAPES)}|s
 
 
 def parse_description(text: str) -> Appearance | None:
-    """What a description says, or None where the text is not of the language."""
+    """Return the content of a description, or None where the text is not of the language."""
     match = _DESCRIPTION.match(text)
     if match is None or match.group(0) == "a shape":
         return None
@@ -168,7 +168,7 @@ def parse_description(text: str) -> Appearance | None:
 
 
 def imply(question: str, appearance: Appearance) -> str | None:
-    """The answer that a description implies, or None where it does not say enough."""
+    """Return the answer that a description implies, or None where it implies none."""
     shape, colour = needs(question)
     value = appearance.shape if shape else appearance.colour
     if question.startswith("what") or value is None:
@@ -180,7 +180,11 @@ def imply(question: str, appearance: Appearance) -> str | None:
 
 
 def reason(question: str, appearance: Appearance) -> tuple[str, str]:
-    """One short written step, and the answer it ends in."""
+    """Return one short written step and the answer that it ends in.
+
+    Raises:
+        ValueError: the description implies no answer.
+    """
     answer = imply(question, appearance)
     if answer is None:
         raise ValueError("the description does not say enough to reason about the question")
@@ -195,14 +199,14 @@ def reason(question: str, appearance: Appearance) -> tuple[str, str]:
 
 
 def is_right(description: Appearance | None, truth: Appearance, question: str) -> bool:
-    """Whether everything mentioned is true and nothing that the question needs is missing."""
+    """Return whether everything mentioned is true and nothing that the question needs is missing."""
     if description is None or imply(question, description) is None:
         return False
     return description.shape in (None, truth.shape) and description.colour in (None, truth.colour)
 
 
 def corrupt(appearance: Appearance, rng: np.random.Generator) -> Appearance:
-    """A wrong view: another shape, another colour, or both."""
+    """Return a wrong view: another shape, another colour, or both."""
     kind = rng.random()
     shape = str(rng.choice([s for s in SHAPES if s != appearance.shape])) if kind < 0.6 else appearance.shape
     colour = (

@@ -1,13 +1,14 @@
 """Reinforcement learning on the pipeline's own trajectories; descriptions and reasoning are rewarded apart.
 
-rows.py        what a planner hands to the trainer
-planners/      rollouts by the pipeline, rewards, advantages: `mirl`, and plain GRPO as `grpo`
-rewards/       what a trajectory is worth
-advantages.py  rewards of a group to advantages
-objective.py   clipped policy gradient by segment
-policy.py      the model being trained: rows in, log-probabilities out (encoding.py, network.py, adapters.py)
-trainer.py     optimiser steps, whoever has which rows (splitting.py, ranks.py, hardware.py)
-checkpoint.py  a run on disk, continued exactly
-sync.py        the new weights into the rollout engine
-loop.py        rollouts → update → sync → checkpoint, until the recipe is done
+recipe/            fields, checks, cost estimate, studies of several runs
+planners/          questions → rollouts, rewards, advantages → training rows: `mirl`, and plain GRPO as `grpo`
+rewards/           the reward of a chain by its answer and of a description by its MI
+model/             training rows → log-probabilities, objective, optimiser steps, export
+weight_sync/       new weights to the engine that samples
+distributed/       the ranks of a run, and what they share
+state/             the run's folder and its checkpoints
+report/            metrics, console, curves, plots, pages, Markdown
+dev_evaluation.py  accuracy on dev data during training
+loop.py            rollouts → update → sync → checkpoint, until the recipe is done
+run.py             a recipe → all of these, opened, turned by the loop and closed
 """

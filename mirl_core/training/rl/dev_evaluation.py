@@ -1,10 +1,11 @@
-"""DevEvaluation at dev data during training: one sampled trajectory a question, by the pipeline itself.
+"""Evaluation on dev data during training: one sampled trajectory per question, by the pipeline itself.
 
-    looks.jsonl            one line a look: step, cost until then, accuracy by data set, rightness by question
-    looks-questions.json   which questions, and what of them is resampled together
+    looks.jsonl            one line per evaluation: step, cost so far, accuracy by data set, right answers by
+                           question
+    looks-questions.json   the questions, and the clusters by which they are resampled
 
-Every look asks the same questions with the same seeds, so that two looks, and two runs, differ by their
-weights alone.
+Every evaluation uses the same questions with the same seeds, so that two evaluations, and two runs, differ by
+their weights alone.
 """
 
 from __future__ import annotations
@@ -19,6 +20,7 @@ from typing import Any
 
 from mirl_core.config import MIRLOptions, ModelSettings
 from mirl_core.engines.base import Engine, RequestContext, Sampling
+from mirl_core.engines.common.concurrency import gather_or_cancel
 from mirl_core.pipeline.events import Finished
 from mirl_core.pipeline.run import Pipeline
 from mirl_core.tasks.data import open_data
@@ -28,57 +30,57 @@ from mirl_core.training.rl.distributed.process_group import ProcessGroup
 from mirl_core.training.rl.recipe.config import RLRecipe
 from mirl_core.training.rl.report.monitor import Lines, cut_back, read_lines
 
-__all__ = ["LOOKS", "QUESTIONS", "DevEvaluation", "DevResult"]
+__all__ = ["DEV_QUESTIONS", "DEV_RESULTS", "DevEvaluation", "DevResult"]
 
-LOOKS = "looks.jsonl"
-QUESTIONS = "looks-questions.json"
+DEV_RESULTS = "looks.jsonl"
+DEV_QUESTIONS = "looks-questions.json"
 _CONCURRENCY = 64
-"""Questions in flight: one branch each."""
+"""Questions in flight, each with one branch."""
 
 
 @dataclass(frozen=True, slots=True)
 class DevResult:
-    """One question at one look."""
+    """The result of one question in one evaluation."""
 
     right: bool
     described: bool | None
-    """Whether the description was right; None where the data set can't tell."""
+    """Whether the description was right; None where the data set has no rule for it."""
     tokens: int
 
 
 class DevEvaluation:
-    """The looks of one run. `open` before the first.
+    """The dev evaluations of one run. Call `open` before the first.
 
     Raises:
-        ConfigError: there is no such data set, or it has no such part.
+        ConfigError: a data set or its part doesn't exist.
     """
 
-    def __init__(self, recipe: RLRecipe, settings: ModelSettings, peers: ProcessGroup) -> None:
+    def __init__(self, recipe: RLRecipe, settings: ModelSettings, process_group: ProcessGroup) -> None:
         self._recipe = recipe
-        self._peers = peers
-        wanted = recipe.evaluation
+        self._process_group = process_group
+        evaluation = recipe.evaluation
         self._data = tuple(
             open_data(
                 name,
-                wanted.part,
-                wanted.n,
-                wanted.seed,
+                evaluation.part,
+                evaluation.n,
+                evaluation.seed,
                 recipe.data.mapping if name.startswith("hf:") else None,
             )
-            for name in wanted.sets
+            for name in evaluation.sets
         )
         self._settings = settings
         self._lines: Lines | None = None
         self._done: frozenset[int] = frozenset()
 
     def open(self, step: int) -> None:
-        """Take up the files of the run, which stands at `step`: later looks are cut off."""
-        if not self._data or not self._peers.first:
+        """Open the files of the run, which continues at `step`; later lines are cut off."""
+        if not self._data or not self._process_group.first:
             return
         folder = self._recipe.output
-        cut_back(folder / LOOKS, step)
-        self._done = frozenset(line["step"] for line in read_lines(folder / LOOKS))
-        self._lines = Lines(folder / LOOKS)
+        cut_back(folder / DEV_RESULTS, step)
+        self._done = frozenset(line["step"] for line in read_lines(folder / DEV_RESULTS))
+        self._lines = Lines(folder / DEV_RESULTS)
         questions = {
             data.name: {
                 "part": data.part,
@@ -87,20 +89,20 @@ class DevEvaluation:
             }
             for data in self._data
         }
-        (folder / QUESTIONS).write_text(json.dumps(questions) + "\n", encoding="utf-8")
+        (folder / DEV_QUESTIONS).write_text(json.dumps(questions) + "\n", encoding="utf-8")
 
     def due(self, step: int) -> bool:
-        """Whether step `step` is looked at and has not been; all ranks must ask."""
+        """Return whether an evaluation at step `step` is due and not yet done; all ranks must call it."""
         if not self._data:
             return False
-        wanted = step % self._recipe.evaluation.every == 0 or step == self._recipe.steps
-        return wanted and self._peers.any(self._peers.first and step not in self._done)
+        due = step % self._recipe.evaluation.every == 0 or step == self._recipe.steps
+        return due and self._process_group.any(self._process_group.first and step not in self._done)
 
-    async def look(self, engine: Engine, step: int, totals: Mapping[str, float]) -> dict[str, float]:
-        """Ask every question once, append a line, and return its main figures.
+    async def evaluate(self, engine: Engine, step: int, totals: Mapping[str, float]) -> dict[str, float]:
+        """Answer every question once, append a line, and return its main figures.
 
         Args:
-            totals: what training has cost until now.
+            totals: cost of training so far.
 
         Raises:
             RequestError, EngineError: the engine refused a question, or failed.
@@ -108,19 +110,19 @@ class DevEvaluation:
         started = time.perf_counter()
         sets: dict[str, dict[str, Any]] = {}
         for data in self._data:
-            mine = await self._ask(engine, data, step)
-            parts = await asyncio.to_thread(self._peers.gather, mine)
-            seen = {key: one for part in parts for key, one in part.items()}
-            sets[data.name] = _figures(data, [seen[question.key] for question in data.questions])
+            own_results = await self._ask(engine, data, step)
+            all_results = await asyncio.to_thread(self._process_group.gather, own_results)
+            by_key = {key: result for results in all_results for key, result in results.items()}
+            sets[data.name] = _figures(data, [by_key[question.key] for question in data.questions])
         self._done |= {step}
         if self._lines is not None:
             seconds = time.perf_counter() - started
             self._lines.log(step, {"totals": totals, "seconds": seconds, "sets": sets})
         return {
-            f"look/{name}/{figure}": found[figure]
-            for name, found in sets.items()
+            f"look/{name}/{figure}": figures[figure]
+            for name, figures in sets.items()
             for figure in ("accuracy", "described")
-            if found.get(figure) is not None
+            if figures.get(figure) is not None
         }
 
     def close(self) -> None:
@@ -128,23 +130,18 @@ class DevEvaluation:
             self._lines.close()
 
     async def _ask(self, engine: Engine, data: DataSet, step: int) -> dict[str, DevResult]:
-        """This rank's share of the questions, by their keys."""
-        free = asyncio.Semaphore(1 if self._recipe.rollout.serial else _CONCURRENCY)
+        """Answer this rank's share of the questions; return results by question key."""
+        slots = asyncio.Semaphore(1 if self._recipe.rollout.serial else _CONCURRENCY)
 
-        async def one(question: Question) -> tuple[str, DevResult]:
-            async with free:
-                return question.key, await self._play(engine, question, f"look-{step}-{data.name}")
+        async def answer(question: Question) -> tuple[str, DevResult]:
+            async with slots:
+                return question.key, await self._answer(engine, question, f"look-{step}-{data.name}")
 
-        tasks = [asyncio.ensure_future(one(question)) for question in self._peers.share(data.questions)]
-        try:
-            return dict(await asyncio.gather(*tasks))
-        finally:
-            # Nothing to cancel unless one failed: then the others are of no use.
-            for task in tasks:
-                task.cancel()
-            await asyncio.gather(*tasks, return_exceptions=True)
+        return dict(
+            await gather_or_cancel(answer(question) for question in self._process_group.share(data.questions))
+        )
 
-    async def _play(self, engine: Engine, question: Question, name: str) -> DevResult:
+    async def _answer(self, engine: Engine, question: Question, name: str) -> DevResult:
         rollout = self._recipe.rollout
         options = MIRLOptions(
             descriptions=1,
@@ -178,29 +175,29 @@ class DevEvaluation:
         return DevResult(right, described, result.completion_tokens)
 
 
-def _figures(data: DataSet, seen: Sequence[DevResult]) -> dict[str, Any]:
-    """One data set's part of a look's line; 95% intervals over scenes and glyphs."""
+def _figures(data: DataSet, results: Sequence[DevResult]) -> dict[str, Any]:
+    """Return one data set's part of a line; 95% intervals over scenes and glyphs."""
     resampling = Resampling([question.clusters for question in data.questions])
-    accuracy = resampling.proportion([float(one.right) for one in seen])
-    found: dict[str, Any] = {
-        "n": len(seen),
+    accuracy = resampling.proportion([float(result.right) for result in results])
+    figures: dict[str, Any] = {
+        "n": len(results),
         "accuracy": accuracy.mean,
         "low": accuracy.low,
         "high": accuracy.high,
-        "tokens": sum(one.tokens for one in seen) / max(len(seen), 1),
-        "right": _bits(one.right for one in seen),
+        "tokens": sum(result.tokens for result in results) / max(len(results), 1),
+        "right": _bits(result.right for result in results),
     }
-    if all(one.described is not None for one in seen):
-        described = resampling.proportion([float(bool(one.described)) for one in seen])
-        found |= {
+    if all(result.described is not None for result in results):
+        described = resampling.proportion([float(bool(result.described)) for result in results])
+        figures |= {
             "described": described.mean,
             "described_low": described.low,
             "described_high": described.high,
-            "described_right": _bits(bool(one.described) for one in seen),
+            "described_right": _bits(bool(result.described) for result in results),
         }
-    return found
+    return figures
 
 
 def _bits(flags: Iterable[bool]) -> str:
-    """`0110…`, in the order of the questions."""
+    """Return `0110…`, in the order of the questions."""
     return "".join("1" if flag else "0" for flag in flags)

@@ -1,10 +1,10 @@
 """Rollouts → update → sync → checkpoint, until the recipe is done.
 
 Guarantees:
-- what is saved is always the state between two steps: data cursor, counters, weights and optimiser agree;
-- a step that was stopped or failed on the way to its update leaves no trace: it is planned anew on resuming;
-- one step off (`rollout.asynchronous`): step t + 1 is sampled by the weights that step t was sampled after,
-  while step t is trained on; new weights go to the engine when both are done.
+- a saved state is always the state between two steps: data cursor, counters, weights and optimiser agree;
+- a step that is stopped or fails before its update leaves no trace: it is planned anew on resuming;
+- one step off (`rollout.asynchronous`): step t + 1 is sampled with the weights from before update t, while
+  step t is trained on; the engine gets new weights when both are done.
 """
 
 from __future__ import annotations
@@ -21,67 +21,68 @@ from mirl_core.errors import MIRLError, TrainingError
 from mirl_core.tasks.questions import Question
 from mirl_core.training.rl.dev_evaluation import DevEvaluation
 from mirl_core.training.rl.distributed.process_group import ProcessGroup, merged
+from mirl_core.training.rl.distributed.torch_thread import in_thread
 from mirl_core.training.rl.planners import Planner
-from mirl_core.training.rl.planners.question_source import Cursor, Source
-from mirl_core.training.rl.planners.rows import Plan, Row
+from mirl_core.training.rl.planners.question_source import DataCursor, QuestionSource
+from mirl_core.training.rl.planners.rows import Plan, TrainingRow
 from mirl_core.training.rl.recipe.config import RLRecipe
 from mirl_core.training.rl.report.monitor import Monitor
 from mirl_core.training.rl.report.pages import TrajectoryLog
 
-__all__ = ["Loop", "Parts", "State", "Totals"]
+__all__ = ["Loop", "RunParts", "State", "Totals"]
 
 T = TypeVar("T")
 Show = Callable[[int, Mapping[str, float]], None]
-"""Told every step's figures, and every look's."""
+"""Called with every step's figures, and with every dev evaluation's."""
 
 
 @dataclass(frozen=True, slots=True)
 class Totals:
-    """What training has cost so far, over all ranks and resumes."""
+    """The cost of training so far, over all ranks and resumes."""
 
     complete_trajectories: int = 0
     generated_tokens: int = 0
     scored_tokens: int = 0
     seconds: float = 0.0
-    """Of steps alone: rollouts, update, sync."""
+    """Seconds of steps alone: rollouts, update, sync."""
     wall_seconds: float = 0.0
-    """With looks, checkpoints and exports; without starting."""
+    """Seconds with dev evaluations, checkpoints and exports; without start-up."""
 
 
 @dataclass(frozen=True, slots=True)
 class State:
-    """Where a run stands between two steps."""
+    """The position of a run between two steps."""
 
     step: int = 0
-    """Steps that are done."""
-    cursor: Cursor = field(default_factory=Cursor)
-    """Where the next step's batch starts."""
+    """Steps done."""
+    cursor: DataCursor = field(default_factory=DataCursor)
+    """The position in the data at which the next step's batch starts."""
     totals: Totals = field(default_factory=Totals)
 
 
 class TrainerLike(Protocol):
-    """Makes optimiser steps."""
+    """A trainer that makes optimiser steps."""
 
-    def step(self, rows: Sequence[Row]) -> dict[str, float]:
+    def step(self, rows: Sequence[TrainingRow]) -> dict[str, float]:
         """Train on this rank's rows. Raises TrainingError."""
         ...
 
 
 @dataclass(frozen=True, slots=True)
-class Parts:
-    """What a loop turns, opened and in step with each other."""
+class RunParts:
+    """The opened parts that a loop works with, all at the same step."""
 
     engine: Engine
-    source: Source
+    source: QuestionSource
     planner: Planner
     trainer: TrainerLike
     push: Callable[[int], Awaitable[None]]
-    """Give the engine the policy's weights as this version; all ranks call it."""
+    """Give the engine the policy's weights under this version; all ranks call it."""
     save: Callable[[State], None]
     """Write a checkpoint; all ranks call it, in the trainer's thread."""
     export: Callable[[str], None]
     """Write a Hugging Face folder of this name; all ranks call it, in the trainer's thread."""
-    looks: DevEvaluation
+    dev_evaluation: DevEvaluation
     monitor: Monitor | None
     """None on all ranks but the first."""
     samples: TrajectoryLog | None
@@ -91,62 +92,68 @@ class Parts:
 
 @dataclass(frozen=True, slots=True)
 class _Planned:
-    """A step's rollouts, under way."""
+    """The rollouts of a step while they run."""
 
     task: asyncio.Task[Plan]
     questions: Sequence[Question]
-    after: Cursor
+    after: DataCursor
     version: int
-    """Updates that the sampling weights have seen."""
+    """Number of updates that the sampling weights had."""
 
 
 @dataclass(frozen=True, slots=True)
 class _Rolled:
-    """A step's rollouts, done on all ranks."""
+    """The rollouts of a step, done on all ranks."""
 
     plan: Plan
-    """This rank's own."""
+    """This rank's plan."""
     metrics: Mapping[str, float]
     counts: tuple[int, int, int]
     """Complete trajectories, generated and scored tokens of all ranks."""
 
 
 class Loop:
-    """One run, from `state` on.
+    """A run that continues from `state`.
 
     Args:
         saved: the step of the newest checkpoint; None: there is none.
     """
 
     def __init__(
-        self, recipe: RLRecipe, parts: Parts, peers: ProcessGroup, state: State, saved: int | None, show: Show
+        self,
+        recipe: RLRecipe,
+        parts: RunParts,
+        process_group: ProcessGroup,
+        state: State,
+        saved: int | None,
+        show: Show,
     ) -> None:
         self.state = state
         self._recipe = recipe
         self._parts = parts
-        self._peers = peers
+        self._process_group = process_group
         self._saved = saved
         self._show = show
         self._ahead: _Planned | None = None
         self._wall_began = time.perf_counter() - state.totals.wall_seconds
 
     async def run(self, stop: asyncio.Event, until: float | None = None) -> bool:
-        """Go on until the recipe's steps are done (True), or until asked to stop (False).
+        """Continue until the recipe's steps are done (True), or until a stop (False).
 
         Args:
-            stop: set, for instance by a signal, it gives up what is being sampled; an update is finished.
+            stop: when set, for instance by a signal, running rollouts are given up; an update is finished.
             until: `time.monotonic()` after which no further step begins.
 
         Raises:
             TrainingError, EngineError, RequestError: a step failed; the state before it is saved.
         """
         try:
-            while not await self._stands(stop, until):
+            while not await self._between_steps(stop, until):
                 if not await self._step(stop):
                     break
         except MIRLError as error:
-            # Sampling changes no weights, and an update that fails leaves them as they were; but an earlier
-            # update on the same batch may have changed them, and half a step is no state to resume from.
+            # Sampling changes no weights, and an update that fails leaves them unchanged; but an earlier
+            # update on the same batch may have changed them, and a run can't resume from half a step.
             if not isinstance(error, TrainingError) or self._recipe.optimizer.updates == 1:
                 await self._save()
             raise
@@ -155,25 +162,27 @@ class Loop:
         await self._save()
         return self.state.step == self._recipe.steps
 
-    async def _stands(self, stop: asyncio.Event, until: float | None) -> bool:
-        """What is due between two steps; whether to end here."""
+    async def _between_steps(self, stop: asyncio.Event, until: float | None) -> bool:
+        """Do what is due between two steps; return whether to end here."""
         recipe, step = self._recipe, self.state.step
-        over = stop.is_set() or (until is not None and time.monotonic() > until)
-        stopped = await self._any(over)
-        if not stopped and await self._in_thread(lambda: self._parts.looks.due(step)):
-            figures = await self._parts.looks.look(self._parts.engine, step, asdict(self._totals()))
+        must_stop = stop.is_set() or (until is not None and time.monotonic() > until)
+        stopped = await self._any(must_stop)
+        if not stopped and await in_thread(self._parts.thread, lambda: self._parts.dev_evaluation.due(step)):
+            figures = await self._parts.dev_evaluation.evaluate(
+                self._parts.engine, step, asdict(self._totals())
+            )
             self._show(step, figures)
             if self._parts.monitor is not None:
-                self._parts.monitor.look(step, figures)
+                self._parts.monitor.log_dev_evaluation(step, figures)
         if step and step % recipe.checkpoint.every == 0:
             await self._save()
         export = recipe.checkpoint.export_every
         if export is not None and step and step % export == 0:
-            await self._in_thread(lambda: self._parts.export(f"step-{step:06d}"))
+            await in_thread(self._parts.thread, lambda: self._parts.export(f"step-{step:06d}"))
         return stopped or step >= recipe.steps
 
     async def _step(self, stop: asyncio.Event) -> bool:
-        """One step; False if it was given up."""
+        """Make one step; return False if it was given up."""
         began = time.perf_counter()
         step = self.state.step
         planned = self._ahead or self._start(self.state.cursor, step)
@@ -184,31 +193,31 @@ class Loop:
         marks = [began, time.perf_counter()]
         if self._recipe.rollout.asynchronous and step + 1 < self._recipe.steps:
             self._ahead = self._start(planned.after, step + 1)
-            # So that it has begun before the update takes hold of the interpreter.
+            # Let it begin before the update occupies the interpreter.
             await asyncio.sleep(0)
-        figures = await self._in_thread(lambda: self._parts.trainer.step(rolled.plan.rows))
+        figures = await in_thread(self._parts.thread, lambda: self._parts.trainer.step(rolled.plan.rows))
         marks.append(time.perf_counter())
-        # From here on the weights are the next step's, whatever else fails.
+        # From here on the weights are the next step's, even if something below fails.
         self._advance(planned, rolled)
         try:
-            going_on = await self._ahead_is_done(stop)
+            go_on = await self._ahead_is_done(stop)
             marks.append(time.perf_counter())
-            if going_on:
+            if go_on:
                 await self._parts.push(step + 1)
         finally:
             marks.append(time.perf_counter())
             await self._log(planned, rolled, figures, step - planned.version, marks)
-        return going_on
+        return go_on
 
-    def _start(self, cursor: Cursor, step: int) -> _Planned:
-        """Begin to sample step `step` with the weights as they are."""
+    def _start(self, cursor: DataCursor, step: int) -> _Planned:
+        """Begin to sample step `step` with the current weights."""
         questions, after = self._parts.source.batch(cursor)
-        mine = self._peers.share(questions)
-        task = asyncio.ensure_future(self._parts.planner.plan(mine, step))
-        return _Planned(task, mine, after, self.state.step)
+        share = self._process_group.share(questions)
+        task = asyncio.ensure_future(self._parts.planner.plan(share, step))
+        return _Planned(task, share, after, self.state.step)
 
     async def _rolled_out(self, planned: _Planned, stop: asyncio.Event) -> _Rolled | None:
-        """The rollouts once all ranks have theirs; None if any rank was stopped or failed."""
+        """Wait until all ranks have their rollouts; return None if any rank was stopped or failed."""
         await _first(planned.task, stop)
         failed: BaseException | None = None
         plan: Plan | None = None
@@ -216,22 +225,25 @@ class Loop:
             await _cancelled(planned.task)
         elif (failed := planned.task.exception()) is None:
             plan = planned.task.result()
-        mine = None
+        own_counts = None
         if plan is not None:
             counts = (plan.complete_trajectories, plan.generated_tokens, plan.scored_tokens)
-            mine = (dict(plan.metrics), counts)
-        everyone = await self._gather(mine)
+            own_counts = (dict(plan.metrics), counts)
+        gathered = await self._gather(own_counts)
         if failed is not None:
             raise failed
-        done = [one for one in everyone if one is not None]
-        if plan is None or len(done) < len(everyone):
+        done = [rank_counts for rank_counts in gathered if rank_counts is not None]
+        if plan is None or len(done) < len(gathered):
             return None
         sums = [sum(column) for column in zip(*(counts for _, counts in done), strict=True)]
         return _Rolled(plan, merged([metrics for metrics, _ in done]), (sums[0], sums[1], sums[2]))
 
     async def _ahead_is_done(self, stop: asyncio.Event) -> bool:
-        """Wait for the rollouts of the next step, where they are under way: new weights in the middle of a
-        trajectory would make it nobody's. False if any rank was stopped before."""
+        """Wait for the rollouts of the next step, if they are running; return False if any rank was stopped
+        first.
+
+        New weights within a trajectory would mix two policies.
+        """
         if self._ahead is None:
             return True
         await _first(self._ahead.task, stop)
@@ -290,7 +302,7 @@ class Loop:
             return
         self.state = replace(self.state, totals=self._totals())
         state = self.state
-        await self._in_thread(lambda: self._parts.save(state))
+        await in_thread(self._parts.thread, lambda: self._parts.save(state))
         self._saved = state.step
 
     async def _drop_ahead(self) -> None:
@@ -302,21 +314,17 @@ class Loop:
         return any(await self._gather(flag))
 
     async def _gather(self, value: T) -> list[T]:
-        """Every rank's value, in the thread of all collectives: those of two threads could cross."""
-        return [value] if self._peers.world == 1 else await self._in_thread(lambda: self._peers.gather(value))
-
-    async def _in_thread(self, work: Callable[[], T]) -> T:
-        """Run `work` beside the event loop; what it has begun it also ends, cancelled or not."""
-        running = asyncio.get_running_loop().run_in_executor(self._parts.thread, work)
-        try:
-            return await asyncio.shield(running)
-        except asyncio.CancelledError:
-            await asyncio.wait([running])
-            raise
+        """Return every rank's value, gathered in the thread of all collectives: those of two threads could
+        cross."""
+        return (
+            [value]
+            if self._process_group.world == 1
+            else await in_thread(self._parts.thread, lambda: self._process_group.gather(value))
+        )
 
 
 async def _first(task: asyncio.Task[Any], stop: asyncio.Event) -> None:
-    """Wait until the task is done, well or badly, or `stop` is set."""
+    """Wait until the task is done, successfully or not, or `stop` is set."""
     stopped = asyncio.ensure_future(stop.wait())
     try:
         await asyncio.wait((task, stopped), return_when=asyncio.FIRST_COMPLETED)
@@ -325,6 +333,6 @@ async def _first(task: asyncio.Task[Any], stop: asyncio.Event) -> None:
 
 
 async def _cancelled(task: asyncio.Future[Any]) -> None:
-    """Cancel, and wait until it has ended."""
+    """Cancel a task, and wait until it has ended."""
     task.cancel()
     await asyncio.gather(task, return_exceptions=True)

@@ -1,8 +1,9 @@
-"""A recipe → engine, frozen scorer, policy, trainer, sync; one loop over them; everything closed again.
+"""A run of a recipe: engine, frozen scorer, policy, trainer and weight sync, opened, used by one loop,
+closed.
 
     OUTPUT/recipe.yaml, metrics.jsonl, looks.jsonl, trajectories.jsonl, pictures/, checkpoints/, export/
 
-Resumes by itself: what stands in OUTPUT decides where the run goes on.
+A run resumes by itself: the content of OUTPUT decides where it continues.
 """
 
 from __future__ import annotations
@@ -28,9 +29,10 @@ from mirl_core.engines.base import Engine
 from mirl_core.errors import ConfigError, MIRLError
 from mirl_core.training.rl.dev_evaluation import DevEvaluation
 from mirl_core.training.rl.distributed.process_group import ProcessGroup
-from mirl_core.training.rl.loop import Loop, Parts, State, Totals
+from mirl_core.training.rl.distributed.torch_thread import in_thread
+from mirl_core.training.rl.loop import Loop, RunParts, State, Totals
 from mirl_core.training.rl.planners import make_planner
-from mirl_core.training.rl.planners.question_source import Cursor, Source
+from mirl_core.training.rl.planners.question_source import DataCursor, QuestionSource
 from mirl_core.training.rl.recipe.checks import model_folder
 from mirl_core.training.rl.recipe.config import RLRecipe
 from mirl_core.training.rl.report.console import Board
@@ -49,22 +51,23 @@ __all__ = ["run_blocking", "train"]
 
 
 def run_blocking(recipe: RLRecipe, max_seconds: float | None = None) -> bool:
-    """Train on a terminal; True when the recipe is done, False when the time was over.
+    """Train on a terminal; return True when the recipe is done, False when the time is over.
 
     Raises:
         ConfigError: the recipe doesn't fit this machine or its folder.
-        typer.Exit: stopped by a signal (128 + its number), or failed (1); a line on standard error says so.
+        typer.Exit: the run was stopped by a signal (128 + its number), or failed (1); a line on standard
+            error gives the reason.
     """
-    peers = ProcessGroup.from_environment()
+    process_group = ProcessGroup.from_environment()
     _prepare(recipe)
-    with Board(recipe.output.name, recipe.steps, quiet=not peers.first) as board:
+    with Board(recipe.output.name, recipe.steps, quiet=not process_group.first) as board:
         received: list[int] = []
         try:
-            finished = asyncio.run(_until_stopped(recipe, peers, max_seconds, board, received))
+            finished = asyncio.run(_until_stopped(recipe, process_group, max_seconds, board, received))
         except ConfigError:
             raise
         except MIRLError as error:
-            # Ctrl-C reaches the engine's process too, which may die of it first.
+            # Ctrl-C reaches the engine's process too, which may end first.
             if not received:
                 _say(f"{error.message}; the last good state was kept: run the same command again to continue")
                 raise typer.Exit(1) from error
@@ -74,18 +77,22 @@ def run_blocking(recipe: RLRecipe, max_seconds: float | None = None) -> bool:
             received = received or [signal.SIGINT]
     if received and not finished:
         _say("interrupted; run the same command again to continue")
-        # What a shell reports of a process that such a signal killed.
+        # The exit code that a shell reports for a process killed by this signal.
         raise typer.Exit(128 + received[0])
     return finished
 
 
 async def _until_stopped(
-    recipe: RLRecipe, peers: ProcessGroup, max_seconds: float | None, board: Board, received: list[int]
+    recipe: RLRecipe,
+    process_group: ProcessGroup,
+    max_seconds: float | None,
+    board: Board,
+    received: list[int],
 ) -> bool:
-    """`train`, ended by the first SIGTERM or SIGINT after the update under way, by the second at once."""
+    """Run `train`; the first SIGTERM or SIGINT ends it after the running update, the second at once."""
     stop = asyncio.Event()
     until = None if max_seconds is None else time.monotonic() + max_seconds
-    task = asyncio.ensure_future(train(recipe, peers, stop, until, board))
+    task = asyncio.ensure_future(train(recipe, process_group, stop, until, board))
 
     def on(number: int) -> None:
         received.append(number)
@@ -96,10 +103,10 @@ async def _until_stopped(
     for number in (signal.SIGTERM, signal.SIGINT):
         asyncio.get_running_loop().add_signal_handler(number, on, number)
     finished = await task
-    if not finished and peers.world > 1:
-        # A rank that stopped because another was told to is as little done as that one, and must not look it:
-        # to Kubernetes, a node that exits with 0 is never to be started again.
-        numbers = await asyncio.to_thread(peers.gather, received[0] if received else 0)
+    if not finished and process_group.world > 1:
+        # A rank that stops because another rank received a signal isn't finished either, and must not exit
+        # with 0: Kubernetes never restarts a node that does.
+        numbers = await asyncio.to_thread(process_group.gather, received[0] if received else 0)
         if not received and any(numbers):
             received.append(max(numbers))
     return finished
@@ -107,80 +114,82 @@ async def _until_stopped(
 
 async def train(
     recipe: RLRecipe,
-    peers: ProcessGroup,
+    process_group: ProcessGroup,
     stop: asyncio.Event,
     until: float | None = None,
     board: Board | None = None,
 ) -> bool:
-    """Train from where the output folder stands; True when the recipe is done and exported.
+    """Continue training from the state of the output folder; return True when the recipe is done and
+    exported.
 
     Args:
-        stop: set, it ends the run after the update under way.
+        stop: when set, the run ends after the running update.
         until: `time.monotonic()` after which no further step begins.
 
     Raises:
-        ConfigError: before anything is sampled: data, model, folder or package don't fit.
+        ConfigError: data, model, folder or a package doesn't fit; raised before anything is sampled.
         TrainingError, EngineError, RequestError: a step failed; the state before it is saved.
     """
     with ExitStack() as folder:
-        if peers.first:
+        if process_group.first:
             folder.enter_context(claimed(recipe))
         if is_finished(recipe):
             return True
-        async with _opened(recipe, peers) as (parts, state, saved):
+        async with _opened(recipe, process_group) as (parts, state, saved):
             show: Callable[[int, Mapping[str, float]], None] = lambda step, figures: None  # noqa: E731
             if board is not None:
                 board.begin(state.step)
                 show = board.show
-            loop = Loop(recipe, parts, peers, state, saved, show)
+            loop = Loop(recipe, parts, process_group, state, saved, show)
             finished = await loop.run(stop, until)
             if finished:
-                await asyncio.get_running_loop().run_in_executor(parts.thread, parts.export, "final")
-        if finished and peers.first:
+                await in_thread(parts.thread, lambda: parts.export("final"))
+        if finished and process_group.first:
             mark_finished(recipe)
         return finished
 
 
 @asynccontextmanager
-async def _opened(recipe: RLRecipe, peers: ProcessGroup) -> AsyncIterator[tuple[Parts, State, int | None]]:
-    """Everything that a loop turns, the engine in step with the policy; closed at the end."""
+async def _opened(
+    recipe: RLRecipe, process_group: ProcessGroup
+) -> AsyncIterator[tuple[RunParts, State, int | None]]:
+    """Open all parts of the loop, with the engine on the policy's weights; close them at the end."""
     async with AsyncExitStack() as stack:
-        # What may be wrong with data or packages comes out before minutes are spent on models.
-        source = Source.open(recipe.data, recipe.seed)
+        # Errors in data or packages surface before minutes are spent on models.
+        source = QuestionSource.open(recipe.data, recipe.seed)
         settings = ModelSettings.load(model_folder(recipe)) or ModelSettings()
         judge = Judge(make_rewards(recipe.rewards.answer, settings.tags))
-        wanted = ESTIMATORS[recipe.rewards.mi.estimator].needs_references
-        references = reference_pictures(settings, recipe.data.sets, recipe.seed) if wanted else ()
-        looks = DevEvaluation(recipe, settings, peers)
+        needs_references = ESTIMATORS[recipe.rewards.mi.estimator].needs_references
+        references = reference_pictures(settings, recipe.data.sets, recipe.seed) if needs_references else ()
+        dev_evaluation = DevEvaluation(recipe, settings, process_group)
         thread = stack.enter_context(ThreadPoolExecutor(1, thread_name_prefix="trainer"))
-        sampler = await stack.enter_async_context(opened_sampler(recipe, peers, thread))
-        in_thread = asyncio.get_running_loop().run_in_executor
-        policy, trainer, resumed = await in_thread(thread, lambda: _trainer(recipe, peers))
+        sampler = await stack.enter_async_context(opened_sampler(recipe, process_group, thread))
+        policy, trainer, resumed = await in_thread(thread, lambda: _trainer(recipe, process_group))
         state = State() if resumed is None else _state(resumed.step, resumed.cursor, resumed.extra)
         scorer = await _scorer(recipe, sampler.engine, references, policy, stack)
 
         async def push(version: int) -> None:
             await sampler.push(policy, version)
 
-        if state.step or not sampler.own:
+        if state.step or not sampler.has_start_weights:
             await push(state.step)
-        looks.open(state.step)
-        stack.callback(looks.close)
+        dev_evaluation.open(state.step)
+        stack.callback(dev_evaluation.close)
         monitor, samples = None, None
-        if peers.first:
+        if process_group.first:
             monitor = Monitor(recipe.output, recipe.log, state.step, recipe.model_dump(mode="json"))
             samples = TrajectoryLog(recipe.output, state.step)
             stack.callback(monitor.close)
             stack.callback(samples.close)
-        parts = Parts(
+        parts = RunParts(
             engine=sampler.engine,
             source=source,
             planner=make_planner(sampler.engine, settings, recipe, judge, scorer),
             trainer=trainer,
             push=push,
             save=_saver(recipe, trainer),
-            export=_exporter(recipe, policy, peers),
-            looks=looks,
+            export=_exporter(recipe, policy, process_group),
+            dev_evaluation=dev_evaluation,
             monitor=monitor,
             samples=samples,
             thread=thread,
@@ -189,8 +198,8 @@ async def _opened(recipe: RLRecipe, peers: ProcessGroup) -> AsyncIterator[tuple[
 
 
 def _prepare(recipe: RLRecipe) -> None:
-    """The environment of this process and the engine's, before torch is loaded."""
-    # Others' lines would tear the progress bar apart.
+    """Set the environment of this process and the engine's, before torch is loaded."""
+    # Log lines of other libraries would break the progress bar.
     quiet = {
         "VLLM_LOGGING_LEVEL": "ERROR",
         "TRANSFORMERS_VERBOSITY": "error",
@@ -200,12 +209,12 @@ def _prepare(recipe: RLRecipe) -> None:
     for name, value in quiet.items():
         os.environ.setdefault(name, value)
     if recipe.rollout.serial:
-        # Sums over several threads are added up in an order of their own each time.
+        # Sums over several threads are added in a different order each time.
         os.environ["OMP_NUM_THREADS"] = "1"
 
 
-def _trainer(recipe: RLRecipe, peers: ProcessGroup) -> tuple[Policy, Trainer, Any]:
-    """Policy and trainer, continued from the newest checkpoint if there is one."""
+def _trainer(recipe: RLRecipe, process_group: ProcessGroup) -> tuple[Policy, Trainer, Any]:
+    """Return policy and trainer, continued from the newest checkpoint if there is one."""
     import torch
     from transformers.utils import logging
 
@@ -220,10 +229,10 @@ def _trainer(recipe: RLRecipe, peers: ProcessGroup) -> tuple[Policy, Trainer, An
     for seed in (random.seed, np.random.seed, torch.manual_seed):
         seed(recipe.seed)
     accelerator = make_accelerator()
-    if accelerator.num_processes != peers.world:
+    if accelerator.num_processes != process_group.world:
         raise ConfigError(
-            f"{peers.world} processes were started, but they don't find each other: accelerate counts "
-            f"{accelerator.num_processes}; start them with torchrun or accelerate launch"
+            f"{process_group.world} processes were started, but they don't find each other: "
+            f"accelerate counts {accelerator.num_processes}; start them with torchrun or accelerate launch"
         )
     policy = Policy.load(model_folder(recipe), recipe.optimizer, accelerator.device)
     trainer = Trainer(
@@ -235,25 +244,25 @@ def _trainer(recipe: RLRecipe, peers: ProcessGroup) -> tuple[Policy, Trainer, An
 async def _scorer(
     recipe: RLRecipe, engine: Engine, references: Any, policy: Policy, stack: AsyncExitStack
 ) -> MIScorer | None:
-    """What scores descriptions, where MI rewards them."""
-    wanted = recipe.rewards.mi
+    """Return the scorer of descriptions, or None where MI is no reward."""
+    mi_reward = recipe.rewards.mi
     if recipe.planner != "mirl" or recipe.rewards.description != "mi":
         return None
-    scoring = engine
-    if wanted.scorer == "frozen":
+    scoring_engine = engine
+    if mi_reward.scorer == "frozen":
         from mirl_core.engines.hf.engine import HFEngine
 
         on_cpu = policy.device.type == "cpu"
-        scoring = await HFEngine.start(
+        scoring_engine = await HFEngine.start(
             model_folder(recipe), dtype="float32" if on_cpu else "auto", device=str(policy.device)
         )
-        stack.push_async_callback(scoring.close)
-    return SCORERS[wanted.scorer](scoring, wanted, references)
+        stack.push_async_callback(scoring_engine.close)
+    return SCORERS[mi_reward.scorer](scoring_engine, mi_reward, references)
 
 
 def _state(step: int, cursor: Mapping[str, int], extra: Mapping[str, Any]) -> State:
     try:
-        return State(step, Cursor.from_json(cursor), Totals(**extra["totals"]))
+        return State(step, DataCursor.from_json(cursor), Totals(**extra["totals"]))
     except (TypeError, ValueError, KeyError) as error:
         raise ConfigError(
             f"output: the checkpoint is of another version ({error!r})", param="output"
@@ -279,14 +288,14 @@ def _saver(recipe: RLRecipe, trainer: Trainer) -> Callable[[State], None]:
     return save
 
 
-def _exporter(recipe: RLRecipe, policy: Policy, peers: ProcessGroup) -> Callable[[str], None]:
+def _exporter(recipe: RLRecipe, policy: Policy, process_group: ProcessGroup) -> Callable[[str], None]:
     def export(name: str) -> None:
-        target, partial = (recipe.output / EXPORT / one for one in (name, f".{name}.partial"))
-        if peers.first:
+        target, partial = (recipe.output / EXPORT / folder for folder in (name, f".{name}.partial"))
+        if process_group.first:
             shutil.rmtree(partial, ignore_errors=True)
             partial.mkdir(parents=True)
         policy.export(partial)
-        if peers.first:
+        if process_group.first:
             shutil.rmtree(target, ignore_errors=True)
             partial.rename(target)
 

@@ -16,7 +16,7 @@ from mirl_core.tasks.worlds import digits, easy_vqa
 from mirl_core.training.recipe import Recipe
 from mirl_core.training.sft import text
 from mirl_core.training.sft.model import preprocess
-from mirl_core.training.sft.rows import Mix, Row, digits_row, draw_training_scene, easy_vqa_row
+from mirl_core.training.sft.rows import Mix, SFTRow, digits_row, draw_training_scene, easy_vqa_row
 
 _CHUNKS = 4
 _STAGES = {"lm": 1, "vision": 2, "joint": 3}
@@ -57,7 +57,7 @@ class Batch:
     pictures: Pictures | None
 
 
-def tokenize(rows: Sequence[Row], tokenizer: Tokenizer, all_descriptions: bool = False) -> Tokens:
+def tokenize(rows: Sequence[SFTRow], tokenizer: Tokenizer, all_descriptions: bool = False) -> Tokens:
     """Ids exactly as the server renders them; corrupted descriptions are marked 0 unless
     `all_descriptions`."""
     pieces = [[e.ids for e in tokenizer.encode_batch([r.prompt, r.description, r.rest])] for r in rows]

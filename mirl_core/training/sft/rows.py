@@ -38,7 +38,7 @@ class Mix:
 
 
 @dataclass(frozen=True, slots=True)
-class Row:
+class SFTRow:
     """One conversation turn: prompt, description with tags, and the rest of the assistant's turn."""
 
     prompt: str
@@ -57,7 +57,7 @@ def draw_training_scene(mix: Mix, index: int, rng: np.random.Generator) -> digit
 
 def digits_row(
     scene: digits.Scene, mix: Mix, rng: np.random.Generator, picture: int | None, corrupted: bool
-) -> Row:
+) -> SFTRow:
     """A row about a scene; with `corrupted`, its description is wrong and is not learned."""
     question = language.ask(scene, rng)
     seen: Sequence[language.Item] = language.see(scene)
@@ -72,7 +72,7 @@ def digits_row(
 
 def easy_vqa_row(
     shown: easy_vqa.Picture, mix: Mix, rng: np.random.Generator, picture: int | None, corrupted: bool
-) -> Row:
+) -> SFTRow:
     """A row about an easy-VQA picture; with `corrupted`, its description is wrong and is not learned."""
     question = shown.questions[int(rng.integers(len(shown.questions)))][0]
     appearance = easy_vqa.corrupt(shown.appearance, rng) if corrupted else shown.appearance
@@ -92,11 +92,11 @@ def _row(
     rng: np.random.Generator,
     picture: int | None,
     corrupted: bool,
-) -> Row:
+) -> SFTRow:
     system = str(rng.choice(SYSTEM_PROMPTS)) if rng.random() < mix.system else None
     prompt = render_prompt(question, picture is not None, system, rng.random() < mix.image_last)
     said, rest = render_trajectory(description, thought, answer)
-    return Row(prompt, said, rest, not corrupted, picture)
+    return SFTRow(prompt, said, rest, not corrupted, picture)
 
 
 _GENERAL = """the quick brown fox jumps over the lazy dog. Please describe what you can see in this picture, and tell me

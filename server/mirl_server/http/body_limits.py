@@ -74,8 +74,8 @@ class _BoundedChannels:
                 message = await self._receive()
         except TimeoutError:
             seconds = self._settings.body_seconds
-            late = BodyTimeoutError(f"the request's body did not arrive within {seconds:g} s; send it again")
-            return await self._refuse(late, linger=0)
+            error = BodyTimeoutError(f"the request's body did not arrive within {seconds:g} s; send it again")
+            return await self._refuse(error, linger=0)
         if message["type"] == "http.request":
             self._bytes += len(message.get("body", b""))
             if self._bytes > self._settings.max_body_bytes:

@@ -28,8 +28,8 @@ from mirl_core.tasks.questions import Question, is_right
 from mirl_core.training.rl.model.policy import Policy
 from mirl_core.training.rl.planners import make_planner
 from mirl_core.training.rl.planners.base import Rollouts
-from mirl_core.training.rl.planners.question_source import Cursor, Source
-from mirl_core.training.rl.planners.rows import Plan, Row
+from mirl_core.training.rl.planners.question_source import DataCursor, QuestionSource
+from mirl_core.training.rl.planners.rows import Plan, TrainingRow
 from mirl_core.training.rl.recipe.config import (
     AnswerReward,
     DataConfig,
@@ -77,7 +77,7 @@ def settings() -> ModelSettings:
 
 @pytest.fixture(scope="module")
 def questions() -> tuple[Question, ...]:
-    found, _ = Source.open(DataConfig(sets=("digits/ambiguous",), questions=3), 0).batch(Cursor())
+    found, _ = QuestionSource.open(DataConfig(sets=("digits/ambiguous",), questions=3), 0).batch(DataCursor())
     return found
 
 
@@ -117,7 +117,7 @@ async def planned(
     return await make_planner(engine, settings, one, judge, scorer).plan(asked, 0)
 
 
-async def differences(rows: Sequence[Row], trainer: HFEngine) -> float:
+async def differences(rows: Sequence[TrainingRow], trainer: HFEngine) -> float:
     """The largest between what the sampler said of a token and what the trainer's module says; nats."""
     worst = 0.0
     for row in rows:

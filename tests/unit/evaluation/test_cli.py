@@ -15,7 +15,7 @@ import pytest
 from mirl_core.config import ModelSettings
 from mirl_core.errors import ConfigError
 from mirl_core.evaluation.calibration.options import Candidate, Choice, Grid, calibrate, frontier
-from mirl_core.evaluation.calibration.run import _words, calibrate_run
+from mirl_core.evaluation.calibration.run import calibrate_run, options_text
 from mirl_core.evaluation.measures.comparison import compare_runs, read_side
 from mirl_core.evaluation.run import run
 from tests.unit.evaluation.run_cases import fill_bank, model_folder, no_engine, settings_of
@@ -175,7 +175,7 @@ def test_calibration_tries_auto_and_shows_it() -> None:
     found = chosen(banked_questions(30, misled=True), grid=grid)
     assert found.settings.options.mi_weight == "auto"
     assert ModelSettings.model_validate(found.settings.model_dump()) == found.settings
-    assert _words(found.chosen).startswith("λ=auto N=")
+    assert options_text(found.chosen).startswith("λ=auto N=")
 
 
 def test_a_smaller_budget_is_kept() -> None:

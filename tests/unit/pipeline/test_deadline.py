@@ -49,12 +49,12 @@ def run(scenario: Callable[[Aborts], Awaitable[None]]) -> Aborts:
 def test_what_runs_is_aborted_when_the_time_is_over_and_again_every_50_ms() -> None:
     async def scenario(aborts: Aborts) -> None:
         async with Deadline(2.0, aborts) as deadline:
-            with deadline.guard("a"):
+            with deadline.aborts("a"):
                 await asyncio.sleep(1.999)
                 assert (deadline.passed, aborts) == (False, [])
                 await asyncio.sleep(0.002)
                 assert deadline.passed
-                with deadline.guard("b"):
+                with deadline.aborts("b"):
                     await asyncio.sleep(0.06)
                 await asyncio.sleep(0.05)
             await asyncio.sleep(0.1)
@@ -66,7 +66,7 @@ def test_what_runs_is_aborted_when_the_time_is_over_and_again_every_50_ms() -> N
 def test_leaving_ends_the_watch() -> None:
     async def scenario(aborts: Aborts) -> None:
         async with Deadline(1.0, aborts) as deadline:
-            with deadline.guard("a", "b"):
+            with deadline.aborts("a", "b"):
                 await asyncio.sleep(1.01)
         await asyncio.sleep(5.0)
 
@@ -76,7 +76,7 @@ def test_leaving_ends_the_watch() -> None:
 def test_a_guard_ends_with_an_error_too() -> None:
     async def scenario(aborts: Aborts) -> None:
         async with Deadline(1.0, aborts) as deadline:
-            with pytest.raises(ValueError, match="broken"), deadline.guard("a"):
+            with pytest.raises(ValueError, match="broken"), deadline.aborts("a"):
                 raise ValueError("broken")
             await asyncio.sleep(2.0)
             assert deadline.passed
@@ -88,7 +88,7 @@ def test_without_a_limit_there_is_no_watch() -> None:
     async def scenario(aborts: Aborts) -> None:
         async with Deadline(None, aborts) as deadline:
             assert len(asyncio.all_tasks()) == 1
-            with deadline.guard("a"):
+            with deadline.aborts("a"):
                 await asyncio.sleep(1e6)
             assert not deadline.passed
 
@@ -103,7 +103,7 @@ def test_closing_is_a_deadline_too(seconds: float | None, closed: float, at: flo
         closing = asyncio.Event()
         asyncio.get_running_loop().call_later(closed, closing.set)
         async with Deadline(seconds, aborts, closing) as deadline:
-            with deadline.guard("a"):
+            with deadline.aborts("a"):
                 await asyncio.sleep(at - 0.001)
                 assert not deadline.passed
                 await asyncio.sleep(0.002)

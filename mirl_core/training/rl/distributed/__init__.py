@@ -1,1 +1,1 @@
-"""Ranks of a run and what they share; imports torch.distributed through accelerate."""
+"""Ranks of a run and what they share; imports torch.distributed and accelerate, nothing of the model."""

@@ -1,6 +1,6 @@
-"""The ranks of a run as the loop sees them: what they share out, agree on and add up beside the gradients.
+"""The ranks of a run as the loop uses them: sharing of questions, gathering of values, merging of metrics.
 
-Every rank samples its own share of a step's questions and takes part in every update; the first logs.
+Every rank samples its share of a step's questions and takes part in every update; the first rank logs.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ T = TypeVar("T")
 
 
 class ProcessGroup:
-    """This process among those that torchrun (or whatever sets RANK and WORLD_SIZE) has started."""
+    """This process among those that torchrun (or another launcher that sets RANK and WORLD_SIZE) started."""
 
     def __init__(self, rank: int = 0, world: int = 1) -> None:
         self.rank = rank
@@ -26,7 +26,7 @@ class ProcessGroup:
 
     @classmethod
     def from_environment(cls) -> ProcessGroup:
-        """By RANK and WORLD_SIZE; one process where they are unset."""
+        """Read RANK and WORLD_SIZE; where they are unset there is one process."""
         return cls(int(os.environ.get("RANK", "0")), int(os.environ.get("WORLD_SIZE", "1")))
 
     @property
@@ -34,42 +34,42 @@ class ProcessGroup:
         return self.rank == 0
 
     def share(self, items: Sequence[T]) -> Sequence[T]:
-        """This rank's part of what all ranks have in the same order."""
+        """Return this rank's part of a sequence that all ranks have in the same order."""
         return items[self.rank :: self.world]
 
     def gather(self, value: T) -> list[T]:
-        """What every rank has, in their order; all ranks must call it. Blocks."""
+        """Return every rank's value, in the order of ranks. Blocks; all ranks must call it."""
         if self.world == 1:
             return [value]
         from torch import distributed
 
         if self._group is None:
-            # Of its own, and gloo: objects of the CPU, whatever carries the gradients.
+            # A separate group on gloo: the values are CPU objects, whatever backend carries the gradients.
             self._group = distributed.new_group(backend="gloo")
-        found: list[Any] = [None] * self.world
-        distributed.all_gather_object(found, value, group=self._group)
-        return found
+        values: list[Any] = [None] * self.world
+        distributed.all_gather_object(values, value, group=self._group)
+        return values
 
     async def failures(self, thread: Executor, message: str | None) -> list[str]:
-        """Wait in `thread` until all ranks are here; the messages of those that bring one."""
-        everyone = [message]
+        """Wait in `thread` until all ranks are here; return the messages of the ranks that failed."""
+        messages = [message]
         if self.world > 1:
-            everyone = await asyncio.get_running_loop().run_in_executor(thread, self.gather, message)
-        return [one for one in everyone if one is not None]
+            messages = await asyncio.get_running_loop().run_in_executor(thread, self.gather, message)
+        return [reported for reported in messages if reported is not None]
 
     def any(self, flag: bool) -> bool:
-        """Whether it is so on any rank; all ranks must call it. Blocks."""
+        """Return whether the flag is set on any rank. Blocks; all ranks must call it."""
         return any(self.gather(flag))
 
 
 def merged(parts: Sequence[Mapping[str, float]]) -> dict[str, float]:
-    """One line of figures from every rank's: counts are added, durations and maxima the longest, the rest is
-    averaged over the ranks that have it."""
-    found: dict[str, list[float]] = {}
+    """Merge every rank's metrics: counts are summed, durations and maxima are the largest, the rest is the
+    mean over the ranks that have it."""
+    by_name: dict[str, list[float]] = {}
     for part in parts:
         for name, value in part.items():
-            found.setdefault(name, []).append(value)
-    return {name: _merge(name, values) for name, values in found.items()}
+            by_name.setdefault(name, []).append(value)
+    return {name: _merge(name, values) for name, values in by_name.items()}
 
 
 def _merge(name: str, values: Sequence[float]) -> float:

@@ -1,1 +1,2 @@
-"""The model in training: rows to tensors, forward pass, objective and optimiser steps; imports torch."""
+"""The model in training: training rows to tensors, forward pass, objective, optimiser steps, sharding;
+imports torch."""

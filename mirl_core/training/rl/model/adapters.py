@@ -1,4 +1,4 @@
-"""Low-rank adapters (Hu et al. 2021, "LoRA"), put into the model by peft."""
+"""Low-rank adapters (Hu et al. 2021, "LoRA"), added to the model by peft."""
 
 from __future__ import annotations
 
@@ -18,12 +18,12 @@ _NAME = "policy"
 
 
 def add_adapters(model: Any, settings: LoRAConfig, seed: int = 0) -> None:
-    """Put adapters into the model's linear layers, in place; nothing else keeps a gradient.
+    """Add adapters to the model's linear layers, in place, and freeze everything else.
 
     Args:
         model: a transformers image-text-to-text model.
-        settings: rank, scale and where.
-        seed: of the first factor's values, so that every rank starts alike. The second factor is zero.
+        settings: rank, scale and target layers.
+        seed: of the first factor's values, equal on every rank. The second factor starts at zero.
 
     Raises:
         ConfigError: peft is missing, or `targets` name no linear layer.
@@ -52,14 +52,14 @@ def add_adapters(model: Any, settings: LoRAConfig, seed: int = 0) -> None:
 
 
 def adapted_layers(model: Any, targets: Sequence[str] | str) -> list[str]:
-    """Full names of the layers that get adapters.
+    """Return the full names of the layers that get adapters.
 
     Args:
         model: a transformers image-text-to-text model.
         targets: last parts of names; or `all-linear`: all linear layers of the language model but its head.
 
     Raises:
-        ConfigError: there are none, or one of them is not linear, or is the head: its adapter could not be
+        ConfigError: there are none, or a target is not linear, or is the head, whose adapter could not be
             merged for export.
     """
     head = model.get_output_embeddings()
@@ -72,7 +72,7 @@ def adapted_layers(model: Any, targets: Sequence[str] | str) -> list[str]:
             )
         inside = {id(module) for module in decoder.modules() if isinstance(module, nn.Linear)}
         return [name for name, module in model.named_modules() if id(module) in inside and module is not head]
-    found: list[str] = []
+    layers: list[str] = []
     for target in [targets] if isinstance(targets, str) else targets:
         modules = {n: m for n, m in model.named_modules() if f".{n}".endswith(f".{target}")}
         bad = [
@@ -85,17 +85,17 @@ def adapted_layers(model: Any, targets: Sequence[str] | str) -> list[str]:
                 else f"no layer is called {target!r}",
                 param="optimizer.lora.targets",
             )
-        found += modules
-    return found
+        layers += modules
+    return layers
 
 
 @contextmanager
 def without_adapters(model: nn.Module) -> Iterator[None]:
-    """The model as it was before adapters were added: the reference, without a copy of the weights."""
+    """Switch the adapters off inside the block: the reference model, without a copy of the weights."""
     from peft.tuners.tuners_utils import BaseTunerLayer
 
     layers: list[Any] = [module for module in model.modules() if isinstance(module, BaseTunerLayer)]
-    # Not `enable_adapters`, which also switches gradients off and on: FSDP2 must not see that.
+    # Not `enable_adapters`, which also switches gradients off and on, and FSDP2 does not allow that.
     for layer in layers:
         layer._disable_adapters = True
     try:
@@ -106,21 +106,24 @@ def without_adapters(model: nn.Module) -> Iterator[None]:
 
 
 def adapter_names(name: str) -> tuple[str, ...]:
-    """The factors that are merged into the parameter of this name: A and B; none where it has no adapter."""
+    """Return the names of the factors A and B that belong to the parameter `name`; empty where it has no
+    adapter."""
     layer, dot, kind = name.partition(".base_layer.")
-    return tuple(f"{layer}.lora_{one}.{_NAME}.weight" for one in "AB") if dot and kind == "weight" else ()
+    return (
+        tuple(f"{layer}.lora_{factor}.{_NAME}.weight" for factor in "AB") if dot and kind == "weight" else ()
+    )
 
 
 def merge(weights: Mapping[str, Tensor], settings: LoRAConfig) -> dict[str, Tensor]:
-    """Weights under their names before adapters were added: W + alpha / rank · B A."""
+    """Return the weights under their names without adapters, merged: W + alpha / rank · B A."""
     merged = {}
     for name, weight in weights.items():
         if ".lora_" in name:
             continue
         layer, dot, kind = name.partition(".base_layer.")
         if adapters := adapter_names(name):
-            first, second = (weights[one] for one in adapters)
-            # Trained factors are of at least float32, which the sum is then made in.
+            first, second = (weights[factor] for factor in adapters)
+            # Trained factors are at least float32, so the sum is computed in at least float32.
             weight = (weight + settings.alpha / settings.rank * (second @ first)).to(weight.dtype)
         merged[f"{layer}.{kind}" if dot else name] = weight
     return merged

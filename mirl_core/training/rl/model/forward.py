@@ -1,9 +1,9 @@
 """The forward pass of training: a batch in, log-probabilities of its trained tokens out.
 
-Two ways to run it that give the same numbers:
+Two modes that give the same numbers:
 
 - prompts once: the distinct prompts run first, images included, and every row reads its prompt's keys and
-  values. A step of 22 rows a prompt then costs one prompt and 22 completions instead of 22 of both.
+  values. A step of 22 rows per prompt then costs one prompt and 22 completions instead of 22 of both.
 - rows whole: every row carries its prompt. For models whose layers keep something other than keys and
   values of all tokens (sliding windows, recurrent states).
 
@@ -30,7 +30,7 @@ from mirl_core.training.rl.model.encoding import Batch, prompt_inputs, row_input
 
 
 class _KeptLayer(DynamicLayer):  # type: ignore[misc]
-    """Keys and values of the prompts. Writing twice, as a recomputed layer does, changes nothing."""
+    """Keys and values of the prompts. A second write, as a recomputed layer makes it, changes nothing."""
 
     def update(self, keys: Tensor, values: Tensor, *args: Any, **kwargs: Any) -> tuple[Tensor, Tensor]:
         self.keys, self.values, self.is_initialized = keys, values, True
@@ -38,7 +38,7 @@ class _KeptLayer(DynamicLayer):  # type: ignore[misc]
 
 
 class _ReadLayer(DynamicLayer):  # type: ignore[misc]
-    """Each row's prompt, to be read before the row's own keys and values; nothing is stored."""
+    """Each row's prompt, read before the row's own keys and values; nothing is stored."""
 
     def __init__(self, kept: _KeptLayer, owner: Tensor) -> None:
         super().__init__()
@@ -52,14 +52,14 @@ class _ReadLayer(DynamicLayer):  # type: ignore[misc]
 
 
 class LogProbs(nn.Module):
-    """Wraps a transformers image-text-to-text model; what DDP and FSDP2 wrap in turn.
+    """Wrapper of a transformers image-text-to-text model, which DDP and FSDP2 wrap in turn.
 
     Args:
         model: its `base_model` gives hidden states, its output embeddings are the LM head.
         banned: token ids that are never sampled, and so have no probability.
-        chunk: positions through the LM head at once.
-        autocast: dtype of the forward pass, None for the weights' own.
-        prompts_once: which way to run; None: prompts once where the model allows it.
+        chunk: positions that go through the LM head at once.
+        autocast: dtype of the forward pass; None: the weights' dtype.
+        prompts_once: the mode; None: prompts once where the model allows it.
     """
 
     def __init__(
@@ -78,7 +78,8 @@ class LogProbs(nn.Module):
         self.prompts_once = keeps_plain_keys(model) if prompts_once is None else prompts_once
 
     def forward(self, batch: Batch) -> Tensor:
-        """Log p of each trained token: (B, T) float32, or float64 for a float64 model; 0 elsewhere; nats."""
+        """Return log p of each trained token: (B, T) float32, or float64 for a float64 model; 0 elsewhere;
+        nats."""
         device = batch.completions.device
         with torch.autocast(device.type, self.autocast) if self.autocast else nullcontext():
             hidden = self._prompts_once(batch) if self.prompts_once else self._rows_whole(batch)
@@ -86,26 +87,26 @@ class LogProbs(nn.Module):
         return flat.new_zeros(batch.mask.shape).masked_scatter(batch.mask, flat)
 
     def _prompts_once(self, batch: Batch) -> Tensor:
-        """(B, T, D): the hidden state that predicts each token of the completions."""
+        """Return (B, T, D): the hidden state that predicts each token of the completions."""
         base, inputs = self.model.base_model, prompt_inputs(batch)
-        there, count = inputs["attention_mask"], len(batch.prompts)
+        prompt_mask, count = inputs["attention_mask"], len(batch.prompts)
         if hasattr(base, "rope_deltas"):
-            # What an earlier batch left there would be used for prompts without images.
+            # The value of an earlier batch would be used for prompts without images.
             base.rope_deltas = None
         layers = [_KeptLayer() for _ in range(self.model.config.get_text_config().num_hidden_layers)]
         prompts = base(**inputs, past_key_values=Cache(layers=layers), use_cache=True).last_hidden_state
-        lengths = there.sum(dim=1)
-        last = prompts[torch.arange(count, device=there.device), lengths - 1]
-        # The token to the right of the last predicts nothing that is trained on.
-        spoken, present = batch.completions[:, :-1], batch.present[:, :-1]
+        lengths = prompt_mask.sum(dim=1)
+        last = prompts[torch.arange(count, device=prompt_mask.device), lengths - 1]
+        # The last token of a completion predicts nothing that is trained on.
+        token_ids, present = batch.completions[:, :-1], batch.present[:, :-1]
         start = lengths[batch.owner].unsqueeze(1)
-        positions = start + torch.arange(spoken.shape[1], device=start.device)
+        positions = start + torch.arange(token_ids.shape[1], device=start.device)
         if getattr(base, "rope_deltas", None) is not None:
-            # Qwen's positions in time, height and width: equal for text, and behind by what images take up.
+            # Qwen's positions in time, height and width: equal for text, and offset by the images' extent.
             positions = (positions + base.rope_deltas[batch.owner].to(positions)).expand(3, -1, -1)
         rows = base(
-            input_ids=spoken,
-            attention_mask=torch.cat([there[batch.owner], present.long()], dim=1),
+            input_ids=token_ids,
+            attention_mask=torch.cat([prompt_mask[batch.owner], present.long()], dim=1),
             position_ids=positions,
             past_key_values=Cache(layers=[_ReadLayer(layer, batch.owner) for layer in layers]),
             use_cache=True,
@@ -113,19 +114,19 @@ class LogProbs(nn.Module):
         return torch.cat([last[batch.owner].unsqueeze(1), rows], dim=1)
 
     def _rows_whole(self, batch: Batch) -> Tensor:
-        """As `_prompts_once`."""
+        """Return the same as `_prompts_once`."""
         hidden: Tensor = self.model.base_model(**row_inputs(batch), use_cache=False).last_hidden_state
         lengths = torch.tensor([len(prompt) for prompt in batch.prompts], device=hidden.device)
         columns = torch.arange(batch.completions.shape[1], device=hidden.device)
-        # Positions right of a short row's end are never looked at, but must exist.
-        place = (lengths[batch.owner].unsqueeze(1) - 1 + columns).clamp(max=hidden.shape[1] - 1)
-        return hidden.gather(1, place.unsqueeze(-1).expand(-1, -1, hidden.shape[-1]))
+        # Positions right of a short row's end are never read, but must exist.
+        positions = (lengths[batch.owner].unsqueeze(1) - 1 + columns).clamp(max=hidden.shape[1] - 1)
+        return hidden.gather(1, positions.unsqueeze(-1).expand(-1, -1, hidden.shape[-1]))
 
     def _through_head(self, hidden: Tensor, targets: Tensor) -> Tensor:
-        """(n, D) hidden states, (n,) tokens -> (n,) log-probabilities."""
+        """Map (n, D) hidden states and (n,) tokens to (n,) log-probabilities."""
         parts = [
             checkpoint(self._head, *chunk, use_reentrant=False)
-            # At least one chunk: gradients are zero without a trained token, but they must exist.
+            # At least one chunk: without a trained token gradients are zero, but they must exist.
             for chunk in zip(torch.split(hidden, self.chunk), torch.split(targets, self.chunk), strict=True)
         ]
         return torch.cat(parts)
@@ -138,7 +139,8 @@ class LogProbs(nn.Module):
 
 
 def keeps_plain_keys(model: Any) -> bool:
-    """Whether every layer of the language model keeps the keys and values of all tokens, and nothing else."""
+    """Return whether every layer of the language model keeps the keys and values of all tokens, and nothing
+    else."""
     if "past_key_values" not in inspect.signature(model.base_model.forward).parameters:
         return False
     layers = DynamicCache(config=model.config).layers
@@ -146,9 +148,10 @@ def keeps_plain_keys(model: Any) -> bool:
 
 
 def checkpoint_layers(model: Any) -> None:
-    """Recompute every layer's activations in the backward pass, the layers staying in evaluation mode.
+    """Recompute every layer's activations in the backward pass; the layers stay in evaluation mode.
 
-    transformers' own switch does nothing in evaluation mode and drops the cache that prompts are shared by.
+    transformers' own switch has no effect in evaluation mode and drops the cache through which prompts are
+    shared.
     """
     for layer in repeated_layers(model):
         layer.forward = _recomputed(layer.forward)
@@ -164,13 +167,14 @@ def _recomputed(forward: Callable[..., Any]) -> Callable[..., Any]:
 
 
 def repeated_layers(model: nn.Module) -> list[nn.Module]:
-    """The transformer blocks of language model and vision tower: recomputed, and sharded, one by one."""
+    """Return the transformer blocks of language model and vision tower, which are recomputed and sharded one
+    by one."""
     from transformers.modeling_layers import GradientCheckpointingLayer
 
-    found: list[nn.Module] = []
+    layers: list[nn.Module] = []
     inside: set[int] = set()
     for module in model.modules():
         if isinstance(module, GradientCheckpointingLayer) and id(module) not in inside:
-            found.append(module)
+            layers.append(module)
             inside.update(id(child) for child in module.modules())
-    return found
+    return layers

@@ -1,4 +1,4 @@
-"""How much of the device a training step used."""
+"""Utilisation of the device by a training step."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import re
 
 import torch
 
-# Peak dense rates of the makers' data sheets, without sparsity; FLOP/s: (bfloat16, float32). float32 is
+# Peak dense rates from the vendors' data sheets, without sparsity; FLOP/s: (bfloat16, float32). float32 is
 # torch's default, which doesn't use TF32.
 PEAK_FLOPS = {
     "B200": (2250e12, 75e12),
@@ -24,7 +24,7 @@ PEAK_FLOPS = {
 
 
 def peak_flops(device: torch.device, dtype: str) -> float | None:
-    """Peak rate of a device, FLOP/s; None where it is not in the table.
+    """Return the peak rate of a device, FLOP/s; None where the device is not in the table.
 
     Args:
         device: of the model.
@@ -34,23 +34,26 @@ def peak_flops(device: torch.device, dtype: str) -> float | None:
 
 
 def named_peak(name: str, dtype: str) -> float | None:
-    """The same by the device's name. The entry with most words that are in it counts; an A10G is no A10."""
+    """Return the peak rate by the device's name, FLOP/s: the entry whose words all occur in it, the longest
+    first; an A10G is no A10."""
     words = set(re.findall(r"\w+", name))
-    found = [entry for entry in PEAK_FLOPS if words.issuperset(entry.split())]
-    return PEAK_FLOPS[max(found, key=len)][dtype != "bfloat16"] if found else None
+    entries = [entry for entry in PEAK_FLOPS if words.issuperset(entry.split())]
+    return PEAK_FLOPS[max(entries, key=len)][dtype != "bfloat16"] if entries else None
 
 
 def utilization(parameters: int, tokens: int, seconds: float, peak: float | None) -> float | None:
-    """Model FLOPs utilisation of forward and backward passes, 0 to 1; None where the peak is unknown.
+    """Return the model FLOPs utilisation of forward and backward passes, 0 to 1; None where the peak is
+    unknown.
 
     6 · parameters · tokens / (seconds · peak), Chowdhery et al. 2022 ("PaLM", appendix B) without the
-    attention term: two operations a parameter forward, four backward. Image encoders, recomputed
-    activations and reference passes are not counted, so it is a lower bound.
+    attention term: two operations per parameter forward, four backward. Image encoders, recomputed
+    activations
+    and reference passes are not counted, so it is a lower bound.
 
     Args:
         parameters: of the language model.
-        tokens: it read, without padding.
-        seconds: of the step.
+        tokens: read by it, without padding.
+        seconds: duration of the step.
         peak: FLOP/s.
     """
     return 6 * parameters * tokens / (seconds * peak) if peak and seconds else None

@@ -3,15 +3,15 @@
     ratio_t = p_new(t) / p_old(t)
     loss_t  = −min(ratio_t · A, clip(ratio_t, 1 − low, 1 + high) · A) · min(p_old(t) / p_sampler(t), cap)
               + kl · k3(t)
-    loss    = Σ_s w_s · (Σ of loss_t over segment s, normalised by what segment s has in the optimiser step)
+    loss    = Σ_s w_s · (Σ of loss_t over segment s, normalised by segment s's counts in the optimiser step)
 
 The first factor is PPO's surrogate (Schulman et al. 2017, equation 7) with separate bounds (DAPO, Yu et al.
 2025); the second corrects for the difference between rollout engine and trainer, truncated and without
 gradient (Yao et al. 2025, "Your efficient RL framework secretly brings you off-policy RL training"); k3 is
 Schulman's estimate of KL(new ‖ reference) from one sample (2020, "Approximating KL divergence").
 
-A segment's loss is divided by counts of that segment alone, and an advantage comes from rewards of its own
-group alone: what one segment is rewarded by never reaches the other's gradient.
+A segment's loss is divided by counts of that segment alone, and an advantage comes from rewards of its group
+alone: a segment's reward never reaches the other segment's gradient.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from typing import get_args
 import torch
 from torch import Tensor
 
-from mirl_core.training.rl.planners.rows import Row, Segment
+from mirl_core.training.rl.planners.rows import Segment, TrainingRow
 from mirl_core.training.rl.recipe.config import OptimizerConfig
 
 SEGMENTS: tuple[Segment, ...] = get_args(Segment)
@@ -31,10 +31,10 @@ SEGMENTS: tuple[Segment, ...] = get_args(Segment)
 
 @dataclass(frozen=True, slots=True)
 class TokenLosses:
-    """Every token's loss with what it was made of; all (B, T), and neutral where the mask is off."""
+    """Every token's loss and its terms; all (B, T), and neutral where the mask is off."""
 
     loss: Tensor
-    """What is minimised, before normalisation; 0 where the mask is off."""
+    """The minimised quantity, before normalisation; 0 where the mask is off."""
     ratio: Tensor
     """p_new / p_old; carries the gradient; 1 where the mask is off."""
     weight: Tensor
@@ -44,11 +44,11 @@ class TokenLosses:
     mismatch: Tensor
     """log p_old − log p_sampler, without gradient; 0 where the mask is off; nats."""
     capped: Tensor
-    """Whether the cap of the weight was reached."""
+    """Whether the weight reached its cap."""
     clipped_low: Tensor
     """Whether the lower bound stopped the gradient."""
     clipped_high: Tensor
-    """Whether the upper bound did."""
+    """Whether the upper bound stopped the gradient."""
 
 
 def token_losses(
@@ -60,17 +60,17 @@ def token_losses(
     mask: Tensor,
     settings: OptimizerConfig,
 ) -> TokenLosses:
-    """Each token's loss, not yet normalised.
+    """Compute each token's loss, not yet normalised.
 
     Args:
         new: (B, T) log p of each token under the weights in training; carries the gradient; nats.
         old: (B, T) log p under the weights before the first update on this batch; nats. `new.detach()` where
-            there was none.
+            this is the first update.
         sampler: (B, T) log p as the rollout engine sampled it; nats.
-        reference: (B, T) log p under the frozen start; nats. Needed where `settings.kl` is above 0.
+        reference: (B, T) log p under the frozen start; nats. Required where `settings.kl` is above 0.
         advantages: (B,) of each row.
-        mask: (B, T) bool: the tokens in the loss. What stands elsewhere is never looked at, infinities and
-            NaN included.
+        mask: (B, T) bool: the tokens in the loss. Values elsewhere are never used, infinities and NaN
+            included.
         settings: clip bounds, KL weight and importance cap.
     """
     if settings.kl and reference is None:
@@ -106,19 +106,21 @@ def token_losses(
 
 @dataclass(frozen=True, slots=True)
 class Normalizers:
-    """What one whole optimiser step trains on, by segment in the order of `SEGMENTS`.
+    """The number of trained tokens and rows of a whole optimiser step, by segment in the order of `SEGMENTS`.
 
     Counted over all ranks and all forward passes of the step, so that neither ranks nor accumulation change
-    the loss: add up what each rank has (`counts`, all-reduced, `from_counts`). Only rows that are trained on
-    count; a group whose rewards are all equal makes no rows (as DAPO filters it).
+    the
+    loss: sum each rank's `counts` (all-reduce), then `from_counts`. Only trained rows count; a group with
+    equal
+    rewards makes no rows (as DAPO filters it).
     """
 
     tokens: tuple[int, ...] = (0,) * len(SEGMENTS)
     rows: tuple[int, ...] = (0,) * len(SEGMENTS)
 
     @classmethod
-    def of(cls, rows: Iterable[Row]) -> Normalizers:
-        """The counts of some rows. Rows without a trained token don't count."""
+    def of(cls, rows: Iterable[TrainingRow]) -> Normalizers:
+        """Count some rows; rows without a trained token don't count."""
         tokens, numbers = dict.fromkeys(SEGMENTS, 0), dict.fromkeys(SEGMENTS, 0)
         for row in rows:
             tokens[row.segment] += row.trained_tokens
@@ -127,21 +129,23 @@ class Normalizers:
 
     @property
     def counts(self) -> tuple[int, ...]:
-        """All counts in one line, to be summed over ranks."""
+        """All counts in one sequence, to be summed over ranks."""
         return (*self.tokens, *self.rows)
 
     @classmethod
     def from_counts(cls, counts: Sequence[float]) -> Normalizers:
-        """The reverse of `counts`."""
+        """Return the normalizers of `counts`."""
         whole = [round(count) for count in counts]
         return cls(tuple(whole[: len(SEGMENTS)]), tuple(whole[len(SEGMENTS) :]))
 
-    def factors(self, rows: Sequence[Row], settings: OptimizerConfig, max_tokens: int) -> tuple[float, ...]:
-        """What the sum of each row's token losses is multiplied by.
+    def factors(
+        self, rows: Sequence[TrainingRow], settings: OptimizerConfig, max_tokens: int
+    ) -> tuple[float, ...]:
+        """Return the factor by which the sum of each row's token losses is multiplied.
 
         token     w_s / T_s: every token of the segment weighs the same (DAPO)
         sequence  w_s / (R_s · tokens of the row): every row weighs the same (GRPO)
-        constant  w_s / (R_s · max_tokens): nothing depends on what was sampled (Dr. GRPO)
+        constant  w_s / (R_s · max_tokens): independent of the sampled lengths (Dr. GRPO)
 
         Args:
             rows: of one forward pass; they must have been counted.
@@ -150,25 +154,26 @@ class Normalizers:
         """
         return tuple(self._factor(row, settings, max_tokens) for row in rows)
 
-    def _factor(self, row: Row, settings: OptimizerConfig, max_tokens: int) -> float:
+    def _factor(self, row: TrainingRow, settings: OptimizerConfig, max_tokens: int) -> float:
         if not row.trained_tokens:
             return 0.0
         described = row.segment == "description"
         weight = settings.description_weight if described else settings.reasoning_weight
-        place = SEGMENTS.index(row.segment)
+        index = SEGMENTS.index(row.segment)
         match settings.normalization:
             case "token":
-                return weight / self.tokens[place]
+                return weight / self.tokens[index]
             case "sequence":
-                return weight / (self.rows[place] * row.trained_tokens)
+                return weight / (self.rows[index] * row.trained_tokens)
             case "constant":
-                return weight / (self.rows[place] * max_tokens)
+                return weight / (self.rows[index] * max_tokens)
 
 
 def normalized_loss(losses: Tensor, factors: Tensor) -> Tensor:
-    """The loss of one forward pass: its share of the step's, so that shares are added, never averaged.
+    """Return the loss of one forward pass: its share of the step's loss, so that shares are summed, never
+    averaged.
 
-    Whoever averages gradients over ranks, as DDP and FSDP do, must multiply by their number.
+    A caller that averages gradients over ranks, as DDP and FSDP do, must multiply by the number of ranks.
 
     Args:
         losses: (B, T) `TokenLosses.loss`.
@@ -186,9 +191,10 @@ MAXIMA = ("ratio/max", "mismatch/max")
 
 @dataclass(frozen=True, slots=True)
 class Diagnostics:
-    """How far the policy is from what sampled the tokens, by segment.
+    """The distance of the policy from the sampler of the tokens, by segment.
 
-    Add those of a step's forward passes (`+`); over ranks, `sums` by sum and `maxima` by maximum.
+    Add the diagnostics of a step's forward passes (`+`); over ranks, reduce `sums` by sum and `maxima` by
+    maximum.
     """
 
     sums: Tensor
@@ -200,7 +206,7 @@ class Diagnostics:
         return Diagnostics(self.sums + other.sums, torch.maximum(self.maxima, other.maxima))
 
     def metrics(self) -> dict[str, float]:
-        """Means and maxima over all trained tokens, and for each segment as `NAME/SEGMENT`.
+        """Return means and maxima over all trained tokens, and for each segment as `NAME/SEGMENT`.
 
         ratio       p_new / p_old
         clip        share of tokens whose gradient a clip bound stopped
@@ -209,10 +215,10 @@ class Diagnostics:
         importance  truncated p_old / p_sampler, and the share of tokens that were truncated
         entropy     −log p_new of the sampled tokens: an estimate of the policy's entropy; nats
         """
-        found = self._named(self.sums.sum(dim=0), self.maxima.amax(dim=0), "")
-        for place, segment in enumerate(SEGMENTS):
-            found |= self._named(self.sums[place], self.maxima[place], f"/{segment}")
-        return found
+        metrics = self._named(self.sums.sum(dim=0), self.maxima.amax(dim=0), "")
+        for index, segment in enumerate(SEGMENTS):
+            metrics |= self._named(self.sums[index], self.maxima[index], f"/{segment}")
+        return metrics
 
     def _named(self, sums: Tensor, maxima: Tensor, suffix: str) -> dict[str, float]:
         tokens, *totals = sums.tolist()
@@ -226,14 +232,14 @@ class Diagnostics:
 
 
 @torch.no_grad()
-def diagnose(losses: TokenLosses, new: Tensor, mask: Tensor, rows: Sequence[Row]) -> Diagnostics:
-    """The diagnostics of one forward pass.
+def diagnose(losses: TokenLosses, new: Tensor, mask: Tensor, rows: Sequence[TrainingRow]) -> Diagnostics:
+    """Compute the diagnostics of one forward pass.
 
     Args:
         losses: of these rows.
         new: (B, T) log p of each token under the weights in training; nats.
         mask: (B, T) bool: the tokens in the loss.
-        rows: (B,) at least one, for their segments.
+        rows: (B,) at least one row; they give the segments.
     """
     distance = losses.mismatch.abs()
     measures = (
@@ -242,10 +248,12 @@ def diagnose(losses: TokenLosses, new: Tensor, mask: Tensor, rows: Sequence[Row]
     )  # fmt: skip
     sums, maxima = [], []
     for segment in SEGMENTS:
-        belongs = torch.tensor([row.segment == segment for row in rows], device=mask.device)
-        chosen = mask & belongs.unsqueeze(1)
-        sums.append(torch.stack([_where(chosen, one.double()).sum() for one in (mask, *measures)]))
-        maxima.append(torch.stack([_where(chosen, one.double()).amax() for one in (losses.ratio, distance)]))
+        in_segment = torch.tensor([row.segment == segment for row in rows], device=mask.device)
+        selected = mask & in_segment.unsqueeze(1)
+        sums.append(torch.stack([_where(selected, measure.double()).sum() for measure in (mask, *measures)]))
+        maxima.append(
+            torch.stack([_where(selected, measure.double()).amax() for measure in (losses.ratio, distance)])
+        )
     return Diagnostics(torch.stack(sums), torch.stack(maxima))
 
 

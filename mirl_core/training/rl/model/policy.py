@@ -1,4 +1,4 @@
-"""The model being trained: rows in, log-probabilities out, and a folder that others can load."""
+"""The policy in training: rows in, log-probabilities out, and a folder that transformers and vLLM load."""
 
 from __future__ import annotations
 
@@ -21,9 +21,9 @@ from torch.distributed.checkpoint.state_dict import StateDictOptions, get_model_
 from mirl_core.engines.common.placeholders import placeholder_ids
 from mirl_core.errors import ConfigError
 from mirl_core.training.rl.model.adapters import add_adapters, merge, without_adapters
-from mirl_core.training.rl.model.encoding import Batch, Prompts, encode, prompt_inputs, render
+from mirl_core.training.rl.model.encoding import Batch, RenderedPrompts, encode, prompt_inputs, render
 from mirl_core.training.rl.model.forward import LogProbs, checkpoint_layers, repeated_layers
-from mirl_core.training.rl.planners.rows import Row
+from mirl_core.training.rl.planners.rows import TrainingRow
 from mirl_core.training.rl.recipe.config import OptimizerConfig
 from mirl_core.training.rl.weight_sync.weight_stream import WeightStream
 from mirl_core.types import Conversation
@@ -32,21 +32,21 @@ _LOG = logging.getLogger(__name__)
 _OWN_FILES = re.compile(
     r"README.*|(generation_)?config\.json|.*\.(safetensors|bin|pt|pth|gguf|h5|msgpack)(\.index\.json)?"
 )
-"""What an export writes by itself, or what would not be true of it."""
+"""Files that an export writes itself, or that would be wrong beside new weights."""
 
 
 class Policy:
-    """One model in training, on its device, without dropout.
+    """A model in training, on its device, without dropout.
 
     Trained weights are float32; with `dtype: bfloat16` the forward pass is bfloat16 by autocast, and weights
-    that aren't trained stay in the type they were saved in.
+    that aren't trained keep the type they were saved in.
 
     Args:
         model: a transformers image-text-to-text model, on its device; changed in place.
         processor: its processor, with a chat template.
-        settings: the recipe's.
-        folder: where the model came from: what it holds beside weights is exported with them.
-        prompts_once: how the forward pass runs (`network.py`); None: by what the model allows.
+        settings: the recipe's optimizer settings.
+        folder: the model's folder; its files beside the weights are exported with them.
+        prompts_once: the mode of the forward pass (`forward.py`); None: the mode that the model allows.
 
     Raises:
         ConfigError: the settings don't fit the model.
@@ -100,7 +100,7 @@ class Policy:
         self.model = model
         self.network = network(model)
         self.runner: nn.Module = self.network
-        """What runs: the network, or DDP around it."""
+        """The module that runs: the network, or DDP around it."""
         self._probe()
 
     @classmethod
@@ -108,7 +108,7 @@ class Policy:
         """Load a model from a folder or hub name.
 
         Raises:
-            ConfigError: it can't be loaded, or the settings don't fit it.
+            ConfigError: the model can't be loaded, or the settings don't fit it.
         """
         from transformers import AutoModelForImageTextToText, AutoProcessor
 
@@ -127,11 +127,11 @@ class Policy:
 
     @property
     def language_model(self) -> nn.Module:
-        """The part that reads tokens, or the whole model where it can't be told from the rest."""
+        """The part that reads tokens, or the whole model where the part is not known."""
         part: nn.Module = self.model.get_decoder() or self.model
         return part
 
-    def render(self, rows: Sequence[Row], rendered: Prompts) -> None:
+    def render(self, rows: Sequence[TrainingRow], rendered: RenderedPrompts) -> None:
         """Add the prompts of some rows to `rendered`, for `encode`; on the CPU.
 
         Raises:
@@ -139,12 +139,12 @@ class Policy:
         """
         render(self.processor, rows, rendered)
 
-    def encode(self, rows: Sequence[Row], rendered: Prompts | None = None) -> Batch:
-        """Rows (at least one) as tensors on the model's device.
+    def encode(self, rows: Sequence[TrainingRow], rendered: RenderedPrompts | None = None) -> Batch:
+        """Encode rows (at least one) as tensors on the model's device.
 
         Args:
             rows: rows of one prompt share its Conversation object.
-            rendered: carries rendered prompts from one call to the next; the caller keeps the rows alive.
+            rendered: rendered prompts, kept from one call to the next; the caller keeps the rows alive.
 
         Raises:
             ValueError: a completion holds a media placeholder.
@@ -153,21 +153,23 @@ class Policy:
         batch = encode(self.processor, rows, {} if rendered is None else rendered, self._banned)
         return batch.to(self.device)
 
-    def idle_row(self) -> Row:
-        """A row with an image and without a trained token: what a rank without rows runs, so that all ranks
-        run the same layers."""
+    def idle_row(self) -> TrainingRow:
+        """Return a row with an image and without a trained token: a rank without rows runs it, so that all
+        ranks run the same layers."""
         token = next(token for token in range(len(self._banned) + 1) if token not in self._banned)
-        return Row(self._idle_prompt, (token,), (False,), (0.0,), 0.0, "trajectory", "idle")
+        return TrainingRow(self._idle_prompt, (token,), (False,), (0.0,), 0.0, "trajectory", "idle")
 
     def logprobs(self, batch: Batch) -> Tensor:
-        """Log p of each trained token of the completions: (B, T), 0 elsewhere; nats. Media placeholders have
-        no probability: they are not sampled either."""
+        """Return log p of each trained token of the completions: (B, T), 0 elsewhere; nats.
+
+        Media placeholders have no probability: they are not sampled either.
+        """
         values: Tensor = self.runner(batch)
         return values
 
     @torch.no_grad()
     def reference_logprobs(self, batch: Batch) -> Tensor | None:
-        """As `logprobs`, under the frozen start; None where the settings have no use for it."""
+        """Return `logprobs` under the frozen start; None where the settings don't use it."""
         if not self.settings.kl:
             return None
         if self.reference is not None:
@@ -177,39 +179,41 @@ class Policy:
             return self.logprobs(batch)
 
     def trained(self) -> dict[str, nn.Parameter]:
-        """The parameters that are trained, by name."""
+        """Return the trained parameters by name."""
         return {name: value for name, value in self.network.named_parameters() if value.requires_grad}
 
     def weights(self) -> dict[str, Tensor]:
-        """All weights under transformers' names, whole and on the CPU, adapters merged. They may share
-        memory with the weights in training.
+        """Return all weights under transformers' names, whole and on the CPU, adapters merged.
 
-        Every rank must call this; ranks but the first get an empty dictionary where there are several.
+        They may share memory with the weights in training. Every rank must call this; ranks but the first get
+        an
+        empty dictionary where there are several.
         """
         options = StateDictOptions(full_state_dict=True, cpu_offload=True)
-        found: Mapping[str, Any] = get_model_state_dict(self.network, options=options)
-        weights: dict[str, Tensor] = {name.removeprefix("model."): value for name, value in found.items()}
+        state: Mapping[str, Any] = get_model_state_dict(self.network, options=options)
+        weights: dict[str, Tensor] = {name.removeprefix("model."): value for name, value in state.items()}
         if self.settings.lora is not None and weights:
             weights = merge(weights, self.settings.lora)
         return weights
 
     def stream(self, dtype: torch.dtype | None = None) -> WeightStream:
-        """All weights, one at a time, under the names that the start's file had; for a transfer.
+        """Return all weights one at a time, under the names in the start's file, for a transfer.
 
         Args:
             dtype: of the weights; None: the start's.
 
         Raises:
-            ConfigError: this model's weights can't go one at a time.
+            ConfigError: this model's weights can't be sent one at a time.
         """
         return WeightStream(self.network, self.model, self.settings.lora, dtype or self._start_dtype)
 
     def save_weights(self, folder: Path, dtype: torch.dtype | None = None) -> None:
-        """Write weights and model settings in the Hugging Face form, under the names that the start's file
-        had. Every rank must call this; the first writes.
+        """Write weights and model settings in the Hugging Face layout, under the names in the start's file.
+
+        Every rank must call this; the first writes.
 
         Args:
-            folder: made if need be; what is there already is written over.
+            folder: created if it is missing; files in it are overwritten.
             dtype: of the weights; None: the start's.
         """
         weights = self.weights()
@@ -224,9 +228,12 @@ class Policy:
         shell.save_pretrained(folder, state_dict=weights)
 
     def export(self, folder: Path, dtype: torch.dtype | None = None) -> None:
-        """Write the folder that transformers and vLLM load: weights, tokenizer, processor, chat template, and
-        the start's `mirl.json` if it had one, without its calibration, which was of other weights. Arguments
-        and ranks are as for `save_weights`."""
+        """Write the folder that transformers and vLLM load.
+
+        It holds weights, tokenizer, processor, chat template, and the start's `mirl.json` if there is one,
+        without
+        its calibration, which belongs to other weights. Arguments and ranks are as for `save_weights`.
+        """
         self.save_weights(folder, dtype)
         if torch.distributed.is_initialized() and torch.distributed.get_rank():
             return
@@ -234,7 +241,7 @@ class Policy:
             self.processor.save_pretrained(folder)
             return
         for file in sorted(self._folder.iterdir()):
-            # Copied, since a tokenizer that is loaded and saved again is not the same file.
+            # Copied, since loading and saving a tokenizer changes its file.
             if file.is_file() and not _OWN_FILES.fullmatch(file.name):
                 shutil.copyfile(file, folder / file.name)
         settings = folder / "mirl.json"
@@ -244,34 +251,36 @@ class Policy:
             settings.write_text(json.dumps(kept, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
 
     def _probe(self) -> None:
-        """Run one row: hold our way from hidden states to log-probabilities against the model's own, and
-        freeze what no row can reach (LLaVA's vision tower has a layer that is never read), since ranks that
-        add up gradients would wait for it."""
+        """Check log-probabilities against the model's own on one row, and freeze parameters that no row
+        reaches.
+
+        LLaVA's vision tower has a layer that is never read; ranks that sum gradients would wait for it.
+        """
         row = replace(self.idle_row(), loss_mask=(True,))
         batch = self.encode([row])
         half = self.network.autocast
-        value = self.network(batch)[0, 0]
+        logprob = self.network(batch)[0, 0]
         with torch.no_grad(), torch.autocast(self.device.type, half) if half else nullcontext():
             logits = self.model(**prompt_inputs(batch)).logits[:, -1].double()
         logits[:, sorted(self._banned)] = -torch.inf
-        theirs = logits.log_softmax(-1)[0, row.completion_ids[0]]
-        bound = (0.1 if half else 1e-3) * theirs.abs().clamp(min=1)
-        if (value.double() - theirs).abs() > bound:
+        expected = logits.log_softmax(-1)[0, row.completion_ids[0]]
+        bound = (0.1 if half else 1e-3) * expected.abs().clamp(min=1)
+        if (logprob.double() - expected).abs() > bound:
             raise ConfigError(
                 f"{type(self.model).__name__} changes its logits after the LM head (scaling or a soft cap), "
                 "which training does not know about",
                 param="model",
             )
-        reached = _leaves(value)
+        used = _leaves(logprob)
         for name, parameter in self.trained().items():
-            if id(parameter) not in reached:
+            if id(parameter) not in used:
                 _LOG.info("%s is never used and is not trained", name)
                 parameter.requires_grad_(False)
 
 
 def _leaves(value: Tensor) -> set[int]:
-    """The `id`s of the parameters that a value depends on."""
-    found, seen, queue = set(), set(), [value.grad_fn]
+    """Return the `id`s of the parameters on which a value depends."""
+    leaves, seen, queue = set(), set(), [value.grad_fn]
     while queue:
         node = queue.pop()
         if node is None or node in seen:
@@ -279,13 +288,16 @@ def _leaves(value: Tensor) -> set[int]:
         seen.add(node)
         queue += [following for following, _ in node.next_functions]
         if (leaf := getattr(node, "variable", None)) is not None:
-            found.add(id(leaf))
-    return found
+            leaves.add(id(leaf))
+    return leaves
 
 
 def _freeze(model: nn.Module, patterns: Sequence[str]) -> None:
-    """Take the gradient from parameters whose name matches. ConfigError if a pattern has no match, or nothing
-    is left to train."""
+    """Freeze the parameters whose name matches a pattern.
+
+    Raises:
+        ConfigError: a pattern has no match, or no parameter is left to train.
+    """
     for pattern in patterns:
         matching = [value for name, value in model.named_parameters() if re.search(pattern, name)]
         if not matching:

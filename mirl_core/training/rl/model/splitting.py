@@ -1,4 +1,4 @@
-"""Which rows go into which optimiser step and which forward pass of it.
+"""Assignment of rows to optimiser steps and to their forward passes.
 
 Light to import: no torch.
 """
@@ -8,46 +8,46 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from itertools import pairwise
 
-from mirl_core.training.rl.planners.rows import Row
+from mirl_core.training.rl.planners.rows import TrainingRow
 
 
-def split_updates(rows: Sequence[Row], updates: int) -> list[list[Row]]:
-    """Rows in so many parts of similar size, in order, each group whole; parts may be empty."""
-    groups: dict[str, list[Row]] = {}
+def split_updates(rows: Sequence[TrainingRow], updates: int) -> list[list[TrainingRow]]:
+    """Split rows into `updates` parts of similar size, in order, each group whole; parts may be empty."""
+    groups: dict[str, list[TrainingRow]] = {}
     for row in rows:
         groups.setdefault(row.group, []).append(row)
-    parts: list[list[Row]] = [[] for _ in range(updates)]
+    parts: list[list[TrainingRow]] = [[] for _ in range(updates)]
     done = 0
     for group in groups.values():
-        # A group goes where its middle falls.
+        # A group goes to the part in which its middle falls.
         parts[(2 * done + len(group)) * updates // (2 * len(rows))] += group
         done += len(group)
     return parts
 
 
 def split_passes(
-    rows: Sequence[Row], passes: int, prompt_tokens: Callable[[Row], int], prompts_once: bool
-) -> list[list[Row]]:
-    """Rows in so many parts of equal size, the larger first; there are empty ones if rows are too few.
+    rows: Sequence[TrainingRow], passes: int, prompt_tokens: Callable[[TrainingRow], int], prompts_once: bool
+) -> list[list[TrainingRow]]:
+    """Split rows into `passes` parts of equal size, larger parts first; parts are empty if rows are too few.
 
-    Sorted by length, least is padded. Sorted by prompt first, fewest parts read a prompt. Whichever makes the
-    model read less is taken.
+    Sorting by length pads least; sorting by prompt first makes the fewest parts read a prompt. The order that
+    makes the model read fewer tokens is used.
 
     Args:
         rows: of one optimiser step.
-        passes: how many parts.
+        passes: number of parts.
         prompt_tokens: length of a row's prompt, images included; tokens.
         prompts_once: whether rows of one prompt that are in one part share it.
     """
-    order = {id(row.prompt): place for place, row in reversed(list(enumerate(rows)))}
+    order = {id(row.prompt): position for position, row in reversed(list(enumerate(rows)))}
 
-    def length(row: Row) -> int:
+    def length(row: TrainingRow) -> int:
         return len(row.completion_ids) + (0 if prompts_once else prompt_tokens(row))
 
-    def cost(parts: Sequence[Sequence[Row]]) -> int:
+    def cost(parts: Sequence[Sequence[TrainingRow]]) -> int:
         return sum(map(read, parts))
 
-    def read(part: Sequence[Row]) -> int:
+    def read(part: Sequence[TrainingRow]) -> int:
         if not part:
             return 0
         prompts = {id(row.prompt): prompt_tokens(row) for row in part} if prompts_once else {0: 0}
@@ -58,7 +58,7 @@ def split_passes(
     return min(by_length, by_prompt, key=cost)
 
 
-def _cut(rows: Sequence[Row], parts: int) -> list[list[Row]]:
-    small, more = divmod(len(rows), parts)
-    ends = [part * small + min(part, more) for part in range(parts + 1)]
+def _cut(rows: Sequence[TrainingRow], parts: int) -> list[list[TrainingRow]]:
+    size, remainder = divmod(len(rows), parts)
+    ends = [part * size + min(part, remainder) for part in range(parts + 1)]
     return [list(rows[start:end]) for start, end in pairwise(ends)]

@@ -1,13 +1,17 @@
-"""Rollouts, rewards and advantages of one step: questions in, rows for the trainer out.
+"""Rollouts, rewards and advantages of one step: questions in, training rows out; imports the pipeline, no
+torch.
 
-    base.py     runs the pipeline on every question of a step, and keeps what was sampled
-    mirl.py     descriptions rewarded by MI, the reasoning of those that were kept by its answers
-    grpo.py     whole trajectories rewarded by their answers
-    metrics.py  a step's figures
+    question_source.py  the questions of each step
+    base.py             runs the pipeline on every question of a step, and keeps what was sampled
+    mirl.py             descriptions rewarded by MI, the reasoning of kept descriptions by its answers
+    grpo.py             whole trajectories rewarded by their answers
+    advantages.py       rewards of a group → advantages
+    metrics.py          a step's figures
+    rows.py             the result: rows, trajectories, plan
 
 A group whose rewards are all equal has no gradient: its rows are left out, of the KL term too, and the
-metrics count it. The trainer normalises over the rows that are there, as DAPO does (Yu et al. 2025, section
-3.2, whose dynamic sampling drops the same groups).
+metrics count it. The trainer normalises over the remaining rows, as DAPO does (Yu et al. 2025, section 3.2,
+whose dynamic sampling drops the same groups).
 """
 
 from __future__ import annotations
@@ -34,15 +38,15 @@ PLANNERS: dict[Literal["mirl", "grpo"], type[MIRLPlanner] | type[GRPOPlanner]] =
 def make_planner(
     engine: Engine, settings: ModelSettings, recipe: RLRecipe, judge: Judge, scorer: MIScorer | None = None
 ) -> Planner:
-    """The recipe's planner.
+    """Return the recipe's planner.
 
     Args:
         engine: samples from the policy.
         settings: the model's tags and instruction.
         judge: rewards chains.
-        scorer: scores descriptions; only asked where `mirl` rewards descriptions by their MI.
+        scorer: scores descriptions; used only where `mirl` rewards descriptions by their MI.
 
     Raises:
-        ConfigError: the recipe asks for what this planner can't give; `param` is the key.
+        ConfigError: a setting of the recipe is impossible with this planner; `param` is the key.
     """
     return PLANNERS[recipe.planner](engine, settings, recipe, judge, scorer)

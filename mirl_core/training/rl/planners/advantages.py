@@ -1,4 +1,4 @@
-"""Rewards of a group to advantages: how much better each was than the group.
+"""Rewards of a group to advantages: by how much each reward exceeds the group's mean.
 
 Light to import: no torch.
 """
@@ -13,34 +13,36 @@ from typing import Literal
 def group_advantages(
     rewards: Sequence[float], floor: float, scale: Literal["group", "none"] = "group"
 ) -> tuple[float, ...]:
-    """(r − mean) / max(std, floor), with n − 1 under the deviation: GRPO (Shao et al. 2024, equation 3).
+    """Return (r − mean) / max(std, floor), with n − 1 in the deviation: GRPO (Shao et al. 2024, equation 3).
 
-    The deviation is floored instead of having a small number added, so that differences of the size of
-    rounding are not blown up to advantages of ±1, and all other advantages are exactly the formula's. With
+    The deviation is floored instead of increased by a small number, so that differences of the size of
+    rounding
+    are not scaled up to advantages of ±1, and all other advantages are exactly the formula's. With
     `scale="none"` nothing is divided (Liu et al. 2025, "Dr. GRPO"). Sums are exactly rounded: an advantage
-    does not depend on the order of the group.
+    does
+    not depend on the order of the group.
 
     Args:
         rewards: of the samples that are compared.
-        floor: least deviation to divide by, in the unit of the rewards.
+        floor: smallest deviation to divide by, in the unit of the rewards.
         scale: `group` or `none`.
 
     Returns:
-        One advantage a reward; all exactly 0 where the rewards are equal, and in a group of one.
+        One advantage per reward; all exactly 0 where the rewards are equal, and in a group of one.
 
     Raises:
         ValueError: a reward is not finite.
     """
     if not all(map(math.isfinite, rewards)):
         raise ValueError(f"rewards must be finite, got {tuple(rewards)}")
-    # Said apart, since a rounded mean of equal numbers need not equal them.
+    # A separate case, since a rounded mean of equal numbers need not equal them.
     if not rewards or min(rewards) == max(rewards):
         return (0.0,) * len(rewards)
     mean = math.fsum(rewards) / len(rewards)
     deviations = [reward - mean for reward in rewards]
     if scale == "none":
         return tuple(deviations)
-    spread = math.sqrt(math.fsum(one * one for one in deviations) / (len(rewards) - 1))
+    spread = math.sqrt(math.fsum(deviation * deviation for deviation in deviations) / (len(rewards) - 1))
     divisor = max(spread, floor)
-    # Differences whose squares underflow, without a floor: nothing to tell the samples apart by.
-    return tuple(one / divisor if divisor else 0.0 for one in deviations)
+    # Without a floor, differences whose squares underflow count as equal rewards.
+    return tuple(deviation / divisor if divisor else 0.0 for deviation in deviations)

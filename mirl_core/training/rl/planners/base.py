@@ -1,7 +1,7 @@
-"""One step's rollouts: the pipeline on every question, with every token that it sampled kept.
+"""The rollouts of one step: the pipeline on every question, with every sampled token kept.
 
-What a planner does is a function of (recipe seed, step, question) as far as the engine repeats itself; with
-`rollout.serial` one question runs after the other, and nothing beside it.
+A planner's result is a function of (recipe seed, step, question) as far as the engine is repeatable; with
+`rollout.serial` questions run one after the other, and nothing runs beside them.
 """
 
 from __future__ import annotations
@@ -9,19 +9,20 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
-from collections.abc import Coroutine, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from contextlib import aclosing
 from dataclasses import dataclass, field
-from typing import Any, Literal, Protocol, TypeVar
+from typing import Literal, Protocol
 
 from mirl_core.config import MIRLOptions, ModelSettings
 from mirl_core.engines.base import Engine, RequestContext, Sample, Sampling, derive_seed
+from mirl_core.engines.common.concurrency import gather_or_cancel
 from mirl_core.engines.wrappers.recording import RecordingEngine
 from mirl_core.errors import RequestError
 from mirl_core.pipeline.events import Finished, Gated
 from mirl_core.pipeline.run import Pipeline
 from mirl_core.tasks.questions import Question, is_right
-from mirl_core.training.rl.planners.rows import Plan, Row, Segment, Trajectory
+from mirl_core.training.rl.planners.rows import Plan, Segment, TrainingRow, Trajectory
 from mirl_core.training.rl.recipe.config import RLRecipe
 from mirl_core.training.rl.rewards import Judge, Judged
 from mirl_core.training.rl.rewards.mi import is_invalid
@@ -29,17 +30,16 @@ from mirl_core.training.rl.rewards.mi_scorers import MIScorer, ScoredMI
 from mirl_core.types import Chain, Conversation, Description, Result
 
 logger = logging.getLogger(__name__)
-_T = TypeVar("_T")
 
-Place = tuple[int, int | None]
-"""Description and fork; no fork stands for the description itself."""
+BranchKey = tuple[int, int | None]
+"""Index of description and fork; fork None stands for the description itself."""
 
 
 class Planner(Protocol):
-    """Makes a step's rows."""
+    """A maker of a step's rows."""
 
     async def plan(self, questions: Sequence[Question], step: int) -> Plan:
-        """Roll out all questions, judge, compare.
+        """Roll out all questions, compute rewards, and compare them.
 
         A question that the engine refuses (a prompt that is too long) is left out, logged and counted.
 
@@ -53,7 +53,7 @@ class Planner(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class JudgedChain:
-    """One chain of a kept description."""
+    """One chain of a kept description, with its reward."""
 
     chain: Chain
     sample: Sample
@@ -63,33 +63,37 @@ class JudgedChain:
 
 @dataclass(frozen=True, slots=True)
 class Rollout:
-    """What was sampled for one question."""
+    """The samples and rewards of one question."""
 
     question: Question
     prompt: Conversation
-    """As descriptions were sampled from it, instruction and images included."""
+    """The prompt of the descriptions, instruction and images included."""
     opening: tuple[int, ...]
-    """Token ids of the description's opening tag, which was prefilled."""
+    """Token ids of the description's opening tag, which is prefilled."""
     result: Result
     descriptions: tuple[tuple[Description, Sample], ...]
     chains: tuple[JudgedChain, ...]
-    """Of kept descriptions, by description and fork; a fallback's plain chain is none of them."""
+    """Chains of kept descriptions, by description and fork; without a fallback's plain chain."""
     scored: Mapping[int, ScoredMI]
-    """By the description's index, where a scorer was asked and the description is valid."""
+    """By the description's index, for valid descriptions where there is a scorer."""
     seconds: Mapping[str, float]
-    """What the pipeline doesn't time: `mi` (the scorer's) and `judge`."""
+    """Durations that the pipeline doesn't measure: `mi` (the scorer's) and `judge`."""
 
     @property
     def described(self) -> dict[int, Sample]:
-        """What each description sampled, by its index."""
-        return {one.index: sample for one, sample in self.descriptions}
+        """Each description's sample, by its index."""
+        return {description.index: sample for description, sample in self.descriptions}
 
     def trajectory(self, chain: JudgedChain, segment: Segment, reward: float, advantage: float) -> Trajectory:
-        """A whole trajectory for the log."""
-        before = next(one.text for one, _ in self.descriptions if one.index == chain.chain.description)
+        """Return a whole trajectory for the log."""
+        description_text = next(
+            description.text
+            for description, _ in self.descriptions
+            if description.index == chain.chain.description
+        )
         return Trajectory(
             question=self.question.key,
-            text=f"{before}\n{chain.chain.text}",
+            text=f"{description_text}\n{chain.chain.text}",
             segment=segment,
             reward=reward,
             advantage=advantage,
@@ -106,14 +110,14 @@ class Rollout:
         group: str,
         *,
         prompt: Conversation | None = None,
-    ) -> Row:
-        """The opening tag and `parts` as one completion, the parts marked True in the loss."""
+    ) -> TrainingRow:
+        """Return the opening tag and `parts` as one completion; parts marked True are in the loss."""
         ids, mask, logprobs = list(self.opening), [False] * len(self.opening), [0.0] * len(self.opening)
         for sample, trained in parts:
             ids += sample.token_ids
             mask += [trained] * len(sample.token_ids)
             logprobs += sample.logprobs if trained else [0.0] * len(sample.token_ids)
-        return Row(
+        return TrainingRow(
             prompt=prompt or self.prompt,
             completion_ids=tuple(ids),
             loss_mask=tuple(mask),
@@ -126,10 +130,10 @@ class Rollout:
 
 @dataclass(frozen=True, slots=True)
 class Group:
-    """Rewards that were compared with each other, and what came of it."""
+    """Rewards that are compared with each other, and their advantages."""
 
     of: Literal["description", "answer"]
-    members: tuple[Place, ...]
+    members: tuple[BranchKey, ...]
     rewards: tuple[float, ...]
     advantages: tuple[float, ...]
     name: str
@@ -137,26 +141,26 @@ class Group:
 
     @property
     def flat(self) -> bool:
-        """Whether there is nothing to learn from it."""
+        """Whether all advantages are 0."""
         return not any(self.advantages)
 
 
 @dataclass(frozen=True, slots=True)
 class Draft:
-    """What a planner made of one question's rollout."""
+    """A planner's result for one question."""
 
     groups: tuple[Group, ...]
-    rows: tuple[Row, ...]
+    rows: tuple[TrainingRow, ...]
     trajectories: tuple[Trajectory, ...]
 
 
 @dataclass(frozen=True, slots=True)
 class Rollouts:
-    """Samples a step's questions.
+    """Sampling of a step's questions.
 
     Args:
-        options: of every pipeline run; the engine's own options of the model play no part.
-        scorer: asked for the MI of the valid descriptions, while chains are being sampled.
+        options: of every pipeline run; the model's own options in the engine are not used.
+        scorer: computes the MI of the valid descriptions, while chains are sampled.
     """
 
     engine: Engine
@@ -168,16 +172,17 @@ class Rollouts:
     _judging: asyncio.Lock = field(default_factory=asyncio.Lock)
 
     async def sample(self, questions: Sequence[Question], step: int) -> list[Rollout]:
-        """The rollouts of the questions that the engine takes, in their order. Raises as `Planner.plan`."""
+        """Return the rollouts of the questions that the engine accepts, in their order. Raises as
+        `Planner.plan`."""
         self.judge.start_step()
         if self.recipe.rollout.serial:
-            found = [await self._attempt(question, step) for question in questions]
+            outcomes = [await self._attempt(question, step) for question in questions]
         else:
-            found = await _together([self._attempt(question, step) for question in questions])
-        refusals = [one for one in found if isinstance(one, RequestError)]
+            outcomes = await gather_or_cancel([self._attempt(question, step) for question in questions])
+        refusals = [outcome for outcome in outcomes if isinstance(outcome, RequestError)]
         if questions and len(refusals) == len(questions):
             raise refusals[0]
-        return [one for one in found if isinstance(one, Rollout)]
+        return [outcome for outcome in outcomes if isinstance(outcome, Rollout)]
 
     async def _attempt(self, question: Question, step: int) -> Rollout | RequestError:
         try:
@@ -217,7 +222,7 @@ class Rollouts:
                 scoring.cancel()
                 await asyncio.gather(scoring, return_exceptions=True)
         assert result is not None, "the pipeline always finishes"
-        # Verifiers may take a while, and a user's own need not bear several threads at once.
+        # Verifiers may be slow, and a user's verifier need not be thread-safe.
         async with self._judging:
             started = time.perf_counter()
             chains = await asyncio.to_thread(self._judged, question, result, recording, context)
@@ -228,7 +233,8 @@ class Rollouts:
             opening=opening,
             result=result,
             descriptions=tuple(
-                (one, recording.sample(context, "describe", one.index)) for one in result.descriptions
+                (description, recording.sample(context, "describe", description.index))
+                for description in result.descriptions
             ),
             chains=chains,
             scored=scored,
@@ -244,26 +250,31 @@ class Rollouts:
         descriptions: Sequence[Description],
         context: RequestContext,
     ) -> tuple[dict[int, ScoredMI], float]:
-        """The MI of the valid descriptions by index, and the seconds that it took."""
+        """Return the MI of the valid descriptions by index, and the seconds that it took."""
         started = time.perf_counter()
-        valid = [one for one in descriptions if not is_invalid(one, self.recipe.rewards.mi)]
+        valid = [
+            description for description in descriptions if not is_invalid(description, self.recipe.rewards.mi)
+        ]
         if not valid:
             return {}, 0.0
-        samples = [recording.sample(context, "describe", one.index) for one in valid]
+        samples = [recording.sample(context, "describe", description.index) for description in valid]
         scored = await scorer.score(
             prompt,
             opening,
-            [one.token_ids[: one.content_tokens] for one in valid],
-            [sample.logprobs[: one.content_tokens] for one, sample in zip(valid, samples, strict=True)],
+            [description.token_ids[: description.content_tokens] for description in valid],
+            [
+                sample.logprobs[: description.content_tokens]
+                for description, sample in zip(valid, samples, strict=True)
+            ],
             RequestContext(f"{context.request_id}-mi"),
         )
-        by_index = {one.index: score for one, score in zip(valid, scored, strict=True)}
+        by_index = {description.index: score for description, score in zip(valid, scored, strict=True)}
         return by_index, time.perf_counter() - started
 
     def _judged(
         self, question: Question, result: Result, recording: RecordingEngine, context: RequestContext
     ) -> tuple[JudgedChain, ...]:
-        """The chains in the order of their places, not of their ends."""
+        """Return the chains in the order of description and fork, not of their completion."""
         chains = sorted(
             (chain for chain in result.chains if chain.description is not None),
             key=lambda chain: (chain.description, chain.fork),
@@ -277,14 +288,3 @@ class Rollouts:
             )
             for chain in chains
         )
-
-
-async def _together(work: Sequence[Coroutine[Any, Any, _T]]) -> list[_T]:
-    """Run all; if one fails or the caller is cancelled, end the others and wait for them."""
-    tasks = [asyncio.create_task(one) for one in work]
-    try:
-        return await asyncio.gather(*tasks)
-    finally:
-        for task in tasks:
-            task.cancel()
-        await asyncio.gather(*tasks, return_exceptions=True)

@@ -1,7 +1,7 @@
-"""Plain GRPO: G whole trajectories a question, each rewarded by its answer, every token credited with it.
+"""Plain GRPO: G whole trajectories per question, each rewarded by its answer, which credits every token.
 
-The trajectories are the pipeline's without a gate: G descriptions, one chain each, which samples G complete
-answers in two parts. So the baseline differs from `mirl` by what is rewarded and continued, and nothing else.
+The trajectories are the pipeline's without a gate: G descriptions with one chain each, so G complete answers
+sampled in two parts. So the baseline differs from `mirl` only by what is rewarded and continued.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from mirl_core.tasks.questions import Question
 from mirl_core.training.rl.planners.advantages import group_advantages
 from mirl_core.training.rl.planners.base import Draft, Group, Rollout, Rollouts
 from mirl_core.training.rl.planners.metrics import finished
-from mirl_core.training.rl.planners.rows import Plan, Row, Trajectory
+from mirl_core.training.rl.planners.rows import Plan, TrainingRow, Trajectory
 from mirl_core.training.rl.recipe.config import RLRecipe
 from mirl_core.training.rl.rewards import Judge
 from mirl_core.training.rl.rewards.mi_scorers import MIScorer
@@ -24,9 +24,10 @@ __all__ = ["GRPOPlanner"]
 
 
 class GRPOPlanner:
-    """One row a trajectory; without a chain, because its description can't go on, it is worth 0.
+    """One row per trajectory; a trajectory without a chain, because its description can't continue, has
+    reward 0.
 
-    Arguments and exceptions are `MIRLPlanner`'s; the scorer is never asked.
+    Arguments and exceptions are `MIRLPlanner`'s; the scorer is never used.
     """
 
     def __init__(
@@ -64,35 +65,38 @@ class GRPOPlanner:
 
     def _draft(self, rollout: Rollout) -> Draft:
         rewards = self._recipe.rewards
-        chains = {one.chain.description: one for one in rollout.chains}
+        chains = {chain.chain.description: chain for chain in rollout.chains}
         totals = tuple(
-            chains[one.index].judged.total if one.index in chains else 0.0 for one, _ in rollout.descriptions
+            chains[description.index].judged.total if description.index in chains else 0.0
+            for description, _ in rollout.descriptions
         )
         group = Group(
             of="answer",
-            members=tuple((one.index, 0) for one, _ in rollout.descriptions),
+            members=tuple((description.index, 0) for description, _ in rollout.descriptions),
             rewards=totals,
             advantages=group_advantages(totals, rewards.answer_floor, rewards.scale),
             name="trajectory",
         )
         return Draft((group,), tuple(self._rows(rollout, group)), tuple(self._trajectories(rollout, group)))
 
-    def _rows(self, rollout: Rollout, group: Group) -> Iterator[Row]:
+    def _rows(self, rollout: Rollout, group: Group) -> Iterator[TrainingRow]:
         if group.flat:
             return
-        chains = {one.chain.description: one.sample for one in rollout.chains}
-        for (one, sample), advantage in zip(rollout.descriptions, group.advantages, strict=True):
+        chains = {chain.chain.description: chain.sample for chain in rollout.chains}
+        for (description, sample), advantage in zip(rollout.descriptions, group.advantages, strict=True):
             parts = [(sample, True)]
-            if one.index in chains:
-                parts.append((chains[one.index], True))
+            if description.index in chains:
+                parts.append((chains[description.index], True))
             yield rollout.row(parts, advantage, "trajectory", group.name)
 
     def _trajectories(self, rollout: Rollout, group: Group) -> Iterator[Trajectory]:
-        chains = {one.chain.description: one for one in rollout.chains}
-        for (one, _), reward, advantage in zip(
+        chains = {chain.chain.description: chain for chain in rollout.chains}
+        for (description, _), reward, advantage in zip(
             rollout.descriptions, group.rewards, group.advantages, strict=True
         ):
-            if one.index in chains:
-                yield rollout.trajectory(chains[one.index], "trajectory", reward, advantage)
+            if description.index in chains:
+                yield rollout.trajectory(chains[description.index], "trajectory", reward, advantage)
             else:
-                yield Trajectory(rollout.question.key, one.text, "trajectory", reward, advantage, right=False)
+                yield Trajectory(
+                    rollout.question.key, description.text, "trajectory", reward, advantage, right=False
+                )

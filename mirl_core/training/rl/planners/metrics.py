@@ -1,4 +1,4 @@
-"""A step's plan with its figures, from the rollouts and what was made of each."""
+"""A step's plan with its metrics, from the rollouts and drafts."""
 
 from __future__ import annotations
 
@@ -15,27 +15,29 @@ __all__ = ["finished", "is_usable"]
 
 
 def is_usable(description: Description) -> bool:
-    """Whether chains may continue it, kept or not."""
+    """Return whether chains may continue a description, kept or not."""
     return description.reason in (None, "gate", "duplicate")
 
 
 def finished(rollouts: Sequence[Rollout], drafts: Sequence[Draft], settings: MIReward, refused: int) -> Plan:
-    """The plan of a step.
+    """Return the plan of a step.
 
-    Its metrics are means over the step, but for sums: `tokens/…`, `groups/…`, `…/failed`; what nothing was
-    seen for is left out. `spread/…` is the mean deviation of rewards within a group, `advantage/…` the root
+    Its metrics are means over the step, except sums: `tokens/…`, `groups/…`, `…/failed`; metrics without an
+    observation are left out. `spread/…` is the mean deviation of rewards within a group, `advantage/…` the
+    root
     mean square over all samples, `entropy/…` minus the mean log p of sampled tokens (nats). `seconds/…` are
-    one question's own on average: questions run beside each other.
+    means
+    per question: questions run beside each other.
 
     Args:
-        refused: questions that the engine did not take.
+        refused: number of questions that the engine refused.
     """
     groups = [group for draft in drafts for group in draft.groups]
     return Plan(
         rows=tuple(row for draft in drafts for row in draft.rows if row.trained_tokens),
         metrics=_figures(rollouts, groups, settings, refused),
-        trajectories=tuple(one for draft in drafts for one in draft.trajectories),
-        complete_trajectories=sum(one.finished for rollout in rollouts for one in rollout.result.chains),
+        trajectories=tuple(trajectory for draft in drafts for trajectory in draft.trajectories),
+        complete_trajectories=sum(chain.finished for rollout in rollouts for chain in rollout.result.chains),
         generated_tokens=sum(rollout.result.completion_tokens for rollout in rollouts),
         scored_tokens=_scored_tokens(rollouts),
     )
@@ -44,44 +46,49 @@ def finished(rollouts: Sequence[Rollout], drafts: Sequence[Draft], settings: MIR
 def _figures(
     rollouts: Sequence[Rollout], groups: Sequence[Group], settings: MIReward, refused: int
 ) -> dict[str, float]:
-    found: dict[str, float] = {
+    figures: dict[str, float] = {
         "groups/all": len(groups),
         "groups/flat": sum(group.flat for group in groups),
         "questions/failed": refused,
-        "rewards/failed": sum(bool(one.judged.failed) for rollout in rollouts for one in rollout.chains),
+        "rewards/failed": sum(bool(chain.judged.failed) for rollout in rollouts for chain in rollout.chains),
         "tokens/describe": _sampled(rollouts, "describe"),
         "tokens/fork": _sampled(rollouts, "fork") + _sampled(rollouts, "plain"),
         "tokens/score": _scored_tokens(rollouts),
     }
-    found |= _means(_observations(rollouts, groups))
+    figures |= _means(_observations(rollouts, groups))
     values = [value for value in _mi_values(rollouts, settings) if math.isfinite(value)]
     if values:
         mean = math.fsum(values) / len(values)
-        found["mi/mean"] = mean
-        found["mi/std"] = math.sqrt(math.fsum((value - mean) ** 2 for value in values) / len(values))
+        figures["mi/mean"] = mean
+        figures["mi/std"] = math.sqrt(math.fsum((value - mean) ** 2 for value in values) / len(values))
     for kind in ("description", "answer"):
-        squares = [one * one for group in groups if group.of == kind for one in group.advantages]
+        squares = [
+            advantage * advantage for group in groups if group.of == kind for advantage in group.advantages
+        ]
         if squares:
-            found[f"advantage/{kind}"] = math.sqrt(math.fsum(squares) / len(squares))
-    return found
+            figures[f"advantage/{kind}"] = math.sqrt(math.fsum(squares) / len(squares))
+    return figures
 
 
 def _scored_tokens(rollouts: Iterable[Rollout]) -> int:
-    """By the gate and by the MI reward's scorer."""
+    """Count the tokens scored by the gate and by the MI reward's scorer."""
     return sum(
-        rollout.result.scored_tokens + sum(one.tokens for one in rollout.scored.values())
+        rollout.result.scored_tokens + sum(score.tokens for score in rollout.scored.values())
         for rollout in rollouts
     )
 
 
 def _sampled(rollouts: Iterable[Rollout], stage: str) -> int:
     return sum(
-        one.generated_tokens for rollout in rollouts for one in rollout.result.stages if one.stage == stage
+        stage_usage.generated_tokens
+        for rollout in rollouts
+        for stage_usage in rollout.result.stages
+        if stage_usage.stage == stage
     )
 
 
 def _observations(rollouts: Sequence[Rollout], groups: Sequence[Group]) -> Iterator[tuple[str, float]]:
-    """What is averaged, name by name."""
+    """Yield the name and value of everything that is averaged."""
     for group in groups:
         for reward in group.rewards:
             yield f"reward/{group.of}", reward
@@ -98,49 +105,49 @@ def _observations(rollouts: Sequence[Rollout], groups: Sequence[Group]) -> Itera
 
 def _of_descriptions(rollout: Rollout) -> Iterator[tuple[str, float]]:
     describes = rollout.question.describes
-    for one, sample in rollout.descriptions:
-        yield "descriptions/tokens", len(one.token_ids)
-        yield "descriptions/valid", float(is_usable(one))
-        yield "descriptions/kept", float(one.kept)
-        if one.mi_per_token is not None:
-            yield "mi/gate", one.mi_per_token
+    for description, sample in rollout.descriptions:
+        yield "descriptions/tokens", len(description.token_ids)
+        yield "descriptions/valid", float(is_usable(description))
+        yield "descriptions/kept", float(description.kept)
+        if description.mi_per_token is not None:
+            yield "mi/gate", description.mi_per_token
         if describes is not None:
-            right = float(is_usable(one) and describes(one.text))
+            right = float(is_usable(description) and describes(description.text))
             yield "descriptions/right", right
-            if one.kept:
+            if description.kept:
                 yield "descriptions/right_kept", right
         for logprob in sample.logprobs:
             yield "entropy/description", -logprob
-    distinct = {one.token_ids for one, _ in rollout.descriptions}
+    distinct = {description.token_ids for description, _ in rollout.descriptions}
     yield "descriptions/distinct", len(distinct) / len(rollout.descriptions)
 
 
 def _of_chains(rollout: Rollout) -> Iterator[tuple[str, float]]:
-    for one in rollout.chains:
-        yield "answers/right", float(one.right)
-        yield "answers/missing", float(one.chain.answer is None)
-        yield "chains/tokens", len(one.sample.token_ids)
-        for name, part in one.judged.parts.items():
+    for chain in rollout.chains:
+        yield "answers/right", float(chain.right)
+        yield "answers/missing", float(chain.chain.answer is None)
+        yield "chains/tokens", len(chain.sample.token_ids)
+        for name, part in chain.judged.parts.items():
             yield f"reward/answer/{name}", part
-        for logprob in one.sample.logprobs:
+        for logprob in chain.sample.logprobs:
             yield "entropy/reasoning", -logprob
 
 
 def _mi_values(rollouts: Iterable[Rollout], settings: MIReward) -> Iterator[float]:
     for rollout in rollouts:
-        for one in rollout.scored.values():
-            value = mi_reward(one.token_mi, settings)
+        for score in rollout.scored.values():
+            value = mi_reward(score.token_mi, settings)
             if value is not None:
                 yield value
 
 
 def _means(observations: Iterable[tuple[str, float]]) -> Mapping[str, float]:
-    seen: dict[str, list[float]] = {}
+    by_name: dict[str, list[float]] = {}
     for name, value in observations:
-        seen.setdefault(name, []).append(value)
-    return {name: math.fsum(values) / len(values) for name, values in seen.items()}
+        by_name.setdefault(name, []).append(value)
+    return {name: math.fsum(values) / len(values) for name, values in by_name.items()}
 
 
 def _deviation(rewards: Sequence[float]) -> float:
     mean = math.fsum(rewards) / len(rewards)
-    return math.sqrt(math.fsum((one - mean) ** 2 for one in rewards) / max(len(rewards) - 1, 1))
+    return math.sqrt(math.fsum((reward - mean) ** 2 for reward in rewards) / max(len(rewards) - 1, 1))

@@ -1,8 +1,8 @@
-"""MIRL: descriptions are rewarded by what they owe to the image, reasoning by where it ends.
+"""MIRL: descriptions are rewarded by what they owe to the image, reasoning by its answer.
 
 N descriptions are sampled and compared by their MI; the gate keeps k, each is continued into m chains, and
-the chains are compared by their answers. No answer's reward reaches a description's tokens and no MI a
-chain's, unless the recipe asks for an ablation (`rewards.credit`, `rewards.description`).
+the chains are compared by their answers. An answer's reward never reaches a description's tokens, nor MI a
+chain's, unless the recipe sets an ablation (`rewards.credit`, `rewards.description`).
 """
 
 from __future__ import annotations
@@ -16,9 +16,9 @@ from mirl_core.engines.base import Engine
 from mirl_core.errors import ConfigError
 from mirl_core.tasks.questions import Question
 from mirl_core.training.rl.planners.advantages import group_advantages
-from mirl_core.training.rl.planners.base import Draft, Group, JudgedChain, Place, Rollout, Rollouts
+from mirl_core.training.rl.planners.base import BranchKey, Draft, Group, JudgedChain, Rollout, Rollouts
 from mirl_core.training.rl.planners.metrics import finished, is_usable
-from mirl_core.training.rl.planners.rows import Plan, Row, Trajectory
+from mirl_core.training.rl.planners.rows import Plan, TrainingRow, Trajectory
 from mirl_core.training.rl.recipe.config import RLRecipe
 from mirl_core.training.rl.rewards import Judge
 from mirl_core.training.rl.rewards.mi import description_rewards
@@ -29,16 +29,16 @@ __all__ = ["MIRLPlanner"]
 
 
 class MIRLPlanner:
-    """Rows of descriptions and of chains, each with advantages of their own.
+    """Rows of descriptions and of chains, with separate advantages.
 
     Args:
         engine: samples from the policy.
         settings: the model's tags and instruction.
         judge: rewards chains.
-        scorer: scores descriptions; not asked unless they are rewarded by their MI.
+        scorer: scores descriptions; used only where they are rewarded by their MI.
 
     Raises:
-        ConfigError: the recipe asks for what can't be; `param` is the key.
+        ConfigError: settings of the recipe contradict each other; `param` is the key.
     """
 
     def __init__(
@@ -76,7 +76,7 @@ class MIRLPlanner:
             fork_image=rollout.fork_image,
             description_tokens=rollout.description_tokens,
             early_stop=False,
-            # The vote isn't used, and this one compares no answers.
+            # The vote isn't used, and `best` compares no answers.
             aggregate="best",
         )
         self._recipe = recipe
@@ -98,18 +98,22 @@ class MIRLPlanner:
         )
 
     def _compare_descriptions(self, rollout: Rollout) -> Group | None:
-        """All descriptions by their MI, or those that were continued by their chains; None: not at all."""
+        """Compare all descriptions by their MI, or the continued ones by their chains; return None where the
+        recipe rewards neither."""
         rewards = self._recipe.rewards
         values: dict[int, float] = {}
         if rewards.description == "mi":
-            descriptions = [one for one, _ in rollout.descriptions]
-            scored = [rollout.scored.get(one.index) for one in descriptions]
-            mi = [None if one is None else one.token_mi for one in scored]
-            worth = description_rewards(descriptions, mi, rewards.mi).values
-            values = {one.index: value for one, value in zip(descriptions, worth, strict=True)}
+            descriptions = [description for description, _ in rollout.descriptions]
+            scored = [rollout.scored.get(description.index) for description in descriptions]
+            mi = [None if score is None else score.token_mi for score in scored]
+            description_values = description_rewards(descriptions, mi, rewards.mi).values
+            values = {
+                description.index: reward
+                for description, reward in zip(descriptions, description_values, strict=True)
+            }
         elif rewards.description == "answer":
-            for index, chains in groupby(rollout.chains, lambda one: one.chain.description):
-                totals = [one.judged.total for one in chains]
+            for index, chains in groupby(rollout.chains, lambda chain: chain.chain.description):
+                totals = [chain.judged.total for chain in chains]
                 values[_known(index)] = math.fsum(totals) / len(totals)
         if not values:
             return None
@@ -123,24 +127,24 @@ class MIRLPlanner:
         )
 
     def _compare_chains(self, rollout: Rollout) -> list[Group]:
-        """All chains of the question with each other, or those of one description."""
+        """Compare all chains of the question, or those of each description."""
         rewards = self._recipe.rewards
         compared = {"reasoning": list(rollout.chains)}
         if rewards.baseline == "description":
             compared = {
                 f"reasoning-{index}": list(chains)
-                for index, chains in groupby(rollout.chains, lambda one: one.chain.description)
+                for index, chains in groupby(rollout.chains, lambda chain: chain.chain.description)
             }
         groups = []
         for name, chains in compared.items():
-            values = tuple(one.judged.total for one in chains)
+            values = tuple(chain.judged.total for chain in chains)
             advantages = group_advantages(values, rewards.answer_floor, rewards.scale)
-            groups.append(Group("answer", tuple(map(_place, chains)), values, advantages, name))
+            groups.append(Group("answer", tuple(map(_branch_key, chains)), values, advantages, name))
         return [group for group in groups if group.members]
 
     def _decoupled_rows(
         self, rollout: Rollout, described: Group | None, reasoned: Sequence[Group]
-    ) -> Iterator[Row]:
+    ) -> Iterator[TrainingRow]:
         samples = rollout.described
         if described and not described.flat:
             for (index, _), advantage in zip(described.members, described.advantages, strict=True):
@@ -148,60 +152,63 @@ class MIRLPlanner:
         prompt = rollout.prompt
         if self._recipe.rollout.fork_image == "drop":
             prompt = prompt.with_images(None)
-        chains = {_place(one): one.sample for one in rollout.chains}
+        chains = {_branch_key(chain): chain.sample for chain in rollout.chains}
         for group in reasoned:
-            for place, advantage in () if group.flat else zip(group.members, group.advantages, strict=True):
-                parts = [(samples[place[0]], False), (chains[place], True)]
+            for key, advantage in () if group.flat else zip(group.members, group.advantages, strict=True):
+                parts = [(samples[key[0]], False), (chains[key], True)]
                 yield rollout.row(parts, advantage, "reasoning", group.name, prompt=prompt)
 
     def _shared_rows(
         self, rollout: Rollout, described: Group | None, reasoned: Sequence[Group]
-    ) -> Iterator[Row]:
-        """Trajectories under the sum of both advantages; a description without chains under its own."""
+    ) -> Iterator[TrainingRow]:
+        """Yield trajectories with the sum of both advantages; a description without chains with its own
+        advantage."""
         samples = rollout.described
-        chains = {_place(one): one.sample for one in rollout.chains}
-        own: dict[int, float] = {}
+        chains = {_branch_key(chain): chain.sample for chain in rollout.chains}
+        description_advantages: dict[int, float] = {}
         if described and not described.flat:
-            own = {
-                index: worth
-                for (index, _), worth in zip(described.members, described.advantages, strict=True)
+            description_advantages = {
+                index: description_advantage
+                for (index, _), description_advantage in zip(
+                    described.members, described.advantages, strict=True
+                )
             }
         for group in reasoned:
-            for place, advantage in zip(group.members, group.advantages, strict=True):
-                parts = [(samples[place[0]], True), (chains[place], True)]
-                if own or not group.flat:
-                    total = own.get(place[0], 0.0) + advantage
+            for key, advantage in zip(group.members, group.advantages, strict=True):
+                parts = [(samples[key[0]], True), (chains[key], True)]
+                if description_advantages or not group.flat:
+                    total = description_advantages.get(key[0], 0.0) + advantage
                     yield rollout.row(parts, total, "trajectory", "trajectory")
-        for index, worth in own.items():
+        for index, description_advantage in description_advantages.items():
             if all(index != description for description, _ in chains):
-                yield rollout.row([(samples[index], True)], worth, "trajectory", "trajectory")
+                yield rollout.row([(samples[index], True)], description_advantage, "trajectory", "trajectory")
 
     def _trajectories(self, rollout: Rollout, groups: Sequence[Group]) -> Iterator[Trajectory]:
-        worth = {
-            place: (reward, advantage)
+        values = {
+            key: (reward, advantage)
             for group in groups
-            for place, reward, advantage in zip(group.members, group.rewards, group.advantages, strict=True)
+            for key, reward, advantage in zip(group.members, group.rewards, group.advantages, strict=True)
         }
-        for one, _ in rollout.descriptions:
-            reward, advantage = worth.get((one.index, None), (0.0, 0.0))
-            scored = rollout.scored.get(one.index)
+        for description, _ in rollout.descriptions:
+            reward, advantage = values.get((description.index, None), (0.0, 0.0))
+            scored = rollout.scored.get(description.index)
             mi = None if scored is None else mi_reward(scored.token_mi, self._recipe.rewards.mi)
             describes = rollout.question.describes
             yield Trajectory(
                 question=rollout.question.key,
-                text=one.text,
+                text=description.text,
                 segment="description",
                 reward=reward,
                 advantage=advantage,
                 parts={} if mi is None else {"mi": mi},
-                right=None if describes is None else is_usable(one) and describes(one.text),
+                right=None if describes is None else is_usable(description) and describes(description.text),
             )
         for chain in rollout.chains:
-            reward, advantage = worth[_place(chain)]
+            reward, advantage = values[_branch_key(chain)]
             yield rollout.trajectory(chain, "reasoning", reward, advantage)
 
 
-def _place(chain: JudgedChain) -> Place:
+def _branch_key(chain: JudgedChain) -> BranchKey:
     return _known(chain.chain.description), chain.chain.fork
 
 

@@ -1,8 +1,8 @@
-"""What is asked at each step: a function of recipe, seed and cursor, so that a resumed run asks the same.
+"""The questions of each step: a function of recipe, seed and cursor, so that a resumed run gets the same.
 
-An epoch is one pass in an order of its own, by seed and epoch. Several sets take turns, question by question,
-and an epoch is over when the smallest has been asked once; of a larger one it is another sample each time.
-What doesn't fill a last batch is left out of that epoch, so no question comes twice in a batch.
+An epoch is one pass in a separate order, by seed and epoch. Several sets alternate, question by question, and
+an epoch ends when the smallest set has been used once; of a larger set each epoch uses another sample. The
+questions that don't fill a last batch are left out of that epoch, so no question comes twice in a batch.
 """
 
 from __future__ import annotations
@@ -22,52 +22,52 @@ from mirl_core.training.rl.recipe.config import DataConfig
 if TYPE_CHECKING:
     from PIL.Image import Image
 
-__all__ = ["FIRST_SCENE", "TRAINING_SCENES", "Cursor", "Source"]
+__all__ = ["FIRST_SCENE", "TRAINING_SCENES", "DataCursor", "QuestionSource"]
 
 TRAINING_SCENES = 20_000
 """Scenes of a digits world without a `limit`."""
 FIRST_SCENE = 10_000_000_000
-"""Index of the first training scene. Supervised training draws between one and four thousand million, its
+"""Index of the first training scene. Supervised training draws between one and four thousand million; its
 tokenizer and the worlds' reference pictures come from below a million."""
 _SEED = 931
 
 
 @dataclass(frozen=True, slots=True)
-class Cursor:
-    """Where the next batch starts."""
+class DataCursor:
+    """The position at which the next batch starts."""
 
     epoch: int = 0
     position: int = 0
-    """Questions of the epoch that were asked already."""
+    """Questions of the epoch that were used already."""
 
     def to_json(self) -> dict[str, int]:
-        """A plain dict for JSON."""
+        """Return a plain dict for JSON."""
         return {"epoch": self.epoch, "position": self.position}
 
     @classmethod
-    def from_json(cls, given: Mapping[str, int]) -> Cursor:
-        """The inverse of `to_json`. Raises TypeError or ValueError on other data."""
-        cursor = cls(**given)
+    def from_json(cls, values: Mapping[str, int]) -> DataCursor:
+        """Return the cursor of a `to_json` dict. Raises TypeError or ValueError on other data."""
+        cursor = cls(**values)
         if min(cursor.epoch, cursor.position) < 0:
-            raise ValueError(f"a cursor can't be negative: {given}")
+            raise ValueError(f"a cursor can't be negative: {values}")
         return cursor
 
 
 @dataclass(frozen=True, slots=True)
 class QuestionSet:
-    """Questions by their place, made when they are asked for."""
+    """Questions by their index, made on demand."""
 
     name: str
     size: int
     question: Callable[[int], Question]
 
 
-class Source:
+class QuestionSource:
     """Batches of questions.
 
     Args:
-        sets: what takes turns.
-        questions: how many a batch holds.
+        sets: the sets that alternate.
+        questions: number of questions in a batch.
         seed: of the order.
 
     Raises:
@@ -75,26 +75,26 @@ class Source:
     """
 
     def __init__(self, sets: Sequence[QuestionSet], questions: int, seed: int) -> None:
-        if len({one.name for one in sets}) < len(sets):
+        if len({entry.name for entry in sets}) < len(sets):
             raise ConfigError("data.sets: a set is named twice; name each once", param="data.sets")
         self._sets = tuple(sets)
         self._questions = questions
         self._seed = seed
-        self._share = min(one.size for one in sets)
+        self._share = min(entry.size for entry in sets)
         self._orders: tuple[int, list[list[int]]] = (-1, [])
         if self.epoch_questions < questions:
             raise ConfigError(
-                f"data.questions: {questions} a step, but {', '.join(one.name for one in sets)} hold only "
-                f"{self.epoch_questions}, mixed evenly",
+                f"data.questions: {questions} a step, but {', '.join(entry.name for entry in sets)} hold "
+                f"only {self.epoch_questions}, mixed evenly",
                 param="data.questions",
             )
 
     @classmethod
-    def open(cls, config: DataConfig, seed: int) -> Source:
-        """The source that a recipe describes.
+    def open(cls, config: DataConfig, seed: int) -> QuestionSource:
+        """Open the source that a recipe describes.
 
         Raises:
-            ConfigError: a set doesn't exist, is not what it should be, or may not be trained on.
+            ConfigError: a set doesn't exist, is malformed, or may not be trained on.
         """
         if config.mapping is not None and not any(name.startswith("hf:") for name in config.sets):
             raise ConfigError("data.mapping: only hf: data sets take a mapping", param="data.mapping")
@@ -102,35 +102,37 @@ class Source:
 
     @property
     def epoch_questions(self) -> int:
-        """Questions of one epoch, those that don't fill a last batch included."""
+        """Number of questions in one epoch, including those that don't fill a last batch."""
         return self._share * len(self._sets)
 
-    def batch(self, cursor: Cursor) -> tuple[tuple[Question, ...], Cursor]:
-        """The questions of the step at `cursor`, and where the next step starts."""
+    def batch(self, cursor: DataCursor) -> tuple[tuple[Question, ...], DataCursor]:
+        """Return the questions of the step at `cursor`, and the cursor of the next step."""
         if cursor.position + self._questions > self.epoch_questions:
-            cursor = Cursor(cursor.epoch + 1)
-        places = range(cursor.position, cursor.position + self._questions)
+            cursor = DataCursor(cursor.epoch + 1)
+        positions = range(cursor.position, cursor.position + self._questions)
         orders = self._epoch_orders(cursor.epoch)
         return (
-            tuple(self._question(orders, place) for place in places),
-            replace(cursor, position=places.stop),
+            tuple(self._question(orders, position) for position in positions),
+            replace(cursor, position=positions.stop),
         )
 
-    def _question(self, orders: Sequence[Sequence[int]], place: int) -> Question:
-        turn, which = divmod(place, len(self._sets))
-        one = self._sets[which]
-        question = one.question(orders[which][turn])
+    def _question(self, orders: Sequence[Sequence[int]], position: int) -> Question:
+        turn, set_index = divmod(position, len(self._sets))
+        question_set = self._sets[set_index]
+        question = question_set.question(orders[set_index][turn])
         # Keys are unique within their set only.
-        return replace(question, key=f"{one.name}:{question.key}") if len(self._sets) > 1 else question
+        return (
+            replace(question, key=f"{question_set.name}:{question.key}") if len(self._sets) > 1 else question
+        )
 
     def _epoch_orders(self, epoch: int) -> list[list[int]]:
-        known, orders = self._orders
-        if known != epoch:
+        cached_epoch, orders = self._orders
+        if cached_epoch != epoch:
             orders = [
-                np.random.default_rng([_SEED, self._seed, epoch, which])
-                .permutation(one.size)[: self._share]
+                np.random.default_rng([_SEED, self._seed, epoch, set_index])
+                .permutation(question_set.size)[: self._share]
                 .tolist()
-                for which, one in enumerate(self._sets)
+                for set_index, question_set in enumerate(self._sets)
             ]
             self._orders = (epoch, orders)
         return orders
@@ -144,18 +146,18 @@ def _open_set(name: str, config: DataConfig, seed: int) -> QuestionSet:
             return _easy_vqa(config.limit, seed)
         return QuestionSet(name, config.limit or TRAINING_SCENES, partial(_digits_question, name))
     mapping = config.mapping if name.startswith("hf:") else None
-    asked = open_data(name, config.part, config.limit, seed, mapping).questions
-    return QuestionSet(name, len(asked), asked.__getitem__)
+    questions = open_data(name, config.part, config.limit, seed, mapping).questions
+    return QuestionSet(name, len(questions), questions.__getitem__)
 
 
-def _digits_question(name: str, place: int) -> Question:
-    """A question on training scene `place`; the picture is drawn when it is looked at."""
+def _digits_question(name: str, index: int) -> Question:
+    """Return a question on training scene `index`; its picture is drawn on demand."""
     from mirl_core.tasks.worlds import digits
     from mirl_core.tasks.worlds import digits_language as language
 
     kind = next(kind for kind in digits.KINDS if name == f"digits/{kind}")
-    scene = digits.draw_scene(kind, "train", FIRST_SCENE + place)
-    question = language.ask(scene, np.random.default_rng([_SEED, digits.KINDS.index(kind), place]))
+    scene = digits.draw_scene(kind, "train", FIRST_SCENE + index)
+    question = language.ask(scene, np.random.default_rng([_SEED, digits.KINDS.index(kind), index]))
     answer = language.imply(question, language.Reading(language.see(scene)))
     assert answer is not None, "the whole truth answers every question"
 
@@ -179,15 +181,16 @@ def _digits_question(name: str, place: int) -> Question:
 
 
 def _easy_vqa(limit: int | None, seed: int) -> QuestionSet:
-    """The published training questions; under a limit every picture is asked once before any twice."""
+    """Return the published training questions; under a limit every picture is used once before any is used
+    twice."""
     from mirl_core.tasks.data.worlds import easy_order, easy_question
     from mirl_core.tasks.worlds import easy_vqa
 
     pictures = easy_vqa.pictures("train")
-    asked = easy_order(pictures, np.random.default_rng([_SEED, seed]))[:limit]
+    order = easy_order(pictures, np.random.default_rng([_SEED, seed]))[:limit]
 
-    def question(which: int) -> Question:
-        place, number = asked[which]
-        return easy_question(pictures[place], number)
+    def question(index: int) -> Question:
+        picture, number = order[index]
+        return easy_question(pictures[picture], number)
 
-    return QuestionSet("easy-vqa", len(asked), question)
+    return QuestionSet("easy-vqa", len(order), question)

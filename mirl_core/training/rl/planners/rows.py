@@ -1,4 +1,4 @@
-"""What a planner hands to the trainer: token rows with advantages, and the trajectories they came from.
+"""The result of a planner: token rows with advantages, and the trajectories that they come from.
 
 Light to import: no torch.
 """
@@ -12,19 +12,20 @@ from typing import Literal
 from mirl_core.types import Conversation
 
 Segment = Literal["description", "reasoning", "trajectory"]
-"""Which tokens a row trains: a description, the reasoning after it, or (GRPO) both at once."""
+"""The tokens that a row trains: a description, the reasoning after it, or (GRPO) both at once."""
 
 
 @dataclass(frozen=True, slots=True)
-class Row:
-    """One completion of a prompt, with the tokens that its advantage is for.
+class TrainingRow:
+    """A completion of a prompt, with the tokens that its advantage applies to.
 
-    `completion_ids`, `loss_mask` and `sampler_logprobs` are equally long. The opening tag that was prefilled
-    is part of the completion and never in the loss.
+    `completion_ids`, `loss_mask` and `sampler_logprobs` are equally long. The prefilled opening tag is part
+    of the
+    completion and never in the loss.
     """
 
     prompt: Conversation
-    """As the rollout saw it, instruction and image included. Rows of one prompt share the object."""
+    """The rollout's prompt, instruction and image included. Rows of one prompt share the object."""
     completion_ids: tuple[int, ...]
     loss_mask: tuple[bool, ...]
     sampler_logprobs: tuple[float, ...]
@@ -32,7 +33,7 @@ class Row:
     advantage: float
     segment: Segment
     group: str
-    """Question key and segment: the rows whose rewards were compared."""
+    """Question key and segment: identifies the rows whose rewards were compared."""
 
     def __post_init__(self) -> None:
         if not len(self.completion_ids) == len(self.loss_mask) == len(self.sampler_logprobs):
@@ -45,7 +46,7 @@ class Row:
 
 @dataclass(frozen=True, slots=True)
 class Trajectory:
-    """One description, or one whole trajectory, as a person would look at it: for logs and the HTML page."""
+    """A description, or a whole trajectory, in readable form: for logs and the HTML page."""
 
     question: str
     """The question's key."""
@@ -61,13 +62,14 @@ class Trajectory:
 
 @dataclass(frozen=True, slots=True)
 class Plan:
-    """One step's rollouts, judged."""
+    """The rollouts of one step, with their rewards."""
 
-    rows: tuple[Row, ...]
+    rows: tuple[TrainingRow, ...]
     metrics: Mapping[str, float]
-    """Means over the step (`reward/answer`, `mi/mean`, `tokens/describe`, …); sums where the name says so."""
+    """Means over the step (`reward/answer`, `mi/mean`, `tokens/describe`, …); sums where the name
+    implies it."""
     trajectories: tuple[Trajectory, ...] = ()
     complete_trajectories: int = 0
-    """Chains that were sampled to their end, answered or not."""
+    """Chains that were sampled to their end, with or without an answer."""
     generated_tokens: int = 0
     scored_tokens: int = 0

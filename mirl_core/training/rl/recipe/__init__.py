@@ -1,2 +1,2 @@
-"""The recipe of a reinforcement-learning run: its fields, checks, cost estimate and studies of several
-runs."""
+"""The recipe of a reinforcement-learning run: fields, checks, cost estimate, and studies of several runs;
+loads no model."""

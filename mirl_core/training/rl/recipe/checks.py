@@ -1,4 +1,4 @@
-"""A recipe from its file, held against itself and this machine before any model is loaded."""
+"""Loading of a recipe, and checks of it against itself and this machine before any model is loaded."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from mirl_core.errors import ConfigError
 from mirl_core.tasks.data import WORLDS, names, open_data
 from mirl_core.tasks.data.mappings import READY
 from mirl_core.training.recipe import read_yaml, validated
-from mirl_core.training.rl.planners.question_source import Source
+from mirl_core.training.rl.planners.question_source import QuestionSource
 from mirl_core.training.rl.recipe.config import RLRecipe, RolloutConfig
 from mirl_core.training.rl.rewards import make_rewards
 from mirl_core.training.rl.weight_sync.rendezvous import ADDRESS
@@ -27,7 +27,7 @@ _URL = re.compile(r"https?://[^\s/,]+(/\S*)?")
 
 
 def load_rl_recipe(path: Path, changes: Mapping[str, Any] | None = None) -> RLRecipe:
-    """The recipe in a YAML file, with `changes` by dotted keys (`optimizer.kl`).
+    """Load the recipe in a YAML file, with `changes` by dotted keys (`optimizer.kl`).
 
     Raises:
         ConfigError: the file, a key or a value is wrong; `param` is the dotted key.
@@ -36,7 +36,8 @@ def load_rl_recipe(path: Path, changes: Mapping[str, Any] | None = None) -> RLRe
 
 
 def override(raw: Mapping[str, Any], changes: Mapping[str, Any]) -> dict[str, Any]:
-    """`raw` with values changed at dotted keys. Raises ConfigError where a key runs through a value."""
+    """Return `raw` with values changed at dotted keys. Raises ConfigError where a key leads through a
+    value."""
     changed = dict(raw)
     for key, value in changes.items():
         first, dot, rest = key.partition(".")
@@ -50,7 +51,7 @@ def override(raw: Mapping[str, Any], changes: Mapping[str, Any]) -> dict[str, An
 
 
 def parse_changes(words: Sequence[str]) -> dict[str, Any]:
-    """`optimizer.kl=0.01` as {"optimizer.kl": 0.01}, values read as YAML. Raises ConfigError."""
+    """Parse `optimizer.kl=0.01` to {"optimizer.kl": 0.01}, values read as YAML. Raises ConfigError."""
     import yaml
 
     changes = {}
@@ -66,7 +67,7 @@ def parse_changes(words: Sequence[str]) -> dict[str, Any]:
 
 
 def dump(recipe: RLRecipe) -> str:
-    """The recipe as YAML, defaults included; reads back as the same recipe."""
+    """Return the recipe as YAML, defaults included; it reads back as the same recipe."""
     import yaml
 
     text: str = yaml.safe_dump(recipe.model_dump(mode="json"), sort_keys=False, allow_unicode=True)
@@ -74,21 +75,21 @@ def dump(recipe: RLRecipe) -> str:
 
 
 def model_folder(recipe: RLRecipe) -> str:
-    """The start as transformers and vLLM take it: a folder, or a name on the hub."""
+    """Return the start as transformers and vLLM take it: a folder, or a hub name."""
     from mirl_core.bundled import model_path, start_path
 
-    own = {"bundled": model_path, "bundled-start": start_path}
-    return str(own[recipe.model]()) if recipe.model in own else recipe.model
+    bundled = {"bundled": model_path, "bundled-start": start_path}
+    return str(bundled[recipe.model]()) if recipe.model in bundled else recipe.model
 
 
 def check(recipe: RLRecipe, world: int = 1) -> None:
-    """Hold the recipe against itself, its files and the packages that are there. Asks no network.
+    """Check the recipe against itself, its files and the installed packages; uses no network.
 
     Args:
-        world: how many ranks train.
+        world: number of ranks that train.
 
     Raises:
-        ConfigError: the first thing that is wrong, named by its key.
+        ConfigError: the first error in the recipe, named by its key.
     """
     _check_rollout(recipe)
     _check_batches(recipe, world)
@@ -99,14 +100,14 @@ def check(recipe: RLRecipe, world: int = 1) -> None:
     _check_packages(recipe)
 
 
-def _wrong(key: str, what: str) -> ConfigError:
-    return ConfigError(f"{key}: {what}", param=key)
+def _wrong(key: str, problem: str) -> ConfigError:
+    return ConfigError(f"{key}: {problem}", param=key)
 
 
 def _check_rollout(recipe: RLRecipe) -> None:
     rollout = recipe.rollout
     if recipe.planner == "grpo":
-        # Ignoring these would let an ablation pass for what it isn't.
+        # Ignoring these would mislabel an ablation.
         if recipe.rewards.description != "mi":
             raise _wrong(
                 "rewards.description", "the planner grpo rewards no description by itself; leave it out"
@@ -188,7 +189,7 @@ def _check_data(recipe: RLRecipe) -> None:
                 raise _wrong(key, f"there is no '{name}'; there are: {', '.join(names())}")
     with _named("data.sets"):
         if not any(name.startswith("hf:") for name in recipe.data.sets):
-            Source.open(recipe.data, recipe.seed)
+            QuestionSource.open(recipe.data, recipe.seed)
     for name in recipe.evaluation.sets:
         with _named("evaluation.sets"):
             if not name.startswith("hf:"):
@@ -197,12 +198,12 @@ def _check_data(recipe: RLRecipe) -> None:
 
 @contextmanager
 def _named(key: str) -> Iterator[None]:
-    """Errors of data sets, which know nothing of recipes, with the key that asked for them."""
+    """Name the recipe's key in errors of data sets, which know nothing of recipes."""
     try:
         yield
     except ConfigError as error:
-        own = error.param is not None and error.param.startswith(key.partition(".")[0] + ".")
-        raise (error if own else _wrong(key, error.message)) from error
+        has_key = error.param is not None and error.param.startswith(key.partition(".")[0] + ".")
+        raise (error if has_key else _wrong(key, error.message)) from error
 
 
 def _check_model(recipe: RLRecipe) -> None:
@@ -217,18 +218,18 @@ def _check_model(recipe: RLRecipe) -> None:
 def _check_output(folder: Path) -> None:
     if folder.exists() and not folder.is_dir():
         raise _wrong("output", f"{folder} is a file")
-    there = folder
-    while not there.exists():
-        there = there.parent
-    if not there.is_dir() or not os.access(there, os.W_OK | os.X_OK):
+    existing = folder
+    while not existing.exists():
+        existing = existing.parent
+    if not existing.is_dir() or not os.access(existing, os.W_OK | os.X_OK):
         raise _wrong("output", f"{folder} can't be written")
 
 
 def _check_packages(recipe: RLRecipe) -> None:
-    for key, wanted, package in (
+    for key, needed, package in (
         ("log.tensorboard", recipe.log.tensorboard, "tensorboard"),
         ("log.wandb", recipe.log.wandb is not None, "wandb"),
         ("optimizer.lora", recipe.optimizer.lora is not None, "peft"),
     ):
-        if wanted and importlib.util.find_spec(package) is None:
+        if needed and importlib.util.find_spec(package) is None:
             raise _wrong(key, f"{package} is not installed: pip install {package}")

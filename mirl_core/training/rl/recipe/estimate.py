@@ -1,4 +1,5 @@
-"""What a recipe asks for, on paper: sequences and tokens a step, and memory. No weights, no network."""
+"""Estimate of a recipe's cost: sequences and tokens per step, and memory. Loads no weights, uses no
+network."""
 
 from __future__ import annotations
 
@@ -22,7 +23,7 @@ _GIB = 2**30
 
 @dataclass(frozen=True, slots=True)
 class Estimate:
-    """Upper bounds of one step over all ranks, and what has to fit into a device's memory."""
+    """Upper bounds of one step over all ranks, and the parts of a device's memory."""
 
     descriptions: int
     """Sequences of the first stage; 0 for the planner grpo."""
@@ -32,28 +33,28 @@ class Estimate:
     scored_tokens: int
     trained_tokens: int
     parameters: int | None
-    """None: the model is not here, and the recipe assumes nothing."""
+    """None: the model is not on this machine, and the recipe assumes no number."""
     memory: tuple[tuple[str, float], ...] = ()
-    """What, and its GiB per rank."""
+    """Name of each part, and its GiB per rank."""
 
     def lines(self) -> list[str]:
-        """For people."""
+        """Return the estimate as lines of text."""
         chains = f"{self.chains} {'chains' if self.descriptions else 'trajectories'}"
         sequences = f"{self.descriptions} descriptions and {chains}" if self.descriptions else chains
         tokens = f"{self.generated_tokens:,} tokens generated, {self.scored_tokens:,} scored"
-        found = [
+        lines = [
             f"a step: {sequences}",
             f"a step, at most: {tokens}, {self.trained_tokens:,} trained on",
         ]
         if self.parameters is None:
-            return [*found, "parameters: unknown; set assumed_parameters for an estimate of memory"]
-        found.append(f"parameters: {self.parameters:,}")
-        found += [f"memory, {name}: {gib:.2f} GiB" for name, gib in self.memory]
-        return [*found, "memory of activations, KV cache and CUDA itself is not in these figures"]
+            return [*lines, "parameters: unknown; set assumed_parameters for an estimate of memory"]
+        lines.append(f"parameters: {self.parameters:,}")
+        lines += [f"memory, {name}: {gib:.2f} GiB" for name, gib in self.memory]
+        return [*lines, "memory of activations, KV cache and CUDA itself is not in these figures"]
 
 
 def estimate(recipe: RLRecipe, world: int = 1) -> Estimate:
-    """The recipe's estimate for `world` ranks."""
+    """Estimate the recipe for `world` ranks."""
     rollout, questions = recipe.rollout, recipe.data.questions
     if recipe.planner == "grpo":
         descriptions, chains = 0, questions * rollout.trajectories
@@ -76,7 +77,7 @@ def estimate(recipe: RLRecipe, world: int = 1) -> Estimate:
 
 
 def _passes(recipe: RLRecipe) -> int:
-    """Scoring passes over every description: of the gate, and of the reward."""
+    """Count the scoring passes over every description: the gate's and the reward's."""
     gate = GATES[recipe.rollout.gate].needs_marginal
     if recipe.rewards.description != "mi":
         return int(gate)
@@ -84,7 +85,7 @@ def _passes(recipe: RLRecipe) -> int:
 
 
 def _memory(recipe: RLRecipe, parameters: int, world: int) -> Iterator[tuple[str, float]]:
-    """Weights and optimiser state of one rank. Gradients and Adam's two moments are float32."""
+    """Yield weights and optimiser state of one rank, in GiB. Gradients and Adam's two moments are float32."""
     optimizer = recipe.optimizer
     half = optimizer.dtype == "bfloat16"
     shards = world if optimizer.sharding == "fsdp2" else 1
@@ -105,7 +106,8 @@ def _memory(recipe: RLRecipe, parameters: int, world: int) -> Iterator[tuple[str
 
 
 def _parameters(recipe: RLRecipe) -> int | None:
-    """Of a model folder, by its files or its config; else what the recipe assumes."""
+    """Return the parameters of a model folder, by its files or its config; otherwise the recipe's
+    assumption."""
     folder = Path(model_folder(recipe))
     if not (folder / "config.json").is_file():
         return recipe.assumed_parameters
@@ -121,15 +123,15 @@ def _parameters(recipe: RLRecipe) -> int | None:
 
 
 def _stored(file: Path) -> int:
-    """Parameters in a safetensors file, by its header: 8 bytes of length, then JSON."""
+    """Count the parameters in a safetensors file, by its header: 8 bytes of length, then JSON."""
     with file.open("rb") as stream:
         header = json.loads(stream.read(int.from_bytes(stream.read(8), "little")))
-    return sum(math.prod(about["shape"]) for name, about in header.items() if name != "__metadata__")
+    return sum(math.prod(tensor["shape"]) for name, tensor in header.items() if name != "__metadata__")
 
 
 @contextmanager
 def _quiet() -> Iterator[None]:
-    """Without transformers' advice, which is for those who load weights."""
+    """Silence transformers' advice, which concerns loading weights."""
     from transformers.utils import logging
 
     level = logging.get_verbosity()

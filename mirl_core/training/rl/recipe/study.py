@@ -1,4 +1,4 @@
-"""Several runs of one base recipe, each in a process of its own.
+"""A study: several runs of one base recipe, each in a separate process.
 
     base: rl-digits-mirl.yaml         # relative to the plan
     seeds: [0, 1, 2]
@@ -8,9 +8,9 @@
       - {name: grpo, set: {planner: grpo}}
       - {name: random, seeds: [0], set: {rollout.gate: random}}
 
-Every run is OUTPUT/NAME/seed-S. A finished one is never run again; an unfinished one goes on. The first seed
-of all runs comes before any second one, so that a study which is not through yet compares them already. Runs
-are made one after the other; who starts the same study twice has two side by side.
+Every run is OUTPUT/NAME/seed-S. A finished run is never repeated; an unfinished one continues. The first seed
+of all runs comes before any second seed, so that an unfinished study already compares them. Runs are made one
+after the other; starting the same study twice makes two runs side by side.
 """
 
 from __future__ import annotations
@@ -41,34 +41,34 @@ __all__ = ["StudyPlan", "load_plan", "run_study"]
 
 
 class StudyRun(Settings):
-    """One line of a study."""
+    """A run of a study."""
 
     name: Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9.+_-]*$")]
-    """Its folder, and its label in the report."""
+    """Folder of the run, and its label in the report."""
     seeds: tuple[int, ...] | None = None
-    """None: the study's."""
+    """Seeds of the run; None: the study's."""
     set: dict[str, Any] = {}  # noqa: RUF012  pydantic copies it
-    """What differs from the base recipe, by dotted keys."""
+    """Differences from the base recipe, by dotted keys."""
 
 
 class StudyPlan(Settings):
     """A study."""
 
     base: Path
-    """The recipe that all runs begin with."""
+    """The recipe from which all runs are derived."""
     seeds: Annotated[tuple[int, ...], Field(min_length=1)] = (0,)
-    """Each run is made once a seed."""
+    """Seeds; each run is made once per seed."""
     set: dict[str, Any] = {}  # noqa: RUF012
-    """What all runs change in the base recipe."""
+    """Changes of all runs to the base recipe."""
     runs: Annotated[tuple[StudyRun, ...], Field(min_length=1)]
-    """In this order; the first seed of all of them, then the second."""
+    """The runs in their order; the first seed of all runs, then the second."""
 
 
 def load_plan(path: Path) -> StudyPlan:
-    """The plan in a YAML file; its base is found beside it.
+    """Load the plan in a YAML file; the path of its base is relative to that file.
 
     Raises:
-        ConfigError: the file or a key in it is wrong, or two runs have one name.
+        ConfigError: the file or a key in it is wrong, or two runs have the same name.
     """
     plan = validated(read_yaml(path), StudyPlan, path)
     names = [run.name for run in plan.runs]
@@ -81,15 +81,15 @@ def load_plan(path: Path) -> StudyPlan:
 def run_study(
     plan: StudyPlan, output: Path, max_seconds: float | None = None, command: Sequence[str] = ()
 ) -> Iterator[str]:
-    """Make the runs that are missing; yields a line about each.
+    """Make the missing runs; yield a line about each run.
 
     Args:
-        max_seconds: of the whole call.
-        command: what runs a recipe, `--config FILE` appended; empty: `mirl-train rl` of this Python.
+        max_seconds: for the whole call.
+        command: runs a recipe, with `--config FILE` appended; empty: `mirl-train rl` of this Python.
 
     Raises:
         ConfigError: a run's recipe is wrong; all are checked before the first begins.
-        typer.Exit: a run failed or was stopped, with its exit code. What is finished stays.
+        typer.Exit: a run failed or was stopped, with its exit code. Finished runs stay.
     """
     until = None if max_seconds is None else time.monotonic() + max_seconds
     rounds = zip_longest(*(_recipes(plan, run, output) for run in plan.runs))
@@ -100,15 +100,17 @@ def run_study(
         if is_finished(recipe):
             yield f"{name}: finished already"
             continue
-        left = None if until is None else until - time.monotonic()
-        if left is not None and left <= 0:
+        seconds_left = None if until is None else until - time.monotonic()
+        if seconds_left is not None and seconds_left <= 0:
             yield "stopped on time; run the same command again to go on"
             return
-        with _taken(recipe.output) as taken:
-            if not taken:
+        with _locked(recipe.output) as locked:
+            if not locked:
                 yield f"{name}: another process is at it"
                 continue
-            code = _run(recipe, left, command or (sys.executable, "-m", "mirl_core.training.cli", "rl"))
+            code = _run(
+                recipe, seconds_left, command or (sys.executable, "-m", "mirl_core.training.cli", "rl")
+            )
         if code:
             typer.echo(f"mirl-train: {name} ended with exit code {code}; run the same again", err=True)
             raise typer.Exit(code)
@@ -123,8 +125,8 @@ def _recipes(plan: StudyPlan, run: StudyRun, output: Path) -> Iterator[tuple[str
 
 
 @contextmanager
-def _taken(folder: Path) -> Iterator[bool]:
-    """Whether a run is this study's to make; held until it is made."""
+def _locked(folder: Path) -> Iterator[bool]:
+    """Yield whether this study has locked the run; hold the lock until the run is made."""
     folder.mkdir(parents=True, exist_ok=True)
     with (folder / "study.lock").open("w") as lock:
         try:
@@ -136,7 +138,7 @@ def _taken(folder: Path) -> Iterator[bool]:
 
 
 def _run(recipe: RLRecipe, seconds: float | None, command: Sequence[str]) -> int:
-    """One run, to its end; signals are passed on to it. Its exit code, as a shell has it."""
+    """Make one run to its end, pass signals on to it, and return its exit code as a shell reports it."""
     config = recipe.output / "study-recipe.yaml"
     config.write_text(dump(recipe), encoding="utf-8")
     words = [*command, "--config", str(config)]
@@ -151,14 +153,14 @@ def _run(recipe: RLRecipe, seconds: float | None, command: Sequence[str]) -> int
         if not started:
             raise typer.Exit(128 + number)
 
-    # Before the child is there, so that none is ever left behind.
-    before = {signal.SIGTERM: signal.signal(signal.SIGTERM, pass_on)}
+    # Set before the child starts, so that no child is ever left behind.
+    previous = {signal.SIGTERM: signal.signal(signal.SIGTERM, pass_on)}
     try:
         started.append(subprocess.Popen(words))  # noqa: S603  this Python, this package
-        # On Ctrl-C a terminal tells the child by itself. Set now: a child inherits what is ignored.
-        before[signal.SIGINT] = signal.signal(signal.SIGINT, signal.SIG_IGN)
+        # On Ctrl-C a terminal signals the child itself. Set only now: a child inherits ignored signals.
+        previous[signal.SIGINT] = signal.signal(signal.SIGINT, signal.SIG_IGN)
         code = started[0].wait()
     finally:
-        for number, handler in before.items():
+        for number, handler in previous.items():
             signal.signal(number, handler)
     return 128 - code if code < 0 else code

@@ -17,7 +17,7 @@ import numpy.typing as npt
 from mirl_core.errors import ConfigError
 from mirl_core.tasks.resampling import Resampling
 from mirl_core.training.recipe import read_yaml
-from mirl_core.training.rl.dev_evaluation import LOOKS, QUESTIONS
+from mirl_core.training.rl.dev_evaluation import DEV_QUESTIONS, DEV_RESULTS
 from mirl_core.training.rl.report.monitor import read_lines
 
 __all__ = [
@@ -56,7 +56,7 @@ class RunData:
     folder: Path
     recipe: Mapping[str, Any]
     metrics: Sequence[Mapping[str, Any]]
-    looks: Sequence[Mapping[str, Any]]
+    dev_lines: Sequence[Mapping[str, Any]]
     questions: Mapping[str, Any]
 
     @property
@@ -105,7 +105,7 @@ class Group:
         first = self.runs[0]
         if any(run.questions != first.questions for run in self.runs):
             raise ConfigError(f"{self.label}: its runs were looked at with different questions")
-        shared = set.intersection(*({line["step"] for line in run.looks} for run in self.runs))
+        shared = set.intersection(*({line["step"] for line in run.dev_lines} for run in self.runs))
         if not shared:
             return {}
         found = {name: self._curve((name,), sorted(shared)) for name in first.questions}
@@ -115,7 +115,7 @@ class Group:
 
     def _curve(self, names: Sequence[str], steps: Sequence[int]) -> Curve:
         asked = [self.runs[0].questions[name] for name in names]
-        lines = [[one for one in run.looks if one["step"] in steps] for run in self.runs]
+        lines = [[one for one in run.dev_lines if one["step"] in steps] for run in self.runs]
         totals = [[_totals(line) for line in run] for run in lines]
         described = [[_bits(line, names, "described_right") for line in run] for run in lines]
         return Curve(
@@ -168,14 +168,14 @@ def read_run(folder: Path, steps: int | None = None) -> RunData:
     recipe = folder / "recipe.yaml"
     if not recipe.is_file() or not (folder / "metrics.jsonl").is_file():
         raise ConfigError(f"{folder} is no run of mirl-train rl (recipe.yaml or metrics.jsonl is missing)")
-    asked = folder / QUESTIONS
+    asked = folder / DEV_QUESTIONS
     try:
         questions = json.loads(asked.read_text(encoding="utf-8")) if asked.is_file() else {}
     except ValueError as error:
         raise ConfigError(f"{asked} can't be read: {error}") from error
     metrics, looks = (
         [line for line in read_lines(folder / name) if steps is None or line["step"] <= steps]
-        for name in ("metrics.jsonl", LOOKS)
+        for name in ("metrics.jsonl", DEV_RESULTS)
     )
     values = read_yaml(recipe)
     if steps is not None:

@@ -146,7 +146,7 @@ class Monitor:
         for sink in (self._lines, *self._others):
             sink.log(step, values)
 
-    def look(self, step: int, values: Mapping[str, Any]) -> None:
+    def log_dev_evaluation(self, step: int, values: Mapping[str, Any]) -> None:
         """A look's figures, for all but metrics.jsonl: looks have a file of their own."""
         for sink in self._others:
             sink.log(step, values)

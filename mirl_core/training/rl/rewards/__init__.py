@@ -1,10 +1,11 @@
-"""What a trajectory is worth. A reward of chains is one small class, entered in `REWARDS`.
+"""Rewards of a trajectory. A reward of chains is one small class with an entry in `REWARDS`.
 
-    judge.py      the rewards of a chain, added up; one that raises stops nothing
-    equality.py   exact, numeric, math: is the answer the truth
-    form.py       format: are all tags in place
-    imported.py   callable: a function of the user's own
-    mi.py         what a description owes to the image, for the description's own tokens
+    judge.py       the sum of a chain's rewards; a reward that raises stops nothing
+    equality.py    exact, numeric, math: whether the answer is right
+    form.py        format: whether all tags are in place
+    imported.py    callable: a user's function
+    mi.py          MI of a description with its image, for the description's own tokens
+    mi_scorers.py  the model that scores that MI
 
 Light to import: no torch, and mathematics only where an answer needs it.
 """
@@ -37,22 +38,22 @@ REWARDS: dict[
 
 
 def make_rewards(configs: Sequence[AnswerReward], tags: Tags | None = None) -> tuple[Reward, ...]:
-    """The rewards of a recipe, imported and ready; before any model is loaded.
+    """Make the rewards of a recipe, imported and ready, before any model is loaded.
 
     Args:
         configs: `rewards.answer` of the recipe.
         tags: the model's markup, for `format`; None: the default.
 
     Raises:
-        ConfigError: one of them can't be made; `param` is its key, `rewards.answer.0.target`.
+        ConfigError: a reward can't be made; `param` is its key, such as `rewards.answer.0.target`.
     """
     rewards: list[Reward] = []
-    for place, config in enumerate(configs):
-        key = f"rewards.answer.{place}"
+    for index, config in enumerate(configs):
+        key = f"rewards.answer.{index}"
         if not math.isfinite(config.weight):
             raise ConfigError(f"{key}.weight: {config.weight} is not a weight", param=f"{key}.weight")
         name = config.kind if config.target is None else config.target.rpartition(":")[2]
-        taken = sum(reward.name.partition("-")[0] == name for reward in rewards)
-        name = f"{name}-{taken + 1}" if taken else name
+        same_name = sum(reward.name.partition("-")[0] == name for reward in rewards)
+        name = f"{name}-{same_name + 1}" if same_name else name
         rewards.append(REWARDS[config.kind].make(name, config, tags or Tags(), key))
     return tuple(rewards)

@@ -1,4 +1,4 @@
-"""Is the chain's answer the truth: by the data set's rule, as a number, as mathematics."""
+"""Whether the chain's answer is right: by the data set's rule, as a number, as mathematics."""
 
 from __future__ import annotations
 
@@ -20,7 +20,8 @@ _QUANTITY = re.compile(r"(-?\d+(?:\.\d+|/\d+)?)(.*)", re.DOTALL)
 
 @dataclass(frozen=True, slots=True)
 class ExactReward:
-    """1 where the answer is right as `mirl-eval` counts it: the data set's own rule, options, or sameness."""
+    """1 where the answer is right as `mirl-eval` counts it: by the data set's own rule, options, or
+    equality."""
 
     name: str
     weight: float
@@ -37,7 +38,7 @@ class ExactReward:
 class NumericReward:
     """1 where answer and truth are numbers of the same unit that differ by at most `tolerance` of the truth.
 
-    Compared exactly, as fractions: with tolerance 0 it is the sameness of `mirl_core.algorithm.answers`.
+    Compared exactly, as fractions: with tolerance 0 it is the equality of `mirl_core.algorithm.answers`.
     """
 
     name: str
@@ -52,7 +53,7 @@ class NumericReward:
         answer, truth = _quantity(chain.answer), _quantity(question.answer)
         if answer is None or truth is None or answer[1] != truth[1]:
             return 0.0
-        # By its decimals, not its bits: 0.3 is a little less than 3/10.
+        # From its decimals, not its bits: the float 0.3 is a little less than 3/10.
         allowed = Fraction(str(self.tolerance)) * abs(truth[0])
         return float(abs(answer[0] - truth[0]) <= allowed)
 
@@ -61,7 +62,7 @@ class NumericReward:
 class MathReward:
     """1 where answer and truth are the same expression, number or text after normalisation.
 
-    Unlike `exact` it asks neither the data set's own rule nor the options.
+    Unlike `exact` it uses neither the data set's own rule nor the options.
     """
 
     name: str
@@ -69,7 +70,7 @@ class MathReward:
 
     @classmethod
     def make(cls, name: str, config: AnswerReward, tags: Tags, key: str) -> Self:
-        # Without it expressions are compared as text, and training would go on with wrong rewards.
+        # Without it expressions are compared as text, and training would continue with wrong rewards.
         if importlib.util.find_spec("math_verify") is None:
             raise ConfigError(
                 f"{key}.kind: 'math' needs math-verify: pip install math-verify", param=f"{key}.kind"
@@ -83,8 +84,12 @@ class MathReward:
 
 
 def _quantity(text: str | None) -> tuple[Fraction, str] | None:
-    """(value, canonical unit) of a number; None where the text isn't one."""
-    found = None if text is None else normalize(text)
-    if found is None or found.kind != "number" or not (match := _QUANTITY.fullmatch(found.key)):
+    """Return (value, canonical unit) of a number; None where the text isn't a number."""
+    normalized = None if text is None else normalize(text)
+    if (
+        normalized is None
+        or normalized.kind != "number"
+        or not (match := _QUANTITY.fullmatch(normalized.key))
+    ):
         return None
     return Fraction(match[1]), match[2]

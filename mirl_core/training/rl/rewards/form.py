@@ -1,4 +1,4 @@
-"""Are all tags in place."""
+"""Whether all tags of a chain are in place."""
 
 from __future__ import annotations
 
@@ -13,9 +13,9 @@ from mirl_core.types import Chain
 
 @dataclass(frozen=True, slots=True)
 class FormatReward:
-    """1 where a finished chain is `<think>…</think><answer>…</answer>` in the model's own tags and no more.
+    """1 where a finished chain is exactly `<think>…</think><answer>…</answer>` in the model's own tags.
 
-    Both parts hold something, each tag stands once, and only white space stands around and between.
+    Both parts are non-empty, each tag occurs once, and only white space surrounds and separates them.
     """
 
     name: str
@@ -28,19 +28,19 @@ class FormatReward:
 
     def score(self, question: Question, chain: Chain) -> float:
         (think, end_think), (answer, end_answer) = self.tags.reasoning, self.tags.answer
-        # After a tag that is missing nothing is left, so that the last one's presence tells of all.
+        # After a missing tag nothing is left, so the last tag is found only if all are.
         before, _, rest = chain.text.partition(think)
         reasoning, _, rest = rest.partition(end_think)
         between, _, rest = rest.partition(answer)
-        said, complete, after = rest.partition(end_answer)
+        answer_text, complete, after = rest.partition(end_answer)
         in_place = (
             chain.finish_reason == "stop"
             and complete
             and not (before + between + after).strip()
             and reasoning.strip()
-            and said.strip()
+            and answer_text.strip()
         )
-        everything = (*self.tags.description, *self.tags.reasoning, *self.tags.answer)
+        all_tags = (*self.tags.description, *self.tags.reasoning, *self.tags.answer)
         return float(
-            bool(in_place) and not any(tag in part for tag in everything for part in (reasoning, said))
+            bool(in_place) and not any(tag in part for tag in all_tags for part in (reasoning, answer_text))
         )

@@ -1,4 +1,4 @@
-"""A reward function of the user's own, by import path."""
+"""A user's reward function, by import path."""
 
 from __future__ import annotations
 
@@ -17,10 +17,11 @@ from mirl_core.types import Chain
 
 @dataclass(frozen=True, slots=True)
 class CallableReward:
-    """What `function(question, answer, text)` returns, as a float.
+    """The result of `function(question, answer, text)`, as a float.
 
     `question` is a `mirl_core.tasks.questions.Question`, `answer` the chain's answer (None where it has
-    none), `text` the chain as it was sampled after the description.
+    none),
+    `text` the chain as it was sampled after the description.
     """
 
     name: str
@@ -36,18 +37,18 @@ class CallableReward:
 
 
 def _import(target: str, key: str) -> Callable[..., Any]:
-    """What `package.module:function` names. Raises ConfigError with `key`."""
+    """Import the function `package.module:function`. Raises ConfigError with `key`."""
     module, colon, path = target.partition(":")
     if not (module and colon and path):
         raise ConfigError(f"{key}: '{target}' is not of the form package.module:function", param=key)
     try:
-        found = reduce(getattr, path.split("."), importlib.import_module(module))
+        target_object = reduce(getattr, path.split("."), importlib.import_module(module))
     except Exception as error:  # an import runs anyone's code
         reason = " ".join(f"{type(error).__name__}: {error}".split())
         raise ConfigError(
             f"{key}: can't import '{target}' ({reason}); its folder must be on PYTHONPATH", param=key
         ) from error
-    if not callable(found):
-        raise ConfigError(f"{key}: '{target}' is a {type(found).__name__}, not a function", param=key)
-    function: Callable[..., Any] = found
+    if not callable(target_object):
+        raise ConfigError(f"{key}: '{target}' is a {type(target_object).__name__}, not a function", param=key)
+    function: Callable[..., Any] = target_object
     return function

@@ -1,7 +1,7 @@
-"""Whose probabilities MI rewards are made of: a frozen copy's (the default), or the policy's.
+"""The model whose probabilities make MI rewards: a frozen copy (the default), or the policy.
 
-Under its own probabilities a policy is rewarded for being sure of odd strings (low entropy given the image,
-unlikely without it), and gets surer of them by it. A frozen copy of the start can't be moved that way.
+Under its own probabilities a policy is rewarded for confidence in odd strings (low entropy given the image,
+unlikely without it), and becomes more confident by it. A frozen copy of the start can't be moved that way.
 """
 
 from __future__ import annotations
@@ -29,21 +29,21 @@ if TYPE_CHECKING:
 __all__ = ["SCORERS", "FrozenScorer", "MIScorer", "PolicyScorer", "ScoredMI", "reference_pictures"]
 
 REFERENCES = 16
-"""Pictures of the `reference` estimator where the model's settings name none and the data are a world."""
+"""Pictures of the `reference` estimator where the model's settings name none and the data are a world's."""
 
 
 @dataclass(frozen=True, slots=True)
 class ScoredMI:
-    """One description, scored."""
+    """The scores of one description."""
 
     token_mi: tuple[float, ...]
     """(T,) log p(d_t | d_<t, I, q) − λ · log p(d_t | d_<t, q), clipped where the reward says so; nats."""
     tokens: int
-    """Tokens that were scored for it; 0 for a repetition, which costs nothing."""
+    """Number of tokens scored for it; 0 for a repetition, which costs nothing."""
 
 
 class MIScorer(Protocol):
-    """Scores the descriptions of one question."""
+    """A scorer of the descriptions of one question."""
 
     async def score(
         self,
@@ -53,11 +53,10 @@ class MIScorer(Protocol):
         logprobs: Sequence[tuple[float, ...]],
         context: RequestContext,
     ) -> list[ScoredMI]:
-        """The MI of every token of every description.
+        """Return the MI of every token of every description.
 
         Args:
-            prompt: the conversation as the descriptions were sampled from it, images and instruction
-                included.
+            prompt: the conversation from which the descriptions were sampled, with images and instruction.
             opening: token ids of the opening tag, which precede every description.
             contents: token ids of the descriptions without tags.
             logprobs: the sampler's raw log p of those tokens; nats.
@@ -69,10 +68,10 @@ class MIScorer(Protocol):
 
 
 class _Scorer:
-    """What both scorers share: the image-free term, and the difference.
+    """The common part of both scorers: the image-free term, and the difference.
 
     Args:
-        engine: whose probabilities they are.
+        engine: gives the probabilities.
         reward: estimator, weight and clipping.
         references: pictures of the `reference` estimator.
 
@@ -88,34 +87,37 @@ class _Scorer:
 
     async def _minus_image_free(
         self,
-        given: Sequence[tuple[float, ...]],
+        conditional: Sequence[tuple[float, ...]],
         prompt: Conversation,
         opening: tuple[int, ...],
         contents: Sequence[tuple[int, ...]],
         context: RequestContext,
         passes: int,
     ) -> list[ScoredMI]:
-        """`given` minus λ times the image-free term; `passes` forward passes were made for `given`."""
+        """Return `conditional` minus λ times the image-free term; `passes` forward passes were made for
+        `conditional`."""
         unique = sorted(set(contents))
         if self._reward.weight == 0:
-            free = [(0.0,) * len(content) for content in unique]
+            image_free = [(0.0,) * len(content) for content in unique]
         else:
-            own = replace(context, request_id=f"{context.request_id}-free")
-            free = await image_free_logprobs(self._engine, self._estimator, prompt, opening, unique, own)
+            free_context = replace(context, request_id=f"{context.request_id}-free")
+            image_free = await image_free_logprobs(
+                self._engine, self._estimator, prompt, opening, unique, free_context
+            )
             passes += self._passes
-        marginals = dict(zip(unique, free, strict=True))
+        marginals = dict(zip(unique, image_free, strict=True))
         scored: list[ScoredMI] = []
-        paid: set[tuple[int, ...]] = set()
-        for content, logprobs in zip(contents, given, strict=True):
+        counted: set[tuple[int, ...]] = set()
+        for content, logprobs in zip(contents, conditional, strict=True):
             ratios = token_mi(logprobs, marginals[content], self._reward.weight, self._reward.clip)
-            cost = 0 if content in paid else scored_tokens(passes, len(opening), [len(content)])
-            paid.add(content)
+            cost = 0 if content in counted else scored_tokens(passes, len(opening), [len(content)])
+            counted.add(content)
             scored.append(ScoredMI(tuple(ratios.tolist()), cost))
         return scored
 
 
 class FrozenScorer(_Scorer):
-    """Both terms are of a model that isn't trained, whose tokenizer is the policy's."""
+    """Scorer whose both terms come from a model that isn't trained, with the policy's tokenizer."""
 
     async def score(
         self,
@@ -127,16 +129,18 @@ class FrozenScorer(_Scorer):
     ) -> list[ScoredMI]:
         del logprobs  # the policy's
         unique = sorted(set(contents))
-        own = replace(context, request_id=f"{context.request_id}-seen")
-        rendered = await self._engine.render(prompt, own)
-        scores = await self._engine.score(rendered, [(*opening, *content) for content in unique], own)
-        seen = {content: one[len(opening) :] for content, one in zip(unique, scores, strict=True)}
-        given = [seen[content] for content in contents]
-        return await self._minus_image_free(given, prompt, opening, contents, context, 1)
+        seen_context = replace(context, request_id=f"{context.request_id}-seen")
+        rendered = await self._engine.render(prompt, seen_context)
+        scores = await self._engine.score(
+            rendered, [(*opening, *content) for content in unique], seen_context
+        )
+        by_content = {content: score[len(opening) :] for content, score in zip(unique, scores, strict=True)}
+        conditional = [by_content[content] for content in contents]
+        return await self._minus_image_free(conditional, prompt, opening, contents, context, 1)
 
 
 class PolicyScorer(_Scorer):
-    """The first term is the sampler's own, the second its engine's: MI as the gate sees it."""
+    """Scorer whose first term is the sampler's own, the second its engine's: MI as the gate computes it."""
 
     async def score(
         self,
@@ -166,16 +170,16 @@ def _estimator(reward: MIReward, references: Sequence[Image]) -> Estimator:
 
 
 def reference_pictures(settings: ModelSettings, sets: Sequence[str] = (), seed: int = 0) -> tuple[Image, ...]:
-    """The pictures of the `reference` estimator: the model's own, or else the training world's.
+    """Return the pictures of the `reference` estimator: the model's own, or else the training world's.
 
     Args:
         settings: the model's, whose `reference_images` come first.
         sets: the data sets that are trained on; where the first is a bundled world, 16 of its pictures serve
             a model that names none. They are drawn from supervised training's pool, never from these sets.
-        seed: which of them.
+        seed: of the choice of pictures.
 
     Raises:
-        ConfigError: a file can't be read. None are found: an empty tuple, which the scorers refuse.
+        ConfigError: a file can't be read. Where there are none the result is empty, which scorers refuse.
     """
     if settings.reference_images:
         return tuple(_open(path) for path in settings.reference_images)

@@ -1,11 +1,11 @@
-"""A training run on disk, to be continued exactly.
+"""Checkpoints of a training run, from which it continues exactly.
 
     FOLDER/step-00000040/state.pt         weights, optimiser, step, random generators, cursor
-    FOLDER/step-00000040/checkpoint.json  how large state.pt must be; written last
+    FOLDER/step-00000040/checkpoint.json  the size that state.pt must have; written last
     FOLDER/latest                         link to the newest
 
-A checkpoint is written beside its place, flushed to the disk, and moved there at once: a name that is there
-is whole. Should a file have been cut off later, the next older checkpoint is taken.
+A checkpoint is written into a partial folder, flushed to the disk, and renamed: a folder with its final name
+is whole. If a file is cut off later, the next older checkpoint is used.
 """
 
 from __future__ import annotations
@@ -36,14 +36,14 @@ _FORMAT = 1
 
 @dataclass(frozen=True, slots=True)
 class Resumed:
-    """What a checkpoint holds beside the trainer's own state."""
+    """The content of a checkpoint beside the trainer's state."""
 
     step: int
-    """Optimiser steps on batches of rollouts that were done."""
+    """Optimiser steps done on batches of rollouts."""
     cursor: Any
-    """Where the data stood, as it was given."""
+    """The position in the data, as given to `save`."""
     extra: Mapping[str, Any]
-    """As it was given."""
+    """As given to `save`."""
     folder: Path
 
 
@@ -59,27 +59,27 @@ def save(
     """Write a checkpoint, whole or not at all. Every rank calls this; the first writes.
 
     Args:
-        folder: of the run's checkpoints; made if need be.
-        step: names the checkpoint; one of the same step is replaced.
-        trainer: its state is taken.
+        folder: of the run's checkpoints; created if it is missing.
+        step: names the checkpoint; a checkpoint of the same step is replaced.
+        trainer: whose state is saved.
         cursor: plain JSON values.
         extra: plain JSON values.
-        keep: how many checkpoints stay, this one included.
+        keep: how many checkpoints stay, the new one included.
 
     Returns:
-        The checkpoint's own folder.
+        The checkpoint's folder.
 
     Raises:
-        OSError: it can't be written; on every rank. Older checkpoints are as they were.
+        OSError: the checkpoint can't be written; raised on every rank. Older checkpoints stay.
     """
     state = trainer.state()
     rngs = from_all(_random_states(), trainer.accelerator)
     target = folder / f"step-{step:08d}"
     error: OSError | None = None
     if trainer.accelerator.is_main_process:
-        about = {"step": step, "cursor": cursor, "extra": dict(extra or {})}
+        header = {"step": step, "cursor": cursor, "extra": dict(extra or {})}
         try:
-            _write(target, {**state, **about, "random": rngs})
+            _write(target, {**state, **header, "random": rngs})
             _retain(folder, target, keep)
         except OSError as problem:
             error = problem
@@ -91,39 +91,39 @@ def save(
 def load(folder: Path, trainer: Trainer) -> Resumed | None:
     """Continue from the newest intact checkpoint. Every rank calls this; the first reads.
 
-    Random generators are set as they were on each rank; a rank that was not there keeps its own.
+    Restore each rank's random generators; a rank that the saved run did not have keeps its own.
 
     Returns:
-        None if there is no checkpoint.
+        The checkpoint's content; None if there is no checkpoint.
 
     Raises:
         ConfigError: the checkpoint is of another model or of other trained parameters.
     """
-    found: tuple[Path, dict[str, Any]] | None = None
+    newest: tuple[Path, dict[str, Any]] | None = None
     if trainer.accelerator.is_main_process:
-        found = _newest(folder)
-    about = None
-    if found is not None:
-        about = {name: found[1][name] for name in ("step", "cursor", "extra", "random")}
-    about = from_first(about, trainer.accelerator)
-    if about is None:
+        newest = _newest(folder)
+    header = None
+    if newest is not None:
+        header = {name: newest[1][name] for name in ("step", "cursor", "extra", "random")}
+    header = from_first(header, trainer.accelerator)
+    if header is None:
         return None
-    trainer.load_state(found[1] if found is not None else {"step": 0, "weights": {}, "optimizer": {}})
+    trainer.load_state(newest[1] if newest is not None else {"step": 0, "weights": {}, "optimizer": {}})
     rank = trainer.accelerator.process_index
-    if rank < len(about["random"]):
-        _set_random_states(about["random"][rank])
-    target = folder / f"step-{about['step']:08d}"
-    return Resumed(about["step"], about["cursor"], about["extra"], target)
+    if rank < len(header["random"]):
+        _set_random_states(header["random"][rank])
+    target = folder / f"step-{header['step']:08d}"
+    return Resumed(header["step"], header["cursor"], header["extra"], target)
 
 
 def intact(folder: Path) -> list[Path]:
-    """Checkpoints that are whole, oldest first."""
+    """Return the checkpoints that are whole, oldest first."""
     if not folder.is_dir():
         return []
-    found = sorted(
+    numbered = sorted(
         (int(match[1]), path) for path in folder.iterdir() if (match := _FOLDER.fullmatch(path.name))
     )
-    return [path for _, path in found if _is_whole(path)]
+    return [path for _, path in numbered if _is_whole(path)]
 
 
 def _newest(folder: Path) -> tuple[Path, dict[str, Any]] | None:
@@ -141,26 +141,30 @@ def _newest(folder: Path) -> tuple[Path, dict[str, Any]] | None:
 
 def _is_whole(path: Path) -> bool:
     try:
-        about = json.loads((path / "checkpoint.json").read_text())
-        return bool((path / "state.pt").stat().st_size == about["bytes"])
+        header = json.loads((path / "checkpoint.json").read_text())
+        return bool((path / "state.pt").stat().st_size == header["bytes"])
     except (OSError, ValueError, KeyError):
         return False
 
 
 def _write(target: Path, state: dict[str, Any]) -> None:
-    # Plain values now rather than an unreadable checkpoint later.
+    # Fail now on values that are not plain JSON, rather than leave an unreadable checkpoint.
     json.dumps([state["cursor"], state["extra"]])
     target.parent.mkdir(parents=True, exist_ok=True)
-    for left in target.parent.glob(".*.partial"):
-        shutil.rmtree(left)
+    for leftover in target.parent.glob(".*.partial"):
+        shutil.rmtree(leftover)
     partial = target.parent / f".{target.name}.partial"
     partial.mkdir()
     with (partial / "state.pt").open("wb") as file:
         torch.save({**state, "format": _FORMAT}, file)
         _flush(file)
-    about = {"step": state["step"], "bytes": (partial / "state.pt").stat().st_size, "cursor": state["cursor"]}
+    header = {
+        "step": state["step"],
+        "bytes": (partial / "state.pt").stat().st_size,
+        "cursor": state["cursor"],
+    }
     with (partial / "checkpoint.json").open("w") as text:
-        text.write(json.dumps(about, indent=2) + "\n")
+        text.write(json.dumps(header, indent=2) + "\n")
         _flush(text)
     _flush_folder(partial)
     if target.exists():
@@ -187,14 +191,14 @@ def _flush_folder(folder: Path) -> None:
 
 
 def _retain(folder: Path, newest: Path, keep: int) -> None:
-    """Remove the oldest checkpoints; what was cut off doesn't count as one."""
+    """Remove the oldest checkpoints; an incomplete one doesn't count."""
     older = [path for path in intact(folder) if path != newest]
     for path in older[: max(0, len(older) - (keep - 1))]:
         shutil.rmtree(path)
 
 
 def _random_states() -> dict[str, Any]:
-    """This process's random generators, as plain values and tensors."""
+    """Return the states of this process's random generators as plain values and tensors."""
     name, keys, position, has_gauss, gauss = np.random.get_state(legacy=True)
     return {
         "python": random.getstate(),

@@ -1,8 +1,8 @@
-"""A run's folder: whose it is, where it stands, whether it is done.
+"""A run's folder: lock, recipe, and whether the run is finished.
 
 recipe.yaml      the recipe, defaults included
 checkpoints/     resumable states (checkpoint.py)
-export/          Hugging Face folders: final/, and step-NNNNNN/ where asked for
+export/          Hugging Face folders: final/, and step-NNNNNN/ where the recipe sets `export_every`
 finished.json    written last
 lock             held while a process works here
 """
@@ -29,13 +29,14 @@ EXPORT = "export"
 _RECIPE = "recipe.yaml"
 _FINISHED = "finished.json"
 _MAY_CHANGE = ("output", "log", "checkpoint", "assumed_parameters")
-"""Keys that change nothing of what is trained."""
+"""Keys that change nothing about the trained model."""
 _ENGINE = ("engine", "engine_args", "weights", "weights_folder", "weights_address")
 
 
 @contextmanager
 def claimed(recipe: RLRecipe) -> Iterator[None]:
-    """The output folder, made where it is missing, for this process alone; it holds this recipe's run.
+    """Hold the output folder for this process alone; create it if it is missing, and check that it holds this
+    recipe's run.
 
     Raises:
         ConfigError: another process is at work there, or it holds a run of another recipe.
@@ -55,7 +56,7 @@ def claimed(recipe: RLRecipe) -> Iterator[None]:
 
 
 def is_finished(recipe: RLRecipe) -> bool:
-    """Whether the run has made all its steps and exported its model."""
+    """Return whether the run has made all its steps and exported its model."""
     path = recipe.output / _FINISHED
     try:
         return int(json.loads(path.read_text(encoding="utf-8"))["step"]) >= recipe.steps
@@ -64,26 +65,27 @@ def is_finished(recipe: RLRecipe) -> bool:
 
 
 def mark_finished(recipe: RLRecipe) -> None:
-    """Say so, once nothing is left to do."""
+    """Mark the run as finished; call it last."""
     write_whole(recipe.output / _FINISHED, json.dumps({"step": recipe.steps}) + "\n")
 
 
 def write_whole(path: Path, text: str) -> None:
-    """Write a file that readers see old or new, never in half."""
-    part = path.with_name(path.name + ".part")
-    with part.open("w", encoding="utf-8") as file:
+    """Write a file that readers see old or new, never half-written."""
+    partial = path.with_name(path.name + ".part")
+    with partial.open("w", encoding="utf-8") as file:
         file.write(text)
         file.flush()
         os.fsync(file.fileno())
-    part.replace(path)
+    partial.replace(path)
 
 
 def _compare(old: RLRecipe, new: RLRecipe) -> None:
-    """Refuse to go on with what would be another run."""
+    """Raise ConfigError if the new recipe would train another run than the old one."""
     left, right = _comparable(old), _comparable(new)
     differing = [key for key in right if left.get(key) != right[key]]
     if old.optimizer.schedule == "constant":
-        # More steps of a constant rate are the same run, longer; a cosine would have gone elsewhere.
+        # More steps at a constant rate continue the same run; a cosine schedule depends on the number of
+        # steps.
         differing = [key for key in differing if key != "steps"]
     if differing:
         raise ConfigError(
@@ -94,7 +96,7 @@ def _compare(old: RLRecipe, new: RLRecipe) -> None:
 
 
 def _comparable(recipe: RLRecipe) -> dict[str, Any]:
-    """Dotted key → value, of all keys that matter to what is trained."""
+    """Return dotted key → value for all keys that affect training."""
     values = recipe.model_dump(mode="json", exclude=set(_MAY_CHANGE))
     values["rollout"] = {key: value for key, value in values["rollout"].items() if key not in _ENGINE}
     return dict(_flat(values, ""))

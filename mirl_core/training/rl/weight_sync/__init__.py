@@ -1,1 +1,2 @@
-"""Send new weights to whatever samples: in process, through a folder, or by NCCL; imports `engines`."""
+"""Transfer of new weights to the engine that samples: in process, through a folder, or by NCCL; imports
+`engines` and, for types, `model`."""

@@ -1,14 +1,14 @@
-"""New weights into the rollout engine, between two steps.
+"""Transfer of new weights to an engine in process, between two steps.
 
-    ReloadSync   by a file, for vLLM on the same machine
-    NCCLSync     GPU to GPU, over vLLM's weight transfer
+    ReloadSync   through a file, for vLLM on the same machine
+    NCCLSync     GPU to GPU, by vLLM's weight transfer
     IPCSync      on one GPU, by a handle to the trainer's memory
 
-To servers: `sync_remote.py` (by a folder) and `sync_fleet.py` (GPU to GPU).
+For servers: `shared_folder.py` and `nccl_fleet.py` (GPU to GPU).
 
-Whatever the way, vLLM computed two caches with the old weights: KV blocks of prompts and encoder outputs of
-images. Both must go, or sampling and its log-probabilities are of no model at all (vllm#45093, TRL#7198):
-with stale images image-conditioned values are wrong by a nat and text-only ones are right.
+In all three cases vLLM holds two caches computed with the old weights: KV blocks of prompts and encoder
+outputs of images. Both must be reset, or samples and their log-probabilities mix two models (vllm#45093,
+TRL#7198): with stale images, image-conditioned values are off by a nat while text-only values are right.
 """
 
 from __future__ import annotations
@@ -16,13 +16,15 @@ from __future__ import annotations
 import asyncio
 import shutil
 from abc import ABC, abstractmethod
-from collections.abc import AsyncIterator, Callable, Coroutine, Iterator
+from collections.abc import AsyncIterator
 from concurrent.futures import Executor
 from contextlib import asynccontextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, Protocol, TypeVar
+from typing import TYPE_CHECKING, Any, Literal, Protocol
 
+from mirl_core.engines.vllm.weight_transfer import EngineClient, ipc_settings, nccl_settings, start_sender
 from mirl_core.errors import ConfigError, EngineError
+from mirl_core.training.rl.distributed.torch_thread import in_thread
 
 if TYPE_CHECKING:
     from torch import Tensor, dtype
@@ -30,33 +32,33 @@ if TYPE_CHECKING:
     from mirl_core.engines.vllm.engine import VLLMEngine
     from mirl_core.training.rl.weight_sync.weight_stream import WeightStream
 
-__all__ = ["IPCSync", "NCCLSync", "ReloadSync", "WeightSync", "Weights", "in_thread", "transfer_source"]
-
-_T = TypeVar("_T")
+__all__ = ["IPCSync", "NCCLSync", "ReloadSync", "WeightSync", "Weights"]
 
 
 class Weights(Protocol):
-    """What a sync asks of the policy."""
+    """The policy as a weight sync uses it."""
 
     def weights(self) -> dict[str, Tensor]:
-        """All weights under transformers' names, whole and on the CPU, adapters merged. All ranks call it."""
+        """Return all weights under transformers' names, whole and on the CPU, adapters merged. All ranks call
+        it."""
         ...
 
     def stream(self, dtype: dtype | None = None) -> WeightStream:
-        """The same one at a time, on the trainer's device, under the names of the start's file."""
+        """Return the same weights one at a time, on the trainer's device, under the names in the start's
+        file."""
         ...
 
 
 class WeightSync(Protocol):
-    """Brings the policy's weights to the engine that samples."""
+    """Transfer of the policy's weights to the engine that samples."""
 
     async def push(self, policy: Weights, version: int) -> None:
-        """Afterwards the engine samples from `policy`, and from nothing older. All ranks call it.
+        """Make the engine sample from `policy`, and from no older weights. All ranks call it.
 
-        Requests that are running end first, by the old weights; later ones wait.
+        Running requests first finish on the old weights; later requests wait.
 
         Raises:
-            EngineError: the engine could not take the weights. It must not be sampled from any more.
+            EngineError: the engine could not take the weights; it must not be used for sampling any more.
         """
         ...
 
@@ -66,24 +68,25 @@ class WeightSync(Protocol):
 
 
 class ReloadSync:
-    """By a safetensors file that the engine's process reads. For the CPU, and for models of a few gigabytes.
+    """Transfer by a safetensors file that the engine's process reads; for the CPU and models of a few
+    gigabytes.
 
-    With several ranks, each with an engine of its own, the first rank writes for all: `folder` must be one
-    that all of them see.
+    With several ranks, each with its own engine, the first rank writes for all: every rank must see `folder`.
 
-    vLLM's CPU backend packs the LM head's weights, which cuts the tie to the embedding that they are shared
-    with; a reload would leave the old head. So the file names both, which is enough where vLLM's class of the
-    model loads a tied `lm_head` (Idefics3, SmolVLM). The trainer's `mismatch` metrics tell if one doesn't.
+    vLLM's CPU backend packs the LM head's weights, which breaks the tie to the embedding; a reload would
+    leave
+    the old head. So the file contains both names, which suffices where vLLM's class of the model loads a tied
+    `lm_head` (Idefics3, SmolVLM). If a class doesn't, the trainer's `mismatch` metrics show it.
 
     Args:
-        engine: this rank's.
-        folder: for the files; what it holds is deleted.
-        thread: where torch may work; None: any. Collectives of all ranks must come from one thread.
+        engine: this rank's engine.
+        folder: for the files; its content is deleted.
+        thread: where torch works; None: any thread. Collectives of all ranks must come from one thread.
     """
 
     def __init__(self, engine: VLLMEngine, folder: Path, thread: Executor | None = None) -> None:
         self._engine = engine
-        # The engine is another process, maybe in another folder.
+        # The engine's process may have another working directory.
         self._folder = folder.absolute()
         self._thread = thread
         self._last: Path | None = None
@@ -96,7 +99,7 @@ class ReloadSync:
         await in_thread(self._thread, lambda: _write(policy, fresh, dtype))
         async with _paused(client, version):
             await client.collective_rpc("reload_weights", kwargs={"weights_path": str(fresh)})
-        # Every rank has read the one before: it has come to this push.
+        # Every rank has reached this push, so every engine has read the previous file.
         if self._last is not None and self._last != fresh:
             await asyncio.to_thread(shutil.rmtree, self._last, ignore_errors=True)
         self._last = fresh
@@ -107,41 +110,40 @@ class ReloadSync:
 
 
 def _write(policy: Weights, folder: Path, dtype: Any) -> None:
-    """The policy's weights as one file of `dtype`, complete on return on every rank."""
+    """Write the policy's weights as one file of `dtype`; on return it is complete for every rank."""
     from safetensors.torch import save_file
     from torch import distributed
 
     weights = policy.weights()
-    together = distributed.is_initialized()
-    if not together or distributed.get_rank() == 0:
+    has_ranks = distributed.is_initialized()
+    if not has_ranks or distributed.get_rank() == 0:
         shutil.rmtree(folder, ignore_errors=True)
         folder.mkdir(parents=True)
-        taken: set[int] = set()
+        stored_pointers: set[int] = set()
         whole: dict[str, Tensor] = {}
         for name, value in weights.items():
             value = value.detach().to(dtype) if value.is_floating_point() else value.detach()
-            # A file holds no two names of one memory, and tied weights must go by both.
-            whole[name] = value.clone() if value.data_ptr() in taken else value.contiguous()
-            taken.add(whole[name].data_ptr())
+            # A safetensors file can't hold one memory under two names, and tied weights need both names.
+            whole[name] = value.clone() if value.data_ptr() in stored_pointers else value.contiguous()
+            stored_pointers.add(whole[name].data_ptr())
         save_file(whole, folder / "model.safetensors", metadata={"format": "pt"})
-    if together:
+    if has_ranks:
         distributed.barrier()
 
 
 class TransferSync(ABC):
-    """Over vLLM's weight transfer. It has not been run here, where there is no GPU; names and signatures are
-    tested against the installed vLLM.
+    """Transfer by vLLM's weight transfer. Not run on a GPU here; names and signatures are tested against the
+    installed vLLM.
 
     The engine must have been started with `weight_transfer_config={"backend": …}` (`engine_args`). Each rank
-    sends to an engine of its own.
+    sends to its own engine.
 
     Args:
-        engine: this rank's.
-        info: vLLM's trainer-side init info, from the engine's number of workers.
-        thread: where torch may work.
+        engine: this rank's engine.
+        thread: where torch works; None: any thread.
 
     Raises:
-        ConfigError: the engine wasn't started for it.
+        ConfigError: the engine was started without this weight transfer.
     """
 
     backend: Literal["nccl", "ipc"]
@@ -161,29 +163,25 @@ class TransferSync(ABC):
 
     @classmethod
     def engine_args(cls) -> dict[str, Any]:
-        """What the engine must be started with."""
+        """Return the arguments with which the engine must be started."""
         return {"weight_transfer_config": {"backend": cls.backend}}
 
     @abstractmethod
     def _info(self) -> Any:
-        """vLLM's trainer-side settings of this backend."""
+        """Return vLLM's trainer-side settings of this backend."""
 
     async def push(self, policy: Weights, version: int) -> None:
         """See `WeightSync.push`."""
         client = self._engine.client
         loop = asyncio.get_running_loop()
         if self._stream is None:
-            # Before anything is paused: a model may be one whose weights can't go one by one.
+            # Before the engine is paused: some models' weights can't be sent one by one.
             self._stream = policy.stream(client.vllm_config.model_config.dtype)
         stream = self._stream
 
         def send() -> None:
             if self._sender is None:
-                from vllm.distributed.weight_transfer import WeightTransferTrainerFactory
-
-                self._sender = WeightTransferTrainerFactory.trainer_init(
-                    self._info(), client=_Client(client, loop), source=transfer_source(stream)
-                )
+                self._sender = start_sender(self._info(), EngineClient(client, loop), stream)
             self._sender.send_weights()
 
         async with _paused(client, version):
@@ -196,11 +194,11 @@ class TransferSync(ABC):
 
 
 class NCCLSync(TransferSync):
-    """Trainer and engine on GPUs of their own.
+    """Transfer between a trainer and an engine on different GPUs.
 
     Args:
         address: of the trainer's machine, as the engine's workers reach it.
-        port: a free one there; every rank's own.
+        port: a free port there; every rank has its own.
     """
 
     backend = "nccl"
@@ -210,77 +208,33 @@ class NCCLSync(TransferSync):
         self._address, self._port = address, port
 
     def _info(self) -> Any:
-        from vllm.distributed.weight_transfer.nccl_engine import NCCLTrainerInitInfo
-
         workers = self._engine.client.vllm_config.parallel_config.world_size_across_dp
-        return NCCLTrainerInitInfo(
-            master_address=self._address, master_port=self._port, world_size=workers + 1, rank=0
-        )
+        return nccl_settings(self._address, self._port, workers)
 
 
 class IPCSync(TransferSync):
-    """Trainer and engine on the same GPU. Handles go between the processes as pickles, which vLLM allows only
-    with VLLM_ALLOW_INSECURE_SERIALIZATION=1 in both."""
+    """Transfer between a trainer and an engine on the same GPU.
+
+    Handles go between the processes as pickles, which vLLM allows only with
+    VLLM_ALLOW_INSECURE_SERIALIZATION=1
+    in both.
+    """
 
     backend = "ipc"
 
     def _info(self) -> Any:
-        from vllm.distributed.weight_transfer.ipc_engine import IPCTrainerInitInfo
-
-        # Packed: a buffer at a time instead of a second copy of all weights.
-        return IPCTrainerInitInfo(packed=True, rank=0)
-
-
-class _Client:
-    """vLLM's `VLLMWeightSyncClient` for an engine on this loop: its calls come from the trainer's thread."""
-
-    def __init__(self, client: Any, loop: asyncio.AbstractEventLoop) -> None:
-        self._client = client
-        self._loop = loop
-
-    def init_weight_transfer_engine(self, init_info: dict[str, Any]) -> None:
-        from vllm.distributed.weight_transfer.base import WeightTransferInitRequest
-
-        self._wait(self._client.init_weight_transfer_engine(WeightTransferInitRequest(init_info=init_info)))
-
-    def start_weight_update(self) -> None:
-        self._wait(self._client.start_weight_update())
-
-    def update_weights(self, update_info: Any) -> None:
-        from vllm.distributed.weight_transfer.base import WeightTransferUpdateRequest
-
-        self._wait(self._client.update_weights(WeightTransferUpdateRequest(update_info=update_info)))
-
-    def finish_weight_update(self, weight_version: str | None = None) -> None:
-        self._wait(self._client.finish_weight_update(weight_version))
-
-    def _wait(self, call: Coroutine[Any, Any, None]) -> None:
-        asyncio.run_coroutine_threadsafe(call, self._loop).result()
-
-
-def transfer_source(stream: WeightStream) -> Any:
-    """vLLM's `WeightSource` of a stream."""
-    from vllm.distributed.weight_transfer import ParamMeta, WeightSource
-
-    class Source(WeightSource):  # type: ignore[misc]
-        def metadata(self) -> list[Any]:
-            return [ParamMeta(*one) for one in stream.metadata()]
-
-        def __iter__(self) -> Iterator[tuple[str, Tensor]]:
-            return iter(stream)
-
-    return Source()
+        return ipc_settings()
 
 
 @asynccontextmanager
 async def _paused(client: Any, version: int) -> AsyncIterator[None]:
-    """Nothing runs in the engine meanwhile; afterwards nothing that the old weights computed is left.
+    """Pause the engine inside the block; afterwards drop everything that the old weights computed.
 
-    After a failure the engine stays paused: half of the new weights may be in it.
+    After a failure the engine stays paused: it may hold half of the new weights.
     """
-    from mirl_core.engines.vllm.render import translated
+    from mirl_core.engines.vllm.render import vllm_errors_translated
 
-    with translated("take new weights"):
+    with vllm_errors_translated("take new weights"):
         await client.pause_generation(mode="wait", clear_cache=False)
         yield
         if not await client.reset_prefix_cache():
@@ -288,13 +242,3 @@ async def _paused(client: Any, version: int) -> AsyncIterator[None]:
         await client.reset_encoder_cache()
         await client.update_weight_version(str(version))
         await client.resume_generation()
-
-
-async def in_thread(thread: Executor | None, work: Callable[[], _T]) -> _T:
-    """Run `work` beside the loop; cancelled, it is still waited for."""
-    running = asyncio.get_running_loop().run_in_executor(thread, work)
-    try:
-        return await asyncio.shield(running)
-    except asyncio.CancelledError:
-        await asyncio.wait([running])
-        raise

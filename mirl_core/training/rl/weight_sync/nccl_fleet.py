@@ -1,12 +1,12 @@
-"""The policy's weights to vLLM servers, GPU to GPU: one NCCL broadcast to the workers of all of them.
+"""Transfer of weights to vLLM servers, GPU to GPU: one NCCL broadcast to the workers of all servers.
 
-The servers run with VLLM_SERVER_DEV_MODE=1 and `--weight-transfer-config '{"backend": "nccl"}'`; how far
-those routes are open is said in `sync_remote.py`. vLLM 0.32's own weight transfer does the work on both
-sides: the first rank is rank 0 of a process group of its own with all workers, and parameters go packed, a
-gigabyte at a time, gathered one by one where they are sharded. Servers are paused before and renewed after
+The servers run with VLLM_SERVER_DEV_MODE=1 and `--weight-transfer-config '{"backend": "nccl"}'`;
+`shared_folder.py` says how far those routes are open. vLLM 0.32's weight transfer does the work on both
+sides: the first rank is rank 0 of a separate process group with all workers, and parameters are sent packed,
+a gigabyte at a time, gathered one by one where they are sharded. Servers are paused before and renewed after,
 as for a folder.
 
-It has not been run on GPUs, for want of any. Tests run vLLM's routes, its rendezvous and both of its ends on
+Not run on GPUs, since none was available. Tests run vLLM's routes, its rendezvous and both of its ends on
 the CPU, with a stand-in for the NCCL communicator itself.
 """
 
@@ -18,11 +18,12 @@ from concurrent.futures import Executor
 from contextlib import suppress
 from typing import Any, Protocol, TypeVar
 
-from mirl_core.engines.common.score_batches import together
+from mirl_core.engines.common.concurrency import gather_or_cancel
 from mirl_core.engines.remote.engine import RemoteEngine
 from mirl_core.engines.remote.server import ConnectionLost, Server
+from mirl_core.engines.vllm.weight_transfer import nccl_settings, start_sender
 from mirl_core.errors import ConfigError, EngineError, MIRLError
-from mirl_core.training.rl.weight_sync.in_process import in_thread, transfer_source
+from mirl_core.training.rl.distributed.torch_thread import in_thread
 from mirl_core.training.rl.weight_sync.rendezvous import rendezvous_address
 from mirl_core.training.rl.weight_sync.shared_folder import Running, check_server, control, pause, renew
 from mirl_core.training.rl.weight_sync.weight_stream import WeightStream
@@ -35,26 +36,28 @@ Failures = dict[Server, Exception]
 
 
 class Streams(Protocol):
-    """A policy whose weights can be had one at a time."""
+    """A policy that yields its weights one at a time."""
 
     def stream(self) -> WeightStream: ...
 
 
 class RemoteTransferSync:
-    """Sends weights to all servers at once.
+    """Transfer of weights to all servers at once.
 
-    A server that fails before anything is sent is left out, and is back in the group with the first push that
-    finds it; so is one that was restarted. One that is lost in the middle ends the push for all, and all of
-    them must be restarted: they wait in a broadcast of which the rest never comes.
+    A server that fails before anything is sent is left out, and joins the group again with the first push
+    that
+    reaches it; so does a restarted server. If a server is lost during the transfer, the push ends for all,
+    and
+    all servers must be restarted: they wait for the rest of a broadcast that never comes.
 
     Args:
-        engine: whose servers.
+        engine: whose servers receive the weights.
         address: `HOST`, `HOST:PORT` or `:PORT`, of this machine as the servers reach it; None: the address
             from which this machine reaches them, and any free port.
-        running: what becomes of requests that run meanwhile.
-        first: whether this rank sends; the others only take part in gathering, and whoever calls waits for
-            the first before it samples again.
-        thread: where torch may work. All collectives of all ranks must come from it.
+        running: what happens to requests that run meanwhile.
+        first: whether this rank sends; the others only take part in gathering, and their callers wait for
+            the first rank before they sample again.
+        thread: where torch works. All collectives of all ranks must come from it.
     """
 
     def __init__(
@@ -77,23 +80,23 @@ class RemoteTransferSync:
         self._sender: Any = None
 
     async def check(self) -> None:
-        """Find out before training whether the servers take weights so, and can reach this machine.
+        """Check before training that the servers take weights by NCCL and can reach this machine.
 
         Raises:
-            ConfigError: one of them was started otherwise, or `address` isn't one of this machine.
+            ConfigError: a server was started without it, or `address` isn't an address of this machine.
         """
         servers = [server for server in self._engine.servers if server.up]
         await asyncio.gather(*(check_server(server) for server in servers))
         await asyncio.gather(*(_check_backend(server) for server in servers))
         if self._first:
-            await self._meeting_point(servers)
+            await self._rendezvous(servers)
 
     async def push(self, policy: Streams, version: int) -> None:
-        """Have the servers sample with the policy's weights, which are then called `version`.
+        """Make the servers sample with the policy's weights, under the version `version`.
 
         Raises:
-            ConfigError: the policy's weights can't be sent one by one; nothing has been done.
-            EngineError: no server has them.
+            ConfigError: the policy's weights can't be sent one by one; no server was changed.
+            EngineError: no server has the weights.
         """
         if self._stream is None:
             self._stream = policy.stream()
@@ -104,11 +107,11 @@ class RemoteTransferSync:
             else:
                 self._engine.expect(str(version))
         finally:
-            # Whatever became of the servers: the other ranks are gathering, each parameter with all the rest.
+            # Even after a failure: the other ranks gather every parameter together with this one.
             await in_thread(self._thread, stream.complete)
 
     async def close(self) -> None:
-        """Leave the process group, and have the servers leave it; they keep what they have."""
+        """Leave the process group, and make the servers leave it; they keep their weights."""
         members = self._members
         await self._disband()
 
@@ -120,19 +123,19 @@ class RemoteTransferSync:
 
     async def _update(self, stream: WeightStream, version: str) -> None:
         failures: Failures = {}
-        found = await _each(self._engine.servers, self._pause, failures)
-        if found:
-            # One that was restarted has forgotten its group, and says another version than the last push's.
-            same = set(found) == set(self._members) and set(found.values()) == {self._version}
+        paused = await _each(self._engine.servers, self._pause, failures)
+        if paused:
+            # A restarted server is in no group, and reports another version than the last push's.
+            unchanged = set(paused) == set(self._members) and set(paused.values()) == {self._version}
             try:
-                if self._sender is None or not same:
-                    await self._gather_servers(tuple(found), stream, failures)
+                if self._sender is None or not unchanged:
+                    await self._gather_servers(tuple(paused), stream, failures)
                 if self._members:
                     await in_thread(self._thread, self._sender.send_weights)
             except Exception as error:  # noqa: BLE001 - vLLM's, torch's and NCCL's have no root in common
                 await self._disband()
-                told = error if isinstance(error, ConfigError) else _broken(error)
-                failures |= {server: told for server in found if server not in failures}
+                cause = error if isinstance(error, ConfigError) else _broken(error)
+                failures |= {server: cause for server in paused if server not in failures}
 
         async def finish(server: Server) -> None:
             if server in failures:
@@ -143,36 +146,29 @@ class RemoteTransferSync:
         self._version = version
 
     async def _pause(self, server: Server) -> str:
-        """The version of a server's weights, now that it is paused."""
+        """Pause a server and return the version of its weights."""
         await pause(server, self._running)
         return str((await server.control("GET", "/weight_info"))["weight_version"])
 
     async def _gather_servers(
         self, servers: Sequence[Server], stream: WeightStream, failures: Failures
     ) -> None:
-        """Make the process group anew, of all of these that are able to."""
-        from vllm.distributed.weight_transfer import WeightTransferTrainerFactory
-        from vllm.distributed.weight_transfer.nccl_engine import NCCLTrainerInitInfo
-
+        """Form the process group anew, from those of these servers that are able to join."""
         await self._disband()
         workers = await _each(servers, _released, failures)
         if not workers:
             return
-        host, port = await self._meeting_point(list(workers))
-        info = NCCLTrainerInitInfo(
-            master_address=host, master_port=port, world_size=1 + sum(workers.values()), rank=0
-        )
+        host, port = await self._rendezvous(list(workers))
+        settings = nccl_settings(host, port, sum(workers.values()))
         fleet = _Fleet(workers, asyncio.get_running_loop(), self._abort)
 
         def meet() -> Any:
-            return WeightTransferTrainerFactory.trainer_init(
-                info, client=fleet, source=transfer_source(stream)
-            )
+            return start_sender(settings, fleet, stream)
 
         self._sender = await in_thread(self._thread, meet)
         self._members = tuple(workers)
 
-    async def _meeting_point(self, servers: Sequence[Server]) -> tuple[str, int]:
+    async def _rendezvous(self, servers: Sequence[Server]) -> tuple[str, int]:
         return await asyncio.to_thread(rendezvous_address, self._address, [server.url for server in servers])
 
     async def _disband(self) -> None:
@@ -182,18 +178,18 @@ class RemoteTransferSync:
             await in_thread(self._thread, sender.shutdown)
 
     def _abort(self) -> None:
-        """Free the trainer's thread, which sends to a server that receives nothing any more."""
+        """Free the trainer's thread, which sends to a server that no longer receives."""
         group = getattr(self._sender, "model_update_group", None)
         if group is not None:
             group.destroy()
 
 
 class _Fleet:
-    """vLLM's `VLLMWeightSyncClient` for several servers; its calls come from other threads than the loop's.
+    """vLLM's `VLLMWeightSyncClient` for several servers; called from other threads than the loop's.
 
     Args:
         workers: how many ranks of the group each server has, in the order of these ranks.
-        abort: called when not all of them receive.
+        abort: called when a server fails to receive.
     """
 
     def __init__(
@@ -207,7 +203,7 @@ class _Fleet:
         calls: list[Coroutine[Any, Any, Any]] = []
         offset = init_info["rank_offset"]
         for server, workers in self._workers.items():
-            # vLLM counts a server's workers from this on.
+            # vLLM numbers a server's workers from this offset.
             body = {"init_info": {**init_info, "rank_offset": offset}}
             calls.append(control(server, "/init_weight_transfer_engine", body))
             offset += workers
@@ -221,37 +217,40 @@ class _Fleet:
             body = {"update_info": update_info}
             self._wait([control(server, "/update_weights", body) for server in self._workers])
         except BaseException:
-            # Cancelled too: the broadcast that runs meanwhile would wait for ever for who doesn't receive.
+            # Also on cancellation: the running broadcast would wait for ever for a server that doesn't
+            # receive.
             self._abort()
             raise
 
     def finish_weight_update(self, weight_version: str | None = None) -> None:
-        # `renew` says the version, once the caches are gone.
+        # `renew` sets the version, once the caches are reset.
         self._wait([control(server, "/finish_weight_update") for server in self._workers])
 
     def _wait(self, calls: Sequence[Coroutine[Any, Any, Any]]) -> None:
-        asyncio.run_coroutine_threadsafe(together(calls), self._loop).result()
+        asyncio.run_coroutine_threadsafe(gather_or_cancel(calls), self._loop).result()
 
 
 async def _each(
     servers: Sequence[Server], work: Callable[[Server], Awaitable[T]], failures: Failures
 ) -> dict[Server, T]:
-    """What `work` finds on each server; of those on which it fails, the error goes into `failures`."""
+    """Return the result of `work` per server; put the error of a server where it fails into `failures`."""
     outcomes = await asyncio.gather(*(work(server) for server in servers), return_exceptions=True)
-    found: dict[Server, T] = {}
+    results: dict[Server, T] = {}
     for server, outcome in zip(servers, outcomes, strict=True):
         if isinstance(outcome, ConnectionLost | MIRLError):
             failures[server] = outcome
         elif isinstance(outcome, BaseException):
             raise outcome
         else:
-            found[server] = outcome
-    return found
+            results[server] = outcome
+    return results
 
 
 async def _released(server: Server) -> int:
-    """How many workers a server has, none of them in a process group any more: a trainer that was killed may
-    have left them in one."""
+    """Return how many workers a server has, after they have left any process group.
+
+    A trainer that was killed may have left them in a group.
+    """
     await control(server, "/shutdown_weight_transfer_engine")
     return int((await server.control("GET", "/get_world_size"))["world_size"])
 
@@ -261,7 +260,7 @@ async def _check_backend(server: Server) -> None:
         info = await server.control("GET", "/server_info", query={"config_format": "json"}, timeout=120.0)
         config = info["vllm_config"]["weight_transfer_config"]
     except (ConnectionLost, MIRLError, KeyError, TypeError):
-        # It can't say; the first push will tell.
+        # The server doesn't report it; the first push shows it.
         return
     if (config or {}).get("backend") != BACKEND:
         raise ConfigError(

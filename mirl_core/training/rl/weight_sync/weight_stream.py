@@ -1,6 +1,6 @@
-"""A model's weights one after the other, under the names that its start's file has: what a transfer sends.
+"""A model's weights one after the other, under the names in its start's file, for a transfer.
 
-No rank ever holds the whole model: a sharded parameter is gathered when its turn comes, and let go.
+No rank ever holds the whole model: a sharded parameter is gathered in its turn, and then released.
 """
 
 from __future__ import annotations
@@ -19,21 +19,22 @@ from mirl_core.training.rl.recipe.config import LoRAConfig
 __all__ = ["WeightStream"]
 
 Get = Callable[[Tensor, torch.dtype | None], Tensor]
-"""(parameter, type to have it in; None: its own) → a whole tensor."""
+"""(parameter, target type; None: the parameter's type) → a whole tensor."""
 
 
 class WeightStream:
-    """Each pass over it yields (name, whole tensor), adapters merged. A pass is a collective of all ranks
-    that share the model: each must make it, and make it to its end.
+    """An iterable of (name, whole tensor), adapters merged.
+
+    Each pass is a collective of all ranks that share the model: each must make it, to its end.
 
     Args:
-        network: what is sharded, with `model` in it.
+        network: the sharded module, which contains `model`.
         model: a transformers model.
-        lora: of its adapters; None: it has none.
-        dtype: of floating-point weights as they are yielded.
+        lora: the adapters' settings; None: the model has none.
+        dtype: of the floating-point weights that a pass yields.
 
     Raises:
-        ConfigError: a tensor of the file is made of several parameters, so that they can't go one by one.
+        ConfigError: a tensor of the file is made of several parameters, so they can't be sent one by one.
     """
 
     def __init__(self, network: nn.Module, model: Any, lora: LoRAConfig | None, dtype: torch.dtype) -> None:
@@ -43,9 +44,9 @@ class WeightStream:
         self._dtype = dtype
         self._under_way: Iterator[tuple[str, Tensor]] | None = None
         self._as_in_file = False
-        as_here = dict(self._pieces(_outline))
-        in_file = _filed(model, as_here)
-        if _shapes(in_file) != _shapes(as_here):
+        in_memory = dict(self._pieces(_outline))
+        in_file = _filed(model, in_memory)
+        if _shapes(in_file) != _shapes(in_memory):
             self._as_in_file = True
             if _shapes(dict(self._pieces(_outline))) != _shapes(in_file):
                 raise ConfigError(
@@ -55,7 +56,7 @@ class WeightStream:
                 )
 
     def metadata(self) -> list[tuple[str, torch.dtype, tuple[int, ...]]]:
-        """Name, type and shape of all that a pass yields, in its order; gathers nothing."""
+        """Return name, type and shape of every tensor of a pass, in its order; gathers nothing."""
         return [(name, value.dtype, tuple(value.shape)) for name, value in self._pieces(_outline)]
 
     def __iter__(self) -> Iterator[tuple[str, Tensor]]:
@@ -63,10 +64,13 @@ class WeightStream:
         return self._under_way
 
     def complete(self) -> None:
-        """Make what the pass that began last has left, or a whole one where none has begun since the last
-        `complete`: other ranks are in it, whatever became of it here."""
-        left = iter(self) if self._under_way is None else self._under_way
-        for _ in left:
+        """Finish the last pass that was begun, or make a whole one if none was begun since the last
+        `complete`.
+
+        The other ranks are in that pass, even if it failed here.
+        """
+        remaining = iter(self) if self._under_way is None else self._under_way
+        for _ in remaining:
             pass
         self._under_way = None
 
@@ -76,27 +80,28 @@ class WeightStream:
             if ".lora_" in name:
                 continue
             adapters = adapter_names(name) if self._lora is not None else ()
-            wanted = self._dtype if value.is_floating_point() else None
-            # Alone it can be rounded first, which halves what is gathered; what is merged is merged as it is.
-            piece = {name: get(value, None if adapters else wanted)}
-            piece |= {one: get(parameters[one], None) for one in adapters}
+            dtype = self._dtype if value.is_floating_point() else None
+            # A parameter without adapters is rounded first, which halves the gathered bytes; merging needs
+            # full precision.
+            piece = {name: get(value, None if adapters else dtype)}
+            piece |= {adapter: get(parameters[adapter], None) for adapter in adapters}
             if self._lora is not None:
                 piece = merge(piece, self._lora)
             if self._as_in_file:
                 piece = _filed(self._model, piece)
             for renamed, tensor in piece.items():
-                yield renamed, tensor if wanted is None else tensor.to(wanted)
+                yield renamed, tensor if dtype is None else tensor.to(dtype)
 
 
 def _parameters(network: nn.Module) -> dict[str, Tensor]:
-    """By name, each once. From the state, since FSDP2 sees to it that a state is sharded and up to date."""
+    """Return the parameters by name, each once; FSDP2 keeps a module's state sharded and up to date."""
     seen: set[int] = set()
-    found: dict[str, Tensor] = {}
+    parameters: dict[str, Tensor] = {}
     for name, value in network.state_dict(keep_vars=True).items():
         if isinstance(value, nn.Parameter) and id(value) not in seen:
             seen.add(id(value))
-            found[name.removeprefix("model.")] = value
-    return found
+            parameters[name.removeprefix("model.")] = value
+    return parameters
 
 
 def _gathered(value: Tensor, dtype: torch.dtype | None) -> Tensor:
@@ -109,11 +114,11 @@ def _outline(value: Tensor, dtype: torch.dtype | None) -> Tensor:
 
 
 def _filed(model: Any, weights: dict[str, Tensor]) -> dict[str, Tensor]:
-    """Weights as the file that the model came from has them."""
+    """Return the weights in the layout of the file that the model came from."""
     from transformers.core_model_loading import revert_weight_conversion
 
-    found: dict[str, Tensor] = revert_weight_conversion(model, weights)
-    return found
+    converted: dict[str, Tensor] = revert_weight_conversion(model, weights)
+    return converted
 
 
 def _shapes(weights: dict[str, Tensor]) -> dict[str, torch.Size]:

@@ -14,9 +14,9 @@ import pytest
 PARENT = """
 import os, subprocess, sys, time
 from pathlib import Path
-from mirl_core.engines._guard import guarded
+from mirl_core.engines.common.child_processes import children_killed_with_parent
 where, me = Path(sys.argv[1]), os.getpid()
-with guarded():
+with children_killed_with_parent():
     child = subprocess.Popen([sys.executable, "-c", "import time; time.sleep(60)"])
     # The guard has to start on a busy machine, and to look around.
     time.sleep(3)

@@ -10,7 +10,7 @@ from typing import Any
 import httpx
 
 from mirl_core.engines.base import Rendered, RequestContext, Sample, Sampling
-from mirl_core.engines.remote.checks import Card
+from mirl_core.engines.remote.checks import ServedModel
 from mirl_core.engines.remote.engine import RemoteEngine
 from mirl_core.engines.remote.server import Server
 from mirl_core.types import Conversation
@@ -105,7 +105,7 @@ def engine(
     ]
     for server in servers:
         server.up = True
-    return RemoteEngine(servers, Card("the-model", "/models/it", 100), Letters(), banned, **kwargs)
+    return RemoteEngine(servers, ServedModel("the-model", "/models/it", 100), Letters(), banned, **kwargs)
 
 
 def sampled(text: str, reason: str = "stop", versions: tuple[str, ...] = ("default",)) -> dict[str, Any]:

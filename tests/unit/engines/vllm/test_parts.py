@@ -17,15 +17,11 @@ from vllm.v1.engine.exceptions import EngineGenerateError
 
 from mirl_core.engines.base import Sample, Sampling
 from mirl_core.engines.common.placeholders import placeholder_ids
+from mirl_core.engines.common.stop_strings import cut_at_stop_string, stop_by_token
 from mirl_core.engines.vllm import arguments as _vllm_args
-from mirl_core.engines.vllm.alternatives import (
-    cut_at_stop_string,
-    likeliest_tokens,
-    stop_by_token,
-    token_logprobs,
-)
+from mirl_core.engines.vllm.alternatives import likeliest_tokens, token_logprobs
 from mirl_core.engines.vllm.engine import VLLMEngine
-from mirl_core.engines.vllm.render import Prompt, translated, vllm_messages
+from mirl_core.engines.vllm.render import VLLMPrompt, vllm_errors_translated, vllm_messages
 from mirl_core.engines.vllm.score import batches
 from mirl_core.errors import ConfigError, EngineDeadError, EngineError, MIRLError, RequestError
 from mirl_core.types import Conversation
@@ -89,9 +85,9 @@ def test_placeholders_named_by_a_config() -> None:
     assert placeholder_ids(config, vocab_size=50) == {5, 6, 7}
 
 
-def media_prompt(*, by_reference: bool = True) -> Prompt:
+def media_prompt(*, by_reference: bool = True) -> VLLMPrompt:
     place = SimpleNamespace(offset=1, length=3, is_embed=torch.tensor([True, False, True]))
-    return Prompt(
+    return VLLMPrompt(
         {
             "type": "multimodal",
             "prompt_token_ids": [1, 5, 8, 5, 2],
@@ -121,7 +117,7 @@ def test_forks_always_carry_the_media_where_the_engine_keeps_none() -> None:
 
 def test_tokens_that_stand_for_media_are_known() -> None:
     assert media_prompt().media_tokens == {5}
-    assert Prompt({"type": "token", "prompt_token_ids": [1]}, True).media_tokens == frozenset()
+    assert VLLMPrompt({"type": "token", "prompt_token_ids": [1]}, True).media_tokens == frozenset()
 
 
 def test_images_become_vllms_parts() -> None:
@@ -158,7 +154,7 @@ def test_media_that_vllm_would_fetch_are_refused(kind: str | None) -> None:
 def test_no_exception_of_vllms_passes(
     raised: Exception, param: str | None, expected: type[MIRLError]
 ) -> None:
-    with pytest.raises(MIRLError) as caught, translated("try", param):
+    with pytest.raises(MIRLError) as caught, vllm_errors_translated("try", param):
         raise raised
     assert type(caught.value) is expected
     if isinstance(raised, VLLMValidationError):

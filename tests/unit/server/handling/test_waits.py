@@ -11,6 +11,7 @@ import pytest
 from prometheus_client import CollectorRegistry
 
 from mirl_core.errors import BusyError, DrainingError
+from mirl_core.pipeline.choices import ChoiceEvent
 from mirl_core.pipeline.events import Decided, Finished, Started
 from mirl_server.handling.admission import Admission
 from mirl_server.handling.streaming import EventReader, Idle
@@ -177,7 +178,7 @@ class Timers:
             delay: float, callback: Callable[..., Any], *what: Any, **how: Any
         ) -> asyncio.TimerHandle:
             name = getattr(callback, "__name__", "")
-            if name in ("_out_of_patience", "abort"):
+            if name in ("_header_timeout", "abort"):
                 self.set.append((name, delay))
             return call_later(delay, callback, *what, **how)
 
@@ -191,7 +192,7 @@ async def test_how_long_connections_are_borne(build: Build, monkeypatch: pytest.
         writer.write(b"GET /ready HTTP/1.1\r\nhost: t\r\n\r\n")
         async with asyncio.timeout(5):
             assert (await reader.readuntil(b"\r\n\r\n")).startswith(b"HTTP/1.1 200")
-    assert set(timers.set) == {("_out_of_patience", 123.0)}
+    assert set(timers.set) == {("_header_timeout", 123.0)}
 
 
 async def test_an_answer_unread_is_borne_as_long(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -280,12 +281,12 @@ def test_a_requests_seconds_are_measured_from_its_arrival(monkeypatch: pytest.Mo
     registry = CollectorRegistry()
     value = registry.get_sample_value
     tracker = RequestMetrics(Metrics(registry))
-    tracker.event(0, Started(11))
+    tracker.event(ChoiceEvent(0, Started(11)))
     now[0] = 103.5
-    tracker.event(0, Decided(RESULT.vote, CHAIN, 1))
+    tracker.event(ChoiceEvent(0, Decided(RESULT.vote, CHAIN, 1)))
     assert value("mirl_request_seconds_count") == 0
     now[0] = 107.25
-    tracker.event(0, Finished(RESULT))
+    tracker.event(ChoiceEvent(0, Finished(RESULT), (RESULT,)))
     tracker.close()
     tracker.close()
     assert value("mirl_decision_seconds_sum") == 3.5

@@ -16,9 +16,9 @@ from mirl_core.engines.fake import FakeEngine, FakeText
 from mirl_core.tasks.questions import Question
 from mirl_core.training.rl.dev_evaluation import DevEvaluation
 from mirl_core.training.rl.distributed.process_group import ProcessGroup
-from mirl_core.training.rl.loop import Loop, Parts, State
-from mirl_core.training.rl.planners.question_source import QuestionSet, Source
-from mirl_core.training.rl.planners.rows import Plan, Row, Trajectory
+from mirl_core.training.rl.loop import Loop, RunParts, State
+from mirl_core.training.rl.planners.question_source import QuestionSet, QuestionSource
+from mirl_core.training.rl.planners.rows import Plan, TrainingRow, Trajectory
 from mirl_core.training.rl.recipe.config import RLRecipe
 from mirl_core.training.rl.report.monitor import Monitor
 from mirl_core.training.rl.report.pages import TrajectoryLog
@@ -69,7 +69,7 @@ class World:
             raise self.fail_plan[step]
         worth = float(sum(int(one.key[1:]) for one in questions)) + self.served
         rows = tuple(
-            Row(PROMPT, (1, 2), (True, True), (0.0, 0.0), worth, "reasoning", f"{one.key}/chains")
+            TrainingRow(PROMPT, (1, 2), (True, True), (0.0, 0.0), worth, "reasoning", f"{one.key}/chains")
             for one in questions
         )
         trajectories = tuple(
@@ -78,7 +78,7 @@ class World:
         )
         return Plan(rows, {"reward/answer": worth, "tokens/fork": 2.0}, trajectories, len(rows), 10, 5)
 
-    def step(self, rows: Sequence[Row]) -> dict[str, float]:
+    def step(self, rows: Sequence[TrainingRow]) -> dict[str, float]:
         done = sum(event.startswith("train") for event in self.events)
         self.events.append("train")
         if done in self.fail_train:
@@ -96,15 +96,15 @@ class World:
         self.events.append(f"save {state.step}")
         self.saved[state.step] = (state, self.weights)
 
-    def parts(self, recipe: RLRecipe, step: int, limit: int = 5) -> Parts:
+    def parts(self, recipe: RLRecipe, step: int, limit: int = 5) -> RunParts:
         """Parts of a run at `step`; an epoch has `limit` questions."""
         engine = FakeEngine(
             [FakeText("a 3</description>")], ["<think>so</think><answer>3</answer>"], delay=0.0
         )
-        source = Source([QuestionSet("made", limit, question)], recipe.data.questions, recipe.seed)
+        source = QuestionSource([QuestionSet("made", limit, question)], recipe.data.questions, recipe.seed)
         looks = DevEvaluation(recipe, ModelSettings(instruction=""), ProcessGroup())
         looks.open(step)
-        return Parts(
+        return RunParts(
             engine=engine,
             source=source,
             planner=self,
@@ -112,7 +112,7 @@ class World:
             push=self.push,
             save=self.save,
             export=self.exported.append,
-            looks=looks,
+            dev_evaluation=looks,
             monitor=Monitor(recipe.output, recipe.log, step, {}),
             samples=TrajectoryLog(recipe.output, step),
             thread=ThreadPoolExecutor(1),
@@ -147,6 +147,6 @@ async def run(
     finally:
         assert parts.monitor is not None
         assert parts.samples is not None
-        for one in (parts.monitor, parts.samples, parts.looks):
+        for one in (parts.monitor, parts.samples, parts.dev_evaluation):
             one.close()
         parts.thread.shutdown()

@@ -10,7 +10,7 @@ import pytest
 from mirl_core.config import ModelSettings
 from mirl_core.engines.fake import FakeEngine, FakeText
 from mirl_core.errors import ConfigError, EngineError
-from mirl_core.training.rl.dev_evaluation import LOOKS, QUESTIONS, DevEvaluation
+from mirl_core.training.rl.dev_evaluation import DEV_QUESTIONS, DEV_RESULTS, DevEvaluation
 from mirl_core.training.rl.distributed.process_group import ProcessGroup
 from mirl_core.training.rl.report.monitor import read_lines
 from tests.unit.evaluation.run_cases import data_file
@@ -37,9 +37,9 @@ async def test_a_look_writes_rightness_by_question_and_cost(tmp_path: Path) -> N
     file = str(data_file(tmp_path / "set" / "q.jsonl", 6))
     looks = looks_of(tmp_path, [file])
     engine = engine_of()
-    figures = await looks.look(engine, 4, TOTALS)
+    figures = await looks.evaluate(engine, 4, TOTALS)
     assert figures == {f"look/{file}/accuracy": 1.0}
-    (line,) = read_lines(tmp_path / LOOKS)
+    (line,) = read_lines(tmp_path / DEV_RESULTS)
     assert line["step"] == 4
     assert line["totals"] == TOTALS
     found = line["sets"][file]
@@ -48,23 +48,23 @@ async def test_a_look_writes_rightness_by_question_and_cost(tmp_path: Path) -> N
     assert "described" not in found
     assert {call.kind for call in engine.calls} == {"render", "describe", "fork"}
     assert all(call.n == 1 for call in engine.calls if call.kind in ("describe", "fork"))
-    asked = json.loads((tmp_path / QUESTIONS).read_text())[file]
+    asked = json.loads((tmp_path / DEV_QUESTIONS).read_text())[file]
     assert len(asked["keys"]) == len(asked["clusters"]) == 6
     looks.close()
 
 
 async def test_wrong_answers_and_right_descriptions_are_told_apart(tmp_path: Path) -> None:
     looks = looks_of(tmp_path, ["digits/iid"])
-    figures = await looks.look(engine_of("no number"), 0, TOTALS)
+    figures = await looks.evaluate(engine_of("no number"), 0, TOTALS)
     assert figures == {"look/digits/iid/accuracy": 0.0, "look/digits/iid/described": 0.0}
-    (line,) = read_lines(tmp_path / LOOKS)
+    (line,) = read_lines(tmp_path / DEV_RESULTS)
     assert line["sets"]["digits/iid"]["described_right"] == "000000"
     looks.close()
 
 
 async def test_an_unusable_description_is_a_wrong_one(tmp_path: Path) -> None:
     looks = looks_of(tmp_path, ["digits/iid"], n=2)
-    figures = await looks.look(engine_of("1", "</description>"), 0, TOTALS)
+    figures = await looks.evaluate(engine_of("1", "</description>"), 0, TOTALS)
     assert figures["look/digits/iid/described"] == 0.0
     looks.close()
 
@@ -73,7 +73,7 @@ async def test_two_looks_ask_the_same_with_the_same_seeds(tmp_path: Path) -> Non
     looks = looks_of(tmp_path, ["digits/iid"])
     engines = [engine_of(), engine_of()]
     for step, engine in enumerate(engines):
-        await looks.look(engine, step, TOTALS)
+        await looks.evaluate(engine, step, TOTALS)
     asked = [
         sorted(
             (str(call.sampling), str(call.conversation.messages[0]["content"][1])) for call in engine.calls
@@ -88,8 +88,8 @@ async def test_two_looks_ask_the_same_with_the_same_seeds(tmp_path: Path) -> Non
 async def test_due_follows_the_recipe_and_what_is_there(tmp_path: Path) -> None:
     looks = looks_of(tmp_path, ["digits/iid"], n=1)
     assert [step for step in range(7) if looks.due(step)] == [0, 2, 4, 6]
-    await looks.look(engine_of(), 2, TOTALS)
-    await looks.look(engine_of(), 4, TOTALS)
+    await looks.evaluate(engine_of(), 2, TOTALS)
+    await looks.evaluate(engine_of(), 4, TOTALS)
     assert [step for step in range(7) if looks.due(step)] == [0, 6]
     looks.close()
     again = looks_of(tmp_path, ["digits/iid"], step=3, n=1)
@@ -113,12 +113,12 @@ async def test_ranks_ask_their_share_and_put_it_together(tmp_path: Path) -> None
     alone.gather = lambda value: seen.append(value) or [value, value]  # type: ignore[assignment, func-returns-value, method-assign]
     looks = looks_of(tmp_path / "a", [file], n=5, peers=alone)
     with pytest.raises(KeyError):
-        await looks.look(engine_of(), 0, TOTALS)
+        await looks.evaluate(engine_of(), 0, TOTALS)
     (first,) = seen
     assert isinstance(first, dict)
     assert len(first) == 3
     other = looks_of(tmp_path / "b", [file], n=5, peers=Second(1, 2))
-    assert await other.look(engine_of("2"), 0, TOTALS) == {f"look/{file}/accuracy": 0.6}
+    assert await other.evaluate(engine_of("2"), 0, TOTALS) == {f"look/{file}/accuracy": 0.6}
     assert not list((tmp_path / "b").iterdir())
     looks.close()
 
@@ -129,9 +129,9 @@ async def test_a_failing_engine_leaves_no_line_and_nothing_running(tmp_path: Pat
         [FakeText("a thing</description>")], ["<answer>1</answer>"], fail_at={"fork": EngineError("gone")}
     )
     with pytest.raises(EngineError):
-        await looks.look(engine, 0, TOTALS)
+        await looks.evaluate(engine, 0, TOTALS)
     assert engine.running == 0
-    assert read_lines(tmp_path / LOOKS) == []
+    assert read_lines(tmp_path / DEV_RESULTS) == []
     assert looks.due(0)
     looks.close()
 
@@ -147,7 +147,7 @@ def test_unknown_data_come_out_at_once(tmp_path: Path) -> None:
 
 async def test_nothing_is_cut_off_before_the_run_knows_where_it_stands(tmp_path: Path) -> None:
     looks = looks_of(tmp_path, ["digits/iid"], n=1)
-    await looks.look(engine_of(), 2, TOTALS)
+    await looks.evaluate(engine_of(), 2, TOTALS)
     looks.close()
     DevEvaluation(recipe_of(tmp_path, evaluation={"sets": ["digits/iid"]}), ModelSettings(), ProcessGroup())
-    assert len(read_lines(tmp_path / LOOKS)) == 1
+    assert len(read_lines(tmp_path / DEV_RESULTS)) == 1

@@ -12,8 +12,8 @@ from typing import Any
 import pytest
 
 from mirl_core.errors import ConfigError, EngineError, TrainingError
-from mirl_core.training.rl.dev_evaluation import LOOKS
-from mirl_core.training.rl.planners.question_source import Cursor
+from mirl_core.training.rl.dev_evaluation import DEV_RESULTS
+from mirl_core.training.rl.planners.question_source import DataCursor
 from mirl_core.training.rl.report.monitor import read_lines
 from mirl_core.training.rl.report.pages import TRAJECTORIES
 from tests.unit.training.rl.loop_cases import World, recipe_of, run
@@ -52,7 +52,7 @@ async def test_checkpoints_and_exports_come_when_they_are_due(tmp_path: Path) ->
     assert sorted(world.saved) == [2, 4, 5]
     assert world.exported == ["step-000003"]
     state, _ = world.saved[4]
-    assert state.cursor == Cursor(1, 4)
+    assert state.cursor == DataCursor(1, 4)
     assert state.totals.complete_trajectories == 8
 
 
@@ -190,12 +190,12 @@ async def test_looks_come_at_start_end_and_between_and_not_twice(tmp_path: Path)
     recipe = recipe_of(tmp_path, steps=5, evaluation=look)
     shown: list[tuple[int, Mapping[str, float]]] = []
     assert await run(world, recipe, shown=shown)
-    lines = read_lines(tmp_path / LOOKS)
+    lines = read_lines(tmp_path / DEV_RESULTS)
     assert [line["step"] for line in lines] == [0, 3, 5]
     assert [line["totals"]["generated_tokens"] for line in lines] == [0, 30, 50]
     assert [step for step, figures in shown if "look/digits/iid/accuracy" in figures] == [0, 3, 5]
     assert await run(world, recipe)
-    assert read_lines(tmp_path / LOOKS) == lines
+    assert read_lines(tmp_path / DEV_RESULTS) == lines
 
 
 async def test_a_look_that_a_stop_left_out_is_made_up_for(tmp_path: Path) -> None:
@@ -205,9 +205,9 @@ async def test_a_look_that_a_stop_left_out_is_made_up_for(tmp_path: Path) -> Non
     world = World(tmp_path)
     stop.set()
     assert not await run(world, recipe, stop=stop)
-    assert read_lines(tmp_path / LOOKS) == []
+    assert read_lines(tmp_path / DEV_RESULTS) == []
     assert await run(world, recipe)
-    assert [line["step"] for line in read_lines(tmp_path / LOOKS)] == [0, 3, 6]
+    assert [line["step"] for line in read_lines(tmp_path / DEV_RESULTS)] == [0, 3, 6]
 
 
 async def test_lines_are_strict_json_on_disk_while_the_run_goes_on(tmp_path: Path) -> None:

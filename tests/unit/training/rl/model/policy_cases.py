@@ -15,7 +15,7 @@ from torch.nn.functional import rms_norm
 
 from mirl_core.bundled import model_path
 from mirl_core.training.rl.model.policy import Policy
-from mirl_core.training.rl.planners.rows import Row, Segment
+from mirl_core.training.rl.planners.rows import Segment, TrainingRow
 from mirl_core.training.rl.recipe.config import OptimizerConfig
 from mirl_core.training.sft.model import ModelShape, build_model
 from mirl_core.types import Conversation
@@ -32,10 +32,10 @@ def asked(text: str, picture: int | None = 0) -> Conversation:
 
 def make_row(
     prompt: Conversation, length: int, seed: int, segment: Segment = "reasoning", masked: int = 1
-) -> Row:
+) -> TrainingRow:
     """A row of random tokens; the first `masked` of them are not in the loss."""
     rng = np.random.default_rng(seed)
-    return Row(
+    return TrainingRow(
         prompt,
         tuple(rng.integers(20, 600, length).tolist()),
         (False,) * masked + (True,) * (length - masked),
@@ -46,7 +46,7 @@ def make_row(
     )
 
 
-def make_rows() -> list[Row]:
+def make_rows() -> list[TrainingRow]:
     """Eleven uneven rows: two segments, four prompts, of which one has no picture."""
     prompts = [
         asked("Sum?"),

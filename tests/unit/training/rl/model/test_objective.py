@@ -23,7 +23,7 @@ from mirl_core.training.rl.model.objective import (
     token_losses,
 )
 from mirl_core.training.rl.planners.advantages import group_advantages
-from mirl_core.training.rl.planners.rows import Row, Segment
+from mirl_core.training.rl.planners.rows import Segment, TrainingRow
 from mirl_core.training.rl.recipe.config import OptimizerConfig
 from mirl_core.types import Conversation
 
@@ -33,10 +33,12 @@ NORMALIZATIONS: tuple[Normalization, ...] = ("token", "sequence", "constant")
 MAX_TOKENS = 9
 
 
-def row(segment: Segment, mask: str, advantage: float = 1.0) -> Row:
+def row(segment: Segment, mask: str, advantage: float = 1.0) -> TrainingRow:
     """A row whose mask is written as `..xxx`."""
     kept = tuple(mark == "x" for mark in mask)
-    return Row(PROMPT, tuple(range(len(mask))), kept, (-1.0,) * len(mask), advantage, segment, f"q/{segment}")
+    return TrainingRow(
+        PROMPT, tuple(range(len(mask))), kept, (-1.0,) * len(mask), advantage, segment, f"q/{segment}"
+    )
 
 
 ROWS = (
@@ -48,11 +50,11 @@ ROWS = (
 )
 
 
-def masks(rows: Sequence[Row]) -> Tensor:
+def masks(rows: Sequence[TrainingRow]) -> Tensor:
     return torch.tensor([one.loss_mask for one in rows])
 
 
-def advantages(rows: Sequence[Row]) -> Tensor:
+def advantages(rows: Sequence[TrainingRow]) -> Tensor:
     return torch.tensor([one.advantage for one in rows], dtype=torch.float64)
 
 
@@ -68,7 +70,7 @@ def loss_of(
     sampler: Tensor,
     reference: Tensor | None,
     settings: OptimizerConfig,
-    rows: Sequence[Row] = ROWS,
+    rows: Sequence[TrainingRow] = ROWS,
     totals: Normalizers | None = None,
 ) -> Tensor:
     losses = token_losses(new, old, sampler, reference, advantages(rows), masks(rows), settings)
@@ -128,7 +130,7 @@ class Tiny(torch.nn.Module):
         self.embed = torch.nn.Parameter(torch.randn(7, 3, generator=generator, dtype=torch.float64))
         self.head = torch.nn.Parameter(torch.randn(3, 7, generator=generator, dtype=torch.float64))
 
-    def forward(self, rows: Sequence[Row]) -> Tensor:
+    def forward(self, rows: Sequence[TrainingRow]) -> Tensor:
         ids = torch.tensor([one.completion_ids for one in rows])
         shifted = torch.cat([torch.full_like(ids[:, :1], 6), ids[:, :-1]], dim=1)
         # What was sampled before matters: a running mean stands in for attention.
@@ -242,7 +244,7 @@ def test_weights_belong_to_their_segments() -> None:
     assert found == pytest.approx((0.0, 2 / 7, 0.0, 2 / 7, 2 / 4))
 
 
-def two_segments(mi: Sequence[float], answers: Sequence[float]) -> list[Row]:
+def two_segments(mi: Sequence[float], answers: Sequence[float]) -> list[TrainingRow]:
     """One question's rows as a planner makes them: interleaved, each segment from rewards of its own."""
     described = [
         replace(row("description", ".xxxx."), advantage=one) for one in group_advantages(mi, floor=0.05)
@@ -257,7 +259,7 @@ def two_segments(mi: Sequence[float], answers: Sequence[float]) -> list[Row]:
     return [one for pair in mixed for one in pair if one is not None]
 
 
-def gradients_of(rows: Sequence[Row], segment: Segment, normalization: Normalization) -> Tensor:
+def gradients_of(rows: Sequence[TrainingRow], segment: Segment, normalization: Normalization) -> Tensor:
     """d loss / d log p of the segment's tokens: all through which its rewards reach any parameter."""
     settings = OptimizerConfig(normalization=normalization, kl=0.05)
     chosen = [place for place, one in enumerate(rows) if one.segment == segment]
@@ -312,7 +314,7 @@ def test_mi_rewards_leave_reasoning_bit_identical(change: str, normalization: No
         )
 
 
-def diagnosed(rows: Sequence[Row], given: Sequence[Tensor], settings: OptimizerConfig) -> Diagnostics:
+def diagnosed(rows: Sequence[TrainingRow], given: Sequence[Tensor], settings: OptimizerConfig) -> Diagnostics:
     new, old, sampler, reference = given
     losses: TokenLosses = token_losses(new, old, sampler, reference, advantages(rows), masks(rows), settings)
     return diagnose(losses, new, masks(rows), rows)

@@ -14,7 +14,7 @@ from torch import Tensor
 from mirl_core.training.rl.model.encoding import row_inputs
 from mirl_core.training.rl.model.forward import keeps_plain_keys
 from mirl_core.training.rl.model.policy import Policy
-from mirl_core.training.rl.planners.rows import Row
+from mirl_core.training.rl.planners.rows import TrainingRow
 from mirl_core.training.rl.recipe.config import OptimizerConfig
 from mirl_core.types import Conversation
 from tests.fixtures.patches import IMAGE, START, PatchProcessor
@@ -93,7 +93,7 @@ MODELS: dict[str, Callable[[], tuple[Any, PatchProcessor]]] = {
 }
 
 
-def rows_of_all_kinds() -> list[Row]:
+def rows_of_all_kinds() -> list[TrainingRow]:
     def ask(text: str, *sizes: tuple[int, int]) -> Conversation:
         images = [{"type": "image", "image": Image.new("RGB", size)} for size in sizes]
         return Conversation(({"role": "user", "content": [*images, {"type": "text", "text": text}]},))
@@ -106,7 +106,7 @@ def rows_of_all_kinds() -> list[Row]:
     return [make_row(prompts[i % 3], 3 + 2 * i, i) for i in range(7)]
 
 
-def yardstick(policy: Policy, rows: list[Row]) -> list[Tensor]:
+def yardstick(policy: Policy, rows: list[TrainingRow]) -> list[Tensor]:
     """Each row by itself, through transformers' own forward."""
     found = []
     for row in rows:

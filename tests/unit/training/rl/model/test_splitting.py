@@ -6,21 +6,23 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from mirl_core.training.rl.model.splitting import split_passes, split_updates
-from mirl_core.training.rl.planners.rows import Row
+from mirl_core.training.rl.planners.rows import TrainingRow
 from mirl_core.types import Conversation
 
 PROMPTS = [Conversation(({"role": "user", "content": str(place)},)) for place in range(4)]
 
 
-def row(prompt: int, length: int, group: str = "g") -> Row:
-    return Row(PROMPTS[prompt], (9,) * length, (True,) * length, (0.0,) * length, 1.0, "reasoning", group)
+def row(prompt: int, length: int, group: str = "g") -> TrainingRow:
+    return TrainingRow(
+        PROMPTS[prompt], (9,) * length, (True,) * length, (0.0,) * length, 1.0, "reasoning", group
+    )
 
 
 rows = st.lists(st.builds(row, st.integers(0, 3), st.integers(1, 30), st.sampled_from("abcde")), max_size=30)
 
 
 @given(rows, st.integers(1, 5))
-def test_updates_take_every_row_once_and_keep_groups_whole(some: list[Row], updates: int) -> None:
+def test_updates_take_every_row_once_and_keep_groups_whole(some: list[TrainingRow], updates: int) -> None:
     parts = split_updates(some, updates)
     assert len(parts) == updates
     assert sorted(id(one) for part in parts for one in part) == sorted(map(id, some))
@@ -35,7 +37,7 @@ def test_updates_are_of_similar_size() -> None:
 
 
 @given(rows, st.integers(1, 8), st.booleans())
-def test_passes_take_every_row_once(some: list[Row], passes: int, once: bool) -> None:
+def test_passes_take_every_row_once(some: list[TrainingRow], passes: int, once: bool) -> None:
     parts = split_passes(some, passes, lambda _: 10, once)
     assert len(parts) == passes
     assert sorted(id(one) for part in parts for one in part) == sorted(map(id, some))

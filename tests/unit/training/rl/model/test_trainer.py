@@ -14,7 +14,7 @@ from mirl_core.errors import TrainingError
 from mirl_core.training.rl.model.objective import Normalizers, normalized_loss, token_losses
 from mirl_core.training.rl.model.policy import Policy
 from mirl_core.training.rl.model.trainer import Trainer
-from mirl_core.training.rl.planners.rows import Row
+from mirl_core.training.rl.planners.rows import TrainingRow
 from tests.unit.training.rl.model.policy_cases import (
     asked,
     furthest,
@@ -91,7 +91,7 @@ def test_weight_decay_is_for_matrices_alone() -> None:
         torch.testing.assert_close(after[name], expected, rtol=1e-6, atol=0)
 
 
-def segment_losses(policy: Policy, rows: list[Row]) -> dict[str, Tensor]:
+def segment_losses(policy: Policy, rows: list[TrainingRow]) -> dict[str, Tensor]:
     """Each segment's share of a step's loss."""
     batch = policy.encode(rows)
     new = policy.logprobs(batch)

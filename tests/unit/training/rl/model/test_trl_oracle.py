@@ -25,7 +25,7 @@ from mirl_core.training.rl.model.objective import (
     token_losses,
 )
 from mirl_core.training.rl.planners.advantages import group_advantages
-from mirl_core.training.rl.planners.rows import Row, Segment
+from mirl_core.training.rl.planners.rows import Segment, TrainingRow
 from mirl_core.training.rl.recipe.config import OptimizerConfig
 from mirl_core.types import Conversation
 
@@ -42,11 +42,11 @@ LENGTH = 8
 PROMPT = Conversation(({"role": "user", "content": "?"},))
 
 
-def row(segment: Segment, prefix: int, length: int, advantage: float) -> Row:
+def row(segment: Segment, prefix: int, length: int, advantage: float) -> TrainingRow:
     """`prefix` tokens that are not in the loss, then those that are."""
     mask = tuple(place >= prefix for place in range(length))
     ids = tuple((place * 5 + length) % 13 for place in range(length))
-    return Row(PROMPT, ids, mask, (0.0,) * length, advantage, segment, f"q/{segment}")
+    return TrainingRow(PROMPT, ids, mask, (0.0,) * length, advantage, segment, f"q/{segment}")
 
 
 REASONING = [
@@ -84,7 +84,7 @@ class Policy(torch.nn.Module):
 class Batch:
     """Rows as padded tensors, with log-probabilities that differ enough to be clipped on both sides."""
 
-    def __init__(self, rows: Sequence[Row], policy: Policy) -> None:
+    def __init__(self, rows: Sequence[TrainingRow], policy: Policy) -> None:
         self.rows = rows
 
         def padded(values: Sequence[Sequence[float]]) -> Tensor:

@@ -16,7 +16,7 @@ from mirl_core.engines.fake import FakeEngine, FakeText
 from mirl_core.errors import ConfigError
 from mirl_core.tasks.questions import Question
 from mirl_core.training.rl.planners import make_planner
-from mirl_core.training.rl.planners.rows import Plan, Row
+from mirl_core.training.rl.planners.rows import Plan, TrainingRow
 from mirl_core.training.rl.rewards import Judge
 from mirl_core.types import Chain
 from tests.unit.pipeline.pipeline_cases import chain, described
@@ -32,13 +32,13 @@ from tests.unit.training.rl.planners.rollout_cases import (
 QUESTIONS = (question(0), question(1))
 
 
-def trained(source: FakeEngine, row: Row) -> str:
+def trained(source: FakeEngine, row: TrainingRow) -> str:
     """The text of the tokens in the loss."""
     pairs = zip(row.completion_ids, row.loss_mask, strict=True)
     return source.decode([token for token, mask in pairs if mask])
 
 
-def rows_of(plan: Plan, segment: str, key: str = "q0") -> list[Row]:
+def rows_of(plan: Plan, segment: str, key: str = "q0") -> list[TrainingRow]:
     return [row for row in plan.rows if row.segment == segment and row.group.startswith(f"{key}/")]
 
 
@@ -205,7 +205,7 @@ def _plans(
     ]
 
 
-def _plain(rows: Sequence[Row]) -> list[tuple[Any, ...]]:
+def _plain(rows: Sequence[TrainingRow]) -> list[tuple[Any, ...]]:
     return [(row.completion_ids, row.loss_mask, row.sampler_logprobs, row.advantage) for row in rows]
 
 

@@ -15,7 +15,12 @@ from mirl_core.errors import ConfigError
 from mirl_core.tasks.data import WORLDS, open_data
 from mirl_core.tasks.questions import Question, is_right
 from mirl_core.tasks.worlds import digits
-from mirl_core.training.rl.planners.question_source import FIRST_SCENE, Cursor, QuestionSet, Source
+from mirl_core.training.rl.planners.question_source import (
+    FIRST_SCENE,
+    DataCursor,
+    QuestionSet,
+    QuestionSource,
+)
 from mirl_core.training.rl.recipe.config import DataConfig
 
 IMAGE = Image.new("RGB", (8, 8))
@@ -25,7 +30,7 @@ def numbered(name: str, size: int) -> QuestionSet:
     return QuestionSet(name, size, lambda place: Question(f"{name}{place}", "what?", "1", lambda: IMAGE))
 
 
-def keys(source: Source, cursor: Cursor, batches: int) -> tuple[list[list[str]], Cursor]:
+def keys(source: QuestionSource, cursor: DataCursor, batches: int) -> tuple[list[list[str]], DataCursor]:
     asked = []
     for _ in range(batches):
         questions, cursor = source.batch(cursor)
@@ -45,59 +50,59 @@ def test_a_resumed_run_asks_what_it_would_have(
     sizes: list[int], questions: int, seed: int, before: int, after: int
 ) -> None:
     sets = [numbered(name, size) for name, size in zip("abc", sizes, strict=False)]
-    whole, end = keys(Source(sets, questions, seed), Cursor(), before + after)
-    _, cursor = keys(Source(sets, questions, seed), Cursor(), before)
-    resumed = Cursor.from_json(json.loads(json.dumps(cursor.to_json())))
+    whole, end = keys(QuestionSource(sets, questions, seed), DataCursor(), before + after)
+    _, cursor = keys(QuestionSource(sets, questions, seed), DataCursor(), before)
+    resumed = DataCursor.from_json(json.loads(json.dumps(cursor.to_json())))
     assert resumed == cursor
-    assert keys(Source(sets, questions, seed), resumed, after) == (whole[before:], end)
+    assert keys(QuestionSource(sets, questions, seed), resumed, after) == (whole[before:], end)
     assert all(len(set(batch)) == questions for batch in whole)
 
 
 @given(size=st.integers(1, 30), seed=st.integers(0, 99), epochs=st.integers(1, 3))
 @settings(deadline=None)
 def test_an_epoch_asks_everything_once(size: int, seed: int, epochs: int) -> None:
-    asked, cursor = keys(Source([numbered("a", size)], 1, seed), Cursor(), size * epochs)
+    asked, cursor = keys(QuestionSource([numbered("a", size)], 1, seed), DataCursor(), size * epochs)
     for epoch in range(epochs):
         passed = [key for batch in asked[epoch * size : (epoch + 1) * size] for key in batch]
         assert sorted(passed) == sorted(f"a{place}" for place in range(size))
-    assert cursor == Cursor(epochs - 1, size)
+    assert cursor == DataCursor(epochs - 1, size)
 
 
 def test_orders_differ_by_epoch_seed_and_set() -> None:
-    source = Source([numbered("a", 50), numbered("b", 50)], 100, 0)
-    (first, second), _ = keys(source, Cursor(), 2)
-    (other,), _ = keys(Source([numbered("a", 50), numbered("b", 50)], 100, 1), Cursor(), 1)
+    source = QuestionSource([numbered("a", 50), numbered("b", 50)], 100, 0)
+    (first, second), _ = keys(source, DataCursor(), 2)
+    (other,), _ = keys(QuestionSource([numbered("a", 50), numbered("b", 50)], 100, 1), DataCursor(), 1)
     orders = [first[::2], second[::2], other[::2], [key.replace("b", "a") for key in first[1::2]]]
     assert len({tuple(order) for order in orders}) == 4
 
 
 def test_sets_take_turns_and_the_smallest_ends_the_epoch() -> None:
-    source = Source([numbered("a", 100), numbered("b", 6)], 5, 0)
-    batches, cursor = keys(source, Cursor(), 3)
+    source = QuestionSource([numbered("a", 100), numbered("b", 6)], 5, 0)
+    batches, cursor = keys(source, DataCursor(), 3)
     assert [key[0] for key in batches[0]] == list("ababa")
     assert [key[0] for key in batches[1]] == list("babab")
-    assert cursor == Cursor(1, 5), "two of the first epoch's twelve are left out"
+    assert cursor == DataCursor(1, 5), "two of the first epoch's twelve are left out"
     assert batches[0][0].startswith("a:a")
 
 
 def test_a_batch_must_be_filled() -> None:
     with pytest.raises(ConfigError, match="hold only 3") as caught:
-        Source([numbered("a", 3)], 4, 0)
+        QuestionSource([numbered("a", 3)], 4, 0)
     assert caught.value.param == "data.questions"
     with pytest.raises(ConfigError, match="named twice"):
-        Source.open(DataConfig(sets=("digits/iid", "digits/iid")), 0)
+        QuestionSource.open(DataConfig(sets=("digits/iid", "digits/iid")), 0)
 
 
 @pytest.mark.parametrize("given_", [{"epoch": -1, "position": 0}, {"epoch": 0, "place": 1}])
 def test_a_cursor_that_is_none(given_: dict[str, int]) -> None:
     with pytest.raises((ValueError, TypeError)):
-        Cursor.from_json(given_)
+        DataCursor.from_json(given_)
 
 
 @pytest.mark.parametrize("name", WORLDS)
 def test_worlds_training_questions_are_judged(name: str) -> None:
-    source = Source.open(DataConfig(sets=(name,), questions=40), 3)
-    questions, _ = source.batch(Cursor())
+    source = QuestionSource.open(DataConfig(sets=(name,), questions=40), 3)
+    questions, _ = source.batch(DataCursor())
     assert len({question.key for question in questions}) == 40
     assert len({question.family for question in questions}) > 1
     for question in questions:
@@ -106,15 +111,15 @@ def test_worlds_training_questions_are_judged(name: str) -> None:
         assert question.image().size == (64, 64)
         assert question.describes is not None
         assert not question.describes("there is nothing")
-    again, _ = Source.open(DataConfig(sets=(name,), questions=40), 3).batch(Cursor())
+    again, _ = QuestionSource.open(DataConfig(sets=(name,), questions=40), 3).batch(DataCursor())
     assert [(one.key, one.text, one.answer) for one in again] == [
         (one.key, one.text, one.answer) for one in questions
     ]
 
 
 def test_digits_scenes_are_drawn_late_and_far_from_supervised_trainings() -> None:
-    source = Source.open(DataConfig(sets=("digits/shifted",), questions=1, limit=1), 0)
-    (question,), _ = source.batch(Cursor())
+    source = QuestionSource.open(DataConfig(sets=("digits/shifted",), questions=1, limit=1), 0)
+    (question,), _ = source.batch(DataCursor())
     scene = digits.draw_scene("shifted", "train", FIRST_SCENE)
     assert question.key == scene.name
     assert np.array_equal(np.asarray(question.image()), digits.render([scene])[0])
@@ -123,8 +128,8 @@ def test_digits_scenes_are_drawn_late_and_far_from_supervised_trainings() -> Non
 
 
 def test_describes_knows_the_truth() -> None:
-    source = Source.open(DataConfig(sets=("easy-vqa",), questions=30), 0)
-    questions, _ = source.batch(Cursor())
+    source = QuestionSource.open(DataConfig(sets=("easy-vqa",), questions=30), 0)
+    questions, _ = source.batch(DataCursor())
     right = [
         sum(question.describes(f"a {colour} {shape}") for colour in ("red", "blue") for shape in ("circle",))
         for question in questions
@@ -134,22 +139,22 @@ def test_describes_knows_the_truth() -> None:
 
 
 def test_a_limit_asks_every_easy_vqa_picture_before_any_twice() -> None:
-    source = Source.open(DataConfig(sets=("easy-vqa",), questions=300, limit=300), 0)
-    questions, _ = source.batch(Cursor())
+    source = QuestionSource.open(DataConfig(sets=("easy-vqa",), questions=300, limit=300), 0)
+    questions, _ = source.batch(DataCursor())
     assert len({question.clusters[0] for question in questions}) == 300
 
 
 def test_a_world_without_a_limit_ends_at_20_000() -> None:
-    assert Source.open(DataConfig(), 0).epoch_questions == 20_000
+    assert QuestionSource.open(DataConfig(), 0).epoch_questions == 20_000
 
 
 def test_other_parts_are_those_of_the_evaluation() -> None:
-    asked, _ = Source.open(DataConfig(sets=("digits/iid",), part="dev", limit=2, questions=2), 0).batch(
-        Cursor()
-    )
+    asked, _ = QuestionSource.open(
+        DataConfig(sets=("digits/iid",), part="dev", limit=2, questions=2), 0
+    ).batch(DataCursor())
     assert {one.key for one in asked} == {one.key for one in open_data("digits/iid", "dev", 2, 0).questions}
     with pytest.raises(ConfigError, match="reports only"):
-        Source.open(DataConfig(part="test"), 0)
+        QuestionSource.open(DataConfig(part="test"), 0)
 
 
 def test_files(tmp_path: Path) -> None:
@@ -157,8 +162,8 @@ def test_files(tmp_path: Path) -> None:
     lines = [{"image": "a.png", "question": f"What is {n}?", "answer": str(n)} for n in range(4)]
     path = tmp_path / "data.jsonl"
     path.write_text("\n".join(json.dumps(line) for line in lines))
-    source = Source.open(DataConfig(sets=(str(path), "digits/iid"), questions=8), 0)
-    questions, _ = source.batch(Cursor())
+    source = QuestionSource.open(DataConfig(sets=(str(path), "digits/iid"), questions=8), 0)
+    questions, _ = source.batch(DataCursor())
     assert sorted(one.answer for one in questions[::2]) == ["0", "1", "2", "3"]
     with pytest.raises(ConfigError, match="mapping"):
-        Source.open(DataConfig(sets=(str(path),), mapping=path), 0)
+        QuestionSource.open(DataConfig(sets=(str(path),), mapping=path), 0)

@@ -57,7 +57,7 @@ def test_a_resumed_run_writes_every_step_once(tmp_path: Path) -> None:
     first.close()
     again = Monitor(tmp_path, LogConfig(), 2, {})
     again.log(3, {"x": 30})
-    again.look(3, {"look/a/accuracy": 0.5})
+    again.log_dev_evaluation(3, {"look/a/accuracy": 0.5})
     again.close()
     assert [(line["step"], line["x"]) for line in read_lines(tmp_path / "metrics.jsonl")] == [
         (1, 1), (2, 2), (3, 30),
@@ -73,7 +73,7 @@ def test_tensorboard_gets_numbers_and_forgets_what_is_done_again(tmp_path: Path)
     first.close()
     again = Monitor(tmp_path, LogConfig(tensorboard=True), 2, {})
     again.log(3, {"reward/answer": 30.0})
-    again.look(3, {"look/a/accuracy": 0.5})
+    again.log_dev_evaluation(3, {"look/a/accuracy": 0.5})
     again.close()
     events = EventAccumulator(str(tmp_path / "tensorboard"))
     events.Reload()

@@ -25,7 +25,7 @@ import uvicorn
 from fastapi import FastAPI
 from torch import nn
 
-from mirl_core.engines.remote.checks import Card
+from mirl_core.engines.remote.checks import ServedModel
 from mirl_core.engines.remote.engine import RemoteEngine
 from mirl_core.engines.remote.server import Server
 from mirl_core.errors import ConfigError, EngineError
@@ -235,7 +235,7 @@ async def remote(fleet: Fleet) -> AsyncIterator[RemoteEngine]:
     servers = [Server(url, timeout=60.0) for url in fleet.urls]
     for server in servers:
         server.up = True
-    one = RemoteEngine(servers, Card("the-model", "/models/it", 100), Letters())
+    one = RemoteEngine(servers, ServedModel("the-model", "/models/it", 100), Letters())
     try:
         yield one
     finally:

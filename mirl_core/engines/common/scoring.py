@@ -1,0 +1,38 @@
+"""The parts that the engines' `score` methods share: distinct suffixes, and batches bounded in tokens."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+LONG_PROMPT = 256
+"""Tokens from which on vLLM scores a prompt through its prefix cache: a dozen blocks."""
+
+Suffix = tuple[int, ...]
+Scores = tuple[float, ...]
+
+
+def distinct_suffixes(suffixes: Sequence[Sequence[int]]) -> list[Suffix]:
+    """Return each non-empty suffix once, in order of first appearance."""
+    return list(dict.fromkeys(tuple(suffix) for suffix in suffixes if suffix))
+
+
+def scores_in_order(suffixes: Sequence[Sequence[int]], scores: Mapping[Suffix, Scores]) -> list[Scores]:
+    """Return the scores of every suffix, in nats per token, from those of the distinct suffixes."""
+    return [scores[tuple(suffix)] if suffix else () for suffix in suffixes]
+
+
+def batches(suffixes: Sequence[Suffix], prompt_tokens: int, limit: int) -> list[list[Suffix]]:
+    """Return `suffixes` in groups of at most `limit` tokens; a group has at least one suffix.
+
+    The prompt counts once per suffix.
+    """
+    groups: list[list[Suffix]] = []
+    used = 0
+    for suffix in suffixes:
+        size = prompt_tokens + len(suffix)
+        if not groups or used + size > limit:
+            groups.append([])
+            used = 0
+        groups[-1].append(suffix)
+        used += size
+    return groups
