@@ -22,7 +22,7 @@ from mirl_server.observability.request_metrics import RequestMetrics
 from mirl_server.settings.limits import AdmissionSettings, HTTPSettings
 from mirl_server.settings.server import ServerSettings
 from tests.helpers.waiting import until
-from tests.unit.server.apis.test_protocol import CHAIN, RESULT
+from tests.unit.server.apis.result_cases import CHAIN, RESULT
 from tests.unit.server.harness import Build
 from tests.unit.server.http.serving import connection, serving
 
