@@ -33,7 +33,7 @@ def fuzz(server: RunningServer, folder: Path, *flags: str) -> str:
     ]  # fmt: skip
     environment = {
         **os.environ,
-        "SCHEMATHESIS_HOOKS": "tests.contract.steering",
+        "SCHEMATHESIS_HOOKS": "tests.fixtures.schemathesis_hooks",
         "PYTHONPATH": os.pathsep.join([str(ROOT), os.environ.get("PYTHONPATH", "")]),
     }
     done = subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True, check=False)

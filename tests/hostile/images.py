@@ -14,6 +14,8 @@ from mirl_core.config import Limits
 
 LIMITS = Limits(max_image_bytes=4 * 2**20, max_image_pixels=4_000_000)
 """Under which every one of them is to be refused."""
+SECONDS = 5.0
+"""CPU time within which it is."""
 NOISE = Image.effect_noise((64, 48), 90).convert("RGB")
 FORMATS = ("PNG", "JPEG", "WEBP", "GIF", "BMP")
 

@@ -10,9 +10,10 @@ from openai import NotFoundError
 from rich.console import Console
 
 from mirl_core.tasks.data import open_data
-from tests.benchmarks import peers, routes
 from tests.benchmarks.arms import Gated, Voting, chat
-from tests.benchmarks.direct_overhead import CPU, measure, report
+from tests.benchmarks.direct import routes
+from tests.benchmarks.direct.overhead import CPU, measure, report
+from tests.benchmarks.peers import environments
 from tests.helpers.servers import NAME, RunningServer, running
 
 pytestmark = [pytest.mark.usefixtures("real_vllm"), pytest.mark.full]
@@ -22,7 +23,7 @@ QUESTION = open_data("digits/iid", "dev", 1, 0).questions[0]
 async def test_plain_vllm_is_without_mirl_and_samples_what_direct_samples(
     server: RunningServer, tmp_path: Path
 ) -> None:
-    with running(tmp_path, command=peers.PLAIN_VLLM, ready="/health") as theirs:
+    with running(tmp_path, command=environments.PLAIN_VLLM, ready="/health") as theirs:
         async with server.async_client() as mirl, theirs.async_client() as vllm:
             with pytest.raises(NotFoundError):
                 await Voting(vllm, f"{NAME}:direct", 1, "").ask(chat(QUESTION), 0)

@@ -1,4 +1,4 @@
-"""The bundled model still does what its committed figures say (tests/benchmarks/baseline.py makes them)."""
+"""The bundled model still does what its committed figures say (tests.benchmarks.bundled_model.baseline)."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.benchmarks.baseline import BASELINE, METHODS, measure
+from tests.benchmarks.bundled_model.baseline import BASELINE, METHODS, measure
 
 pytestmark = [pytest.mark.usefixtures("real_vllm"), pytest.mark.full]
 

@@ -9,7 +9,7 @@ from PIL import Image
 
 from mirl_core.tasks.questions import Question
 from tests.benchmarks.arms import answer_in, chat, vote
-from tests.benchmarks.recorder import pictures, seen
+from tests.benchmarks.peers.recorder import pictures, seen
 
 QUESTION = Question("q", "How many?", "2", lambda: Image.new("RGB", (3, 2), "red"))
 

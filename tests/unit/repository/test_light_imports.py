@@ -9,9 +9,8 @@ from pathlib import Path
 import pytest
 
 import mirl_core
+from tests.helpers.loaded_modules import HEAVY, loaded_after
 
-HEAVY = ("torch", "vllm", "transformers", "fastapi")
-LAZY = ("math_verify", "sympy")
 MODULES = (
     "mirl_core",
     "mirl_core.types",
@@ -44,17 +43,6 @@ MODULES = (
     "mirl_core.training.rl.recipe.study",
     "mirl_client",
 )
-
-
-def loaded_after(code: str) -> set[str]:
-    """Which of the watched packages a fresh interpreter has loaded after `code`."""
-    watched = (*HEAVY, *LAZY)
-    probe = f"{code}\nimport sys\nprint(*(name for name in {watched!r} if name in sys.modules))"
-    done = subprocess.run(
-        [sys.executable, "-c", probe], capture_output=True, text=True, check=False, timeout=120
-    )
-    assert done.returncode == 0, done.stderr
-    return set(done.stdout.split())
 
 
 def test_all_of_the_algorithm_and_the_client_are_light() -> None:

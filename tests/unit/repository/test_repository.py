@@ -39,6 +39,28 @@ def test_lock_files_leave_out_what_breaks_a_cpu_machine() -> None:
         assert re.search(r"^torch==2\.13\.0\+cpu$", lock, re.MULTILINE)
 
 
+def imported_modules(file: Path) -> set[str]:
+    """Return the dotted names of what a file imports, with each name that it takes from a module."""
+    names: set[str] = set()
+    for node in ast.walk(ast.parse(file.read_text())):
+        if isinstance(node, ast.Import):
+            names |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom):
+            names |= {f"{'.' * node.level}{node.module or ''}.{alias.name}" for alias in node.names}
+    return names
+
+
+def test_no_test_file_or_conftest_is_imported_by_another() -> None:
+    found = {
+        f"{file.relative_to(ROOT)} imports {name}"
+        for file in sorted((ROOT / "tests").rglob("*.py"))
+        for name in imported_modules(file)
+        if name.startswith(("tests.", "."))
+        and any(part == "conftest" or part.startswith("test_") for part in name.split("."))
+    }
+    assert found == set()
+
+
 def test_the_repository_stays_small() -> None:
     listed = subprocess.run(["git", "ls-files", "-z"], cwd=ROOT, capture_output=True, text=True, check=False)
     if listed.returncode:

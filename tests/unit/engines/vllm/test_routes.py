@@ -1,10 +1,10 @@
-"""The routes and fields of vLLM's server that MIRL uses, held against vLLM's source as in test_vllm_names."""
+"""The routes and fields of vLLM's server that MIRL uses, held against vLLM's source as in test_names."""
 
 from __future__ import annotations
 
 import pytest
 
-from tests.unit.engines.vllm.test_names import members, source
+from tests.unit.engines.vllm.vllm_source import members, source
 
 TOKENS = "vllm.entrypoints.scale_out.token_in_token_out.protocol"
 CHAT = "vllm.entrypoints.openai.chat_completion.protocol"

@@ -21,8 +21,8 @@ from mirl_server.handling.admission import Admission
 from mirl_server.middleware.stack import AccessControl, install_middleware, watch_load
 from mirl_server.observability.metrics import Metrics
 from mirl_server.settings.server import ServerSettings
-from tests.unit.server.conftest import Harness, question
-from tests.unit.server.serving import serving
+from tests.unit.server.harness import Harness, question
+from tests.unit.server.http.serving import serving
 
 KEYS = {"a": "0123456789abcdef-a", "b": "0123456789abcdef-b"}
 

@@ -12,7 +12,7 @@ from typing import Any
 import uvicorn
 from fastapi import FastAPI
 
-from tests.unit.server.conftest import Harness, data_url
+from tests.unit.server.harness import Harness, data_url
 
 SMALL: dict[str, Any] = {"descriptions": 2, "keep": 1}
 PNG = data_url()

@@ -17,7 +17,7 @@ from mirl_client import evidence
 from mirl_core.algorithm.answers.forms import Calls
 from mirl_core.engines.fake import FakeEngine
 from tests.unit.server.apis.api_cases import SMALL, messages_body, post, responses_body, serving
-from tests.unit.server.conftest import DESCRIPTIONS, Build, Harness
+from tests.unit.server.harness import DESCRIPTIONS, Build, Harness
 
 PARAMETERS = {"type": "object", "properties": {"x": {"type": "integer"}}, "required": ["x"]}
 CALLS = (

@@ -17,7 +17,7 @@ from mirl_server.apis.translation.fields import Fields
 from mirl_server.handling.reading.fields import INERT, REFUSED
 from mirl_server.handling.reading.request import ChatRequest
 from tests.unit.server.apis.api_cases import BODIES, abandon, image_block, input_image, named_events, post
-from tests.unit.server.conftest import Build, Harness
+from tests.unit.server.harness import Build, Harness
 
 PATHS = sorted(BODIES)
 FIELDS = {"/v1/messages": messages.FIELDS, "/v1/responses": responses.FIELDS}

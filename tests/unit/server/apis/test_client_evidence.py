@@ -5,9 +5,8 @@ from openai.types.chat import ChatCompletion, ChatCompletionChunk
 
 from mirl_client import Budget, Chain, Description, Evidence, Stage, Vote, evidence
 from mirl_server.apis.evidence import chain_json, description_json
-from tests.unit.server.apis.test_protocol import ANSWER, CHAIN, KEPT, RESULT
-from tests.unit.server.apis.test_routes import events
-from tests.unit.server.conftest import Harness
+from tests.unit.server.apis.result_cases import ANSWER, CHAIN, KEPT, RESULT
+from tests.unit.server.harness import Harness, events
 
 
 def test_models_name_what_the_server_sends() -> None:

@@ -11,7 +11,7 @@ from jsonschema import Draft202012Validator
 from mirl_core.engines.base import error_from_vllm
 from mirl_core.errors import ContextLengthError, RequestError
 from mirl_server.apis.openapi import OpenAIErrorBody
-from tests.unit.server.conftest import Harness
+from tests.unit.server.harness import Harness
 
 ASKED = (
     "/v1/chat/completions",

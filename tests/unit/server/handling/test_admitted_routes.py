@@ -18,29 +18,18 @@ from mirl_core.engines.fake import FakeEngine, FakeText
 from mirl_core.pipeline.run import Pipeline
 from mirl_server.access.authentication import Caller
 from mirl_server.access.quotas import Quotas
-from mirl_server.handling.admission import KINDS, Admission
+from mirl_server.handling.admission import Admission
 from mirl_server.handling.cost import fan_out
 from mirl_server.middleware.stack import install_middleware, watch_load
 from mirl_server.settings.limits import AdmissionSettings
 from mirl_server.settings.server import ServerSettings
+from tests.helpers.waiting import until
 from tests.unit.server.apis.api_cases import BODIES, post
-from tests.unit.server.conftest import Build, Harness, events, question
-from tests.unit.server.handling.test_endings import until
+from tests.unit.server.handling.admission_cases import admitted, idle
+from tests.unit.server.harness import Build, Harness, events, question
 
 KEY = "0123456789abcdef-key"
 SLOW = [FakeText("a b c</description>", delay=0.05)]
-
-
-def admitted(harness: Harness, **how: Any) -> Admission:
-    admission = Admission(AdmissionSettings(**how))
-    harness.service = harness.app.state.mirl = dataclasses.replace(
-        harness.app.state.mirl, admission=admission
-    )
-    return admission
-
-
-def idle(admission: Admission) -> bool:
-    return not any(admission.running(kind) or admission.queued(kind) for kind in KINDS)
 
 
 @pytest.mark.parametrize(

@@ -6,17 +6,15 @@ import asyncio
 from collections import Counter
 from typing import Any
 
-import httpx
 import openai
 import pytest
-from openai import AsyncOpenAI
 
 from mirl_client import evidence
 from mirl_core.engines.base import derive_seed
 from mirl_core.engines.fake import FakeEngine, FakeText
 from mirl_core.errors import EngineError
-from tests.unit.server.conftest import Build, Harness, events, question
-from tests.unit.server.handling.test_endings import until
+from tests.helpers.waiting import until
+from tests.unit.server.harness import Build, Harness, client, events, question
 
 MESSAGES: list[Any] = [question()]
 SMALL = {"mirl": {"descriptions": 2, "keep": 1}}
@@ -28,16 +26,6 @@ def seeded(**how: Any) -> FakeEngine:
         [FakeText("a red seven</description>", logprobs=-0.5, marginal=-3)],
         ["<think>x</think><answer>7</answer>", "<think>y</think><answer>8</answer>"],
         **how,
-    )
-
-
-def client(harness: Harness) -> AsyncOpenAI:
-    transport = httpx.ASGITransport(harness.app, raise_app_exceptions=True)
-    return AsyncOpenAI(
-        base_url="http://test/v1",
-        api_key="none",
-        max_retries=0,
-        http_client=httpx.AsyncClient(transport=transport),
     )
 
 

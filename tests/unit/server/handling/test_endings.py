@@ -3,19 +3,14 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable
 
 import pytest
 
 from mirl_core.engines.fake import FakeEngine, FakeText
 from mirl_core.errors import DeadlineError, EngineDeadError, EngineError, MIRLError, RequestError
+from tests.helpers.waiting import until
 from tests.unit.server.apis.api_cases import leaving
-from tests.unit.server.conftest import Build, Harness, events, question
-
-
-async def until(true: Callable[[], bool]) -> None:
-    while not true():  # noqa: ASYNC110 - the fake engine has no event for it
-        await asyncio.sleep(0.01)
+from tests.unit.server.harness import Build, Harness, events, question
 
 
 @pytest.mark.parametrize("stream", [False, True])

@@ -10,7 +10,7 @@ import pytest
 
 from mirl_core.engines.fake import FakeEngine
 from tests.unit.server.apis.api_cases import messages_body, named_events, post, responses_body
-from tests.unit.server.conftest import DESCRIPTIONS, Harness, events, make_harness, question
+from tests.unit.server.harness import DESCRIPTIONS, Harness, events, make_harness, question
 
 ANSWERS = {
     "caption": "A red {0} stands alone on a white ground; nothing else is to be seen.",

@@ -19,9 +19,9 @@ from mirl_server.handling.lifetime import Lifetime, patience
 from mirl_server.middleware.error_shapes import ErrorShapes
 from mirl_server.middleware.in_flight import InFlight
 from mirl_server.settings.server import ServerSettings
-from tests.unit.server.conftest import Build, Harness, events, question
-from tests.unit.server.handling.test_endings import until
-from tests.unit.server.serving import serving
+from tests.helpers.waiting import until
+from tests.unit.server.harness import Build, Harness, events, question
+from tests.unit.server.http.serving import serving
 
 SLOW = FakeText("<think>so</think><answer>7</answer>", delay=30)
 

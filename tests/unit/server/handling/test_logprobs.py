@@ -8,8 +8,7 @@ from typing import Any
 import pytest
 
 from mirl_core.engines.fake import FakeEngine, FakeText
-from tests.unit.server.conftest import Build, Harness, events, question
-from tests.unit.server.handling.test_choices import client
+from tests.unit.server.harness import Build, Harness, client, events, question
 
 MESSAGES: list[Any] = [question()]
 SMALL = {"mirl": {"descriptions": 1, "keep": 1, "forks": 1}}

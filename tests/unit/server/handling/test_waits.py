@@ -21,10 +21,10 @@ from mirl_server.observability.metrics import Metrics
 from mirl_server.observability.request_metrics import RequestMetrics
 from mirl_server.settings.limits import AdmissionSettings, HTTPSettings
 from mirl_server.settings.server import ServerSettings
-from tests.unit.server.apis.test_protocol import CHAIN, RESULT
-from tests.unit.server.conftest import Build
-from tests.unit.server.handling.test_endings import until
-from tests.unit.server.serving import connection, serving
+from tests.helpers.waiting import until
+from tests.unit.server.apis.result_cases import CHAIN, RESULT
+from tests.unit.server.harness import Build
+from tests.unit.server.http.serving import connection, serving
 
 
 def make(now: list[float], capacity: int = 100, **how: Any) -> Admission:

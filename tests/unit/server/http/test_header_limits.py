@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from tests.unit.server.http.test_body_limits import Echo
-from tests.unit.server.serving import answer, connection
+from tests.unit.server.http.echo import Echo
+from tests.unit.server.http.serving import answer, connection
 
 
 @pytest.mark.parametrize(

@@ -17,7 +17,7 @@ from mirl_core.errors import ImageError, RequestTooLargeError
 from mirl_server.media.decoding import ImageBudget
 from mirl_server.media.fetching import ImageFetcher, SystemResolver
 from mirl_server.media.rules import ImageFetching
-from tests.unit.server.conftest import png
+from tests.unit.server.harness import png
 from tests.unit.server.media.origin import HOST, PUBLIC, Web, Write, answer, origin, redirect, web
 
 URL = f"http://{HOST}/a"

@@ -11,10 +11,8 @@ from PIL import Image
 from mirl_core.config import Limits
 from mirl_core.errors import ImageError, RequestTooLargeError
 from mirl_server.media.decoding import ImageBudget, decode_url
-from tests.hostile.images import CORPUS, LIMITS, NOISE, encoded, many_scans
-from tests.unit.server.conftest import Build, question
-
-SECONDS = 5.0
+from tests.hostile.images import CORPUS, LIMITS, NOISE, SECONDS, encoded, many_scans
+from tests.unit.server.harness import Build, question
 
 
 def test_the_corpus_is_large() -> None:

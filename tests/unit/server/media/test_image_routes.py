@@ -12,7 +12,7 @@ import pytest
 from mirl_core.config import Limits
 from mirl_server.media.images import Images
 from tests.unit.server.apis.api_cases import leaving
-from tests.unit.server.conftest import Build, Harness, data_url, png, question
+from tests.unit.server.harness import Build, Harness, data_url, png, question
 from tests.unit.server.media.origin import HOST, Write, answer, origin, web
 
 URL = f"http://{HOST}/a"

@@ -15,7 +15,7 @@ from mirl_server.media.decoding import ImageBudget, check_bytes, decode_bytes
 from mirl_server.media.images import Images, check_processing, is_remote
 from mirl_server.media.structure import UnreasonableError, media_type, passes
 from tests.hostile.images import bmp, encoded, many_scans
-from tests.unit.server.conftest import png
+from tests.unit.server.harness import png
 from tests.unit.server.media.origin import HOST, answer, origin, web
 
 WHERE = "messages[0].content[1]"

@@ -15,7 +15,7 @@ from cryptography.x509.oid import NameOID
 from mirl_core.config import Limits
 from mirl_core.errors import ImageError
 from mirl_server.media.decoding import ImageBudget
-from tests.unit.server.conftest import png
+from tests.unit.server.harness import png
 from tests.unit.server.media.origin import HOST, answer, origin, redirect, web
 
 WHERE = "messages[0].content[0]"

@@ -20,8 +20,8 @@ from mirl_server.middleware.request_log import RequestLog
 from mirl_server.middleware.stack import install_middleware
 from mirl_server.observability.logs import LogSettings
 from mirl_server.settings.server import ServerSettings
-from tests.unit.server.conftest import Harness
-from tests.unit.server.serving import answer, connection, serving
+from tests.unit.server.harness import Harness
+from tests.unit.server.http.serving import answer, connection, serving
 
 KEY, SPENT = "0123456789abcdef-a", "0123456789abcdef-b"
 KEYS = json.dumps({"a": KEY, "b": {"key": SPENT, "requests_per_minute": 1}})

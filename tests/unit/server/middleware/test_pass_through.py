@@ -18,9 +18,9 @@ from mirl_server.handling.context import cache_salt
 from mirl_server.handling.cost import plain_cost
 from mirl_server.middleware.stack import install_middleware
 from mirl_server.settings.server import ServerSettings
-from tests.unit.server.conftest import Build, Harness
-from tests.unit.server.handling.test_admitted_routes import admitted, idle
-from tests.unit.server.handling.test_endings import until
+from tests.helpers.waiting import until
+from tests.unit.server.handling.admission_cases import admitted, idle
+from tests.unit.server.harness import Build, Harness
 
 KEY, OTHER = "0123456789abcdef-1", "0123456789abcdef-2"
 PATHS = ("/v1/completions", "/v1/audio/transcriptions")

@@ -33,7 +33,7 @@ from mirl_server.observability.logs import (
     share_handlers,
     trail,
 )
-from tests.unit.server.conftest import DESCRIPTIONS, Build, Harness, question
+from tests.unit.server.harness import DESCRIPTIONS, Build, Harness, question
 
 MARK = "MARKEDTEXT"
 KEY = "sk-MARKEDKEY"

@@ -18,7 +18,7 @@ from prometheus_client.parser import text_string_to_metric_families
 from mirl_core.engines.fake import FakeEngine, FakeText
 from mirl_core.errors import EngineDeadError, EngineError, RequestTooLargeError
 from mirl_server.observability.metrics import WATCHED, Metrics
-from tests.unit.server.conftest import DESCRIPTIONS, Build, Harness, data_url, question
+from tests.unit.server.harness import DESCRIPTIONS, Build, Harness, data_url, question
 
 GRAFANA = Path(__file__).parents[4] / "deploy" / "grafana"
 UNITS = "milliseconds|microseconds|ms|minutes|hours|kilobytes|megabytes|mb|percent|perc|celsius_degrees"

@@ -19,7 +19,7 @@ from mirl_core.engines.fake import FakeEngine, FakeText
 from mirl_core.errors import EngineError
 from mirl_server.observability.tracing import Tracing, process_tracing
 from tests.unit.server.apis.api_cases import BODIES, post
-from tests.unit.server.conftest import DESCRIPTIONS, Build, Harness, question
+from tests.unit.server.harness import DESCRIPTIONS, Build, Harness, question
 
 PARENT = "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01"
 MARK = "MARKEDTEXT"

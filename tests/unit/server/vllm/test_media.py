@@ -13,9 +13,8 @@ from fastapi import FastAPI
 from PIL import Image
 
 from mirl_core.config import Limits
-from tests.hostile.images import CORPUS, LIMITS
-from tests.unit.server.conftest import data_url
-from tests.unit.server.media.test_hostile_images import SECONDS
+from tests.hostile.images import CORPUS, LIMITS, SECONDS
+from tests.unit.server.harness import data_url
 
 # vLLM loads a picture a second time where its end is missing, and Pillow then gives what it has.
 WHAT_IS_LEFT = {

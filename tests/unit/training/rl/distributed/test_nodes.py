@@ -5,14 +5,16 @@ from __future__ import annotations
 import importlib.util
 import json
 import os
-import socket
 import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 import yaml
+
+from tests.helpers.ports import reserved_port
 
 ROOT = Path(__file__).parents[5]
 FOLDER = ROOT / "deploy" / "training"
@@ -51,9 +53,14 @@ def started(one: dict[str, Any], swap: tuple[str, str], env: dict[str, str], log
         return subprocess.Popen(words, env=env, cwd=ROOT, stdout=out, stderr=out)
 
 
-def test_two_nodes_of_the_job_find_each_other(tmp_path: Path) -> None:
-    with socket.create_server(("127.0.0.1", 0)) as free:
-        meet = f"127.0.0.1:{free.getsockname()[1]}"
+@pytest.fixture
+def meet() -> Iterator[str]:
+    """Yield the rendezvous's address, on a port that is held for it."""
+    with reserved_port() as port:
+        yield f"127.0.0.1:{port}"
+
+
+def test_two_nodes_of_the_job_find_each_other(tmp_path: Path, meet: str) -> None:
     train = container("train")
     nodes, logs = [], []
     try:

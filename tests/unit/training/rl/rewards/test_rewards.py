@@ -22,7 +22,7 @@ from mirl_core.training.rl.recipe.config import AnswerReward, MIReward
 from mirl_core.training.rl.rewards import REWARDS, Judge, make_rewards
 from mirl_core.training.rl.rewards.mi import description_rewards, repetition
 from mirl_core.types import Chain, Description, FinishReason
-from tests.unit.repository.test_light_imports import loaded_after
+from tests.helpers.loaded_modules import loaded_after
 
 GOOD = "<think>two and two</think><answer>4</answer>"
 
@@ -41,7 +41,7 @@ def worth(config: AnswerReward, asked: Question, given_chain: Chain) -> float:
 
 
 def test_rewards_and_advantages_load_no_backend() -> None:
-    names = ("rows", "config", "advantages", "rewards", "rewards.mi")
+    names = ("planners.rows", "recipe.config", "planners.advantages", "rewards", "rewards.mi")
     assert loaded_after("\n".join(f"import mirl_core.training.rl.{name}" for name in names)) == set()
 
 

@@ -15,7 +15,7 @@ from mirl_client import evidence
 from mirl_core.engines.fake import FakeEngine
 from mirl_core.errors import EngineDeadError, EngineError, MIRLError, RequestError
 from tests.unit.server.apis.api_cases import SMALL, image_block, messages_body, named_events, post, serving
-from tests.unit.server.conftest import Build, Harness
+from tests.unit.server.harness import Build, Harness
 
 ASKED = messages_body()
 MIRL = {"mirl": SMALL}

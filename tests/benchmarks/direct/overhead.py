@@ -1,6 +1,6 @@
 """What `NAME:direct` costs over vLLM's own route, in one server process, under vLLM's own load generator.
 
-    python -m tests.benchmarks.direct_overhead [--rounds 24] [--slot 6]
+    python -m tests.benchmarks.direct.overhead [--rounds 24] [--slot 6]
 
 One `mirl-serve` has three routes to the same engine: MIRL's, asked for `NAME:direct`, and vLLM's original
 chat route at two other paths (`routes.py`). `vllm bench serve` (its functions: the `vllm` command does not
@@ -33,9 +33,9 @@ from rich.progress import Progress
 from mirl_core.bundled import model_path
 from mirl_core.tasks.data import open_data
 from mirl_core.tasks.questions import Question
-from tests.benchmarks import routes
 from tests.benchmarks.about import COLUMNS, about, line
 from tests.benchmarks.arms import chat
+from tests.benchmarks.direct import routes
 from tests.benchmarks.ratios import ratio
 from tests.benchmarks.tables import markdown, write
 from tests.helpers.servers import NAME, running

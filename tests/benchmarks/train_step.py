@@ -1,8 +1,8 @@
 """Time, memory and utilisation of training steps on a Qwen2.5-VL of random weights.
 
-    python tests/gpu/train_step.py --device cuda --size 3b --dtype bfloat16 --recompute
-    python tests/gpu/train_step.py --device cuda --size 7b --dtype bfloat16 --recompute --lora 16
-    python tests/gpu/train_step.py --device cpu --size tiny --image 56
+    python tests/benchmarks/train_step.py --device cuda --size 3b --dtype bfloat16 --recompute
+    python tests/benchmarks/train_step.py --device cuda --size 7b --dtype bfloat16 --recompute --lora 16
+    python tests/benchmarks/train_step.py --device cpu --size tiny --image 56
 
 Needs torch, transformers, accelerate, pydantic and Pillow (peft with --lora); no weights, no network. Prints
 one JSON line a step, then one of medians over the steps after the first.

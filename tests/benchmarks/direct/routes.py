@@ -47,5 +47,5 @@ def installed() -> Iterator[dict[str, str]]:
         about.mkdir()
         (about / "METADATA").write_text(_METADATA)
         (about / "entry_points.txt").write_text(_ENTRY)
-        repository = Path(__file__).parents[2]
+        repository = Path(__file__).parents[3]
         yield {"PYTHONPATH": f"{folder}:{repository}", "VLLM_PLUGINS": NAME}

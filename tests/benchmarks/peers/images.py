@@ -1,6 +1,6 @@
 """What the peers do with a picture: one question, with and without its picture, through a recording proxy.
 
-    python -m tests.benchmarks.peer_images [--peers /tmp/mirl-peers] [--output peer-images.json]
+    python -m tests.benchmarks.peers.images [--peers /tmp/mirl-peers] [--output peer-images.json]
 
 A peer that drops the picture sends no `image_url` part, and the model server counts as many prompt tokens
 with the picture as without.
@@ -21,9 +21,9 @@ from rich.console import Console
 
 from mirl_core.tasks.data import open_data
 from mirl_core.tasks.questions import Question
-from tests.benchmarks import peers
 from tests.benchmarks.arms import Arm, Proxied, Voting, chat
-from tests.benchmarks.recorder import Call, Recorder, pictures, recording
+from tests.benchmarks.peers import environments
+from tests.benchmarks.peers.recorder import Call, Recorder, pictures, recording
 from tests.benchmarks.tables import markdown, write
 from tests.helpers.servers import NAME, running
 
@@ -55,7 +55,7 @@ async def look(arm: Arm, question: Question, recorder: Recorder) -> Seen:
 async def look_at_all(folder: Path, server: str, logs: Path, n: int = 16) -> list[Seen]:
     """Every way of each peer, and vLLM asked directly for comparison."""
     question = open_data("digits/iid", "dev", 1, 0).questions[0]
-    with recording(server) as recorder, peers.started(folder, recorder.url, NAME, logs) as found:
+    with recording(server) as recorder, environments.started(folder, recorder.url, NAME, logs) as found:
         direct = AsyncOpenAI(base_url=f"{recorder.url}/v1", api_key="none", max_retries=0)
         arms: list[Arm] = [Voting(direct, NAME, n, "no peer"), *found.arms(NAME, n)]
         if found.optillm is not None:
@@ -105,7 +105,7 @@ def tokens(calls: list[Call]) -> str:
 def main(
     peers_folder: Annotated[
         Path, typer.Option("--peers", help="where the peers are installed")
-    ] = peers.FOLDER,
+    ] = environments.FOLDER,
     output: Annotated[Path, typer.Option(help="JSON file")] = Path("/tmp/mirl-benchmarks/peer-images.json"),
     document: Annotated[Path | None, typer.Option(help="document whose table is replaced")] = None,
 ) -> None:
@@ -114,7 +114,7 @@ def main(
         logs = Path(scratch)
         with (
             console.status("starting vLLM and the peers …"),
-            running(logs, command=peers.PLAIN_VLLM, ready="/health") as server,
+            running(logs, command=environments.PLAIN_VLLM, ready="/health") as server,
         ):
             seen = asyncio.run(look_at_all(peers_folder, server.url, logs))
     write(output, [asdict(one) for one in seen], table(seen), document, "peer-images")

@@ -14,7 +14,7 @@ from mirl_server.handling.reading.openapi import request_schema
 from mirl_server.handling.reading.request import ChatRequest
 from mirl_server.http.bodies import read_json
 from mirl_server.media.images import Images
-from tests.unit.server.conftest import data_url, question
+from tests.unit.server.harness import data_url, question
 
 BODY: dict[str, Any] = {"messages": [question()]}
 

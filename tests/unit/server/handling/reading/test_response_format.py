@@ -13,8 +13,7 @@ from pydantic import BaseModel
 from mirl_core.config import Calibration, MIRLOptions, ModelSettings
 from mirl_core.engines.fake import FakeEngine, FakeText
 from mirl_core.errors import RequestError
-from tests.unit.server.conftest import Build, Harness, events, question
-from tests.unit.server.handling.test_choices import client
+from tests.unit.server.harness import Build, Harness, client, events, question
 
 MESSAGES: list[Any] = [question()]
 SMALL = {"mirl": {"descriptions": 1, "keep": 1, "forks": 3, "early_stop": False}}

@@ -9,9 +9,9 @@ from pathlib import Path
 
 import pytest
 
-from tests.gpu.train_step import SIZES, build, main
+from tests.benchmarks.train_step import SIZES, build, main
 
-ROOT = Path(__file__).parents[5]
+ROOT = Path(__file__).parents[3]
 TINY = ["--device", "cpu", "--size", "tiny", "--image", "56", "--rows", "4", "--length", "6", "--steps", "2"]
 
 
@@ -44,5 +44,5 @@ def test_sizes_are_the_published_ones(size: str, billions: float) -> None:
 
 def test_it_runs_as_a_script(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
     monkeypatch.setattr(sys, "argv", ["train_step.py", *TINY])
-    runpy.run_path(str(ROOT / "tests/gpu/train_step.py"), run_name="__main__")
+    runpy.run_path(str(ROOT / "tests/benchmarks/train_step.py"), run_name="__main__")
     assert json.loads(capsys.readouterr().out.splitlines()[-1])["device"] == "cpu"

@@ -1,6 +1,6 @@
 """At which words a right description differs from a wrong one, and whether picture or prior says so.
 
-    python -m tests.benchmarks.token_terms OUT/bank        # of a digits run of the bundled model
+    python -m tests.benchmarks.bundled_model.token_terms OUT/bank    # of a digits run of the bundled model
 
 For each kind of word: the mean over questions of (right descriptions − wrong ones), in nats per content token
 of the description, of log p(d_t | d_<t, I, q) and of log p(d_t | d_<t, q). MI ranks by their difference.

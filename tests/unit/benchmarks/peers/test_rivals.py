@@ -12,9 +12,9 @@ from typing import Any
 import pytest
 from rich.console import Console
 
-from tests.benchmarks import rivals
 from tests.benchmarks.arms import GATED, Arm, Told
-from tests.benchmarks.peers import commands
+from tests.benchmarks.peers import rivals
+from tests.benchmarks.peers.environments import commands
 
 
 @dataclass

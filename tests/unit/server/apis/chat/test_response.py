@@ -1,6 +1,7 @@
-"""Errors have one status each; answers and chunks are what OpenAI's own models parse."""
+"""Answers and chunks are what OpenAI's own models parse."""
 
-import json
+from __future__ import annotations
+
 import math
 from dataclasses import replace
 from typing import Any
@@ -8,9 +9,6 @@ from typing import Any
 import pytest
 from openai.types.chat import ChatCompletion, ChatCompletionChunk
 
-from mirl_core import errors
-from mirl_core.config import MIRLOptions
-from mirl_core.errors import BusyError, DrainingError, EngineDeadError, MIRLError, RateLimitError
 from mirl_core.pipeline.events import (
     ChainDone,
     Decided,
@@ -21,99 +19,10 @@ from mirl_core.pipeline.events import (
     Gated,
     Started,
 )
-from mirl_core.types import Chain, ContentToken, Description, FinishReason, Result, StageUsage, Vote
+from mirl_core.types import ContentToken, FinishReason
 from mirl_server.apis.chat.response import ChatResponse, logprobs_json
-from mirl_server.apis.evidence import budget_of, finish_reason, stage_json
-from mirl_server.http.errors import STATUSES, error_body, error_response
-
-CHAIN = Chain(0, 1, "<think>so</think><answer>7</answer>", "so", "7", 5, "stop", score=0.5)
-KEPT = Description(0, "a seven", (4, 5, 6), 2, -1.0, -3.0, 2.0, 1.0, kept=True, token_mi=(0.5, 1.5))
-DROPPED = Description(1, "an eight", (4, 7), 2, -1.0, reason="gate")
-RESULT = Result(
-    content="7",
-    reasoning="so",
-    finish_reason="stop",
-    representative=CHAIN,
-    description=KEPT,
-    descriptions=(KEPT, DROPPED),
-    chains=(CHAIN,),
-    vote=Vote("7", {"7": 1.0}, 1.0),
-    confidence=1.0,
-    margin=None,
-    prompt_tokens=11,
-    stages=(
-        StageUsage("describe", 2, 5, 0, 0.1),
-        StageUsage("score", 2, 0, 4, 0.1),
-        StageUsage("fork", 1, 5),
-    ),
-    aggregation="majority",
-    mi_weight=0.5,
-)
-ANSWER = ChatResponse(
-    "chatcmpl-1", "m", 1, include_usage=True, budget={"descriptions": 2, "keep": 1, "forks": 1}
-)
-
-
-def leaves(kind: type[MIRLError] = MIRLError) -> list[type[MIRLError]]:
-    return [one for child in kind.__subclasses__() for one in (child, *leaves(child))]
-
-
-@pytest.mark.parametrize("kind", leaves())
-def test_every_error_has_a_status_and_an_openai_body(kind: type[MIRLError]) -> None:
-    response = error_response(kind("what is wrong", param="mirl.keep"))
-    assert 400 <= response.status_code < 600
-    error = error_body(kind("what is wrong", param="mirl.keep"))["error"]
-    assert error["message"] == "what is wrong"
-    assert error["param"] == "mirl.keep"
-    assert isinstance(error["type"], str)
-    assert set(error) == {"message", "type", "param", "code"}
-
-
-def test_the_table_is_the_tree() -> None:
-    assert set(STATUSES) == set(leaves())
-    assert {kind.__name__ for kind in STATUSES} | {"MIRLError"} == set(errors.__all__)
-
-
-@pytest.mark.parametrize(
-    ("name", "status", "kind", "code"),
-    [
-        ("RequestError", 400, "invalid_request_error", None),
-        ("ImageError", 400, "invalid_request_error", "invalid_image"),
-        ("ContextLengthError", 400, "invalid_request_error", "context_length_exceeded"),
-        ("AuthenticationError", 401, "invalid_request_error", "invalid_api_key"),
-        ("ModelNotFoundError", 404, "invalid_request_error", "model_not_found"),
-        ("BodyTimeoutError", 408, "timeout_error", "request_timeout"),
-        ("RequestTooLargeError", 413, "invalid_request_error", "request_too_large"),
-        ("BusyError", 429, "rate_limit_error", "overloaded"),
-        ("RateLimitError", 429, "rate_limit_error", "rate_limit_exceeded"),
-        ("EngineError", 500, "server_error", "engine_error"),
-        ("ConfigError", 500, "server_error", "misconfigured"),
-        ("TrainingError", 500, "server_error", "training_failed"),
-        ("ServerError", 502, "server_error", "bad_gateway"),
-        ("EngineDeadError", 503, "server_error", "engine_dead"),
-        ("DrainingError", 503, "server_error", "draining"),
-        ("DeadlineError", 504, "timeout_error", "deadline_exceeded"),
-    ],
-)
-def test_statuses_and_codes(name: str, status: int, kind: str, code: str | None) -> None:
-    response = error_response(getattr(errors, name)("x", param="mirl.keep"))
-    assert response.status_code == status
-    error = {"message": "x", "type": kind, "param": "mirl.keep", "code": code}
-    assert json.loads(bytes(response.body)) == {"error": error}
-    headers = {"retry-after": "5"} if status == 503 else {}
-    headers |= {"www-authenticate": "Bearer"} if status == 401 else {}
-    assert dict(response.headers).items() >= headers.items()
-    assert len(response.headers) == 2 + len(headers)
-
-
-def test_who_is_to_wait_hears_how_long() -> None:
-    assert error_response(BusyError("x", 2.1)).headers["retry-after"] == "3"
-    assert error_response(BusyError("x", 60)).headers["retry-after"] == "60"
-    assert error_response(DrainingError("x", 7)).headers["retry-after"] == "7"
-    assert error_response(RateLimitError("x", 59.01)).headers["retry-after"] == "60"
-    assert error_response(RateLimitError("x", 0)).headers["retry-after"] == "1"
-    assert error_response(EngineDeadError("x")).headers["retry-after"] == "5"
-    assert "retry-after" not in error_response(BusyError("x")).headers
+from mirl_server.apis.evidence import finish_reason
+from tests.unit.server.apis.result_cases import ANSWER, CHAIN, DROPPED, KEPT, RESULT
 
 
 def test_a_completion_parses_as_openais() -> None:
@@ -225,10 +134,10 @@ def test_events_by_their_names_and_fields(event: Event, told: dict[str, Any]) ->
 def test_how_a_choice_ends(ended: FinishReason, reason: str, named: bool) -> None:
     result = replace(RESULT, finish_reason=ended)
     answer = replace(ANSWER, named_tool=named)
-    assert finish_reason(result) == answer.finish(result) == reason
+    assert finish_reason(result) == answer._finish_reason(result) == reason
     assert answer.chunks(0, Finished(result))[-1]["choices"][0]["finish_reason"] == reason
     called = replace(result, representative=replace(CHAIN, calls=True))
-    assert answer.finish(called) == (reason if named else "tool_calls")
+    assert answer._finish_reason(called) == (reason if named else "tool_calls")
 
 
 def test_a_completion_field_by_field() -> None:
@@ -248,7 +157,7 @@ def test_a_completion_field_by_field() -> None:
     assert [choice["index"] for choice in several["choices"]] == [0, 1]
     assert several["usage"] == {"prompt_tokens": 11, "completion_tokens": 20, "total_tokens": 31}
     fallen = replace(RESULT, description=None, reasoning="")
-    assert ANSWER.thinking(fallen) == {"reasoning": "", "reasoning_content": ""}
+    assert ANSWER._reasoning_fields(fallen) == {"reasoning": "", "reasoning_content": ""}
     assert len(ANSWER.chunks(0, Finished(fallen))) == 2
 
 
@@ -274,12 +183,6 @@ def test_an_answer_is_named_after_its_request(monkeypatch: pytest.MonkeyPatch) -
     made = ChatResponse.new("r", "m", BUDGET, include_usage=True)
     assert made == ChatResponse("chatcmpl-r", "m", 12, include_usage=True, budget=BUDGET)
     assert (ChatResponse("i", "m", 1).reasoning, ChatResponse("i", "m", 1).include_usage) == (True, False)
-    assert budget_of(MIRLOptions(descriptions=5, keep=4, forks=3)) == {
-        "descriptions": 5,
-        "keep": 4,
-        "forks": 3,
-    }
-    assert stage_json(StageUsage("plain", 1, 2, 3, 0.12345678))["seconds"] == 0.123457
 
 
 def test_a_stream_ends_with_reasoning_content_finish_usage() -> None:

@@ -1,6 +1,6 @@
 """The committed figures of the bundled model, and how they are made again.
 
-    python -m tests.benchmarks.baseline        # rewrites baseline.json, about two minutes
+    python -m tests.benchmarks.bundled_model.baseline        # rewrites baseline.json, about two minutes
 
 They guard against drift and are no evidence: few questions of `dev`, with a tolerance for sampling.
 """

@@ -10,7 +10,7 @@ from openai.types import ReasoningEffort
 from mirl_core.config import Limits, MIRLOptions, ModelSettings
 from mirl_server.handling.reading import effort
 from mirl_server.handling.reading.effort import FACTORS, Effort, options_for
-from tests.unit.server.conftest import Build, Harness, events, question
+from tests.unit.server.harness import Build, Harness, events, question
 
 PAPER = MIRLOptions()
 

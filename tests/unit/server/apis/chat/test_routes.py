@@ -13,7 +13,7 @@ from mirl_client import evidence
 from mirl_core.config import Calibration, MIRLOptions, ModelSettings
 from mirl_core.engines.fake import FakeEngine
 from mirl_core.errors import EngineDeadError
-from tests.unit.server.conftest import Build, Harness, events, question
+from tests.unit.server.harness import Build, Harness, events, question
 
 
 async def test_a_gated_answer_with_its_evidence(server: Harness) -> None:

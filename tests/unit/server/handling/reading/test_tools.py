@@ -12,8 +12,7 @@ import pytest
 from mirl_core.algorithm.answers.forms import Calls
 from mirl_core.engines.fake import FakeEngine, FakeText
 from mirl_server.handling.reading.tools import ToolChoice, read_tools
-from tests.unit.server.conftest import Build, Harness, events, question
-from tests.unit.server.handling.test_choices import client
+from tests.unit.server.harness import Build, Harness, client, events, question
 
 MESSAGES: list[Any] = [question()]
 SMALL = {"mirl": {"descriptions": 1, "keep": 1, "forks": 3, "early_stop": False}}

@@ -1,6 +1,6 @@
 """How a gated request's time divides over its stages, on the bundled model and real vLLM.
 
-    python -m tests.benchmarks.stage_shares [--requests 60] [--concurrency 1]
+    python -m tests.benchmarks.bundled_model.stage_shares [--requests 60] [--concurrency 1]
 
 Shares are of the summed stage times within one run on one engine; absolute times depend on the machine.
 """
