@@ -43,7 +43,7 @@ if "sleep" in fate:
 STUDY = """
 import sys
 from pathlib import Path
-from mirl_core.training.rl.study import load_plan, run_study
+from mirl_core.training.rl.recipe.study import load_plan, run_study
 import typer
 try:
     list(run_study(load_plan(Path({plan!r})), Path({output!r}), None, (sys.executable, {run!r})))
