@@ -87,7 +87,7 @@ USED: list[tuple[str, str, str]] = [
     ("vllm.tool_parsers.abstract_tool_parser", "ToolParserManager.get_tool_parser", "name"),
     ("vllm.tool_parsers.abstract_tool_parser", "ToolParser.__init__", "tokenizer tools"),
     ("vllm.tool_parsers.abstract_tool_parser", "ToolParser.extract_tool_calls", "model_output request"),
-    # New weights (training/rl/sync.py).
+    # New weights (training/rl/weight_sync/).
     ("vllm.v1.engine.async_llm", "AsyncLLM.pause_generation", "mode clear_cache"),
     ("vllm.v1.engine.async_llm", "AsyncLLM.resume_generation", ""),
     ("vllm.v1.engine.async_llm", "AsyncLLM.collective_rpc", "method kwargs"),
@@ -140,7 +140,7 @@ USED: list[tuple[str, str, str]] = [
     ("vllm.entrypoints.rl.online.api_router", "finish_weight_update", ""),
     ("vllm.entrypoints.serve.dev.server_info.api_router", "show_server_info", "config_format"),
     ("vllm.inputs.engine", "MultiModalInput", "mm_kwargs mm_placeholders"),
-    # Logs, traces and the configuration file (mirl_server/vllm_flags.py, plugin.py).
+    # Logs, traces and the configuration file (mirl_server/vllm/flags.py, plugin.py).
     ("vllm.engine.arg_utils", "EngineArgs", "otlp_traces_endpoint log_level shutdown_timeout"),
     ("vllm.config.logging", "LoggingConfig", "log_level pylogging_config_file"),
     ("vllm.utils.argparse_utils", "FlexibleArgumentParser.load_config_file", "file_path"),
