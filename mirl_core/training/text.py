@@ -38,13 +38,12 @@ def build_tokenizer(corpus: Iterable[str], vocabulary: int, digits: int = 1) -> 
     """Train the byte-level BPE on the worlds' text; a number token has at most `digits` digits."""
     from tokenizers import AddedToken, Regex, Tokenizer, decoders, models, pre_tokenizers, trainers
 
+    number = rf" ?\p{{N}}{{1,{digits}}}"
     tokenizer = Tokenizer(models.BPE())
     tokenizer.pre_tokenizer = pre_tokenizers.Sequence(
         [
             pre_tokenizers.Split(
-                Regex(
-                    rf" ?\p{{N}}{{1,{digits}}}| ?[\p{{L}}\p{{M}}]+| ?[^\s\p{{L}}\p{{M}}\p{{N}}]+|\s+(?!\S)|\s+"
-                ),
+                Regex(number + r"| ?[\p{L}\p{M}]+| ?[^\s\p{L}\p{M}\p{N}]+|\s+(?!\S)|\s+"),
                 behavior="isolated",
             ),
             pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False),

@@ -1,1 +1,1 @@
-"""Supervised training of the charts model: language first, then looking, then reasoning about what is seen."""
+"""Supervised training of the charts model: language first, then looking, then reasoning."""

@@ -29,7 +29,7 @@ def decode(
     from transformers import DynamicCache
 
     inner = forward.model.model.text_model
-    pad, end = tokenizer.token_to_id(text.PAD), tokenizer.token_to_id(text.END)
+    pad, end = (int(tokenizer.token_to_id(t) or 0) for t in (text.PAD, text.END))
     banned = [tokenizer.token_to_id(t) for t in text.SPECIAL_TOKENS if t != text.END]
     encoded = [e.ids for e in tokenizer.encode_batch(list(prompts))]
     length = max(map(len, encoded))

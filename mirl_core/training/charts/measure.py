@@ -17,7 +17,7 @@ from mirl_core.training.charts.rows import table_prompt
 from mirl_core.training.model import preprocess
 from mirl_core.training.text import render_prompt
 
-_SCENES = 100
+_SCENES = 64
 
 
 @functools.lru_cache(maxsize=5)
@@ -30,13 +30,13 @@ def _dev(kind: Kind) -> tuple[list[Scene], torch.Tensor]:
 def measure(forward: ChartsForward, tokenizer: Tokenizer, looks: bool, speaks: bool) -> dict[str, float]:
     """Dev figures, shares 0 to 1.
 
-    `values_read`: what image tokens say by themselves (`looks`). For a model that `speaks`, greedy and sampled:
-    `chain` and `sums` after a right description, `description` and `answer` of whole turns. A model that does not
-    look yet reads exact written tables instead of pictures.
+    `values_read`: what image tokens say by themselves (`looks`). For a model that `speaks`, greedy and
+    sampled: `chain` and `sums` after a right description, `description` and `answer` of whole turns. A model
+    that does not look yet reads exact written tables instead of pictures.
     """
     out: dict[str, float] = {}
     generator = torch.Generator().manual_seed(5)
-    for kind in ("iid", "shifted"):
+    for kind in ("iid", "shifted") if looks else ("iid",):
         drawn, pixels = _dev(kind)
         connected = None
         if looks:

@@ -23,10 +23,11 @@ import torch
 from tokenizers import Tokenizer
 
 from mirl_core.evaluation.worlds.charts import drawing, language
-from mirl_core.evaluation.worlds.charts.scenes import KINDS, LARGEST, USUAL, Kind, Scene, scenes
+from mirl_core.evaluation.worlds.charts.scenes import FRUITS, KINDS, LARGEST, USUAL, Kind, Scene, scenes
 from mirl_core.training import text
 from mirl_core.training.charts.decode import decode, split_turn
 from mirl_core.training.charts.model import ChartsForward
+from mirl_core.training.charts.rows import table_prompt
 from mirl_core.training.model import ModelShape, build_model, preprocess
 
 _BATCH = 256
@@ -35,7 +36,8 @@ _BATCH = 256
 class Sampler:
     """A stage's model on one kind's scenes, one question on each."""
 
-    def __init__(self, folder: Path, kind: Kind, count: int, start: int) -> None:
+    def __init__(self, folder: Path, kind: Kind, count: int, start: int, rough: float | None = None) -> None:
+        """With `rough`, written tables of that roughness stand in for pictures that it can't see yet."""
         self.tokenizer = Tokenizer.from_file(str(folder / "tokenizer.json"))
         self.forward = ChartsForward(build_model(ModelShape(), self.tokenizer))
         self.forward.load_state_dict(load_weights(folder))
@@ -56,6 +58,13 @@ class Sampler:
                 other = language.imply(question, reading)
             self.wrong.append(language.write_description(reading, rng))
             self.wrong_answers.append(other)
+        self.connected = None
+        if rough is not None:
+            self.prompts = [
+                table_prompt(q.text, language.see(s), rough, rng)
+                for q, s in zip(self.questions, self.scenes, strict=True)
+            ]
+            return
         with torch.no_grad():
             pixels = preprocess(drawing.render(self.scenes))
             self.connected = self.forward.connect(self.forward.see(pixels))
@@ -222,18 +231,20 @@ def calibration(s: Sampler) -> dict[str, Any]:
         encoded, marks = [], []
         for n in part:
             scene, values = s.scenes[n], language.see(s.scenes[n])
-            said, where = s.tokenizer.encode(s.prompts[n] + "<description>").ids, []
+            written, where = s.tokenizer.encode(s.prompts[n] + "<description>").ids, []
             for k, fruit in enumerate(s.questions[n].fruits):
-                name = language.FRUITS[fruit] if not k else f", {language.FRUITS[fruit]}"
-                said = said + s.tokenizer.encode(name).ids
-                where.append((len(said) - 1, values[fruit], USUAL[scene.day][fruit]))
-                said = said + s.tokenizer.encode(f" {values[fruit]}").ids
-            encoded.append(said)
+                name = FRUITS[fruit] if not k else f", {FRUITS[fruit]}"
+                written = written + s.tokenizer.encode(name).ids
+                where.append((len(written) - 1, values[fruit], USUAL[scene.day][fruit]))
+                written = written + s.tokenizer.encode(f" {values[fruit]}").ids
+            encoded.append(written)
             marks.append(where)
         length = max(map(len, encoded))
         pad = s.tokenizer.token_to_id(text.PAD)
         batch = torch.tensor([e + [pad] * (length - len(e)) for e in encoded])
-        hidden = s.forward.speak(batch, s.connected, torch.tensor(list(part)))
+        hidden = s.forward.speak(
+            batch, s.connected, None if s.connected is None else torch.tensor(list(part))
+        )
         for i, where in enumerate(marks):
             for at, truth, usual in where:
                 p = s.forward.logits(hidden[i, at])[ids].softmax(-1)
@@ -241,20 +252,17 @@ def calibration(s: Sampler) -> dict[str, Any]:
                 rows.append(
                     (float(p[truth - 1]), best + 1, truth, usual, float(p[best]), float(p[usual - 1]))
                 )
-    truth = np.array([r[2] for r in rows])
-    best, usual = np.array([r[1] for r in rows]), np.array([r[3] for r in rows])
-    sure = np.array([r[4] for r in rows])
-    hit = best == truth
+    truths, usuals = np.array([r[2] for r in rows]), np.array([r[3] for r in rows])
+    said, sure = np.array([r[1] for r in rows]), np.array([r[4] for r in rows])
+    hit, odd = said == truths, truths != usuals
     bins = np.minimum((sure * 10).astype(int), 9)
-    gap = sum(
-        abs(hit[bins == b].mean() - sure[bins == b].mean()) * (bins == b).mean() for b in set(bins.tolist())
-    )
-    odd = truth != usual
+    shares = [(bins == b, (bins == b).mean()) for b in np.unique(bins)]
+    gap = sum(abs(hit[at].mean() - sure[at].mean()) * part for at, part in shares)
     return {
         "values_right": share(hit.tolist()),
         "usual_values_right": share(hit[~odd].tolist()),
         "unusual_values_right": share(hit[odd].tolist()),
-        "unusual_read_as_usual": share((best == usual)[odd].tolist()),
+        "unusual_read_as_usual": share((said == usuals)[odd].tolist()),
         "confidence": round(100 * float(sure.mean()), 1),
         "calibration_error_points": round(100 * float(gap), 1),
         "nats_of_truth": round(float(-np.log([max(r[0], 1e-9) for r in rows]).mean()), 3),
@@ -275,13 +283,14 @@ def main() -> None:
     parser.add_argument("--samples", type=int, default=16)
     parser.add_argument("--temperatures", type=float, nargs="*", default=[0.4, 0.6, 0.8, 1.0])
     parser.add_argument("--parts", nargs="+", default=["calibration", "forced", "headroom"])
+    parser.add_argument("--rough", type=float, help="written tables of this roughness instead of pictures")
     parser.add_argument("--output", type=Path, help="also write the figures here")
     chosen = parser.parse_args()
     torch.set_num_threads(1)
     out: dict[str, Any] = {"folder": chosen.folder.name, "n": chosen.n, "start": chosen.start}
     for kind in chosen.kinds:
         begin = time.monotonic()
-        s = Sampler(chosen.folder, kind, chosen.n, chosen.start)
+        s = Sampler(chosen.folder, kind, chosen.n, chosen.start, chosen.rough)
         out[kind] = {}
         if "calibration" in chosen.parts:
             out[kind]["calibration"] = calibration(s)

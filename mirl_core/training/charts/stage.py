@@ -94,7 +94,7 @@ class ChartsTrainer:
         return figures
 
     def run(self, max_seconds: float | None = None, progress: Progress | None = None) -> bool:
-        """Train until the stage is finished (True) or the time is over (False); always leaves a checkpoint."""
+        """Train until the stage is finished (True) or time is over (False); always leaves a checkpoint."""
         begin = saved = time.monotonic()
         while self.step < self.recipe.steps:
             figures = self.train_step()

@@ -104,9 +104,8 @@ def _excess(order: Sequence[int], values: dict[int, int], bound: int, rng: np.ra
         value = values[fruit]
         if value > bound:
             more = value - bound
-            steps.append(
-                f"{FRUITS[fruit]} {value}>{bound}, {_minus(value, bound, rng)}, {total}+{more}={total + more}."
-            )
+            taken = _minus(value, bound, rng)
+            steps.append(f"{FRUITS[fruit]} {value}>{bound}, {taken}, {total}+{more}={total + more}.")
             total += more
         else:
             steps.append(f"{FRUITS[fruit]} {value}{'<' if value < bound else '='}{bound}, {total}.")
@@ -114,7 +113,7 @@ def _excess(order: Sequence[int], values: dict[int, int], bound: int, rng: np.ra
 
 
 def _gap(fruits: Sequence[int], values: dict[int, int], rng: np.random.Generator) -> str:
-    """Two passes in orders of their own, one for the largest and one for the smallest, then the difference."""
+    """Two passes in separate orders, for the largest and for the smallest value, then the difference."""
     parts = []
     for word in rng.permutation(["best", "worst"]):
         order = [int(f) for f in rng.permutation(list(fruits))]

@@ -112,7 +112,7 @@ class Scene:
 
 
 def value_prior(day: int, fruit: int, usual: float = USUAL_PROBABILITY["iid"]) -> npt.NDArray[np.float64]:
-    """[LARGEST + 1]: probability of each value of a day's fruit, if the usual value has probability `usual`."""
+    """[LARGEST + 1]: probability of each value of a day's fruit; the usual value has probability `usual`."""
     table = np.zeros(LARGEST + 1)
     centre = USUAL[day][fruit]
     others = [centre + d for d in DEVIATIONS if 1 <= centre + d <= LARGEST]

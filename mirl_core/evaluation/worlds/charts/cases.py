@@ -1,0 +1,55 @@
+"""Cases of the charts world: a picture, a question, the truth, and a wrong description with its answer."""
+
+from __future__ import annotations
+
+import numpy as np
+from PIL import Image
+
+from mirl_core.evaluation.worlds.cases import Case
+from mirl_core.evaluation.worlds.charts import drawing, language
+from mirl_core.evaluation.worlds.charts.scenes import KINDS, PARTS, Part, Scene, scenes
+
+CHARTS_SPLITS = tuple(f"charts-{kind}" for kind in KINDS)
+_SEED = 515
+
+
+def charts_cases(split: str, part: Part, count: int) -> list[Case]:
+    """One question on each of the split's first `count` scenes; all by a fixed seed."""
+    kind = next(k for k in KINDS if split == f"charts-{k}")
+    drawn = list(scenes(kind, part, count))
+    pictures = drawing.render(drawn)
+    rng = np.random.default_rng([_SEED, 20, KINDS.index(kind), PARTS.index(part)])
+    return [_case(split, s, Image.fromarray(p), rng) for s, p in zip(drawn, pictures, strict=True)]
+
+
+def _case(split: str, scene: Scene, image: Image.Image, rng: np.random.Generator) -> Case:
+    question = language.ask(scene, rng)
+    truth = language.see(scene)
+    reading = language.select(truth, question, rng)
+    answer = language.imply(question, reading) or ""
+    right = language.write_description(reading, rng)
+    wrong, other = right, answer
+    while other == answer:
+        reading = language.select(language.corrupt(truth, rng), question, rng)
+        wrong, other = language.write_description(reading, rng), language.imply(question, reading) or answer
+
+    def judge(text: str) -> bool:
+        return language.is_right(language.parse_description(text), scene, question)
+
+    def implied(text: str) -> str | None:
+        said = language.parse_description(text)
+        return None if said is None else language.imply(question, said)
+
+    return Case(
+        split=split,
+        family=question.family,
+        image=image,
+        question=question.text,
+        answer=answer,
+        clusters=(scene.name,),
+        right_description=right,
+        wrong_description=wrong,
+        wrong_answer=other,
+        judge=judge,
+        implied=implied,
+    )
