@@ -22,7 +22,7 @@ import numpy.typing as npt
 import torch
 from tokenizers import Tokenizer
 
-from mirl_core.evaluation.worlds.charts import drawing, language
+from mirl_core.evaluation.worlds.charts import drawing, language, reasoning
 from mirl_core.evaluation.worlds.charts.scenes import FRUITS, KINDS, LARGEST, USUAL, Kind, Scene, scenes
 from mirl_core.training import text
 from mirl_core.training.charts.decode import decode, split_turn
@@ -203,20 +203,28 @@ def forced(s: Sampler) -> dict[str, Any]:
     wrong = [f"<description>{d}</description>" for d in s.wrong]
     two = [[split_turn(t)[2] for t in row] for row in s.turns(1.0, 2, right)]
     greedy = [split_turn(r[0])[2] for r in s.turns(0.0, 1, right)]
-    follows = [split_turn(r[0])[2] for r in s.turns(0.0, 1, wrong)]
-    sampled = [split_turn(r[0])[2] for r in s.turns(1.0, 1, wrong)]
+    kept, answers = {}, {}
+    for name, temperature in (("greedy", 0.0), ("sampled", 1.0)):
+        turns = [split_turn(row[0]) for row in s.turns(temperature, 1, wrong)]
+        readings = [language.parse_description(d) for d in s.wrong]
+        kept[name] = [
+            r is not None and reasoning.follows(t[1], r) for t, r in zip(turns, readings, strict=True)
+        ]
+        answers[name] = [t[2] for t in turns]
     return {
         "two_chains_disagree": share([a != b for a, b in two]),
         "chain_right_sampled": share([a == w for row, w in zip(two, s.answers, strict=True) for a in row]),
         "chain_right_greedy": share([a == w for a, w in zip(greedy, s.answers, strict=True)]),
-        "answers_what_wrong_description_implies_greedy": share(
-            [a == w for a, w in zip(follows, s.wrong_answers, strict=True)]
+        "wrong_description_values_kept_greedy": share(kept["greedy"]),
+        "wrong_description_values_kept_sampled": share(kept["sampled"]),
+        "wrong_description_answer_implied_greedy": share(
+            [a == w for a, w in zip(answers["greedy"], s.wrong_answers, strict=True)]
         ),
-        "answers_what_wrong_description_implies_sampled": share(
-            [a == w for a, w in zip(sampled, s.wrong_answers, strict=True)]
+        "wrong_description_answer_implied_sampled": share(
+            [a == w for a, w in zip(answers["sampled"], s.wrong_answers, strict=True)]
         ),
-        "answers_truth_despite_wrong_description_greedy": share(
-            [a == w for a, w in zip(follows, s.answers, strict=True)]
+        "wrong_description_answer_true_greedy": share(
+            [a == w for a, w in zip(answers["greedy"], s.answers, strict=True)]
         ),
     }
 

@@ -47,3 +47,34 @@ def test_equations_are_judged() -> None:
         ("32+2=35", False),
         ("35-6=29", True),
     ]
+
+
+@pytest.mark.parametrize(
+    ("chain", "kept"),
+    [
+        ("order limes, apples: limes 6. apples 14: 6+14=20.", True),
+        ("limes 6. apples 15: 6+15=21.", False),
+        ("limes 6. grapes 4: 6+4=10.", False),
+        ("6+14=20.", False),
+        ("apples 14>10, 14-10=4. limes 6<10, 4.", True),
+    ],
+)
+def test_chains_keep_to_a_reading_or_not(chain: str, kept: bool) -> None:
+    assert reasoning.follows(chain, Reading(((0, 14), (3, 6)))) is kept
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_written_solutions_keep_to_their_reading(family: Family) -> None:
+    rng = np.random.default_rng(8)
+    for index in range(60):
+        scene = draw_scene("iid", "train", index)
+        question = language.ask(scene, rng, family)
+        reading = language.select(language.corrupt(language.see(scene), rng), question, rng)
+        assert reasoning.follows(reasoning.reason(question, reading, rng)[0], reading)
+
+
+def test_exercises_are_right() -> None:
+    chain = reasoning.exercises(300, np.random.default_rng(2))
+    judged = reasoning.equations(chain)
+    assert len(judged) > 300
+    assert all(right for _, right in judged)

@@ -145,6 +145,15 @@ def exercises(count: int, rng: np.random.Generator) -> str:
     return " ".join(steps)
 
 
+_TAKEN = re.compile(rf"({'|'.join(FRUITS)}) (\d{{1,2}})\b")
+
+
+def follows(chain: str, reading: Reading) -> bool:
+    """Whether a chain takes up values, and each of them as the reading has it."""
+    taken = [(FRUITS.index(name), int(value)) for name, value in _TAKEN.findall(chain)]
+    return bool(taken) and all(reading.values.get(fruit) == value for fruit, value in taken)
+
+
 _EQUATION = re.compile(r"(\d+)([+-])(\d+)=(\d+)")
 
 
