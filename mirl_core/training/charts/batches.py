@@ -49,10 +49,10 @@ def draw_batch(recipe: ChartsRecipe, tokenizer: Tokenizer, step: int) -> ChartsB
     rng = np.random.default_rng([recipe.seed, step])
     rows, pixels, words = [], None, None
     if recipe.images:
-        shown = [training_picture(*choose(recipe, rng)) for _ in range(recipe.images)]
-        pixels = preprocess(np.stack([e.pixels for e in shown]))
-        words = word_targets([e.scene for e in shown], tokenizer)
-        for n, example in enumerate(shown):
+        examples = [training_picture(*choose(recipe, rng)) for _ in range(recipe.images)]
+        pixels = preprocess(np.stack([e.pixels for e in examples]))
+        words = word_targets([e.scene for e in examples], tokenizer)
+        for n, example in enumerate(examples):
             for k in range(recipe.rows_per_image):
                 wrong = k == recipe.rows_per_image - 1 and bool(rng.random() < recipe.corrupted)
                 rows.append(picture_row(example.scene, rng, n, wrong, recipe.describe_only))

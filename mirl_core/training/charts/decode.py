@@ -80,7 +80,7 @@ def split_turn(turn: str) -> tuple[str, str, str]:
     """Description, chain and answer of a turn; what is missing is empty."""
     parts = []
     for name in ("description", "think", "answer"):
-        _, found, rest = turn.partition(f"<{name}>")
+        _, opened, rest = turn.partition(f"<{name}>")
         body, closed, _ = rest.partition(f"</{name}>")
-        parts.append(body if found and closed else "")
+        parts.append(body if opened and closed else "")
     return parts[0], parts[1], parts[2]

@@ -38,7 +38,9 @@ class Sampler:
 
     def __init__(self, folder: Path, kind: Kind, count: int, start: int, rough: float | None = None) -> None:
         """With `rough`, written tables of that roughness stand in for pictures that it can't see yet."""
-        self.tokenizer = Tokenizer.from_file(str(folder / "tokenizer.json"))
+        self.tokenizer = Tokenizer.from_file(
+            str((folder.parent if folder.is_file() else folder) / "tokenizer.json")
+        )
         self.forward = ChartsForward(build_model(ModelShape(), self.tokenizer))
         self.forward.load_state_dict(load_weights(folder))
         self.forward.eval()
@@ -79,7 +81,7 @@ class Sampler:
         jobs = [n for n in range(len(prompts)) for _ in range(copies)]
         for a in range(0, len(jobs), _BATCH):
             part = jobs[a : a + _BATCH]
-            wrote = decode(
+            turns = decode(
                 self.forward,
                 self.tokenizer,
                 [prompts[n] for n in part],
@@ -88,7 +90,7 @@ class Sampler:
                 temperature,
                 generator,
             )
-            for n, turn in zip(part, wrote, strict=True):
+            for n, turn in zip(part, turns, strict=True):
                 out[n].append(turn)
         return out
 
@@ -100,7 +102,9 @@ class Sampler:
 
 
 def load_weights(folder: Path) -> dict[str, torch.Tensor]:
-    """A stage's averaged weights: the finished ones, or those of its checkpoint."""
+    """A stage's averaged weights: the finished ones, or those of its checkpoint; or a file of weights."""
+    if folder.is_file():
+        return dict(torch.load(folder, weights_only=True))
     finished = folder / "weights.pt"
     if finished.exists():
         return dict(torch.load(finished, weights_only=True))
@@ -109,8 +113,8 @@ def load_weights(folder: Path) -> dict[str, torch.Tensor]:
 
 def vote(answers: list[str]) -> str:
     """The most frequent answer, the earliest of them on a tie; empty where nothing was answered."""
-    given = [a for a in answers if a]
-    return Counter(given).most_common(1)[0][0] if given else ""
+    votes = [a for a in answers if a]
+    return Counter(votes).most_common(1)[0][0] if votes else ""
 
 
 def wilson(right: float, n: int) -> tuple[float, float]:
@@ -261,17 +265,17 @@ def calibration(s: Sampler) -> dict[str, Any]:
                     (float(p[truth - 1]), best + 1, truth, usual, float(p[best]), float(p[usual - 1]))
                 )
     truths, usuals = np.array([r[2] for r in rows]), np.array([r[3] for r in rows])
-    said, sure = np.array([r[1] for r in rows]), np.array([r[4] for r in rows])
-    hit, odd = said == truths, truths != usuals
-    bins = np.minimum((sure * 10).astype(int), 9)
+    readings, confidences = np.array([r[1] for r in rows]), np.array([r[4] for r in rows])
+    hit, odd = readings == truths, truths != usuals
+    bins = np.minimum((confidences * 10).astype(int), 9)
     shares = [(bins == b, (bins == b).mean()) for b in np.unique(bins)]
-    gap = sum(abs(hit[at].mean() - sure[at].mean()) * part for at, part in shares)
+    gap = sum(abs(hit[at].mean() - confidences[at].mean()) * part for at, part in shares)
     return {
         "values_right": share(hit.tolist()),
         "usual_values_right": share(hit[~odd].tolist()),
         "unusual_values_right": share(hit[odd].tolist()),
-        "unusual_read_as_usual": share((said == usuals)[odd].tolist()),
-        "confidence": round(100 * float(sure.mean()), 1),
+        "unusual_read_as_usual": share((readings == usuals)[odd].tolist()),
+        "confidence": round(100 * float(confidences.mean()), 1),
         "calibration_error_points": round(100 * float(gap), 1),
         "nats_of_truth": round(float(-np.log([max(r[0], 1e-9) for r in rows]).mean()), 3),
         "mass_on_usual": round(100 * float(np.mean([r[5] for r in rows])), 1),
@@ -282,7 +286,7 @@ def calibration(s: Sampler) -> dict[str, Any]:
 def main() -> None:
     """Measure a stage and print JSON, one kind after the other."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("folder", type=Path, help="a stage's folder")
+    parser.add_argument("folder", type=Path, help="a stage's folder, or a file of weights in it")
     parser.add_argument("--kinds", nargs="+", default=["iid"], choices=KINDS)
     parser.add_argument("--n", type=int, default=300)
     parser.add_argument(

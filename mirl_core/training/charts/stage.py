@@ -102,6 +102,8 @@ class ChartsTrainer:
                 progress(self.step, figures)
             if self.step % self.recipe.dev_every == 0 or self.step == self.recipe.steps:
                 self._log({**figures, **self.measure(), "seconds": time.monotonic() - begin})
+                # How much to under-train is chosen afterwards, from these.
+                _write(self.folder / f"average-{self.step}.pt", self.average)
             now = time.monotonic()
             if max_seconds is not None and now - begin > max_seconds:
                 break

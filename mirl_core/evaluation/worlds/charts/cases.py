@@ -16,10 +16,10 @@ _SEED = 515
 def charts_cases(split: str, part: Part, count: int) -> list[Case]:
     """One question on each of the split's first `count` scenes; all by a fixed seed."""
     kind = next(k for k in KINDS if split == f"charts-{k}")
-    drawn = list(scenes(kind, part, count))
-    pictures = drawing.render(drawn)
+    all_scenes = list(scenes(kind, part, count))
+    pictures = drawing.render(all_scenes)
     rng = np.random.default_rng([_SEED, 20, KINDS.index(kind), PARTS.index(part)])
-    return [_case(split, s, Image.fromarray(p), rng) for s, p in zip(drawn, pictures, strict=True)]
+    return [_case(split, s, Image.fromarray(p), rng) for s, p in zip(all_scenes, pictures, strict=True)]
 
 
 def _case(split: str, scene: Scene, image: Image.Image, rng: np.random.Generator) -> Case:
@@ -37,8 +37,8 @@ def _case(split: str, scene: Scene, image: Image.Image, rng: np.random.Generator
         return language.is_right(language.parse_description(text), scene, question)
 
     def implied(text: str) -> str | None:
-        said = language.parse_description(text)
-        return None if said is None else language.imply(question, said)
+        reading = language.parse_description(text)
+        return None if reading is None else language.imply(question, reading)
 
     return Case(
         split=split,

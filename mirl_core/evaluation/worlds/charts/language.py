@@ -79,11 +79,11 @@ class Reading:
 def ask(scene: Scene, rng: np.random.Generator, family: Family | None = None) -> Question:
     """A question that fits the scene; it depends on which fruits the chart shows, never on their values."""
     shares = np.array([FAMILY_SHARES[f] for f in FAMILIES])
-    drawn = FAMILIES[int(rng.choice(len(FAMILIES), p=shares / shares.sum()))]
-    chosen: Family = drawn if family is None else family
-    shown = [int(f) for f in rng.permutation([c.fruit for c in scene.columns])]
-    count = min(len(shown), 3 + int(rng.random() < 0.4))
-    fruits, bound = tuple(shown[:count]), None
+    random_family = FAMILIES[int(rng.choice(len(FAMILIES), p=shares / shares.sum()))]
+    chosen: Family = random_family if family is None else family
+    available = [int(f) for f in rng.permutation([c.fruit for c in scene.columns])]
+    count = min(len(available), 3 + int(rng.random() < 0.4))
+    fruits, bound = tuple(available[:count]), None
     groups: tuple[tuple[int, ...], ...] = (fruits,)
     if chosen == "difference":
         groups = (fruits[:2], fruits[2:])

@@ -8,7 +8,7 @@ has not learned.
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import numpy as np
 
@@ -43,9 +43,9 @@ def reason(question: Question, reading: Reading, rng: np.random.Generator) -> tu
     return _difference(question, values, rng), answer
 
 
-def _plan(fruits: Sequence[int], rng: np.random.Generator, write: object) -> str:
+def _plan(fruits: Sequence[int], rng: np.random.Generator, write: Callable[[Sequence[int]], str]) -> str:
+    """The order of the steps, then the steps."""
     order = [int(f) for f in rng.permutation(list(fruits))]
-    assert callable(write)
     return f"order {', '.join(FRUITS[f] for f in order)}: {write(order)}"
 
 
@@ -104,8 +104,8 @@ def _excess(order: Sequence[int], values: dict[int, int], bound: int, rng: np.ra
         value = values[fruit]
         if value > bound:
             more = value - bound
-            taken = _minus(value, bound, rng)
-            steps.append(f"{FRUITS[fruit]} {value}>{bound}, {taken}, {total}+{more}={total + more}.")
+            difference = _minus(value, bound, rng)
+            steps.append(f"{FRUITS[fruit]} {value}>{bound}, {difference}, {total}+{more}={total + more}.")
             total += more
         else:
             steps.append(f"{FRUITS[fruit]} {value}{'<' if value < bound else '='}{bound}, {total}.")
@@ -150,8 +150,8 @@ _TAKEN = re.compile(rf"({'|'.join(FRUITS)}) (\d{{1,2}})\b")
 
 def follows(chain: str, reading: Reading) -> bool:
     """Whether a chain takes up values, and each of them as the reading has it."""
-    taken = [(FRUITS.index(name), int(value)) for name, value in _TAKEN.findall(chain)]
-    return bool(taken) and all(reading.values.get(fruit) == value for fruit, value in taken)
+    mentions = [(FRUITS.index(name), int(value)) for name, value in _TAKEN.findall(chain)]
+    return bool(mentions) and all(reading.values.get(fruit) == value for fruit, value in mentions)
 
 
 _EQUATION = re.compile(r"(\d+)([+-])(\d+)=(\d+)")

@@ -148,14 +148,14 @@ def draw_scene(kind: Kind, part: Part, index: int) -> Scene:
     day = int(rng.integers(len(DAYS)))
     count = 3 + int(rng.choice(4, p=COUNT_PROBABILITIES))
     fruits = [int(f) for f in rng.permutation(len(FRUITS))[:count]]
-    doubtful = rng.random(count) < AMBIGUOUS_SHARE
-    doubtful[rng.integers(count)] = True
+    ambiguous = rng.random(count) < AMBIGUOUS_SHARE
+    ambiguous[rng.integers(count)] = True
     columns = []
-    for fruit, unsure in zip(fruits, doubtful, strict=True):
+    for fruit, is_ambiguous in zip(fruits, ambiguous, strict=True):
         value = int(rng.choice(LARGEST + 1, p=value_prior(day, fruit, USUAL_PROBABILITY[kind])))
         tint = tuple(float(t) for t in rng.normal(0.0, 0.05, 3))
         other, opacity = None, 1.0
-        if kind == "ambiguous" and unsure:
+        if kind == "ambiguous" and is_ambiguous:
             other = int(rng.choice(_rivals(value)))
             while True:
                 opacity = float(rng.uniform(*OPACITY_RANGE))
