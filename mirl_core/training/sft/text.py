@@ -60,15 +60,17 @@ CHAT_TEMPLATE = (
 )
 
 
-def build_tokenizer(corpus: Iterable[str], vocabulary: int) -> Tokenizer:
-    """Train the byte-level BPE on the worlds' text."""
+def build_tokenizer(corpus: Iterable[str], vocabulary: int, digits: int = 1) -> Tokenizer:
+    """Train the byte-level BPE on the worlds' text; a number token has at most `digits` digits."""
     from tokenizers import AddedToken, Regex, Tokenizer, decoders, models, pre_tokenizers, trainers
 
+    number = rf" ?\p{{N}}{{1,{digits}}}"
     tokenizer = Tokenizer(models.BPE())
     tokenizer.pre_tokenizer = pre_tokenizers.Sequence(
         [
             pre_tokenizers.Split(
-                Regex(r" ?\p{N}| ?[\p{L}\p{M}]+| ?[^\s\p{L}\p{M}\p{N}]+|\s+(?!\S)|\s+"), behavior="isolated"
+                Regex(number + r"| ?[\p{L}\p{M}]+| ?[^\s\p{L}\p{M}\p{N}]+|\s+(?!\S)|\s+"),
+                behavior="isolated",
             ),
             pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False),
         ]

@@ -1,0 +1,2 @@
+"""The world of fruit-sales charts: a column for each fruit, usual values that depend on the day, written
+arithmetic."""
