@@ -24,6 +24,7 @@
 from __future__ import annotations
 
 __all__ = [
+    "RETRY_AFTER",
     "AuthenticationError",
     "BodyTimeoutError",
     "BusyError",
@@ -42,6 +43,9 @@ __all__ = [
     "ServerError",
     "TrainingError",
 ]
+
+RETRY_AFTER = 5
+"""Seconds until a client may repeat a request that a restart of engine or server refused."""
 
 
 class MIRLError(Exception):

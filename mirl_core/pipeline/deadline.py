@@ -14,12 +14,9 @@ from contextlib import contextmanager, suppress
 from types import TracebackType
 from typing import Self
 
-from mirl_core.errors import DeadlineError, DrainingError, MIRLError
+from mirl_core.errors import RETRY_AFTER, DeadlineError, DrainingError, MIRLError
 
-__all__ = ["RETRY_AFTER", "Deadline"]
-
-RETRY_AFTER = 5.0
-"""Seconds after which a client may send a request again that a closing server cut short."""
+__all__ = ["Deadline"]
 ABORT_EVERY = 0.05
 """Seconds between two aborts of what still runs after the deadline."""
 

@@ -15,6 +15,7 @@ from typing import Any
 from fastapi.responses import JSONResponse
 
 from mirl_core.errors import (
+    RETRY_AFTER,
     AuthenticationError,
     BodyTimeoutError,
     BusyError,
@@ -69,8 +70,6 @@ ANTHROPIC_TYPES: Mapping[int, str] = {
     504: "timeout_error",
 }
 """`error.type` of the Anthropic API, by status."""
-RETRY_AFTER = 5
-"""Seconds until a client may repeat a request that got a 503: time for a restart of engine or server."""
 _MESSAGES_PATH = "/v1/messages"
 
 

@@ -9,8 +9,8 @@ from typing import Any
 
 import pytest
 
-from mirl_core.errors import DeadlineError, DrainingError
-from mirl_core.pipeline.deadline import RETRY_AFTER, Deadline
+from mirl_core.errors import RETRY_AFTER, DeadlineError, DrainingError
+from mirl_core.pipeline.deadline import Deadline
 
 
 class Clock(selectors.DefaultSelector):
