@@ -24,7 +24,6 @@
 from __future__ import annotations
 
 __all__ = [
-    "RETRY_AFTER",
     "AuthenticationError",
     "BodyTimeoutError",
     "BusyError",
