@@ -145,7 +145,9 @@ def test_the_operators_limit_is_the_last_that_passes(name: str, limit: int) -> N
 
 
 def test_limits_leave_open_what_a_request_leaves_open() -> None:
-    Limits(max_total_tokens=1).check(MIRLOptions())
+    options = MIRLOptions()
+    assert options.max_total_tokens is None
+    Limits(max_total_tokens=1).check(options)  # raises nothing
 
 
 def written(folder: Path, content: Any) -> Path:
