@@ -85,7 +85,7 @@ model: install-dev  ## rebuild the bundled model from nothing; about 80 minutes 
 	set -e; for stage in $(STAGES); do \
 	  $(BIN)/mirl-train sft --config mirl_core/training/recipes/$$stage.yaml --export /tmp/mirl-train/export/$$stage; \
 	done
-	cp /tmp/mirl-train/export/$(lastword $(STAGES))/* mirl_core/bundled/model/
+	cp /tmp/mirl-train/export/$(lastword $(STAGES))/* mirl_core/bundled/digits/model/
 
 lock: install-dev  ## resolve requirements/*.in anew
 	requirements/lock $(BIN)

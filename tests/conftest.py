@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 import pytest
 import pytest_asyncio
 
-import mirl_core
+from mirl_core.bundled import DIGITS
 from tests.helpers.servers import GuardedServer, RunningServer, key_lines, running
 
 if TYPE_CHECKING:
@@ -24,13 +24,11 @@ os.environ.setdefault("VLLM_LOGGING_LEVEL", "WARNING")
 os.environ.setdefault("VLLM_NO_USAGE_STATS", "1")
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
 
-BUNDLED_MODEL = Path(mirl_core.__file__).parent / "bundled" / "model"
-
 
 @pytest.fixture(scope="session")
 def bundled_model() -> Path:
-    """Return the folder of the bundled model."""
-    return BUNDLED_MODEL
+    """Return the folder of the bundled digits model."""
+    return DIGITS.path
 
 
 @pytest.fixture(scope="session")

@@ -1,5 +1,5 @@
-"""The bundled model and questions: a small vision-language model and a few questions about pictures; imports
-only the standard library."""
+"""The bundled models and their questions: small vision-language models and a few questions about pictures;
+imports only the standard library."""
 
 from __future__ import annotations
 
@@ -7,43 +7,63 @@ import json
 from dataclasses import dataclass
 from pathlib import Path
 
-__all__ = ["DemoQuestion", "manifest_path", "model_path", "questions", "start_path"]
+__all__ = ["CHARTS", "DIGITS", "MODELS", "BundledModel", "DemoQuestion", "resolve", "start_path"]
 
 _HERE = Path(__file__).parent
 
 
 @dataclass(frozen=True, slots=True)
 class DemoQuestion:
-    """A picture from the worlds' test data with a question and the true answer."""
+    """A picture from a world's test data with a question and the true answer."""
 
     file: Path
     """PNG file, 64 × 64 pixels."""
     question: str
     answer: str
     split: str
-    """`digits-iid`, `digits-shifted`, `digits-ambiguous` or `easy-vqa`."""
+    """`charts-iid`, `digits-shifted`, `easy-vqa`, …: the data set with `-` for `/`."""
 
 
-def model_path() -> Path:
-    """Return the folder of the bundled model, as Hugging Face and vLLM load it."""
-    return _HERE / "model"
+@dataclass(frozen=True, slots=True)
+class BundledModel:
+    """A model that ships with MIRL, and what belongs to it."""
+
+    name: str
+    """Name under which it is served, and which `--model` takes."""
+    folder: Path
+
+    @property
+    def path(self) -> Path:
+        """The folder with the weights, as Hugging Face and vLLM load it."""
+        return self.folder / "model"
+
+    @property
+    def manifest(self) -> Path:
+        """The file with hashes of the weights, the tokenizer and samples of the world."""
+        return self.folder / "manifest.json"
+
+    def questions(self) -> tuple[DemoQuestion, ...]:
+        """Return the questions, in the order in which the demo asks them."""
+        folder = self.folder / "questions"
+        entries = json.loads((folder / "questions.json").read_text())
+        return tuple(
+            DemoQuestion(folder / entry["file"], entry["question"], entry["answer"], entry["split"])
+            for entry in entries
+        )
+
+
+DIGITS = BundledModel("mirl-tiny", _HERE / "digits")
+"""Reads coloured handwritten digits and easy-VQA's shapes."""
+CHARTS = BundledModel("mirl-charts", _HERE / "charts")
+"""Reads column charts of fruit sales."""
+MODELS = {model.name: model for model in (DIGITS, CHARTS)}
+
+
+def resolve(model: str) -> str:
+    """Return the folder of the bundled model of this name; any other model as it is."""
+    return str(MODELS[model].path) if model in MODELS else model
 
 
 def start_path() -> Path:
-    """Return the folder of the same model, less trained: docs/training.md starts RL from it."""
-    return _HERE / "start"
-
-
-def manifest_path() -> Path:
-    """Return the file with hashes of the weights, the tokenizer and samples of the worlds."""
-    return _HERE / "manifest.json"
-
-
-def questions() -> tuple[DemoQuestion, ...]:
-    """Return the bundled questions, in the order in which the demo asks them."""
-    folder = _HERE / "questions"
-    entries = json.loads((folder / "questions.json").read_text())
-    return tuple(
-        DemoQuestion(folder / entry["file"], entry["question"], entry["answer"], entry["split"])
-        for entry in entries
-    )
+    """Return the folder of the digits model, less trained: docs/training.md starts RL from it."""
+    return DIGITS.folder / "start"

@@ -36,7 +36,12 @@ class ForkImage(StrEnum):
 
 
 # Options that several commands share.
-ModelOption = Annotated[Path | None, typer.Option(help="Model folder; the bundled model if not given.")]
+ModelOption = Annotated[
+    Path | None,
+    typer.Option(
+        help="Model folder, or mirl-charts or mirl-tiny, the bundled models; mirl-tiny if not given."
+    ),
+]
 DataOption = Annotated[
     str, typer.Option(help="Data sets, with commas: digits/iid, easy-vqa, FILE.jsonl, hf:NAME.")
 ]
@@ -220,7 +225,7 @@ def calibrate(
 
 @app.command("model-card")
 def model_card(
-    output: Annotated[Path, typer.Option(help="Folder for bundled-model.md and its images.")],
+    output: Annotated[Path, typer.Option(help="Folder for digits-model.md and its images.")],
     model: ModelOption = None,
     scenes: Annotated[int, typer.Option(min=24, help="Digits scenes per split.")] = 1500,
     part: Annotated[Part, typer.Option(help="Data to measure on.")] = Part.test,
@@ -232,13 +237,13 @@ def model_card(
     # The making of the bundled model is no measurement: the text is hand-written, and only in its report.
     words = (Path(__file__).parent / "model_card" / "notes.md").read_text() if model is None else ""
     write_report(folder, output, scenes, part.value, lambda line: typer.echo(line, err=True), words)
-    typer.echo(f"wrote {output / 'bundled-model.md'}")
+    typer.echo(f"wrote {output / 'digits-model.md'}")
 
 
 def _model(folder: Path | None) -> Path:
-    from mirl_core.bundled import model_path
+    from mirl_core.bundled import DIGITS, resolve
 
-    path = model_path() if folder is None else folder
+    path = DIGITS.path if folder is None else Path(resolve(str(folder)))
     if not (path / "config.json").is_file():
         raise ConfigError(f"{path} holds no model (config.json is missing)", param="model")
     return path

@@ -187,10 +187,11 @@ class RunSetup:
 
 
 def _model_name(model: Path) -> str:
-    """Return the model's folder name; `bundled` for the model that ships with MIRL."""
-    from mirl_core.bundled import model_path
+    """Return the model's folder name; for a model that ships with MIRL, its name."""
+    from mirl_core.bundled import MODELS
 
-    return "bundled" if model.resolve() == model_path().resolve() else model.resolve().name
+    names = {bundled.path.resolve(): bundled.name for bundled in MODELS.values()}
+    return names.get(model.resolve(), model.resolve().name)
 
 
 def _short(data: str) -> str:

@@ -13,7 +13,7 @@ from typing import Any
 from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
 from mirl_core import __version__
-from mirl_core.bundled import model_path
+from mirl_core.bundled import DIGITS
 from mirl_server.cli.main import vllm_version
 
 COLUMNS = (
@@ -27,7 +27,7 @@ def about() -> dict[str, Any]:
     info = Path("/proc/cpuinfo")
     lines = info.read_text().splitlines() if info.exists() else []
     models = {line.partition(":")[2].strip() for line in lines if line.startswith("model name")}
-    settings = model_path() / "mirl.json"
+    settings = DIGITS.path / "mirl.json"
     return {
         "cpu": ", ".join(sorted(models)) or platform.machine(),
         "processors": os.cpu_count(),
@@ -35,7 +35,7 @@ def about() -> dict[str, Any]:
         "mirl": __version__,
         "vllm": vllm_version(),
         "torch": metadata.version("torch"),
-        "weights": hashlib.sha256((model_path() / "model.safetensors").read_bytes()).hexdigest(),
+        "weights": hashlib.sha256((DIGITS.path / "model.safetensors").read_bytes()).hexdigest(),
         "settings": json.loads(settings.read_text()) if settings.exists() else {},
     }
 

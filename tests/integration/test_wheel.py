@@ -24,9 +24,9 @@ modules = ("mirl_core", "mirl_core.pipeline.run", "mirl_core.config", "mirl_core
 for name in modules:
     module = importlib.import_module(name)
     assert module.__file__.startswith(sys.argv[1]), module.__file__
-from mirl_core.bundled import model_path, questions
-assert (model_path() / "model.safetensors").is_file()
-assert all(question.file.is_file() for question in questions())
+from mirl_core.bundled import DIGITS
+assert (DIGITS.path / "model.safetensors").is_file()
+assert all(question.file.is_file() for question in DIGITS.questions())
 """
 
 

@@ -1,4 +1,4 @@
-"""The bundled model's report: measures on test data, `bundled-model.md` and its pictures; imports the worlds.
+"""The bundled digits model's report: measures on test data, `digits-model.md` and its pictures; imports the worlds.
 
 Generation is real vLLM in bfloat16, as the demo serves it. No choice depends on test data.
 """
@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
     from mirl_core.evaluation.model_card.measures import Calibration, Readings, SplitFigures
 
-_PREFACE = """# The bundled model
+_PREFACE = """# The bundled digits model
 
 A {parameters:.2f}-million-parameter Idefics3 ({megabytes:.1f} MB in bfloat16), trained from nothing by
 `mirl-train sft` (recipes in `mirl_core/training/recipes/`). It looks at a 64 x 64 picture, writes a
@@ -28,7 +28,7 @@ question per digits scene, {scenes} scenes per split, and every published easy-V
 descriptions are swapped in on the first {swapped} questions of a split. In brackets: 95% intervals from a
 bootstrap over scenes *and glyphs* (`mirl_core/tasks/resampling.py`; shares by Wilson's formula with its
 design effect), so that a few hundred glyphs are not taken for thousands. The hashes of weights, tokenizer and
-worlds are in `mirl_core/bundled/manifest.json`.
+worlds are in `mirl_core/bundled/digits/manifest.json`.
 """
 
 _WORLDS = """## The worlds
@@ -59,8 +59,8 @@ wrong running total in {slips:.0%} of them), so that several chains of one descr
 def write_report(
     model: Path, output: Path, scenes: int, part: str, say: Callable[[str], None], notes: str = ""
 ) -> None:
-    """Measure everything and write `output/bundled-model.md`, `output/images/` and
-    `output/bundled-model.json`."""
+    """Measure everything and write `output/digits-model.md`, `output/images/` and
+    `output/digits-model.json`."""
     import numpy as np
 
     from mirl_core.evaluation.model_card import report
@@ -133,7 +133,7 @@ def write_report(
         f"The first {part} scenes of each split, not chosen.",
         report.image_section(),
     ]
-    (output / "bundled-model.md").write_text("\n\n".join(t.strip() for t in text if t) + "\n")
+    (output / "digits-model.md").write_text("\n\n".join(t.strip() for t in text if t) + "\n")
     record = {
         "part": part,
         "splits": {
@@ -144,7 +144,7 @@ def write_report(
         },
         "calibration": {f"{s} {a}": asdict(c) for (s, a), c in calibration.items()},
     }
-    (output / "bundled-model.json").write_text(json.dumps(record, indent=1) + "\n")
+    (output / "digits-model.json").write_text(json.dumps(record, indent=1) + "\n")
 
 
 def _worlds() -> str:

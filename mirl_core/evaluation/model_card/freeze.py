@@ -1,7 +1,7 @@
-"""The freezing of the bundled model and its worlds: hashes of weights, tokenizer and samples; demo questions.
+"""The freezing of the bundled models and their worlds: hashes of weights, tokenizer and samples, and questions.
 
-python -m mirl_core.evaluation.model_card.freeze questions    # write mirl_core/bundled/questions
-python -m mirl_core.evaluation.model_card.freeze manifest     # write mirl_core/bundled/manifest.json
+python -m mirl_core.evaluation.model_card.freeze questions NAME    # write the questions of a bundled model
+python -m mirl_core.evaluation.model_card.freeze manifest NAME     # write its manifest.json
 """
 
 from __future__ import annotations
@@ -10,10 +10,11 @@ import functools
 import hashlib
 import json
 import sys
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from mirl_core.bundled import manifest_path, model_path
+from mirl_core.bundled import CHARTS, DIGITS, MODELS, BundledModel
 
 if TYPE_CHECKING:
     from mirl_core.tasks.worlds.cases import WorldCase
@@ -31,15 +32,28 @@ FROZEN_FILES = (
 SAMPLE = 200
 MEANS = 12
 _DEMO_SEED = 2605
-_DEMO = (
-    "digits-iid",
-    "digits-shifted",
-    "easy-vqa",
-    "digits-shifted",
-    "digits-ambiguous",
-    "digits-iid",
-    "digits-shifted",
-)
+_CANDIDATES = 400
+"""Scenes of a split among which the seed chooses a question."""
+_DEMOS: Mapping[str, tuple[str, ...]] = {
+    DIGITS.name: (
+        "digits-iid",
+        "digits-shifted",
+        "easy-vqa",
+        "digits-shifted",
+        "digits-ambiguous",
+        "digits-iid",
+        "digits-shifted",
+    ),
+    CHARTS.name: (
+        "charts-iid",
+        "charts-shifted",
+        "charts-half",
+        "charts-ambiguous",
+        "charts-iid",
+        "charts-quarter",
+        "charts-shifted",
+    ),
+}
 
 
 def file_hash(path: Path) -> str:
@@ -47,14 +61,14 @@ def file_hash(path: Path) -> str:
     return hashlib.sha256(path.read_bytes()).hexdigest()
 
 
-def sample_hashes() -> dict[str, str]:
-    """Return the SHA-256 of the first cases of every split and part.
+def sample_hashes(model: BundledModel) -> dict[str, str]:
+    """Return the SHA-256 of the first cases of every split and part of the model's worlds.
 
     Truth, glyphs, questions, answers and descriptions are hashed. Drawn pixels are left to `sample_means`:
     another CPU's last bit may round a pixel differently.
     """
     hashes = {}
-    for name, cases in _samples():
+    for name, cases in _samples(model.name):
         digest = hashlib.sha256()
         for case in cases:
             words = [
@@ -68,63 +82,73 @@ def sample_hashes() -> dict[str, str]:
             truth = [[t.cell, t.digit, t.colour, t.glyph, t.other_glyph] for t in objects]
             seed = None if case.scene is None else case.scene.noise_seed
             digest.update(json.dumps([words, truth, seed]).encode())
-            if case.scene is None:
+            if case.split == "easy-vqa":
                 digest.update(case.image.tobytes())
         hashes[name] = digest.hexdigest()
     return hashes
 
 
-def sample_means() -> dict[str, list[float]]:
+def sample_means(model: BundledModel) -> dict[str, list[float]]:
     """Return the mean pixel value, 0 to 255, of the first pictures of every split and part."""
     import numpy as np
 
     return {
         name: [round(float(np.asarray(c.image, np.float64).mean()), 2) for c in cases[:MEANS]]
-        for name, cases in _samples()
+        for name, cases in _samples(model.name)
     }
 
 
-@functools.lru_cache(maxsize=1)
-def _samples() -> tuple[tuple[str, list[WorldCase]], ...]:
+def _draws(name: str) -> dict[str, Callable[..., list[WorldCase]]]:
+    """Return the splits of a model's worlds with the function that draws (split, part, count)."""
     from mirl_core.tasks.worlds.cases import DIGITS_SPLITS, digits_cases, easy_cases
+    from mirl_core.tasks.worlds.charts.cases import CHARTS_SPLITS, charts_cases
+
+    if name == CHARTS.name:
+        return dict.fromkeys(CHARTS_SPLITS, charts_cases)
+    return {**dict.fromkeys(DIGITS_SPLITS, digits_cases), "easy-vqa": lambda _, *rest: easy_cases(*rest)}
+
+
+@functools.lru_cache(maxsize=2)
+def _samples(name: str) -> tuple[tuple[str, list[WorldCase]], ...]:
     from mirl_core.tasks.worlds.digits import PARTS
 
     return tuple(
-        (
-            f"{split}-{part}",
-            easy_cases(part, SAMPLE) if split == "easy-vqa" else digits_cases(split, part, SAMPLE),
-        )
+        (f"{split}-{part}", draw(split, part, SAMPLE))
         for part in PARTS
-        for split in (*DIGITS_SPLITS, "easy-vqa")
+        for split, draw in _draws(name).items()
     )
 
 
-def manifest() -> dict[str, Any]:
+def manifest(model: BundledModel) -> dict[str, Any]:
     """Return the current manifest of files and samples."""
-    folder = model_path()
     return {
-        "files": {name: file_hash(folder / name) for name in FROZEN_FILES if (folder / name).exists()},
-        "samples": sample_hashes(),
-        "means": sample_means(),
+        "files": {
+            name: file_hash(model.path / name) for name in FROZEN_FILES if (model.path / name).exists()
+        },
+        "samples": sample_hashes(model),
+        "means": sample_means(model),
     }
 
 
-def write_questions() -> None:
+def write_questions(model: BundledModel) -> None:
     """Choose the demo's questions from test data by seed, never by the model's answers, and write them.
 
     Digits scenes have at least three digits and an answer other than 0, so that the picture matters.
     """
     import numpy as np
 
-    from mirl_core.tasks.worlds.cases import digits_cases, easy_cases
-
+    draws = _draws(model.name)
     rng = np.random.default_rng(_DEMO_SEED)
-    folder = model_path().parent / "questions"
+    folder = model.folder / "questions"
     folder.mkdir(exist_ok=True)
     entries = []
-    for number, split in enumerate(_DEMO, 1):
-        cases = easy_cases("test") if split == "easy-vqa" else digits_cases(split, "test", 400)
-        cases = [c for c in cases if c.scene is None or (len(c.scene.objects) >= 3 and c.answer != "0")]
+    for number, split in enumerate(_DEMOS[model.name], 1):
+        count = () if split == "easy-vqa" else (_CANDIDATES,)
+        cases = [
+            c
+            for c in draws[split](split, "test", *count)
+            if c.scene is None or (len(c.scene.objects) >= 3 and c.answer != "0")
+        ]
         case = cases[int(rng.integers(len(cases)))]
         name = f"{number}-{split}.png"
         case.image.save(folder / name, optimize=True)
@@ -134,12 +158,17 @@ def write_questions() -> None:
 
 def main() -> None:
     """Run the command."""
-    if sys.argv[1:] == ["questions"]:
-        write_questions()
-    elif sys.argv[1:] == ["manifest"]:
-        manifest_path().write_text(json.dumps(manifest(), indent=2) + "\n")
-    else:
-        sys.exit("usage: python -m mirl_core.evaluation.model_card.freeze questions|manifest")
+    match sys.argv[1:]:
+        case ["questions", name] if name in MODELS:
+            write_questions(MODELS[name])
+        case ["manifest", name] if name in MODELS:
+            model = MODELS[name]
+            model.manifest.write_text(json.dumps(manifest(model), indent=2) + "\n")
+        case _:
+            sys.exit(
+                "usage: python -m mirl_core.evaluation.model_card.freeze questions|manifest "
+                f"{'|'.join(MODELS)}"
+            )
 
 
 if __name__ == "__main__":

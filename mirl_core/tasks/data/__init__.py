@@ -1,6 +1,6 @@
 """Data sets by name; imports questions, worlds and, when an `hf:` name is opened, the datasets library.
 
-worlds.py    digits/iid, digits/shifted, digits/ambiguous, easy-vqa
+worlds.py    digits/iid, …, charts/iid, …, easy-vqa
 files.py     FILE.jsonl
 hub.py       hf:NAME or hf:PATH: a Hugging Face data set through a column mapping
 mappings.py  column mappings, among them the ready ones
@@ -15,7 +15,17 @@ from mirl_core.errors import ConfigError
 from mirl_core.tasks.data.mappings import READY
 from mirl_core.tasks.questions import DataSet
 
-WORLDS = ("digits/iid", "digits/shifted", "digits/ambiguous", "easy-vqa")
+WORLDS = (
+    "digits/iid",
+    "digits/shifted",
+    "digits/ambiguous",
+    "charts/iid",
+    "charts/half",
+    "charts/quarter",
+    "charts/shifted",
+    "charts/ambiguous",
+    "easy-vqa",
+)
 
 
 def names() -> tuple[str, ...]:

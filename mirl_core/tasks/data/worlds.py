@@ -11,12 +11,19 @@ from mirl_core.errors import ConfigError
 from mirl_core.tasks.questions import DataSet, Question
 from mirl_core.tasks.worlds import digits, easy_vqa
 from mirl_core.tasks.worlds.cases import WorldCase, digits_cases, easy_family, easy_judge
+from mirl_core.tasks.worlds.charts import drawing as charts_drawing
+from mirl_core.tasks.worlds.charts import scenes as charts
+from mirl_core.tasks.worlds.charts.cases import charts_cases
 
-NAMES = (*(f"digits/{kind}" for kind in digits.KINDS), "easy-vqa")
+NAMES = (
+    *(f"digits/{kind}" for kind in digits.KINDS),
+    *(f"charts/{kind}" for kind in charts.KINDS),
+    "easy-vqa",
+)
 PARTS: tuple[digits.Part, ...] = ("dev", "test")
-"""Parts for evaluation; the bundled model has seen `train`."""
+"""Parts for evaluation; the bundled models have seen `train`."""
 SCENES = 1000
-"""Number of digits scenes without a limit: the world has no end."""
+"""Number of charts or digits scenes without a limit: these worlds have no end."""
 _TRAINING_SCENES = 1_000_000
 _SEED = 929
 
@@ -24,9 +31,9 @@ _SEED = 929
 def open_world(name: str, part: str, limit: int | None, seed: int) -> DataSet:
     """Return a world's questions.
 
-    Digits: one question on each of the part's first `limit` scenes; the world fixes their seed. easy-VQA: the
-    first `limit` of the published questions, in an order by `seed` in which every picture comes once before
-    any comes twice. A larger limit only appends.
+    Charts and digits: one question on each of the part's first `limit` scenes; the world fixes their seed.
+    easy-VQA: the first `limit` of the published questions, in an order by `seed` in which every picture comes
+    once before any comes twice. A larger limit only appends.
 
     Raises:
         ConfigError: there is no such part.
@@ -38,11 +45,12 @@ def open_world(name: str, part: str, limit: int | None, seed: int) -> DataSet:
         pictures = easy_vqa.pictures(chosen)
         order = easy_order(pictures, np.random.default_rng([_SEED, seed]))[:limit]
         return DataSet(name, part, tuple(easy_question(pictures[index], number) for index, number in order))
-    cases = digits_cases(name.replace("/", "-"), chosen, SCENES if limit is None else limit)
-    return DataSet(name, part, tuple(_digits_question(case) for case in cases))
+    draw = charts_cases if name.startswith("charts/") else digits_cases
+    cases = draw(name.replace("/", "-"), chosen, SCENES if limit is None else limit)
+    return DataSet(name, part, tuple(_scene_question(case) for case in cases))
 
 
-def _digits_question(case: WorldCase) -> Question:
+def _scene_question(case: WorldCase) -> Question:
     return Question(
         key=case.clusters[0],
         text=case.question,
@@ -81,8 +89,8 @@ def easy_question(picture: easy_vqa.Picture, number: int) -> Question:
 def references(name: str, count: int, seed: int) -> tuple[Image.Image, ...]:
     """Draw pictures for the `reference` estimator from the world's *training* pictures.
 
-    All digits data sets get pictures of `iid` scenes: a deployment has those before it meets a shift that it
-    doesn't know of.
+    All data sets of charts, and all of digits, get pictures of `iid` scenes: a deployment has those before it
+    meets a shift that it doesn't know of.
 
     Raises:
         ConfigError: `name` is no world, and so has no training pictures; or `count` is out of range.
@@ -99,8 +107,12 @@ def references(name: str, count: int, seed: int) -> tuple[Image.Image, ...]:
     if name == "easy-vqa":
         pictures = easy_vqa.pictures("train")
         return tuple(pictures[index].image() for index in _draw(rng, len(pictures), count))
-    scenes = [digits.draw_scene("iid", "train", index) for index in _draw(rng, _TRAINING_SCENES, count)]
-    return tuple(Image.fromarray(picture) for picture in digits.render(scenes))
+    indices = _draw(rng, _TRAINING_SCENES, count)
+    if name.startswith("charts/"):
+        drawn = charts_drawing.render([charts.draw_scene("iid", "train", index) for index in indices])
+    else:
+        drawn = digits.render([digits.draw_scene("iid", "train", index) for index in indices])
+    return tuple(Image.fromarray(picture) for picture in drawn)
 
 
 def _draw(rng: np.random.Generator, total: int, count: int) -> list[int]:

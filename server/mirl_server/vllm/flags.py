@@ -7,11 +7,11 @@ import os
 import secrets
 from typing import Any, NoReturn
 
+from mirl_core.bundled import DIGITS, MODELS, resolve
 from mirl_server.cli.flags import EPILOG, UsageError
 from mirl_server.settings.files import SECTION
 from mirl_server.settings.server import ServerSettings
 
-BUNDLED_NAME = "mirl-tiny"
 NO_DOMAIN = "no-domain-is-allowed.invalid"
 SHUTDOWN_TIMEOUT = 20
 """Seconds. With `multi_process.AFTER_PATIENCE` it is below the 30 s that Kubernetes gives a pod."""
@@ -50,12 +50,10 @@ def parse_vllm(arguments: list[str]) -> argparse.Namespace:
     args.subparser = "serve"
     if cpu:
         _complete_for_cpu(args)
-    args.model = args.model_tag or args.model
-    if args.model is None:  # not in --config either
-        from mirl_core.bundled import model_path
-
-        args.model = str(model_path())
-        args.served_model_name = args.served_model_name or [BUNDLED_NAME]
+    args.model = args.model_tag or args.model or DIGITS.name  # the flag, or in --config
+    if args.model in MODELS:
+        args.served_model_name = args.served_model_name or [args.model]
+        args.model = resolve(args.model)
     return args
 
 

@@ -12,7 +12,7 @@ import json
 import tempfile
 from pathlib import Path
 
-from mirl_core.bundled import model_path
+from mirl_core.bundled import DIGITS
 from mirl_core.evaluation.run import run, vllm_engine
 from mirl_core.evaluation.run_setup import RunSettings
 
@@ -24,7 +24,7 @@ Figures = dict[str, dict[str, dict[str, float]]]
 async def measure(folder: Path) -> Figures:
     """Data set → method → figures, sampled anew on real vLLM into `folder`."""
     settings = RunSettings(
-        model=model_path(),
+        model=DIGITS.path,
         data=("digits/iid", "digits/shifted"),
         methods=",".join(METHODS),
         output=folder,

@@ -14,7 +14,7 @@ from collections import Counter
 
 from PIL import Image
 
-from mirl_core.bundled import model_path, questions
+from mirl_core.bundled import DIGITS
 from mirl_core.config import ModelSettings
 from mirl_core.engines.base import RequestContext, Sampling
 from mirl_core.engines.vllm.engine import VLLMEngine
@@ -27,7 +27,7 @@ WARM_UP = 5
 
 def conversations() -> list[Conversation]:
     found = []
-    for question in questions():
+    for question in DIGITS.questions():
         with Image.open(question.file) as image:
             parts = [
                 {"type": "image", "image": image.convert("RGB")},
@@ -39,8 +39,8 @@ def conversations() -> list[Conversation]:
 
 async def measure(requests: int, concurrency: int) -> list[tuple[StageUsage, ...]]:
     """The stages of every request after the warm-up."""
-    settings = ModelSettings.load(model_path()) or ModelSettings()
-    engine = await VLLMEngine.start(str(model_path()))
+    settings = ModelSettings.load(DIGITS.path) or ModelSettings()
+    engine = await VLLMEngine.start(str(DIGITS.path))
     pipeline = Pipeline(engine, settings)
     limit = asyncio.Semaphore(concurrency)
 

@@ -18,7 +18,7 @@ from rich.console import Console
 from rich.table import Table
 from tokenizers import Tokenizer
 
-from mirl_core.bundled import model_path
+from mirl_core.bundled import DIGITS
 from mirl_core.evaluation.bank.records import BankedDescription
 from mirl_core.evaluation.bank.store import Bank
 from mirl_core.tasks.worlds.digits import CELLS, COLOURS
@@ -52,7 +52,7 @@ def terms(description: BankedDescription, tokenizer: Tokenizer) -> dict[str, np.
 
 
 def main(bank: Annotated[Path, typer.Argument(help="folder of a run's bank")]) -> None:
-    tokenizer = Tokenizer.from_file(str(model_path() / "tokenizer.json"))
+    tokenizer = Tokenizer.from_file(str(DIGITS.path / "tokenizer.json"))
     table = Table("data", "words", "questions", "with the picture", "without it")
     opened = Bank.existing(bank)
     for data in ("digits/iid", "digits/shifted", "digits/ambiguous"):

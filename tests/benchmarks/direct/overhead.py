@@ -30,7 +30,7 @@ import typer
 from rich.console import Console
 from rich.progress import Progress
 
-from mirl_core.bundled import model_path
+from mirl_core.bundled import DIGITS
 from mirl_core.tasks.data import open_data
 from mirl_core.tasks.questions import Question
 from tests.benchmarks.about import COLUMNS, about, line
@@ -82,7 +82,7 @@ def load_generator(url: str, slot: int, tokens: int) -> Load:
     async def load(file: Path, path: str, name: str, concurrency: int) -> dict[str, Any]:
         requests = slot * concurrency
         flags = {
-            "backend": "openai-chat", "base-url": url, "endpoint": path, "model": str(model_path()),
+            "backend": "openai-chat", "base-url": url, "endpoint": path, "model": str(DIGITS.path),
             "served-model-name": name, "dataset-name": "custom_image", "dataset-path": str(file),
             "num-prompts": requests, "custom-output-len": tokens, "max-concurrency": concurrency,
             "percentile-metrics": "ttft,e2el", "metric-percentiles": "50,95", "temperature": 1.0,

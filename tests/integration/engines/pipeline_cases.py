@@ -6,7 +6,7 @@ import itertools
 
 from PIL import Image
 
-from mirl_core.bundled import model_path, questions
+from mirl_core.bundled import DIGITS
 from mirl_core.config import ModelSettings
 from mirl_core.types import Conversation
 
@@ -15,7 +15,7 @@ SMALL = {"descriptions": 4, "keep": 3, "forks": 2}
 
 
 def picture(number: int = 0) -> Conversation:
-    question = questions()[number]
+    question = DIGITS.questions()[number]
     with Image.open(question.file) as image:
         content = [
             {"type": "image", "image": image.convert("RGB")},
@@ -25,6 +25,6 @@ def picture(number: int = 0) -> Conversation:
 
 
 def settings() -> ModelSettings:
-    loaded = ModelSettings.load(model_path())
+    loaded = ModelSettings.load(DIGITS.path)
     assert loaded is not None
     return loaded

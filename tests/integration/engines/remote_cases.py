@@ -11,7 +11,7 @@ import torch
 from PIL import Image
 from transformers import AutoModelForImageTextToText
 
-from mirl_core.bundled import model_path
+from mirl_core.bundled import DIGITS
 from mirl_core.engines.base import Engine, Rendered, RequestContext, Sample, Sampling
 from mirl_core.types import Conversation
 
@@ -51,7 +51,7 @@ class Perturbed:
     """A policy whose weights are the bundled model's, all of them a little off."""
 
     def __init__(self, amount: float) -> None:
-        self.model = AutoModelForImageTextToText.from_pretrained(model_path(), dtype=torch.float32)
+        self.model = AutoModelForImageTextToText.from_pretrained(DIGITS.path, dtype=torch.float32)
         generator = torch.Generator().manual_seed(1)
         with torch.no_grad():
             for parameter in self.model.parameters():

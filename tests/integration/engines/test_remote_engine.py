@@ -14,7 +14,7 @@ import pytest_asyncio
 import torch
 from PIL import Image
 
-from mirl_core.bundled import model_path, questions
+from mirl_core.bundled import DIGITS
 from mirl_core.config import MIRLOptions, ModelSettings
 from mirl_core.engines.base import Sampling
 from mirl_core.engines.hf.engine import HFEngine
@@ -57,7 +57,7 @@ async def remote(fleet: RunningServer) -> AsyncIterator[RemoteEngine]:
 
 @pytest_asyncio.fixture(scope="module", loop_scope="session")
 async def hf() -> AsyncIterator[HFEngine]:
-    engine = await HFEngine.start(str(model_path()), dtype=torch.float32)
+    engine = await HFEngine.start(str(DIGITS.path), dtype=torch.float32)
     yield engine
     await engine.close()
 
@@ -274,10 +274,10 @@ async def test_tenants_and_templates(remote: RemoteEngine, hf: HFEngine) -> None
 
 
 async def test_pipeline_runs_over_it(remote: RemoteEngine, fleet: RunningServer) -> None:
-    asked = questions()[0]
+    asked = DIGITS.questions()[0]
     with Image.open(asked.file) as image:
         conversation = question(image.convert("RGB"), text=asked.question)
-    settings = ModelSettings.load(model_path())
+    settings = ModelSettings.load(DIGITS.path)
     assert settings is not None
     options = MIRLOptions.model_validate({"descriptions": 4, "keep": 3, "forks": 2})
     events = [
@@ -314,7 +314,7 @@ async def test_wrong_set_ups_are_told_at_the_start(fleet: RunningServer, tmp_pat
         await RemoteEngine.start(["http://127.0.0.1:1"])
     with pytest.raises(ConfigError, match="mirl-tiny"):
         await RemoteEngine.start([fleet.url], model="another")
-    for file in model_path().glob("*.json"):
+    for file in DIGITS.path.glob("*.json"):
         shutil.copy(file, tmp_path)
     tokenizer = (tmp_path / "tokenizer.json").read_text()
     (tmp_path / "tokenizer.json").write_text(tokenizer.replace('"<description>"', '"<Description>"'))
@@ -340,7 +340,7 @@ async def test_weights_reach_the_servers(
     await sync.check()
     await sync.push(policy, 7)
     policy.save_weights(tmp_path / "model")
-    for file in model_path().iterdir():
+    for file in DIGITS.path.iterdir():
         if not (tmp_path / "model" / file.name).exists():
             shutil.copy(file, tmp_path / "model")
     truth = await HFEngine.start(str(tmp_path / "model"), dtype=torch.float32)

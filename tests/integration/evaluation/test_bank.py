@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from mirl_core.bundled import model_path
+from mirl_core.bundled import DIGITS
 from mirl_core.config import MIRLOptions, ModelSettings
 from mirl_core.engines.base import RequestContext, Sampling
 from mirl_core.engines.vllm.engine import VLLMEngine
@@ -40,7 +40,7 @@ async def piped(engine: VLLMEngine, settings: ModelSettings, question: Question,
 
 @pytest.mark.parametrize("number", [0, 1])
 async def test_banked_values_are_the_pipelines(vllm_engine: VLLMEngine, number: int) -> None:
-    settings = ModelSettings.load(model_path())
+    settings = ModelSettings.load(DIGITS.path)
     assert settings is not None
     question = open_data("digits/iid", "dev", 2, 0).questions[number]
     banked = await sample_question(vllm_engine, settings, question, PLAN, data="digits/iid")

@@ -17,7 +17,7 @@ import pytest
 import pytest_asyncio
 import torch
 
-from mirl_core.bundled import model_path
+from mirl_core.bundled import DIGITS
 from mirl_core.config import MIRLOptions, ModelSettings
 from mirl_core.engines.base import Engine, RequestContext, Sampling
 from mirl_core.engines.hf.engine import HFEngine
@@ -49,7 +49,7 @@ SAME = 1e-4
 
 @pytest_asyncio.fixture(scope="module", loop_scope="session")
 async def engine(real_vllm: None) -> AsyncIterator[VLLMEngine]:
-    started = await start_engine(model_path(), max_num_seqs=128)
+    started = await start_engine(DIGITS.path, max_num_seqs=128)
     yield started
     with suppress(EngineError):
         await started.close()
@@ -57,7 +57,7 @@ async def engine(real_vllm: None) -> AsyncIterator[VLLMEngine]:
 
 @pytest.fixture(scope="module")
 def policy() -> Policy:
-    return Policy.load(str(model_path()), OptimizerConfig())
+    return Policy.load(str(DIGITS.path), OptimizerConfig())
 
 
 @pytest_asyncio.fixture(scope="module", loop_scope="session")
@@ -70,7 +70,7 @@ async def trainer(policy: Policy) -> AsyncIterator[HFEngine]:
 
 @pytest.fixture(scope="module")
 def settings() -> ModelSettings:
-    found = ModelSettings.load(model_path())
+    found = ModelSettings.load(DIGITS.path)
     assert found is not None
     return found
 

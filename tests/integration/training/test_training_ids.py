@@ -8,7 +8,7 @@ import pytest
 from PIL import Image
 from tokenizers import Tokenizer
 
-from mirl_core.bundled import model_path
+from mirl_core.bundled import DIGITS
 from mirl_core.engines.base import RequestContext
 from mirl_core.training.sft.text import render_prompt
 from mirl_core.types import Conversation
@@ -28,6 +28,6 @@ async def test_training_ids_are_those_of_vllm(
     head = () if system is None else ({"role": "system", "content": system},)
     conversation = Conversation((*head, {"role": "user", "content": parts}))
     rendered = await vllm_engine.render(conversation, RequestContext("ids"))
-    tokenizer = Tokenizer.from_file(str(model_path() / "tokenizer.json"))
+    tokenizer = Tokenizer.from_file(str(DIGITS.path / "tokenizer.json"))
     ours = tokenizer.encode(render_prompt(QUESTION, image, system, last)).ids
     assert list(rendered.inputs.token_ids) == ours

@@ -10,9 +10,10 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Protocol
 
 import numpy as np
+import numpy.typing as npt
 
 from mirl_core.errors import ConfigError
 from mirl_core.tasks.data import WORLDS, open_data
@@ -25,11 +26,21 @@ if TYPE_CHECKING:
 __all__ = ["FIRST_SCENE", "TRAINING_SCENES", "DataCursor", "QuestionSource"]
 
 TRAINING_SCENES = 20_000
-"""Scenes of a digits world without a `limit`."""
+"""Scenes of a charts or digits world without a `limit`."""
 FIRST_SCENE = 10_000_000_000
 """Index of the first training scene. Supervised training draws between one and four thousand million; its
 tokenizer and the worlds' reference pictures come from below a million."""
 _SEED = 931
+
+
+class _WorldQuestion(Protocol):
+    """A question of any world."""
+
+    @property
+    def text(self) -> str: ...
+
+    @property
+    def family(self) -> str: ...
 
 
 @dataclass(frozen=True, slots=True)
@@ -144,38 +155,68 @@ def _open_set(name: str, config: DataConfig, seed: int) -> QuestionSet:
     if name in WORLDS and config.part == "train":
         if name == "easy-vqa":
             return _easy_vqa(config.limit, seed)
-        return QuestionSet(name, config.limit or TRAINING_SCENES, partial(_digits_question, name))
+        draw = _charts_question if name.startswith("charts/") else _digits_question
+        return QuestionSet(name, config.limit or TRAINING_SCENES, partial(draw, name))
     mapping = config.mapping if name.startswith("hf:") else None
     questions = open_data(name, config.part, config.limit, seed, mapping).questions
     return QuestionSet(name, len(questions), questions.__getitem__)
 
 
 def _digits_question(name: str, index: int) -> Question:
-    """Return a question on training scene `index`; its picture is drawn on demand."""
+    """Return a question on training scene `index` of the digits world."""
     from mirl_core.tasks.worlds import digits
     from mirl_core.tasks.worlds import digits_language as language
 
     kind = next(kind for kind in digits.KINDS if name == f"digits/{kind}")
     scene = digits.draw_scene(kind, "train", FIRST_SCENE + index)
     question = language.ask(scene, np.random.default_rng([_SEED, digits.KINDS.index(kind), index]))
-    answer = language.imply(question, language.Reading(language.see(scene)))
+    return _scene_question(
+        scene.name,
+        question,
+        language.imply(question, language.Reading(language.see(scene))),
+        picture=lambda: digits.render([scene])[0],
+        describes=lambda text: language.is_right(language.parse_description(text), scene, question),
+    )
+
+
+def _charts_question(name: str, index: int) -> Question:
+    """Return a question on training scene `index` of the charts world."""
+    from mirl_core.tasks.worlds.charts import drawing, language, scenes
+
+    kind = next(kind for kind in scenes.KINDS if name == f"charts/{kind}")
+    scene = scenes.draw_scene(kind, "train", FIRST_SCENE + index)
+    question = language.ask(scene, np.random.default_rng([_SEED, 1, scenes.KINDS.index(kind), index]))
+    return _scene_question(
+        scene.name,
+        question,
+        language.imply(question, language.Reading(tuple(language.see(scene).items()))),
+        picture=lambda: drawing.render([scene])[0],
+        describes=lambda text: language.is_right(language.parse_description(text), scene, question),
+    )
+
+
+def _scene_question(
+    name: str,
+    question: _WorldQuestion,
+    answer: str | None,
+    picture: Callable[[], npt.NDArray[np.uint8]],
+    describes: Callable[[str], bool],
+) -> Question:
+    """Return a world's question in the form that training takes; its picture is drawn on demand."""
     assert answer is not None, "the whole truth answers every question"
 
     def draw() -> Image:
         from PIL import Image
 
-        return Image.fromarray(digits.render([scene])[0])
-
-    def describes(text: str) -> bool:
-        return language.is_right(language.parse_description(text), scene, question)
+        return Image.fromarray(picture())
 
     return Question(
-        key=scene.name,
+        key=name,
         text=question.text,
         answer=answer,
         image=draw,
         family=question.family,
-        clusters=(scene.name,),
+        clusters=(name,),
         describes=describes,
     )
 

@@ -76,10 +76,10 @@ def dump(recipe: RLRecipe) -> str:
 
 def model_folder(recipe: RLRecipe) -> str:
     """Return the start as transformers and vLLM take it: a folder, or a hub name."""
-    from mirl_core.bundled import model_path, start_path
+    from mirl_core.bundled import DIGITS, resolve, start_path
 
-    bundled = {"bundled": model_path, "bundled-start": start_path}
-    return str(bundled[recipe.model]()) if recipe.model in bundled else recipe.model
+    starts = {"bundled": DIGITS.path, "bundled-start": start_path()}
+    return str(starts[recipe.model]) if recipe.model in starts else resolve(recipe.model)
 
 
 def check(recipe: RLRecipe, world: int = 1) -> None:

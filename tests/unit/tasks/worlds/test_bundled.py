@@ -12,12 +12,12 @@ from PIL import Image
 from mirl_core import bundled
 from mirl_core.evaluation.model_card import freeze
 
-MANIFEST = json.loads(bundled.manifest_path().read_text())
+MANIFEST = json.loads(bundled.DIGITS.manifest.read_text())
 
 
 @pytest.mark.parametrize("name", freeze.FROZEN_FILES)
 def test_weights_and_tokenizer_are_frozen(name: str) -> None:
-    assert freeze.file_hash(bundled.model_path() / name) == MANIFEST["files"][name]
+    assert freeze.file_hash(bundled.DIGITS.path / name) == MANIFEST["files"][name]
 
 
 def test_the_worlds_are_frozen() -> None:
@@ -29,12 +29,12 @@ def test_the_worlds_are_frozen() -> None:
 
 
 def test_the_model_is_small_enough_for_the_repository() -> None:
-    assert sum(f.stat().st_size for f in bundled.model_path().iterdir()) < 12e6
-    assert 2e6 <= (bundled.model_path() / "model.safetensors").stat().st_size / 2 <= 4e6
+    assert sum(f.stat().st_size for f in bundled.DIGITS.path.iterdir()) < 12e6
+    assert 2e6 <= (bundled.DIGITS.path / "model.safetensors").stat().st_size / 2 <= 4e6
 
 
 def test_the_demo_has_questions_of_every_world() -> None:
-    asked = bundled.questions()
+    asked = bundled.DIGITS.questions()
     assert len(asked) >= 6
     assert {"digits-iid", "digits-shifted", "easy-vqa"} <= {q.split for q in asked}
     for question in asked:

@@ -9,7 +9,7 @@ import pytest
 import torch
 from tokenizers import Tokenizer
 
-from mirl_core.bundled import model_path
+from mirl_core.bundled import DIGITS
 from mirl_core.tasks.worlds import digits
 from mirl_core.training.recipe import Recipe
 from mirl_core.training.sft.batches import draw_batch, tokenize
@@ -20,7 +20,7 @@ MIX = Mix(corrupted=0.5, ambiguous=0.15, slips=0.18)
 
 @pytest.fixture(scope="module")
 def tokenizer() -> Tokenizer:
-    return Tokenizer.from_file(str(model_path() / "tokenizer.json"))
+    return Tokenizer.from_file(str(DIGITS.path / "tokenizer.json"))
 
 
 def _recipe(**changes: object) -> Recipe:

@@ -7,12 +7,12 @@ from pathlib import Path
 import pytest
 from tokenizers import Tokenizer
 
-from mirl_core.bundled import model_path
+from mirl_core.bundled import DIGITS
 from mirl_core.training.sft import text
 from mirl_core.training.sft.rows import corpus
 from mirl_core.training.sft.trainer import prepare_tokenizer
 
-MODEL = model_path()
+MODEL = DIGITS.path
 
 
 @pytest.fixture(scope="module")

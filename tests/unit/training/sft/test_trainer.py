@@ -109,10 +109,10 @@ def test_preprocessing_is_the_processors_own() -> None:
     from PIL import Image
     from transformers import AutoProcessor
 
-    from mirl_core.bundled import model_path
+    from mirl_core.bundled import DIGITS
 
     pixels = digits.render(list(digits.scenes("iid", "dev", 2)))
-    processor = AutoProcessor.from_pretrained(model_path())
+    processor = AutoProcessor.from_pretrained(DIGITS.path)
     theirs = processor.image_processor([[Image.fromarray(p)] for p in pixels], return_tensors="pt")[
         "pixel_values"
     ]

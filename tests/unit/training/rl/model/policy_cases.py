@@ -13,7 +13,7 @@ from tokenizers import Tokenizer
 from torch import Tensor
 from torch.nn.functional import rms_norm
 
-from mirl_core.bundled import model_path
+from mirl_core.bundled import DIGITS
 from mirl_core.training.rl.model.policy import Policy
 from mirl_core.training.rl.planners.rows import Segment, TrainingRow
 from mirl_core.training.rl.recipe.config import OptimizerConfig
@@ -63,7 +63,7 @@ def load_processor() -> Any:
     """The bundled model's."""
     from transformers import AutoProcessor
 
-    return AutoProcessor.from_pretrained(model_path())
+    return AutoProcessor.from_pretrained(DIGITS.path)
 
 
 def make_policy(
@@ -75,7 +75,7 @@ def make_policy(
     """The bundled model, or one of its kind that is tiny and knows nothing, with weights of this type."""
     from transformers import AutoModelForImageTextToText
 
-    folder = model_path()
+    folder = DIGITS.path
     if tiny:
         shape = ModelShape(
             text_width=32, text_layers=2, text_inner=48, vision_width=32, vision_layers=1, vision_inner=32

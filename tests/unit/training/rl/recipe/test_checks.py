@@ -267,8 +267,8 @@ def test_the_estimate_counts_sequences_and_weights(tmp_path: Path) -> None:
 
 
 def test_a_folder_without_weights_is_counted_by_its_config(tmp_path: Path) -> None:
-    from mirl_core.bundled import model_path
+    from mirl_core.bundled import DIGITS
 
-    (tmp_path / "config.json").write_bytes((model_path() / "config.json").read_bytes())
+    (tmp_path / "config.json").write_bytes((DIGITS.path / "config.json").read_bytes())
     stored = estimate(recipe(tmp_path)).parameters
     assert estimate(recipe(tmp_path, model=str(tmp_path))).parameters == stored
