@@ -1,4 +1,4 @@
-"""The bundled digits model's report: measures on test data, `digits-model.md` and its pictures; imports the worlds.
+"""The digits model's report: measures on test data, `digits-model.md` and its pictures; imports the worlds.
 
 Generation is real vLLM in bfloat16, as the demo serves it. No choice depends on test data.
 """

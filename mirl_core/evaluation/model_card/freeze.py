@@ -1,4 +1,4 @@
-"""The freezing of the bundled models and their worlds: hashes of weights, tokenizer and samples, and questions.
+"""Freezing of the bundled models and their worlds: hashes of weights, tokenizer and samples; and questions.
 
 python -m mirl_core.evaluation.model_card.freeze questions NAME    # write the questions of a bundled model
 python -m mirl_core.evaluation.model_card.freeze manifest NAME     # write its manifest.json
