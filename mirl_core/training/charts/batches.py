@@ -30,7 +30,7 @@ _CHUNK = 10
 
 @dataclass(frozen=True, slots=True)
 class ChartsBatch:
-    """Rows in chunks of similar length (less padding), pictures, and the words that image tokens stand for."""
+    """Rows in chunks of similar length (less padding), pictures, and the words for image tokens."""
 
     chunks: tuple[Tokens, ...]
     pixels: torch.Tensor | None

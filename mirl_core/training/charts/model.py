@@ -11,7 +11,7 @@ class ChartsForward(ModelForward):
     """Forward passes over the model's own modules, without auxiliary heads."""
 
     def word_logits(self, connected: torch.Tensor, word_ids: torch.Tensor) -> torch.Tensor:
-        """Return the similarity of image tokens to words' embeddings: [n, 16, text width] -> [n, 16, words]."""
+        """Map image tokens [n, 16, text width] to their similarity with words' embeddings [n, 16, words]."""
         words = self.model.model.text_model.embed_tokens.weight.detach()
         sharpness = 8.0 / words[word_ids].square().sum(1).mean()
         return torch.as_tensor(connected @ words[word_ids].T * sharpness)

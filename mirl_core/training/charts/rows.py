@@ -138,7 +138,7 @@ def _turn(scene: Scene, rng: np.random.Generator, corrupted: bool) -> tuple[str,
 
 
 def corpus(count: int, seed: int = 7) -> list[str]:
-    """Return the text on which the tokenizer is trained: rows, all numbers below 100, some general English."""
+    """Return the text on which the tokenizer is trained: rows, numbers below 100, some general English."""
     rng = np.random.default_rng(seed)
     texts = _GENERAL.split("\n") * 4
     texts += [exercise_row(rng).rest for _ in range(count // 8)]

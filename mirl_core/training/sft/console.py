@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 import torch
+from rich.console import Console
 from rich.progress import (
     BarColumn,
     MofNCompleteColumn,
@@ -27,16 +28,7 @@ def run_stage(recipe: StageRecipe, max_seconds: float | None, export: Path | Non
     torch.set_num_threads(1)
     torch.use_deterministic_algorithms(True)
     stage = build_stage(recipe)
-    columns = (
-        TextColumn("{task.description}"),
-        BarColumn(bar_width=None, table_column=Column(ratio=1)),
-        MofNCompleteColumn(),
-        TimeElapsedColumn(),
-        TimeRemainingColumn(),
-        # Losses are cut at the line's end; the time left is not.
-        TextColumn("{task.fields[figures]}", table_column=Column(ratio=2, no_wrap=True, overflow="ellipsis")),
-    )
-    with Progress(*columns, expand=True) as bar:
+    with stage_progress() as bar:
         task = bar.add_task(recipe.name, total=recipe.steps, completed=stage.step, figures="")
 
         def show(step: int, figures: dict[str, float]) -> None:
@@ -47,3 +39,16 @@ def run_stage(recipe: StageRecipe, max_seconds: float | None, export: Path | Non
     if finished and export is not None:
         export_model(stage.averaged().model, stage.tokenizer, export)
     return finished
+
+
+def stage_progress(console: Console | None = None) -> Progress:
+    """Return the progress bar of a stage, one line wide; losses are cut at its end, the time left is not."""
+    columns = (
+        TextColumn("{task.description}"),
+        BarColumn(bar_width=None, table_column=Column(ratio=1)),
+        MofNCompleteColumn(),
+        TimeElapsedColumn(),
+        TimeRemainingColumn(),
+        TextColumn("{task.fields[figures]}", table_column=Column(ratio=2, no_wrap=True, overflow="ellipsis")),
+    )
+    return Progress(*columns, console=console, expand=True)

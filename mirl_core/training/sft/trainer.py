@@ -43,7 +43,7 @@ class Trainer(Stage[Recipe, TrainingForward]):
         return TrainingForward(model)
 
     def start_from(self, saved: dict[str, Any]) -> None:
-        """Take over the tower from a `vision` stage, the rest from an `lm` stage, all from a `joint` stage."""
+        """Take over the tower of a `vision` stage, the rest of an `lm` stage, all of a `joint` stage."""
         stage, weights = saved["stage"], saved["weights"]
         keep = {
             k: v

@@ -1,8 +1,8 @@
 """Written solutions of a chart question, from a description alone, in several valid orders and methods.
 
 A solution names its order first, then uses the values in that order; an addition or subtraction of larger
-numbers is split by tens and units or at a round number. Every solution is right, so a model's wrong chains are
-its own errors.
+numbers is split by tens and units or at a round number. Every solution is right, so a wrong chain is an error
+of the model.
 """
 
 from __future__ import annotations
@@ -117,7 +117,7 @@ def _excess(order: Sequence[int], values: dict[int, int], bound: int, rng: np.ra
 
 
 def _gap(fruits: Sequence[int], values: dict[int, int], rng: np.random.Generator) -> str:
-    """Return two passes, each in a random order, for the largest and the smallest value, then their difference."""
+    """Return two passes in random orders, for the largest and the smallest value, then the difference."""
     parts = []
     for word in rng.permutation(["best", "worst"]):
         order = [int(f) for f in rng.permutation(list(fruits))]
