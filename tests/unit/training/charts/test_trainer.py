@@ -1,4 +1,4 @@
-"""The charts trainer: it resumes bit for bit, learns as its first version did, and keeps its weights' format."""
+"""The charts trainer: it resumes bit for bit, learns as its first version did, and writes plain weights."""
 
 from __future__ import annotations
 
