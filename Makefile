@@ -80,12 +80,19 @@ format: install-dev  ## rewrite the code in the project's format
 	$(BIN)/ruff check --fix .
 
 STAGES := lm vision joint-1-look joint-2-look-again joint-3-reason joint-4-settle
+CHARTS_STAGES := 1-language 2-tables 3-look 4-align 5-reason
 
-model: install-dev  ## rebuild the bundled model from nothing; about 80 minutes of one core, run again to resume
+model: install-dev  ## rebuild the bundled models from nothing; hours of one core, run again to resume
 	set -e; for stage in $(STAGES); do \
 	  $(BIN)/mirl-train sft --config mirl_core/training/recipes/$$stage.yaml --export /tmp/mirl-train/export/$$stage; \
 	done
 	cp /tmp/mirl-train/export/$(lastword $(STAGES))/* mirl_core/bundled/digits/model/
+	set -e; for stage in $(CHARTS_STAGES); do \
+	  $(BIN)/mirl-train sft --config mirl_core/training/recipes/charts/$$stage.yaml \
+	    --export /tmp/mirl-train/export/charts-$$stage; \
+	done
+	mkdir -p mirl_core/bundled/charts/model
+	cp /tmp/mirl-train/export/charts-$(lastword $(CHARTS_STAGES))/* mirl_core/bundled/charts/model/
 
 lock: install-dev  ## resolve requirements/*.in anew
 	requirements/lock $(BIN)

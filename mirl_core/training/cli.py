@@ -30,6 +30,9 @@ def sft(
         typer.Option(min=0.0, help="Stop after this long and leave a checkpoint; run again to go on."),
     ] = None,
     output: Annotated[Path | None, typer.Option(help="Use this folder instead of the recipe's.")] = None,
+    root: Annotated[
+        Path | None, typer.Option(help="Put the folders of all stages here, instead of the recipe's parents.")
+    ] = None,
     init: Annotated[
         list[Path] | None, typer.Option(help="Use these finished stages instead of the recipe's.")
     ] = None,
@@ -38,16 +41,15 @@ def sft(
     ] = None,
     dry_run: Annotated[bool, typer.Option(help="Print the resolved recipe and stop.")] = False,
 ) -> None:
-    """Train a supervised stage of the bundled model: `lm`, `vision`, `joint`."""
-    from mirl_core.training.recipe import load_recipe
+    """Train a supervised stage of a bundled model, digits or charts. Run the same command again to resume."""
+    from mirl_core.training.worlds import load_recipe
 
-    recipe = load_recipe(config)
     changes: dict[str, object] = {}
     if output is not None:
         changes["output"] = output
     if init:
         changes["init"] = tuple(init)
-    recipe = recipe.model_copy(update=changes)
+    recipe = load_recipe(config, changes, root)
     if dry_run:
         typer.echo(recipe.model_dump_json(indent=2))
         return
@@ -55,6 +57,59 @@ def sft(
 
     finished = run_stage(recipe, max_seconds, export)
     typer.echo("finished" if finished else "stopped on time; run the same command again to go on")
+
+
+@app.command()
+def properties(
+    folder: Annotated[Path, typer.Argument(help="A charts stage's folder, or a file of weights in it.")],
+    kinds: Annotated[
+        str, typer.Option(help="Kinds of scenes, with commas: iid, half, quarter, shifted, ambiguous.")
+    ] = "iid",
+    n: Annotated[int, typer.Option(min=1, help="Scenes of each kind, one question each.")] = 300,
+    start: Annotated[
+        int, typer.Option(min=0, help="First dev scene; training looks at the first 100.")
+    ] = 1000,
+    samples: Annotated[int, typer.Option(min=1, help="Votes per question.")] = 16,
+    temperatures: Annotated[
+        str, typer.Option(help="Temperatures of the votes, with commas.")
+    ] = "0.4,0.6,0.8,1.0",
+    parts: Annotated[
+        str, typer.Option(help="Groups of figures, with commas.")
+    ] = "calibration,forced,headroom",
+    rough: Annotated[
+        float | None,
+        typer.Option(min=0.0, max=1.0, help="Written tables instead of pictures, this share of entries rough."),
+    ] = None,
+    output: Annotated[Path | None, typer.Option(help="Also write all figures to this file (JSON).")] = None,
+) -> None:
+    """Measure a charts stage on dev data: gain of votes, calibration, faithfulness. Prints JSON per kind."""
+    import json
+    import time
+
+    import torch
+
+    from mirl_core.tasks.worlds.charts.scenes import KINDS
+    from mirl_core.training.charts import properties as charts
+
+    plan = charts.Plan(
+        kinds=charts.read_words(kinds, KINDS, "kinds"),
+        sections=charts.read_words(parts, charts.SECTIONS, "parts"),
+        n=n,
+        start=start,
+        samples=samples,
+        temperatures=charts.read_numbers(temperatures, "temperatures"),
+        rough=rough,
+    )
+    torch.set_num_threads(1)
+    out: dict[str, object] = {"folder": folder.name, "n": n, "start": start}
+    begin = time.monotonic()
+    for kind, figures in charts.measure_properties(folder, plan):
+        out[kind] = figures
+        typer.echo(f"{kind}: {time.monotonic() - begin:.0f} s", err=True)
+        typer.echo(json.dumps({kind: figures}, indent=1))
+        if output is not None:
+            output.write_text(json.dumps(out, indent=1) + "\n", encoding="utf-8")
+        begin = time.monotonic()
 
 
 @app.command()

@@ -1,11 +1,11 @@
-"""Reading of recipe files, and the recipe of a supervised stage: pydantic trees that reject unknown keys."""
+"""Reading of recipe files, and the recipes of supervised stages: pydantic trees that reject unknown keys."""
 
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any, Literal, TypeVar
+from typing import Annotated, Any, Literal, TypeVar
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
 
 from mirl_core.config import first_problem
 from mirl_core.errors import ConfigError
@@ -14,36 +14,72 @@ from mirl_core.tasks.worlds.digits_language import TRAINING_SLIP_SHARE
 
 T = TypeVar("T", bound=BaseModel)
 
-Stage = Literal["lm", "vision", "joint"]
+DigitsStage = Literal["lm", "vision", "joint"]
 
 
-class Recipe(BaseModel):
-    """One stage of supervised training, resumable from its own folder."""
+def _as_folders(value: Any) -> Any:
+    if value is None:
+        return ()
+    return (value,) if isinstance(value, str | Path) else value
+
+
+Folders = Annotated[tuple[Path, ...], BeforeValidator(_as_folders)]
+"""Folders of a recipe: a list, a single path, or nothing."""
+
+
+class StageRecipe(BaseModel):
+    """The settings that stages of all worlds have."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
-    stage: Stage
-    """The part that is trained: `lm` (language model on text), `vision` (tower with auxiliary heads), `joint`
-    (everything)."""
     seed: int = 0
-    """Seed of weights and data; a step's data depend on (seed, stage, step) only."""
+    """Seed of weights and data; a step's data depend on the recipe and the step only."""
     steps: int = Field(gt=0)
     """Optimiser steps of the whole schedule."""
     output: Path
     """Folder of checkpoint, log and final weights; keep it outside the work tree."""
-    init: tuple[Path, ...] = ()
-    """Folders of finished stages whose weights are the start: the tower from a `vision`, the rest from an
-    `lm` stage."""
+    init: Folders = ()
+    """Folders of finished stages whose weights are the start."""
     learning_rate: float = Field(default=2e-3, gt=0)
     """Peak learning rate; linear warm-up, then a cosine down to a fiftieth."""
     warmup: int = Field(default=200, ge=0)
     """Steps of linear warm-up."""
-    connector_steps: int = Field(default=0, ge=0)
-    """`joint` only: number of first steps in which the connector alone is trained."""
     weight_decay: float = Field(default=0.05, ge=0)
     """Weight decay of matrices (AdamW)."""
     ema: float = Field(default=0.998, ge=0, lt=1)
     """Decay of the averaged weights; the averaged weights are evaluated and exported."""
+    text_rows: int = Field(default=0, ge=0)
+    """Image-free rows per step."""
+    corrupted_text: float = Field(default=0.5, ge=0, le=1)
+    """Probability that an image-free row has a corrupted description."""
+    word_weight: float = Field(default=0.0, ge=0)
+    """Weight of the loss that pulls image tokens towards the words for what they show."""
+    describe_only: bool = False
+    """End picture rows after the description, which teaches perception at a lower cost."""
+    dev_every: int = Field(default=500, gt=0)
+    """Steps between measurements on dev data."""
+    save_seconds: float = Field(default=60.0, gt=0)
+    """Seconds between checkpoints."""
+
+    @property
+    def name(self) -> str:
+        """Return the stage's name in the progress bar: its output folder's."""
+        return self.output.name
+
+
+class Recipe(StageRecipe):
+    """One stage of supervised training on digits and easy-VQA, resumable from its own folder."""
+
+    world: Literal["digits"] = "digits"
+    """The world that the stage trains on."""
+    stage: DigitsStage
+    """The part that is trained: `lm` (language model on text), `vision` (tower with auxiliary heads), `joint`
+    (everything)."""
+    init: Folders = ()
+    """Folders of finished stages whose weights are the start: the tower from a `vision`, the rest from an
+    `lm` stage."""
+    connector_steps: int = Field(default=0, ge=0)
+    """`joint` only: number of first steps in which the connector alone is trained."""
     digits_images: int = Field(default=0, ge=0)
     """Digits pictures per step (`vision`, `joint`)."""
     easy_images: int = Field(default=0, ge=0)
@@ -55,8 +91,6 @@ class Recipe(BaseModel):
     """Image-free rows per step (`lm`, `joint`), a fifth of them easy-VQA."""
     corrupted: float = Field(default=0.5, ge=0, le=1)
     """`joint` only: probability that a picture's last row has a corrupted description."""
-    corrupted_text: float = Field(default=0.5, ge=0, le=1)
-    """Probability that an image-free row has a corrupted description."""
     ambiguous: float = Field(default=TRAINING_AMBIGUOUS_SHARE, ge=0, le=1)
     """Share of ambiguous scenes among training scenes."""
     smallest: float = Field(default=18.0, gt=0, le=27)
@@ -72,19 +106,11 @@ class Recipe(BaseModel):
     """`joint` only: weight of the loss that pulls image tokens towards the words for what they show."""
     describe_only: bool = False
     """`joint` only: end picture rows after the description, which teaches perception at a lower cost."""
-    dev_every: int = Field(default=500, gt=0)
-    """Steps between measurements on dev data."""
-    save_seconds: float = Field(default=60.0, gt=0)
-    """Seconds between checkpoints."""
 
-
-def load_recipe(path: Path) -> Recipe:
-    """Return the stage in a YAML file.
-
-    Raises:
-        ConfigError: the file cannot be read or does not describe a stage.
-    """
-    return validated(read_yaml(path), Recipe, path)
+    @property
+    def name(self) -> str:
+        """Return the stage's name in the progress bar."""
+        return self.stage
 
 
 def read_yaml(path: Path) -> dict[str, Any]:

@@ -1,1 +1,1 @@
-"""Supervised training of the charts model: language first, then looking, then reasoning."""
+"""Supervised training of the charts model: language, looking, reasoning; and its properties."""

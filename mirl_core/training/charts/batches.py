@@ -1,4 +1,4 @@
-"""Batches of a step as tensors: a function of (recipe, step) and nothing else."""
+"""Batches of a supervised step as tensors: a function of (recipe, step) alone."""
 
 from __future__ import annotations
 
@@ -25,27 +25,27 @@ from mirl_core.training.sft.batches import Tokens, tokenize
 from mirl_core.training.sft.model import preprocess
 
 _CHUNK = 10
-"""Rows that are computed together, at least."""
+"""Smallest number of rows in a chunk; a smaller batch is one chunk."""
 
 
 @dataclass(frozen=True, slots=True)
 class ChartsBatch:
-    """Rows in chunks of similar length, pictures, and the words that their image tokens stand for."""
+    """Rows in chunks of similar length (less padding), pictures, and the words for image tokens."""
 
     chunks: tuple[Tokens, ...]
     pixels: torch.Tensor | None
-    """[n, 3, 64, 64] in -1..1."""
+    """[n, 3, 64, 64] in -1..1, None without pictures."""
     words: torch.Tensor | None
-    """[n, 16] token ids."""
+    """[n, 16] token ids, None without pictures."""
 
 
 def word_targets(scenes: list[Scene], tokenizer: Tokenizer) -> torch.Tensor:
-    """[n, 16]: ids of the table's words that a picture's image tokens stand for."""
+    """Return the ids of the table's words that each picture's image tokens stand for: [n, 16]."""
     return torch.tensor([[tokenizer.encode(w).ids[0] for w in table_words(language.see(s))] for s in scenes])
 
 
 def draw_batch(recipe: ChartsRecipe, tokenizer: Tokenizer, step: int) -> ChartsBatch:
-    """The training batch of one step."""
+    """Draw the training batch of one step."""
     rng = np.random.default_rng([recipe.seed, step])
     rows, pixels, words = [], None, None
     if recipe.images:

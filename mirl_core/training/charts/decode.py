@@ -22,9 +22,17 @@ def decode(
     generator: torch.Generator,
     limit: int = 160,
 ) -> list[str]:
-    """What the model writes after each prompt up to the end of the turn.
+    """Sample what follows each prompt, up to the end of the turn, and return it as text.
 
-    `owner` names each row's picture in `connected` [n, 16, text width], -1 for none. Temperature 0 is greedy.
+    Args:
+        forward: the model.
+        tokenizer: its tokenizer.
+        prompts: texts with image tokens; each row is one sample.
+        owner: each row's picture in `connected`, -1 for none.
+        connected: [n, 16, text width] image tokens, None without pictures.
+        temperature: 0 is greedy.
+        generator: randomness of the samples.
+        limit: longest turn, in tokens; a longer one is cut.
     """
     from transformers import DynamicCache
 
@@ -77,7 +85,7 @@ def decode(
 
 
 def split_turn(turn: str) -> tuple[str, str, str]:
-    """Description, chain and answer of a turn; what is missing is empty."""
+    """Return description, chain and answer of a turn; a missing part is empty."""
     parts = []
     for name in ("description", "think", "answer"):
         _, opened, rest = turn.partition(f"<{name}>")

@@ -1,124 +1,120 @@
-"""`python -m mirl_core.training.charts.properties STAGE`: what there is to gain on the charts world, on dev
-data.
+"""Properties of a stage's model on the charts world, on dev data: what votes can gain over greedy decoding.
 
-Plain torch sampling. Measures, for each kind of scenes: greedy against votes of 16 at several
-temperatures, one sampled trajectory, lengths, how often two chains of one right description disagree,
-faithfulness to a wrong description, calibration of the values read, and what descriptions mention.
-Intervals are 95%: Wilson's for shares, a bootstrap over scenes for paired differences.
+For each kind of scenes: greedy decoding against votes at several temperatures, single trajectories, lengths,
+how often two chains of one right description disagree, faithfulness to a wrong description, calibration of
+the values read, and what descriptions mention. Intervals are 95%: Wilson's for shares, a bootstrap over
+scenes for paired differences.
 """
 
 from __future__ import annotations
 
-import argparse
-import json
-import sys
-import time
+import math
 from collections import Counter
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal, TypeVar, get_args
 
 import numpy as np
 import numpy.typing as npt
 import torch
-from tokenizers import Tokenizer
 
-from mirl_core.tasks.worlds.charts import drawing, language, reasoning
-from mirl_core.tasks.worlds.charts.scenes import FRUITS, KINDS, LARGEST, USUAL, Kind, Scene, scenes
-from mirl_core.training.charts.decode import decode, split_turn
-from mirl_core.training.charts.model import ChartsForward
-from mirl_core.training.charts.rows import table_prompt
+from mirl_core.errors import ConfigError
+from mirl_core.tasks.worlds.charts import language, reasoning
+from mirl_core.tasks.worlds.charts.scenes import FRUITS, LARGEST, USUAL, Kind
+from mirl_core.training.charts.decode import split_turn
+from mirl_core.training.charts.sampler import Sampler
 from mirl_core.training.sft import text
-from mirl_core.training.sft.model import ModelShape, build_model, preprocess
 
-_BATCH = 256
+Section = Literal["calibration", "forced", "headroom"]
+SECTIONS: tuple[Section, ...] = get_args(Section)
 
-
-class Sampler:
-    """A stage's model on one kind's scenes, one question on each."""
-
-    def __init__(self, folder: Path, kind: Kind, count: int, start: int, rough: float | None = None) -> None:
-        """With `rough`, written tables of that roughness stand in for pictures that it can't see yet."""
-        self.tokenizer = Tokenizer.from_file(
-            str((folder.parent if folder.is_file() else folder) / "tokenizer.json")
-        )
-        self.forward = ChartsForward(build_model(ModelShape(), self.tokenizer))
-        self.forward.load_state_dict(load_weights(folder))
-        self.forward.eval()
-        self.scenes: list[Scene] = list(scenes(kind, "dev", count, start))
-        rng = np.random.default_rng([515, KINDS.index(kind), start])
-        self.questions = [language.ask(s, rng) for s in self.scenes]
-        self.prompts = [text.render_prompt(q.text, True) for q in self.questions]
-        truths = [language.Reading(tuple(language.see(s).items())) for s in self.scenes]
-        self.answers = [language.imply(q, t) for q, t in zip(self.questions, truths, strict=True)]
-        self.right, self.wrong, self.wrong_answers = [], [], []
-        for scene, question, answer in zip(self.scenes, self.questions, self.answers, strict=True):
-            reading = language.select(language.see(scene), question, rng)
-            self.right.append(language.write_description(reading, rng))
-            other = answer
-            while other == answer:
-                reading = language.select(language.corrupt(language.see(scene), rng), question, rng)
-                other = language.imply(question, reading)
-            self.wrong.append(language.write_description(reading, rng))
-            self.wrong_answers.append(other)
-        self.connected = None
-        if rough is not None:
-            self.prompts = [
-                table_prompt(q.text, language.see(s), rough, rng)
-                for q, s in zip(self.questions, self.scenes, strict=True)
-            ]
-            return
-        with torch.no_grad():
-            pixels = preprocess(drawing.render(self.scenes))
-            self.connected = self.forward.connect(self.forward.see(pixels))
-
-    def turns(self, temperature: float, copies: int, prefixes: list[str] | None = None) -> list[list[str]]:
-        """`copies` turns of every question: [questions][copies]."""
-        generator = torch.Generator().manual_seed(int(1000 * temperature) + copies)
-        prompts = (
-            self.prompts if prefixes is None else [p + d for p, d in zip(self.prompts, prefixes, strict=True)]
-        )
-        out: list[list[str]] = [[] for _ in prompts]
-        jobs = [n for n in range(len(prompts)) for _ in range(copies)]
-        for a in range(0, len(jobs), _BATCH):
-            part = jobs[a : a + _BATCH]
-            turns = decode(
-                self.forward,
-                self.tokenizer,
-                [prompts[n] for n in part],
-                part,
-                self.connected,
-                temperature,
-                generator,
-            )
-            for n, turn in zip(part, turns, strict=True):
-                out[n].append(turn)
-        return out
-
-    def answers_of(self, turns: list[list[str]]) -> list[list[str]]:
-        return [[split_turn(t)[2] for t in row] for row in turns]
-
-    def length(self, written: str) -> int:
-        return len(self.tokenizer.encode(written).ids)
+T = TypeVar("T", bound=str)
 
 
-def load_weights(folder: Path) -> dict[str, torch.Tensor]:
-    """A stage's averaged weights: the finished ones, or those of its checkpoint; or a file of weights."""
-    if folder.is_file():
-        return dict(torch.load(folder, weights_only=True))
-    finished = folder / "weights.pt"
-    if finished.exists():
-        return dict(torch.load(finished, weights_only=True))
-    return dict(torch.load(folder / "checkpoint.pt", weights_only=True)["average"])
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """What is measured."""
+
+    kinds: tuple[Kind, ...] = ("iid",)
+    """Kinds of scenes."""
+    sections: tuple[Section, ...] = SECTIONS
+    """Groups of figures."""
+    n: int = 300
+    """Scenes of each kind, with one question about each."""
+    start: int = 1000
+    """Index of the first dev scene."""
+    samples: int = 16
+    """Votes per question."""
+    temperatures: tuple[float, ...] = (0.4, 0.6, 0.8, 1.0)
+    """Temperatures of the votes."""
+    rough: float | None = None
+    """Share of rough entries in written tables that replace the pictures, 0 to 1; None for pictures."""
+
+
+def measure_properties(folder: Path, plan: Plan) -> Iterator[tuple[Kind, dict[str, Any]]]:
+    """Yield the figures of each kind of scenes as they are measured.
+
+    Args:
+        folder: a stage's folder, or a file of averaged weights in it.
+        plan: what is measured.
+
+    Raises:
+        ConfigError: the folder holds no weights or no tokenizer.
+    """
+    for kind in plan.kinds:
+        sampler = Sampler(folder, kind, plan.n, plan.start, plan.rough)
+        figures: dict[str, Any] = {}
+        if "calibration" in plan.sections:
+            figures["calibration"] = calibration(sampler)
+        if "forced" in plan.sections:
+            figures["forced"] = forced(sampler)
+        if "headroom" in plan.sections:
+            figures["headroom"] = headroom(sampler, plan.temperatures, plan.samples)
+        yield kind, figures
+
+
+def read_words(words: str, known: Sequence[T], param: str) -> tuple[T, ...]:
+    """Return the known words in a text with commas.
+
+    Raises:
+        ConfigError: a word is unknown.
+    """
+    names = [word.strip() for word in words.split(",") if word.strip()]
+    for name in names:
+        if name not in known:
+            raise ConfigError(f"{param}: {name!r} is not one of {', '.join(known)}", param=param)
+    return tuple(word for name in names for word in known if word == name)
+
+
+def read_numbers(numbers: str, param: str) -> tuple[float, ...]:
+    """Return the numbers in a text with commas.
+
+    Raises:
+        ConfigError: a part is not a positive, finite number.
+    """
+    out = []
+    for part in numbers.split(","):
+        if not part.strip():
+            continue
+        try:
+            number = float(part)
+        except ValueError:
+            number = math.nan
+        if not 0 < number < math.inf:
+            raise ConfigError(f"{param}: {part.strip()!r} is not a number above 0", param=param)
+        out.append(number)
+    return tuple(out)
 
 
 def vote(answers: list[str]) -> str:
-    """The most frequent answer, the earliest of them on a tie; empty where nothing was answered."""
+    """Return the most frequent answer, the earliest on a tie; empty without answers."""
     votes = [a for a in answers if a]
     return Counter(votes).most_common(1)[0][0] if votes else ""
 
 
 def wilson(right: float, n: int) -> tuple[float, float]:
-    """95% interval of a share, in percent."""
+    """Return Wilson's 95% interval of the share `right` (0 to 1) of n, in percent."""
     if not n:
         return 0.0, 100.0
     z, p = 1.96, right
@@ -128,13 +124,13 @@ def wilson(right: float, n: int) -> tuple[float, float]:
 
 
 def share(hits: list[bool]) -> dict[str, Any]:
-    """A share in percent with its interval and n."""
+    """Return the share of hits in percent, with its interval and n."""
     p = float(np.mean(hits)) if hits else 0.0
     return {"percent": round(100 * p, 1), "interval": wilson(p, len(hits)), "n": len(hits)}
 
 
 def paired(after: list[bool], before: list[bool]) -> dict[str, Any]:
-    """Mean difference of two paired shares in points, with a bootstrap interval."""
+    """Return the mean difference of two paired shares in points, with a bootstrap interval."""
     difference: npt.NDArray[np.float64] = 100.0 * (np.array(after, float) - np.array(before, float))
     rng = np.random.default_rng(1)
     means = difference[rng.integers(len(difference), size=(2000, len(difference)))].mean(1)
@@ -146,8 +142,11 @@ def paired(after: list[bool], before: list[bool]) -> dict[str, Any]:
     }
 
 
-def headroom(s: Sampler, temperatures: list[float], samples: int) -> dict[str, Any]:
-    """Greedy against votes, single samples, lengths, and what descriptions mention."""
+def headroom(s: Sampler, temperatures: Sequence[float], samples: int) -> dict[str, Any]:
+    """Return figures of greedy decoding, votes and single samples, and what descriptions mention.
+
+    Lengths are in tokens, at the last temperature.
+    """
     greedy_turns = s.turns(0.0, 1)
     greedy = [a[0] == w for a, w in zip(s.answers_of(greedy_turns), s.answers, strict=True)]
     out: dict[str, Any] = {"greedy": share(greedy)}
@@ -202,7 +201,10 @@ def _mentions(s: Sampler, turns: list[list[str]]) -> dict[str, Any]:
 
 
 def forced(s: Sampler) -> dict[str, Any]:
-    """Chains after swapped-in descriptions: right ones (disagreement of two), wrong ones (faithfulness)."""
+    """Return figures of chains after swapped-in descriptions.
+
+    Right descriptions show how often two chains disagree; wrong ones show how faithful a chain is.
+    """
     right = [f"<description>{d}</description>" for d in s.right]
     wrong = [f"<description>{d}</description>" for d in s.wrong]
     two = [[split_turn(t)[2] for t in row] for row in s.turns(1.0, 2, right)]
@@ -235,7 +237,10 @@ def forced(s: Sampler) -> dict[str, Any]:
 
 @torch.no_grad()
 def calibration(s: Sampler) -> dict[str, Any]:
-    """The model's probabilities of a column's value, the true description being forced up to it."""
+    """Return how well the model's probability of a column's value is calibrated.
+
+    The prefix is the true description up to that value; probabilities are over the possible values.
+    """
     ids = torch.tensor([s.tokenizer.encode(f" {v}").ids[0] for v in range(1, LARGEST + 1)])
     rows: list[tuple[float, int, int, int, float, float]] = []
     for a in range(0, len(s.scenes), 64):
@@ -281,40 +286,3 @@ def calibration(s: Sampler) -> dict[str, Any]:
         "mass_on_usual": round(100 * float(np.mean([r[5] for r in rows])), 1),
         "truth_is_usual": round(100 * float((~odd).mean()), 1),
     }
-
-
-def main() -> None:
-    """Measure a stage and print JSON, one kind after the other."""
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("folder", type=Path, help="a stage's folder, or a file of weights in it")
-    parser.add_argument("--kinds", nargs="+", default=["iid"], choices=KINDS)
-    parser.add_argument("--n", type=int, default=300)
-    parser.add_argument(
-        "--start", type=int, default=1000, help="first dev scene; training looks at the first 100"
-    )
-    parser.add_argument("--samples", type=int, default=16)
-    parser.add_argument("--temperatures", type=float, nargs="*", default=[0.4, 0.6, 0.8, 1.0])
-    parser.add_argument("--parts", nargs="+", default=["calibration", "forced", "headroom"])
-    parser.add_argument("--rough", type=float, help="written tables of this roughness instead of pictures")
-    parser.add_argument("--output", type=Path, help="also write the figures here")
-    chosen = parser.parse_args()
-    torch.set_num_threads(1)
-    out: dict[str, Any] = {"folder": chosen.folder.name, "n": chosen.n, "start": chosen.start}
-    for kind in chosen.kinds:
-        begin = time.monotonic()
-        s = Sampler(chosen.folder, kind, chosen.n, chosen.start, chosen.rough)
-        out[kind] = {}
-        if "calibration" in chosen.parts:
-            out[kind]["calibration"] = calibration(s)
-        if "forced" in chosen.parts:
-            out[kind]["forced"] = forced(s)
-        if "headroom" in chosen.parts:
-            out[kind]["headroom"] = headroom(s, chosen.temperatures, chosen.samples)
-        print(f"{kind}: {time.monotonic() - begin:.0f} s", file=sys.stderr, flush=True)
-        print(json.dumps({kind: out[kind]}, indent=1), flush=True)
-        if chosen.output is not None:
-            chosen.output.write_text(json.dumps(out, indent=1) + "\n")
-
-
-if __name__ == "__main__":
-    main()

@@ -1,8 +1,8 @@
 """Rows of the charts world for supervised training, drawn by seed.
 
 Guarantees: a row is a function of its random generator; corrupted descriptions are never learned
-(`learn_description` is False) and the reasoning after them follows them as written; scenes whose usual
-values are rarer than in training never appear.
+(`learn_description` is False) and the reasoning follows them as written; only `iid` and `ambiguous` scenes
+appear.
 """
 
 from __future__ import annotations
@@ -46,25 +46,25 @@ class Example:
 
 @functools.lru_cache(maxsize=30_000)
 def training_scene(kind: Kind, index: int) -> Scene:
-    """A training scene; drawn once per process."""
+    """Return a training scene, drawn once per process."""
     return draw_scene(kind, "train", index)
 
 
 @functools.lru_cache(maxsize=30_000)
 def training_picture(kind: Kind, index: int) -> Example:
-    """A training scene and its picture, drawn once per process."""
+    """Return a training scene with its picture, drawn once per process."""
     scene = training_scene(kind, index)
     return Example(scene, drawing.render([scene])[0])
 
 
 def choose(recipe: ChartsRecipe, rng: np.random.Generator) -> tuple[Kind, int]:
-    """Kind and index of a training scene."""
+    """Draw kind and index of a training scene."""
     kind: Kind = "ambiguous" if rng.random() < recipe.ambiguous else "iid"
     return kind, int(rng.integers(recipe.pool))
 
 
 def table_words(values: Mapping[int, int]) -> list[str]:
-    """The 16 words of a table, one for each image token: every fruit's name and value, then filler."""
+    """Return the 16 words of a table, one for each image token: every fruit's name and value, then filler."""
     words = []
     for n, fruit in enumerate(FRUITS):
         words += [f" {fruit}", f" {values[n]}" if n in values else ABSENT]
@@ -72,7 +72,10 @@ def table_words(values: Mapping[int, int]) -> list[str]:
 
 
 def rough_table(values: Mapping[int, int], rough: float, rng: np.random.Generator) -> str:
-    """A written table as people write them: some entries are off by one or two, some are left out."""
+    """Write a table in which some values are off by one or two and some are missing.
+
+    `rough` is the probability that an entry is drawn to be rough; three in ten of those are missing.
+    """
     words = table_words(values)
     for fruit, value in values.items():
         if rng.random() < rough:
@@ -86,7 +89,7 @@ def rough_table(values: Mapping[int, int], rough: float, rng: np.random.Generato
 def picture_row(
     scene: Scene, rng: np.random.Generator, picture: int, corrupted: bool, describe_only: bool
 ) -> SFTRow:
-    """A row about a picture; with `corrupted`, its description is wrong and is not learned."""
+    """Make a row about a picture; with `corrupted`, its description is wrong and is not learned."""
     question, description, rest = _turn(scene, rng, corrupted)
     system = str(rng.choice(SYSTEM_PROMPTS)) if rng.random() < 0.03 else None
     prompt = render_prompt(question, True, system)
@@ -94,7 +97,7 @@ def picture_row(
 
 
 def text_row(scene: Scene, rng: np.random.Generator, corrupted: bool, table: bool, rough: float) -> SFTRow:
-    """An image-free row; with `table`, a written table stands where a picture would."""
+    """Make an image-free row; with `table`, its prompt has a written table in the picture's position."""
     question, description, rest = _turn(scene, rng, corrupted)
     system = str(rng.choice(SYSTEM_PROMPTS)) if rng.random() < 0.03 else None
     if table:
@@ -105,7 +108,7 @@ def text_row(scene: Scene, rng: np.random.Generator, corrupted: bool, table: boo
 
 
 def exercise_row(rng: np.random.Generator) -> SFTRow:
-    """A row of sums by themselves."""
+    """Make a row of exercises in arithmetic, without a chart."""
     return SFTRow(
         render_prompt("Exercises.", False), "", f"<think>{reasoning.exercises(8, rng)}</think>{END}", True
     )
@@ -118,7 +121,7 @@ def table_prompt(
     rng: np.random.Generator,
     system: str | None = None,
 ) -> str:
-    """A prompt with a written table where a picture would stand."""
+    """Return a prompt with a written table in the picture's position."""
     written = rough_table(values, rough, rng)
     return render_prompt(f"{FAKE_IMAGE}{GLOBAL_IMAGE}{written}{FAKE_IMAGE}{question}", False, system)
 
@@ -135,7 +138,7 @@ def _turn(scene: Scene, rng: np.random.Generator, corrupted: bool) -> tuple[str,
 
 
 def corpus(count: int, seed: int = 7) -> list[str]:
-    """Text on which the tokenizer is trained: rows, every number of two digits, a little general English."""
+    """Return the text on which the tokenizer is trained: rows, numbers below 100, some general English."""
     rng = np.random.default_rng(seed)
     texts = _GENERAL.split("\n") * 4
     texts += [exercise_row(rng).rest for _ in range(count // 8)]

@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 import torch
+from rich.console import Console
 from rich.progress import (
     BarColumn,
     MofNCompleteColumn,
@@ -13,35 +14,41 @@ from rich.progress import (
     TimeElapsedColumn,
     TimeRemainingColumn,
 )
+from rich.table import Column
 
-from mirl_core.training.recipe import Recipe
+from mirl_core.training.recipe import StageRecipe
 from mirl_core.training.sft.model import export as export_model
-from mirl_core.training.sft.trainer import Trainer
+from mirl_core.training.worlds import build_stage
 
 
-def run_stage(recipe: Recipe, max_seconds: float | None, export: Path | None) -> bool:
+def run_stage(recipe: StageRecipe, max_seconds: float | None, export: Path | None) -> bool:
     """Train the stage as far as `max_seconds` allows; return True when it is finished (and exported to
     `export`)."""
     # One thread: sums are repeatable, and two threads are slower than one on a busy two-core machine.
     torch.set_num_threads(1)
     torch.use_deterministic_algorithms(True)
-    trainer = Trainer(recipe)
-    columns = (
-        TextColumn(recipe.stage),
-        BarColumn(),
-        MofNCompleteColumn(),
-        TimeElapsedColumn(),
-        TimeRemainingColumn(),
-        TextColumn("{task.fields[figures]}"),
-    )
-    with Progress(*columns) as bar:
-        task = bar.add_task(recipe.stage, total=recipe.steps, completed=trainer.step, figures="")
+    stage = build_stage(recipe)
+    with stage_progress() as bar:
+        task = bar.add_task(recipe.name, total=recipe.steps, completed=stage.step, figures="")
 
         def show(step: int, figures: dict[str, float]) -> None:
             text = "  ".join(f"{name} {value:.3f}" for name, value in figures.items() if name != "loss")
             bar.update(task, completed=step, figures=text)
 
-        finished = trainer.run(max_seconds, show)
+        finished = stage.run(max_seconds, show)
     if finished and export is not None:
-        export_model(trainer.averaged().model, trainer.tokenizer, export)
+        export_model(stage.averaged().model, stage.tokenizer, export)
     return finished
+
+
+def stage_progress(console: Console | None = None) -> Progress:
+    """Return the progress bar of a stage, one line wide; losses are cut at its end, the time left is not."""
+    columns = (
+        TextColumn("{task.description}"),
+        BarColumn(bar_width=None, table_column=Column(ratio=1)),
+        MofNCompleteColumn(),
+        TimeElapsedColumn(),
+        TimeRemainingColumn(),
+        TextColumn("{task.fields[figures]}", table_column=Column(ratio=2, no_wrap=True, overflow="ellipsis")),
+    )
+    return Progress(*columns, console=console, expand=True)

@@ -1,6 +1,6 @@
 """The bundled model: a small Idefics3, its export, and a training forward that computes every image once.
 
-`TrainingForward` equals transformers' own forward on full 64 x 64 images (a test checks it) without its
+`ModelForward` equals transformers' own forward on full 64 x 64 images (a test checks it) without its
 per-image loops.
 """
 
@@ -101,24 +101,12 @@ def build_model(shape: ModelShape, tokenizer: Tokenizer, seed: int = 0) -> Idefi
     return model
 
 
-class TrainingForward(nn.Module):
-    """Forward passes over the model's own modules, with auxiliary heads that are not exported.
-
-    The heads read mean-pooled vision features: per cell (digit or empty, colour) and over the picture
-    (easy-VQA's
-    shape and colour).
-    """
+class ModelForward(nn.Module):
+    """Forward passes over the model's own modules."""
 
     def __init__(self, model: Idefics3ForConditionalGeneration) -> None:
         super().__init__()
         self.model = model
-        width = model.config.vision_config.hidden_size
-        self.cell_digit = nn.Linear(4 * width, 11)
-        self.cell_colour = nn.Linear(4 * width, 4)
-        self.shape = nn.Linear(4 * width, 3)
-        self.shape_colour = nn.Linear(4 * width, 8)
-        self.aux_norm = nn.LayerNorm(width)
-        self.cell_name = nn.Linear(model.config.text_config.hidden_size, 4)
 
     def see(self, pixels: torch.Tensor) -> torch.Tensor:
         """Map [n, 3, 64, 64] in -1..1 to [n, 64, vision width], patches in reading order."""
@@ -132,6 +120,45 @@ class TrainingForward(nn.Module):
     def connect(self, features: torch.Tensor) -> torch.Tensor:
         """Map [n, 64, vision width] to [n, 16, text width], the embeddings of the image tokens."""
         return torch.as_tensor(self.model.model.connector(features))
+
+    def speak(
+        self, ids: torch.Tensor, pictures: torch.Tensor | None, owner: torch.Tensor | None
+    ) -> torch.Tensor:
+        """Return hidden states of the language model: [rows, length, text width].
+
+        `pictures` [n, 16, text width] replace the image tokens; `owner` [rows] is each row's picture, -1 for
+        none. Rows are padded on the right, so they need only a causal mask.
+        """
+        inner = self.model.model.text_model
+        embedded = inner.embed_tokens(ids)
+        if pictures is not None and owner is not None:
+            at = ids == self.model.config.image_token_id
+            with_image = owner[owner >= 0]
+            flat = pictures[with_image].reshape(-1, pictures.shape[-1])
+            embedded = embedded.masked_scatter(at.unsqueeze(-1), flat)
+        return torch.as_tensor(inner(inputs_embeds=embedded, use_cache=False).last_hidden_state)
+
+    def logits(self, hidden: torch.Tensor) -> torch.Tensor:
+        """Map [..., text width] to [..., vocabulary]."""
+        return torch.as_tensor(self.model.lm_head(hidden))
+
+
+class TrainingForward(ModelForward):
+    """The digits model's forward passes, with auxiliary heads that are not exported.
+
+    The heads read mean-pooled vision features: per cell (digit or empty, colour) and over the picture
+    (easy-VQA's shape and colour).
+    """
+
+    def __init__(self, model: Idefics3ForConditionalGeneration) -> None:
+        super().__init__(model)
+        width = model.config.vision_config.hidden_size
+        self.cell_digit = nn.Linear(4 * width, 11)
+        self.cell_colour = nn.Linear(4 * width, 4)
+        self.shape = nn.Linear(4 * width, 3)
+        self.shape_colour = nn.Linear(4 * width, 8)
+        self.aux_norm = nn.LayerNorm(width)
+        self.cell_name = nn.Linear(model.config.text_config.hidden_size, 4)
 
     def read_cells(self, features: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         """Map [n, 64, width] to digit logits [n, 4 cells, 11] (10 is "empty") and colour logits [n, 4 cells,
@@ -168,28 +195,6 @@ class TrainingForward(nn.Module):
         digit = cells[:, :, 1:3] @ words[digit_ids].T * sharpness
         colour = cells[:, :, 0::3] @ words[colour_ids].T * sharpness
         return digit, colour, self.cell_name(cells)
-
-    def speak(
-        self, ids: torch.Tensor, pictures: torch.Tensor | None, owner: torch.Tensor | None
-    ) -> torch.Tensor:
-        """Return hidden states of the language model: [rows, length, text width].
-
-        `pictures` [n, 16, text width] replace the image tokens; `owner` [rows] is each row's picture, -1 for
-        none.
-        Rows are padded on the right, so they need only a causal mask.
-        """
-        inner = self.model.model.text_model
-        embedded = inner.embed_tokens(ids)
-        if pictures is not None and owner is not None:
-            at = ids == self.model.config.image_token_id
-            with_image = owner[owner >= 0]
-            flat = pictures[with_image].reshape(-1, pictures.shape[-1])
-            embedded = embedded.masked_scatter(at.unsqueeze(-1), flat)
-        return torch.as_tensor(inner(inputs_embeds=embedded, use_cache=False).last_hidden_state)
-
-    def logits(self, hidden: torch.Tensor) -> torch.Tensor:
-        """Map [..., text width] to [..., vocabulary]."""
-        return torch.as_tensor(self.model.lm_head(hidden))
 
 
 def preprocess(pixels: Any) -> torch.Tensor:

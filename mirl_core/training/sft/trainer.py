@@ -1,182 +1,89 @@
-"""Supervised training of the bundled model in three resumable stages.
-
-Guarantees: a run that was stopped and resumed ends in the same weights, bit for bit, as an uninterrupted one
-(one thread); weights, data and their order depend on the recipe's seed alone.
-"""
+"""The digits model's trainer, in three stages: `lm`, `vision`, `joint`."""
 
 from __future__ import annotations
 
-import json
-import math
-import os
-import shutil
-import time
-from collections.abc import Callable, Sequence
-from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from tokenizers import Tokenizer
 from torch.nn.functional import cross_entropy
 
-from mirl_core.errors import ConfigError
 from mirl_core.tasks.worlds.digits import COLOURS
 from mirl_core.training.recipe import Recipe
 from mirl_core.training.sft import text
 from mirl_core.training.sft.batches import Batch, Pictures, draw_batch
 from mirl_core.training.sft.dev_figures import measure
-from mirl_core.training.sft.model import ModelShape, TrainingForward, build_model
+from mirl_core.training.sft.model import TrainingForward
 from mirl_core.training.sft.rows import corpus
+from mirl_core.training.sft.stage import Part, Stage, token_loss, total_loss
+
+if TYPE_CHECKING:
+    from transformers import Idefics3ForConditionalGeneration
 
 TOKENIZER_VOCABULARY = 704
 TOKENIZER_TEXTS = 6000
 
-Progress = Callable[[int, dict[str, float]], None]
+_TRAINED: dict[str, tuple[Part, ...]] = {
+    "lm": ("text",),
+    "vision": ("vision", "heads"),
+    "joint": ("text", "vision", "heads", "connector"),
+}
+_TOWER = ("model.model.vision_model.", "cell_digit", "cell_colour", "shape", "aux_norm")
 
 
-class Trainer:
-    """A stage: model, averaged weights, optimiser, and their step."""
+class Trainer(Stage[Recipe, TrainingForward]):
+    """A stage of the digits model."""
 
-    def __init__(self, recipe: Recipe) -> None:
-        self.recipe = recipe
-        self.folder = recipe.output
-        self.folder.mkdir(parents=True, exist_ok=True)
-        self.tokenizer = prepare_tokenizer(self.folder, recipe.init)
-        self.forward = TrainingForward(build_model(ModelShape(), self.tokenizer, recipe.seed))
-        for folder in recipe.init:
-            self._load_stage(folder)
-        self.step = 0
-        self.optimizer = torch.optim.AdamW(
-            self._groups(), lr=recipe.learning_rate, betas=(0.9, 0.98), eps=1e-8
-        )
-        self.average = {k: v.detach().clone() for k, v in self.forward.state_dict().items()}
-        checkpoint = self.folder / "checkpoint.pt"
-        if checkpoint.exists():
-            self._load(checkpoint)
+    def train_tokenizer(self) -> Tokenizer:
+        """Return a new tokenizer, trained on the text of digits and easy-VQA."""
+        return train_tokenizer()
 
-    def _load_stage(self, folder: Path) -> None:
-        path = folder / "weights.pt"
-        if not path.exists():
-            raise ConfigError(f"{path} does not exist: finish the stage of that folder first", param="init")
-        saved = torch.load(path, weights_only=True)
+    def wrap(self, model: Idefics3ForConditionalGeneration) -> TrainingForward:
+        """Return the forward with auxiliary heads."""
+        return TrainingForward(model)
+
+    def start_from(self, saved: dict[str, Any]) -> None:
+        """Take over the tower of a `vision` stage, the rest of an `lm` stage, all of a `joint` stage."""
         stage, weights = saved["stage"], saved["weights"]
-        tower = ("model.model.vision_model.", "cell_digit", "cell_colour", "shape", "aux_norm")
         keep = {
-            k: v for k, v in weights.items() if stage == "joint" or k.startswith(tower) == (stage == "vision")
+            k: v
+            for k, v in weights.items()
+            if stage == "joint" or k.startswith(_TOWER) == (stage == "vision")
         }
         self.forward.load_state_dict({**self.forward.state_dict(), **keep})
 
-    def _groups(self) -> list[dict[str, Any]]:
-        """Return parameter groups by part, so that each part has its own schedule; only the stage's parts are
-        trained."""
-        groups: list[dict[str, Any]] = []
-        for name, parameter in self.forward.named_parameters():
-            part = _part(name)
-            trained = {
-                "lm": ("text",),
-                "vision": ("vision", "heads"),
-                "joint": ("text", "vision", "heads", "connector"),
-            }
-            parameter.requires_grad_(part in trained[self.recipe.stage])
-            if parameter.requires_grad:
-                decay = self.recipe.weight_decay if parameter.ndim > 1 and "embed" not in name else 0.0
-                groups.append({"params": [parameter], "weight_decay": decay, "part": part})
-        return groups
+    def pack(self) -> dict[str, Any]:
+        """Return the averaged weights with the stage that they are from."""
+        return {"stage": self.recipe.stage, "weights": self.average}
 
-    def rate(self, part: str) -> float:
-        """Return the learning rate of a part at the current step."""
-        r, start = self.recipe, self.recipe.connector_steps
-        if self.step < start:
-            return r.learning_rate * min(1.0, (self.step + 1) / 50) if part == "connector" else 0.0
-        done = self.step - start
-        warm = min(1.0, (done + 1) / max(1, r.warmup))
-        progress = min(1.0, done / max(1, r.steps - start))
-        return r.learning_rate * warm * (0.02 + 0.98 * 0.5 * (1 + math.cos(math.pi * progress)))
+    def unpack(self, saved: dict[str, Any]) -> dict[str, torch.Tensor]:
+        """Return the averaged weights without their stage."""
+        return dict(saved["weights"])
 
-    def train_step(self) -> dict[str, float]:
-        """Make one optimiser step on the step's batch; return its losses, in nats."""
+    def trains(self, part: Part) -> bool:
+        """Return whether the stage trains a part at any step."""
+        return part in _TRAINED[self.recipe.stage]
+
+    def rate(self, part: Part) -> float:
+        """Return the learning rate of a part at the current step; the connector starts before the others."""
+        recipe = self.recipe
+        if self.step < recipe.connector_steps:
+            return recipe.learning_rate * min(1.0, (self.step + 1) / 50) if part == "connector" else 0.0
+        return self.cosine_rate(recipe.connector_steps)
+
+    def losses(self) -> tuple[torch.Tensor, dict[str, float]]:
+        """Return the loss on the current step's batch, and its parts in nats per token or per reading."""
         batch = draw_batch(self.recipe, self.tokenizer, self.step)
-        loss, figures = losses(self.forward, batch, self.recipe, self.tokenizer)
-        self.optimizer.zero_grad(set_to_none=True)
-        loss.backward()  # type: ignore[no-untyped-call]
-        torch.nn.utils.clip_grad_norm_([p for p in self.forward.parameters() if p.grad is not None], 1.0)
-        for group in self.optimizer.param_groups:
-            group["lr"] = self.rate(group["part"])
-        self.optimizer.step()
-        self.step += 1
-        decay = min(self.recipe.ema, (1 + self.step) / (10 + self.step))
-        with torch.no_grad():
-            for k, v in self.forward.state_dict().items():
-                self.average[k].lerp_(v, 1.0 - decay)
-        return figures
-
-    def run(self, max_seconds: float | None = None, progress: Progress | None = None) -> bool:
-        """Train until the stage is finished (True) or the time is over (False); always leave a checkpoint."""
-        begin = saved = time.monotonic()
-        while self.step < self.recipe.steps:
-            figures = self.train_step()
-            if progress is not None:
-                progress(self.step, figures)
-            if self.step % self.recipe.dev_every == 0 or self.step == self.recipe.steps:
-                self._log({**figures, **self.measure(), "seconds": time.monotonic() - begin})
-            now = time.monotonic()
-            if max_seconds is not None and now - begin > max_seconds:
-                break
-            if now - saved > self.recipe.save_seconds:
-                self.save()
-                saved = time.monotonic()
-        self.save()
-        if self.step < self.recipe.steps:
-            return False
-        _write(self.folder / "weights.pt", {"stage": self.recipe.stage, "weights": self.average})
-        return True
-
-    def averaged(self) -> TrainingForward:
-        """Return a copy of the model with the averaged weights."""
-        twin = TrainingForward(build_model(ModelShape(), self.tokenizer, self.recipe.seed))
-        twin.load_state_dict(self.average)
-        return twin.eval()
+        return losses(self.forward, batch, self.recipe, self.tokenizer)
 
     def measure(self) -> dict[str, float]:
         """Return figures of the averaged weights on dev data."""
         return measure(self.averaged(), self.tokenizer, self.recipe.stage)
 
-    def save(self) -> None:
-        """Write the checkpoint, whole or not at all."""
-        state = {
-            "recipe": self.recipe.model_dump_json(),
-            "step": self.step,
-            "weights": self.forward.state_dict(),
-            "average": self.average,
-            "optimizer": self.optimizer.state_dict(),
-        }
-        _write(self.folder / "checkpoint.pt", state)
 
-    def _load(self, path: Path) -> None:
-        state = torch.load(path, weights_only=True)
-        if state["recipe"] != self.recipe.model_dump_json():
-            raise ConfigError(
-                f"{path} belongs to another recipe; choose another output folder", param="output"
-            )
-        self.step = state["step"]
-        self.forward.load_state_dict(state["weights"])
-        self.average = state["average"]
-        self.optimizer.load_state_dict(state["optimizer"])
-
-    def _log(self, figures: dict[str, float]) -> None:
-        with (self.folder / "log.jsonl").open("a") as log:
-            log.write(json.dumps({"step": self.step, **{k: round(v, 5) for k, v in figures.items()}}) + "\n")
-
-
-def prepare_tokenizer(folder: Path, init: Sequence[Path] = ()) -> Tokenizer:
-    """Return the folder's tokenizer: an existing one, that of the first stage in `init`, or a new one trained
-    on the worlds' text."""
-    path = folder / "tokenizer.json"
-    if not path.exists() and init and (init[0] / "tokenizer.json").exists():
-        shutil.copyfile(init[0] / "tokenizer.json", path)
-    if not path.exists():
-        text.build_tokenizer(corpus(TOKENIZER_TEXTS), TOKENIZER_VOCABULARY).save(str(path))
-    return Tokenizer.from_file(str(path))
+def train_tokenizer() -> Tokenizer:
+    """Return the tokenizer of the digits model, trained on the text of digits and easy-VQA."""
+    return text.build_tokenizer(corpus(TOKENIZER_TEXTS), TOKENIZER_VOCABULARY)
 
 
 def losses(
@@ -193,37 +100,23 @@ def losses(
             n = len(batch.pictures.digit)
             digit, colour = forward.read_cells(features[:n])
             shape, shape_colour = forward.read_shape(features[n:])
-            parts = {"digit": cross_entropy(digit.flatten(0, 1), batch.pictures.digit.flatten())}
-            parts["colour"] = cross_entropy(colour.flatten(0, 1), batch.pictures.colour.flatten())
+            readings = {"digit": cross_entropy(digit.flatten(0, 1), batch.pictures.digit.flatten())}
+            readings["colour"] = cross_entropy(colour.flatten(0, 1), batch.pictures.colour.flatten())
             if len(shape):
-                parts["shape"] = cross_entropy(shape, batch.pictures.shape[:, 0])
-                parts["shape_colour"] = cross_entropy(shape_colour, batch.pictures.shape[:, 1])
-            terms += [weight * (2.0 if k == "digit" else 0.5) * v for k, v in parts.items()]
-            figures |= {k: v.item() for k, v in parts.items()}
+                readings["shape"] = cross_entropy(shape, batch.pictures.shape[:, 0])
+                readings["shape_colour"] = cross_entropy(shape_colour, batch.pictures.shape[:, 1])
+            terms += [weight * (2.0 if k == "digit" else 0.5) * v for k, v in readings.items()]
+            figures |= {k: v.item() for k, v in readings.items()}
         connected = forward.connect(features) if recipe.stage == "joint" else None
         if recipe.word_weight and connected is not None:
             terms.append(
                 recipe.word_weight * _word_loss(forward, connected, batch.pictures, tokenizer, figures)
             )
-    sums = {1: torch.zeros(()), 2: torch.zeros(())}
-    counts = {1: 0, 2: 0}
-    for tokens in batch.chunks:
-        hidden = forward.speak(tokens.ids, connected, tokens.owner)[:, :-1]
-        in_loss = tokens.kind > 0
-        logits = forward.logits(hidden[in_loss])
-        nats = cross_entropy(logits, tokens.ids[:, 1:][in_loss], reduction="none")
-        for kind in (1, 2):
-            kind_nats = nats[tokens.kind[in_loss] == kind]
-            sums[kind] = sums[kind] + kind_nats.sum()
-            counts[kind] += len(kind_nats)
     if batch.chunks:
-        description_weight = recipe.description_weight
-        terms.append((description_weight * sums[1] + sums[2]) / (description_weight * counts[1] + counts[2]))
-        figures["description"] = sums[1].item() / max(1, counts[1])
-        figures["reasoning"] = sums[2].item() / max(1, counts[2])
-    loss = torch.stack(terms).sum()
-    figures["loss"] = loss.item()
-    return loss, figures
+        loss, parts = token_loss(forward, batch.chunks, connected, recipe.description_weight)
+        terms.append(loss)
+        figures |= parts
+    return total_loss(terms, figures)
 
 
 def _word_loss(
@@ -248,17 +141,3 @@ def _word_loss(
     }
     figures |= {k: v.item() for k, v in parts.items()}
     return torch.stack(list(parts.values())).sum()
-
-
-def _part(name: str) -> str:
-    if ".vision_model." in name:
-        return "vision"
-    if ".connector." in name:
-        return "connector"
-    return "text" if name.startswith("model.") else "heads"
-
-
-def _write(path: Path, state: dict[str, Any]) -> None:
-    spare = path.with_suffix(".new")
-    torch.save(state, spare)
-    os.replace(spare, path)

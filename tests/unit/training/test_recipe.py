@@ -11,7 +11,8 @@ import pytest
 
 import mirl_core.training
 from mirl_core.errors import ConfigError
-from mirl_core.training.recipe import Recipe, load_recipe
+from mirl_core.training.recipe import Recipe
+from mirl_core.training.worlds import load_recipe
 
 FOLDER = Path(mirl_core.training.__file__).parent / "recipes"
 RECIPES = sorted(path for path in FOLDER.glob("*.yaml") if not path.stem.startswith(("rl-", "study-")))
@@ -19,11 +20,13 @@ RECIPES = sorted(path for path in FOLDER.glob("*.yaml") if not path.stem.startsw
 
 @pytest.mark.parametrize("path", RECIPES, ids=lambda p: p.stem)
 def test_shipped_recipes_parse(path: Path) -> None:
-    assert load_recipe(path).stage in path.stem
+    recipe = load_recipe(path)
+    assert isinstance(recipe, Recipe)
+    assert recipe.stage in path.stem
 
 
 def test_there_is_a_recipe_for_every_stage() -> None:
-    assert {load_recipe(p).stage for p in RECIPES} == {"lm", "vision", "joint"}
+    assert {load_recipe(p).name for p in RECIPES} == {"lm", "vision", "joint"}
 
 
 def test_every_field_is_documented() -> None:

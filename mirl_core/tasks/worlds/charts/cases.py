@@ -14,7 +14,13 @@ _SEED = 515
 
 
 def charts_cases(split: str, part: Part, count: int) -> list[WorldCase]:
-    """One question on each of the split's first `count` scenes; all by a fixed seed."""
+    """Return one case for each of the split's first `count` scenes; a fixed seed draws the questions.
+
+    Args:
+        split: a name in `CHARTS_SPLITS`.
+        part: train, dev or test.
+        count: number of scenes.
+    """
     kind = next(k for k in KINDS if split == f"charts-{k}")
     all_scenes = list(scenes(kind, part, count))
     pictures = drawing.render(all_scenes)

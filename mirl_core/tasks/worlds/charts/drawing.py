@@ -12,7 +12,7 @@ from mirl_core.tasks.worlds.charts.scenes import LARGEST, Column, Scene, Style
 
 IMAGE_SIZE = 64
 COLOURS = ("red", "orange", "yellow", "green", "blue", "purple")
-"""The colour of each fruit's column."""
+"""Names of the fruits' colours, in the order of `FRUITS`."""
 PALETTE = np.array(
     [
         [0.86, 0.14, 0.16],
@@ -35,7 +35,7 @@ Canvas = npt.NDArray[np.float32]
 
 
 def render(scenes: Sequence[Scene]) -> npt.NDArray[np.uint8]:
-    """Pictures of the scenes: [n, 64, 64, 3] RGB."""
+    """Draw scenes: [n, 64, 64, 3] uint8 RGB."""
     out = np.empty((len(scenes), IMAGE_SIZE, IMAGE_SIZE, 3), np.uint8)
     for i, scene in enumerate(scenes):
         out[i] = _draw(scene)
@@ -43,12 +43,12 @@ def render(scenes: Sequence[Scene]) -> npt.NDArray[np.uint8]:
 
 
 def height_of(value: float, style: Style) -> float:
-    """Where a column of this value ends, in pixels from the picture's upper edge."""
+    """Return the upper end of a column with this value, in pixels from the picture's upper edge."""
     return style.bottom - (style.bottom - style.top) * value / LARGEST
 
 
 def slots(scene: Scene) -> list[tuple[float, float]]:
-    """Left and right edge of each column, in pixels."""
+    """Return the left and right edge of each column, in pixels."""
     style = scene.style
     width = (style.right - style.left) / len(scene.columns)
     side = width * style.gap / 2
@@ -102,7 +102,7 @@ def _blend(
     paint: npt.NDArray[np.float32] | np.float32,
     opacity: float,
 ) -> None:
-    """Paint a rectangle; a pixel that is covered in part is painted in part."""
+    """Paint a rectangle; `opacity` counts in proportion to the covered share of a pixel."""
     across, columns = _cover(x0, x1)
     down, rows = _cover(y0, y1)
     patch = canvas[rows, columns]
@@ -111,7 +111,7 @@ def _blend(
 
 
 def _cover(start: float, end: float) -> tuple[npt.NDArray[np.float32], slice]:
-    """How much of each pixel lies between two positions, 0 to 1, and which pixels those are."""
+    """Return the share of each pixel between two positions, 0 to 1, and the slice of these pixels."""
     first, last = max(0, math.floor(start)), min(IMAGE_SIZE, math.ceil(end))
     pixels = np.arange(first, max(first, last), dtype=np.float32)
     covered = np.minimum(pixels + 1, end) - np.maximum(pixels, start)
@@ -119,7 +119,7 @@ def _cover(start: float, end: float) -> tuple[npt.NDArray[np.float32], slice]:
 
 
 def _write(canvas: Canvas, word: str, y: int, ink: np.float32) -> None:
-    """The word in 3 x 5 letters at the left edge, its upper edge at row `y`."""
+    """Write a number in 3 x 5 pixel digits at the left edge, with its upper edge at row `y`."""
     for n, letter in enumerate(word):
         for dy, row in enumerate(_FONT[letter]):
             for dx, dot in enumerate(row):
@@ -128,7 +128,7 @@ def _write(canvas: Canvas, word: str, y: int, ink: np.float32) -> None:
 
 
 def _blurred(canvas: Canvas, strength: float) -> Canvas:
-    """Each pixel mixed with its neighbours along both axes; at strength 1 each neighbour has a quarter."""
+    """Mix each pixel with its two neighbours, axis by axis; at strength 1 a neighbour has weight 1/4."""
     side = np.float32(strength / (2 * strength + 2))
     for axis in (0, 1):
         padded = np.pad(canvas, [(1, 1) if a == axis else (0, 0) for a in range(3)], mode="edge")

@@ -1,7 +1,7 @@
-"""What is said about a chart: questions, descriptions, what a description implies, and wrong descriptions.
+"""Language of the charts world: questions, descriptions, the answers that they imply, wrong descriptions.
 
-Everything after the description is a function of the description alone, never of the picture: `imply` takes a
-`Reading`, and `parse_description` turns any text of the language back into one.
+An answer is a function of the description alone, never of the picture: `imply` takes a `Reading`, and
+`parse_description` turns any text of the language back into a reading.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ FAMILY_SHARES: dict[Family, float] = {
     "gap": 0.15,
     "reach": 0.15,
 }
-"""How often each family is drawn."""
+"""Probability of each family."""
 
 _PHRASINGS: dict[Family, tuple[str, ...]] = {
     "total": ("On {day}, how many {all} were sold in all?", "What is {day}'s total of {all}?"),
@@ -62,22 +62,28 @@ class Question:
 
     @property
     def fruits(self) -> tuple[int, ...]:
+        """Return the fruits of all groups, in order."""
         return tuple(f for group in self.groups for f in group)
 
 
 @dataclass(frozen=True, slots=True)
 class Reading:
-    """What a description says: fruits with their values, in its own order."""
+    """The content of a description."""
 
     items: tuple[tuple[int, int], ...]
+    """(fruit, value) in the description's order."""
 
     @property
     def values(self) -> dict[int, int]:
+        """Return the value of each fruit."""
         return dict(self.items)
 
 
 def ask(scene: Scene, rng: np.random.Generator, family: Family | None = None) -> Question:
-    """A question that fits the scene; it depends on which fruits the chart shows, never on their values."""
+    """Draw a question about the scene, of any family or of `family`.
+
+    It depends on the fruits in the chart, never on their values.
+    """
     shares = np.array([FAMILY_SHARES[f] for f in FAMILIES])
     random_family = FAMILIES[int(rng.choice(len(FAMILIES), p=shares / shares.sum()))]
     chosen: Family = random_family if family is None else family
@@ -108,12 +114,14 @@ def _listed(fruits: Sequence[int]) -> str:
 
 
 def see(scene: Scene) -> dict[int, int]:
-    """The scene's truth: each fruit's value, from left to right."""
+    """Return the true value of each fruit, from left to right."""
     return {c.fruit: c.value for c in scene.columns}
 
 
 def select(seen: Mapping[int, int], question: Question, rng: np.random.Generator) -> Reading:
-    """What a description mentions: the fruits in question, now and then another, in an order of its own."""
+    """Choose the content of a description: the fruits in question in random order, one time in five with
+    another fruit.
+    """
     mentioned = [f for f in question.fruits if f in seen]
     others = [f for f in seen if f not in mentioned]
     if others and rng.random() < 0.2:
@@ -122,7 +130,7 @@ def select(seen: Mapping[int, int], question: Question, rng: np.random.Generator
 
 
 def write_description(reading: Reading, rng: np.random.Generator) -> str:
-    """The reading in one of two styles: `apples 14, limes 6` or `14 apples, 6 limes`."""
+    """Write the reading in one of two styles: `apples 14, limes 6` or `14 apples, 6 limes`."""
     if rng.random() < 0.5:
         return ", ".join(f"{FRUITS[f]} {v}" for f, v in reading.items)
     return ", ".join(f"{v} {FRUITS[f]}" for f, v in reading.items)
@@ -132,7 +140,7 @@ _ITEM = re.compile(rf"(?:({'|'.join(FRUITS)}) (\d{{1,2}})|(\d{{1,2}}) ({'|'.join
 
 
 def parse_description(text: str) -> Reading | None:
-    """The reading of a description, or None where the text is not of the language or repeats a fruit."""
+    """Return the reading of a description, or None if the text is not of the language or repeats a fruit."""
     items = []
     for part in text.split(", "):
         match = _ITEM.fullmatch(part)
@@ -143,7 +151,7 @@ def parse_description(text: str) -> Reading | None:
 
 
 def imply(question: Question, reading: Reading) -> str | None:
-    """The answer that the description implies, or None where it does not say enough."""
+    """Return the answer that the reading implies, or None if it lacks a fruit in question."""
     values = reading.values
     if any(f not in values for f in question.fruits):
         return None
@@ -162,7 +170,7 @@ def imply(question: Question, reading: Reading) -> str | None:
 
 
 def is_right(reading: Reading | None, scene: Scene, question: Question) -> bool:
-    """Whether everything mentioned is true and nothing that the question needs is missing."""
+    """Return whether every value in the reading is true and no fruit in question is missing."""
     if reading is None or imply(question, reading) is None:
         return False
     truth = see(scene)
@@ -170,7 +178,10 @@ def is_right(reading: Reading | None, scene: Scene, question: Question) -> bool:
 
 
 def corrupt(seen: Mapping[int, int], rng: np.random.Generator) -> dict[int, int]:
-    """A wrong view of the values: some moved by one to four, two swapped, or all of them drawn anew."""
+    """Return wrong values: some moved by one to four, two swapped, or all drawn at random.
+
+    By chance the result may equal `seen`.
+    """
     values = dict(seen)
     fruits = list(values)
     kind = rng.random()

@@ -1,8 +1,8 @@
 """Written solutions of a chart question, from a description alone, in several valid orders and methods.
 
-A solution names its order first, then takes the values up in that order; a sum of larger numbers is taken
-apart by tens, by units or over a round number. Every drawn solution is right: what a model gets wrong, it
-has not learned.
+A solution names its order first, then uses the values in that order; an addition or subtraction of larger
+numbers is split by tens and units or at a round number. Every solution is right, so a wrong chain is an error
+of the model.
 """
 
 from __future__ import annotations
@@ -17,10 +17,10 @@ from mirl_core.tasks.worlds.charts.scenes import FRUITS, LARGEST
 
 
 def reason(question: Question, reading: Reading, rng: np.random.Generator) -> tuple[str, str]:
-    """Written steps from a reading that says enough, and the answer they end in.
+    """Write a solution of the question from a reading; return its text and its answer.
 
     Raises:
-        ValueError: the reading lacks a fruit that the question needs.
+        ValueError: the reading lacks a fruit in question.
     """
     answer = imply(question, reading)
     if answer is None:
@@ -44,13 +44,15 @@ def reason(question: Question, reading: Reading, rng: np.random.Generator) -> tu
 
 
 def _plan(fruits: Sequence[int], rng: np.random.Generator, write: Callable[[Sequence[int]], str]) -> str:
-    """The order of the steps, then the steps."""
+    """Draw an order of the fruits; return it as text with the steps in that order."""
     order = [int(f) for f in rng.permutation(list(fruits))]
     return f"order {', '.join(FRUITS[f] for f in order)}: {write(order)}"
 
 
 def _sum(order: Sequence[int], values: dict[int, int], rng: np.random.Generator) -> tuple[str, int]:
-    """`grapes 15. limes 7: 15+7=22. apples 12: 22+12, 22+10=32, 32+2=34.` and 34."""
+    """Return running totals and the sum: `grapes 15. limes 7: 15+7=22. apples 12: 22+12, 22+10=32, 32+2=34.`
+    and 34.
+    """
     total = values[order[0]]
     steps = [f"{FRUITS[order[0]]} {total}."]
     for fruit in order[1:]:
@@ -60,7 +62,7 @@ def _sum(order: Sequence[int], values: dict[int, int], rng: np.random.Generator)
 
 
 def _plus(a: int, b: int, rng: np.random.Generator) -> str:
-    """`a+b` step by step; the last number is the sum."""
+    """Return `a+b` step by step; the last number is the sum."""
     tens, units = b - b % 10, b % 10
     if b < 10:
         to_round = -a % 10
@@ -75,7 +77,7 @@ def _plus(a: int, b: int, rng: np.random.Generator) -> str:
 
 
 def _minus(a: int, b: int, rng: np.random.Generator) -> str:
-    """`a-b` step by step, for a not below b; the last number is the difference."""
+    """Return `a-b` step by step, for a >= b; the last number is the difference."""
     tens, units = b - b % 10, b % 10
     if b < 10 or units == 0:
         return f"{a}-{b}={a - b}"
@@ -85,7 +87,7 @@ def _minus(a: int, b: int, rng: np.random.Generator) -> str:
 
 
 def _difference(question: Question, values: dict[int, int], rng: np.random.Generator) -> str:
-    """Both totals in either order, then the larger minus the smaller."""
+    """Return both totals in random order, then the larger minus the smaller."""
     parts, totals = [], []
     for n in rng.permutation(2):
         order = [int(f) for f in rng.permutation(list(question.groups[int(n)]))]
@@ -98,7 +100,9 @@ def _difference(question: Question, values: dict[int, int], rng: np.random.Gener
 
 
 def _excess(order: Sequence[int], values: dict[int, int], bound: int, rng: np.random.Generator) -> str:
-    """`apples 12>8, 12-8=4, 0+4=4. limes 7<8, 4.`: what each has above the bound, and the running total."""
+    """Return each value's excess over the bound and the running total: `apples 12>8, 12-8=4, 0+4=4. limes
+    7<8, 4.`
+    """
     total, steps = 0, []
     for fruit in order:
         value = values[fruit]
@@ -113,7 +117,7 @@ def _excess(order: Sequence[int], values: dict[int, int], bound: int, rng: np.ra
 
 
 def _gap(fruits: Sequence[int], values: dict[int, int], rng: np.random.Generator) -> str:
-    """Two passes in separate orders, for the largest and for the smallest value, then the difference."""
+    """Return two passes in random orders, for the largest and the smallest value, then the difference."""
     parts = []
     for word in rng.permutation(["best", "worst"]):
         order = [int(f) for f in rng.permutation(list(fruits))]
@@ -130,7 +134,7 @@ def _gap(fruits: Sequence[int], values: dict[int, int], rng: np.random.Generator
 
 
 def exercises(count: int, rng: np.random.Generator) -> str:
-    """Sums, differences and comparisons by themselves, written as solutions write them."""
+    """Return `count` sums, differences and comparisons in the notation of solutions, without a chart."""
     steps = []
     for _ in range(count):
         kind = rng.random()
@@ -149,7 +153,7 @@ _VALUE = re.compile(rf"({'|'.join(FRUITS)}) (\d{{1,2}})\b")
 
 
 def follows(chain: str, reading: Reading) -> bool:
-    """Whether a chain takes up values, and each of them as the reading has it."""
+    """Return whether a chain mentions values, each with the reading's value of that fruit."""
     mentions = [(FRUITS.index(name), int(value)) for name, value in _VALUE.findall(chain)]
     return bool(mentions) and all(reading.values.get(fruit) == value for fruit, value in mentions)
 
@@ -158,7 +162,7 @@ _EQUATION = re.compile(r"(\d+)([+-])(\d+)=(\d+)")
 
 
 def equations(chain: str) -> list[tuple[str, bool]]:
-    """Every `a+b=c` and `a-b=c` that a chain writes, and whether it is true."""
+    """Return every `a+b=c` and `a-b=c` in a chain, and whether it is true."""
     out = []
     for a, sign, b, c in _EQUATION.findall(chain):
         result = int(a) + int(b) if sign == "+" else int(a) - int(b)

@@ -1,9 +1,9 @@
-"""Scenes of the charts world: what a market stall sold on one day, and how the chart of it is drawn.
+"""Scenes of the charts world: the fruit that a market stall sold on one day, and the style of its chart.
 
 A scene is a function of one seed per (kind, part, index). Everything is drawn in this order:
 
 1. *Day*: uniform over `DAYS`. The picture does not show it; the question names it.
-2. *Fruits*: three to six of `FRUITS`, in an order of their own along the axis.
+2. *Fruits*: three to six of `FRUITS`, in random order along the axis.
 3. *Values*: from the **language prior** of (day, fruit): the usual value with the kind's probability (0.75
    in training), otherwise a value that differs by one to four, uniform over those within 1 to 20.
 4. *Second readings* (kind `ambiguous`): a column ends in a half-transparent part between two readings two
@@ -37,7 +37,7 @@ USUAL: tuple[tuple[int, ...], ...] = (
     (16, 8, 9, 7, 5, 13),
     (18, 15, 6, 11, 12, 9),
 )
-"""[day][fruit]: the value that usually stands there."""
+"""[day][fruit]: the value with the highest prior probability."""
 USUAL_PROBABILITY: dict[Kind, float] = {
     "iid": 0.75,
     "half": 0.5,
@@ -47,7 +47,7 @@ USUAL_PROBABILITY: dict[Kind, float] = {
 }
 DEVIATIONS = (-4, -3, -2, -1, 1, 2, 3, 4)
 COUNT_PROBABILITIES = (0.1, 0.25, 0.35, 0.3)
-"""Of three, four, five and six columns."""
+"""Probabilities of three, four, five and six columns."""
 AMBIGUOUS_SHARE = 0.6
 OPACITY_RANGE = (0.35, 0.65)
 _SEED = 20261128
@@ -62,18 +62,18 @@ class Column:
     other: int | None = None
     """The second reading of an ambiguous column."""
     opacity: float = 1.0
-    """Of the part between the two readings, 0 to 1."""
+    """Opacity of the part between the two readings, 0 to 1."""
     tint: tuple[float, float, float] = (0.0, 0.0, 0.0)
-    """Added to the fruit's colour."""
+    """RGB offset from the fruit's colour, in shares of full brightness."""
 
 
 @dataclass(frozen=True, slots=True)
 class Style:
-    """How a chart is drawn; lengths are pixels."""
+    """The look of a chart; lengths are in pixels."""
 
     dark: bool
     ground: float
-    """Brightness of the ground, 0 to 1."""
+    """Brightness of the background, 0 to 1."""
     left: float
     right: float
     top: float
@@ -81,18 +81,21 @@ class Style:
     bottom: float
     """Height of the axis, from the picture's upper edge."""
     gap: float
-    """Share of a column's slot that stays empty."""
+    """Empty share of a column's slot, 0 to 1."""
     grid: float
-    """Contrast of the grid lines."""
+    """Opacity of the grid lines, 0 to 1."""
     line: int
     """Width of the axis."""
     labels: bool
-    """Whether numbers stand at the axis."""
+    """Whether the axis has numbers."""
     outline: float
-    """Contrast of the columns' edges."""
+    """Opacity of the columns' outlines, 0 to 1."""
     blur: float
+    """Strength of the blur; at 1 each neighbour of a pixel has weight 1/4."""
     noise: float
+    """Standard deviation of the pixel noise, in shares of full brightness."""
     noise_seed: int
+    """Seed of the pixel noise."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -108,11 +111,12 @@ class Scene:
 
     @property
     def name(self) -> str:
+        """Return the scene's name, unique in the world."""
         return f"charts-{self.kind}-{self.part}-{self.index:06d}"
 
 
 def value_prior(day: int, fruit: int, usual: float = USUAL_PROBABILITY["iid"]) -> npt.NDArray[np.float64]:
-    """[LARGEST + 1]: probability of each value of a day's fruit; the usual value has probability `usual`."""
+    """Return the prior p(value | day, fruit): [LARGEST + 1]; the usual value has probability `usual`."""
     table = np.zeros(LARGEST + 1)
     centre = USUAL[day][fruit]
     others = [centre + d for d in DEVIATIONS if 1 <= centre + d <= LARGEST]
@@ -124,7 +128,7 @@ def value_prior(day: int, fruit: int, usual: float = USUAL_PROBABILITY["iid"]) -
 def value_posterior(
     column: Column, day: int, usual: float = USUAL_PROBABILITY["iid"]
 ) -> npt.NDArray[np.float64]:
-    """[LARGEST + 1]: exact p(value | day, a picture read without error)."""
+    """Return the exact p(value | day, a picture read without error): [LARGEST + 1]."""
     likelihood = np.zeros(LARGEST + 1)
     if column.other is None:
         likelihood[column.value] = 1.0
@@ -143,7 +147,7 @@ def _rivals(value: int) -> list[int]:
 
 
 def draw_scene(kind: Kind, part: Part, index: int) -> Scene:
-    """The scene of this kind, part and index: the same on every machine and in every order of calls."""
+    """Draw the scene of this kind, part and index: the same on every machine and in every order of calls."""
     rng = np.random.default_rng([_SEED, KINDS.index(kind), PARTS.index(part), index])
     day = int(rng.integers(len(DAYS)))
     count = 3 + int(rng.choice(4, p=COUNT_PROBABILITIES))
@@ -187,5 +191,5 @@ def _draw_style(rng: np.random.Generator) -> Style:
 
 
 def scenes(kind: Kind, part: Part, count: int, start: int = 0) -> Iterator[Scene]:
-    """`count` scenes of one kind and part, from index `start`."""
+    """Iterate over `count` scenes of one kind and part, from index `start`."""
     return (draw_scene(kind, part, i) for i in range(start, start + count))

@@ -10,7 +10,8 @@ from tokenizers import Tokenizer
 from mirl_core.bundled import DIGITS
 from mirl_core.training.sft import text
 from mirl_core.training.sft.rows import corpus
-from mirl_core.training.sft.trainer import prepare_tokenizer
+from mirl_core.training.sft.stage import prepare_tokenizer
+from mirl_core.training.sft.trainer import train_tokenizer
 
 MODEL = DIGITS.path
 
@@ -53,7 +54,7 @@ def test_special_tokens_leave_text(tokenizer: Tokenizer, name: str) -> None:
 
 
 def test_the_recipes_rebuild_the_frozen_tokenizer(tmp_path: Path, tokenizer: Tokenizer) -> None:
-    assert prepare_tokenizer(tmp_path).get_vocab() == tokenizer.get_vocab()
+    assert prepare_tokenizer(tmp_path, (), train_tokenizer).get_vocab() == tokenizer.get_vocab()
 
 
 def test_a_tokenizer_is_built_the_same_every_time() -> None:

@@ -1,0 +1,286 @@
+"""A resumable stage of supervised training, whatever its world.
+
+Guarantees: a run that was stopped and resumed ends in the same weights, bit for bit, as an uninterrupted one
+(one thread); weights, data and their order depend on the recipe alone.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+import shutil
+import time
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Generic, Literal, TypeVar
+
+import torch
+from pydantic import ValidationError
+from tokenizers import Tokenizer
+from torch.nn.functional import cross_entropy
+
+from mirl_core.errors import ConfigError
+from mirl_core.training.recipe import StageRecipe
+from mirl_core.training.sft.batches import Tokens
+from mirl_core.training.sft.model import ModelForward, ModelShape, build_model
+
+if TYPE_CHECKING:
+    from transformers import Idefics3ForConditionalGeneration
+
+RecipeT = TypeVar("RecipeT", bound=StageRecipe)
+ForwardT = TypeVar("ForwardT", bound=ModelForward)
+
+Part = Literal["text", "vision", "connector", "heads"]
+Progress = Callable[[int, dict[str, float]], None]
+
+CHECKPOINT = "checkpoint.pt"
+WEIGHTS = "weights.pt"
+
+
+class Stage(ABC, Generic[RecipeT, ForwardT]):
+    """A stage: model, averaged weights, optimiser, and their step.
+
+    A subclass adds its world: tokenizer, forward, rates, losses and dev figures.
+    """
+
+    def __init__(self, recipe: RecipeT) -> None:
+        """Start the stage, or continue it from the checkpoint in its folder.
+
+        A folder that holds final weights without a checkpoint is a finished stage.
+
+        Raises:
+            ConfigError: a stage in `init` is unfinished, or the checkpoint belongs to another recipe.
+        """
+        self.recipe = recipe
+        self.folder = recipe.output
+        self.folder.mkdir(parents=True, exist_ok=True)
+        self.tokenizer = prepare_tokenizer(self.folder, recipe.init, self.train_tokenizer)
+        self.forward = self._build()
+        for folder in recipe.init:
+            path = folder / WEIGHTS
+            if not path.exists():
+                raise ConfigError(
+                    f"{path} does not exist: finish the stage of that folder first", param="init"
+                )
+            self.start_from(torch.load(path, weights_only=True))
+        self.step = 0
+        self._parts: list[Part] = []
+        self.optimizer = torch.optim.AdamW(
+            self._groups(), lr=recipe.learning_rate, betas=(0.9, 0.98), eps=1e-8
+        )
+        self.average = {k: v.detach().clone() for k, v in self.forward.state_dict().items()}
+        if (self.folder / CHECKPOINT).exists():
+            self._load(self.folder / CHECKPOINT)
+        elif (self.folder / WEIGHTS).exists():
+            self.average = self.unpack(torch.load(self.folder / WEIGHTS, weights_only=True))
+            self.step = recipe.steps
+
+    @abstractmethod
+    def train_tokenizer(self) -> Tokenizer:
+        """Return a new tokenizer, trained on the world's text."""
+
+    @abstractmethod
+    def wrap(self, model: Idefics3ForConditionalGeneration) -> ForwardT:
+        """Return the world's training forward of a model."""
+
+    @abstractmethod
+    def rate(self, part: Part) -> float:
+        """Return the learning rate of a part at the current step."""
+
+    @abstractmethod
+    def trains(self, part: Part) -> bool:
+        """Return whether the stage trains a part at any step."""
+
+    @abstractmethod
+    def losses(self) -> tuple[torch.Tensor, dict[str, float]]:
+        """Return the loss on the current step's batch, and its parts as plain numbers, in nats."""
+
+    @abstractmethod
+    def measure(self) -> dict[str, float]:
+        """Return figures of the averaged weights on dev data."""
+
+    def start_from(self, saved: dict[str, Any]) -> None:
+        """Take over the content of an earlier stage's `weights.pt`."""
+        self.forward.load_state_dict(self.unpack(saved))
+
+    def pack(self) -> dict[str, Any]:
+        """Return the content of `weights.pt`: the averaged weights."""
+        return self.average
+
+    def unpack(self, saved: dict[str, Any]) -> dict[str, torch.Tensor]:
+        """Return the averaged weights in the content of a `weights.pt`."""
+        return saved
+
+    def after_measuring(self) -> None:
+        """Do what the world does after each measurement on dev data: nothing, by default."""
+
+    def cosine_rate(self, start: int = 0) -> float:
+        """Return the current rate of a schedule from step `start`: linear warm-up, then a cosine."""
+        recipe, done = self.recipe, self.step - start
+        warm = min(1.0, (done + 1) / max(1, recipe.warmup))
+        progress = min(1.0, done / max(1, recipe.steps - start))
+        return recipe.learning_rate * warm * (0.02 + 0.98 * 0.5 * (1 + math.cos(math.pi * progress)))
+
+    def train_step(self) -> dict[str, float]:
+        """Make one optimiser step on the step's batch; return its losses, in nats."""
+        loss, figures = self.losses()
+        self.optimizer.zero_grad(set_to_none=True)
+        loss.backward()  # type: ignore[no-untyped-call]
+        torch.nn.utils.clip_grad_norm_([p for p in self.forward.parameters() if p.grad is not None], 1.0)
+        for group, part in zip(self.optimizer.param_groups, self._parts, strict=True):
+            group["lr"] = self.rate(part)
+        self.optimizer.step()
+        self.step += 1
+        decay = min(self.recipe.ema, (1 + self.step) / (10 + self.step))
+        with torch.no_grad():
+            for k, v in self.forward.state_dict().items():
+                self.average[k].lerp_(v, 1.0 - decay)
+        return figures
+
+    def run(self, max_seconds: float | None = None, progress: Progress | None = None) -> bool:
+        """Train until the stage is finished (True) or the time is over (False); always leave a checkpoint."""
+        if self.step >= self.recipe.steps and (self.folder / WEIGHTS).exists():
+            return True
+        begin = saved = time.monotonic()
+        while self.step < self.recipe.steps:
+            figures = self.train_step()
+            if progress is not None:
+                progress(self.step, figures)
+            if self.step % self.recipe.dev_every == 0 or self.step == self.recipe.steps:
+                self._log({**figures, **self.measure(), "seconds": time.monotonic() - begin})
+                self.after_measuring()
+            now = time.monotonic()
+            if max_seconds is not None and now - begin > max_seconds:
+                break
+            if now - saved > self.recipe.save_seconds:
+                self.save()
+                saved = time.monotonic()
+        self.save()
+        if self.step < self.recipe.steps:
+            return False
+        write_state(self.folder / WEIGHTS, self.pack())
+        return True
+
+    def averaged(self) -> ForwardT:
+        """Return a copy of the model with the averaged weights."""
+        twin = self._build()
+        twin.load_state_dict(self.average)
+        return twin.eval()
+
+    def save(self) -> None:
+        """Write the checkpoint, whole or not at all."""
+        state = {
+            "recipe": self.recipe.model_dump_json(),
+            "step": self.step,
+            "weights": self.forward.state_dict(),
+            "average": self.average,
+            "optimizer": self.optimizer.state_dict(),
+        }
+        write_state(self.folder / CHECKPOINT, state)
+
+    def _build(self) -> ForwardT:
+        return self.wrap(build_model(ModelShape(), self.tokenizer, self.recipe.seed))
+
+    def _groups(self) -> list[dict[str, Any]]:
+        """Return the parameters that the stage trains, one per group, and note the part of each."""
+        groups: list[dict[str, Any]] = []
+        for name, parameter in self.forward.named_parameters():
+            part = part_of(name)
+            parameter.requires_grad_(self.trains(part))
+            if parameter.requires_grad:
+                decay = self.recipe.weight_decay if parameter.ndim > 1 and "embed" not in name else 0.0
+                groups.append({"params": [parameter], "weight_decay": decay})
+                self._parts.append(part)
+        return groups
+
+    def _load(self, path: Path) -> None:
+        state = torch.load(path, weights_only=True)
+        if not self._wrote(state["recipe"]):
+            raise ConfigError(
+                f"{path} belongs to another recipe; choose another output folder", param="output"
+            )
+        self.step = state["step"]
+        self.forward.load_state_dict(state["weights"])
+        self.average = state["average"]
+        self.optimizer.load_state_dict(state["optimizer"])
+
+    def _wrote(self, recipe: str) -> bool:
+        """Return whether a checkpoint's recipe, as JSON, is this stage's."""
+        # As values, not as text: fields that were added since have their defaults.
+        try:
+            return type(self.recipe).model_validate_json(recipe) == self.recipe
+        except ValidationError:
+            return False
+
+    def _log(self, figures: dict[str, float]) -> None:
+        with (self.folder / "log.jsonl").open("a") as log:
+            log.write(json.dumps({"step": self.step, **{k: round(v, 5) for k, v in figures.items()}}) + "\n")
+
+
+def token_loss(
+    forward: ModelForward,
+    chunks: Sequence[Tokens],
+    connected: torch.Tensor | None,
+    description_weight: float = 1.0,
+) -> tuple[torch.Tensor, dict[str, float]]:
+    """Return the mean loss over the target tokens of all chunks, and the means of both kinds, in nats.
+
+    Args:
+        forward: the model.
+        chunks: rows as ids; at least one chunk.
+        connected: [n, 16, text width] image tokens of the batch's pictures, None without pictures.
+        description_weight: weight of a description token; a reasoning token has weight 1.
+    """
+    sums = {1: torch.zeros(()), 2: torch.zeros(())}
+    counts = {1: 0, 2: 0}
+    for tokens in chunks:
+        hidden = forward.speak(tokens.ids, connected, tokens.owner)[:, :-1]
+        in_loss = tokens.kind > 0
+        logits = forward.logits(hidden[in_loss])
+        nats = cross_entropy(logits, tokens.ids[:, 1:][in_loss], reduction="none")
+        for kind in (1, 2):
+            kind_nats = nats[tokens.kind[in_loss] == kind]
+            sums[kind] = sums[kind] + kind_nats.sum()
+            counts[kind] += len(kind_nats)
+    loss = (description_weight * sums[1] + sums[2]) / (description_weight * counts[1] + counts[2])
+    return loss, {
+        "description": sums[1].item() / max(1, counts[1]),
+        "reasoning": sums[2].item() / max(1, counts[2]),
+    }
+
+
+def total_loss(
+    terms: Sequence[torch.Tensor], figures: dict[str, float]
+) -> tuple[torch.Tensor, dict[str, float]]:
+    """Return the sum of the terms, and the figures with this sum as `loss`."""
+    loss = torch.stack(list(terms)).sum()
+    return loss, {**figures, "loss": loss.item()}
+
+
+def prepare_tokenizer(folder: Path, init: Sequence[Path], train: Callable[[], Tokenizer]) -> Tokenizer:
+    """Return the folder's tokenizer: an existing one, that of the first stage in `init`, or a new one from
+    `train`."""
+    path = folder / "tokenizer.json"
+    if not path.exists() and init and (init[0] / "tokenizer.json").exists():
+        shutil.copyfile(init[0] / "tokenizer.json", path)
+    if not path.exists():
+        train().save(str(path))
+    return Tokenizer.from_file(str(path))
+
+
+def part_of(name: str) -> Part:
+    """Return the part of the model that a parameter belongs to."""
+    if ".vision_model." in name:
+        return "vision"
+    if ".connector." in name:
+        return "connector"
+    return "text" if name.startswith("model.") else "heads"
+
+
+def write_state(path: Path, state: dict[str, Any]) -> None:
+    """Write a file for `torch.load`, whole or not at all."""
+    spare = path.with_suffix(".new")
+    torch.save(state, spare)
+    os.replace(spare, path)
