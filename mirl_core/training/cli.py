@@ -78,7 +78,9 @@ def properties(
     ] = "calibration,forced,headroom",
     rough: Annotated[
         float | None,
-        typer.Option(min=0.0, max=1.0, help="Written tables instead of pictures, this share of entries rough."),
+        typer.Option(
+            min=0.0, max=1.0, help="Written tables instead of pictures, this share of entries rough."
+        ),
     ] = None,
     output: Annotated[Path | None, typer.Option(help="Also write all figures to this file (JSON).")] = None,
 ) -> None:

@@ -2,8 +2,8 @@
 
 For each kind of scenes: greedy decoding against votes at several temperatures, single trajectories, lengths,
 how often two chains of one right description disagree, faithfulness to a wrong description, calibration of
-the values read, and what descriptions mention. Intervals are 95%: Wilson's for shares, a bootstrap over
-scenes for paired differences.
+the values read, and what descriptions mention. Intervals are 95% (`mirl_core/tasks/resampling.py`): Wilson's
+for shares, a bootstrap over scenes for paired differences.
 """
 
 from __future__ import annotations
@@ -20,6 +20,7 @@ import numpy.typing as npt
 import torch
 
 from mirl_core.errors import ConfigError
+from mirl_core.tasks.resampling import Resampling
 from mirl_core.tasks.worlds.charts import language, reasoning
 from mirl_core.tasks.worlds.charts.scenes import FRUITS, LARGEST, USUAL, Kind
 from mirl_core.training.charts.decode import split_turn
@@ -113,33 +114,27 @@ def vote(answers: list[str]) -> str:
     return Counter(votes).most_common(1)[0][0] if votes else ""
 
 
-def wilson(right: float, n: int) -> tuple[float, float]:
-    """Return Wilson's 95% interval of the share `right` (0 to 1) of n, in percent."""
-    if not n:
-        return 0.0, 100.0
-    z, p = 1.96, right
-    middle = (p + z * z / (2 * n)) / (1 + z * z / n)
-    half = z * np.sqrt(p * (1 - p) / n + z * z / (4 * n * n)) / (1 + z * z / n)
-    return round(100 * float(middle - half), 1), round(100 * float(middle + half), 1)
+def share(hits: Sequence[bool], scenes: Sequence[int] | None = None) -> dict[str, Any]:
+    """Return the share of hits in percent, with its 95% interval and n; None without hits to count.
+
+    Args:
+        hits: outcomes.
+        scenes: the scene of each outcome, where a scene has several: such outcomes depend on each other.
+    """
+    if not hits:
+        return {"percent": None, "interval": None, "n": 0}
+    clusters = [(str(scene),) for scene in (range(len(hits)) if scenes is None else scenes)]
+    estimate = Resampling(clusters).proportion(np.array(hits, float))
+    interval = (round(100 * estimate.low, 1), round(100 * estimate.high, 1))
+    return {"percent": round(100 * estimate.mean, 1), "interval": interval, "n": estimate.n}
 
 
-def share(hits: list[bool]) -> dict[str, Any]:
-    """Return the share of hits in percent, with its interval and n."""
-    p = float(np.mean(hits)) if hits else 0.0
-    return {"percent": round(100 * p, 1), "interval": wilson(p, len(hits)), "n": len(hits)}
-
-
-def paired(after: list[bool], before: list[bool]) -> dict[str, Any]:
-    """Return the mean difference of two paired shares in points, with a bootstrap interval."""
-    difference: npt.NDArray[np.float64] = 100.0 * (np.array(after, float) - np.array(before, float))
-    rng = np.random.default_rng(1)
-    means = difference[rng.integers(len(difference), size=(2000, len(difference)))].mean(1)
-    low, high = np.percentile(means, [2.5, 97.5])
-    return {
-        "points": round(float(difference.mean()), 1),
-        "interval": (round(float(low), 1), round(float(high), 1)),
-        "n": len(difference),
-    }
+def paired(after: Sequence[bool], before: Sequence[bool]) -> dict[str, Any]:
+    """Return the mean difference of two paired shares in points, with its 95% bootstrap interval and n."""
+    resampling = Resampling([()] * len(after))
+    estimate = resampling.difference(np.array(after, float), np.array(before, float))
+    interval = (round(100 * estimate.low, 1), round(100 * estimate.high, 1))
+    return {"points": round(100 * estimate.mean, 1), "interval": interval, "n": estimate.n}
 
 
 def headroom(s: Sampler, temperatures: Sequence[float], samples: int) -> dict[str, Any]:
@@ -156,13 +151,11 @@ def headroom(s: Sampler, temperatures: Sequence[float], samples: int) -> dict[st
         answers = s.answers_of(turns)
         voted = [vote(a) == w for a, w in zip(answers, s.answers, strict=True)]
         figures: dict[str, Any] = {"vote": share(voted), "vote_minus_greedy": paired(voted, greedy)}
-        singles = [np.mean([a == w for a in row]) for row, w in zip(answers, s.answers, strict=True)]
-        figures["sample"] = {"percent": round(100 * float(np.mean(singles)), 1), "n": len(singles) * samples}
+        scenes = [n for n, row in enumerate(turns) for _ in row]
+        singles = [a == w for row, w in zip(answers, s.answers, strict=True) for a in row]
+        figures["sample"] = share(singles, scenes)
         described = [_described(s, n, t) for n, row in enumerate(turns) for t in row]
-        figures["sample_description"] = {
-            "percent": round(100 * float(np.mean(described)), 1),
-            "n": len(described),
-        }
+        figures["sample_description"] = share(described, scenes)
         figures["distinct_descriptions"] = float(np.mean([len({split_turn(t)[0] for t in r}) for r in turns]))
         if temperature == temperatures[-1]:
             out["mentions"] = _mentions(s, turns)
@@ -219,7 +212,10 @@ def forced(s: Sampler) -> dict[str, Any]:
         answers[name] = [t[2] for t in turns]
     return {
         "two_chains_disagree": share([a != b for a, b in two]),
-        "chain_right_sampled": share([a == w for row, w in zip(two, s.answers, strict=True) for a in row]),
+        "chain_right_sampled": share(
+            [a == w for row, w in zip(two, s.answers, strict=True) for a in row],
+            [n for n, row in enumerate(two) for _ in row],
+        ),
         "chain_right_greedy": share([a == w for a, w in zip(greedy, s.answers, strict=True)]),
         "wrong_description_values_kept_greedy": share(kept["greedy"]),
         "wrong_description_values_kept_sampled": share(kept["sampled"]),
@@ -242,7 +238,7 @@ def calibration(s: Sampler) -> dict[str, Any]:
     The prefix is the true description up to that value; probabilities are over the possible values.
     """
     ids = torch.tensor([s.tokenizer.encode(f" {v}").ids[0] for v in range(1, LARGEST + 1)])
-    rows: list[tuple[float, int, int, int, float, float]] = []
+    rows: list[tuple[int, float, int, int, int, float, float]] = []
     for a in range(0, len(s.scenes), 64):
         part = range(a, min(a + 64, len(s.scenes)))
         encoded, marks = [], []
@@ -266,23 +262,29 @@ def calibration(s: Sampler) -> dict[str, Any]:
             for at, truth, usual in where:
                 p = s.forward.logits(hidden[i, at])[ids].softmax(-1)
                 best = int(p.argmax())
-                rows.append(
-                    (float(p[truth - 1]), best + 1, truth, usual, float(p[best]), float(p[usual - 1]))
-                )
-    truths, usuals = np.array([r[2] for r in rows]), np.array([r[3] for r in rows])
-    readings, confidences = np.array([r[1] for r in rows]), np.array([r[4] for r in rows])
+                of_truth, of_best, of_usual = float(p[truth - 1]), float(p[best]), float(p[usual - 1])
+                rows.append((part[i], of_truth, best + 1, truth, usual, of_best, of_usual))
+    scene, of_truth, readings, truths, usuals, confidences, of_usual = map(np.array, zip(*rows, strict=True))
     hit, odd = readings == truths, truths != usuals
+
+    def rate(hits: npt.NDArray[np.bool_], among: npt.NDArray[np.bool_]) -> dict[str, Any]:
+        return share(hits[among].tolist(), scene[among].tolist())
+
     bins = np.minimum((confidences * 10).astype(int), 9)
-    shares = [(bins == b, (bins == b).mean()) for b in np.unique(bins)]
-    gap = sum(abs(hit[at].mean() - confidences[at].mean()) * part for at, part in shares)
+    curve = [
+        {"confidence": round(100 * float(confidences[bins == b].mean()), 1), **rate(hit, bins == b)}
+        for b in np.unique(bins)
+    ]
+    gap = sum(abs(c["percent"] - c["confidence"]) * c["n"] for c in curve) / len(rows)
     return {
-        "values_right": share(hit.tolist()),
-        "usual_values_right": share(hit[~odd].tolist()),
-        "unusual_values_right": share(hit[odd].tolist()),
-        "unusual_read_as_usual": share((readings == usuals)[odd].tolist()),
+        "values_right": rate(hit, hit | ~hit),
+        "usual_values_right": rate(hit, ~odd),
+        "unusual_values_right": rate(hit, odd),
+        "unusual_read_as_usual": rate(readings == usuals, odd),
         "confidence": round(100 * float(confidences.mean()), 1),
-        "calibration_error_points": round(100 * float(gap), 1),
-        "nats_of_truth": round(float(-np.log([max(r[0], 1e-9) for r in rows]).mean()), 3),
-        "mass_on_usual": round(100 * float(np.mean([r[5] for r in rows])), 1),
+        "calibration_error_points": round(float(gap), 1),
+        "curve": curve,
+        "nats_of_truth": round(float(-np.log(np.maximum(of_truth, 1e-9)).mean()), 3),
+        "mass_on_usual": round(100 * float(of_usual.mean()), 1),
         "truth_is_usual": round(100 * float((~odd).mean()), 1),
     }

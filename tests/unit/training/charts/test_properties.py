@@ -23,7 +23,17 @@ def test_votes_ignore_missing_answers_and_ties_go_to_the_earliest() -> None:
 
 def test_shares_have_wilsons_interval() -> None:
     assert share([True] * 5 + [False] * 5) == {"percent": 50.0, "interval": (23.7, 76.3), "n": 10}
-    assert share([]) == {"percent": 0.0, "interval": (0.0, 100.0), "n": 0}
+    assert share([]) == {"percent": None, "interval": None, "n": 0}
+
+
+def test_outcomes_of_one_scene_count_as_dependent() -> None:
+    hits = [True, True, False, False] * 10
+    alone, together = share(hits), share(hits, [n // 2 for n in range(40)])
+    assert alone["percent"] == together["percent"] == 50.0
+    assert alone["n"] == together["n"] == 40
+    # Twenty scenes whose two outcomes are equal tell as much as twenty outcomes.
+    widths = [figures["interval"][1] - figures["interval"][0] for figures in (alone, together)]
+    assert widths[1] / widths[0] == pytest.approx(2**0.5, rel=0.1)
 
 
 def test_equal_pairs_differ_by_nothing() -> None:
