@@ -7,7 +7,9 @@ from typing import Any
 
 __all__ = ["percent", "points", "table"]
 
-_WORDS = frozenset({"", " ", "data", "method", "estimator", "score", "normalised", "description", "run"})
+_WORDS = frozenset(
+    {"", " ", "data", "method", "estimator", "score", "normalised", "description", "run", "property"}
+)
 
 
 def table(head: Sequence[str], rows: Iterable[Sequence[str]]) -> str:

@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
+    from PIL.Image import Image
 
-__all__ = ["COLOURS", "panels", "save"]
+__all__ = ["COLOURS", "panels", "picture_grid", "save"]
 
 # Okabe & Ito's palette, without its yellow, which is too pale for lines on white.
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000", "#7F7F7F")
@@ -62,3 +63,23 @@ def save(figure: Figure, path: Path, entries: Mapping[str, Any], columns: int = 
     figure.savefig(path, dpi=130)
     plt.close(figure)
     return path
+
+
+def picture_grid(
+    pictures: Sequence[Image], file: Path, columns: int = 8, rows: int = 3, zoom: int = 2
+) -> None:
+    """Write the first 64 × 64 pictures, in their order, as one PNG."""
+    import numpy as np
+    from PIL import Image as Images
+
+    shown = [np.asarray(picture) for picture in pictures[: columns * rows]]
+    gap = np.full((64, 2, 3), 255, np.uint8)
+    lines = []
+    for r in range(rows):
+        row = shown[r * columns : (r + 1) * columns]
+        lines.append(np.concatenate([x for p in row for x in (p, gap)][:-1], axis=1))
+        lines.append(np.full((2, lines[0].shape[1], 3), 255, np.uint8))
+    grid = Images.fromarray(np.concatenate(lines[:-1]))
+    # Pixel noise does not compress: a palette keeps the file small.
+    large = grid.quantize(200).resize((grid.width * zoom, grid.height * zoom), Images.Resampling.NEAREST)
+    large.save(file, optimize=True)

@@ -114,6 +114,25 @@ def properties(
         begin = time.monotonic()
 
 
+@app.command("charts-report")
+def charts_report(
+    figures: Annotated[Path, typer.Argument(help="File that `properties --output` wrote, with all kinds.")],
+    output: Annotated[Path, typer.Option(help="Folder for bundled-model.md and its images.")],
+) -> None:
+    """Write the charts model's report from the figures of `properties`; nothing is measured again."""
+    import json
+
+    from mirl_core.errors import ConfigError
+    from mirl_core.training.charts.report import write_report
+
+    try:
+        record = json.loads(figures.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise ConfigError(f"{figures} holds no figures: {error}", param="figures") from error
+    write_report(record, output)
+    typer.echo(f"wrote {output / 'bundled-model.md'}")
+
+
 @app.command()
 def rl(
     config: Annotated[Path, typer.Option(help="Recipe (YAML) of the run.")],

@@ -13,9 +13,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
+    from PIL.Image import Image
     from rich.progress import Progress
 
     from mirl_core.evaluation.model_card.measures import Calibration, Readings, SplitFigures
+    from mirl_core.tasks.worlds.cases import WorldCase
 
 _PREFACE = """# The bundled digits model
 
@@ -72,6 +74,7 @@ def write_report(
         read_objects,
         turns_of,
     )
+    from mirl_core.tasks.plotting import picture_grid
     from mirl_core.tasks.worlds.cases import DIGITS_SPLITS, digits_cases, easy_cases
     from mirl_core.tasks.worlds.digits import PARTS
 
@@ -98,7 +101,7 @@ def write_report(
         for split in DIGITS_SPLITS:
             begin(split, f"{scenes} scenes")
             cases = digits_cases(split, chosen, scenes)
-            report.picture_grid(cases, images / f"{split}.png")
+            picture_grid(_pictures(cases), images / f"{split}.png")
             figures.append(measure_split(bench, cases, advance))
             seen = read_objects(bench, cases, advance)
             readings.append(seen)
@@ -108,7 +111,7 @@ def write_report(
             gap = float(np.abs(exact - model_colours).mean())
             distance[split] = (float((exact * np.log(exact / model_colours)).sum(1).mean()), gap)
         begin("easy-vqa", f"{len(easy)} questions")
-        report.picture_grid(easy, images / "easy-vqa.png")
+        picture_grid(_pictures(easy), images / "easy-vqa.png")
         figures.append(measure_split(bench, easy, advance))
     report.calibration_plot(readings, images / "calibration.png")
 
@@ -145,6 +148,11 @@ def write_report(
         "calibration": {f"{s} {a}": asdict(c) for (s, a), c in calibration.items()},
     }
     (output / "digits-model.json").write_text(json.dumps(record, indent=1) + "\n")
+
+
+def _pictures(cases: Sequence[WorldCase]) -> list[Image]:
+    """Return the pictures of a split, each once, in their order."""
+    return list({case.clusters[0]: case.image for case in cases}.values())
 
 
 def _worlds() -> str:

@@ -5,9 +5,6 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-import numpy as np
-from PIL import Image
-
 from mirl_core.evaluation.model_card.measures import (
     MEASURES,
     Calibration,
@@ -16,7 +13,7 @@ from mirl_core.evaluation.model_card.measures import (
     value_bins,
 )
 from mirl_core.tasks.resampling import Estimate
-from mirl_core.tasks.worlds.cases import DIGITS_SPLITS, WorldCase
+from mirl_core.tasks.worlds.cases import DIGITS_SPLITS
 
 _FAMILY_MEASURES = (
     "sampled_answer",
@@ -32,24 +29,6 @@ _SHORT = {
     "faithful_greedy": "faithful, greedy",
     "reasoning_sampled": "reasoning given a right description, sampled",
 }
-
-
-def picture_grid(
-    cases: Sequence[WorldCase], file: Path, columns: int = 8, rows: int = 3, zoom: int = 2
-) -> None:
-    """Write the first pictures of a split, in their order, as one PNG."""
-    seen = {c.clusters[0]: c.image for c in cases}
-    pictures = [np.asarray(i) for i in list(seen.values())[: columns * rows]]
-    gap = np.full((64, 2, 3), 255, np.uint8)
-    lines = []
-    for r in range(rows):
-        row = pictures[r * columns : (r + 1) * columns]
-        lines.append(np.concatenate([x for p in row for x in (p, gap)][:-1], axis=1))
-        lines.append(np.full((2, lines[0].shape[1], 3), 255, np.uint8))
-    grid = Image.fromarray(np.concatenate(lines[:-1]))
-    # Pixel noise does not compress: a palette keeps the file small.
-    large = grid.quantize(200).resize((grid.width * zoom, grid.height * zoom), Image.Resampling.NEAREST)
-    large.save(file, optimize=True)
 
 
 def calibration_plot(readings: Sequence[Readings], file: Path) -> None:
