@@ -1,4 +1,4 @@
-"""The charts model's report: figures of `mirl-train properties` as `bundled-model.md`, with plots and grids."""
+"""The report of the charts model: figures of `mirl-train properties` as `bundled-model.md`, with plots."""
 
 from __future__ import annotations
 

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import shutil
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 
+from mirl_core.bundled import DIGITS
 from mirl_core.errors import ConfigError
 from mirl_core.tasks.worlds import digits
 from mirl_core.training.recipe import Recipe
@@ -24,6 +26,10 @@ def _one_thread() -> None:
 
 
 def _recipe(folder: Path, **changes: object) -> Recipe:
+    folder.mkdir(exist_ok=True)
+    if not (folder / "tokenizer.json").exists():
+        # The trained one, which takes seconds to train: test_text rebuilds it once.
+        shutil.copyfile(DIGITS.path / "tokenizer.json", folder / "tokenizer.json")
     base: dict[str, object] = {
         "stage": "joint",
         "steps": 4,
@@ -158,7 +164,6 @@ def test_preprocessing_is_the_processors_own() -> None:
     from PIL import Image
     from transformers import AutoProcessor
 
-    from mirl_core.bundled import DIGITS
 
     pixels = digits.render(list(digits.scenes("iid", "dev", 2)))
     processor = AutoProcessor.from_pretrained(DIGITS.path)
