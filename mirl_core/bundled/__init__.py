@@ -4,10 +4,11 @@ imports only the standard library."""
 from __future__ import annotations
 
 import json
+from collections.abc import Collection
 from dataclasses import dataclass
 from pathlib import Path
 
-__all__ = ["CHARTS", "DIGITS", "MODELS", "BundledModel", "DemoQuestion", "resolve", "start_path"]
+__all__ = ["CHARTS", "DIGITS", "MODELS", "BundledModel", "DemoQuestion", "for_data", "resolve", "start_path"]
 
 _HERE = Path(__file__).parent
 
@@ -62,6 +63,11 @@ MODELS = {model.name: model for model in (DIGITS, CHARTS)}
 def resolve(model: str) -> str:
     """Return the folder of the bundled model of this name; any other model as it is."""
     return str(MODELS[model].path) if model in MODELS else model
+
+
+def for_data(names: Collection[str]) -> BundledModel:
+    """Return the bundled model of the data sets with these names: charts for `charts/…`, else digits."""
+    return CHARTS if names and all(name.startswith("charts/") for name in names) else DIGITS
 
 
 def start_path() -> Path:

@@ -6,6 +6,7 @@ Bad input is one line on standard error and exit code 2.
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from enum import StrEnum
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, NoReturn
@@ -39,7 +40,7 @@ class ForkImage(StrEnum):
 ModelOption = Annotated[
     Path | None,
     typer.Option(
-        help="Model folder, or mirl-charts or mirl-tiny, the bundled models; mirl-tiny if not given."
+        help="Model folder, or mirl-charts or mirl-tiny; the bundled model of the data if not given."
     ),
 ]
 DataOption = Annotated[
@@ -97,7 +98,7 @@ def run(
     from mirl_core.evaluation.run_setup import RunSettings
 
     settings = RunSettings(
-        model=_model(model),
+        model=_model(model, names(data)),
         data=names(data),
         methods=methods,
         output=output,
@@ -195,7 +196,7 @@ def calibrate(
         )
     if confidence_only and budget is not None:
         raise ConfigError("budget: --confidence-only keeps the options; leave --budget out", param="budget")
-    folder = _model(model)
+    folder = _model(model, names(data))
     settings = RunSettings(
         model=folder,
         data=names(data),
@@ -240,10 +241,11 @@ def model_card(
     typer.echo(f"wrote {output / 'digits-model.md'}")
 
 
-def _model(folder: Path | None) -> Path:
-    from mirl_core.bundled import DIGITS, resolve
+def _model(folder: Path | None, data: Sequence[str] = ()) -> Path:
+    """Return the folder of the model that the command line names, or of the data's bundled model."""
+    from mirl_core.bundled import for_data, resolve
 
-    path = DIGITS.path if folder is None else Path(resolve(str(folder)))
+    path = for_data(data).path if folder is None else Path(resolve(str(folder)))
     if not (path / "config.json").is_file():
         raise ConfigError(f"{path} holds no model (config.json is missing)", param="model")
     return path

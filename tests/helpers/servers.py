@@ -1,4 +1,4 @@
-"""Servers in other processes, mostly `mirl-serve` on the bundled model, and what tests read from them."""
+"""Servers in other processes, mostly `mirl-serve` on the digits model, and what tests read from them."""
 
 from __future__ import annotations
 
@@ -21,6 +21,7 @@ from tests.helpers.ports import listening_port
 START_SECONDS = 240
 MIRL_SERVE = (sys.executable, "-m", "mirl_server.cli.main")
 NAME = "mirl-tiny"
+SERVE_DIGITS = (*MIRL_SERVE, "--model", NAME)
 
 
 @dataclass(frozen=True)
@@ -57,7 +58,7 @@ class RunningServer:
 def running(
     folder: Path,
     flags: Sequence[str] = (),
-    command: Sequence[str] = MIRL_SERVE,
+    command: Sequence[str] = SERVE_DIGITS,
     environment: Mapping[str, str] | None = None,
     ready: str = "/ready",
     port: int = 0,

@@ -164,7 +164,6 @@ def test_preprocessing_is_the_processors_own() -> None:
     from PIL import Image
     from transformers import AutoProcessor
 
-
     pixels = digits.render(list(digits.scenes("iid", "dev", 2)))
     processor = AutoProcessor.from_pretrained(DIGITS.path)
     theirs = processor.image_processor([[Image.fromarray(p)] for p in pixels], return_tensors="pt")[
