@@ -170,9 +170,9 @@ def test_limits_hold_before_decoding() -> None:
     assert decode(url(raw), Limits(max_image_bytes=len(raw), max_image_pixels=60_000)).size == (300, 200)
 
 
-@pytest.mark.parametrize(("characters", "too_large"), [(16, False), (18, True)])
+@pytest.mark.parametrize(("characters", "too_large"), [(16, False), (17, False), (18, True)])
 def test_a_long_text_is_refused_before_it_is_decoded(characters: int, too_large: bool) -> None:
-    """Ten bytes are at most 16 characters of base64, of which the last two may be padding."""
+    """Up to 17 characters may be ten bytes: the last two may be padding."""
     kind, message = (
         (RequestTooLargeError, "the image is over 10 bytes; send a smaller one")
         if too_large

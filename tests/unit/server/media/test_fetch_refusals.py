@@ -142,6 +142,17 @@ async def test_as_many_redirects_as_allowed(most: int, redirects: int, reached: 
         assert len(server.heads) == min(redirects, most) + 1
 
 
+async def test_a_refusal_waits_until_the_other_fetches_have_ended() -> None:
+    async def silent(_: asyncio.StreamWriter) -> None:
+        await asyncio.Event().wait()
+
+    async with origin(a=silent, b=answer(b"", None, "404 Not Found")) as server:
+        found = web(server, timeout=60)
+        with pytest.raises(ImageError, match="status 404") as caught:
+            await found.fetcher.fetch({URL: "x", f"http://{HOST}/b": WHERE}, ImageBudget.of(Limits()))
+        assert (caught.value.param, sorted(found.ended)) == (WHERE, ["cancelled", "status"])
+
+
 class Recording(Network):
     """A network that keeps the options of each connection."""
 

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import AbstractContextManager, contextmanager
 from typing import Any
 
 import pytest
+from PIL import Image
 
 from mirl_core.config import Limits
 from mirl_core.errors import ImageError, RequestTooLargeError
@@ -24,6 +26,9 @@ OFF = (
 )
 NOT_HERE = "images from this host and port are not fetched here; send a data URL (data:image/png;base64,…)"
 DAMAGED = "the image is damaged or cut short; send a whole file"
+
+
+PICTURE = Image.new("RGB", (4, 4))
 
 
 def timer(steps: list[str]) -> Callable[[Any], AbstractContextManager[None]]:
@@ -129,6 +134,19 @@ async def test_a_bad_data_url_is_refused_before_any_fetch() -> None:
             await Images(Limits(), found.fetcher).decode([(REMOTE, "part 0"), ("file:///a", "part 1")])
         assert caught.value.param == "part 1"
         assert found.names.asked == []
+
+
+async def test_pictures_are_decoded_outside_the_event_loop(monkeypatch: pytest.MonkeyPatch) -> None:
+    threads: list[str] = []
+
+    def decode(*_: object) -> Image.Image:
+        threads.append(threading.current_thread().name)
+        return PICTURE
+
+    monkeypatch.setattr("mirl_server.media.images.decode_url", decode)
+    assert await Images(Limits()).decode([(LOCAL, "part 0")]) == [PICTURE]
+    # The default executor's threads have other names, and are shared with work that may block.
+    assert threads == ["mirl-images_0"]
 
 
 @pytest.mark.parametrize(("cores", "threads"), [(None, 1), (1, 1), (2, 2), (3, 3), (4, 4), (5, 4), (64, 4)])

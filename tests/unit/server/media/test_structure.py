@@ -108,14 +108,17 @@ def test_a_png_has_a_most_of_chunks() -> None:
     head = b"\x89PNG\r\n\x1a\n"
     assert passes(head + chunk * 19_999 + end, "image/png") == 1
     assert passes(head + chunk * 19_999 + end[:7], "image/png") == 1
-    with pytest.raises(UnreasonableError, match=r"^chunks$"):
-        passes(head + chunk * 20_000 + end, "image/png")
+    # A chunk counts from its head on, and nothing counts behind the end.
+    for many in (chunk * 20_000 + end, chunk * 19_999 + chunk[:8]):
+        with pytest.raises(UnreasonableError, match=r"^chunks$"):
+            passes(head + many, "image/png")
+    assert passes(head + end + b"\xae\x42\x60\x82" + chunk * 20_000, "image/png") == 1
     # A chunk's length counts: what it holds is no chunk.
     filled = struct.pack(">I4s", 12 * 30_000, b"tEXt") + chunk * 30_000 + bytes(4)
     assert passes(head + filled + end, "image/png") == 1
 
 
-@pytest.mark.parametrize(("flags", "start"), [(0x00, 13), (0x70, 13), (0x80, 13 + 6), (0x87, 13 + 768)])
+@pytest.mark.parametrize(("flags", "start"), [(0x00, 13), (0x77, 13), (0x80, 13 + 6), (0x87, 13 + 768)])
 def test_a_gif_has_a_longest_preface(monkeypatch: pytest.MonkeyPatch, flags: int, start: int) -> None:
     assert structure.MAX_PREFACE == 2**18
     # Fewer bytes than that are walked faster.
@@ -132,7 +135,9 @@ def test_a_gif_has_a_longest_preface(monkeypatch: pytest.MonkeyPatch, flags: int
     # A frame, or the end, ends the preface.
     for first in (b",", b";"):
         assert passes(head + first + blank * 2000, "image/gif") == 1
-    assert passes(b"GIF89a", "image/gif") == 1
+    # A file may end anywhere: in its header, between blocks and inside a comment.
+    for cut in (b"GIF89a", b"GIF89a1234", head, head + blank * 1000, head + b"!\xfe", head + b"!\xfe\x03a"):
+        assert passes(cut, "image/gif") == 1
 
 
 def test_scans_cost_as_many_pictures() -> None:
