@@ -292,7 +292,7 @@ def test_how_close_to_a_fraction_a_value_is_that_fraction(text: str, value: Frac
     assert mathematics.canonical(text)[0] == value
 
 
-def test_mathematics_keeps_its_spelling_for_people() -> None:
+def test_the_form_for_people_is_the_spelling_of_mathematics_and_the_key_of_json() -> None:
     found = normalize("  \\pi  \\cdot 2.")
     assert (found.kind, found.key, found.text) == ("math", "≈6.28318530718", r"\pi \cdot 2")
     assert normalize('{"b": 1.0, "a": 2}').text == '{"a":2,"b":1}'
