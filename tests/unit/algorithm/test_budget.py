@@ -1,4 +1,4 @@
-"""The least `max_total_tokens` with which a request's descriptions and chains are worth sampling."""
+"""Fan-out of a request, its least `max_total_tokens`, and how many tokens each stage may have of it."""
 
 from __future__ import annotations
 
@@ -6,7 +6,14 @@ from typing import Any
 
 import pytest
 
-from mirl_core.algorithm.budget import check_budget
+from mirl_core.algorithm.budget import (
+    Fanout,
+    chain_limit,
+    check_budget,
+    description_limit,
+    fanout,
+    scored_tokens,
+)
 from mirl_core.config import MIRLOptions
 from mirl_core.errors import RequestError
 
@@ -28,5 +35,75 @@ def test_two_tokens_for_every_sequence_of_the_larger_half(options: dict[str, Any
     with pytest.raises(RequestError) as caught:
         check_budget(MIRLOptions(**options, max_total_tokens=needed - 1))
     assert caught.value.param == "mirl.max_total_tokens"
-    assert f"leaves {needed - 1} for an answer" in caught.value.message
-    assert f"at least {needed};" in caught.value.message
+    assert caught.value.message == (
+        f"mirl.max_total_tokens leaves {needed - 1} for an answer, but this many descriptions and chains "
+        f"need at least {needed}; raise it or lower mirl.descriptions, mirl.keep or mirl.forks"
+    )
+
+
+# N = 5, k = 3, m = 2, descriptions of at most 10 tokens.
+FIVE: dict[str, Any] = {"descriptions": 5, "keep": 3, "forks": 2, "description_tokens": 10}
+
+
+@pytest.mark.parametrize(
+    ("changed", "max_tokens", "request_", "expected"),
+    [
+        ({}, 100, {}, Fanout(descriptions=5, chains=6, tokens=650, scored_tokens=0)),
+        ({}, 7, {"passes": 1}, Fanout(descriptions=5, chains=6, tokens=77, scored_tokens=35)),
+        ({}, 100, {"answers": 2, "passes": 3}, Fanout(10, 12, 1300, 300)),
+        ({}, 100, {"forks": False, "passes": 2}, Fanout(5, 0, 50, 100)),
+        ({"gate": "none"}, 100, {}, Fanout(5, 10, 1050, 0)),
+        ({"keep": 9}, 100, {}, Fanout(5, 10, 1050, 0)),
+        ({"max_total_tokens": 600}, 100, {"passes": 1}, Fanout(5, 6, 600, 50)),
+        ({"max_total_tokens": 651}, 100, {}, Fanout(5, 6, 650, 0)),
+    ],
+)
+def test_what_a_request_may_come_to(
+    changed: dict[str, Any], max_tokens: int, request_: dict[str, Any], expected: Fanout
+) -> None:
+    reckoned = fanout(MIRLOptions(**FIVE | changed), max_tokens, **request_)
+    assert reckoned == expected
+    assert reckoned.sequences == expected.descriptions + expected.chains
+
+
+@pytest.mark.parametrize(
+    ("changed", "max_tokens", "limit"),
+    [
+        ({}, 64, 10),
+        ({}, 8, 8),
+        # Half of 99 tokens for five descriptions.
+        ({"max_total_tokens": 99}, 64, 9),
+        ({"max_total_tokens": 100}, 64, 10),
+        ({"max_total_tokens": 99}, 8, 8),
+        ({"max_total_tokens": 6000}, 64, 10),
+    ],
+)
+def test_how_long_a_description_may_be(changed: dict[str, Any], max_tokens: int, limit: int) -> None:
+    assert description_limit(MIRLOptions(**FIVE | changed), max_tokens) == limit
+
+
+@pytest.mark.parametrize(
+    ("total", "max_tokens", "used", "chains", "limit"),
+    [
+        (None, 64, 9, 6, 64),
+        (50, 64, 9, 6, 6),
+        (50, 5, 9, 6, 5),
+        (50, 64, 42, 4, 2),
+        (50, 64, 46, 4, 1),
+        # A chain has a token where nothing is left.
+        (50, 64, 50, 4, 1),
+        (50, 64, 60, 4, 1),
+        (5000, 64, 9, 6, 64),
+    ],
+)
+def test_how_long_a_chain_may_be(
+    total: int | None, max_tokens: int, used: int, chains: int, limit: int
+) -> None:
+    options = MIRLOptions(**FIVE, max_total_tokens=total)
+    assert chain_limit(options, max_tokens, used, chains) == limit
+
+
+def test_every_pass_scores_each_description_behind_its_opening_tag() -> None:
+    assert scored_tokens(2, 3, [4, 5]) == 2 * (3 + 4 + 3 + 5)
+    assert scored_tokens(1, 0, iter([4])) == 4
+    assert scored_tokens(0, 3, [4]) == scored_tokens(2, 3, []) == 0

@@ -373,3 +373,17 @@ def test_best_waits_for_every_better_chain_and_rules_have_names() -> None:
 def test_a_tie_within_rounding_is_decided_once_nothing_is_outstanding() -> None:
     done = [chain(0, 0, "4", math.log(2)), chain(1, 0, "5", 0.7e-9), chain(1, 1, "5", 0.7e-9)]
     assert decided(done, [], "mi_weighted")
+
+
+def test_an_empty_answer_is_an_answer_of_its_own() -> None:
+    # A stop string at the very beginning leaves an empty answer.
+    outcome = won([chain(0, 0, ""), chain(1, 0, "XXXX"), chain(2, 0, "XXXX")], "majority")
+    assert outcome.vote is not None
+    assert (outcome.vote.answer, dict(outcome.vote.counts)) == ("xxxx", {"": 1.0, "xxxx": 2.0})
+    assert won([chain(0, 0, "")], "auto").aggregation == "best"
+    worst = [Pending(9, fork, -1.0) for fork in range(3)]
+    captions = [chain(i, 0, text, 2.0) for i, text in enumerate(["", *PROSES[:2]])]
+    assert decided(captions, worst, "auto")
+    # The vote is for "XXXX", the best description's answer is empty, and either rule may come.
+    five = [chain(i, 0, "XXXX", 1.0) for i in range(5)]
+    assert not decided([*five, chain(5, 0, "", 2.0), chain(6, 0, PROSE, 0.0)], worst, "auto")

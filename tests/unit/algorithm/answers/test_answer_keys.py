@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import logging
 import math
 from fractions import Fraction
 
 import pytest
 
 from mirl_core.algorithm.answers import mathematics, normalize
+from mirl_core.algorithm.answers.markup import strip_markup
 from mirl_core.algorithm.answers.quantities import NUMBER_WORDS, read_quantity, write_quantity
 from mirl_core.algorithm.answers.structured import read_json
 
@@ -46,6 +48,7 @@ UNITS = {
     "M": ["M"],
     "G": ["G"],
     "L": ["L"],
+    " FAX": ["FAX", "FAX."],
 }
 
 QUANTITIES: dict[str, str | None] = {
@@ -186,6 +189,12 @@ KEYS = {
     "x = 5 cm": ("number", "5 cm"),
     "x=5": ("number", "5"),
     "x = \\frac{1}{2}": ("number", "0.5"),
+    "X = 5": ("number", "5"),
+    "Red: the answer is 5": ("short", "red answer is 5"),
+    '"5" .': ("number", "5"),
+    # Three layers are taken off, not four.
+    "'“\"5\"”'": ("number", "5"),
+    "‘'“\"5\"”'’": ("short", "5"),
     "[yes]": ("short", "yes"),
     "no 5?": ("short", "no 5"),
     "5-10": ("short", "5-10"),
@@ -194,7 +203,8 @@ KEYS = {
     "  A  b\n\t" + "c " * 200: ("prose", "a b " + " ".join("c" * 200)),
     "x" * 257: ("prose", "x" * 257),
     " " * 100 + "12" + " " * 100: ("number", "12"),
-    "1" + " " * 250 + "2": ("short", "1 2"),
+    # Longer than 256 characters is prose.
+    "1" + " " * 254 + "2": ("short", "1 2"),
     "1" + " " * 255 + "2": ("prose", "1 2"),
 }
 
@@ -224,6 +234,7 @@ MATHEMATICAL = {
     "9^{199+1}": True, "9^{200+1}": False, "x^{66x}": True, "x^{194xy}": True, "x^{195xy}": False,
     "x^a+x^66": True, "x^a+x^67": False,
     "x^1+x^0+x^200": True, "x^{0}+x^{200}": True, "x^{}": False, "x^-1": False, "x^{ 2 }": True, "": False,
+    "1+X": True, "x\\cdot y": True, "\\Delta+1": False,
     "cat": False, "1 - 2": True, "1- 2": True, "x^{a}": True,
 }  # fmt: skip
 
@@ -253,10 +264,69 @@ def test_what_is_read_as_mathematics() -> None:
         ("(3, 1)", None, "Tuple(3; 1)"),
         (r"\{3, 1\}", None, "FiniteSet(1; 3)"),
         (r"\infty", None, "oo"),
+        ("x y", None, "≈0.913934083504 0.560999485477"),
+        ("y x", None, "≈0.913934083504 0.560999485477"),
+        (r"x \pm 1", None, "FiniteSet(≈-0.246040028986 -0.478467536392; ≈1.75395997101 1.52153246361)"),
+        ("[1, 2]", None, "Interval(1; 2; False; False)"),
+        # No number comes of an unknown function, and nothing of half an expression.
+        ("f(x)+1", None, "f(x) + 1"),
+        ("2x)", None, "2x)"),
+        ("|x", None, "|x"),
     ],
 )
 def test_the_key_of_an_expression(text: str, value: Fraction | None, key: str) -> None:
     assert mathematics.canonical(text) == (value, key)
+
+
+@pytest.mark.parametrize(
+    ("text", "value"),
+    [
+        ("1+10^{-27}", Fraction(1)),
+        (r"1+2 \cdot 10^{-27}", None),
+        ("10^{-99}", None),
+        (r"2 \cdot 10^{-100}", None),
+        ("10^{-100}", Fraction(0)),
+    ],
+)
+def test_how_close_to_a_fraction_a_value_is_that_fraction(text: str, value: Fraction | None) -> None:
+    assert mathematics.canonical(text)[0] == value
+
+
+def test_the_form_for_people_is_the_spelling_of_mathematics_and_the_key_of_json() -> None:
+    found = normalize("  \\pi  \\cdot 2.")
+    assert (found.kind, found.key, found.text) == ("math", "≈6.28318530718", r"\pi \cdot 2")
+    assert normalize('{"b": 1.0, "a": 2}').text == '{"a":2,"b":1}'
+
+
+def test_parsing_is_silent_and_silences_nothing_else(caplog: pytest.LogCaptureFixture) -> None:
+    logging.getLogger("math_verify.parser").setLevel(logging.NOTSET)
+    mathematics.canonical.cache_clear()
+    with caplog.at_level(logging.INFO):
+        assert mathematics.canonical("x+1")[1] == "≈1.75395997101 1.52153246361"
+        assert logging.getLogger().level == logging.INFO
+    assert caplog.messages == []
+
+
+@pytest.mark.parametrize(("text", "same"), [("a red car", True), ("x" * 64, True), ("x" * 65, False)])
+def test_only_a_short_answer_is_normalised_once(text: str, same: bool) -> None:
+    assert (normalize(text) is normalize(text)) is same
+
+
+@pytest.mark.parametrize(
+    ("text", "bare"),
+    [
+        ("y = AB", "y = AB"),
+        ("y = 2x", "y = 2x"),
+        (r"x = \Pi", r"\Pi"),
+        ("x = y = 5", "x = y = 5"),
+        ("√16", r"\sqrt{16}"),
+        ("√(x+1)", r"\sqrt{(x+1)}"),
+        ("π", r"\pi"),
+        ("...", "..."),
+    ],
+)
+def test_what_is_left_without_markup(text: str, bare: str) -> None:
+    assert strip_markup(text) == bare
 
 
 def test_a_value_without_bound_is_written_by_its_text() -> None:

@@ -157,6 +157,8 @@ def words(text: str) -> list[tuple[str, str]]:
         (0, "[R]so[/R][A]f(1)[/A]", True, Extract("so", "f(1)", 12)),
         (None, "[R]so[/R][A]f(1)[/A]\ng(2)", False, Extract("so", "f(1)", 12)),
         (None, "[R]so[/R][A]7[/A]", True, Extract("so", "7", 12)),
+        (None, "[R]so[/R][A]7", True, Extract("so", "7", 12)),
+        (None, "[R]so[/R][A]7", False, Extract("so", None)),
         (None, "[R]a[/R]b[/R]f(1)", True, Extract("ab", '[{"name": "f", "arguments": "1"}]', calls=True)),
     ],
 )

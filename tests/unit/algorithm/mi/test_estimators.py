@@ -279,6 +279,10 @@ def test_reference_without_files_names_the_remedy() -> None:
     with pytest.raises(RequestError, match="reference_images") as caught:
         make_estimator("reference")
     assert caught.value.param == "mirl.estimator"
+    assert caught.value.message == (
+        "this model has no reference images for the estimator 'reference': list files under "
+        "`reference_images` in its mirl.json, or ask for 'text' or 'blank'"
+    )
 
 
 def test_every_estimator_can_be_made_by_name() -> None:
@@ -338,3 +342,21 @@ def test_estimators_by_name() -> None:
         "reference": ReferenceEstimator,
     }
     assert make_estimator("text") == TextEstimator()
+
+
+def test_scoring_passes_of_each_estimator() -> None:
+    passes = {
+        name: [kind.passes(references) for references in (0, 1, 5)] for name, kind in ESTIMATORS.items()
+    }
+    assert passes == {"text": [1, 1, 1], "blank": [1, 1, 1], "reference": [0, 1, 5]}
+    assert {name: kind.needs_references for name, kind in ESTIMATORS.items()} == {
+        "text": False,
+        "blank": False,
+        "reference": True,
+    }
+
+
+def test_token_mi_is_taken_in_double_precision() -> None:
+    single = np.array([-0.1], dtype=np.float32)
+    assert token_mi([0.0], single, 0.3).tolist() == [-0.3 * float(single[0])]
+    assert token_mi(single, [-0.7]).tolist() == [float(single[0]) + 0.7]

@@ -84,6 +84,11 @@ UNKNOWN_FIELD = (
         (f"a: {ONE}\nb: {ONE}",
          "keys: a name or a key occurs twice (environment and --api-key included)"),
         (f"a: {ONE}\nb: [", "keys, line 2: not readable as YAML"),
+        ("a: \x01", "keys: not readable as YAML"),  # an error without a line
+        ("a: {weight: 2}",
+         "keys, entry 1: a key is 16 or more visible ASCII characters (openssl rand -hex 32)"),
+        (f"{ONE}\nshort",
+         "keys, entry 2: a key is 16 or more visible ASCII characters (openssl rand -hex 32)"),
     ],
 )  # fmt: skip
 def test_the_entry_and_the_remedy_are_named(text: str, says: str) -> None:
@@ -174,21 +179,33 @@ async def test_a_swapped_link_is_a_change(tmp_path: Path) -> None:
     assert find_key(ring.keys, ONE.encode()) is None
 
 
-@pytest.mark.parametrize("broken", ["a: short-secret", "{", "", None])
+@pytest.mark.parametrize(
+    ("broken", "says"),
+    [
+        (b"a: short-secret",
+         ", entry 1: a key is 16 or more visible ASCII characters (openssl rand -hex 32)"),
+        (b"a: {", ", line 1: not readable as YAML"),
+        (b"", ": has no keys; write one `name: key` a line"),
+        (f"a: {ONE}\nb: {ONE}".encode(),
+         ": a name or a key occurs twice (environment and --api-key included)"),
+        (b"\xff", ": can't be read (UnicodeDecodeError)"),
+        (None, ": can't be read (FileNotFoundError)"),
+    ],
+)  # fmt: skip
 async def test_a_broken_file_leaves_the_keys_and_one_line(
-    tmp_path: Path, caplog: pytest.LogCaptureFixture, broken: str | None
+    tmp_path: Path, caplog: pytest.LogCaptureFixture, broken: bytes | None, says: str
 ) -> None:
     file = tmp_path / "keys"
     file.write_text(f"a: {ONE}")
     ring = Keyring(file, interval=0)
     file.unlink()
     if broken is not None:
-        file.write_text(broken)
+        file.write_bytes(broken)
     with caplog.at_level(logging.INFO, "mirl_server"):
         for _ in range(3):
             await ring.refresh()
     assert [record.levelname for record in caplog.records] == ["ERROR"]
-    assert "stay as they were" in caplog.text
+    assert caplog.messages == [f"the API keys stay as they were: API key file {file}{says}"]
     assert "short-secret" not in caplog.text
     assert ONE not in caplog.text
     assert find_key(ring.keys, ONE.encode()) is not None
@@ -217,6 +234,45 @@ async def test_the_file_is_looked_at_once_in_a_while(
     now = 51.96875
     await ring.refresh()
     assert ring.keys[0].name == "a"
+
+
+async def test_a_file_that_stays_as_it_is_is_not_read_again(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    file = tmp_path / "keys"
+    file.write_text(f"# Schlüssel\na: {ONE}", encoding="utf-8")
+    ring = Keyring(file, interval=0)
+    keys = ring.keys
+    with caplog.at_level(logging.INFO, "mirl_server"):
+        await ring.refresh()
+        await Keyring(text=f"a: {ONE}", interval=0).refresh()
+    assert ring.keys is keys
+    assert caplog.messages == []
+
+
+@pytest.mark.parametrize(
+    ("text", "bare", "says"),
+    [
+        ("a: short", [],
+         "MIRL_ACCESS__KEYS, entry 1: a key is 16 or more visible ASCII characters (openssl rand -hex 32)"),
+        (f"a: {ONE}\nb: {ONE}", [],
+         "MIRL_ACCESS__KEYS: a name or a key occurs twice (environment and --api-key included)"),
+        (f"a: {ONE}", [ONE], "API keys: a name or a key occurs twice (environment and --api-key included)"),
+        (f"vllm-2: {ONE}", ["x", "y"],
+         "API keys: a name or a key occurs twice (environment and --api-key included)"),
+    ],
+)  # fmt: skip
+def test_wrong_keys_name_their_source(text: str, bare: list[str], says: str) -> None:
+    with pytest.raises(ConfigError) as caught:
+        Keyring(text=text, bare=bare)
+    assert caught.value.message == says
+
+
+def test_keys_without_names_are_numbered_and_unlimited() -> None:
+    ring = Keyring(bare=["x", "y", "x"])
+    assert [(key.name, key.limits) for key in ring.keys] == [("vllm-1", KeyLimits()), ("vllm-2", KeyLimits())]
+    assert [find_key(ring.keys, key) for key in (b"x", b"y")] == list(ring.keys)
+    assert (bool(ring), bool(Keyring())) == (True, False)
 
 
 def test_keys_from_everywhere_together(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -37,7 +37,9 @@ async def test_a_spent_key_waits_for_the_end_of_its_window(
     await quotas.charge("a", limits, 7)
     for passed, wait in ((0.0, 60), (12.25, 48), (59.0, 1), (59.75, 1)):
         now[0] = 1_000_000.0 + passed
-        with pytest.raises(RateLimitError, match=f"may use {says}; try again in {wait} s") as caught:
+        with pytest.raises(
+            RateLimitError, match=f"^this API key may use {says}; try again in {wait} s$"
+        ) as caught:
             await use(quotas, limits)
         assert caught.value.retry_after == 60 - passed
         assert error_response(caught.value).headers["retry-after"] == str(math.ceil(60 - passed))
@@ -53,7 +55,7 @@ async def test_too_many_at_the_same_time_may_try_again_at_once() -> None:
     async with quotas.use("a", limits), quotas.use("a", limits):
         assert quotas.running["a"] == 2
         with pytest.raises(
-            RateLimitError, match="may use 2 requests at the same time; try again in 1 s"
+            RateLimitError, match=r"^this API key may use 2 requests at the same time; try again in 1 s$"
         ) as caught:
             await use(quotas, limits)
         assert caught.value.retry_after == 1
@@ -81,6 +83,24 @@ async def test_what_is_left_is_told_by_openais_names(now: list[float]) -> None:
     assert [name for name, _ in await quotas.headers("a", KeyLimits(tokens_per_minute=9))] == [
         b"x-ratelimit-limit-tokens", b"x-ratelimit-remaining-tokens", b"x-ratelimit-reset-tokens"
     ]  # fmt: skip
+
+
+async def test_a_window_begins_with_the_first_token(now: list[float]) -> None:
+    quotas, limits = Quotas(), KeyLimits(tokens_per_minute=100)
+
+    async def left() -> tuple[bytes, bytes]:
+        headers = dict(await quotas.headers("a", limits))
+        return headers[b"x-ratelimit-remaining-tokens"], headers[b"x-ratelimit-reset-tokens"]
+
+    await quotas.charge("a", limits, 0)
+    now[0] += 10
+    await quotas.charge("a", limits, 1)
+    assert await left() == (b"99", b"60.000s")
+    now[0] += 59.5
+    assert await left() == (b"99", b"0.500s")
+    # Tokens without a limit are not counted.
+    await quotas.charge("a", KeyLimits(requests_per_minute=1), 5)
+    assert await left() == (b"99", b"0.500s")
 
 
 async def test_a_request_that_tokens_refuse_is_no_request(now: list[float]) -> None:

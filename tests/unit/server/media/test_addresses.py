@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 import ipaddress
 
 import pytest
@@ -133,3 +134,19 @@ def test_ipv4_means_the_same_inside_ipv6(address: ipaddress.IPv4Address) -> None
     assert kind_of(f"::ffff:{address}") == kind_of(f"64:ff9b::{address}") == kind_of(str(address))
     assert kind_of(f"2002:{int(address) >> 16:x}:{int(address) & 0xFFFF:x}::1") == "forbidden"
     assert kind_of(f"::{address}") == "forbidden"
+
+
+def test_a_fresh_load_of_the_tables_classifies_alike() -> None:
+    """The tables are parsed at import, before any other test runs."""
+    spec = importlib.util.find_spec(kind_of.__module__)
+    assert spec is not None
+    assert spec.loader is not None
+    fresh = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(fresh)
+    kinds = {
+        "8.8.8.8": "public",
+        "10.0.0.1": "private",
+        "100.100.100.200": "forbidden",
+        "127.0.0.1": "forbidden",
+    }
+    assert {address: fresh.kind_of(address) for address in kinds} == kinds

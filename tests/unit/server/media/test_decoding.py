@@ -4,6 +4,7 @@ import base64
 import contextlib
 import io
 import random
+import re
 import zlib
 
 import pytest
@@ -80,47 +81,139 @@ def test_sixteen_bit_grey_is_scaled() -> None:
     assert decode(url(encoded(Image.new("I;16", (2, 2), 0x8000)))).getpixel((0, 0)) == (128, 128, 128)
 
 
+DATA = "send a data URL (data:image/png;base64,…)"
+FORM = "a data URL reads data:image/png;base64,… (or jpeg, webp, gif, bmp)"
+KINDS = "send PNG, JPEG, WebP, GIF or BMP"
+BASE64 = "the image's data is not base64: the standard alphabet, padded, without spaces"
+
+
 @pytest.mark.parametrize(
-    ("given", "said"),
+    ("given", "message"),
     [
-        ("https://example.com/a.png", "images by URL are not enabled"),
-        ("HTTP://example.com/a.png", "images by URL are not enabled"),
-        ("file:///etc/passwd", "'file:' URLs are not accepted"),
-        ("ftp://x/y", "'ftp:' URLs are not accepted"),
-        ("/etc/passwd", "not a URL"),
-        ("", "not a URL"),
-        ("data:image/png,abc", "a data URL reads"),
-        ("data:;base64,aGk=", "not accepted; send"),
-        ("data:image/svg+xml;base64,PHN2Zz4=", r"'image/svg\+xml' are not accepted"),
-        ("data:text/html;base64,aGk=", "'text/html' are not accepted"),
-        ("data:image/png;base64,", "empty"),
-        ("data:image/png;base64,@@@@", "not base64"),
-        ("data:image/png;base64,aGk", "not base64"),
-        ("data:image/png;base64,aGk=\n", "not base64"),
-        ("data:image/png;base64,aGkgdGhlcmU=", "none of the formats"),
+        ("https://example.com/a.png",
+         f"images by URL are not enabled (the operator's --allow-image-host does); {DATA}"),
+        ("HTTP://example.com/a.png",
+         f"images by URL are not enabled (the operator's --allow-image-host does); {DATA}"),
+        ("file:///etc/passwd", f"'file:' URLs are not accepted; {DATA}"),
+        ("ftp://x/y:z", f"'ftp:' URLs are not accepted; {DATA}"),
+        ("Data;base64,aGk=", f"that is not a URL; {DATA}"),
+        ("fifteen-letters:a", f"'fifteen-letters:' URLs are not accepted; {DATA}"),
+        ("sixteen--letters:a", f"that is not a URL; {DATA}"),
+        (":a", f"that is not a URL; {DATA}"),
+        ("/etc/passwd", f"that is not a URL; {DATA}"),
+        ("", f"that is not a URL; {DATA}"),
+        ("data:image/png,abc", FORM),
+        ("data:image/png;base64aGk=", FORM),
+        ("data:;base64,aGk=", f"images of type '' are not accepted; {KINDS}"),
+        ("data:IMAGE/SVG+XML;base64,PHN2Zz4=", f"images of type 'image/svg+xml' are not accepted; {KINDS}"),
+        ("data:text/html;base64,aGk=", f"images of type 'text/html' are not accepted; {KINDS}"),
+        (f"data:image/{'x' * 34};base64,aGk=",
+         f"images of type 'image/{'x' * 34}' are not accepted; {KINDS}"),
+        (f"data:image/{'x' * 35};base64,aGk=",
+         f"images of type 'image/{'x' * 34}' are not accepted; {KINDS}"),
+        ("data:image/png;base64,", f"the image is empty; {KINDS}"),
+        ("data:image/png;base64,@@@@", BASE64),
+        ("data:image/png;base64,a-_=", BASE64),
+        ("data:image/png;base64,aGk", BASE64),
+        ("data:image/png;base64,aGk=\n", BASE64),
+        ("data:image/png;base64,aGkgdGhlcmU=", f"the image's data is none of the formats accepted; {KINDS}"),
+        ("data:image/png;base64,iVBORw0KGgo=", "the image is damaged or cut short; send a whole file"),
     ],
-)
-def test_refusals_name_part_and_remedy(given: str, said: str) -> None:
-    with pytest.raises(ImageError, match=said) as caught:
+)  # fmt: skip
+def test_refusals_name_part_and_remedy(given: str, message: str) -> None:
+    with pytest.raises(ImageError) as caught:
         decode(given)
-    assert caught.value.param == WHERE
+    assert (caught.value.message, caught.value.param) == (message, WHERE)
+
+
+@pytest.mark.parametrize("padding", ["aGk", "aGkx=", "aGkxa===", "a===", "===="])
+def test_padding_is_checked_before_the_decoder(padding: str) -> None:
+    """Python's decoder differs between versions in the padding that it accepts."""
+    with pytest.raises(ImageError) as caught:
+        decode(f"data:image/png;base64,{padding}")
+    assert (caught.value.message, str(caught.value.__cause__)) == (BASE64, "padding")
+
+
+@pytest.mark.parametrize(("fill", "accepted"), [(256, True), (257, False)])
+def test_the_head_of_a_data_url_has_a_longest_form(fill: int, accepted: bool) -> None:
+    begin, end = "data:image/png;a=", ";base64,"
+    head = begin + "b" * (fill - len(begin) - len(end)) + end
+    given = head + base64.b64encode(encoded(Image.new("RGB", (2, 2)))).decode()
+    if accepted:
+        assert decode(given).size == (2, 2)
+        return
+    with pytest.raises(ImageError) as caught:
+        decode(given)
+    assert caught.value.message == FORM
+
+
+def test_every_declared_type_that_browsers_use() -> None:
+    raw = encoded(Image.new("RGB", (2, 2)))
+    for kind in ("image/png", "image/jpeg", "image/jpg", "image/webp", "image/gif", "image/bmp", "IMAGE/PNG"):
+        assert decode(url(raw, kind)).size == (2, 2)
 
 
 def test_limits_hold_before_decoding() -> None:
     raw = encoded(Image.new("RGB", (300, 200)))
-    with pytest.raises(RequestTooLargeError, match="300×200 pixels"):
-        decode(url(raw), Limits(max_image_pixels=59_999))
-    with pytest.raises(RequestTooLargeError, match="bytes"):
-        decode(url(raw), Limits(max_image_bytes=len(raw) - 1))
+    for limits, message in (
+        (Limits(max_image_pixels=59_999),
+         "the image has 300×200 pixels, more than 59999; send a smaller one"),
+        (Limits(max_image_bytes=len(raw) - 1), f"the image is over {len(raw) - 1} bytes; send a smaller one"),
+        (Limits(max_total_image_pixels=59_999),
+         "the request's images have more than 59999 pixels together; send fewer or smaller ones"),
+        (Limits(max_total_image_bytes=len(raw) - 1),
+         f"the request's images are over {len(raw) - 1} bytes together; send fewer or smaller ones"),
+    ):  # fmt: skip
+        with pytest.raises(RequestTooLargeError) as caught:
+            decode(url(raw), limits)
+        assert (caught.value.message, caught.value.param) == (message, WHERE)
     assert decode(url(raw), Limits(max_image_bytes=len(raw), max_image_pixels=60_000)).size == (300, 200)
+
+
+@pytest.mark.parametrize(("characters", "too_large"), [(16, False), (17, False), (18, True)])
+def test_a_long_text_is_refused_before_it_is_decoded(characters: int, too_large: bool) -> None:
+    """Up to 17 characters may be ten bytes: the last two may be padding."""
+    kind, message = (
+        (RequestTooLargeError, "the image is over 10 bytes; send a smaller one")
+        if too_large
+        else (ImageError, BASE64)
+    )
+    with pytest.raises(kind) as caught:
+        decode("data:image/png;base64," + "@" * characters, Limits(max_image_bytes=10))
+    assert (caught.value.message, caught.value.param) == (message, WHERE)
+
+
+def test_bytes_and_pixels_are_charged_to_the_budget() -> None:
+    raw = encoded(Image.new("RGB", (5, 3)))
+    budget = ImageBudget.of(Limits(max_total_image_bytes=1000, max_total_image_pixels=40))
+    assert (budget.bytes, budget.pixels) == (1000, 40)
+    for times in (1, 2):
+        decode_url(url(raw), WHERE, budget)
+        assert (budget.bytes, budget.pixels) == (1000 - times * len(raw), 40 - times * 15)
+    with pytest.raises(RequestTooLargeError, match="pixels together"):
+        decode_url(url(raw), WHERE, budget)
+
+
+def test_no_bytes_fit_a_spent_budget() -> None:
+    budget = ImageBudget(Limits(max_image_bytes=9), bytes=0, pixels=0)
+    for before, count in ((0, 0), (9, 0)):
+        budget.take_bytes(count, WHERE, before)
+    with pytest.raises(ImageError, match="empty"):
+        decode_url("data:image/png;base64,", WHERE, budget)
+    for before, count, message in ((0, 1, "together"), (9, 1, "over 9 bytes; send a smaller")):
+        with pytest.raises(RequestTooLargeError, match=message):
+            budget.take_bytes(count, WHERE, before)
+    assert budget.bytes == 0
 
 
 def test_a_bomb_is_refused_by_its_header() -> None:
     raw = bytearray(encoded(Image.new("L", (4, 4))))
     raw[16:24] = (60_000).to_bytes(4, "big") * 2
     raw[29:33] = zlib.crc32(bytes(raw[12:29])).to_bytes(4, "big")
-    with pytest.raises(RequestTooLargeError, match="pixels"):
+    with pytest.raises(RequestTooLargeError) as caught:
         decode(url(bytes(raw)))
+    assert caught.value.message == "the image has too many pixels; send a smaller one"
+    assert caught.value.param == WHERE
 
 
 @pytest.mark.parametrize("format_", ["PNG", "JPEG", "WEBP", "GIF", "BMP"])
@@ -193,6 +286,14 @@ def test_the_largest_file_allowed_is_not_over_the_limit_by_its_base64() -> None:
 def test_reference_images(tmp_path) -> None:  # type: ignore[no-untyped-def]
     path = tmp_path / "a.png"
     path.write_bytes(encoded(Image.new("RGB", (2, 2))))
-    assert read_references([str(path)])[0].size == (2, 2)
-    with pytest.raises(ConfigError, match=r"b\.png"):
-        read_references([str(tmp_path / "b.png")])
+    pictures = read_references([str(path)] * 2)
+    assert [picture.size for picture in pictures] == [(2, 2)] * 2
+    assert read_references([]) == ()
+    empty = tmp_path / "empty.png"
+    empty.write_bytes(b"")
+    for name, reason in (("b.png", "No such file"), ("empty.png", "the image is empty; send PNG")):
+        broken = str(tmp_path / name)
+        with pytest.raises(ConfigError, match=rf"^reference image {re.escape(broken)}: .*{reason}") as caught:
+            read_references([str(path), broken])
+        assert caught.value.param == "reference_images"
+        assert getattr(caught.value.__cause__, "param", broken) == broken

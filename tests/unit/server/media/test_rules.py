@@ -5,13 +5,14 @@ from __future__ import annotations
 import contextlib
 from typing import Any
 
+import httpx
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from mirl_core.errors import ConfigError, ImageError
 from mirl_server.cli.flags import UsageError, mirl_parser, settings_from_flags
-from mirl_server.media.rules import HostPattern, ImageFetching, Rules
+from mirl_server.media.rules import HostPattern, ImageFetching, Rules, Target, plain_host
 from mirl_server.settings.server import ServerSettings
 
 WHERE = "messages[0].content[0]"
@@ -90,6 +91,57 @@ def test_no_text_is_more_than_an_image_error(text: str) -> None:
             assert Rules(ImageFetching(allow_hosts=("*",))).target(url, WHERE).port in (80, 443)
 
 
+DATA = "send a data URL (data:image/png;base64,…)"
+PLAIN = f"the image's URL must read https://host/path, with a plain host; or {DATA}"
+
+
+@pytest.mark.parametrize(
+    ("url", "message"),
+    [
+        ("https://example.com/" + "a" * 8173, f"the image's URL is over 8192 characters; {DATA}"),
+        ("https://[::1/", f"the image's URL is malformed; check it, or {DATA}"),
+        ("https://exa mple.com/", PLAIN),
+        ("http://example.com:a/", f"the image's URL is malformed; check it, or {DATA}"),
+        ("ftp://example.com/", PLAIN),
+        ("https:///a.png", PLAIN),
+        ("https://127.1/", PLAIN),
+        ("http://example.com/", f"images are fetched by https only; or {DATA}"),
+        ("https://u:secret@example.com/",
+         f"the image's URL carries a name or password; leave it out, or {DATA}"),
+        ("https://other.example/", f"images from this host and port are not fetched here; {DATA}"),
+        ("https://example.com:81/", f"images from this host and port are not fetched here; {DATA}"),
+        ("https://denied.example.com/", f"images from this host and port are not fetched here; {DATA}"),
+    ],
+)  # fmt: skip
+def test_refusals_name_part_and_remedy(url: str, message: str) -> None:
+    with pytest.raises(ImageError) as caught:
+        target(url, "example.com", "*.example.com", https_only=True, deny_hosts=["denied.example.com"])
+    assert (caught.value.message, caught.value.param) == (message, WHERE)
+
+
+def test_a_target_keeps_the_url_to_fetch() -> None:
+    url = "https://example.com:8443/a%20b?c=d"
+    found = Rules(ImageFetching(allow_hosts=("*:8443", "example.com:8443"))).target(url, WHERE)
+    assert found == Target(httpx.URL(url), "example.com", 8443, named=True)
+
+
+@pytest.mark.parametrize(
+    ("host", "plain"),
+    [
+        ("EXAMPLE.com", "example.com"), ("example.com.", "example.com"), ("example.com..", None),
+        ("a" * 63 + ".com", "a" * 63 + ".com"), ("a" * 64 + ".com", None),
+        ("a_b-c.com", "a_b-c.com"), ("-a.com", None), ("a-.com", None), ("a.-b", None), ("a.b-", None),
+        ("a.b-c", "a.b-c"), ("1.2.3.4", "1.2.3.4"), ("1.2.3.4.", "1.2.3.4"), ("1.2.3", None),
+        ("1.2.3.0x4", None), ("a.0x", None), ("a.0", None), ("0.a", "0.a"), ("0x7.a", "0x7.a"),
+        ("a.0xg", "a.0xg"), ("[2606:4700:0::0001]", "2606:4700::1"), ("[2606::1%251]", None),
+        (".".join(["a" * 49] * 5) + ".abc", ".".join(["a" * 49] * 5) + ".abc"),
+        (".".join(["a" * 49] * 5) + ".abcd", None),
+    ],
+)  # fmt: skip
+def test_plain_hosts(host: str, plain: str | None) -> None:
+    assert plain_host(httpx.URL(f"https://{host}/")) == plain
+
+
 def test_https_only() -> None:
     assert target("https://example.com/", https_only=True)[0] == "example.com"
     with pytest.raises(ImageError, match="https only"):
@@ -149,11 +201,14 @@ def test_patterns_are_read(text: str, host: str, port: int | None) -> None:
 
 
 def test_denied_networks_hold_for_addresses() -> None:
-    rules = Rules(ImageFetching(allow_hosts=["*"], deny_hosts=["93.184.0.0/16", "1.1.1.1", "2606:4700::/32"]))
+    rules = Rules(
+        ImageFetching(allow_hosts=["*"], deny_hosts=["93.184.1.2/16", " 1.1.1.1 ", "2606:4700::/32"])
+    )
     asked = rules.target("https://example.com/", WHERE)
     addresses = ("93.184.215.14", "1.1.1.1", "::ffff:1.1.1.1", "64:ff9b::101:101", "2606:4700::1111")
     assert not any(rules.may_connect(address, asked) for address in addresses)
     assert rules.may_connect("8.8.8.8", asked)
+    assert not any(rules.may_connect(text, asked) for text in ("", "example.com", "8.8.8.8 ", "8.8.8.8/32"))
     # A network-specific way to IPv4 is denied as it is written; what it leads to is looked at anyway.
     translated = Rules(ImageFetching(allow_hosts=["*"], deny_hosts=["64:ff9b::/96"]))
     assert rules.may_connect("64:ff9b::8.8.8.8", asked)
@@ -178,8 +233,10 @@ def test_private_addresses_need_the_switch_and_a_name(allow: str, private: bool,
     "text", ["", "http://a", "a/b", "a b", "*.*", "a.*", "a:b", "a:0", "a:65536", "u@a", "127.1"]
 )
 def test_wrong_patterns_are_config_errors(text: str) -> None:
-    with pytest.raises(ValueError, match="names no host"):
+    with pytest.raises(ValueError, match="names no host") as caught:
         HostPattern.parse(text)
+    remedy = "names no host: write example.com, *.example.com, example.com:8443 or *"
+    assert str(caught.value) == f"{text!r} {remedy}"
     for field in ("allow_hosts", "deny_hosts"):
         with pytest.raises(ConfigError, match=r"example\.com"):
             ServerSettings.load(images={field: [text]})

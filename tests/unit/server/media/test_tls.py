@@ -66,10 +66,14 @@ async def test_the_name_is_asked_for_and_checked(
         assert await found.fetcher.fetch({url: WHERE}, room) == {url: png()}
         assert asked == [HOST]
         assert found.network.called[0][1] == 443
-        with pytest.raises(ImageError, match="no certificate that is trusted"):
-            await found.fetcher.fetch({"https://b.example.org/a": WHERE}, room)
-        with pytest.raises(ImageError, match="from https to http"):
-            await found.fetcher.fetch({f"https://{HOST}/b": WHERE}, room)
+        data = "send a data URL (data:image/png;base64,…)"
+        untrusted = f"the image's server has no certificate that is trusted here; try again, or {data}"
+        downgraded = f"the image's URL redirects from https to http; {data}"
+        for refused, message in (("https://b.example.org/a", untrusted), (f"https://{HOST}/b", downgraded)):
+            with pytest.raises(ImageError) as caught:
+                await found.fetcher.fetch({refused: WHERE}, room)
+            assert (caught.value.message, caught.value.param) == (message, WHERE)
+        assert found.ended == ["ok", "unreachable", "refused"]
         with pytest.raises(ImageError, match="no certificate that is trusted"):
             await web(server).fetcher.fetch({url: WHERE}, room)
         # Neither a server without TLS nor TLS where none was asked for gives anything.
