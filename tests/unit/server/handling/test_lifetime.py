@@ -157,7 +157,7 @@ async def test_a_second_signal_hurries(server: Harness) -> None:
     await until(life.closing.is_set)
     life.stop()
     await over
-    assert time.monotonic() - began < 1
+    assert time.monotonic() - began < 15  # of the 30 s that a first signal alone would take
     assert (await asked).status_code == 503
 
 
