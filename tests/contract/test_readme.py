@@ -6,11 +6,21 @@ import json
 import re
 import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 
-from tests.helpers.servers import RunningServer
+import pytest
+
+from tests.helpers.servers import MIRL_SERVE, RunningServer, running
 
 ROOT = Path(__file__).parents[2]
+
+
+@pytest.fixture(scope="module")
+def server(real_vllm: None, tmp_path_factory: pytest.TempPathFactory) -> Iterator[RunningServer]:
+    """Yield the server that README starts: no model is named, so it serves the bundled charts model."""
+    with running(tmp_path_factory.mktemp("readme"), command=MIRL_SERVE) as started:
+        yield started
 
 
 def block(language: str, containing: str, file: str = "README.md") -> str:

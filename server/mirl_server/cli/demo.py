@@ -24,7 +24,7 @@ from rich.panel import Panel
 from rich.table import Table
 
 from mirl_client import Chain, Evidence, evidence
-from mirl_core.bundled import DIGITS, DemoQuestion
+from mirl_core.bundled import CHARTS, DemoQuestion
 
 START_SECONDS = 180
 QUESTION_COUNT = 4
@@ -33,7 +33,7 @@ QUESTION_COUNT = 4
 def main() -> int:
     """Run the demo; return 0 when every question got an answer."""
     console = Console(highlight=False)
-    demo_questions = DIGITS.questions()[:QUESTION_COUNT]
+    demo_questions = CHARTS.questions()[:QUESTION_COUNT]
     with serving(console) as url:
         client = OpenAI(base_url=f"{url}/v1", api_key="none", timeout=120, max_retries=0)
         right = sum([ask(client, question, seed, console) for seed, question in enumerate(demo_questions)])
@@ -95,7 +95,7 @@ def stop(server: subprocess.Popen[bytes]) -> None:
 def ask(client: OpenAI, question: DemoQuestion, seed: int, console: Console) -> bool:
     """Send a question and print the pipeline's evidence; return whether the answer is right."""
     response = client.chat.completions.create(
-        model=DIGITS.name,
+        model=CHARTS.name,
         messages=[
             {
                 "role": "user",

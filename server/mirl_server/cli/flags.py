@@ -22,8 +22,8 @@ Every flag of `vllm serve` is accepted too, with the same meaning:
   mirl-serve --help=ModelConfig   one group of them
   mirl-serve --help=max-model-len one flag
 
-Without a model the bundled one is served, as `mirl-tiny`. The server listens on 127.0.0.1
-port 8000 unless --host and --port say otherwise.
+Two models are bundled: `mirl-charts`, which is served without a model, and `mirl-tiny`. The
+server listens on 127.0.0.1 port 8000 unless --host and --port say otherwise.
 """
 
 

@@ -7,7 +7,7 @@ import os
 import secrets
 from typing import Any, NoReturn
 
-from mirl_core.bundled import DIGITS, MODELS, resolve
+from mirl_core.bundled import CHARTS, MODELS, resolve
 from mirl_server.cli.flags import EPILOG, UsageError
 from mirl_server.settings.files import SECTION
 from mirl_server.settings.server import ServerSettings
@@ -50,7 +50,7 @@ def parse_vllm(arguments: list[str]) -> argparse.Namespace:
     args.subparser = "serve"
     if cpu:
         _complete_for_cpu(args)
-    args.model = args.model_tag or args.model or DIGITS.name  # the flag, or in --config
+    args.model = args.model_tag or args.model or CHARTS.name  # the flag, or in --config
     if args.model in MODELS:
         args.served_model_name = args.served_model_name or [args.model]
         args.model = resolve(args.model)
