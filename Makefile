@@ -80,7 +80,7 @@ format: install-dev  ## rewrite the code in the project's format
 	$(BIN)/ruff check --fix .
 
 STAGES := lm vision joint-1-look joint-2-look-again joint-3-reason joint-4-settle
-CHARTS_STAGES := 1-language 2-tables 3-look 4-align 5-reason
+CHARTS_STAGES := 1-language 2-tables 3-look 4-align 5-describe 6-settle
 
 model: install-dev  ## rebuild the bundled models from nothing; hours of one core, run again to resume
 	set -e; for stage in $(STAGES); do \

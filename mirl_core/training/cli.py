@@ -116,7 +116,9 @@ def properties(
 
 @app.command("charts-report")
 def charts_report(
-    figures: Annotated[Path, typer.Argument(help="File that `properties --output` wrote, with all kinds.")],
+    figures: Annotated[
+        list[Path], typer.Argument(help="Files that `properties --output` wrote, together with all kinds.")
+    ],
     output: Annotated[Path, typer.Option(help="Folder for bundled-model.md and its images.")],
 ) -> None:
     """Write the charts model's report from the figures of `properties`; nothing is measured again."""
@@ -125,10 +127,12 @@ def charts_report(
     from mirl_core.errors import ConfigError
     from mirl_core.training.charts.report import write_report
 
-    try:
-        record = json.loads(figures.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise ConfigError(f"{figures} holds no figures: {error}", param="figures") from error
+    record: dict[str, object] = {}
+    for path in figures:
+        try:
+            record |= json.loads(path.read_text(encoding="utf-8"))
+        except (OSError, ValueError, TypeError) as error:
+            raise ConfigError(f"{path} holds no figures: {error}", param="figures") from error
     write_report(record, output)
     typer.echo(f"wrote {output / 'bundled-model.md'}")
 

@@ -264,11 +264,13 @@ def calibration(s: Sampler) -> dict[str, Any]:
                 best = int(p.argmax())
                 of_truth, of_best, of_usual = float(p[truth - 1]), float(p[best]), float(p[usual - 1])
                 rows.append((part[i], of_truth, best + 1, truth, usual, of_best, of_usual))
-    scene, of_truth, readings, truths, usuals, confidences, of_usual = map(np.array, zip(*rows, strict=True))
+    owners, of_truths, readings, truths, usuals, confidences, of_usuals = map(
+        np.array, zip(*rows, strict=True)
+    )
     hit, odd = readings == truths, truths != usuals
 
     def rate(hits: npt.NDArray[np.bool_], among: npt.NDArray[np.bool_]) -> dict[str, Any]:
-        return share(hits[among].tolist(), scene[among].tolist())
+        return share(hits[among].tolist(), owners[among].tolist())
 
     bins = np.minimum((confidences * 10).astype(int), 9)
     curve = [
@@ -284,7 +286,7 @@ def calibration(s: Sampler) -> dict[str, Any]:
         "confidence": round(100 * float(confidences.mean()), 1),
         "calibration_error_points": round(float(gap), 1),
         "curve": curve,
-        "nats_of_truth": round(float(-np.log(np.maximum(of_truth, 1e-9)).mean()), 3),
-        "mass_on_usual": round(100 * float(of_usual.mean()), 1),
+        "nats_of_truth": round(float(-np.log(np.maximum(of_truths, 1e-9)).mean()), 3),
+        "mass_on_usual": round(100 * float(of_usuals.mean()), 1),
         "truth_is_usual": round(100 * float((~odd).mean()), 1),
     }

@@ -12,10 +12,10 @@ from mirl_core.errors import ConfigError
 from mirl_core.tasks.markdown_tables import table
 from mirl_core.tasks.plotting import COLOURS, panels, picture_grid, save
 from mirl_core.tasks.worlds.charts import drawing
-from mirl_core.tasks.worlds.charts.scenes import KINDS, USUAL_PROBABILITY, scenes
+from mirl_core.tasks.worlds.charts.scenes import KINDS, USUAL_PROBABILITY, Kind, scenes
 
 NOTES = Path(__file__).with_name("notes.md")
-_SHIFTS = ("iid", "half", "quarter", "shifted")
+_SHIFTS: tuple[Kind, ...] = ("iid", "half", "quarter", "shifted")
 _GRID = 24
 
 Figures = Mapping[str, Any]
@@ -43,7 +43,7 @@ def write_report(record: Figures, output: Path) -> None:
             images / f"charts-{kind}.png",
         )
     _plot(record, images / "charts-shift.png")
-    text = NOTES.read_text(encoding="utf-8").format(n=record["n"], start=record["start"])
+    text = NOTES.read_text(encoding="utf-8").replace("START", str(record["start"]))
     parts = [
         text.partition("<!-- figures -->")[0],
         "## Properties",
@@ -146,6 +146,7 @@ def shift_table(record: Figures) -> str:
         rows.append(
             (
                 kind,
+                str(headroom["greedy"]["n"]),
                 cell(headroom["greedy"]),
                 cell(headroom[best]["vote"]),
                 cell(headroom[best]["vote_minus_greedy"]),
@@ -159,6 +160,7 @@ def shift_table(record: Figures) -> str:
         )
     head = (
         "data",
+        "questions",
         "greedy",
         "16 votes",
         "votes − greedy",

@@ -18,7 +18,7 @@ from mirl_core.training.sft import text
 from mirl_core.training.sft.model import ModelShape, build_model, preprocess
 from mirl_core.training.sft.stage import CHECKPOINT, WEIGHTS
 
-_BATCH = 256
+_BATCH = 64
 
 
 class Sampler:

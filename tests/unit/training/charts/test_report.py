@@ -71,7 +71,7 @@ def record(disagree: float = 25.0) -> dict[str, Any]:
             "curve": [{"confidence": 55.0, **share(50.0)}, {"confidence": 95.0, **share(96.0)}],
         },
     }
-    return {"folder": "charts-reason", "n": 100, "start": 3000, **dict.fromkeys(KINDS, kind)}
+    return {"folder": "charts-describe", "n": 100, "start": 3000, **dict.fromkeys(KINDS, kind)}
 
 
 def test_the_best_temperature_is_the_one_whose_votes_are_right_most_often() -> None:
@@ -110,9 +110,12 @@ def test_every_kind_has_its_row_and_every_temperature() -> None:
 
 
 def test_the_command_writes_the_document_and_its_pictures(tmp_path: Path) -> None:
-    figures, output = tmp_path / "figures.json", tmp_path / "docs"
-    figures.write_text(json.dumps(record()))
-    command = [sys.executable, "-m", "mirl_core.training.cli", "charts-report", str(figures)]
+    output = tmp_path / "docs"
+    whole = record()
+    first, second = tmp_path / "first.json", tmp_path / "second.json"
+    first.write_text(json.dumps({key: whole[key] for key in ("n", "start", "iid")}))
+    second.write_text(json.dumps({key: value for key, value in whole.items() if key != "iid"}))
+    command = [sys.executable, "-m", "mirl_core.training.cli", "charts-report", str(first), str(second)]
     done = subprocess.run([*command, "--output", str(output)], capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
     written = (output / "bundled-model.md").read_text()
@@ -120,6 +123,17 @@ def test_the_command_writes_the_document_and_its_pictures(tmp_path: Path) -> Non
     assert images == {"charts-shift.png", *(f"charts-{kind}.png" for kind in KINDS)}
     assert all(f"images/{name}" in written for name in images)
     assert "| (a) 16 votes over greedy" in written
+    assert "on **dev** scenes from 3000 on" in written
+
+
+def test_a_file_without_figures_is_one_line_and_exit_code_2(tmp_path: Path) -> None:
+    broken = tmp_path / "figures.json"
+    broken.write_text("[1")
+    command = [sys.executable, "-m", "mirl_core.training.cli", "charts-report", str(broken)]
+    done = subprocess.run([*command, "--output", str(tmp_path)], capture_output=True, text=True, check=False)
+    assert done.returncode == 2
+    assert done.stderr.startswith(f"mirl-train: {broken} holds no figures: ")
+    assert len(done.stderr.splitlines()) == 1
 
 
 def test_missing_figures_are_named(tmp_path: Path) -> None:
