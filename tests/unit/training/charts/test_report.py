@@ -92,7 +92,10 @@ def test_cells_show_the_interval(figure: dict[str, Any], text: str) -> None:
 
 def test_each_property_is_held_against_its_bound() -> None:
     lines = properties_table(record()).splitlines()
-    assert "| (a) 16 votes over greedy, points | 3 to 6 | +4.5 [+3.5, +5.5] | 100 | met |" in lines
+    assert (
+        "| (a) 16 votes over greedy, points | at least 3, wanted 3 to 6 | +4.5 [+3.5, +5.5] | 100 | met |"
+        in lines
+    )
     assert "| (b) chain over description, tokens | at least 4 | 5.8 | 100 | met |" in lines
     assert "| (c) one sampled trajectory right, % | 40 to 75 | 50.0 [48.0, 52.0] | 1600 | met |" in lines
     assert "| (c) the same, sampled, % | at least 95 | 94.0 [92.0, 96.0] | 100 | **not met** |" in lines
