@@ -17,6 +17,8 @@ from mirl_core.tasks.worlds.charts.scenes import KINDS, USUAL_PROBABILITY, Kind,
 NOTES = Path(__file__).with_name("notes.md")
 _SHIFTS: tuple[Kind, ...] = ("iid", "half", "quarter", "shifted")
 _GRID = 24
+_FEWEST = 8
+"""Readings that a point of the calibration curve needs."""
 
 Figures = Mapping[str, Any]
 
@@ -218,7 +220,7 @@ def _plot(record: Figures, path: Path) -> None:
     shift.set_ylabel("answers right, or mass, %", fontsize=8)
     curve.plot([0, 100], [0, 100], color="0.7", linewidth=1)
     for colour, kind in zip(COLOURS[4:], _SHIFTS, strict=False):
-        points = record[kind]["calibration"]["curve"]
+        points = [p for p in record[kind]["calibration"]["curve"] if p["n"] >= _FEWEST]
         (entries[kind],) = curve.plot(
             [p["confidence"] for p in points],
             [p["percent"] for p in points],
