@@ -1,2 +1,2 @@
-"""The worlds of the bundled model: coloured handwritten digits and easy-VQA, frozen by hash; imports numpy,
-Pillow and the data sets' libraries."""
+"""The worlds of the bundled models: column charts, coloured handwritten digits and easy-VQA, frozen by hash;
+imports numpy, Pillow and the data sets' libraries."""
