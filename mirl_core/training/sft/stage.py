@@ -48,10 +48,9 @@ class Stage(ABC, Generic[RecipeT, ForwardT]):
     def __init__(self, recipe: RecipeT) -> None:
         """Start the stage, or continue it from the checkpoint in its folder.
 
-        A folder that holds final weights without a checkpoint is a finished stage.
-
         Raises:
-            ConfigError: a stage in `init` is unfinished, or the checkpoint belongs to another recipe.
+            ConfigError: a stage in `init` is unfinished, the checkpoint belongs to another recipe, or final
+                weights have no checkpoint beside them.
         """
         self.recipe = recipe
         self.folder = recipe.output
@@ -74,8 +73,11 @@ class Stage(ABC, Generic[RecipeT, ForwardT]):
         if (self.folder / CHECKPOINT).exists():
             self._load(self.folder / CHECKPOINT)
         elif (self.folder / WEIGHTS).exists():
-            self.average = self.unpack(torch.load(self.folder / WEIGHTS, weights_only=True))
-            self.step = recipe.steps
+            raise ConfigError(
+                f"{self.folder / WEIGHTS} has no {CHECKPOINT} beside it that names its recipe; choose "
+                "another output folder, or remove it to train anew",
+                param="output",
+            )
 
     @abstractmethod
     def train_tokenizer(self) -> Tokenizer:

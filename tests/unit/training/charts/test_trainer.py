@@ -121,13 +121,12 @@ def test_a_checkpoint_of_the_first_version_resumes_bit_for_bit(
     assert all(torch.equal(whole.average[k], v) for k, v in resumed.average.items())
 
 
-def test_final_weights_without_a_checkpoint_are_a_finished_stage(
-    tmp_path: Path, tokenizer_folder: Path
-) -> None:
+def test_final_weights_without_their_recipe_are_refused(tmp_path: Path, tokenizer_folder: Path) -> None:
     trainer = ChartsTrainer(small_recipe(copy_tokenizer(tmp_path, "stage", tokenizer_folder)))
     trainer.train_step()
     torch.save(trainer.average, trainer.folder / "weights.pt")
-    again = ChartsTrainer(trainer.recipe)
-    assert again.run() is True
-    assert not (trainer.folder / "checkpoint.pt").exists()
-    assert all(torch.equal(trainer.average[k], v) for k, v in again.averaged().state_dict().items())
+    with pytest.raises(ConfigError, match=r"weights\.pt has no checkpoint\.pt beside it .* to train anew"):
+        ChartsTrainer(trainer.recipe)
+    following = small_recipe(copy_tokenizer(tmp_path, "next", tokenizer_folder), init=[trainer.folder])
+    averages = ChartsTrainer(following).average
+    assert all(torch.equal(trainer.average[k], v) for k, v in averages.items())
