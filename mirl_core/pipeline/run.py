@@ -24,13 +24,13 @@ from mirl_core.config import MIRLOptions, ModelSettings
 from mirl_core.engines.base import Engine, Rendered, RequestContext, Sampling
 from mirl_core.pipeline.chains import SampledChains
 from mirl_core.pipeline.deadline import Deadline
-from mirl_core.pipeline.describe import SampledDescriptions, describe
 from mirl_core.pipeline.events import ChainDone, Decided, Event, FellBack, Finished, Gated, Started
-from mirl_core.pipeline.fork import fork
+from mirl_core.pipeline.gated.describe import SampledDescriptions, describe
+from mirl_core.pipeline.gated.fork import fork
+from mirl_core.pipeline.gated.score import score_and_gate
 from mirl_core.pipeline.plain import plain
 from mirl_core.pipeline.request import Request
 from mirl_core.pipeline.result import make_result
-from mirl_core.pipeline.score import score_and_gate
 from mirl_core.types import Conversation, StageUsage
 
 if TYPE_CHECKING:

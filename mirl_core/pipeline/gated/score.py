@@ -10,7 +10,7 @@ from mirl_core.algorithm.gates import select
 from mirl_core.algorithm.mi.estimators import ESTIMATORS, make_estimator
 from mirl_core.algorithm.mi.scoring import image_free_logprobs, measure, needs_marginals
 from mirl_core.engines.base import derive_seed
-from mirl_core.pipeline.describe import SampledDescriptions
+from mirl_core.pipeline.gated.describe import SampledDescriptions
 from mirl_core.pipeline.request import Request
 from mirl_core.types import Description, StageUsage
 
