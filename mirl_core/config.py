@@ -16,12 +16,16 @@ from pydantic import (
     ConfigDict,
     Field,
     ValidationError,
+    ValidationInfo,
     ValidatorFunctionWrapHandler,
     WrapValidator,
+    field_validator,
+    model_validator,
 )
 from pydantic_core import PydanticCustomError
 
 from mirl_core.errors import ConfigError, RequestError
+from mirl_core.presets import PRESETS, PresetName
 
 GateName = Literal["mi", "confidence", "random", "none"]
 EstimatorName = Literal["text", "blank", "reference"]
@@ -51,8 +55,20 @@ class Settings(BaseModel):
 class MIRLOptions(Settings):
     """One request's options: `extra_body={"mirl": {...}}` in an OpenAI client."""
 
-    descriptions: Annotated[int, Field(ge=1)] = 10
-    """N: how many descriptions to sample."""
+    preset: PresetName | None = None
+    """A named set of options, under those beside it: `paper` and `gate` sample and gate, `steered`, `triple`
+    and `fast` decode contrastively."""
+    contrast: Annotated[
+        tuple[Annotated[float, Field(ge=0, allow_inf_nan=False)], ...], Field(max_length=8)
+    ] = ()
+    """λ of each description that is decoded instead of sampled: greedy over
+    log p(t | image, question) − λ · log p(t | question). Empty: descriptions are sampled and gated. With it,
+    the options of the gate (`keep`, `forks`, `adaptive_keep`, `gate`, `distinct`) don't apply."""
+    prior_votes: tuple[Annotated[int, Field(ge=1, le=16)], ...] = ()
+    """Votes of each decoded description, in the order of `contrast`; empty: one each."""
+    descriptions: Annotated[int, Field(ge=0)] = 10
+    """N: how many descriptions to sample. With `contrast` at most so many, after the decoded ones and while
+    the vote is open; 0: only decoded ones."""
     keep: Annotated[int, Field(ge=1)] = 6
     """k: how many descriptions the gate keeps."""
     forks: Annotated[int, Field(ge=1)] = 2
@@ -77,7 +93,21 @@ class MIRLOptions(Settings):
     aggregate: Aggregation = "auto"
     """How chains become one answer: `majority`, `mi_weighted`, `best`; `auto` chooses by the answers."""
     early_stop: bool = True
-    """Abort the remaining chains once none of them can change the winner."""
+    """Abort the remaining chains once none of them can change the winner; with `contrast` everything that
+    still runs, once the vote is certain enough."""
+    plausibility: Annotated[float, Field(gt=0, le=1)] = 0.1
+    """A decoded token is at least this share as likely, given the image, as the likeliest one."""
+    certainty: Annotated[float, Field(gt=0.5, lt=1)] = 0.9
+    """The vote is certain enough once the leading answer stays ahead of the second with this probability."""
+    wave: Annotated[int, Field(ge=1)] = 2
+    """Descriptions sampled at a time while the vote is open."""
+    ahead: Annotated[int, Field(ge=0)] = 0
+    """Descriptions sampled beside the decoded ones, before the vote needs them: less time, more tokens."""
+    draft_tokens: Annotated[int, Field(ge=1)] = 8
+    """Tokens of a decoded description that are drafted before they are verified without the image."""
+    share_chains: bool = True
+    """Equal descriptions share one chain, which has all their votes; `false`: every vote has a chain. For
+    models whose reasoning slips: two chains of one description often give different answers."""
     description_tokens: Annotated[int, Field(ge=1)] = 128
     """Longest description; tokens. A longer one is truncated and dropped."""
     timeout: Annotated[float, Field(gt=0)] | None = None
@@ -86,6 +116,47 @@ class MIRLOptions(Settings):
     """Most tokens sampled for this request, all descriptions and chains of all its answers (`n`) together."""
     token_mi: bool = False
     """Also return every description's MI per token."""
+
+    @property
+    def steered(self) -> bool:
+        """Whether descriptions are decoded contrastively instead of gated."""
+        return bool(self.contrast)
+
+    @property
+    def votes(self) -> tuple[int, ...]:
+        """Votes of each decoded description, in the order of `contrast`."""
+        return self.prior_votes or (1,) * len(self.contrast)
+
+    @property
+    def most_descriptions(self) -> int:
+        """How many descriptions there may be, decoded and sampled."""
+        return len(self.contrast) + self.descriptions
+
+    @model_validator(mode="before")
+    @classmethod
+    def _under_own(cls, values: Any) -> Any:
+        """Put the preset's options under those beside it."""
+        preset = values.get("preset") if isinstance(values, dict) else None
+        return {**PRESETS[preset], **values} if isinstance(preset, str) and preset in PRESETS else values
+
+    @field_validator("prior_votes")
+    @classmethod
+    def _as_many_as_contrast(cls, votes: tuple[int, ...], info: ValidationInfo) -> tuple[int, ...]:
+        decoded = len(info.data.get("contrast", votes))
+        if votes and len(votes) != decoded:
+            raise PydanticCustomError(
+                "prior_votes",
+                "Input should have a number of votes for each of the {decoded} values of contrast",
+                {"decoded": decoded},
+            )
+        return votes
+
+    @field_validator("descriptions")
+    @classmethod
+    def _some_description(cls, descriptions: int, info: ValidationInfo) -> int:
+        if not descriptions and not info.data.get("contrast", True):
+            raise PydanticCustomError("descriptions", "Input should be at least 1 where contrast is empty")
+        return descriptions
 
     @classmethod
     def parse(cls, value: object, defaults: MIRLOptions | None = None) -> MIRLOptions:
@@ -99,6 +170,13 @@ class MIRLOptions(Settings):
         if not isinstance(value, dict):
             raise RequestError('mirl must be an object such as {"keep": 4}', param="mirl")
         base = defaults.model_dump() if defaults else {}
+        preset = value.get("preset")
+        if isinstance(preset, str) and preset in PRESETS:
+            # The request's preset counts more than the defaults, which name all options.
+            base |= PRESETS[preset]
+        elif "contrast" in value:
+            # The defaults' votes are those of the defaults' decoded descriptions.
+            base["prior_votes"] = ()
         try:
             return cls.model_validate(base | value)
         except ValidationError as error:
@@ -174,7 +252,7 @@ class Limits(Settings):
     """The operator's limits on one request."""
 
     max_descriptions: Annotated[int, Field(ge=1)] = 32
-    """Largest N."""
+    """Largest N, decoded descriptions included."""
     max_keep: Annotated[int, Field(ge=1)] = 32
     """Largest k."""
     max_forks: Annotated[int, Field(ge=1)] = 16
@@ -196,13 +274,12 @@ class Limits(Settings):
 
     def check(self, options: MIRLOptions) -> None:
         """Raise RequestError naming the first option above its limit."""
-        for name, limit in (
-            ("descriptions", self.max_descriptions),
-            ("keep", self.max_keep),
-            ("forks", self.max_forks),
-            ("max_total_tokens", self.max_total_tokens),
+        for name, value, limit in (
+            ("descriptions", options.most_descriptions, self.max_descriptions),
+            ("keep", options.keep, self.max_keep),
+            ("forks", options.forks, self.max_forks),
+            ("max_total_tokens", options.max_total_tokens, self.max_total_tokens),
         ):
-            value = getattr(options, name)
             if value is not None and value > limit:
                 raise RequestError(
                     f"mirl.{name} is {value}; this server allows at most {limit}", param=f"mirl.{name}"

@@ -82,8 +82,33 @@ def image_parts(message: Mapping[str, Any]) -> list[Mapping[str, Any]]:
 
 
 @dataclass(frozen=True, slots=True)
+class Switch:
+    """A position at which a contrastive decode took another token than the model given the image alone."""
+
+    position: int
+    """Index in the description's tokens."""
+    drafted: str
+    """Text of the token that is likelier given the image."""
+    chosen: str
+    """Text of the token that owes more to the image."""
+    gain: float
+    """By how much the chosen token's `log p(t | I, q) − λ·log p(t | q)` exceeds the drafted one's; nats."""
+
+
+@dataclass(frozen=True, slots=True)
+class Decoding:
+    """How a description was decoded instead of sampled."""
+
+    weight: float
+    """λ of the image-free term."""
+    switches: tuple[Switch, ...]
+    rounds: int
+    """Drafts that the decode waited for, one after the other."""
+
+
+@dataclass(frozen=True, slots=True)
 class Description:
-    """One sampled description with its scores and its fate.
+    """One sampled or decoded description with its scores and its fate.
 
     `token_ids` are exactly the sampled ones, closing tag included, so that a fork continues them. The first
     `content_tokens` of them are the content, which is scored; its length normalises the score.
@@ -103,9 +128,16 @@ class Description:
     """The gate's score; of the gate `mi` the MI, per content token unless `normalize` is `sum`."""
     kept: bool = False
     reason: str | None = None
-    """Why it was dropped: `truncated`, `empty`, `unparsable`, `duplicate`, `gate`; None where it was not."""
+    """Why it was dropped: `truncated`, `empty`, `unparsable`, `duplicate`, `gate`, or `stopped`: the vote was
+    certain before it was complete; None where it was not."""
     token_mi: tuple[float, ...] | None = None
     """MI of each content token; nats; None unless the options ask for it."""
+    votes: int = 1
+    """Votes that it gives to the answer of its chains, where descriptions are decoded."""
+    decoding: Decoding | None = None
+    """How it was decoded; None: it was sampled."""
+    repeats: int | None = None
+    """Index of the earlier description with the same content, whose chain it shares; None: it has its own."""
 
     @property
     def mi_per_token(self) -> float | None:
@@ -131,6 +163,8 @@ class Chain:
     """Index in `text` where the answer begins; characters."""
     calls: bool = False
     """Whether the answer is tool calls: a JSON array of objects with `name` and `arguments`."""
+    votes: int = 1
+    """Votes of its answer: of all descriptions that share it."""
 
     @property
     def finished(self) -> bool:

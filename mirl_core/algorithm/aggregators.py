@@ -7,7 +7,7 @@ so that every tie has a defined winner. The representative is the winning answer
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Literal, Protocol
 
@@ -38,6 +38,8 @@ class Pending:
     fork: int
     score: float | None = None
     """Its description's gate score."""
+    votes: int = 1
+    """Votes that its answer will have."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,6 +52,9 @@ class Outcome:
     confidence: float | None
     """The winner's share of the vote, 0 to 1."""
     aggregation: ResolvedAggregation
+
+
+Weigh = Callable[[Chain | Pending], float]
 
 
 class Aggregator(Protocol):
@@ -66,20 +71,20 @@ class Aggregator(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class Majority:
-    """Most chains win; a tie goes to the answer with the best-scored description."""
+    """Most votes win; a tie goes to the answer with the best-scored description."""
 
-    def weights(self, chains: Iterable[Chain | Pending]) -> dict[int | None, float]:
-        """Return the weight of one chain by its description."""
-        return {chain.description: 1.0 for chain in chains}
+    def weigh(self, chains: Iterable[Chain | Pending]) -> Weigh:
+        """Return the function from one of `chains` to its weight."""
+        return lambda chain: float(chain.votes)
 
     @property
     def name(self) -> ResolvedAggregation:
         return "majority"
 
     def outcome(self, answered: Sequence[Chain], chains: Sequence[Chain]) -> Outcome:
-        weights = self.weights(chains)
+        weigh = self.weigh(chains)
         groups = _groups(answered)
-        totals = [_total(group, weights) for group in groups]
+        totals = [_total(group, weigh) for group in groups]
         winner = _winner(groups, totals)
         counts: dict[str, float] = {}
         for group, total in zip(groups, totals, strict=True):
@@ -92,11 +97,11 @@ class Majority:
 
     def settled(self, answered: Sequence[Chain], outstanding: Sequence[Pending]) -> bool:
         """Decide by the worst case: all outstanding chains join one rival, or form a new one together."""
-        weights = self.weights([*answered, *outstanding])
+        weigh = self.weigh([*answered, *outstanding])
         groups = _groups(answered)
-        totals = [_total(group, weights) for group in groups]
+        totals = [_total(group, weigh) for group in groups]
         winner = _winner(groups, totals)
-        coming = _total(outstanding, weights)
+        coming = _total(outstanding, weigh)
         first = _rank(min(groups[winner], key=_rank))
         # A rival with nothing outstanding to gain stays what it is: beaten.
         rivals: list[tuple[float, Sequence[Chain | Pending]]] = [(0.0, [])]
@@ -120,19 +125,19 @@ class MIWeighted(Majority):
     """Most weight wins: a chain weighs softmax(score) of its description over the descriptions with chains.
 
     A missing score counts as 0, so without any scores all weigh the same. Scores are the gate's, so under
-    the default `normalize="token"` the weights differ gently, by the per-token MI.
+    the default `normalize="token"` the weights differ gently, by the per-token MI. Votes don't count.
     """
 
     @property
     def name(self) -> ResolvedAggregation:
         return "mi_weighted"
 
-    def weights(self, chains: Iterable[Chain | Pending]) -> dict[int | None, float]:
+    def weigh(self, chains: Iterable[Chain | Pending]) -> Weigh:
         scores = {chain.description: _score(chain, missing=0.0) for chain in chains}
         top = max(scores.values())
         masses = {index: 1.0 if score == top else math.exp(score - top) for index, score in scores.items()}
         whole = math.fsum(masses.values())
-        return {index: mass / whole for index, mass in masses.items()}
+        return lambda chain: masses[chain.description] / whole
 
 
 @dataclass(frozen=True, slots=True)
@@ -160,8 +165,8 @@ def _groups(answered: Sequence[Chain]) -> list[list[Chain]]:
     return [[answered[index] for index in group] for group in groups]
 
 
-def _total(chains: Sequence[Chain | Pending], weights: Mapping[int | None, float]) -> float:
-    return math.fsum(weights[chain.description] for chain in chains)
+def _total(chains: Sequence[Chain | Pending], weigh: Weigh) -> float:
+    return math.fsum(map(weigh, chains))
 
 
 def _winner(groups: Sequence[Sequence[Chain]], totals: Sequence[float]) -> int:

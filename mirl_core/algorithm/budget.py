@@ -9,7 +9,18 @@ from mirl_core.algorithm.gates import GATES
 from mirl_core.config import MIRLOptions
 from mirl_core.errors import RequestError
 
-__all__ = ["Fanout", "chain_limit", "check_budget", "description_limit", "fanout", "scored_tokens"]
+__all__ = [
+    "Fanout",
+    "chain_limit",
+    "check_budget",
+    "description_limit",
+    "fanout",
+    "may_switch",
+    "scored_tokens",
+]
+
+DRAFTING = 4
+"""Times its length that a decoded description may take in drafted tokens, and again in verified ones."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -27,7 +38,7 @@ class Fanout:
 
     @property
     def sequences(self) -> int:
-        """All sampled sequences: n · (N + k · m)."""
+        """All sequences: n · (N + k · m); of a steered request n times its descriptions and chains."""
         return self.descriptions + self.chains
 
 
@@ -42,12 +53,19 @@ def fanout(
         forks: whether chains are started; describing alone starts none.
         passes: scoring passes over each description.
     """
-    descriptions = answers * options.descriptions
-    chains = answers * GATES[options.gate].most_kept(options) * options.forks if forks else 0
-    described = descriptions * min(options.description_tokens, max_tokens)
+    sampled = options.descriptions
+    if options.steered:
+        sampled = sampled if forks else 0
+        decoded = len(options.contrast)
+        most_chains = sampled + (decoded if options.share_chains else sum(options.votes))
+    else:
+        decoded = 0
+        most_chains = GATES[options.gate].most_kept(options) * options.forks
+    chains = answers * most_chains if forks else 0
+    described = answers * (sampled + DRAFTING * decoded) * min(options.description_tokens, max_tokens)
     tokens = described + chains * max_tokens
     return Fanout(
-        descriptions=descriptions,
+        descriptions=answers * (sampled + decoded),
         chains=chains,
         tokens=min(tokens, options.max_total_tokens or tokens),
         scored_tokens=passes * described,
@@ -58,13 +76,13 @@ def check_budget(options: MIRLOptions) -> None:
     """Check that `max_total_tokens` is enough: half of it is for descriptions, the rest for chains.
 
     Raises:
-        RequestError: fewer than two tokens are left for each sequence of the larger half.
+        RequestError: a half leaves less than a token for each of its sequences.
     """
     total = options.max_total_tokens
     if total is None:
         return
     sequences = fanout(options, max_tokens=1)
-    needed = 2 * max(sequences.descriptions, sequences.chains)
+    needed = 2 * max(options.descriptions + DRAFTING * len(options.contrast), sequences.chains)
     if total < needed:
         raise RequestError(
             f"mirl.max_total_tokens leaves {total} for an answer, but this many descriptions and chains "
@@ -82,7 +100,20 @@ def description_limit(options: MIRLOptions, max_tokens: int) -> int:
     limit = min(options.description_tokens, max_tokens)
     if options.max_total_tokens is None:
         return limit
-    return min(limit, options.max_total_tokens // (2 * options.descriptions))
+    shares = options.descriptions + DRAFTING * len(options.contrast)
+    return min(limit, options.max_total_tokens // (2 * shares))
+
+
+def may_switch(drafted: int, position: int, limit: int) -> bool:
+    """Return whether a decode may take another token than its draft, and still stay within `DRAFTING`.
+
+    Args:
+        drafted: what the decode has drafted so far; tokens.
+        position: of the switch; at most `limit - position` tokens are drafted after it, unless it switches
+            again.
+        limit: longest description; tokens.
+    """
+    return drafted + limit - position <= DRAFTING * limit
 
 
 def chain_limit(options: MIRLOptions, max_tokens: int, used: int, chains: int) -> int:

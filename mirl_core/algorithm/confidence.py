@@ -22,9 +22,10 @@ from mirl_core.types import Description
 
 __all__ = ["calibration_for", "distinct_share", "probability", "reported"]
 
-NEUTRAL = frozenset({"timeout", "max_total_tokens", "token_mi"})
-"""Options that don't change a vote's worth. The server's limit on tokens lies far above what a request takes;
-the pipeline drops the calibration where a deadline did cut the vote."""
+NEUTRAL = frozenset({"timeout", "max_total_tokens", "token_mi", "preset"})
+"""Options that don't change a vote's worth: a preset's name adds nothing to its options. The server's limit
+on tokens lies far above what a request takes; the pipeline drops the calibration where a deadline did cut the
+vote."""
 _USABLE = (None, "gate", "duplicate")
 
 

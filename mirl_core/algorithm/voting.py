@@ -6,10 +6,13 @@ Guarantees, property-tested by enumerating completions in tests/unit/algorithm/t
   new answer, prose, none) changes the winning answer. For `majority` and `best` it is also complete: true as
   soon as that holds. For `mi_weighted` and `auto` it may wait a little longer (see `decided`);
 - the winner doesn't depend on the order in which chains finished.
+
+`certain` is a rule of another kind: it stops while the winner may still change, with a bounded probability.
 """
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 
 from mirl_core.algorithm import answers
@@ -17,7 +20,7 @@ from mirl_core.algorithm.aggregators import AGGREGATORS, Outcome, Pending, Resol
 from mirl_core.config import Aggregation
 from mirl_core.types import Chain
 
-__all__ = ["decided", "resolve", "tally"]
+__all__ = ["certain", "decided", "probability_ahead", "resolve", "tally"]
 
 
 def resolve(name: Aggregation, texts: Sequence[str]) -> ResolvedAggregation:
@@ -61,6 +64,32 @@ def decided(chains: Sequence[Chain], outstanding: Sequence[Pending], aggregation
         return False
     winners = [AGGREGATORS[rule].outcome(answered, chains).representative.answer or "" for rule in rules]
     return len(answers.group(winners)) == 1
+
+
+def certain(chains: Sequence[Chain], aggregation: Aggregation, certainty: float) -> bool:
+    """Return whether the majority's answer stays ahead with at least this probability; False for other rules.
+
+    Args:
+        certainty: 0.5 to 1.
+    """
+    answered = _answered(chains)
+    texts = [chain.answer or "" for chain in answered]
+    if not answered or resolve(aggregation, texts) != "majority":
+        return False
+    votes = sorted((sum(answered[i].votes for i in group) for group in answers.group(texts)), reverse=True)
+    return probability_ahead(votes[0], votes[1] if len(votes) > 1 else 0) >= certainty
+
+
+def probability_ahead(leading: int, second: int) -> float:
+    """Return the probability that the leading of two answers is the likelier one, after these votes.
+
+    With a uniform prior the leader's share of the two answers' future votes is Beta(leading + 1, second + 1):
+    the stopping rule of Adaptive-Consistency (Aggarwal et al. 2023, "Let's Sample Step by Step").
+    """
+    # For whole a and b, P(Beta(a, b) > 1/2) is the chance of fewer than a heads in a + b − 1 tosses.
+    tosses = leading + second + 1
+    ways: int = sum(math.comb(tosses, heads) for heads in range(leading + 1))
+    return ways / 2.0**tosses
 
 
 def _possible_rules(

@@ -3,16 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from mirl_core.algorithm import answers
 from mirl_core.algorithm.aggregators import Outcome
+from mirl_core.algorithm.budget import chain_limit
 from mirl_core.algorithm.segments import cut_at_stop
-from mirl_core.engines.base import Rendered, Sample
+from mirl_core.engines.base import Rendered, Sample, Sampling, derive_seed
 from mirl_core.pipeline.request import Request
 from mirl_core.types import Chain, Description, Stage, StageUsage
 
-__all__ = ["SampledChains", "read_chain", "usage_of"]
+__all__ = ["SampledChains", "chain_prompt", "chain_sampling", "read_chain", "usage_of"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,6 +33,33 @@ class SampledChains:
     def sample_of(self, chain: Chain) -> Sample:
         """Return what `chain` was read from."""
         return self.samples[self.chains.index(chain)]
+
+
+async def chain_prompt(request: Request) -> Rendered:
+    """Return the prompt that chains continue: with the images, or without where the options drop them."""
+    if request.options.fork_image == "keep":
+        return request.rendered
+    return await request.engine.render(request.prompt.with_images(None), request.context)
+
+
+def chain_sampling(request: Request, description: Description, used: int, chains: int) -> Sampling:
+    """Return the sampling settings of the chains that continue a description.
+
+    Args:
+        used: what the request has sampled so far; tokens.
+        chains: how many chains share what is left of the request's tokens.
+    """
+    tags = request.settings.tags
+    left = request.sampling.max_tokens - len(description.token_ids)
+    limit = chain_limit(request.options, left, used, chains)
+    suffix_tokens = len(request.opening) + len(description.token_ids)
+    return replace(
+        request.sampling,
+        max_tokens=request.within_context_length(limit, suffix_tokens),
+        stop=(tags.answer[1],),
+        structure=None if request.form is None else request.form.after_description(tags),
+        seed=derive_seed(request.sampling.seed, "fork", description.index),
+    )
 
 
 def read_chain(request: Request, sample: Sample, description: Description | None) -> Chain:

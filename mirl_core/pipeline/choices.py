@@ -46,8 +46,13 @@ async def run_choices(
     context: RequestContext,
     n: int,
     form: Form | None = None,
+    *,
+    chains: bool = True,
 ) -> AsyncGenerator[ChoiceEvent, None]:
     """Yield the events of `n` choices as they come; `Finished` is the last event of each choice.
+
+    Args:
+        chains: as in `Pipeline.run`.
 
     Raises:
         MIRLError: the error of the first choice whose `Pipeline.run` fails.
@@ -64,6 +69,7 @@ async def run_choices(
             _context(context, index),
             rendered,
             form,
+            chains=chains,
         )
         for index in range(n)
     ]

@@ -2,8 +2,9 @@
 
     Started → Described* → Gated → ChainDone* → Decided → ChainDone* → Finished
     Started → Described* → FellBack → ChainDone → Decided → Finished    (no usable description)
+    Started → (Branched | Described | ChainDone)* → Decided → ChainDone* → Finished          (steered)
 
-`Decided` is missing where no chain gave an answer.
+`Decided` is missing where no chain gave an answer. Where only descriptions are wanted, `Gated` is the last.
 """
 
 from __future__ import annotations
@@ -21,10 +22,20 @@ class Started:
 
 
 @dataclass(frozen=True, slots=True)
+class Branched:
+    """More sequences run, where their number is not known from the start."""
+
+    descriptions: int = 0
+    chains: int = 0
+
+
+@dataclass(frozen=True, slots=True)
 class Described:
-    """One description was sampled (not yet scored)."""
+    """One description was sampled (not yet scored), or decoded."""
 
     description: Description
+    sampled_tokens: int
+    """Tokens of describing since the last such event: of a decoded description its drafts."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,4 +82,4 @@ class Finished:
     result: Result
 
 
-Event = Started | Described | Gated | FellBack | ChainDone | Decided | Finished
+Event = Started | Branched | Described | Gated | FellBack | ChainDone | Decided | Finished

@@ -1,4 +1,4 @@
-"""Describe → score and gate → fork → vote, as one async generator of typed events.
+"""Describe → score and gate → fork → vote, or decode → vote → sample more, as an async generator of events.
 
 Each stage is a module that takes a `Request` and the result of the stage before. A stage that streams is an
 async generator of events whose last item is the stage's result.
@@ -31,7 +31,8 @@ from mirl_core.pipeline.gated.score import score_and_gate
 from mirl_core.pipeline.plain import plain
 from mirl_core.pipeline.request import Request
 from mirl_core.pipeline.result import make_result
-from mirl_core.types import Conversation, StageUsage
+from mirl_core.pipeline.steered.stage import Steered, steer
+from mirl_core.types import Conversation, Description, StageUsage
 
 if TYPE_CHECKING:
     from PIL.Image import Image
@@ -79,6 +80,8 @@ class Pipeline:
         context: RequestContext,
         rendered: Rendered | None = None,
         form: Form | None = None,
+        *,
+        chains: bool = True,
     ) -> AsyncGenerator[Event, None]:
         """Answer one conversation. `sampling.max_tokens` bounds one trajectory: description plus chain.
 
@@ -86,6 +89,7 @@ class Pipeline:
             rendered: the conversation as `render` returns it, for several runs over one rendering; None:
                 `run` renders it.
             form: the form that answers must or may have; the engine has checked that it supports it.
+            chains: False: only descriptions are wanted; the run ends with `Gated` or `FellBack`.
 
         Raises:
             RequestError: the options can't be met, or the engine refuses the conversation.
@@ -109,47 +113,112 @@ class Pipeline:
                 deadline=deadline,
             )
             yield Started(request.rendered.prompt_tokens)
-            async with aclosing(_answer(request)) as events:
+            answer = _steered if options.steered else _gated
+            async with aclosing(answer(request, chains)) as events:
                 async for event in events:
                     yield event
 
 
-async def _answer(request: Request) -> AsyncGenerator[Event, None]:
-    """Yield the events of all stages."""
+async def _gated(request: Request, chains: bool) -> AsyncGenerator[Event, None]:
+    """Yield the events of a request whose descriptions are sampled and gated."""
     async with aclosing(describe(request)) as descriptions_stage:
         async for item in descriptions_stage:
             if isinstance(item, SampledDescriptions):
                 described = item
             else:
                 yield item
-    descriptions, used = described.descriptions, described.usage.generated_tokens
-    stages: tuple[StageUsage, ...] = (described.usage,)
-    mi_weight: float | None = None
-    fallback: str | None = None
-    sampling: AsyncGenerator[ChainDone | Decided | SampledChains, None]
-    if described.any_usable:
-        gated = await score_and_gate(request, described)
-        descriptions, mi_weight, stages = gated.descriptions, gated.mi_weight, (*stages, gated.usage)
-        yield Gated(descriptions, mi_weight, stages)
-        sampling = fork(request, gated.kept, used)
+    if not described.any_usable:
+        rest = _plainly(request, described.descriptions, (described.usage,), chains)
     else:
-        fallback = NO_USABLE_DESCRIPTION
-        yield FellBack(fallback, stages)
-        sampling = plain(request, used)
+        gated = await score_and_gate(request, described)
+        stages = (described.usage, gated.usage)
+        yield Gated(gated.descriptions, gated.mi_weight, stages)
+        if not chains:
+            return
+        forking = fork(request, gated.kept, described.usage.generated_tokens)
+        rest = _voted(request, gated.descriptions, forking, stages, mi_weight=gated.mi_weight)
+    async with aclosing(rest) as events:
+        async for event in events:
+            yield event
+
+
+async def _steered(request: Request, chains: bool) -> AsyncGenerator[Event, None]:
+    """Yield the events of a request whose descriptions are decoded contrastively."""
+    async with aclosing(steer(request, chains=chains)) as stage:
+        async for item in stage:
+            if isinstance(item, Steered):
+                steered = item
+            else:
+                yield item
+    descriptions, stages = steered.descriptions, steered.stages
+    if not steered.any_usable:
+        async with aclosing(_plainly(request, descriptions, stages, chains)) as events:
+            async for event in events:
+                yield event
+    elif chains:
+        async for event in _concluded(request, descriptions, steered.chains, stages, steered.mi_weight):
+            yield event
+    else:
+        yield Gated(descriptions, steered.mi_weight, stages)
+
+
+async def _plainly(
+    request: Request, descriptions: tuple[Description, ...], stages: tuple[StageUsage, ...], chains: bool
+) -> AsyncGenerator[Event, None]:
+    """Yield the events of a request without a usable description, from where that is known."""
+    yield FellBack(NO_USABLE_DESCRIPTION, stages)
+    if chains:
+        used = sum(stage.generated_tokens for stage in stages)
+        answering = _voted(
+            request, descriptions, plain(request, used), stages, fallback=NO_USABLE_DESCRIPTION
+        )
+        async with aclosing(answering) as events:
+            async for event in events:
+                yield event
+
+
+async def _voted(
+    request: Request,
+    descriptions: tuple[Description, ...],
+    sampling: AsyncGenerator[ChainDone | Decided | SampledChains, None],
+    stages: tuple[StageUsage, ...],
+    *,
+    mi_weight: float | None = None,
+    fallback: str | None = None,
+) -> AsyncGenerator[Event, None]:
+    """Yield the events of the stage that samples chains, and those of the vote."""
     async with aclosing(sampling) as chains_stage:
         async for entry in chains_stage:
             if isinstance(entry, SampledChains):
                 chains = entry
             else:
                 yield entry
+    async for event in _concluded(request, descriptions, chains, stages, mi_weight, fallback):
+        yield event
+
+
+async def _concluded(
+    request: Request,
+    descriptions: tuple[Description, ...],
+    chains: SampledChains,
+    stages: tuple[StageUsage, ...],
+    mi_weight: float | None,
+    fallback: str | None = None,
+) -> AsyncGenerator[Event, None]:
+    """Yield the decision, unless it came early, and the result."""
     outcome = chains.outcome
     if outcome is None:
         outcome = await asyncio.to_thread(voting.tally, chains.chains, request.options.aggregate)
         if outcome is not None:
             yield Decided(outcome.vote, outcome.representative, outstanding=0)
-    stages = (*stages, chains.usage)
     yield Finished(
         await make_result(
-            request, descriptions, chains, outcome, stages, mi_weight=mi_weight, fallback=fallback
+            request,
+            descriptions,
+            chains,
+            outcome,
+            (*stages, chains.usage),
+            mi_weight=mi_weight,
+            fallback=fallback,
         )
     )

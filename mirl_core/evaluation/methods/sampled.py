@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Annotated, Self
@@ -10,6 +9,7 @@ from typing import Annotated, Self
 from pydantic import Field
 
 from mirl_core.algorithm import answers
+from mirl_core.algorithm.voting import probability_ahead
 from mirl_core.config import Aggregation, Settings
 from mirl_core.evaluation.bank.records import BankedQuestion
 from mirl_core.evaluation.methods.base import Replay, ReplayDraw
@@ -125,9 +125,8 @@ class OracleAnswer:
 class Adaptive:
     """`adaptive@K`: Adaptive-Consistency (Aggarwal et al. 2023, "Let's Sample Step by Step").
 
-    One trajectory at a time, at most K. With v₁ and v₂ votes for the two leading answers and a uniform prior,
-    the leader's share of their future votes is Beta(v₁ + 1, v₂ + 1); stop once P(share > 1/2) ≥ threshold.
-    Cheap in tokens and slow in seconds: nothing runs side by side.
+    One trajectory at a time, at most K, until the leading answer is likely to stay ahead. Cheap in tokens and
+    slow in seconds: nothing runs side by side.
     """
 
     name: str
@@ -153,11 +152,8 @@ class Adaptive:
         votes = sorted(map(len, _groups(traces)), reverse=True)
         if not votes:
             return False
-        leading, second = votes[0], votes[1] if len(votes) > 1 else 0
-        # For whole a and b, P(Beta(a, b) > 1/2) is the chance of fewer than a heads in a + b − 1 tosses.
-        tosses = leading + second + 1
-        ahead = sum(math.comb(tosses, heads) for heads in range(leading + 1)) * 0.5**tosses
-        return ahead >= self.options.threshold
+        second = votes[1] if len(votes) > 1 else 0
+        return probability_ahead(votes[0], second) >= self.options.threshold
 
 
 @dataclass(frozen=True, slots=True)

@@ -65,7 +65,7 @@ async def describe(request: Request) -> AsyncGenerator[Described | SampledDescri
                     description = replace(description, reason="truncated")
                 samples[sample.index] = sample
                 descriptions[sample.index] = description
-                yield Described(description)
+                yield Described(description, len(sample.token_ids))
     if request.deadline.passed:
         raise request.deadline.error("while describing the image")
     yield SampledDescriptions(

@@ -6,13 +6,11 @@ import asyncio
 import time
 from collections.abc import AsyncGenerator, Sequence
 from contextlib import aclosing
-from dataclasses import replace
 
 from mirl_core.algorithm import voting
 from mirl_core.algorithm.aggregators import Outcome, Pending
-from mirl_core.algorithm.budget import chain_limit
-from mirl_core.engines.base import RequestContext, Sample, derive_seed
-from mirl_core.pipeline.chains import SampledChains, read_chain, usage_of
+from mirl_core.engines.base import RequestContext, Sample
+from mirl_core.pipeline.chains import SampledChains, chain_prompt, chain_sampling, read_chain, usage_of
 from mirl_core.pipeline.events import ChainDone, Decided
 from mirl_core.pipeline.request import Request
 from mirl_core.pipeline.streams import merge
@@ -64,25 +62,14 @@ async def _forks(
     request: Request, kept: Sequence[Description], used: int
 ) -> tuple[list[AsyncGenerator[Sample, None]], list[RequestContext]]:
     """Return, per kept description, the generator of its chains and the context of that engine call."""
-    options, tags = request.options, request.settings.tags
-    rendered = request.rendered
-    if options.fork_image == "drop":
-        rendered = await request.engine.render(request.prompt.with_images(None), request.context)
-    structure = None if request.form is None else request.form.after_description(tags)
+    forks = request.options.forks
+    rendered = await chain_prompt(request)
     sources: list[AsyncGenerator[Sample, None]] = []
     contexts: list[RequestContext] = []
     for description in kept:
-        suffix = (*request.opening, *description.token_ids)
-        left = request.sampling.max_tokens - len(description.token_ids)
-        limit = chain_limit(options, left, used, len(kept) * options.forks)
-        sampling = replace(
-            request.sampling,
-            max_tokens=request.within_context_length(limit, len(suffix)),
-            stop=(tags.answer[1],),
-            structure=structure,
-            seed=derive_seed(request.sampling.seed, "fork", description.index),
-        )
+        sampling = chain_sampling(request, description, used, len(kept) * forks)
         context = request.stage_context(f"fork-{description.index}")
+        suffix = (*request.opening, *description.token_ids)
         contexts.append(context)
-        sources.append(request.engine.generate(rendered, suffix, options.forks, sampling, context))
+        sources.append(request.engine.generate(rendered, suffix, forks, sampling, context))
     return sources, contexts

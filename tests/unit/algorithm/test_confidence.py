@@ -95,6 +95,14 @@ def test_reported() -> None:
 
 
 CHANGED: dict[str, Any] = {
+    "contrast": (0.5,),
+    "prior_votes": (2,),
+    "plausibility": 0.2,
+    "certainty": 0.8,
+    "wave": 3,
+    "ahead": 1,
+    "draft_tokens": 4,
+    "share_chains": False,
     "descriptions": 5,
     "keep": 3,
     "forks": 2,
@@ -116,7 +124,10 @@ def test_a_changed_option_is_another_vote() -> None:
     assert calibration_for(SETTINGS, OPTIONS, SAMPLING) == CALIBRATION
     assert (
         calibration_for(
-            SETTINGS, OPTIONS.model_copy(update={"timeout": 9.0, "max_total_tokens": 999, "token_mi": True})
+            SETTINGS,
+            OPTIONS.model_copy(
+                update={"timeout": 9.0, "max_total_tokens": 999, "token_mi": True, "preset": "gate"}
+            ),
         )
         is not None
     )

@@ -1,0 +1,1 @@
+"""The steered stage: decoded descriptions vote first, samples follow while the vote is open."""

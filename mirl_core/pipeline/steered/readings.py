@@ -1,0 +1,97 @@
+"""Descriptions of a steered request, decoded or sampled, with their MI where it is known or needed."""
+
+from __future__ import annotations
+
+import random
+from dataclasses import replace
+
+from mirl_core.algorithm.budget import description_limit
+from mirl_core.algorithm.gates import GATES
+from mirl_core.algorithm.mi.estimators import ESTIMATORS, make_estimator
+from mirl_core.algorithm.mi.scoring import image_free_logprobs, measure
+from mirl_core.algorithm.segments import read_description
+from mirl_core.config import MIRLOptions
+from mirl_core.engines.base import Sample, derive_seed
+from mirl_core.pipeline.request import Request
+from mirl_core.pipeline.steered.calls import Calls
+from mirl_core.pipeline.steered.decode import Decoder
+from mirl_core.types import Description
+
+__all__ = ["Readings", "mi_options"]
+
+
+def mi_options(options: MIRLOptions) -> MIRLOptions:
+    """Return the options with a number for λ of the MI: descriptions that come one by one share no `auto`."""
+    return options.model_copy(update={"mi_weight": 1.0}) if options.mi_weight == "auto" else options
+
+
+class Readings:
+    """Makes the descriptions of one request."""
+
+    def __init__(self, request: Request, calls: Calls, decoder: Decoder) -> None:
+        self._request = request
+        self._calls = calls
+        self._decoder = decoder
+        self._options = mi_options(request.options)
+        self._ranks = request.options.aggregate in ("mi_weighted", "best")
+
+    async def decoded(self, index: int) -> Description:
+        """Return the decoded description number `index`."""
+        options = self._options
+        result = await self._decoder.decode(index, options.contrast[index])
+        description = await self._measured(result.sample, result.marginals)
+        return replace(description, votes=options.votes[index], decoding=result.decoding)
+
+    async def sampled(self, index: int) -> Description:
+        """Return a sampled description."""
+        request = self._request
+        limit = description_limit(request.options, request.sampling.max_tokens)
+        sampling = replace(
+            request.sampling,
+            max_tokens=request.within_context_length(limit, len(request.opening)),
+            top_logprobs=None,
+            stop=(request.settings.tags.description[1],),
+            seed=derive_seed(request.sampling.seed, "describe", index),
+        )
+        sample = await self._calls.generate(
+            "describe", str(index), request.rendered, request.opening, sampling
+        )
+        return await self._measured(replace(sample, index=index), None)
+
+    async def _measured(self, sample: Sample, marginals: tuple[float, ...] | None) -> Description:
+        """Return a sample as description; `marginals` are its image-free terms where they are known."""
+        request = self._request
+        description = read_description(sample, request.settings.tags, request.engine.decode)
+        if sample.finish_reason == "abort":
+            return replace(description, reason="stopped")
+        if len(sample.token_ids) >= request.sampling.max_tokens and description.reason is None:
+            # It leaves no token of the trajectory for a chain.
+            description = replace(description, reason="truncated")
+        if description.reason is not None:
+            return description
+        content = description.token_ids[: description.content_tokens]
+        if marginals is None and (self._ranks or self._options.token_mi):
+            marginals = await self._score(content)
+        if marginals is not None:
+            terms = {content: marginals[: len(content)]}
+            ((description,), _) = measure(
+                (description,), {sample.index: sample.logprobs}, terms, self._options
+            )
+        if self._ranks:
+            (score,) = GATES["mi"].rank([description], self._options, random.Random(0))
+            description = replace(description, score=score)
+        return description
+
+    async def _score(self, content: tuple[int, ...]) -> tuple[float, ...]:
+        request = self._request
+        passes = ESTIMATORS[self._options.estimator].passes(len(request.references))
+        with self._calls.scoring(passes * (len(request.opening) + len(content))) as context:
+            (marginals,) = await image_free_logprobs(
+                request.engine,
+                make_estimator(self._options.estimator, request.references),
+                request.prompt,
+                request.opening,
+                [content],
+                context,
+            )
+        return marginals
