@@ -132,8 +132,8 @@ class Description:
     certain before it was complete; None where it was not."""
     token_mi: tuple[float, ...] | None = None
     """MI of each content token; nats; None unless the options ask for it."""
-    votes: int = 1
-    """Votes that it gives to the answer of its chains, where descriptions are decoded."""
+    votes: int | None = None
+    """Votes that it gives to the answer of its chains; None where descriptions are gated: chains vote."""
     decoding: Decoding | None = None
     """How it was decoded; None: it was sampled."""
     repeats: int | None = None

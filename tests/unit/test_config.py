@@ -15,7 +15,8 @@ DEFAULTS: dict[str, Any] = {
     "descriptions": 10, "keep": 6, "forks": 2, "adaptive_keep": None, "gate": "mi", "estimator": "text",
     "mi_weight": 1.0, "normalize": "token", "clip": None, "distinct": False, "fork_image": "keep",
     "aggregate": "auto", "early_stop": True, "description_tokens": 128, "timeout": None,
-    "max_total_tokens": None, "token_mi": False,
+    "max_total_tokens": None, "token_mi": False, "preset": None, "contrast": (), "prior_votes": (),
+    "plausibility": 0.1, "certainty": 0.9, "wave": 2, "ahead": 0, "draft_tokens": 8, "share_chains": True,
 }  # fmt: skip
 LIMITS = {
     "max_descriptions": 32, "max_keep": 32, "max_forks": 16, "max_choices": 8, "max_total_tokens": 65536,
@@ -44,7 +45,17 @@ def test_the_defaults_are_the_papers() -> None:
 
 # field → (the least that is taken, a value that isn't)
 BOUNDS: dict[str, tuple[list[Any], list[Any]]] = {
-    **{name: ([1], [0]) for name in ("descriptions", "keep", "forks", "description_tokens")},
+    **{
+        name: ([1], [0])
+        for name in ("descriptions", "keep", "forks", "description_tokens", "wave", "draft_tokens")
+    },
+    "preset": (["paper", "gate", "steered", "triple", "fast", None], ["best", 3]),
+    "contrast": ([(), (0.0, 2.5), (1.0,) * 8], [0.5, "auto", (1.0,) * 9]),
+    "prior_votes": ([()], [2, (1,)]),
+    "plausibility": ([1e-9, 1], [0, 1.001]),
+    "certainty": ([0.51, 0.999], [0.5, 1]),
+    "ahead": ([0, 3], [-1]),
+    "share_chains": ([False], ["perhaps"]),
     "max_total_tokens": ([1, None], [0]),
     "adaptive_keep": ([1e-9, 1, None], [0, 1.001]),
     "clip": ([1e-9, None], [0, -1]),
@@ -104,15 +115,36 @@ def test_parse_goes_over_the_models_defaults() -> None:
             {"kep": 4},
             "mirl.kep",
             (
-                "unknown key 'kep'; known keys: adaptive_keep, aggregate, clip, description_tokens, "
-                "descriptions, distinct, early_stop, estimator, fork_image, forks, gate, keep, "
-                "max_total_tokens, mi_weight, normalize, timeout, token_mi"
+                "unknown key 'kep'; known keys: adaptive_keep, aggregate, ahead, certainty, clip, contrast, "
+                "description_tokens, descriptions, distinct, draft_tokens, early_stop, estimator, "
+                "fork_image, forks, gate, keep, max_total_tokens, mi_weight, normalize, plausibility, "
+                "preset, prior_votes, share_chains, timeout, token_mi, wave"
             ),
         ),
         (
             {"keep": 0},
             "mirl.keep",
             "keep: Input should be greater than or equal to 1 (got 0)",
+        ),
+        (
+            {"contrast": [0.5, -1]},
+            "mirl.contrast.1",
+            "contrast.1: Input should be greater than or equal to 0 (got -1)",
+        ),
+        (
+            {"contrast": [0, 1], "prior_votes": [1]},
+            "mirl.prior_votes",
+            "prior_votes: Input should have a number of votes for each of the 2 values of contrast (got [1])",
+        ),
+        (
+            {"contrast": [0], "prior_votes": [17]},
+            "mirl.prior_votes.0",
+            "prior_votes.0: Input should be less than or equal to 16 (got 17)",
+        ),
+        (
+            {"descriptions": 0},
+            "mirl.descriptions",
+            "descriptions: Input should be at least 1 where contrast is empty (got 0)",
         ),
     ],
 )

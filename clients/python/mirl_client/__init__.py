@@ -6,6 +6,28 @@
 
 from __future__ import annotations
 
-from mirl_client.evidence import Budget, Chain, Description, Evidence, Representative, Stage, Vote, evidence
+from mirl_client.evidence import (
+    Budget,
+    Chain,
+    Decoding,
+    Description,
+    Evidence,
+    Representative,
+    Stage,
+    Switch,
+    Vote,
+    evidence,
+)
 
-__all__ = ["Budget", "Chain", "Description", "Evidence", "Representative", "Stage", "Vote", "evidence"]
+__all__ = [
+    "Budget",
+    "Chain",
+    "Decoding",
+    "Description",
+    "Evidence",
+    "Representative",
+    "Stage",
+    "Switch",
+    "Vote",
+    "evidence",
+]

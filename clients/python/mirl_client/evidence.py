@@ -12,8 +12,31 @@ class _EvidenceModel(BaseModel):
     model_config = ConfigDict(extra="ignore", frozen=True)
 
 
+class Switch(_EvidenceModel):
+    """A position at which a decoded description takes another token than the model given the image alone."""
+
+    position: int
+    """Index in the description's tokens."""
+    drafted: str
+    """The token that is likelier given the image."""
+    chosen: str
+    """The token that owes more to the image."""
+    gain: float | None
+    """By how much the chosen token's contrast exceeds the drafted one's; nats; None where it is infinite."""
+
+
+class Decoding(_EvidenceModel):
+    """How a description was decoded instead of sampled."""
+
+    mi_weight: float
+    """λ of the decode."""
+    rounds: int
+    """Drafts that it waited for, one after the other."""
+    switches: tuple[Switch, ...]
+
+
 class Description(_EvidenceModel):
-    """One sampled description with its scores and its fate."""
+    """One sampled or decoded description with its scores and its fate."""
 
     index: int
     text: str
@@ -28,6 +51,12 @@ class Description(_EvidenceModel):
     """Why it was dropped; None where it was kept."""
     token_mi: tuple[float, ...] | None = None
     """MI of each content token; nats; None unless the request asks for it."""
+    votes: int | None = None
+    """Votes that it gives to its chain's answer; None where descriptions are gated: there chains vote."""
+    repeats: int | None = None
+    """Index of the description with the same content whose chain it shares."""
+    decoding: Decoding | None = None
+    """How it was decoded; None: it was sampled."""
 
 
 class Chain(_EvidenceModel):
@@ -40,6 +69,8 @@ class Chain(_EvidenceModel):
     tokens: int
     finish_reason: str
     """`stop`, `length`, or `abort`: stopped because it could no longer change the winner."""
+    votes: int = 1
+    """Votes of its answer."""
 
 
 class Vote(_EvidenceModel):
@@ -71,8 +102,13 @@ class Budget(_EvidenceModel):
     """N, k and m of a request, set by its options or by its `reasoning_effort`."""
 
     descriptions: int
-    keep: int
-    forks: int
+    """Most sampled descriptions."""
+    keep: int | None = None
+    """None where descriptions are decoded."""
+    forks: int | None = None
+    """None where descriptions are decoded."""
+    decoded: int | None = None
+    """Decoded descriptions; None where all are sampled."""
 
 
 class Evidence(_EvidenceModel):

@@ -34,11 +34,12 @@ class Ballot:
         """Return the description with its fate, and the numbers of the chains to fork from it."""
         if description.reason is not None:
             return description, range(0)
-        index, forks = description.index, range(description.votes)
+        index, votes = description.index, description.votes or 1
+        forks = range(votes)
         if self._options.share_chains:
             content = description.token_ids[: description.content_tokens]
             first = self._first.setdefault(content, index)
-            self._votes[first] += description.votes
+            self._votes[first] += votes
             if first != index:
                 return replace(description, kept=True, repeats=first), range(0)
             forks = range(1)

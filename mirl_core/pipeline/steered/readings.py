@@ -56,7 +56,7 @@ class Readings:
         sample = await self._calls.generate(
             "describe", str(index), request.rendered, request.opening, sampling
         )
-        return await self._measured(replace(sample, index=index), None)
+        return replace(await self._measured(replace(sample, index=index), None), votes=1)
 
     async def _measured(self, sample: Sample, marginals: tuple[float, ...] | None) -> Description:
         """Return a sample as description; `marginals` are its image-free terms where they are known."""

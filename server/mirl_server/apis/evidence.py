@@ -2,20 +2,23 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from typing import Any
 
 from mirl_core.config import MIRLOptions
-from mirl_core.pipeline.events import ChainDone, Decided, Described, FellBack, Gated, Started
-from mirl_core.types import Chain, Description, Result, StageUsage, Vote
+from mirl_core.pipeline.events import Branched, ChainDone, Decided, Described, FellBack, Gated, Started
+from mirl_core.types import Chain, Decoding, Description, Result, StageUsage, Vote
 
 Json = dict[str, Any]
 Budget = Mapping[str, int]
-"""N, k and m of a request, by the names of their options."""
+"""N, k and m of a request, by the names of their options; or the numbers of a steered request."""
 
 
 def budget_of(options: MIRLOptions) -> Budget:
-    """Return the budget of a request."""
+    """Return the budget of a request; `decoded` and `descriptions` of a steered one."""
+    if options.steered:
+        return {"decoded": len(options.contrast), "descriptions": options.descriptions}
     return {"descriptions": options.descriptions, "keep": options.keep, "forks": options.forks}
 
 
@@ -72,7 +75,24 @@ def description_json(description: Description) -> Json:
         "kept": description.kept,
         "reason": description.reason,
     }
+    if description.votes is not None:
+        fields |= {"votes": description.votes, "repeats": description.repeats}
+    if description.decoding is not None:
+        fields["decoding"] = _decoding_json(description.decoding)
     return fields if description.token_mi is None else {**fields, "token_mi": list(description.token_mi)}
+
+
+def _decoding_json(decoding: Decoding) -> Json:
+    switches = [
+        {
+            "position": switch.position,
+            "drafted": switch.drafted,
+            "chosen": switch.chosen,
+            "gain": switch.gain if math.isfinite(switch.gain) else None,
+        }
+        for switch in decoding.switches
+    ]
+    return {"mi_weight": decoding.weight, "rounds": decoding.rounds, "switches": switches}
 
 
 def chain_json(chain: Chain) -> Json:
@@ -83,6 +103,7 @@ def chain_json(chain: Chain) -> Json:
         "answer": chain.answer,
         "tokens": chain.tokens,
         "finish_reason": chain.finish_reason,
+        "votes": chain.votes,
     }
 
 
@@ -96,8 +117,10 @@ def started_json(event: Started, budget: Budget) -> Json:
     return {"event": "started", "prompt_tokens": event.prompt_tokens, "budget": dict(budget)}
 
 
-def stage_event(event: Described | Gated | FellBack | ChainDone | Decided) -> Json:
+def stage_event(event: Branched | Described | Gated | FellBack | ChainDone | Decided) -> Json:
     """Return an event between the first and the last of a choice."""
+    if isinstance(event, Branched):
+        return {"event": "branched", "descriptions": event.descriptions, "chains": event.chains}
     if isinstance(event, Described):
         return {"event": "described", "description": description_json(event.description)}
     if isinstance(event, Gated):

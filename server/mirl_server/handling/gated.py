@@ -172,7 +172,7 @@ async def run_admitted(
     client that leaves early is charged for what was generated.
 
     Args:
-        forks: whether the reader goes on after the gate; else only the descriptions are admitted.
+        forks: whether chains are sampled; else the events end with the gate's.
 
     Raises:
         BusyError, DrainingError: before the first event.
@@ -183,7 +183,7 @@ async def run_admitted(
             options = options.model_copy(update={"timeout": max(options.timeout - waited, 0.001)})
         caller.generated = 0
         generated: Counter[int] = Counter()
-        choices = run_choices(pipeline, conversation, options, sampling, context, n, form)
+        choices = run_choices(pipeline, conversation, options, sampling, context, n, form, chains=forks)
         async with aclosing(choices) as events:
             async for event in events:
                 _count_tokens(generated, event)
@@ -195,7 +195,7 @@ def _count_tokens(generated: Counter[int], choice_event: ChoiceEvent) -> None:
     """Add an event's sampled tokens to the count of its choice."""
     index, event = choice_event.index, choice_event.event
     if isinstance(event, Described):
-        generated[index] += len(event.description.token_ids)
+        generated[index] += event.sampled_tokens
     elif isinstance(event, ChainDone):
         generated[index] += event.chain.tokens
     elif isinstance(event, Finished):

@@ -8,6 +8,7 @@ from mirl_core.config import MIRLOptions
 from mirl_core.errors import BusyError, DeadlineError, MIRLError, RequestError
 from mirl_core.pipeline.choices import ChoiceEvent
 from mirl_core.pipeline.events import (
+    Branched,
     ChainDone,
     Decided,
     Described,
@@ -89,6 +90,7 @@ class _ChoiceMetrics:
         self._options = options
         self._started = started
         self._described: list[Description] = []
+        self._described_tokens = 0
         self._sampling = 0
         self._chains = 0
         self._decided = False
@@ -98,10 +100,14 @@ class _ChoiceMetrics:
         metrics = self._metrics
         match event:
             case Started():
-                self._now_sampling(self._options.descriptions)
-            case Described(description):
+                self._now_sampling(0 if self._options.steered else self._options.descriptions)
+            case Branched(descriptions, chains):
+                self._chains += chains
+                metrics.chains_started.inc(chains)
+                self._now_sampling(self._sampling + descriptions + chains)
+            case Described(description, tokens):
                 self._described.append(description)
-                metrics.tokens.labels("describe", "sampled").inc(len(description.token_ids))
+                self._count_described(tokens)
                 self._now_sampling(self._sampling - 1)
             case Gated(descriptions):
                 metrics.described(descriptions)
@@ -131,6 +137,10 @@ class _ChoiceMetrics:
         self._metrics.chains_started.inc(chains)
         self._now_sampling(chains)
 
+    def _count_described(self, tokens: int) -> None:
+        self._described_tokens += tokens
+        self._metrics.tokens.labels("describe", "sampled").inc(tokens)
+
     def _chain_done(self, chain: Chain) -> None:
         self._chains -= 1
         self._now_sampling(self._sampling - 1)
@@ -147,5 +157,10 @@ class _ChoiceMetrics:
             metrics.stage_seconds.labels(stage.stage).observe(stage.seconds)
             if stage.scored_tokens:
                 metrics.tokens.labels(stage.stage, "scored").inc(stage.scored_tokens)
+            if stage.stage == "describe":
+                # Drafts and samples that the end of the vote stopped have no event.
+                self._count_described(stage.generated_tokens - self._described_tokens)
+        if self._options.steered and result.fallback is None:
+            metrics.described(result.descriptions)
         if result.vote is not None:
             metrics.vote_share.observe(result.vote.share)

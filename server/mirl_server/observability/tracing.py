@@ -137,6 +137,7 @@ class RequestTrace:
                 "mirl.keep": options.keep,
                 "mirl.forks": options.forks,
                 "mirl.gate": options.gate,
+                "mirl.contrast": options.contrast or None,
                 "mirl.estimator": options.estimator,
             },
         )
@@ -236,7 +237,8 @@ class RequestTrace:
     def sequence(self, stage: _Stage, context: RequestContext, index: int) -> Span:
         """Begin the span of one sequence."""
         attributes: dict[str, AttributeValue] = {"mirl.sequence": index}
-        source = context.request_id.rpartition("-fork-")[2]
+        # `fork-3`, or `fork-3-0` where each chain is a call.
+        source = context.request_id.rpartition("-fork-")[2].partition("-")[0]
         if self.stage_name(context) == "fork" and source.isdecimal():
             attributes["mirl.description"] = int(source)
         return self._tracer.start_span(

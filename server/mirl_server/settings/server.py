@@ -108,7 +108,11 @@ def default_options(model: ModelSettings, settings: ServerSettings) -> MIRLOptio
     tokens = limits.max_total_tokens
     return options.model_copy(
         update={
-            "descriptions": min(options.descriptions, limits.max_descriptions),
+            "contrast": options.contrast[: limits.max_descriptions],
+            "prior_votes": options.prior_votes[: limits.max_descriptions],
+            "descriptions": min(
+                options.descriptions, max(limits.max_descriptions - len(options.contrast), 0)
+            ),
             "keep": min(options.keep, limits.max_keep),
             "forks": min(options.forks, limits.max_forks),
             "max_total_tokens": min(options.max_total_tokens or tokens, tokens),

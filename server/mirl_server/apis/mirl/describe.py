@@ -84,7 +84,7 @@ async def _describe(
 
 
 async def _until_gated(events: AsyncGenerator[ChoiceEvent, None]) -> tuple[int, Gated]:
-    """Read events up to the gate's, and stop the pipeline; return the prompt's tokens and that event."""
+    """Read the events, of which the gate's is the last; return the prompt's tokens and that event."""
     prompt_tokens = 0
     described: dict[int, Description] = {}
     async with aclosing(events):

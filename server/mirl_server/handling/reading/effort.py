@@ -10,7 +10,8 @@
 | xhigh | 2, 2, 2 | 20, 12, 4 |
 | max | 4, 4, 2 | 40, 24, 4 |
 
-From `low` on each step about doubles the chains.
+From `low` on each step about doubles the chains. Where descriptions are decoded, N is the most that are
+sampled after them, and `none` and `minimal` are the preset `fast`: one decoded description with one chain.
 """
 
 from __future__ import annotations
@@ -44,6 +45,12 @@ def options_for(effort: Effort | None, defaults: MIRLOptions, limits: Limits) ->
     if effort is None or effort == "medium":
         return defaults
     descriptions, keep, forks = FACTORS[effort]
+    if defaults.steered:
+        if effort in ("none", "minimal"):
+            return MIRLOptions.parse({"preset": "fast"}, defaults)
+        most = max(limits.max_descriptions - len(defaults.contrast), 0)
+        sampled = min(math.ceil(defaults.descriptions * descriptions), most)
+        return defaults.model_copy(update={"descriptions": sampled})
     return defaults.model_copy(
         update={
             "descriptions": _scaled(defaults.descriptions, descriptions, limits.max_descriptions),

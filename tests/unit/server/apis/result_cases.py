@@ -2,11 +2,25 @@
 
 from __future__ import annotations
 
-from mirl_core.types import Chain, Description, Result, StageUsage, Vote
+import math
+
+from mirl_core.types import Chain, Decoding, Description, Result, StageUsage, Switch, Vote
 from mirl_server.apis.chat.response import ChatResponse
 
 CHAIN = Chain(0, 1, "<think>so</think><answer>7</answer>", "so", "7", 5, "stop", score=0.5)
 KEPT = Description(0, "a seven", (4, 5, 6), 2, -1.0, -3.0, 2.0, 1.0, kept=True, token_mi=(0.5, 1.5))
+DECODED = Description(
+    0,
+    "a seven",
+    (4, 5, 6),
+    2,
+    -1.0,
+    mi=2.0,
+    kept=True,
+    votes=2,
+    decoding=Decoding(0.5, (Switch(1, " one", " seven", 1.5), Switch(2, "x", "y", math.inf)), 3),
+)
+REPEATED = Description(1, "a seven", (4, 5, 6), 2, -1.0, kept=True, votes=1, repeats=0)
 DROPPED = Description(1, "an eight", (4, 7), 2, -1.0, reason="gate")
 RESULT = Result(
     content="7",

@@ -3,23 +3,46 @@
 import pytest
 from openai.types.chat import ChatCompletion, ChatCompletionChunk
 
-from mirl_client import Budget, Chain, Description, Evidence, Stage, Vote, evidence
-from mirl_server.apis.evidence import chain_json, description_json
-from tests.unit.server.apis.result_cases import ANSWER, CHAIN, KEPT, RESULT
+from mirl_client import Budget, Chain, Decoding, Description, Evidence, Stage, Switch, Vote, evidence
+from mirl_core.config import MIRLOptions
+from mirl_server.apis.evidence import budget_of, chain_json, description_json
+from tests.unit.server.apis.result_cases import ANSWER, CHAIN, DECODED, KEPT, REPEATED, RESULT
 from tests.unit.server.harness import Harness, events
 
 
 def test_models_name_what_the_server_sends() -> None:
     told = ANSWER.completion([RESULT])["mirl"]
     assert set(Evidence.model_fields) == set(told)
-    assert set(Description.model_fields) == set(description_json(KEPT))
+    decoded = description_json(DECODED)
+    assert set(Description.model_fields) == set(description_json(KEPT)) | set(decoded)
+    assert set(Decoding.model_fields) == set(decoded["decoding"])
+    assert set(Switch.model_fields) == set(decoded["decoding"]["switches"][0])
     assert set(Chain.model_fields) == set(chain_json(CHAIN))
     assert set(Vote.model_fields) == set(told["vote"])
     assert set(Stage.model_fields) == set(told["stages"][0])
 
 
 def test_models_name_the_budget() -> None:
-    assert set(Budget.model_fields) == set(ANSWER.completion([RESULT])["mirl"]["budget"])
+    gated = budget_of(MIRLOptions())
+    assert gated == {"descriptions": 10, "keep": 6, "forks": 2}
+    steered = budget_of(MIRLOptions(preset="steered"))
+    assert steered == {"decoded": 3, "descriptions": 8}
+    assert set(Budget.model_fields) == gated.keys() | steered.keys()
+    assert ANSWER.completion([RESULT])["mirl"]["budget"].keys() == gated.keys()
+
+
+def test_steered_descriptions() -> None:
+    decoded, repeated = (Description.model_validate(description_json(one)) for one in (DECODED, REPEATED))
+    assert (decoded.votes, decoded.repeats, repeated.votes, repeated.repeats) == (2, None, 1, 0)
+    assert repeated.decoding is None
+    assert decoded.decoding == Decoding(
+        mi_weight=0.5,
+        rounds=3,
+        switches=(
+            Switch(position=1, drafted=" one", chosen=" seven", gain=1.5),
+            Switch(position=2, drafted="x", chosen="y", gain=None),
+        ),
+    )
 
 
 async def test_evidence_of_several_answers(server: Harness) -> None:

@@ -126,9 +126,9 @@ async def test_the_wait_counts_in_the_timeout(
     service = harness.app.state.mirl = dataclasses.replace(harness.service, admission=admission)
     run = Pipeline.run
 
-    def watched(pipeline: Pipeline, conversation: Any, options: MIRLOptions, *what: Any) -> Any:
+    def watched(pipeline: Pipeline, conversation: Any, options: MIRLOptions, *what: Any, **more: Any) -> Any:
         given.append(options.timeout)
-        return run(pipeline, conversation, options, *what)
+        return run(pipeline, conversation, options, *what, **more)
 
     monkeypatch.setattr(Pipeline, "run", watched)
     async with service.admit(Caller(), 3):

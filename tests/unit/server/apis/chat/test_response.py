@@ -56,7 +56,7 @@ def test_reasoning_can_be_left_out() -> None:
 @pytest.mark.parametrize(
     "event",
     [
-        Started(11), Described(KEPT), Gated((KEPT, DROPPED)), FellBack("none usable"), ChainDone(CHAIN),
+        Started(11), Described(KEPT, 3), Gated((KEPT, DROPPED)), FellBack("none usable"), ChainDone(CHAIN),
         Decided(RESULT.vote, CHAIN, 1), Decided(None, CHAIN, 0), Finished(RESULT),
     ],
     ids=lambda event: type(event).__name__,
@@ -76,7 +76,10 @@ REJECTED = {
     "index": 1, "text": "an eight", "tokens": 2, "mi": None, "mi_per_token": None, "score": None,
     "kept": False, "reason": "gate",
 }  # fmt: skip
-CHAINED = {"description": 0, "fork": 1, "answer": "7", "tokens": 5, "finish_reason": "stop"}
+CHAINED = {
+    "description": 0, "fork": 1, "answer": "7", "tokens": 5, "finish_reason": "stop",
+    "votes": 1,
+}  # fmt: skip
 VOTED = {"answer": "7", "counts": {"7": 1.0}, "share": 1.0}
 EVIDENCE = {
     "descriptions": [DESCRIBED, REJECTED],
@@ -103,7 +106,7 @@ BUDGET = {"descriptions": 2, "keep": 1, "forks": 1}
     ("event", "told"),
     [
         (Started(11), {"event": "started", "prompt_tokens": 11, "budget": BUDGET}),
-        (Described(KEPT), {"event": "described", "description": DESCRIBED}),
+        (Described(KEPT, 3), {"event": "described", "description": DESCRIBED}),
         (Gated((KEPT, DROPPED), 0.5),
          {"event": "gated", "descriptions": [DESCRIBED, REJECTED], "mi_weight": 0.5}),
         (FellBack("none usable"), {"event": "fell_back", "reason": "none usable"}),
