@@ -70,6 +70,7 @@ def calibration_for(
             Sampling(sampling.max_tokens, settings.temperature),
             stop=sampling.stop,
             seed=sampling.seed,
+            first_branch=sampling.first_branch,
             alternatives=sampling.alternatives,
             top_logprobs=sampling.top_logprobs,
         )

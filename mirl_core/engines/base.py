@@ -83,7 +83,9 @@ class Sampling:
     stop: tuple[str, ...] = ()
     """Strings that end a sample; its text includes the stop string that ended it."""
     seed: int | None = None
-    """Branch j of a call samples with `derive_seed(seed, j)`; None: no seed."""
+    """Branch j of a call samples with `branch_seed(j)`; None: no seed."""
+    first_branch: int = 0
+    """Number of the call's first branch, for its seed: two calls may share the branches of one."""
     alternatives: int = 0
     """How many of the likeliest tokens at each position go into `Sample.confidence`; 0: no confidence."""
     top_logprobs: int | None = None
@@ -96,6 +98,10 @@ class Sampling:
     def ranked(self) -> int:
         """How many of the likeliest tokens at each position an engine must read."""
         return max(self.alternatives, self.top_logprobs or 0)
+
+    def branch_seed(self, index: int) -> int | None:
+        """Return the seed of the call's branch `index`, counted from 0."""
+        return derive_seed(self.seed, self.first_branch + index)
 
 
 @dataclass(frozen=True, slots=True)

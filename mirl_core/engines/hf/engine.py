@@ -22,7 +22,6 @@ from mirl_core.engines.base import (
     Sample,
     Sampling,
     checked_rendering,
-    derive_seed,
     too_long_to_score,
 )
 from mirl_core.engines.common.branches import registered
@@ -248,7 +247,7 @@ class HFEngine:
         context = [*rendered.inputs["input_ids"][0].tolist(), *suffix]
         choosers = [
             TokenChooser(
-                replace(sampling, seed=derive_seed(sampling.seed, branch)),
+                replace(sampling, seed=sampling.branch_seed(branch)),
                 context,
                 self._banned,
                 self._vocab_size,

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import Any
 
-from mirl_core.engines.base import Sample, Sampling, derive_seed
+from mirl_core.engines.base import Sample, Sampling
 from mirl_core.engines.common.stop_strings import cut_at_stop_string, stop_by_token
 from mirl_core.errors import EngineError
 
@@ -31,7 +31,7 @@ def sampling_params(
         "logprobs": sampling.ranked + 1 if sampling.ranked else 0,
         "detokenize": bool(sampling.stop),
     }
-    seed = derive_seed(sampling.seed, index)
+    seed = sampling.branch_seed(index)
     if seed is not None:
         params["seed"] = seed
     if sampling.stop:

@@ -27,7 +27,6 @@ from mirl_core.engines.base import (
     Sample,
     Sampling,
     checked_rendering,
-    derive_seed,
     too_long_to_score,
 )
 from mirl_core.engines.common.branches import Branches, empty_sample, registered
@@ -310,7 +309,7 @@ class VLLMEngine:
     def _sampling_params(
         self, sampling: Sampling, index: int, banned: frozenset[int], **ending: Any
     ) -> SamplingParams:
-        seed = derive_seed(sampling.seed, index)
+        seed = sampling.branch_seed(index)
         if seed is not None and not self._seeds:
             self._warn_of_seeds()
             seed = None

@@ -43,15 +43,18 @@ class Readings:
         return replace(description, votes=options.votes[index], decoding=result.decoding)
 
     async def sampled(self, index: int) -> Description:
-        """Return a sampled description."""
+        """Return the sampled description number `index`, counted after the decoded ones."""
         request = self._request
+        number = index - len(request.options.contrast)
         limit = description_limit(request.options, request.sampling.max_tokens)
         sampling = replace(
             request.sampling,
             max_tokens=request.within_context_length(limit, len(request.opening)),
             top_logprobs=None,
             stop=(request.settings.tags.description[1],),
-            seed=derive_seed(request.sampling.seed, "describe", index),
+            # The branch that it would be among the descriptions of a gated request.
+            seed=derive_seed(request.sampling.seed, "describe"),
+            first_branch=number,
         )
         sample = await self._calls.generate(
             "describe", str(index), request.rendered, request.opening, sampling

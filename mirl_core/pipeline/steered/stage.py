@@ -162,12 +162,16 @@ class _Run:
         request, options = self._request, self._options
         half = (options.max_total_tokens or 0) // 2
         sampling = chain_sampling(request, description, half, fanout(options, max_tokens=1).chains)
+        number = description.index - len(options.contrast)
+        # The branches that a sample's chains would be in a gated request; other seeds for those of a decode.
+        path = ("fork", number) if number >= 0 else ("fork", "decoded", description.index)
         # The first chain of a decoded description is greedy like it.
-        greedy = description.decoding is not None and fork == 0
+        greedy = number < 0 and fork == 0
         sampling = replace(
             sampling,
             temperature=0.0 if greedy else sampling.temperature,
-            seed=derive_seed(sampling.seed, fork) if fork else sampling.seed,
+            seed=derive_seed(request.sampling.seed, *path),
+            first_branch=fork,
         )
         suffix = (*request.opening, *description.token_ids)
         name = f"{description.index}-{fork}"
