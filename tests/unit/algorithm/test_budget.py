@@ -7,11 +7,13 @@ from typing import Any
 import pytest
 
 from mirl_core.algorithm.budget import (
+    DRAFTING,
     Fanout,
     chain_limit,
     check_budget,
     description_limit,
     fanout,
+    may_switch,
     scored_tokens,
 )
 from mirl_core.config import MIRLOptions
@@ -27,6 +29,11 @@ from mirl_core.errors import RequestError
         ({"descriptions": 4, "keep": 20, "forks": 2}, 16),
         ({"descriptions": 10, "keep": 2, "forks": 3, "gate": "none"}, 60),
         ({"descriptions": 10, "keep": 2, "forks": 3, "gate": "random"}, 20),
+        # Decoded descriptions count fourfold; two chains at most, one of each.
+        ({"contrast": (0.0, 1.0), "descriptions": 0}, 16),
+        ({"contrast": (0.0, 1.0), "descriptions": 3}, 22),
+        ({"contrast": (1.0,), "prior_votes": (9,), "descriptions": 0, "share_chains": False}, 18),
+        ({"contrast": (1.0,), "prior_votes": (9,), "descriptions": 0}, 8),
     ],
 )
 def test_two_tokens_for_every_sequence_of_the_larger_half(options: dict[str, Any], needed: int) -> None:
@@ -56,6 +63,18 @@ FIVE: dict[str, Any] = {"descriptions": 5, "keep": 3, "forks": 2, "description_t
         ({"keep": 9}, 100, {}, Fanout(5, 10, 1050, 0)),
         ({"max_total_tokens": 600}, 100, {"passes": 1}, Fanout(5, 6, 600, 50)),
         ({"max_total_tokens": 651}, 100, {}, Fanout(5, 6, 650, 0)),
+        # Two decoded descriptions of 4 · 10 drafted tokens, and five samples.
+        ({"contrast": (0.0, 1.0)}, 100, {"passes": 1}, Fanout(7, 7, 830, 130)),
+        ({"contrast": (0.0, 1.0), "prior_votes": (3, 1)}, 100, {}, Fanout(7, 7, 830, 0)),
+        (
+            {"contrast": (0.0, 1.0), "prior_votes": (3, 1), "share_chains": False},
+            100,
+            {},
+            Fanout(7, 9, 1030, 0),
+        ),
+        ({"contrast": (0.0, 1.0)}, 100, {"answers": 3}, Fanout(21, 21, 2490, 0)),
+        # Describing alone samples none.
+        ({"contrast": (0.0, 1.0)}, 100, {"forks": False}, Fanout(2, 0, 80, 0)),
     ],
 )
 def test_what_a_request_may_come_to(
@@ -76,6 +95,9 @@ def test_what_a_request_may_come_to(
         ({"max_total_tokens": 100}, 64, 10),
         ({"max_total_tokens": 99}, 8, 8),
         ({"max_total_tokens": 6000}, 64, 10),
+        # Half of 103 tokens for five samples and two decodes of four parts.
+        ({"max_total_tokens": 103, "contrast": (0.0, 1.0)}, 64, 3),
+        ({"max_total_tokens": 104, "contrast": (0.0, 1.0)}, 64, 4),
     ],
 )
 def test_how_long_a_description_may_be(changed: dict[str, Any], max_tokens: int, limit: int) -> None:
@@ -107,3 +129,23 @@ def test_every_pass_scores_each_description_behind_its_opening_tag() -> None:
     assert scored_tokens(2, 3, [4, 5]) == 2 * (3 + 4 + 3 + 5)
     assert scored_tokens(1, 0, iter([4])) == 4
     assert scored_tokens(0, 3, [4]) == scored_tokens(2, 3, []) == 0
+
+
+@pytest.mark.parametrize("limit", [1, 7, 64])
+@pytest.mark.parametrize("draft_tokens", [1, 3, 8, 64])
+def test_a_decode_that_switches_whenever_it_may_stays_within_its_drafts(
+    limit: int, draft_tokens: int
+) -> None:
+    """The worst case: every draft is replaced at its first token, while the next one is under way."""
+    drafted = position = switches = 0
+    while position < limit:
+        draft = min(draft_tokens, limit - position)
+        ahead = min(draft_tokens, limit - position - draft)
+        drafted += draft
+        if may_switch(drafted + ahead, position, limit):
+            drafted, position, switches = drafted + ahead, position + 1, switches + 1
+        else:
+            position += draft
+    assert drafted <= DRAFTING * limit
+    assert switches > 0
+    assert draft_tokens > 1 or switches == limit
