@@ -192,9 +192,9 @@ class Engine(Protocol):
     ) -> list[dict[int, float]]:
         """Return raw log p by token id at each position of `suffix_ids` from `start` on; nats.
 
-        Each dict has the `top` likeliest tokens at its position and the suffix's own token, which may be among
-        them: `top` or `top` + 1 entries, fewer where the vocabulary is smaller. Position i is predicted from
-        the prompt plus `suffix_ids[:i]`, position 0 by the prompt's last token.
+        Each dict has the `top` likeliest tokens at its position and the suffix's own token, which may be one
+        of them: `top` or `top` + 1 entries, fewer where the vocabulary is smaller. Position i is predicted
+        from the prompt plus `suffix_ids[:i]`, position 0 from the prompt alone.
 
         Raises:
             ContextLengthError: the prompt plus the suffix doesn't fit the model's context.

@@ -336,7 +336,7 @@ class HFEngine:
         return [dict(zip(*row, strict=True)) for row in zip(ids.tolist(), values.tolist(), strict=True)]
 
     def _logprobs(self, rendered: Rendered, before: Sequence[int], suffixes: torch.Tensor) -> torch.Tensor:
-        """Return log p of every token at each position of suffixes that follow the prompt plus `before`; nats.
+        """Return log p of every token at each position of suffixes after the prompt plus `before`; nats.
 
         Args:
             suffixes: token ids, (N, T), N suffixes of equal length.

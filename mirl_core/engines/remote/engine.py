@@ -16,7 +16,7 @@ Servers run vLLM 0.32 or newer with `--enable-scale-out`: `mirl-serve MODEL --en
 Differences from the engine in process:
 - An image is preprocessed twice on its server (vLLM separates rendering from sampling), never more often.
 - `Sampling.ranked` must be below the server's `--max-logprobs` (20): vLLM returns as many values as the
-  request asks for, the sampled token's among them. In prompts it returns one more: `score_likeliest` takes 20.
+  request asks for, the sampled token's among them. `score_likeliest` takes all 20.
 - Long prompts are scored through the prefix cache only with `--enable-prompt-tokens-details`; the values are
   the same without.
 - A model is refused at its first image if none of the tokens in the image's range is the placeholder.

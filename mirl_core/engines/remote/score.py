@@ -47,14 +47,14 @@ async def score_suffixes(
 async def score_likeliest(
     run: Run, prompt_tokens: int, suffix: Suffix, start: int, top: int, *, counts_cached: bool
 ) -> list[dict[int, float]]:
-    """Return raw log p of the `top` likeliest tokens and of the suffix's own, by position from `start` on; nats.
+    """Return raw log p by token id at each position of the suffix from `start` on; nats.
 
     Args:
         run: sends one request.
         prompt_tokens: length of the prompt before the suffix.
         suffix: longer than `start`.
         start: first position of the suffix that is wanted.
-        top: how many of the likeliest tokens.
+        top: how many of the likeliest tokens each position has, beside the suffix's own.
         counts_cached: whether the server reports how much of a prompt was cached.
 
     Raises:

@@ -1,8 +1,8 @@
 """Log-probabilities of tokens and of the likeliest alternatives, from vLLM's flat lists.
 
-vLLM lists the sampled token (in a prompt: the prompt's own) first at every position, then the likeliest tokens,
-with that token again if it is among them. The lists are read directly because vLLM's dicts cost an object per
-entry.
+vLLM lists the sampled token (in a prompt: the prompt's own) first at every position, then the likeliest
+tokens, with that token again if it is among them. The lists are read directly because vLLM's dicts cost an
+object per entry.
 
 vLLM decodes every alternative at every position, which takes longer than sampling from a small model, unless
 the request switches detokenization off. Such a request stops by token (`engines.common.stop_strings`).

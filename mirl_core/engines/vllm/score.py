@@ -54,14 +54,14 @@ async def score_suffixes(
 async def score_likeliest(
     run: Run, prompt_tokens: int, suffix: Suffix, start: int, top: int, *, prefix_caching: bool
 ) -> list[dict[int, float]]:
-    """Return raw log p of the `top` likeliest tokens and of the suffix's own, by position from `start` on; nats.
+    """Return raw log p by token id at each position of the suffix from `start` on; nats.
 
     Args:
         run: runs one vLLM request.
         prompt_tokens: length of the prompt before the suffix.
         suffix: longer than `start`.
         start: first position of the suffix that is wanted.
-        top: how many of the likeliest tokens.
+        top: how many of the likeliest tokens each position has, beside the suffix's own.
         prefix_caching: whether the engine has a prefix cache.
 
     Raises:
