@@ -209,8 +209,8 @@ async def test_scoring_the_likeliest_tokens_fails_and_ends_as_scoring_does() -> 
     assert engine.running == 0
     slow = FakeEngine(delay=60)
     scoring = asyncio.ensure_future(slow.score_likeliest(await rendered(slow), (1,), 0, 2, context()))
-    while not slow.running:
-        await asyncio.sleep(0)
+    await asyncio.sleep(0)
+    assert slow.running == 1
     scoring.cancel()
     with pytest.raises(asyncio.CancelledError):
         await scoring
