@@ -193,6 +193,21 @@ class Engine(Protocol):
         """
         ...
 
+    async def score_likeliest(
+        self, rendered: Rendered, suffix_ids: Sequence[int], start: int, top: int, context: RequestContext
+    ) -> list[dict[int, float]]:
+        """Return raw log p by token id at each position of `suffix_ids` from `start` on; nats.
+
+        Each dict has the `top` likeliest tokens at its position and the suffix's own token, which may be one
+        of them: `top` or `top` + 1 entries, fewer where the vocabulary is smaller. Position i is predicted
+        from the prompt plus `suffix_ids[:i]`, position 0 from the prompt alone.
+
+        Raises:
+            ContextLengthError: the prompt plus the suffix doesn't fit the model's context.
+            RequestError: `top` is more than the backend returns (vLLM: `max_logprobs`, by default 20).
+        """
+        ...
+
     async def check_structure(self, structure: str) -> None:
         """Check, before sampling, that samples can be held to `Sampling.structure`.
 

@@ -8,9 +8,9 @@ from __future__ import annotations
 
 import asyncio
 import re
-from collections.abc import AsyncGenerator, Callable, Mapping, Sequence
+from collections.abc import AsyncGenerator, Callable, Coroutine, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal, NamedTuple
 
 from mirl_core.engines.base import Rendered, RequestContext, Sample, Sampling
 from mirl_core.engines.common.branches import Branches
@@ -19,6 +19,8 @@ from mirl_core.types import Conversation, FinishReason
 
 Kind = Literal["render", "describe", "score", "fork", "plain"]
 EOS = 0
+UNLIKELY = -20.0
+"""Log p of a token that a `likeliest` function leaves out; nats."""
 _PIECE = re.compile(r"<[^<>\s]+>|\s*[^\s<]+|\s+|<")
 
 
@@ -48,13 +50,23 @@ class FakeCall:
     request_id: str
     conversation: Conversation
     suffixes: tuple[tuple[int, ...], ...] = ()
-    """The suffix of a `generate` call; all suffixes of a `score` call."""
+    """The suffix of a `generate` or `score_likeliest` call; all suffixes of a `score` call."""
     n: int = 0
     sampling: Sampling | None = None
 
 
 Chains = Callable[[str, int], FakeText | str] | Sequence[FakeText | str]
 Scorer = Callable[[Conversation, tuple[int, ...]], Sequence[float]]
+Likeliest = Callable[[Conversation, tuple[int, ...]], Mapping[int, float]]
+
+
+class _Step(NamedTuple):
+    """A token that a sample is going to have."""
+
+    token: int
+    logprob: float
+    ranked: tuple[tuple[int, float], ...] | None
+    """Tokens and their log p, the likeliest first; None in a script."""
 
 
 class FakeEngine:
@@ -66,6 +78,10 @@ class FakeEngine:
             in order over all fork calls, and from its start again after its end.
         plain: chains of a call without any suffix (the fallback); None: `chains`.
         score: (conversation, suffix ids) → nats per token, instead of the scripted marginals.
+        likeliest: (conversation, ids after the prompt so far) → log p by token of the next token, nats. All
+            scores are read from it instead; a token that it leaves out has -20 nats. At temperature 0 a
+            sample has its likeliest tokens, up to the end-of-turn token or an empty mapping. The scripts
+            apply at other temperatures, and where the mapping is empty at the sample's start.
         delay: seconds per token; 0 lets the event loop turn once per token.
         fail_at: the error to raise, by kind of call (`render`, `structure`, `describe`, `score`, `fork`,
             `plain`, `health`).
@@ -82,6 +98,7 @@ class FakeEngine:
         *,
         plain: Chains | None = None,
         score: Scorer | None = None,
+        likeliest: Likeliest | None = None,
         delay: float = 0.0,
         fail_at: Mapping[str, MIRLError] | None = None,
         fail_after: int = 0,
@@ -93,6 +110,7 @@ class FakeEngine:
         self._chains = chains
         self._plain = chains if plain is None else plain
         self._score = score
+        self._next_tokens = likeliest
         self._delay = delay
         self._fail_at = dict(fail_at or {})
         self._fail_after = fail_after
@@ -152,9 +170,16 @@ class FakeEngine:
         if name in self._stops:
             raise AssertionError(f"request id {name!r} is running already")
         stop = self._stops[name] = asyncio.Event()
-        scripts = [self._script(kind, suffix, j) for j in range(n)]
+        follows = sampling.temperature == 0 and bool(self._likeliest_after(rendered.inputs, suffix_ids))
+        scripts = [FakeText("") if follows else self._script(kind, suffix, j) for j in range(n)]
+
+        def sample(j: int) -> Coroutine[Any, Any, Sample]:
+            script = scripts[j]
+            steps = self._decoded(rendered.inputs, suffix_ids) if follows else self._scripted(script)
+            return self._sample(j, script, steps, sampling, stop)
+
         try:
-            async with Branches(lambda j: self._sample(j, scripts[j], sampling, stop), n) as branches:
+            async with Branches(sample, n) as branches:
                 for count in range(n):
                     if count >= self._fail_after:
                         self._fail(kind)
@@ -162,18 +187,22 @@ class FakeEngine:
         finally:
             del self._stops[name]
 
-    async def _sample(self, index: int, script: FakeText, sampling: Sampling, stop: asyncio.Event) -> Sample:
-        """Sample a branch, a token per `delay`, until its script, a stop string, the limit or an abort."""
+    async def _sample(
+        self, index: int, script: FakeText, steps: Iterator[_Step], sampling: Sampling, stop: asyncio.Event
+    ) -> Sample:
+        """Sample a branch, a token per `delay`, until its steps, a stop string, the limit or an abort."""
+        sampled: list[_Step] = []
         tokens: list[int] = []
         reason = script.finish_reason
         delay = self._delay if script.delay is None else script.delay
         self.running += 1
         try:
-            for token in (*self.encode(script.text), *([EOS] if self._eos and reason == "stop" else [])):
+            for step in steps:
                 if await _set_within(stop, delay):
                     reason = "abort"
                     break
-                tokens.append(token)
+                sampled.append(step)
+                tokens.append(step.token)
                 self.sampled_tokens += 1
                 if any(self.decode(tokens).endswith(end) for end in sampling.stop):
                     reason = "stop"
@@ -183,34 +212,78 @@ class FakeEngine:
                     break
         finally:
             self.running -= 1
-        logprobs = _values(script.logprobs, len(tokens))
-        confidence = tuple(-value for value in logprobs) if sampling.alternatives else ()
-        likeliest = tuple(
-            tuple(self._likeliest(token, value, sampling.top_logprobs or 0))
-            for token, value in zip(tokens, logprobs, strict=True)
-            if sampling.top_logprobs
-        )
+        logprobs = tuple(step.logprob for step in sampled)
+        alternatives, top = sampling.alternatives, sampling.top_logprobs
+        confidence = tuple(_confidence(step, alternatives) for step in sampled if alternatives)
+        likeliest = tuple(self._ranked(step)[:top] for step in sampled if top)
         return Sample(index, tuple(tokens), logprobs, self.decode(tokens), reason, confidence, likeliest)
 
-    def _likeliest(self, token: int, logprob: float, top: int) -> list[tuple[int, float]]:
-        others = [other for other in range(1, len(self._words)) if other != token]
-        ranked = [token, *others][:top]
-        return [(candidate, logprob - rank) for rank, candidate in enumerate(ranked)]
+    def _scripted(self, script: FakeText) -> Iterator[_Step]:
+        """Yield the script's tokens."""
+        ends = [EOS] if self._eos and script.finish_reason == "stop" else []
+        tokens = [*self.encode(script.text), *ends]
+        for token, logprob in zip(tokens, _values(script.logprobs, len(tokens)), strict=True):
+            yield _Step(token, logprob, None)
+
+    def _decoded(self, conversation: Conversation, suffix: Sequence[int]) -> Iterator[_Step]:
+        """Yield the likeliest token, then the likeliest after that, up to the end-of-turn token."""
+        ids = tuple(suffix)
+        while logprobs := self._likeliest_after(conversation, ids):
+            ranked = _by_rank(logprobs)
+            yield _Step(*ranked[0], ranked)
+            ids += (ranked[0][0],)
+            if ids[-1] == EOS:
+                return
+
+    def _likeliest_after(self, conversation: Conversation, suffix: Sequence[int]) -> Mapping[int, float]:
+        return {} if self._next_tokens is None else self._next_tokens(conversation, tuple(suffix))
+
+    def _ranked(self, step: _Step) -> tuple[tuple[int, float], ...]:
+        if step.ranked is not None:
+            return step.ranked
+        others = [other for other in range(1, len(self._words)) if other != step.token]
+        return tuple((token, step.logprob - rank) for rank, token in enumerate([step.token, *others]))
 
     async def score(
         self, rendered: Rendered, suffixes: Sequence[Sequence[int]], context: RequestContext
     ) -> list[tuple[float, ...]]:
         ids = tuple(tuple(suffix) for suffix in suffixes)
-        self.calls.append(FakeCall("score", context.request_id, rendered.inputs, ids))
-        self.running += len(ids)
+        await self._run_score(rendered, ids, context)
+        return [self._scores(rendered.inputs, suffix) for suffix in ids]
+
+    async def score_likeliest(
+        self, rendered: Rendered, suffix_ids: Sequence[int], start: int, top: int, context: RequestContext
+    ) -> list[dict[int, float]]:
+        suffix = tuple(suffix_ids)
+        await self._run_score(rendered, (suffix,), context)
+        own = self._scores(rendered.inputs, suffix)
+        return [
+            dict(_by_rank(self._likeliest_after(rendered.inputs, suffix[:i]))[:top]) | {suffix[i]: own[i]}
+            for i in range(start, len(suffix))
+        ]
+
+    async def _run_score(
+        self, rendered: Rendered, suffixes: tuple[tuple[int, ...], ...], context: RequestContext
+    ) -> None:
+        """Record a call that scores, and take its time."""
+        self.calls.append(FakeCall("score", context.request_id, rendered.inputs, suffixes))
+        self.running += len(suffixes)
         try:
             await asyncio.sleep(self._delay)
             self._fail("score")
         finally:
-            self.running -= len(ids)
+            self.running -= len(suffixes)
+
+    def _scores(self, conversation: Conversation, suffix: tuple[int, ...]) -> tuple[float, ...]:
+        """Return log p of each token of the suffix, nats."""
+        if self._next_tokens is not None:
+            return tuple(
+                self._next_tokens(conversation, suffix[:i]).get(token, UNLIKELY)
+                for i, token in enumerate(suffix)
+            )
         if self._score is not None:
-            return [tuple(self._score(rendered.inputs, suffix)) for suffix in ids]
-        return [self._marginal(suffix) for suffix in ids]
+            return tuple(self._score(conversation, suffix))
+        return self._marginal(suffix)
 
     def _marginal(self, suffix: tuple[int, ...]) -> tuple[float, ...]:
         """Return the scripted marginals of the description that starts with `suffix`, nats.
@@ -271,6 +344,18 @@ def _values(values: float | Sequence[float], count: int) -> tuple[float, ...]:
     if isinstance(values, int | float):
         return (float(values),) * count
     return tuple(float(values[min(i, len(values) - 1)]) for i in range(count))
+
+
+def _by_rank(logprobs: Mapping[int, float]) -> tuple[tuple[int, float], ...]:
+    """Return tokens and their log p, the likeliest first."""
+    return tuple(sorted(logprobs.items(), key=lambda item: -item[1]))
+
+
+def _confidence(step: _Step, alternatives: int) -> float:
+    if step.ranked is None:
+        return -step.logprob
+    likeliest = [logprob for _, logprob in step.ranked[:alternatives]]
+    return -sum(likeliest) / len(likeliest)
 
 
 async def _set_within(stop: asyncio.Event, seconds: float) -> bool:

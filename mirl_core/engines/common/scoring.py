@@ -21,6 +21,15 @@ def scores_in_order(suffixes: Sequence[Sequence[int]], scores: Mapping[Suffix, S
     return [scores[tuple(suffix)] if suffix else () for suffix in suffixes]
 
 
+def own_logprobs(positions: Sequence[Mapping[int, float]], suffix: Suffix) -> Scores:
+    """Return log p of the suffix's token at each of its positions, from log p by token id; nats.
+
+    Raises:
+        KeyError: a position doesn't have its token.
+    """
+    return tuple(position[token] for position, token in zip(positions, suffix, strict=True))
+
+
 def batches(suffixes: Sequence[Suffix], prompt_tokens: int, limit: int) -> list[list[Suffix]]:
     """Return `suffixes` in groups of at most `limit` tokens; a group has at least one suffix.
 

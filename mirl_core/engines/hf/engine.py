@@ -173,6 +173,19 @@ class HFEngine:
         scores = await self._in_thread(lambda: self._score(rendered, distinct, call), call, "score")
         return scores_in_order(suffixes, scores)
 
+    async def score_likeliest(
+        self, rendered: Rendered, suffix_ids: Sequence[int], start: int, top: int, context: RequestContext
+    ) -> list[dict[int, float]]:
+        del context
+        if rendered.prompt_tokens + len(suffix_ids) > self._max_model_len:
+            raise too_long_to_score(self._max_model_len)
+        if start >= len(suffix_ids):
+            return []
+        suffix = tuple(suffix_ids)
+        return await self._in_thread(
+            lambda: self._score_likeliest(rendered, suffix, start, top), _StopFlag(), "score"
+        )
+
     async def check_structure(self, structure: str) -> None:
         raise RequestError("answers can't be constrained on transformers; run vLLM in process")
 
@@ -302,21 +315,39 @@ class HFEngine:
             while end < len(suffixes) and len(suffixes[end]) * (end + 1 - start) <= self._score_batch_tokens:
                 end += 1
             batch = suffixes[start:end]
-            cache, first = self._prefill(rendered, ())
-            cache.batch_repeat_interleave(len(batch))
             width = len(batch[-1])
             # Attention is causal: padding on the right changes no value of the suffix.
             padded = torch.tensor([[*suffix, *[0] * (width - len(suffix))] for suffix in batch])
-            output = self._model(
-                input_ids=padded.to(self._model.device), past_key_values=cache, use_cache=True
-            )
-            following = output.logits[:, :-1].float().cpu()
-            logits = torch.cat([first.expand(len(batch), -1).unsqueeze(1), following], dim=1)
-            values = logits.log_softmax(-1).gather(-1, padded.unsqueeze(-1)).squeeze(-1)
+            values = self._logprobs(rendered, (), padded).gather(-1, padded.unsqueeze(-1)).squeeze(-1)
             for suffix, row in zip(batch, values.tolist(), strict=True):
                 scores[suffix] = tuple(row[: len(suffix)])
             start = end
         return scores
+
+    @torch.inference_mode()
+    def _score_likeliest(
+        self, rendered: Rendered, suffix: tuple[int, ...], start: int, top: int
+    ) -> list[dict[int, float]]:
+        own = torch.tensor([suffix[start:]])
+        logprobs = self._logprobs(rendered, suffix[:start], own)[0]
+        ids = torch.cat([logprobs.topk(min(top, logprobs.shape[-1])).indices, own.T], dim=1)
+        values = logprobs.gather(-1, ids)
+        return [dict(zip(*row, strict=True)) for row in zip(ids.tolist(), values.tolist(), strict=True)]
+
+    def _logprobs(self, rendered: Rendered, before: Sequence[int], suffixes: torch.Tensor) -> torch.Tensor:
+        """Return log p of every token at each position of suffixes after the prompt plus `before`; nats.
+
+        Args:
+            suffixes: token ids, (N, T), N suffixes of equal length.
+
+        Returns:
+            (N, T, V) float32.
+        """
+        cache, first = self._prefill(rendered, before)
+        cache.batch_repeat_interleave(len(suffixes))
+        output = self._model(input_ids=suffixes.to(self._model.device), past_key_values=cache, use_cache=True)
+        following = output.logits[:, :-1].float().cpu()
+        return torch.cat([first.expand(len(suffixes), -1).unsqueeze(1), following], dim=1).log_softmax(-1)
 
     def _prefill(self, rendered: Rendered, suffix: Sequence[int]) -> tuple[DynamicCache, torch.Tensor]:
         """Run prompt plus suffix; return its cache, batch of one, and the next logits, (1, V) float32."""

@@ -16,7 +16,7 @@ Servers run vLLM 0.32 or newer with `--enable-scale-out`: `mirl-serve MODEL --en
 Differences from the engine in process:
 - An image is preprocessed twice on its server (vLLM separates rendering from sampling), never more often.
 - `Sampling.ranked` must be below the server's `--max-logprobs` (20): vLLM returns as many values as the
-  request asks for, the sampled token's among them.
+  request asks for, the sampled token's among them. `score_likeliest` takes all 20.
 - Long prompts are scored through the prefix cache only with `--enable-prompt-tokens-details`; the values are
   the same without.
 - A model is refused at its first image if none of the tokens in the image's range is the placeholder.
@@ -45,7 +45,7 @@ from mirl_core.engines.remote.pool import Pool
 from mirl_core.engines.remote.prompt import RemotePrompt, render_request
 from mirl_core.engines.remote.requests import Requests, RunningCall
 from mirl_core.engines.remote.sampling import read_sample, sampling_params
-from mirl_core.engines.remote.score import score_suffixes
+from mirl_core.engines.remote.score import Run, score_likeliest, score_suffixes
 from mirl_core.engines.remote.server import ConnectionLost, Server
 from mirl_core.errors import ConfigError, EngineDeadError, EngineError, RequestError
 from mirl_core.types import Conversation
@@ -199,18 +199,29 @@ class RemoteEngine:
     ) -> list[tuple[float, ...]]:
         """See `Engine.score`; identical suffixes are scored once."""
         distinct = distinct_suffixes(suffixes)
-        if rendered.prompt_tokens + max(map(len, distinct), default=0) >= self.max_model_len:
-            raise too_long_to_score(self.max_model_len)
-        prompt: RemotePrompt = rendered.inputs
-        call = RunningCall()
         scores = await score_suffixes(
-            lambda suffix, settings, name: self._requests.run(prompt, suffix, settings, name, context, call),
+            self._scoring(rendered, max(map(len, distinct), default=0), context),
             rendered.prompt_tokens,
             distinct,
             self._score_batch_tokens,
-            counts_cached=prompt.server.counts_cached,
+            counts_cached=rendered.inputs.server.counts_cached,
         )
         return scores_in_order(suffixes, scores)
+
+    async def score_likeliest(
+        self, rendered: Rendered, suffix_ids: Sequence[int], start: int, top: int, context: RequestContext
+    ) -> list[dict[int, float]]:
+        run = self._scoring(rendered, len(suffix_ids), context)
+        if start >= len(suffix_ids):
+            return []
+        return await score_likeliest(
+            run,
+            rendered.prompt_tokens,
+            tuple(suffix_ids),
+            start,
+            top,
+            counts_cached=rendered.inputs.server.counts_cached,
+        )
 
     async def check_structure(self, structure: str) -> None:
         raise RequestError("answers can't be constrained over HTTP; run vLLM in process")
@@ -252,6 +263,20 @@ class RemoteEngine:
     def expect(self, version: str) -> None:
         """Set the version of the servers' weights after another process has changed them."""
         self._pool.expect(version)
+
+    def _scoring(self, rendered: Rendered, longest: int, context: RequestContext) -> Run:
+        """Return what sends the requests of a call that scores suffixes of at most `longest` tokens.
+
+        Raises:
+            ContextLengthError: they don't fit the model's context.
+        """
+        if rendered.prompt_tokens + longest >= self.max_model_len:
+            raise too_long_to_score(self.max_model_len)
+        prompt: RemotePrompt = rendered.inputs
+        call = RunningCall()
+        return lambda suffix, settings, name: self._requests.run(
+            prompt, suffix, settings, name, context, call
+        )
 
     async def _admit(self, server: Server) -> None:
         """Check a server before it is used.

@@ -11,7 +11,7 @@ from contextlib import suppress
 from typing import Any
 
 from mirl_core.engines.common.concurrency import gather_or_cancel
-from mirl_core.engines.common.scoring import LONG_PROMPT, Scores, Suffix, batches
+from mirl_core.engines.common.scoring import LONG_PROMPT, Scores, Suffix, batches, own_logprobs
 from mirl_core.errors import EngineError, RequestError
 
 Run = Callable[[Suffix, dict[str, Any], str], Coroutine[Any, Any, Any]]
@@ -33,27 +33,67 @@ async def score_suffixes(
     Raises:
         EngineError: the server returns no log-probabilities.
     """
-    through_cache = counts_cached and prompt_tokens >= LONG_PROMPT
-    if through_cache:
-        await run((), parameters(), "prime")
-
-    async def score(suffix: Suffix, name: str) -> Scores:
-        if through_cache:
-            settings = parameters(prompt_logprobs=0, skip_reading_prefix_cache=False)
-            with suppress(RequestError):
-                answer = await run(suffix, settings, name)
-                if cached_tokens(answer, otherwise=prompt_tokens) < prompt_tokens:
-                    return values(answer, suffix)
-        settings = parameters(prompt_logprobs=0, skip_reading_prefix_cache=True)
-        return values(await run(suffix, settings, f"{name}-plain"), suffix)
-
+    through_cache = await _through_cache(run, prompt_tokens, counts_cached)
     scores: dict[Suffix, Scores] = {}
     for group in batches(suffixes, prompt_tokens, limit):
-        group_scores = await gather_or_cancel(
-            score(suffix, f"{len(scores)}-{i}") for i, suffix in enumerate(group)
+        group_positions = await gather_or_cancel(
+            _positions(run, prompt_tokens, suffix, f"{len(scores)}-{i}", through_cache=through_cache)
+            for i, suffix in enumerate(group)
         )
-        scores |= dict(zip(group, group_scores, strict=True))
+        scores |= zip(group, map(own_logprobs, group_positions, group), strict=True)
     return scores
+
+
+async def score_likeliest(
+    run: Run, prompt_tokens: int, suffix: Suffix, start: int, top: int, *, counts_cached: bool
+) -> list[dict[int, float]]:
+    """Return raw log p by token id at each position of the suffix from `start` on; nats.
+
+    Args:
+        run: sends one request.
+        prompt_tokens: length of the prompt before the suffix.
+        suffix: longer than `start`.
+        start: first position of the suffix that is wanted.
+        top: how many of the likeliest tokens each position has, beside the suffix's own.
+        counts_cached: whether the server reports how much of a prompt was cached.
+
+    Raises:
+        EngineError: the server returns no log-probabilities.
+        RequestError: `top` is above the server's `--max-logprobs`.
+    """
+    through_cache = await _through_cache(run, prompt_tokens, counts_cached)
+    return await _positions(run, prompt_tokens, suffix, "0", start, top, through_cache=through_cache)
+
+
+async def _through_cache(run: Run, prompt_tokens: int, counts_cached: bool) -> bool:
+    """Return whether to score through the prefix cache; if so, the prompt is in it now."""
+    if not counts_cached or prompt_tokens < LONG_PROMPT:
+        return False
+    await run((), parameters(), "prime")
+    return True
+
+
+async def _positions(
+    run: Run,
+    prompt_tokens: int,
+    suffix: Suffix,
+    name: str,
+    start: int = 0,
+    top: int = 0,
+    *,
+    through_cache: bool,
+) -> list[dict[int, float]]:
+    """Return log p by token id at each position of the suffix from `start` on: its own and the likeliest."""
+    # The last token before the first wanted position predicts it, and must not come from the cache.
+    before = prompt_tokens + start
+    if through_cache:
+        settings = parameters(prompt_logprobs=top, skip_reading_prefix_cache=False)
+        with suppress(RequestError):
+            answer = await run(suffix, settings, name)
+            if cached_tokens(answer, otherwise=before) < before:
+                return positions(answer, suffix, start)
+    settings = parameters(prompt_logprobs=top, skip_reading_prefix_cache=True)
+    return positions(await run(suffix, settings, f"{name}-plain"), suffix, start)
 
 
 def parameters(**more: Any) -> dict[str, Any]:
@@ -68,16 +108,28 @@ def cached_tokens(answer: Any, otherwise: int) -> int:
     return otherwise if count is None else int(count)
 
 
+def positions(answer: Any, suffix: Suffix, start: int = 0) -> list[dict[int, float]]:
+    """Return log p by token id at each position, from `start` on, of the suffix that ended the prompt; nats.
+
+    Raises:
+        EngineError: the answer has no log-probabilities of the suffix.
+    """
+    wanted = suffix[start:]
+    try:
+        tail = answer["prompt_logprobs"][-len(wanted) :]
+        found = [
+            {int(token): float(entry["logprob"]) for token, entry in position.items()} for position in tail
+        ]
+        own_logprobs(found, wanted)
+    except (TypeError, KeyError, ValueError, AttributeError) as error:
+        raise EngineError("the server returned no prompt log-probabilities") from error
+    return found
+
+
 def values(answer: Any, suffix: Suffix) -> Scores:
     """Return log p of every token of the suffix that ended the prompt; nats.
 
     Raises:
-        EngineError: the answer has no log-probabilities of the prompt.
+        EngineError: the answer has no log-probabilities of the suffix.
     """
-    try:
-        tail = answer["prompt_logprobs"][-len(suffix) :]
-        return tuple(
-            float(position[str(token)]["logprob"]) for position, token in zip(tail, suffix, strict=True)
-        )
-    except (TypeError, KeyError, ValueError) as error:
-        raise EngineError("the server returned no prompt log-probabilities") from error
+    return own_logprobs(positions(answer, suffix), suffix)

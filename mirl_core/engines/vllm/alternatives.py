@@ -1,4 +1,8 @@
-"""Log-probabilities of the sampled tokens and of the likeliest alternatives, from vLLM's flat lists.
+"""Log-probabilities of tokens and of the likeliest alternatives, from vLLM's flat lists.
+
+vLLM lists the sampled token (in a prompt: the prompt's own) first at every position, then the likeliest
+tokens, with that token again if it is among them. The lists are read directly because vLLM's dicts cost an
+object per entry.
 
 vLLM decodes every alternative at every position, which takes longer than sampling from a small model, unless
 the request switches detokenization off. Such a request stops by token (`engines.common.stop_strings`).
@@ -17,9 +21,7 @@ def token_logprobs(
 ) -> tuple[tuple[float, ...], tuple[float, ...]]:
     """Return log p of each of `count` sampled tokens, and its confidence over `alternatives`; nats.
 
-    The confidences are empty for 0 alternatives. vLLM lists the sampled token first at every position, then
-    the likeliest tokens, with the sampled token again if it is among them. The flat lists are read directly
-    because vLLM's dicts cost an object per entry.
+    The confidences are empty for 0 alternatives.
     """
     if flat is None or not count:
         return (), ()
@@ -46,3 +48,13 @@ def likeliest_tokens(
         tuple(zip(flat.token_ids[start + 1 : end], flat.logprobs[start + 1 : end], strict=True))[:top]
         for start, end in spans
     )
+
+
+def last_positions(flat: FlatLogprobs, count: int) -> list[dict[int, float]]:
+    """Return log p by token id at each of the last `count` positions, all entries that vLLM lists; nats."""
+    if not count:
+        return []
+    spans = zip(flat.start_indices[-count:], flat.end_indices[-count:], strict=True)
+    return [
+        dict(zip(flat.token_ids[start:end], flat.logprobs[start:end], strict=True)) for start, end in spans
+    ]

@@ -44,7 +44,7 @@ from mirl_core.engines.vllm.arguments import (
     seeds_are_safe,
 )
 from mirl_core.engines.vllm.render import DEAD, VLLMPrompt, render_prompt, vllm_errors_translated
-from mirl_core.engines.vllm.score import score_suffixes
+from mirl_core.engines.vllm.score import Run, score_likeliest, score_suffixes
 from mirl_core.engines.vllm.structure import check_structure, choose_backend
 from mirl_core.errors import EngineDeadError, EngineError
 from mirl_core.types import Conversation, FinishReason
@@ -82,7 +82,8 @@ class VLLMEngine:
         self._chat = chat or ChatParams()
         self._text = TextCodec(client.renderer.get_tokenizer(), keep_special)
         model_config = config.model_config
-        self._banned = placeholder_ids(model_config.hf_config, model_config.get_vocab_size())
+        self._vocab_size = int(model_config.get_vocab_size())
+        self._banned = placeholder_ids(model_config.hf_config, self._vocab_size)
         self._seeds = seeds_are_safe(config)
         self._prefix_caching = bool(config.cache_config.enable_prefix_caching)
         self._max_model_len = int(config.model_config.max_model_len)
@@ -173,19 +174,29 @@ class VLLMEngine:
     ) -> list[tuple[float, ...]]:
         """See `Engine.score`; identical suffixes are scored once."""
         distinct = distinct_suffixes(suffixes)
-        if rendered.prompt_tokens + max(map(len, distinct), default=0) >= self._max_model_len:
-            raise too_long_to_score(self._max_model_len)
-        call = _RunningCall()
         scores = await score_suffixes(
-            lambda suffix, params, name: self._run(
-                rendered, suffix, params, f"{context.request_id}-{name}", context, call
-            ),
+            self._scoring(rendered, max(map(len, distinct), default=0), context),
             rendered.prompt_tokens,
             distinct,
             self._score_batch_tokens,
             prefix_caching=self._prefix_caching,
         )
         return scores_in_order(suffixes, scores)
+
+    async def score_likeliest(
+        self, rendered: Rendered, suffix_ids: Sequence[int], start: int, top: int, context: RequestContext
+    ) -> list[dict[int, float]]:
+        run = self._scoring(rendered, len(suffix_ids), context)
+        if start >= len(suffix_ids):
+            return []
+        return await score_likeliest(
+            run,
+            rendered.prompt_tokens,
+            tuple(suffix_ids),
+            start,
+            min(top, self._vocab_size),  # more would end vLLM's engine
+            prefix_caching=self._prefix_caching,
+        )
 
     async def check_structure(self, structure: str) -> None:
         backend = self.client.vllm_config.structured_outputs_config.backend
@@ -223,6 +234,19 @@ class VLLMEngine:
     @property
     def max_model_len(self) -> int:
         return self._max_model_len
+
+    def _scoring(self, rendered: Rendered, longest: int, context: RequestContext) -> Run:
+        """Return what runs the vLLM requests of a call that scores suffixes of at most `longest` tokens.
+
+        Raises:
+            ContextLengthError: they don't fit the model's context.
+        """
+        if rendered.prompt_tokens + longest >= self._max_model_len:
+            raise too_long_to_score(self._max_model_len)
+        call = _RunningCall()
+        return lambda suffix, params, name: self._run(
+            rendered, suffix, params, f"{context.request_id}-{name}", context, call
+        )
 
     async def _run(
         self,

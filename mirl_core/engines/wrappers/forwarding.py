@@ -47,6 +47,11 @@ class ForwardingEngine:
     ) -> list[tuple[float, ...]]:
         return await self._engine.score(rendered, suffixes, context)
 
+    async def score_likeliest(
+        self, rendered: Rendered, suffix_ids: Sequence[int], start: int, top: int, context: RequestContext
+    ) -> list[dict[int, float]]:
+        return await self._engine.score_likeliest(rendered, suffix_ids, start, top, context)
+
     async def check_structure(self, structure: str) -> None:
         await self._engine.check_structure(structure)
 

@@ -92,10 +92,21 @@ class _Stage:
     span: Span
     ended: int = 0
     """End of its last call; nanoseconds since the epoch."""
+    sequences: int = 0
+    """Sequences scored so far."""
+    scored_tokens: int = 0
     headers: TraceHeaders = field(init=False)
 
     def __post_init__(self) -> None:
         self.headers = _headers(self.span)
+
+    def scores(self, lengths: Sequence[int]) -> None:
+        """Note a call that scores sequences of these lengths, tokens."""
+        self.sequences += len(lengths)
+        self.scored_tokens += sum(lengths)
+        self.span.set_attributes(
+            {"mirl.sequences": self.sequences, "mirl.usage.scored_tokens": self.scored_tokens}
+        )
 
 
 class RequestTrace:
@@ -205,9 +216,15 @@ class RequestTrace:
         return TracedEngine(engine, self)
 
     @contextmanager
-    def stage(self, context: RequestContext) -> Iterator[_Stage]:
-        """Yield the stage of a call; its span ends with the stage's last call."""
-        choice, name = self._choice_and_stage(context)
+    def stage(self, context: RequestContext, name: str | None = None) -> Iterator[_Stage]:
+        """Yield the stage of a call; its span ends with the stage's last call.
+
+        Args:
+            context: the call's context.
+            name: the stage; None: the one in the context's request id.
+        """
+        choice, own_name = self._choice_and_stage(context)
+        name = name or own_name
         stage = self._stages.get((choice, name))
         if stage is None:
             span = self._tracer.start_span(name, context=trace.set_span_in_context(self._span))
@@ -300,12 +317,18 @@ class TracedEngine(ForwardingEngine):
         self, rendered: Rendered, suffixes: Sequence[Sequence[int]], context: RequestContext
     ) -> list[tuple[float, ...]]:
         with self._request.stage(context) as stage:
-            _set(
-                stage.span,
-                {"mirl.sequences": len(suffixes), "mirl.usage.scored_tokens": sum(map(len, suffixes))},
-            )
+            stage.scores([len(suffix) for suffix in suffixes])
             stage_context = replace(context, trace_headers=stage.headers)
             return await self._engine.score(rendered, suffixes, stage_context)
+
+    async def score_likeliest(
+        self, rendered: Rendered, suffix_ids: Sequence[int], start: int, top: int, context: RequestContext
+    ) -> list[dict[int, float]]:
+        # A draft is scored while another stage runs, and its request id may name that stage.
+        with self._request.stage(context, "score") as stage:
+            stage.scores([max(len(suffix_ids) - start, 0)])
+            stage_context = replace(context, trace_headers=stage.headers)
+            return await self._engine.score_likeliest(rendered, suffix_ids, start, top, stage_context)
 
 
 def _headers(span: Span) -> TraceHeaders:

@@ -14,10 +14,13 @@ import torch
 from PIL import Image
 
 from mirl_core.engines.base import Engine, Rendered, RequestContext, Sample, Sampling
+from mirl_core.engines.common.scoring import LONG_PROMPT
 from mirl_core.engines.hf.engine import HFEngine
+from mirl_core.engines.vllm import score as _vllm_score
 from mirl_core.engines.vllm.engine import VLLMEngine
 from mirl_core.errors import EngineDeadError, EngineError, RequestError
 from mirl_core.types import Conversation
+from tests.integration.engines.likeliest_cases import check_likeliest
 
 DESCRIPTIONS = (Path(__file__).parents[2] / "fixtures" / "descriptions.txt").read_text().splitlines()
 PIXELS = np.random.default_rng(11).integers(0, 256, (64, 64, 3), dtype=np.uint8)
@@ -118,6 +121,22 @@ async def test_score_equals_sampling(hf_float32: HFEngine, vllm_float32: VLLMEng
     worst = max(np.abs(np.subtract(a, s.logprobs)).max() for a, s in zip(scores, samples, strict=True))
     print(f"largest difference of score and sampling log-probability, float32, {which}: {worst:.2e} nats")
     assert worst <= 1e-4
+
+
+@pytest.mark.parametrize("images", [True, False])
+@pytest.mark.parametrize("long_prompt", [LONG_PROMPT, 10**9], ids=["through the cache", "without"])
+async def test_the_likeliest_tokens_agree(
+    hf_float32: HFEngine,
+    vllm_float32: VLLMEngine,
+    monkeypatch: pytest.MonkeyPatch,
+    images: bool,
+    long_prompt: int,
+) -> None:
+    monkeypatch.setattr(_vllm_score, "LONG_PROMPT", long_prompt)
+    prompt = Conversation((*QUESTION.messages, {"role": "user", "content": "Count. " * 100}))
+    rendered = await vllm_float32.render(prompt.with_images(None), context())
+    assert rendered.prompt_tokens >= LONG_PROMPT
+    await check_likeliest(vllm_float32, hf_float32, prompt if images else prompt.with_images(None))
 
 
 async def test_hf_samples_are_whole(hf_float32: HFEngine) -> None:

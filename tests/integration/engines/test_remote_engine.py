@@ -26,6 +26,7 @@ from mirl_core.pipeline.run import Pipeline
 from mirl_core.training.rl.weight_sync.shared_folder import RemoteReloadSync
 from mirl_core.types import Conversation
 from tests.helpers.servers import RunningServer, running
+from tests.integration.engines.likeliest_cases import check_likeliest
 from tests.integration.engines.remote_cases import Perturbed, apart, context, picture, question, sample
 
 # What this goes on from repeats itself until the context is full: half a minute for 16 branches.
@@ -159,6 +160,13 @@ async def test_score_of_a_long_prompt_goes_through_the_cache(
     for one, two, three in zip(cached, plain, true, strict=True):
         if one:
             assert max(apart(one, three), apart(two, three)) < 1e-3
+
+
+@pytest.mark.parametrize("text", ["How many red digits are there?", "Count. " * 100])
+async def test_the_likeliest_tokens_are_the_models_own(remote: RemoteEngine, hf: HFEngine, text: str) -> None:
+    """Of a prompt that is scored without the cache, and of one that is scored through it."""
+    await check_likeliest(remote, hf, question(picture(2), text=text))
+    await check_likeliest(remote, hf, question(text=text))
 
 
 async def encoded(fleet: RunningServer) -> int:

@@ -14,6 +14,7 @@ from PIL import Image
 
 from mirl_core.engines.base import Rendered, RequestContext, Sampling
 from mirl_core.engines.hf.engine import HFEngine
+from mirl_core.errors import ContextLengthError
 from mirl_core.types import Conversation
 from tests.fixtures.patches import IMAGE, START, PatchProcessor
 
@@ -59,8 +60,8 @@ def context() -> RequestContext:
 
 
 @torch.no_grad()
-def plain(engine: HFEngine, rendered: Rendered, suffix: Sequence[int]) -> tuple[float, ...]:
-    """Log p of each token of a suffix by one forward pass over the whole, without a cache."""
+def logprobs(engine: HFEngine, rendered: Rendered, suffix: Sequence[int]) -> torch.Tensor:
+    """Log p of every token at each position of a suffix, by one forward pass over all, without a cache."""
     inputs, tail = dict(rendered.inputs), torch.tensor([suffix])
     for name, filled in (
         ("input_ids", tail),
@@ -68,8 +69,14 @@ def plain(engine: HFEngine, rendered: Rendered, suffix: Sequence[int]) -> tuple[
         ("mm_token_type_ids", torch.zeros_like(tail)),
     ):
         inputs[name] = torch.cat([inputs[name], filled], dim=1)
-    logits = engine._model(**inputs, use_cache=False).logits[0, -len(suffix) - 1 : -1]
-    return tuple(logits.log_softmax(-1).gather(-1, tail.T).squeeze(-1).tolist())
+    logits: torch.Tensor = engine._model(**inputs, use_cache=False).logits[0, -len(suffix) - 1 : -1]
+    return logits.log_softmax(-1)
+
+
+def plain(engine: HFEngine, rendered: Rendered, suffix: Sequence[int]) -> tuple[float, ...]:
+    """Log p of each token of a suffix."""
+    rows = logprobs(engine, rendered, suffix)
+    return tuple(rows.gather(-1, torch.tensor([suffix]).T).squeeze(-1).tolist())
 
 
 def furthest(ours: Sequence[tuple[float, ...]], theirs: Sequence[tuple[float, ...]]) -> float:
@@ -87,6 +94,28 @@ async def test_scores_do_not_depend_on_the_calls_before(engine: HFEngine) -> Non
     for number in (0, 1, 0, 2, 1, 0):
         scores = await engine.score(prompts[number], SUFFIXES, context())
         assert furthest(scores, expected[number]) < 1e-4
+    await engine.close()
+
+
+async def test_the_likeliest_tokens_are_those_of_one_forward_pass(engine: HFEngine) -> None:
+    """Of a prompt with images, whose shift the model forgets between the calls, and from any position on."""
+    prompts = [await ask(engine), await ask(engine, (56, 84), (140, 56))]
+    suffix = SUFFIXES[0]
+    for number in (0, 1, 0):
+        rows = logprobs(engine, prompts[number], suffix)
+        for start in range(len(suffix) + 1):
+            found = await engine.score_likeliest(prompts[number], suffix, start, 3, context())
+            assert len(found) == len(suffix) - start
+            for position, token, row in zip(found, suffix[start:], rows[start:], strict=True):
+                best = row.topk(3).indices.tolist()
+                assert set(position) == {*best, token}
+                assert position == pytest.approx({one: float(row[one]) for one in position}, abs=1e-4)
+    (everything,) = await engine.score_likeliest(prompts[0], suffix[:1], 0, 100, context())
+    assert set(everything) == set(range(64))
+    room = engine.max_model_len - prompts[0].prompt_tokens
+    assert len(await engine.score_likeliest(prompts[0], (9,) * room, room - 2, 1, context())) == 2
+    with pytest.raises(ContextLengthError):
+        await engine.score_likeliest(prompts[0], (9,) * (room + 1), 0, 1, context())
     await engine.close()
 
 

@@ -129,9 +129,16 @@ def sampled(text: str, reason: str = "stop", versions: tuple[str, ...] = ("defau
     return {"choices": [choice], "usage": {"prompt_tokens_details": None}, "prompt_logprobs": None}
 
 
-def scored(ids: list[int], cached: int | None = None) -> dict[str, Any]:
-    """A server's answer to a scoring request: −0.1 for the second token, −0.2 for the third."""
-    positions = [None, *({str(token): {"logprob": -0.1 * at}} for at, token in enumerate(ids[1:], 1))]
+def scored(ids: list[int], cached: int | None = None, likeliest: int | None = None) -> dict[str, Any]:
+    """A server's answer to a scoring request: −0.1 for the second token, −0.2 for the third.
+
+    `likeliest` has −0.05 at every position.
+    """
+    others = {} if likeliest is None else {str(likeliest): {"logprob": -0.05, "rank": 1}}
+    positions = [
+        None,
+        *({str(token): {"logprob": -0.1 * at}} | others for at, token in enumerate(ids[1:], 1)),
+    ]
     details = None if cached is None else {"cached_tokens": cached}
     return {**sampled("x"), "prompt_logprobs": positions, "usage": {"prompt_tokens_details": details}}
 

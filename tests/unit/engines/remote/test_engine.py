@@ -12,11 +12,11 @@ import pytest
 from PIL import Image
 
 from mirl_core.engines.base import RequestContext, derive_seed
-from mirl_core.engines.remote import score as _remote_score
 from mirl_core.engines.remote.prompt import encoded
 from mirl_core.engines.remote.server import Server, checked_url
 from mirl_core.errors import (
     ConfigError,
+    ContextLengthError,
     EngineError,
     RequestError,
 )
@@ -33,7 +33,6 @@ from tests.unit.engines.remote.remote_cases import (
     refusal,
     sampled,
     samples,
-    scored,
     without_id,
 )
 
@@ -232,58 +231,6 @@ async def test_keeping_special_tokens() -> None:
     assert sample.text == one.decode(sample.token_ids) == "aAb"
 
 
-async def test_scores_skip_the_cache_and_identical_suffixes() -> None:
-    fake = FakeServers({RENDER: RENDERED, GENERATE: lambda asked: scored(asked.body["token_ids"])})
-    one = engine(fake, score_batch_tokens=1)
-    scores = await one.score(await one.render(TEXT, CONTEXT), [(4, 5), (), (4, 5), (6,)], CONTEXT)
-    assert [tuple(round(value, 6) for value in score) for score in scores] == [
-        (-0.3, -0.4), (), (-0.3, -0.4), (-0.3,)
-    ]  # fmt: skip
-    assert [without_id(body) for body in fake.bodies(GENERATE)] == [
-        {
-            "model": "the-model",
-            "token_ids": [1, 2, 3, *suffix],
-            "sampling_params": {
-                "max_tokens": 1,
-                "temperature": 0.0,
-                "detokenize": False,
-                "prompt_logprobs": 0,
-                "skip_reading_prefix_cache": True,
-            },
-        }
-        for suffix in ((4, 5), (6,))
-    ]
-
-
-@pytest.mark.parametrize(("cached", "times"), [(2, 1), (3, 2), (None, 2), ("not JSON", 2)])
-async def test_what_was_cached_beyond_the_prompt_is_scored_again(
-    monkeypatch: pytest.MonkeyPatch, cached: Any, times: int
-) -> None:
-    """Its values are garbage, vLLM says nothing of it."""
-    monkeypatch.setattr(_remote_score, "LONG_PROMPT", 3)
-
-    def answer(asked: Asked) -> Any:
-        if asked.body["sampling_params"].get("skip_reading_prefix_cache") is False:
-            if cached == "not JSON":
-                return refusal(400, "Out of range float values are not JSON compliant")
-            return scored(asked.body["token_ids"], cached)
-        return scored(asked.body["token_ids"])
-
-    fake = FakeServers({RENDER: RENDERED, GENERATE: answer})
-    one = engine(fake)
-    one.servers[0].counts_cached = True
-    await one.score(await one.render(TEXT, CONTEXT), [(4,)], CONTEXT)
-    prime, *scoring = fake.bodies(GENERATE)
-    assert prime["token_ids"] == [1, 2, 3]
-    assert "prompt_logprobs" not in prime["sampling_params"]
-    skips = [body["sampling_params"]["skip_reading_prefix_cache"] for body in scoring]
-    assert skips == [False, True][:times]
-    one.servers[0].counts_cached = False
-    fake.asked.clear()
-    await one.score(await one.render(TEXT, CONTEXT), [(4,)], CONTEXT)
-    assert [body["sampling_params"]["skip_reading_prefix_cache"] for body in fake.bodies(GENERATE)] == [True]
-
-
 async def test_no_room_is_no_request() -> None:
     fake = FakeServers({RENDER: {"token_ids": [1] * 99, "features": None}})
     one = engine(fake)
@@ -291,6 +238,8 @@ async def test_no_room_is_no_request() -> None:
     assert [sample.finish_reason for sample in await samples(one, rendered, 2)] == ["length"] * 2
     with pytest.raises(RequestError):
         await one.score(rendered, [(5,)], CONTEXT)
+    with pytest.raises(ContextLengthError):
+        await one.score_likeliest(rendered, (5,), 0, 20, CONTEXT)
     assert not fake.bodies(GENERATE)
 
 

@@ -19,10 +19,10 @@ from mirl_core.engines.base import Sample, Sampling
 from mirl_core.engines.common.placeholders import placeholder_ids
 from mirl_core.engines.common.stop_strings import cut_at_stop_string, stop_by_token
 from mirl_core.engines.vllm import arguments as _vllm_args
-from mirl_core.engines.vllm.alternatives import likeliest_tokens, token_logprobs
+from mirl_core.engines.vllm.alternatives import last_positions, likeliest_tokens, token_logprobs
 from mirl_core.engines.vllm.engine import VLLMEngine
 from mirl_core.engines.vllm.render import VLLMPrompt, vllm_errors_translated, vllm_messages
-from mirl_core.engines.vllm.score import batches
+from mirl_core.engines.vllm.score import LONG_PROMPT, batches, score_likeliest
 from mirl_core.errors import ConfigError, EngineDeadError, EngineError, MIRLError, RequestError
 from mirl_core.types import Conversation
 
@@ -201,6 +201,60 @@ def test_sampled_tokens_come_first_and_the_likeliest_after() -> None:
     assert likeliest_tokens(flat, 2, 2) == (((3, -0.5), (7, -1.5)), ((3, -0.25), (4, -1.75)))
     assert likeliest_tokens(flat, 1, 1) == (((3, -0.5),),)
     assert likeliest_tokens(flat, 2, 0) == likeliest_tokens(None, 0, 2) == ()
+
+
+def test_the_last_positions_of_a_prompt_have_each_token_once() -> None:
+    flat = FlatLogprobs()
+    flat.append(None)
+    flat.append_fast([7, 3, 7], [-1.5, -0.5, -1.5], (2, 1, 2), [None] * 3)  # type: ignore[arg-type]
+    flat.append_fast([9, 3, 4], [-6.0, -0.25, -1.75], (5, 1, 2), [None] * 3)  # type: ignore[arg-type]
+    assert last_positions(flat, 2) == [{7: -1.5, 3: -0.5}, {9: -6.0, 3: -0.25, 4: -1.75}]
+    assert last_positions(flat, 1) == [{9: -6.0, 3: -0.25, 4: -1.75}]
+    assert last_positions(flat, 0) == []
+
+
+@pytest.mark.parametrize(
+    ("prompt_tokens", "cached", "requests"),
+    [
+        (LONG_PROMPT - 1, 0, ["0"]),
+        (LONG_PROMPT, LONG_PROMPT + 1, ["prime", "0"]),
+        (LONG_PROMPT, LONG_PROMPT + 2, ["prime", "0", "0-again"]),
+    ],
+)
+async def test_what_precedes_start_may_come_from_the_cache(
+    prompt_tokens: int, cached: int, requests: list[str]
+) -> None:
+    """Two tokens of the suffix precede; the last of them predicts the first wanted one."""
+    names: list[str] = []
+    skips: list[bool | None] = []
+
+    async def run(suffix: tuple[int, ...], params: Any, name: str) -> Any:
+        names.append(name)
+        flat = FlatLogprobs()
+        flat.append(None)
+        if name != "prime":
+            assert (suffix, params.prompt_logprobs, params.flat_logprobs) == ((4, 5, 6), 2, True)
+            skips.append(params.skip_reading_prefix_cache)
+            # Only a request that may read the cache has some of its tokens from there.
+            for token in suffix:
+                flat.append_fast([token, 8, 9], [-3.0, -0.5, -1.0], (3, 1, 2), [None] * 3)  # type: ignore[arg-type]
+        return SimpleNamespace(num_cached_tokens=0 if skips[-1:] == [True] else cached, prompt_logprobs=flat)
+
+    found = await score_likeliest(run, prompt_tokens, (4, 5, 6), 2, 2, prefix_caching=True)
+    assert found == [{6: -3.0, 8: -0.5, 9: -1.0}]
+    assert names == requests
+    assert skips == {1: [True], 2: [False], 3: [False, True]}[len(requests)]
+
+
+async def test_too_few_positions_are_an_engine_error() -> None:
+    async def run(*_: Any) -> Any:
+        flat = FlatLogprobs()
+        flat.append(None)
+        flat.append_fast([6], [-3.0], (1,), [None])  # type: ignore[arg-type]
+        return SimpleNamespace(num_cached_tokens=0, prompt_logprobs=flat)
+
+    with pytest.raises(EngineError, match="too few"):
+        await score_likeliest(run, 3, (5, 6), 0, 0, prefix_caching=True)
 
 
 def test_a_stop_string_spelled_by_other_tokens_still_ends_the_sample() -> None:

@@ -14,9 +14,11 @@ from opentelemetry.sdk.trace.export import SimpleSpanProcessor
 from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
 from opentelemetry.trace import SpanKind, StatusCode
 
+from mirl_core.config import MIRLOptions
 from mirl_core.engines.base import RequestContext
 from mirl_core.engines.fake import FakeEngine, FakeText
 from mirl_core.errors import EngineError
+from mirl_core.types import Conversation
 from mirl_server.observability.tracing import Tracing, process_tracing
 from tests.unit.server.apis.api_cases import BODIES, post
 from tests.unit.server.harness import DESCRIPTIONS, Build, Harness, question
@@ -78,6 +80,12 @@ class Contexts(FakeEngine):
     async def score(self, rendered: Any, suffixes: Any, context: RequestContext) -> Any:
         self.contexts.append(context)
         return await super().score(rendered, suffixes, context)
+
+    async def score_likeliest(
+        self, rendered: Any, suffix_ids: Any, start: Any, top: Any, context: RequestContext
+    ) -> Any:
+        self.contexts.append(context)
+        return await super().score_likeliest(rendered, suffix_ids, start, top, context)
 
 
 @pytest.mark.parametrize("stream", [False, True])
@@ -165,6 +173,32 @@ async def test_scores_are_traced(build: Build, spans: Spans) -> None:
         assert (await client.post("/v1/mirl/score", json=body)).status_code == 200
     root = spans.one("score m")
     assert {parent_of(spans.one(name)) for name in ("render", "seen", "unseen")} == {root.context.span_id}
+
+
+async def test_scores_of_the_likeliest_tokens_belong_to_the_score_stage(spans: Spans) -> None:
+    """Whatever stage their request ids name: a draft is verified while descriptions are sampled."""
+    engine = Contexts(DESCRIPTIONS)
+    request = spans.tracing.request("chat", {})
+    request.begin("m", MIRLOptions(), None, RequestContext("r"))
+    traced = request.through(engine)
+    rendered = await traced.render(Conversation(({"role": "user", "content": "?"},)), RequestContext("r"))
+    description = engine.encode("a red seven")
+    for name in ("r-describe-2", "r-score-0"):
+        found = await traced.score_likeliest(rendered, description, 1, 20, RequestContext(name))
+        assert found == [{token: -3.0} for token in description[1:]]
+    await traced.score(rendered, [description] * 2, RequestContext("r-score-0"))
+    engine._fail_at["score"] = EngineError("lost")
+    with pytest.raises(EngineError):
+        await traced.score_likeliest(rendered, description, 0, 20, RequestContext("r-describe-2"))
+    request.close("answered")
+    score = spans.one("score")
+    assert parent_of(score) == spans.one("chat m").context.span_id
+    assert attributes(score)["mirl.sequences"] == 5
+    assert attributes(score)["mirl.usage.scored_tokens"] == 2 + 2 + 6 + 3
+    assert attributes(score)["error.type"] == "EngineError"
+    assert spans.named("describe") == []
+    headers = [dict(context.trace_headers)["traceparent"].split("-")[2] for context in engine.contexts]
+    assert headers == [f"{score.context.span_id:016x}"] * 4
 
 
 async def test_a_broken_traceparent_begins_a_new_trace(build: Build, spans: Spans) -> None:
