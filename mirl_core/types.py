@@ -104,6 +104,14 @@ class Decoding:
     switches: tuple[Switch, ...]
     rounds: int
     """Drafts that the decode waited for, one after the other."""
+    logprobs: tuple[float, ...] = ()
+    """Log p of each token given the image; nats."""
+    drafts: tuple[int, ...] = ()
+    """Numbers of those drafts among all of the request, which its decodes share; in order."""
+    wasted: tuple[int, ...] = ()
+    """Numbers of the drafts that it started ahead and that a switch made useless."""
+    verified: tuple[tuple[int, int], ...] = ()
+    """Number and tokens of each image-free scoring pass that it needed; decodes share passes too."""
 
 
 @dataclass(frozen=True, slots=True)

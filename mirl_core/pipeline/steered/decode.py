@@ -12,12 +12,13 @@ without the tag.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Coroutine
+from collections.abc import Callable, Coroutine, Hashable
 from dataclasses import dataclass, field, replace
-from typing import Any
+from typing import Any, NamedTuple
 
 from mirl_core.algorithm.budget import description_limit, may_switch
 from mirl_core.algorithm.contrast import choose, contrast, plausible
+from mirl_core.algorithm.mi.estimators import ESTIMATORS
 from mirl_core.engines.base import Sample, Sampling
 from mirl_core.pipeline.request import Request
 from mirl_core.pipeline.steered.calls import Calls
@@ -57,51 +58,62 @@ class Decoder:
         self._calls = calls
         self._start = start
         self._image_free = ImageFree(request, calls)
+        self._variants = ESTIMATORS[request.options.estimator].passes(len(request.references))
         self._closing = request.settings.tags.description[1]
         limit = description_limit(request.options, request.sampling.max_tokens)
         self._limit = request.within_context_length(limit, len(request.opening))
-        self._drafts: dict[Tokens, asyncio.Task[Sample]] = {}
+        self._drafts: dict[Tokens, _Draft] = {}
         self._verified: dict[tuple[Tokens, Tokens], asyncio.Task[list[Position]]] = {}
+        self._passes: dict[Hashable, int] = {}
         self._special: dict[int, bool] = {}
 
     async def decode(self, index: int, weight: float) -> Decoded:
         """Return the description for λ = `weight`, closing tag included, as sample `index`."""
         state = _State()
         while state.reason is None:
-            draft = self._cut(state.tokens, await self._draft(state.tokens))
-            state.rounds += 1
+            started = self._draft(state.tokens)
+            state.drafts.append(started.number)
+            draft = self._cut(state.tokens, await started.sample)
             state.drafted += len(draft.token_ids)
             state.reason = self._end(state.tokens + draft.token_ids, draft.finish_reason)
             if weight == 0 or state.reason == "abort":
                 state.accept(draft)
             else:
-                ahead = 0
+                ahead = None
                 if state.reason is None:
                     # The next draft, in case this one stands.
-                    tokens = state.tokens + draft.token_ids
-                    ahead = min(self._request.options.draft_tokens, self._limit - len(tokens))
-                    self._draft(tokens)
+                    ahead = self._draft(state.tokens + draft.token_ids)
                 await self._verify(state, draft, weight, ahead)
         text = self._request.engine.decode(state.tokens)
         return Decoded(
             Sample(index, state.tokens, state.logprobs, text, state.reason),
             self._image_free.marginals(state.history) if weight else None,
-            Decoding(weight, tuple(state.switches), state.rounds),
+            Decoding(
+                weight,
+                tuple(state.switches),
+                len(state.drafts),
+                state.logprobs,
+                tuple(state.drafts),
+                tuple(state.wasted),
+                tuple(state.verified.items()),
+            ),
         )
 
-    async def _verify(self, state: _State, draft: Sample, weight: float, ahead: int) -> None:
+    async def _verify(self, state: _State, draft: Sample, weight: float, ahead: _Draft | None) -> None:
         """Add the draft's tokens to the state, up to the first that the contrast replaces, and that one.
 
         Args:
-            ahead: the next draft's tokens, which a switch wastes.
+            ahead: the next draft, which a switch wastes; None where none was started.
         """
-        positions = await self._positions(state.tokens, draft.token_ids)
+        positions = await self._positions(state, draft.token_ids)
+        most_ahead = ahead.most if ahead else 0
         for place, token in enumerate(draft.token_ids):
             position, here = positions[place], len(state.tokens)
             candidates = self._candidates(draft, place)
             chosen = token
-            if len(candidates) > 1 and may_switch(state.drafted + ahead, here, self._limit):
-                await self._image_free.complete(state.tokens, position, candidates)
+            if len(candidates) > 1 and may_switch(state.drafted + most_ahead, here, self._limit):
+                for missing in await self._image_free.complete(state.tokens, position, candidates):
+                    self._count(state, (state.tokens, *missing), 1)
                 marginals = {
                     candidate: self._image_free.marginal(state.history, position, candidate)
                     for candidate in candidates
@@ -116,7 +128,9 @@ class Decoder:
                 )
                 text = self._request.engine.token_text
                 state.switches.append(Switch(here, text(token), text(chosen), gain))
-                state.drafted += ahead
+                state.drafted += most_ahead
+                if ahead:
+                    state.wasted.append(ahead.number)
                 state.reason = self._end(state.tokens, None)
                 return
 
@@ -132,8 +146,8 @@ class Decoder:
             self._special[token] = not engine.decode((token,)) and bool(engine.token_text(token))
         return self._special[token]
 
-    def _draft(self, before: Tokens) -> asyncio.Task[Sample]:
-        """Return the task of the greedy draft that follows `before`."""
+    def _draft(self, before: Tokens) -> _Draft:
+        """Return the greedy draft that follows `before`, started."""
         if before not in self._drafts:
             request, left = self._request, self._limit - len(before)
             verifies = any(request.options.contrast)
@@ -144,18 +158,26 @@ class Decoder:
                 top_logprobs=LIKELIEST if verifies else None,
             )
             suffix = (*request.opening, *before)
-            name = f"draft-{len(self._drafts)}"
-            self._drafts[before] = self._start(
-                self._calls.generate("describe", name, request.rendered, suffix, sampling)
+            number = len(self._drafts)
+            task = self._start(
+                self._calls.generate("describe", f"draft-{number}", request.rendered, suffix, sampling)
             )
+            self._drafts[before] = _Draft(number, sampling.max_tokens, task)
         return self._drafts[before]
 
-    def _positions(self, before: Tokens, draft: Tokens) -> asyncio.Task[list[Position]]:
-        """Return the task of the image-free scores of a draft."""
+    async def _positions(self, state: _State, draft: Tokens) -> list[Position]:
+        """Return the image-free scores of a draft that follows the state's tokens."""
+        before = state.tokens
         key = (before, draft)
         if key not in self._verified:
             self._verified[key] = self._start(self._image_free.positions(before, draft))
-        return self._verified[key]
+        opening = 0 if before else len(self._request.opening)
+        self._count(state, key, self._variants * (opening + len(draft)))
+        return await self._verified[key]
+
+    def _count(self, state: _State, scoring_pass: Hashable, tokens: int) -> None:
+        """Enter a scoring pass of `tokens` that the decode needed."""
+        state.verified[self._passes.setdefault(scoring_pass, len(self._passes))] = tokens
 
     def _cut(self, before: Tokens, draft: Sample) -> Sample:
         """Return the draft up to the end of the closing tag, which the engine misses across drafts."""
@@ -185,6 +207,16 @@ class Decoder:
         return "length" if len(tokens) >= self._limit else None
 
 
+class _Draft(NamedTuple):
+    """A draft under way, or complete."""
+
+    number: int
+    """Counted over all drafts of the request."""
+    most: int
+    """Tokens that it has at most."""
+    sample: asyncio.Task[Sample]
+
+
 @dataclass(slots=True)
 class _State:
     """A description that is being decoded."""
@@ -194,7 +226,9 @@ class _State:
     """Log p of each token given the image; nats."""
     history: History = ()
     switches: list[Switch] = field(default_factory=list)
-    rounds: int = 0
+    drafts: list[int] = field(default_factory=list)
+    wasted: list[int] = field(default_factory=list)
+    verified: dict[int, int] = field(default_factory=dict)
     drafted: int = 0
     """Tokens of all its drafts so far, wasted ones included."""
     reason: FinishReason | None = None

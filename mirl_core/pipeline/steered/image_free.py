@@ -32,6 +32,7 @@ class ImageFree:
         self._estimator = make_estimator(request.options.estimator, request.references)
         self._variants: list[Rendered] | None = None
         self._rendering = asyncio.Lock()
+        self._completed: dict[Tokens, set[tuple[int, int]]] = {}
 
     async def positions(self, before: Tokens, draft: Tokens) -> list[Position]:
         """Return the likeliest tokens, the draft's own among them, at each position of `draft`.
@@ -51,19 +52,32 @@ class ImageFree:
         )
         return list(zip(*(positions[-len(draft) :] for positions in per_variant), strict=True))
 
-    async def complete(self, before: Tokens, position: Position, tokens: Iterable[int]) -> None:
+    async def complete(
+        self, before: Tokens, position: Position, tokens: Iterable[int]
+    ) -> list[tuple[int, int]]:
         """Add to `position` the tokens that it lacks, which are not among the likeliest without the image.
 
         Args:
             before: the description's tokens before the position.
+
+        Returns:
+            Variant and token of each that a pass was needed for, in this call or in an earlier one.
         """
-        missing = [(k, token) for token in tokens for k, known in enumerate(position) if token not in known]
-        if not missing:
-            return
-        variants = await self._rendered()
-        scores = await asyncio.gather(*(self._score(variants[k], before, token) for k, token in missing))
-        for (k, token), score in zip(missing, scores, strict=True):
-            position[k][token] = score
+        completed = self._completed.setdefault(before, set())
+        needed = [
+            (k, token)
+            for token in tokens
+            for k, known in enumerate(position)
+            if token not in known or (k, token) in completed
+        ]
+        missing = [(k, token) for k, token in needed if token not in position[k]]
+        if missing:
+            variants = await self._rendered()
+            scores = await asyncio.gather(*(self._score(variants[k], before, token) for k, token in missing))
+            for (k, token), score in zip(missing, scores, strict=True):
+                position[k][token] = score
+            completed.update(missing)
+        return needed
 
     def marginal(self, history: History, position: Position, token: int) -> float:
         """Return the estimator's log p of a token after a description's tokens so far; nats."""
