@@ -13,8 +13,8 @@ from mirl_core.config import ModelSettings
 from mirl_core.engines.base import Engine
 from mirl_core.errors import ConfigError
 from mirl_core.evaluation.bank.fill import fill
+from mirl_core.evaluation.bank.plan import BankPlan
 from mirl_core.evaluation.bank.records import BankedQuestion
-from mirl_core.evaluation.bank.sample import BankPlan
 from mirl_core.evaluation.bank.store import Bank
 from mirl_core.evaluation.methods import Method, parse_methods
 from mirl_core.evaluation.progress import Bars

@@ -11,7 +11,8 @@ from mirl_core.engines.base import Engine
 from mirl_core.engines.vllm.throughput import CONCURRENCY
 from mirl_core.errors import RequestError
 from mirl_core.evaluation.bank.live import run_live
-from mirl_core.evaluation.bank.sample import BankPlan, sample_question
+from mirl_core.evaluation.bank.plan import BankPlan
+from mirl_core.evaluation.bank.sample import sample_question
 from mirl_core.evaluation.bank.store import Bank, LiveBank, R, Store
 from mirl_core.tasks.questions import DataSet, Question
 

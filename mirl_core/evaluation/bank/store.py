@@ -22,8 +22,8 @@ from mirl_core.algorithm.confidence import calibration_for
 from mirl_core.config import MIRLOptions, ModelSettings
 from mirl_core.errors import ConfigError
 from mirl_core.evaluation.bank.live import LiveRun
+from mirl_core.evaluation.bank.plan import BankPlan
 from mirl_core.evaluation.bank.records import BankedQuestion
-from mirl_core.evaluation.bank.sample import BankPlan
 
 __all__ = ["Bank", "LiveBank", "Store", "fingerprint", "versions"]
 
@@ -197,7 +197,7 @@ class Bank(Store[BankedQuestion]):
         header = {
             "model": fingerprint(model),
             "settings": settings.model_dump(mode="json", include={"tags", "instruction"}),
-            "plan": plan.resolved(settings).model_dump(mode="json"),
+            "plan": plan.resolved(settings).to_header(),
             "part": part,
             "versions": versions(),
         }

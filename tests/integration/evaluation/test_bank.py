@@ -8,7 +8,8 @@ from mirl_core.bundled import DIGITS
 from mirl_core.config import MIRLOptions, ModelSettings
 from mirl_core.engines.base import RequestContext, Sampling
 from mirl_core.engines.vllm.engine import VLLMEngine
-from mirl_core.evaluation.bank.sample import BankPlan, sample_question
+from mirl_core.evaluation.bank.plan import BankPlan
+from mirl_core.evaluation.bank.sample import sample_question
 from mirl_core.pipeline.events import Finished
 from mirl_core.pipeline.run import Pipeline
 from mirl_core.tasks.data import open_data

@@ -17,9 +17,11 @@ from mirl_core.engines.base import RequestContext, Sampling
 from mirl_core.engines.fake import FakeEngine, FakeText
 from mirl_core.errors import ConfigError, EngineDeadError, EngineError, RequestError
 from mirl_core.evaluation.bank.fill import fill, fill_live
+from mirl_core.evaluation.bank.judge import lowest_group
 from mirl_core.evaluation.bank.live import run_live
+from mirl_core.evaluation.bank.plan import BankPlan
 from mirl_core.evaluation.bank.records import BankedQuestion
-from mirl_core.evaluation.bank.sample import BankPlan, lowest_group, sample_question
+from mirl_core.evaluation.bank.sample import sample_question
 from mirl_core.evaluation.bank.store import Bank, LiveBank, fingerprint
 from mirl_core.pipeline.events import Finished
 from mirl_core.pipeline.run import Pipeline
