@@ -19,7 +19,8 @@ from mirl_core.config import Calibration, ModelSettings
 from mirl_core.evaluation.bank.records import BankedQuestion
 from mirl_core.evaluation.measures.statistics import expected_error, reliability
 from mirl_core.evaluation.methods import parse_methods, replay_draws
-from mirl_core.evaluation.methods.gated import as_descriptions
+from mirl_core.evaluation.methods.gated import Gated
+from mirl_core.evaluation.methods.steered import Steered
 
 __all__ = ["FEWEST", "CalibrationRow", "Fitted", "Votes", "fit", "votes_of"]
 
@@ -87,13 +88,11 @@ def votes_of(questions: Sequence[BankedQuestion], settings: ModelSettings, count
         ConfigError: the bank lacks samples or scores that the options need.
     """
     (method,) = parse_methods("mirl", settings.model_copy(update={"calibration": None}))
+    assert isinstance(method, Gated | Steered), "a server answers by it"
     share, distinct, right = (np.full((len(questions), count), np.nan) for _ in range(3))
     for row, question in enumerate(questions):
         for column, draw in enumerate(replay_draws(question, count, seed)):
-            used = [
-                question.descriptions[index] for index in draw.descriptions[: settings.options.descriptions]
-            ]
-            distinct_of_draw = distinct_share(as_descriptions(used))
+            distinct_of_draw = distinct_share(method.described(question, draw))
             played = method.play(question, draw)
             # A fallback is one chain and no vote.
             if distinct_of_draw is not None and played.confidence is not None:

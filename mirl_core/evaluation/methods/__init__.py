@@ -1,18 +1,21 @@
-"""Methods: ways to answer a question, replayed on the trajectory bank; imports the bank's records and the
-algorithm. One small class each.
+"""Methods: ways to answer a question, replayed on the trajectory bank; imports the bank's records, the
+algorithm and the pipeline's ballot. One small class each.
 
     direct, greedy            one trajectory, sampled or at temperature 0
     sc@K, sc@K+stop           K trajectories and a vote, without and with the product's stopping rule
     mirl                      the model's own options
-    confidence, random, none  the same with another gate
+    paper, gate, steered, triple, fast   the same under a preset (`mirl_core.presets`)
+    confidence, random, none  the model's own options with another gate
     auto-RULE                 the gate `mi`, λ chosen by a rule: information, conflict, stable, average,
                               agreement (per request), traffic, prior (per deployment); `mirl(mi_weight=auto)`
                               is the product's auto-information
     deepconf@K, deepconf-low@K, adaptive@K, esc@K   published rivals
     oracle, oracle-answer@K   bounds: of every gate, of every vote
 
-Options follow in parentheses, separated by semicolons: `mirl(mi_weight=0.5;keep=3)`, `deepconf@16(keep=0.1)`;
-the gated methods take the options of `mirl_core.config.MIRLOptions`.
+Options follow in parentheses, separated by semicolons: `mirl(mi_weight=0.5;keep=3)`, `deepconf@16(keep=0.1)`,
+`steered(contrast=0,0.5;prior_votes=2,2)`; `mirl`, the presets and the gates take the options of
+`mirl_core.config.MIRLOptions`. `direct`, `sc`, `adaptive` and `esc` take the temperature of their samples:
+`sc@16(temperature=0.5)`.
 """
 
 from __future__ import annotations
@@ -24,7 +27,7 @@ from mirl_core.errors import ConfigError
 from mirl_core.evaluation.methods.automatic import Agreement, Automatic, FromTraffic
 from mirl_core.evaluation.methods.base import Method, Prepared, Replay, ReplayDraw, replay_draws, unlabelled
 from mirl_core.evaluation.methods.deepconf import DeepConf, DeepConfLow
-from mirl_core.evaluation.methods.gated import Confidence, Gated, NoGate, Oracle, Random
+from mirl_core.evaluation.methods.gated import Confidence, NoGate, Oracle, Random
 from mirl_core.evaluation.methods.parsing import MethodSpec, read, split
 from mirl_core.evaluation.methods.sampled import (
     Adaptive,
@@ -34,6 +37,8 @@ from mirl_core.evaluation.methods.sampled import (
     OracleAnswer,
     SelfConsistency,
 )
+from mirl_core.evaluation.methods.steered import Served
+from mirl_core.presets import PRESETS
 
 __all__ = [
     "METHODS",
@@ -63,7 +68,8 @@ METHODS: dict[str, MethodFactory] = {
     "direct": Direct,
     "greedy": Greedy,
     "sc": SelfConsistency,
-    "mirl": Gated,
+    "mirl": Served,
+    **dict.fromkeys(PRESETS, Served),
     "confidence": Confidence,
     "random": Random,
     "none": NoGate,
@@ -87,7 +93,7 @@ def parse_methods(text: str, settings: ModelSettings, opening_tokens: int = 1) -
     """Return the methods named in `text`, separated by commas, in their order.
 
     Args:
-        settings: of the model; a gated method starts from its options.
+        settings: of the model; methods that a server answers by start from its options.
         opening_tokens: length of the opening tag that is scored with every description; tokens.
 
     Raises:

@@ -41,6 +41,9 @@ class Replay:
     confidence: float | None
     """The winner's share of the vote, or its calibrated probability as in the pipeline, 0 to 1; None without
     a vote."""
+    ticks: int | None = None
+    """Time to the answer on the method's clock of tokens: what was sampled one token after the other; None
+    where the method has no clock."""
 
 
 class Method(Protocol):
@@ -95,7 +98,10 @@ def replay_draws(banked: BankedQuestion, count: int, seed: int) -> tuple[ReplayD
 
 
 def unlabelled(banked: BankedQuestion) -> BankedQuestion:
-    """Return the question without truths and judgements, which a deployment lacks, and without chains."""
+    """Return the question without truths and judgements, which a deployment lacks, and without chains.
+
+    Only the descriptions sampled at the plan's temperature and the greedy one stay.
+    """
 
     def blind(description: BankedDescription) -> BankedDescription:
         return replace(description, right=None)
@@ -107,4 +113,6 @@ def unlabelled(banked: BankedQuestion) -> BankedQuestion:
         chains=(),
         greedy=(blind(banked.greedy[0]), None),
         plain_fallback=None,
+        decoded=(),
+        at_temperatures={},
     )

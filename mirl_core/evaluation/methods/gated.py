@@ -34,6 +34,7 @@ __all__ = [
     "Random",
     "as_descriptions",
     "marginal_of",
+    "mutual_information",
 ]
 
 # Fixed when the bank was filled, or without meaning without a clock of seconds.
@@ -42,7 +43,8 @@ UNREPLAYABLE = ("description_tokens", "fork_image", "timeout", "max_total_tokens
 
 @dataclass(frozen=True, slots=True)
 class Gated:
-    """`mirl`: the model's options with the changes that the name has in parentheses."""
+    """A request's options under which descriptions are gated: the model's, or a preset's, with the changes
+    that the name has in parentheses."""
 
     name: str
     options: MIRLOptions
@@ -58,7 +60,13 @@ class Gated:
     @classmethod
     def make(cls, spec: MethodSpec) -> Self:
         spec.plain()
-        options = spec.options(spec.settings.options, cls.fixed(), UNREPLAYABLE)
+        # Also where the model's own options decode instead.
+        fixed = {"contrast": (), **cls.fixed()}
+        return cls.of(spec, spec.request_options(fixed=fixed, refused=UNREPLAYABLE))
+
+    @classmethod
+    def of(cls, spec: MethodSpec, options: MIRLOptions) -> Self:
+        """Return the method that `spec` names, under `options`."""
         return cls(
             spec.name,
             options,
@@ -86,6 +94,10 @@ class Gated:
         confidence, _ = reported(played.confidence, selected, self.calibration)
         return replace(played, confidence=confidence)
 
+    def described(self, banked: BankedQuestion, draw: ReplayDraw) -> Sequence[Description]:
+        """Return the descriptions of a replay, by which a vote's confidence is calibrated."""
+        return as_descriptions(drawn(banked, draw, self.options.descriptions, self.name))
+
     def measure(
         self, banked: BankedQuestion, descriptions: Sequence[BankedDescription]
     ) -> tuple[list[Description], int]:
@@ -94,25 +106,9 @@ class Gated:
         They have an MI only where the gate ranks by it; `mirl_core.pipeline` does the same on live samples.
         """
         ranks_by_mi = GATES[self.options.gate].needs_marginal
-        mi = self.mutual_information(descriptions) if ranks_by_mi else None
+        mi = mutual_information(descriptions, self.options, self.name) if ranks_by_mi else None
         scored = self.scored_tokens(descriptions) if needs_marginals(self.options) else 0
         return as_descriptions(descriptions, mi), scored
-
-    def mutual_information(self, descriptions: Sequence[BankedDescription]) -> list[float]:
-        """Return the MI of the usable descriptions; nats."""
-        options = self.options
-        usable = [description for description in descriptions if not description.reason]
-        # With λ = 0 the image-free term has no weight, and the bank may lack it.
-        pairs: list[tuple[Sequence[float], Sequence[float]]] = [
-            (
-                description.logprobs,
-                description.logprobs
-                if options.mi_weight == 0
-                else marginal_of(description, options, self.name),
-            )
-            for description in usable
-        ]
-        return sums_of_token_mi(pairs, resolve_weight(options.mi_weight, pairs), options.clip)
 
     def scored_tokens(self, descriptions: Sequence[BankedDescription]) -> int:
         """Return the tokens of the distinct contents, each after the opening tag, once per reference
@@ -174,6 +170,22 @@ class Oracle(Gated):
             descriptions,
             [float(description.right or False) for description in descriptions if not description.reason],
         ), 0
+
+
+def mutual_information(
+    descriptions: Sequence[BankedDescription], options: MIRLOptions, method: str
+) -> list[float]:
+    """Return the MI of the usable descriptions; nats."""
+    usable = [description for description in descriptions if not description.reason]
+    # With λ = 0 the image-free term has no weight, and the bank may lack it.
+    pairs: list[tuple[Sequence[float], Sequence[float]]] = [
+        (
+            description.logprobs,
+            description.logprobs if options.mi_weight == 0 else marginal_of(description, options, method),
+        )
+        for description in usable
+    ]
+    return sums_of_token_mi(pairs, resolve_weight(options.mi_weight, pairs), options.clip)
 
 
 def marginal_of(description: BankedDescription, options: MIRLOptions, method: str) -> tuple[float, ...]:

@@ -1,4 +1,4 @@
-"""Parser of a method's name, `base@K+stop(key=value;key=value)`."""
+"""Parser of a method's name, `base@K+stop(key=value;key=value,value)`."""
 
 from __future__ import annotations
 
@@ -9,8 +9,9 @@ from typing import TypeVar
 
 from pydantic import ValidationError
 
-from mirl_core.config import ModelSettings, Settings, first_problem
-from mirl_core.errors import ConfigError
+from mirl_core.config import MIRLOptions, ModelSettings, Settings, first_problem
+from mirl_core.errors import ConfigError, RequestError
+from mirl_core.presets import PresetName
 
 __all__ = ["MethodSpec", "read", "split"]
 
@@ -64,20 +65,55 @@ class MethodSpec:
             ConfigError: an unknown key, a value out of range, a fixed or refused key.
         """
         fixed = dict(fixed or {})
-        for key in self.raw_options:
+        values = self._values(defaults, fixed, refused) | fixed
+        try:
+            return type(defaults).model_validate(defaults.model_dump() | values)
+        except ValidationError as error:
+            raise self.problem(first_problem(error, type(defaults))[0]) from error
+
+    def request_options(
+        self,
+        preset: PresetName | None = None,
+        fixed: Mapping[str, object] | None = None,
+        refused: Sequence[str] = (),
+    ) -> MIRLOptions:
+        """Return the options of a request with the name's options, to a server of the model.
+
+        Args:
+            preset: the request's preset.
+            fixed: as for `options`.
+            refused: as for `options`.
+
+        Raises:
+            ConfigError: as `options`.
+        """
+        defaults, fixed = self.settings.options, dict(fixed or {})
+        if preset:
+            fixed["preset"] = preset
+        values = self._values(defaults, fixed, refused) | fixed
+        try:
+            return MIRLOptions.parse(values, defaults)
+        except RequestError as error:
+            raise self.problem(error.message) from error
+
+    def _values(
+        self, defaults: Settings, fixed: Mapping[str, object], refused: Sequence[str]
+    ) -> dict[str, object]:
+        """Return the name's options, lists as tuples and `none` as None or as the empty list."""
+        values: dict[str, object] = {}
+        for key, value in self.raw_options.items():
             if key in fixed:
                 raise self.problem(f"'{key}' is what the name says; leave it out")
             if key in refused:
                 raise self.problem(
                     f"'{key}' can't be replayed from a bank; change the model's mirl.json and bank anew"
                 )
-        values = {
-            key: None if value in ("none", "null") else value for key, value in self.raw_options.items()
-        }
-        try:
-            return type(defaults).model_validate(defaults.model_dump() | values | fixed)
-        except ValidationError as error:
-            raise self.problem(first_problem(error, type(defaults))[0]) from error
+            absent = value in ("none", "null")
+            if isinstance(getattr(defaults, key, None), tuple):
+                values[key] = () if absent else tuple(value.split(","))
+            else:
+                values[key] = None if absent else value
+        return values
 
     def problem(self, message: str) -> ConfigError:
         return ConfigError(f"methods: {self.name}: {message}", param="methods")

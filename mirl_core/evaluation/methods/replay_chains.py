@@ -8,18 +8,19 @@ as ticks have passed.
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import NoReturn
 
 from mirl_core.algorithm import voting
 from mirl_core.algorithm.aggregators import Pending
 from mirl_core.config import Aggregation
 from mirl_core.errors import ConfigError
+from mirl_core.evaluation.bank.plan import temperature_key
 from mirl_core.evaluation.bank.records import BankedChain, BankedDescription, BankedQuestion
 from mirl_core.evaluation.methods.base import Replay, ReplayDraw
 from mirl_core.types import Chain
 
-__all__ = ["Trace", "chains_of", "drawn", "fallback", "refuse", "run", "trajectories"]
+__all__ = ["Trace", "at_temperature", "chains_of", "drawn", "fallback", "refuse", "run", "trajectories"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,6 +52,34 @@ def drawn(banked: BankedQuestion, draw: ReplayDraw, count: int, method: str) -> 
             f"with --descriptions {count}",
         )
     return [banked.descriptions[index] for index in draw.descriptions[:count]]
+
+
+def at_temperature(
+    banked: BankedQuestion, draw: ReplayDraw, temperature: float | None, method: str
+) -> tuple[BankedQuestion, ReplayDraw]:
+    """Return the question with the samples of a further temperature, and the draw that fits them.
+
+    Args:
+        temperature: None: the question and the draw are returned as they are.
+    """
+    if temperature is None:
+        return banked, draw
+    key = temperature_key(temperature)
+    if key not in banked.at_temperatures:
+        keys = sorted({*banked.at_temperatures, key}, key=float)
+        refuse(
+            method,
+            f"the bank holds no samples at temperature {key}; bank them with --temperatures {','.join(keys)}",
+        )
+    samples = banked.at_temperatures[key]
+    question = replace(
+        banked,
+        descriptions=samples.descriptions,
+        chains=samples.chains,
+        plain_fallback=samples.plain_fallback,
+    )
+    # There is one chain of each description.
+    return question, replace(draw, forks=(0,))
 
 
 def chains_of(banked: BankedQuestion) -> dict[tuple[int, int], BankedChain]:
@@ -164,16 +193,24 @@ def _decided_at(traces: Sequence[Trace], aggregate: Aggregation) -> int:
 
 
 def fallback(
-    banked: BankedQuestion, descriptions: Iterable[BankedDescription], aggregate: Aggregation
+    banked: BankedQuestion,
+    descriptions: Iterable[BankedDescription],
+    aggregate: Aggregation,
+    generated_before: int = 0,
+    scored: int = 0,
 ) -> Replay:
     """Replay plain generation, as the pipeline does where no description is usable.
 
-    The bank holds it only where none of *all* its descriptions is usable; a smaller draw with only unusable
-    descriptions counts as unanswered.
+    The bank holds it only where none of *all* its sampled, or none of its decoded, descriptions is usable; a
+    smaller draw with only unusable descriptions counts as unanswered.
+
+    Args:
+        generated_before: tokens sampled besides the descriptions.
+        scored: tokens scored.
     """
-    spent = sum(description.tokens for description in descriptions)
+    spent = generated_before + sum(description.tokens for description in descriptions)
     plain = banked.plain_fallback
     if plain is None:
-        return Replay(None, False, spent, 0, 0, None)
+        return Replay(None, False, spent, scored, 0, None)
     chain = Chain(None, 0, "", "", plain.answer, plain.tokens, plain.finish_reason)
-    return run([Trace(chain, plain.right, plain.tokens)], aggregate, False, spent)
+    return run([Trace(chain, plain.right, plain.tokens)], aggregate, False, spent, scored)

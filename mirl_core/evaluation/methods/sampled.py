@@ -14,7 +14,14 @@ from mirl_core.config import Aggregation, Settings
 from mirl_core.evaluation.bank.records import BankedQuestion
 from mirl_core.evaluation.methods.base import Replay, ReplayDraw
 from mirl_core.evaluation.methods.parsing import MethodSpec
-from mirl_core.evaluation.methods.replay_chains import Trace, drawn, fallback, run, trajectories
+from mirl_core.evaluation.methods.replay_chains import (
+    Trace,
+    at_temperature,
+    drawn,
+    fallback,
+    run,
+    trajectories,
+)
 
 __all__ = ["Adaptive", "Direct", "EarlyStopping", "Greedy", "OracleAnswer", "SelfConsistency"]
 
@@ -23,7 +30,14 @@ class NoOptions(Settings):
     """No options."""
 
 
-class VoteOptions(Settings):
+class SampleOptions(Settings):
+    """Options of `direct`."""
+
+    temperature: Annotated[float, Field(gt=0, allow_inf_nan=False)] | None = None
+    """One of the bank's further temperatures; None: the temperature of all other methods."""
+
+
+class VoteOptions(SampleOptions):
     """Options of methods that only vote."""
 
     aggregate: Aggregation = "auto"
@@ -50,14 +64,16 @@ class Direct:
 
     name: str
     aggregate: Aggregation
+    temperature: float | None
 
     @classmethod
     def make(cls, spec: MethodSpec) -> Self:
         spec.plain()
-        spec.options(NoOptions())
-        return cls(spec.name, spec.settings.options.aggregate)
+        options = spec.options(SampleOptions())
+        return cls(spec.name, spec.settings.options.aggregate, options.temperature)
 
     def play(self, banked: BankedQuestion, draw: ReplayDraw) -> Replay:
+        banked, draw = at_temperature(banked, draw, self.temperature, self.name)
         return replace(_sample(banked, draw, 1, self.aggregate, False, self.name), confidence=None)
 
 
@@ -88,13 +104,15 @@ class SelfConsistency:
     count: int
     stop: bool
     aggregate: Aggregation
+    temperature: float | None
 
     @classmethod
     def make(cls, spec: MethodSpec) -> Self:
         options = spec.options(VoteOptions(aggregate=spec.settings.options.aggregate))
-        return cls(spec.name, spec.k, spec.stop, options.aggregate)
+        return cls(spec.name, spec.k, spec.stop, options.aggregate, options.temperature)
 
     def play(self, banked: BankedQuestion, draw: ReplayDraw) -> Replay:
+        banked, draw = at_temperature(banked, draw, self.temperature, self.name)
         return _sample(banked, draw, self.count, self.aggregate, self.stop, self.name)
 
 
@@ -141,6 +159,7 @@ class Adaptive:
         )
 
     def play(self, banked: BankedQuestion, draw: ReplayDraw) -> Replay:
+        banked, draw = at_temperature(banked, draw, self.options.temperature, self.name)
         traces = trajectories(banked, draw, self.count, self.name)
         for count in range(1, self.count):
             if self.enough(traces[:count]):
@@ -175,6 +194,7 @@ class EarlyStopping:
         return cls(spec.name, spec.k, options)
 
     def play(self, banked: BankedQuestion, draw: ReplayDraw) -> Replay:
+        banked, draw = at_temperature(banked, draw, self.options.temperature, self.name)
         traces = trajectories(banked, draw, self.count, self.name)
         window = self.options.window
         for start in range(0, self.count, window):
