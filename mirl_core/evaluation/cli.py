@@ -70,7 +70,10 @@ def run(
     data: DataOption,
     output: Annotated[Path, typer.Option(help="Folder for the bank, figures, report and plots.")],
     methods: Annotated[
-        str, typer.Option(help="Methods, with commas: direct, sc@16, sc@16+stop, mirl, 'mirl(keep=3)', ….")
+        str,
+        typer.Option(
+            help="Methods, with commas: direct, sc@16, sc@16+stop, mirl, steered, 'mirl(keep=3)', …."
+        ),
     ] = "direct,greedy,sc@16,sc@16+stop,mirl,confidence,random,none",
     model: ModelOption = None,
     n: Annotated[int, typer.Option(min=1, help="Questions per data set, at most.")] = 1000,
@@ -85,6 +88,16 @@ def run(
     forks: ForksOption = 3,
     estimators: EstimatorsOption = "text,blank",
     references: ReferencesOption = 8,
+    contrast: Annotated[
+        str | None,
+        typer.Option(
+            help="λ of each description to decode, with commas: 0,0.5,1; what the methods need if not given."
+        ),
+    ] = None,
+    temperatures: Annotated[
+        str | None,
+        typer.Option(help="Further temperatures to sample at: 0.3,0.5; what the methods need if not given."),
+    ] = None,
     fork_image: ForkImageOption = None,
     max_tokens: MaxTokensOption = 512,
     mapping: MappingOption = None,
@@ -94,7 +107,7 @@ def run(
     Run the same command again to continue after an interruption, or with other --methods to replay those:
     what is in the output folder's bank is never sampled twice.
     """
-    from mirl_core.evaluation.run import command_line, names, run_blocking
+    from mirl_core.evaluation.run import command_line, names, numbers, run_blocking
     from mirl_core.evaluation.run_setup import RunSettings
 
     settings = RunSettings(
@@ -112,6 +125,8 @@ def run(
         replays=replays,
         estimators=names(estimators),
         references=references,
+        contrast=numbers(contrast, "contrast"),
+        temperatures=numbers(temperatures, "temperatures"),
         fork_image=fork_image,
         max_tokens=max_tokens,
         mapping=mapping,

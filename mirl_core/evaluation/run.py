@@ -15,7 +15,7 @@ import os
 import shlex
 import signal
 import sys
-from collections.abc import AsyncGenerator, Callable, Coroutine, Sequence
+from collections.abc import AsyncGenerator, Callable, Coroutine
 from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontextmanager
 from pathlib import Path
 from typing import Any, TypeVar
@@ -30,19 +30,21 @@ from mirl_core.evaluation.bank.fill import fill_live
 from mirl_core.evaluation.bank.store import LiveBank
 from mirl_core.evaluation.measures.outcomes import Outcomes, as_entry, outcomes_of, write_rows
 from mirl_core.evaluation.methods import Method
-from mirl_core.evaluation.methods.gated import Gated, Oracle
+from mirl_core.evaluation.methods.gated import Gated
 from mirl_core.evaluation.methods.replay_bank import replay
 from mirl_core.evaluation.methods.sampled import Direct, SelfConsistency
+from mirl_core.evaluation.methods.steered import Steered
+from mirl_core.evaluation.needs import check, temperature_of
 from mirl_core.evaluation.progress import Bars
 from mirl_core.evaluation.run_setup import OpenEngine, RunSettings, RunSetup, missing
 from mirl_core.tasks.file_names import file_name
 from mirl_core.tasks.questions import DataSet
 
 __all__ = [
-    "check",
     "command_line",
     "live_options",
     "names",
+    "numbers",
     "once",
     "one_line",
     "run",
@@ -70,17 +72,17 @@ async def run(settings: RunSettings, engine_factory: EngineFactory | None = None
     setup = RunSetup(settings)
     methods = setup.methods(settings.methods)
     live = {method.name: method for method in (setup.methods(settings.live) if settings.live else ())}
-    options = {name: live_options(method, setup) for name, method in live.items()}
+    lives = {name: (live_options(method, setup), temperature_of(method)) for name, method in live.items()}
     # A live run is compared with its replay, so that runs too.
     methods += tuple(method for name, method in live.items() if name not in {other.name for other in methods})
-    check(methods, setup)
+    check(methods, setup.plan, setup.data)
     with Bars() as bars:
         async with AsyncExitStack() as stack:
             engine = once(stack, engine_factory or vllm_engine(settings.model))
             await setup.fill(engine, bars)
             lived = {
-                name: await _live(setup, name, method_options, engine, bars)
-                for name, method_options in options.items()
+                name: await _live(setup, name, *conditions, engine, bars)
+                for name, conditions in lives.items()
             }
         summary = new_summary(
             setup.facts() | {"methods": {method.name: _options_json(method) for method in methods}}
@@ -153,10 +155,17 @@ def live_options(method: Method, setup: RunSetup) -> MIRLOptions:
         ConfigError: the pipeline has no such method; `param` is `live`.
     """
     # Rules that choose λ and oracles are gated methods that no pipeline has.
-    if isinstance(method, Gated) and method.served:
+    if isinstance(method, Gated | Steered) and method.served:
         return method.options.model_copy(update={"fork_image": setup.plan.fork_image})
     plain = setup.model_settings.options.model_copy(
-        update={"gate": "none", "forks": 1, "distinct": False, "fork_image": setup.plan.fork_image}
+        update={
+            "contrast": (),
+            "prior_votes": (),
+            "gate": "none",
+            "forks": 1,
+            "distinct": False,
+            "fork_image": setup.plan.fork_image,
+        }
     )
     if isinstance(method, SelfConsistency):
         changes = {"descriptions": method.count, "early_stop": method.stop, "aggregate": method.aggregate}
@@ -164,7 +173,7 @@ def live_options(method: Method, setup: RunSetup) -> MIRLOptions:
     if isinstance(method, Direct):
         return plain.model_copy(update={"descriptions": 1, "early_stop": False})
     raise ConfigError(
-        f"live: the pipeline has no {method.name}; take gated methods, sc@K, sc@K+stop or direct",
+        f"live: the pipeline has no {method.name}; take mirl, presets, gates, sc@K, sc@K+stop or direct",
         param="live",
     )
 
@@ -172,6 +181,22 @@ def live_options(method: Method, setup: RunSetup) -> MIRLOptions:
 def names(text: str) -> tuple[str, ...]:
     """Return the names in a list with commas."""
     return tuple(name for part in text.split(",") if (name := part.strip()))
+
+
+def numbers(text: str | None, option: str) -> tuple[float, ...] | None:
+    """Return the numbers in a list with commas; None where there is no list.
+
+    Raises:
+        ConfigError: an entry is no number; `param` is `option`.
+    """
+    if text is None:
+        return None
+    try:
+        return tuple(map(float, names(text)))
+    except ValueError as error:
+        raise ConfigError(
+            f"{option}: {text!r} is no list of numbers with commas, such as 0,0.5,1", param=option
+        ) from error
 
 
 def command_line() -> str:
@@ -184,9 +209,17 @@ def command_line() -> str:
 
 
 async def _live(
-    setup: RunSetup, name: str, options: MIRLOptions, engine: OpenEngine, bars: Bars
+    setup: RunSetup,
+    name: str,
+    options: MIRLOptions,
+    temperature: float | None,
+    engine: OpenEngine,
+    bars: Bars,
 ) -> dict[str, Outcomes]:
-    """Return data set → outcomes of the real pipeline under `options`, running the missing questions."""
+    """Return data set → outcomes of the real pipeline under `options`, running the missing questions.
+
+    `temperature`: of descriptions and chains; None: the bank's.
+    """
     settings = setup.settings
     folder = settings.output / "live" / file_name(name)
     store = LiveBank.open(folder, settings.model, setup.model_settings, options, settings.part, settings.seed)
@@ -208,7 +241,7 @@ async def _live(
                         setup.references(data) if ESTIMATORS[options.estimator].needs_references else (),
                         progress=bar.at,
                         max_tokens=setup.plan.max_tokens,
-                        temperature=setup.plan.temperature,
+                        temperature=temperature or setup.plan.temperature,
                     )
             lines = {live_run.key: live_run for live_run in store.load(data.name)}
             entries = [
@@ -234,38 +267,6 @@ def once(stack: AsyncExitStack, factory: EngineFactory) -> OpenEngine:
         return opened[0]
 
     return engine
-
-
-def check(methods: Sequence[Method], setup: RunSetup) -> None:
-    """Check before hours go into filling the bank that it can serve the methods.
-
-    Raises:
-        ConfigError: a method needs more samples, or judges of descriptions.
-    """
-    settings = setup.settings
-    for method in methods:
-        if isinstance(method, Oracle):
-            for data in setup.data:
-                if any(question.describes is None for question in data.questions):
-                    raise ConfigError(
-                        f"methods: {data.name} can't tell a right description from a wrong one; leave out "
-                        f"{method.name}",
-                        param="methods",
-                    )
-        descriptions = getattr(method, "count", None)
-        options = getattr(method, "options", None)
-        if isinstance(options, MIRLOptions):
-            descriptions = options.descriptions
-            if options.forks > settings.forks:
-                raise ConfigError(
-                    f"methods: {method.name} needs --forks {options.forks}, not {settings.forks}",
-                    param="forks",
-                )
-        if isinstance(descriptions, int) and descriptions > settings.descriptions:
-            raise ConfigError(
-                f"methods: {method.name} needs --descriptions {descriptions}, not {settings.descriptions}",
-                param="descriptions",
-            )
 
 
 def _options_json(method: Method) -> dict[str, Any] | None:

@@ -8,8 +8,10 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from pydantic import ValidationError
+
 from mirl_core.algorithm.mi.estimators import ESTIMATORS
-from mirl_core.config import ModelSettings
+from mirl_core.config import ModelSettings, first_problem
 from mirl_core.engines.base import Engine
 from mirl_core.errors import ConfigError
 from mirl_core.evaluation.bank.fill import fill
@@ -17,6 +19,7 @@ from mirl_core.evaluation.bank.plan import BankPlan
 from mirl_core.evaluation.bank.records import BankedQuestion
 from mirl_core.evaluation.bank.store import Bank
 from mirl_core.evaluation.methods import Method, parse_methods
+from mirl_core.evaluation.needs import plan_for
 from mirl_core.evaluation.progress import Bars
 from mirl_core.tasks.data import open_data
 from mirl_core.tasks.questions import DataSet
@@ -51,6 +54,10 @@ class RunSettings:
     estimators: tuple[str, ...] = ("text", "blank")
     references: int = 8
     """Pictures of the estimator `reference`, where it is among the estimators."""
+    contrast: tuple[float, ...] | None = None
+    """λ of each description to decode; None: what the methods need."""
+    temperatures: tuple[float, ...] | None = None
+    """Further temperatures at which to sample; None: what the methods need."""
     fork_image: str | None = None
     """Whether chains see the picture, `keep` or `drop`; None: the model's setting."""
     max_tokens: int = 512
@@ -61,7 +68,7 @@ class RunSettings:
     """The command line, for the report."""
 
     def plan(self, model: ModelSettings) -> BankPlan:
-        """Return the bank's plan.
+        """Return the bank's plan, without decoded descriptions and further temperatures.
 
         Raises:
             ConfigError: an estimator is unknown.
@@ -89,8 +96,8 @@ class RunSetup:
     """A run's model, data and bank; `fill` samples the questions.
 
     Raises:
-        ConfigError: a data set doesn't exist or is named twice, or the bank was filled under other
-        conditions.
+        ConfigError: a data set doesn't exist or is named twice, a method makes no sense, or the bank was
+            filled under other conditions.
     """
 
     def __init__(self, settings: RunSettings) -> None:
@@ -102,6 +109,7 @@ class RunSetup:
         twice = {data.name for data in self.data if sum(data.name == other.name for other in self.data) > 1}
         if twice:
             raise ConfigError(f"data: {', '.join(sorted(twice))} comes twice; name it once", param="data")
+        self.plan = self._completed(settings.output / "bank")
         self.bank = Bank.open(
             settings.output / "bank", settings.model, self.model_settings, self.plan, settings.part
         )
@@ -178,6 +186,24 @@ class RunSetup:
             "opening_tokens": self.opening_tokens,
             "command": self.settings.command,
         }
+
+    def _completed(self, folder: Path) -> BankPlan:
+        """Return the plan with what the run's methods need besides sampled descriptions and their chains."""
+        settings = self.settings
+        methods = self.methods(settings.methods) + (self.methods(settings.live) if settings.live else ())
+        banked = Bank.existing(folder).plan if (folder / "bank.json").exists() else None
+        try:
+            plan = plan_for(
+                methods,
+                self.plan,
+                banked,
+                contrast=settings.contrast,
+                temperatures=settings.temperatures,
+            )
+        except ValidationError as error:
+            message, field = first_problem(error, BankPlan)
+            raise ConfigError(message, param=field.partition(".")[0]) from error
+        return plan.resolved(self.model_settings)
 
     def _open(self, name: str) -> DataSet:
         settings = self.settings

@@ -16,8 +16,9 @@ from mirl_core.errors import ConfigError
 from mirl_core.evaluation.calibration.confidence import Fitted, fit, votes_of
 from mirl_core.evaluation.calibration.options import Candidate, Choice, Grid, calibrate, frontier
 from mirl_core.evaluation.methods import parse_methods
+from mirl_core.evaluation.needs import check
 from mirl_core.evaluation.progress import Bar, Bars
-from mirl_core.evaluation.run import EngineFactory, check, once, one_line, vllm_engine
+from mirl_core.evaluation.run import EngineFactory, once, one_line, vllm_engine
 from mirl_core.evaluation.run_setup import RunSettings, RunSetup
 
 __all__ = ["calibrate_blocking", "calibrate_run", "confidence_blocking", "confidence_run"]
@@ -49,6 +50,13 @@ async def calibrate_run(
         RequestError, EngineError: as `mirl_core.evaluation.run.run`.
     """
     setup = RunSetup(settings)
+    written = _voting(setup, _current_mirl_json(setup, target), target).options
+    if written.steered or setup.model_settings.options.steered:
+        raise ConfigError(
+            "contrast: these options decode descriptions, and calibrate chooses those of a gate; use "
+            "--confidence-only, or take contrast and preset out of the mirl.json",
+            param="contrast",
+        )
     with Bars() as bars:
         await _fill(setup, engine_factory, bars)
         choice = _choose(setup, budget, bars)
@@ -77,7 +85,7 @@ async def confidence_run(
     # Before hours go into filling an unusable bank.
     if difference := _bank_difference(setup, voting.options):
         raise ConfigError(f"confidence: {difference}", param="fork_image")
-    check(parse_methods("mirl", voting), setup)
+    check(parse_methods("mirl", voting), setup.plan, setup.data)
     with Bars() as bars:
         await _fill(setup, engine_factory, bars)
     return _calibrated(setup, mirl_json, target, needed=True)
