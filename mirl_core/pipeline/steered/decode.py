@@ -107,9 +107,9 @@ class Decoder:
         """
         positions = await self._positions(state, draft.token_ids)
         most_ahead = ahead.most if ahead else 0
-        for place, token in enumerate(draft.token_ids):
-            position, here = positions[place], len(state.tokens)
-            candidates = self._candidates(draft, place)
+        for index, token in enumerate(draft.token_ids):
+            position, here = positions[index], len(state.tokens)
+            candidates = self._candidates(draft, index)
             chosen = token
             if len(candidates) > 1 and may_switch(state.drafted + most_ahead, here, self._limit):
                 for missing in await self._image_free.complete(state.tokens, position, candidates):
@@ -134,11 +134,11 @@ class Decoder:
                 state.reason = self._end(state.tokens, None)
                 return
 
-    def _candidates(self, draft: Sample, place: int) -> dict[int, float]:
-        """Return log p of the plausible tokens at a place of the draft, its own among them; nats."""
-        token = draft.token_ids[place]
-        usable = {other: logprob for other, logprob in draft.likeliest[place] if not self._is_special(other)}
-        return plausible(usable | {token: draft.logprobs[place]}, self._request.options.plausibility)
+    def _candidates(self, draft: Sample, index: int) -> dict[int, float]:
+        """Return log p of the plausible tokens at an index of the draft, its own among them; nats."""
+        token = draft.token_ids[index]
+        usable = {other: logprob for other, logprob in draft.likeliest[index] if not self._is_special(other)}
+        return plausible(usable | {token: draft.logprobs[index]}, self._request.options.plausibility)
 
     def _is_special(self, token: int) -> bool:
         if token not in self._special:

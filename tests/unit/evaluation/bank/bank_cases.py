@@ -4,7 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from mirl_core.evaluation.bank.records import BankedChain, BankedDescription, BankedQuestion
+from mirl_core.evaluation.bank.records import (
+    BankedChain,
+    BankedDecoded,
+    BankedDescription,
+    BankedQuestion,
+)
 from mirl_core.evaluation.methods import ReplayDraw
 from mirl_core.types import FinishReason
 
@@ -55,6 +60,20 @@ def question(
     first = chains[0] if chains and descriptions[0].reason is None else None
     return BankedQuestion(
         key, "world", family, "1", (key,), tuple(descriptions), tuple(chains), (descriptions[0], first), plain
+    )
+
+
+def decoded(
+    weight: float,
+    description: BankedDescription,
+    chains: Sequence[BankedChain],
+    drafts: Sequence[int] = (0,),
+    wasted: Sequence[int] = (),
+    verified: Sequence[int] = (),
+) -> BankedDecoded:
+    """A decoded description; a switch for every wasted draft."""
+    return BankedDecoded(
+        weight, description, len(wasted), tuple(drafts), tuple(wasted), tuple(verified), tuple(chains)
     )
 
 
