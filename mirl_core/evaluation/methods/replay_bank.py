@@ -8,7 +8,7 @@ from typing import Any
 
 from mirl_core.evaluation.bank.records import BankedQuestion
 from mirl_core.evaluation.measures.outcomes import as_entry
-from mirl_core.evaluation.methods import Method, Prepared, replay_draws, unlabelled
+from mirl_core.evaluation.methods import Method, Prepared, Replay, replay_draws, unlabelled
 
 __all__ = ["replay"]
 
@@ -32,7 +32,7 @@ def replay(
     rows = []
     for question in questions:
         drawn = replay_draws(question, count, seed)
-        plays = {method.name: as_entry([method.play(question, draw) for draw in drawn]) for method in ready}
+        plays = {method.name: _entry([method.play(question, draw) for draw in drawn]) for method in ready}
         rows.append(
             {
                 "key": question.key,
@@ -44,3 +44,11 @@ def replay(
         )
         tick()
     return rows
+
+
+def _entry(plays: Sequence[Replay]) -> dict[str, Any]:
+    """Return a method's entry in a question's line, with its ticks where it has a clock."""
+    entry = as_entry(plays)
+    if any(play.ticks is not None for play in plays):
+        entry["ticks"] = [play.ticks for play in plays]
+    return entry

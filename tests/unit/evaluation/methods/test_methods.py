@@ -12,7 +12,8 @@ from mirl_core.errors import ConfigError
 from mirl_core.evaluation.bank.records import BankedQuestion
 from mirl_core.evaluation.methods import METHODS, Replay, ReplayDraw, parse_methods, replay_draws
 from mirl_core.evaluation.methods.replay_chains import trajectories
-from tests.unit.evaluation.bank.bank_cases import in_order, question, reasoned, said
+from mirl_core.presets import PRESETS
+from tests.unit.evaluation.bank.bank_cases import decoded, in_order, question, reasoned, said
 
 SETTINGS = ModelSettings(options=MIRLOptions(descriptions=3, keep=1, forks=2, early_stop=False))
 
@@ -298,12 +299,18 @@ def test_names_keep_their_order_and_lose_white_space() -> None:
 
 
 def test_every_method_plays() -> None:
+    greedy = said("cat")
+    decodes = tuple(
+        decoded(weight, greedy, [reasoned(-1, 0, "1")], verified=[0]) for weight in (0.0, 0.25, 0.5, 1.0)
+    )
+    banked = replace(HAND, decoded=decodes, drafts=(2,), verified=(2,))
     for base in METHODS:
         takes_count = base in ("sc", "deepconf", "deepconf-low", "adaptive", "esc", "oracle-answer")
-        (method,) = parse_methods(f"{base}@2" if takes_count else base, SETTINGS)
+        changes = "(descriptions=3)" if base in PRESETS else ""
+        (method,) = parse_methods(f"{base}@2" if takes_count else f"{base}{changes}", SETTINGS)
         if base in ("auto-traffic", "auto-prior"):
-            method = method.prepare([HAND])
-        assert method.play(HAND, in_order(HAND)).generated_tokens > 0
+            method = method.prepare([banked])
+        assert method.play(banked, in_order(banked)).generated_tokens > 0
 
 
 def test_draws_are_permutations_and_functions_of_seed_and_key() -> None:
