@@ -193,14 +193,13 @@ async def test_votes_of_a_model_that_decodes_are_calibrated(tmp_path: Path) -> N
     # Two decodes, and a wave of two equal samples.
     assert len({decode.description.text for decode in banked[0].decoded}) == 2
     assert votes.distinct.tolist() == [[0.75, 0.75]] * 3
-    # The bank's settings are those of a file with the same options; others it lacks the decodes for.
+    # A file whose options need other decodes than the bank holds.
     target = tmp_path / "mirl.json"
     target.write_text(json.dumps({"options": {**options, "contrast": [0, 0.5]}}))
-    confidence = of_file(tmp_path, 3, methods="mirl", part="dev")
     with pytest.raises(ConfigError, match=r"--contrast 0,0\.5,1"):
-        await confidence_run(confidence, target, no_engine())
+        await confidence_run(settings, target, no_engine())
     with pytest.raises(ConfigError, match="--confidence-only") as caught:
-        await calibrate_run(confidence, tmp_path / "new.json", None, no_engine())
+        await calibrate_run(settings, tmp_path / "new.json", None, no_engine())
     assert caught.value.param == "contrast"
 
 
