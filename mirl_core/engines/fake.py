@@ -171,7 +171,10 @@ class FakeEngine:
             raise AssertionError(f"request id {name!r} is running already")
         stop = self._stops[name] = asyncio.Event()
         follows = sampling.temperature == 0 and bool(self._likeliest_after(rendered.inputs, suffix_ids))
-        scripts = [FakeText("") if follows else self._script(kind, suffix, j) for j in range(n)]
+        scripts = [
+            FakeText("") if follows else self._script(kind, suffix, sampling.first_branch + j)
+            for j in range(n)
+        ]
 
         def sample(j: int) -> Coroutine[Any, Any, Sample]:
             script = scripts[j]

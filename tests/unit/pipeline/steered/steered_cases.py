@@ -25,7 +25,7 @@ class TinyModel:
         seed: of all distributions.
         tags: the description's; a closing tag may have several tokens.
         sharpness: of the distributions; 0 is uniform.
-        chains: text of a chain by the description's text.
+        chains: the chain's answer, or the chain, by the description's text.
         samples: sampled descriptions, closing tag included.
     """
 
@@ -34,7 +34,7 @@ class TinyModel:
         seed: int = 0,
         tags: Tags | None = None,
         sharpness: float = 1.5,
-        chains: Mapping[str, str] | None = None,
+        chains: Mapping[str, str | FakeText] | None = None,
         samples: Sequence[FakeText | str] = ("a sampled thing</description>",),
         **engine: object,
     ) -> None:
@@ -98,8 +98,10 @@ class TinyModel:
             tokens += (chosen,)
         return tokens
 
-    def _chain(self, suffix: str, number: int) -> str:
+    def _chain(self, suffix: str, number: int) -> str | FakeText:
         del number
         description = suffix.removeprefix(self.tags.description[0]).partition(self.tags.description[1])[0]
         answer = self.chain_texts.get(description.strip(), str(len(description) % 3))
+        if isinstance(answer, FakeText):
+            return answer
         return f"<think>so</think><answer>{answer}</answer>"
