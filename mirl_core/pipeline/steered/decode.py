@@ -96,9 +96,9 @@ class Decoder:
             ahead: the next draft's tokens, which a switch wastes.
         """
         positions = await self._positions(state.tokens, draft.token_ids)
-        for place, token in enumerate(draft.token_ids):
-            position, here = positions[place], len(state.tokens)
-            candidates = self._candidates(draft, place)
+        for offset, token in enumerate(draft.token_ids):
+            position, here = positions[offset], len(state.tokens)
+            candidates = self._candidates(draft, offset)
             chosen = token
             if len(candidates) > 1 and may_switch(state.drafted + ahead, here, self._limit):
                 await self._image_free.complete(state.tokens, position, candidates)
@@ -120,11 +120,11 @@ class Decoder:
                 state.reason = self._end(state.tokens, None)
                 return
 
-    def _candidates(self, draft: Sample, place: int) -> dict[int, float]:
-        """Return log p of the plausible tokens at a place of the draft, its own among them; nats."""
-        token = draft.token_ids[place]
-        usable = {other: logprob for other, logprob in draft.likeliest[place] if not self._is_special(other)}
-        return plausible(usable | {token: draft.logprobs[place]}, self._request.options.plausibility)
+    def _candidates(self, draft: Sample, offset: int) -> dict[int, float]:
+        """Return log p of the plausible tokens at a offset of the draft, its own among them; nats."""
+        token = draft.token_ids[offset]
+        usable = {other: logprob for other, logprob in draft.likeliest[offset] if not self._is_special(other)}
+        return plausible(usable | {token: draft.logprobs[offset]}, self._request.options.plausibility)
 
     def _is_special(self, token: int) -> bool:
         if token not in self._special:
