@@ -139,6 +139,20 @@ async def test_the_likeliest_tokens_agree(
     await check_likeliest(vllm_float32, hf_float32, prompt if images else prompt.with_images(None))
 
 
+async def test_cancelling_a_score_ends_its_request(vllm_float32: VLLMEngine) -> None:
+    rendered = await vllm_float32.render(QUESTION, context())
+    requests = vllm_float32.client.output_processor
+    call = vllm_float32.score_likeliest(rendered, (10,) * 1500, 0, 20, context())
+    scoring = asyncio.ensure_future(call)
+    async with asyncio.timeout(30):
+        while not requests.has_unfinished_requests():  # noqa: ASYNC110 - vLLM notifies nobody of it
+            await asyncio.sleep(0)
+    assert scoring.cancel()
+    await asyncio.wait([scoring])
+    assert scoring.cancelled()
+    assert not requests.has_unfinished_requests()
+
+
 async def test_hf_samples_are_whole(hf_float32: HFEngine) -> None:
     rendered = await hf_float32.render(QUESTION, context())
     settings = Sampling(
