@@ -96,9 +96,9 @@ class Decoder:
             ahead: the next draft's tokens, which a switch wastes.
         """
         positions = await self._positions(state.tokens, draft.token_ids)
-        for offset, token in enumerate(draft.token_ids):
-            position, here = positions[offset], len(state.tokens)
-            candidates = self._candidates(draft, offset)
+        for index, token in enumerate(draft.token_ids):
+            position, here = positions[index], len(state.tokens)
+            candidates = self._candidates(draft, index)
             chosen = token
             if len(candidates) > 1 and may_switch(state.drafted + ahead, here, self._limit):
                 await self._image_free.complete(state.tokens, position, candidates)
@@ -120,11 +120,11 @@ class Decoder:
                 state.reason = self._end(state.tokens, None)
                 return
 
-    def _candidates(self, draft: Sample, offset: int) -> dict[int, float]:
-        """Return log p of the plausible tokens at a offset of the draft, its own among them; nats."""
-        token = draft.token_ids[offset]
-        usable = {other: logprob for other, logprob in draft.likeliest[offset] if not self._is_special(other)}
-        return plausible(usable | {token: draft.logprobs[offset]}, self._request.options.plausibility)
+    def _candidates(self, draft: Sample, index: int) -> dict[int, float]:
+        """Return log p of the plausible tokens at an index of the draft, its own among them; nats."""
+        token = draft.token_ids[index]
+        usable = {other: logprob for other, logprob in draft.likeliest[index] if not self._is_special(other)}
+        return plausible(usable | {token: draft.logprobs[index]}, self._request.options.plausibility)
 
     def _is_special(self, token: int) -> bool:
         if token not in self._special:
