@@ -13,14 +13,19 @@ import pytest_asyncio
 import torch
 from PIL import Image
 
+from mirl_core.config import MIRLOptions
 from mirl_core.engines.base import Engine, Rendered, RequestContext, Sample, Sampling
 from mirl_core.engines.common.scoring import LONG_PROMPT
 from mirl_core.engines.hf.engine import HFEngine
 from mirl_core.engines.vllm import score as _vllm_score
 from mirl_core.engines.vllm.engine import VLLMEngine
 from mirl_core.errors import EngineDeadError, EngineError, RequestError
+from mirl_core.pipeline.events import Gated
+from mirl_core.pipeline.run import Pipeline
 from mirl_core.types import Conversation
+from tests.integration.engines.contrast_cases import lock_step
 from tests.integration.engines.likeliest_cases import check_likeliest
+from tests.integration.engines.pipeline_cases import picture, settings
 
 DESCRIPTIONS = (Path(__file__).parents[2] / "fixtures" / "descriptions.txt").read_text().splitlines()
 PIXELS = np.random.default_rng(11).integers(0, 256, (64, 64, 3), dtype=np.uint8)
@@ -95,6 +100,29 @@ async def test_mi_agrees_in_bfloat16(bundled_model: Path, vllm_engine: VLLMEngin
     print(f"largest difference of MI over 50 descriptions, bfloat16: {apart.max():.2e} nats")
     print(f"and per token: {per_token:.2e} nats")
     assert per_token <= 0.1
+
+
+async def test_draft_and_verify_is_the_decode_token_by_token(
+    hf_float32: HFEngine, vllm_float32: VLLMEngine
+) -> None:
+    """vLLM's drafts against transformers' single steps: the same tokens, for all λ of one request."""
+    weights = (0.0, 0.5, 1.0)
+    options = MIRLOptions(contrast=weights, descriptions=0, description_tokens=64)
+    own = settings()
+    switches = 0
+    for number in range(3):
+        conversation = picture(number)
+        run = Pipeline(vllm_float32, own).run(
+            conversation, options, Sampling(max_tokens=200), context(), chains=False
+        )
+        *_, last = [event async for event in run]
+        assert isinstance(last, Gated)
+        for weight, description in zip(weights, last.descriptions, strict=True):
+            assert description.token_ids == await lock_step(hf_float32, own, conversation, weight, 64)
+            assert description.decoding is not None
+            switches += len(description.decoding.switches)
+        assert last.stages[0].sequences < sum(len(d.token_ids) for d in last.descriptions)
+    assert switches > 0
 
 
 async def test_both_render_and_decode_alike(hf_float32: HFEngine, vllm_float32: VLLMEngine) -> None:
