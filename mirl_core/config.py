@@ -97,6 +97,9 @@ class MIRLOptions(Settings):
     still runs, once the vote is certain enough."""
     plausibility: Annotated[float, Field(gt=0, le=1)] = 0.1
     """A decoded token is at least this share as likely, given the image, as the likeliest one."""
+    lookahead: Annotated[int, Field(ge=1)] = 8
+    """A decoded token takes the place of a likelier one if that pays over so many tokens; 1: the token alone
+    decides, as in plain contrastive decoding."""
     certainty: Annotated[float, Field(gt=0.5, lt=1)] = 0.9
     """The vote is certain enough once the leading answer stays ahead of the second with this probability."""
     wave: Annotated[int, Field(ge=1)] = 2

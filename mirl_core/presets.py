@@ -29,6 +29,7 @@ _GATE: Mapping[str, Any] = {
     "aggregate": "auto",
     "early_stop": True,
     "plausibility": 0.1,
+    "lookahead": 8,
     "certainty": 0.9,
     "wave": 2,
     "ahead": 0,

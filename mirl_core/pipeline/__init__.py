@@ -1,2 +1,1 @@
-"""Describe, score, gate, fork, vote: one request as a stream of events; imports the algorithm and
-what that may import."""
+"""One request as a stream of events, gated or steered; imports the algorithm and what that may import."""

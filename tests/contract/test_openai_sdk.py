@@ -326,3 +326,55 @@ def test_a_deadline_is_a_504_or_a_partial_answer(server: RunningServer) -> None:
         client.chat.completions.create(model=NAME, messages=MESSAGES, extra_body=small_fan_out(timeout=1e-4))
     assert caught.value.status_code == 504
     assert caught.value.param == "mirl.timeout"
+
+
+@pytest.mark.parametrize("preset", ["steered", "triple", "fast"])
+def test_steered_presets(server: RunningServer, preset: str) -> None:
+    response = server.client().chat.completions.create(
+        model=NAME, messages=MESSAGES, seed=1, max_tokens=150, extra_body={"mirl": {"preset": preset}}
+    )
+    found, usage = told(response), response.usage
+    assert usage is not None
+    assert usage.completion_tokens == sampled(found)
+    decoded = [one for one in found.descriptions if one.decoding is not None]
+    weights = [one.decoding.mi_weight for one in decoded if one.decoding is not None]
+    assert weights == ([0.25] if preset == "fast" else [0.0, 0.5, 1.0])
+    assert found.budget is not None
+    assert (found.budget.decoded, found.budget.descriptions) == (
+        len(decoded),
+        8 if preset == "steered" else 0,
+    )
+    assert response.choices[0].message.content in {chain.answer for chain in found.chains}
+
+
+def test_a_steered_stream_shows_what_steering_did(server: RunningServer) -> None:
+    stream = server.client().chat.completions.create(
+        model=NAME,
+        messages=MESSAGES,
+        seed=1,
+        max_tokens=150,
+        stream=True,
+        extra_body={"mirl": {"preset": "steered", "descriptions": 2, "ahead": 0}},
+    )
+    events = [(chunk.model_extra or {}).get("mirl") or {} for chunk in stream]
+    names = [event["event"] for event in events if event]
+    assert names[:2] == ["started", "branched"]
+    assert names[-1] == "finished"
+    described = [event["description"] for event in events if event.get("event") == "described"]
+    switches = [switch for one in described if "decoding" in one for switch in one["decoding"]["switches"]]
+    assert all(switch["drafted"] != switch["chosen"] for switch in switches)
+    assert all(switch["gain"] is None or switch["gain"] > 0 for switch in switches)
+    assert all(one["votes"] >= 1 for one in described)
+
+
+def test_wrong_steering_is_a_400_that_names_the_option(server: RunningServer) -> None:
+    for options, param in (
+        ({"preset": "best"}, "mirl.preset"),
+        ({"contrast": [0.5], "prior_votes": [1, 2]}, "mirl.prior_votes"),
+        ({"preset": "steered", "descriptions": 60}, "mirl.descriptions"),
+    ):
+        with pytest.raises(openai.BadRequestError) as caught:
+            server.client().chat.completions.create(
+                model=NAME, messages=MESSAGES, extra_body={"mirl": options}
+            )
+        assert caught.value.param == param

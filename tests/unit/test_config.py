@@ -16,7 +16,8 @@ DEFAULTS: dict[str, Any] = {
     "mi_weight": 1.0, "normalize": "token", "clip": None, "distinct": False, "fork_image": "keep",
     "aggregate": "auto", "early_stop": True, "description_tokens": 128, "timeout": None,
     "max_total_tokens": None, "token_mi": False, "preset": None, "contrast": (), "prior_votes": (),
-    "plausibility": 0.1, "certainty": 0.9, "wave": 2, "ahead": 0, "draft_tokens": 8, "share_chains": True,
+    "plausibility": 0.1, "certainty": 0.9, "wave": 2, "ahead": 0, "draft_tokens": 8, "lookahead": 8,
+    "share_chains": True,
 }  # fmt: skip
 LIMITS = {
     "max_descriptions": 32, "max_keep": 32, "max_forks": 16, "max_choices": 8, "max_total_tokens": 65536,
@@ -47,7 +48,15 @@ def test_the_defaults_are_the_papers() -> None:
 BOUNDS: dict[str, tuple[list[Any], list[Any]]] = {
     **{
         name: ([1], [0])
-        for name in ("descriptions", "keep", "forks", "description_tokens", "wave", "draft_tokens")
+        for name in (
+            "descriptions",
+            "keep",
+            "forks",
+            "description_tokens",
+            "wave",
+            "draft_tokens",
+            "lookahead",
+        )
     },
     "preset": (["paper", "gate", "steered", "triple", "fast", None], ["best", 3]),
     "contrast": ([(), (0.0, 2.5), (1.0,) * 8], [0.5, "auto", (1.0,) * 9]),
@@ -117,8 +126,8 @@ def test_parse_goes_over_the_models_defaults() -> None:
             (
                 "unknown key 'kep'; known keys: adaptive_keep, aggregate, ahead, certainty, clip, contrast, "
                 "description_tokens, descriptions, distinct, draft_tokens, early_stop, estimator, "
-                "fork_image, forks, gate, keep, max_total_tokens, mi_weight, normalize, plausibility, "
-                "preset, prior_votes, share_chains, timeout, token_mi, wave"
+                "fork_image, forks, gate, keep, lookahead, max_total_tokens, mi_weight, normalize, "
+                "plausibility, preset, prior_votes, share_chains, timeout, token_mi, wave"
             ),
         ),
         (

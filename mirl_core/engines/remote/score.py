@@ -117,13 +117,13 @@ def positions(answer: Any, suffix: Suffix, start: int = 0) -> list[dict[int, flo
     wanted = suffix[start:]
     try:
         tail = answer["prompt_logprobs"][-len(wanted) :]
-        found = [
+        by_position = [
             {int(token): float(entry["logprob"]) for token, entry in position.items()} for position in tail
         ]
-        own_logprobs(found, wanted)
+        own_logprobs(by_position, wanted)
     except (TypeError, KeyError, ValueError, AttributeError) as error:
         raise EngineError("the server returned no prompt log-probabilities") from error
-    return found
+    return by_position
 
 
 def values(answer: Any, suffix: Suffix) -> Scores:

@@ -3,8 +3,7 @@
 vLLM keeps no log-probabilities for cached blocks, so by default a scoring request skips the prefix cache
 (vllm#23399), and every suffix pays for the whole prompt again. That is cheap for the short text-only prompts
 of the default estimator. A long prompt (with images) is put into the cache first. If the cache then covers
-more than what precedes the first wanted token, values are missing, and the suffix is scored again without the
-cache.
+everything before the first wanted token, values are missing; the suffix is scored again without the cache.
 """
 
 from __future__ import annotations

@@ -1,9 +1,14 @@
 """Contrastive decoding of descriptions by draft and verify, on calls that every engine has.
 
-A draft is decoded greedily with the image; the image-free term of its tokens is scored; at the first position
-where the contrast prefers another token, that token is taken and drafting goes on from there. The result is
-that of decoding token by token under both terms, in as many rounds as there are switches and drafts instead
-of tokens. While a draft is verified, the next one is under way.
+A draft is decoded greedily with the image, and the image-free term of its tokens is scored. At the first
+position where the contrast prefers another token, that token is drafted on as well, and taken if it pays: if
+the contrast, summed over the next `lookahead` tokens, is larger along its continuation than along the draft.
+While a draft is verified, the next one is under way.
+
+With a look ahead of 1 the token alone decides, and the result is that of decoding token by token under both
+terms. That choice is short-sighted: what an image makes likelier than the question does is mostly a value, so
+a description that may read "apples 9" or, more rarely, "9 apples" begins with the value, in the form that the
+model masters less. Over some tokens both forms say the same, and the rarer one only costs.
 
 The closing tag is chosen like any other token. A switch never takes a special token, which would end the turn
 without the tag.
@@ -12,17 +17,17 @@ without the tag.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Coroutine, Hashable
-from dataclasses import dataclass, field, replace
-from typing import Any, NamedTuple
+from collections.abc import Callable, Coroutine
+from dataclasses import dataclass, field
+from typing import Any
 
-from mirl_core.algorithm.budget import description_limit, may_switch
+from mirl_core.algorithm.budget import may_switch
 from mirl_core.algorithm.contrast import choose, contrast, plausible
-from mirl_core.algorithm.mi.estimators import ESTIMATORS
-from mirl_core.engines.base import Sample, Sampling
+from mirl_core.engines.base import Sample
 from mirl_core.pipeline.request import Request
 from mirl_core.pipeline.steered.calls import Calls
-from mirl_core.pipeline.steered.image_free import LIKELIEST, History, ImageFree, Position, Tokens, followed
+from mirl_core.pipeline.steered.drafts import Bill, Drafts, Verified
+from mirl_core.pipeline.steered.image_free import History, Position, Tokens, followed
 from mirl_core.types import Decoding, FinishReason, Switch
 
 __all__ = ["Decoded", "Decoder"]
@@ -40,13 +45,7 @@ class Decoded:
 
 
 class Decoder:
-    """Decodes the descriptions of one request. All λ share drafts and scores, which don't depend on λ.
-
-    Args:
-        request: the request.
-        calls: makes its engine calls.
-        start: starts a task that ends with the request.
-    """
+    """Decodes the descriptions of one request; see `Drafts` for the arguments."""
 
     def __init__(
         self,
@@ -54,185 +53,133 @@ class Decoder:
         calls: Calls,
         start: Callable[[Coroutine[Any, Any, Any]], asyncio.Task[Any]],
     ) -> None:
-        self._request = request
-        self._calls = calls
-        self._start = start
-        self._image_free = ImageFree(request, calls)
-        self._variants = ESTIMATORS[request.options.estimator].passes(len(request.references))
-        self._closing = request.settings.tags.description[1]
-        limit = description_limit(request.options, request.sampling.max_tokens)
-        self._limit = request.within_context_length(limit, len(request.opening))
-        self._drafts: dict[Tokens, _Draft] = {}
-        self._verified: dict[tuple[Tokens, Tokens], asyncio.Task[list[Position]]] = {}
-        self._passes: dict[Hashable, int] = {}
-        self._special: dict[int, bool] = {}
+        self._options = request.options
+        self._engine = request.engine
+        self._drafts = Drafts(request, calls, start)
 
     async def decode(self, index: int, weight: float) -> Decoded:
         """Return the description for λ = `weight`, closing tag included, as sample `index`."""
-        state = _State()
+        state = _State(weight)
         while state.reason is None:
-            started = self._draft(state.tokens)
-            state.drafts.append(started.number)
-            draft = self._cut(state.tokens, await started.sample)
-            state.drafted += len(draft.token_ids)
-            state.reason = self._end(state.tokens + draft.token_ids, draft.finish_reason)
+            draft = await self._drafts.complete(state.tokens, state.bill)
+            state.reason = self._drafts.end(state.tokens + draft.token_ids, draft.finish_reason)
             if weight == 0 or state.reason == "abort":
-                state.accept(draft)
+                state.tokens += draft.token_ids
+                state.logprobs += draft.logprobs
             else:
-                ahead = None
                 if state.reason is None:
                     # The next draft, in case this one stands.
-                    ahead = self._draft(state.tokens + draft.token_ids)
-                await self._verify(state, draft, weight, ahead)
-        text = self._request.engine.decode(state.tokens)
+                    self._drafts.launch(state.tokens + draft.token_ids, state.bill)
+                positions = await self._drafts.positions(state.tokens, draft, state.bill)
+                await self._verify(state, Verified(draft, positions))
+        bill = state.bill
         return Decoded(
-            Sample(index, state.tokens, state.logprobs, text, state.reason),
-            self._image_free.marginals(state.history) if weight else None,
+            Sample(index, state.tokens, state.logprobs, self._engine.decode(state.tokens), state.reason),
+            self._drafts.image_free.marginals(state.history) if weight else None,
             Decoding(
                 weight,
                 tuple(state.switches),
-                len(state.drafts),
+                len(bill.awaited),
                 state.logprobs,
-                tuple(state.drafts),
-                tuple(state.wasted),
-                tuple(state.verified.items()),
+                tuple(bill.awaited),
+                bill.wasted,
+                tuple(bill.passes.items()),
             ),
         )
 
-    async def _verify(self, state: _State, draft: Sample, weight: float, ahead: _Draft | None) -> None:
-        """Add the draft's tokens to the state, up to the first that the contrast replaces, and that one.
-
-        Args:
-            ahead: the next draft, which a switch wastes; None where none was started.
-        """
-        positions = await self._positions(state, draft.token_ids)
-        most_ahead = ahead.most if ahead else 0
+    async def _verify(self, state: _State, verified: Verified) -> None:
+        """Add the draft's tokens to the state, up to the first that the contrast replaces, and that one."""
+        draft = verified.sample
         for index, token in enumerate(draft.token_ids):
-            position, here = positions[index], len(state.tokens)
-            candidates = self._candidates(draft, index)
-            chosen = token
-            if len(candidates) > 1 and may_switch(state.drafted + most_ahead, here, self._limit):
-                for missing in await self._image_free.complete(state.tokens, position, candidates):
-                    self._count(state, (state.tokens, *missing), 1)
-                marginals = {
-                    candidate: self._image_free.marginal(state.history, position, candidate)
-                    for candidate in candidates
-                }
-                chosen = choose(candidates, marginals, weight)
-            state.history = followed(state.history, position, chosen)
-            state.tokens += (chosen,)
-            state.logprobs += (candidates[chosen],)
-            if chosen != token:
-                gain = contrast(candidates[chosen], marginals[chosen], weight) - contrast(
-                    candidates[token], marginals[token], weight
+            position, here = verified.positions[index], len(state.tokens)
+            candidates = plausible(self._drafts.usable(draft, index), self._options.plausibility)
+            chosen, gain = token, 0.0
+            if len(candidates) > 1 and self._may_switch(state):
+                marginals = await self._drafts.marginals(
+                    state.tokens, state.history, position, candidates, state.bill
                 )
-                text = self._request.engine.token_text
+                best = choose(candidates, marginals, state.weight)
+                if best != token:
+                    first = contrast(candidates[best], marginals[best], state.weight)
+                    gain = await self._gain(state, verified, index, best, first)
+                    chosen = best if gain > 0 else token
+            state.take(chosen, candidates[chosen], position)
+            if chosen != token:
+                text = self._engine.token_text
                 state.switches.append(Switch(here, text(token), text(chosen), gain))
-                state.drafted += most_ahead
-                if ahead:
-                    state.wasted.append(ahead.number)
-                state.reason = self._end(state.tokens, None)
+                state.reason = self._drafts.end(state.tokens, None)
                 return
 
-    def _candidates(self, draft: Sample, index: int) -> dict[int, float]:
-        """Return log p of the plausible tokens at an index of the draft, its own among them; nats."""
-        token = draft.token_ids[index]
-        usable = {other: logprob for other, logprob in draft.likeliest[index] if not self._is_special(other)}
-        return plausible(usable | {token: draft.logprobs[index]}, self._request.options.plausibility)
+    def _may_switch(self, state: _State) -> bool:
+        """Return whether the decode's tokens allow one more look at another continuation."""
+        limit = self._drafts.limit
+        looks = min(self._options.lookahead - 1, limit)
+        most = 2 * (looks + min(self._options.draft_tokens, limit)) if looks else 0
+        return may_switch(state.bill.drafted + most, len(state.tokens), limit)
 
-    def _is_special(self, token: int) -> bool:
-        if token not in self._special:
-            engine = self._request.engine
-            self._special[token] = not engine.decode((token,)) and bool(engine.token_text(token))
-        return self._special[token]
+    async def _gain(self, state: _State, verified: Verified, index: int, best: int, first: float) -> float:
+        """Return by how much the contrast along another continuation exceeds that along the draft; nats.
 
-    def _draft(self, before: Tokens) -> _Draft:
-        """Return the greedy draft that follows `before`, started."""
-        if before not in self._drafts:
-            request, left = self._request, self._limit - len(before)
-            verifies = any(request.options.contrast)
-            sampling = Sampling(
-                max_tokens=min(request.options.draft_tokens, left) if verifies else left,
-                temperature=0.0,
-                stop=(self._closing,),
-                top_logprobs=LIKELIEST if verifies else None,
-            )
-            suffix = (*request.opening, *before)
-            number = len(self._drafts)
-            task = self._start(
-                self._calls.generate("describe", f"draft-{number}", request.rendered, suffix, sampling)
-            )
-            self._drafts[before] = _Draft(number, sampling.max_tokens, task)
-        return self._drafts[before]
-
-    async def _positions(self, state: _State, draft: Tokens) -> list[Position]:
-        """Return the image-free scores of a draft that follows the state's tokens."""
-        before = state.tokens
-        key = (before, draft)
-        if key not in self._verified:
-            self._verified[key] = self._start(self._image_free.positions(before, draft))
-        opening = 0 if before else len(self._request.opening)
-        self._count(state, key, self._variants * (opening + len(draft)))
-        return await self._verified[key]
-
-    def _count(self, state: _State, scoring_pass: Hashable, tokens: int) -> None:
-        """Enter a scoring pass of `tokens` that the decode needed."""
-        state.verified[self._passes.setdefault(scoring_pass, len(self._passes))] = tokens
-
-    def _cut(self, before: Tokens, draft: Sample) -> Sample:
-        """Return the draft up to the end of the closing tag, which the engine misses across drafts."""
-        decode = self._request.engine.decode
-        ids = draft.token_ids
-        if self._closing not in decode(before + ids):
-            return draft
-        length = next(n for n in range(1, len(ids) + 1) if self._closing in decode(before + ids[:n]))
-        return replace(
-            draft,
-            token_ids=ids[:length],
-            logprobs=draft.logprobs[:length],
-            likeliest=draft.likeliest[:length],
-            finish_reason="stop",
-        )
-
-    def _end(self, tokens: Tokens, reason: FinishReason | None) -> FinishReason | None:
-        """Return why a description ends with these tokens; None where it goes on.
+        Both are summed over as many tokens: `lookahead`, or as many as the shorter one has.
 
         Args:
-            reason: why the draft ended; None: its last token is a switch.
+            index: of the draft's token that `best` would replace.
+            first: the contrast of `best`.
         """
-        if reason in ("stop", "abort"):
-            return reason
-        if self._closing in self._request.engine.decode(tokens):
-            return "stop"
-        return "length" if len(tokens) >= self._limit else None
+        count = self._options.lookahead
+        ids = verified.sample.token_ids
+        own = self._terms(state.history, verified, index, state.weight)[:count]
+        if len(own) < count and verified.sample.finish_reason == "length":
+            history = state.history
+            for token, position in zip(ids[index:], verified.positions[index:], strict=True):
+                history = followed(history, position, token)
+            own += await self._continuation(state, state.tokens + ids[index:], history, count - len(own))
+        # The draft may end here: what follows another token then counts no more than its own end.
+        history = followed(state.history, verified.positions[index], best)
+        other = [first]
+        if len(own) > 1:
+            other += await self._continuation(state, (*state.tokens, best), history, len(own) - 1)
+        shorter = min(len(own), len(other))
+        return sum(other[:shorter]) - sum(own[:shorter])
 
+    async def _continuation(self, state: _State, tokens: Tokens, history: History, count: int) -> list[float]:
+        """Return the contrast of the next `count` drafted tokens after `tokens`, or up to the end; nats."""
+        terms: list[float] = []
+        while len(terms) < count and self._drafts.end(tokens, None) is None:
+            verified = await self._drafts.verified(tokens, state.bill)
+            terms += self._terms(history, verified, 0, state.weight)
+            for token, position in zip(verified.sample.token_ids, verified.positions, strict=True):
+                history = followed(history, position, token)
+            tokens += verified.sample.token_ids
+            if verified.sample.finish_reason != "length":
+                break
+        return terms[:count]
 
-class _Draft(NamedTuple):
-    """A draft under way, or complete."""
-
-    number: int
-    """Counted over all drafts of the request."""
-    most: int
-    """Tokens that it has at most."""
-    sample: asyncio.Task[Sample]
+    def _terms(self, history: History, verified: Verified, start: int, weight: float) -> list[float]:
+        """Return the contrast of a draft's tokens from index `start`, before which `history` is; nats."""
+        sample, terms = verified.sample, []
+        for index in range(start, len(sample.token_ids)):
+            position, token = verified.positions[index], sample.token_ids[index]
+            marginal = self._drafts.image_free.marginal(history, position, token)
+            terms.append(contrast(sample.logprobs[index], marginal, weight))
+            history = followed(history, position, token)
+        return terms
 
 
 @dataclass(slots=True)
 class _State:
     """A description that is being decoded."""
 
+    weight: float
     tokens: Tokens = ()
     logprobs: tuple[float, ...] = ()
     """Log p of each token given the image; nats."""
     history: History = ()
     switches: list[Switch] = field(default_factory=list)
-    drafts: list[int] = field(default_factory=list)
-    wasted: list[int] = field(default_factory=list)
-    verified: dict[int, int] = field(default_factory=dict)
-    drafted: int = 0
-    """Tokens of all its drafts so far, wasted ones included."""
+    bill: Bill = field(default_factory=Bill)
     reason: FinishReason | None = None
 
-    def accept(self, draft: Sample) -> None:
-        self.tokens += draft.token_ids
-        self.logprobs += draft.logprobs
+    def take(self, token: int, logprob: float, position: Position) -> None:
+        self.history = followed(self.history, position, token)
+        self.tokens += (token,)
+        self.logprobs += (logprob,)

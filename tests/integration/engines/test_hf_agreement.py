@@ -13,14 +13,19 @@ import pytest_asyncio
 import torch
 from PIL import Image
 
+from mirl_core.config import MIRLOptions
 from mirl_core.engines.base import Engine, Rendered, RequestContext, Sample, Sampling
 from mirl_core.engines.common.scoring import LONG_PROMPT
 from mirl_core.engines.hf.engine import HFEngine
 from mirl_core.engines.vllm import score as _vllm_score
 from mirl_core.engines.vllm.engine import VLLMEngine
 from mirl_core.errors import EngineDeadError, EngineError, RequestError
+from mirl_core.pipeline.events import Gated
+from mirl_core.pipeline.run import Pipeline
 from mirl_core.types import Conversation
+from tests.integration.engines.contrast_cases import lock_step
 from tests.integration.engines.likeliest_cases import check_likeliest
+from tests.integration.engines.pipeline_cases import picture, settings
 
 DESCRIPTIONS = (Path(__file__).parents[2] / "fixtures" / "descriptions.txt").read_text().splitlines()
 PIXELS = np.random.default_rng(11).integers(0, 256, (64, 64, 3), dtype=np.uint8)
@@ -97,6 +102,29 @@ async def test_mi_agrees_in_bfloat16(bundled_model: Path, vllm_engine: VLLMEngin
     assert per_token <= 0.1
 
 
+async def test_draft_and_verify_is_the_decode_token_by_token(
+    hf_float32: HFEngine, vllm_float32: VLLMEngine
+) -> None:
+    """vLLM's drafts against transformers' single steps: the same tokens, for all λ of one request."""
+    weights = (0.0, 0.5, 1.0)
+    options = MIRLOptions(contrast=weights, descriptions=0, description_tokens=64)
+    own = settings()
+    switches = 0
+    for number in range(3):
+        conversation = picture(number)
+        run = Pipeline(vllm_float32, own).run(
+            conversation, options, Sampling(max_tokens=200), context(), chains=False
+        )
+        *_, last = [event async for event in run]
+        assert isinstance(last, Gated)
+        for weight, description in zip(weights, last.descriptions, strict=True):
+            assert description.token_ids == await lock_step(hf_float32, own, conversation, weight, 64)
+            assert description.decoding is not None
+            switches += len(description.decoding.switches)
+        assert last.stages[0].sequences < sum(len(d.token_ids) for d in last.descriptions)
+    assert switches > 0
+
+
 async def test_both_render_and_decode_alike(hf_float32: HFEngine, vllm_float32: VLLMEngine) -> None:
     """Same prompt, and the same greedy continuation."""
     greedy = Sampling(max_tokens=16, temperature=0, alternatives=20)
@@ -137,6 +165,20 @@ async def test_the_likeliest_tokens_agree(
     rendered = await vllm_float32.render(prompt.with_images(None), context())
     assert rendered.prompt_tokens >= LONG_PROMPT
     await check_likeliest(vllm_float32, hf_float32, prompt if images else prompt.with_images(None))
+
+
+async def test_cancelling_a_score_ends_its_request(vllm_float32: VLLMEngine) -> None:
+    rendered = await vllm_float32.render(QUESTION, context())
+    requests = vllm_float32.client.output_processor
+    call = vllm_float32.score_likeliest(rendered, (10,) * 1500, 0, 20, context())
+    scoring = asyncio.ensure_future(call)
+    async with asyncio.timeout(30):
+        while not requests.has_unfinished_requests():  # noqa: ASYNC110 - vLLM notifies nobody of it
+            await asyncio.sleep(0)
+    assert scoring.cancel()
+    await asyncio.wait([scoring])
+    assert scoring.cancelled()
+    assert not requests.has_unfinished_requests()
 
 
 async def test_hf_samples_are_whole(hf_float32: HFEngine) -> None:

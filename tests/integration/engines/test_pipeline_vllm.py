@@ -18,6 +18,7 @@ from mirl_core.engines.vllm.engine import VLLMEngine
 from mirl_core.errors import DeadlineError
 from mirl_core.pipeline.events import ChainDone, Decided, Finished, Gated
 from mirl_core.pipeline.run import Pipeline
+from mirl_core.presets import PRESETS
 from mirl_core.types import Conversation, Result
 from tests.integration.engines.pipeline_cases import NUMBERS, SMALL, picture, settings
 
@@ -271,3 +272,46 @@ async def nothing_runs(engine: VLLMEngine) -> None:
 def unfinished(engine: VLLMEngine) -> int:
     """Requests that vLLM has not finished."""
     return engine.client.get_num_unfinished_requests()  # type: ignore[attr-defined,no-any-return]
+
+
+async def test_steered_answers(vllm_engine: VLLMEngine) -> None:
+    result = await run(vllm_engine, **PRESETS["steered"], token_mi=True)
+    assert result.content == result.representative.answer
+    decoded = [description for description in result.descriptions if description.decoding]
+    assert [d.decoding.weight for d in decoded if d.decoding] == [0.0, 0.5, 1.0]
+    assert [d.votes for d in decoded] == [2, 2, 1]
+    for description in result.descriptions:
+        if description.kept:
+            assert description.token_mi is not None
+            assert sum(description.token_mi) == pytest.approx(description.mi, abs=1e-4)
+    described, scored, forked = result.stages
+    assert (described.stage, scored.stage, forked.stage) == ("describe", "score", "fork")
+    # Drafts are shared: a text that several λ have in common is sampled once.
+    assert described.generated_tokens >= max(len(d.token_ids) for d in result.descriptions)
+    assert scored.scored_tokens > 0
+    assert forked.generated_tokens == sum(chain.tokens for chain in result.chains)
+    fast = await run(vllm_engine, **PRESETS["fast"], estimator="blank", fork_image="drop")
+    assert (len(fast.descriptions), len(fast.chains), fast.chains[0].votes) == (1, 1, 1)
+
+
+async def test_a_decode_is_the_same_whatever_else_the_request_does(vllm_engine: VLLMEngine) -> None:
+    """λ = 0 is the model's own greedy description, and drafts of another length change nothing."""
+    greedy = await run(vllm_engine, sampling=Sampling(200, temperature=0.0), descriptions=1, keep=1, forks=1)
+    together = await run(vllm_engine, contrast=(0.0, 0.5), descriptions=0, draft_tokens=3, early_stop=False)
+    alone = await run(vllm_engine, contrast=(0.5,), descriptions=0, draft_tokens=64)
+    assert together.descriptions[0].text == greedy.descriptions[0].text
+    assert together.descriptions[1].text == alone.descriptions[0].text
+
+
+async def test_a_steered_request_that_is_left_frees_its_work(vllm_engine: VLLMEngine) -> None:
+    options = MIRLOptions(preset="steered", description_tokens=64)
+    pipeline = Pipeline(vllm_engine, settings())
+    for leave_after in range(1, 6):
+        context = RequestContext(f"left-{leave_after}")
+        events = pipeline.run(picture(), options, Sampling(200, seed=1), context)
+        async with aclosing(events):
+            for _ in range(leave_after):
+                await anext(events)
+        assert not vllm_engine._calls
+    again = await run(vllm_engine, **PRESETS["steered"])
+    assert again.content

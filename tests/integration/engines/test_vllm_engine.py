@@ -169,17 +169,6 @@ async def test_score_of_a_long_prompt_goes_through_the_cache(
         assert np.allclose(a, b, atol=0.05)
 
 
-async def test_cancelling_a_score_ends_its_request(vllm_engine: VLLMEngine) -> None:
-    rendered = await vllm_engine.render(question(picture(7)), context())
-    calls = [vllm_engine.score_likeliest(rendered, (10,) * 1500, 0, 20, context()) for _ in range(16)]
-    running = [asyncio.ensure_future(call) for call in calls]
-    await runs(vllm_engine)
-    cancelled = [call.cancel() for call in running]
-    await asyncio.wait(running)
-    assert any(cancelled)
-    assert await requests_in_engine(vllm_engine) == 0
-
-
 async def test_placeholders_are_never_sampled(vllm_engine: VLLMEngine) -> None:
     image_token = vllm_engine.client.model_config.hf_config.image_token_id
     rendered = await vllm_engine.render(question(picture(3)), context())

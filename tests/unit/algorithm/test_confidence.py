@@ -102,6 +102,7 @@ CHANGED: dict[str, Any] = {
     "wave": 3,
     "ahead": 1,
     "draft_tokens": 4,
+    "lookahead": 1,
     "share_chains": False,
     "descriptions": 5,
     "keep": 3,

@@ -6,7 +6,7 @@ import math
 import random
 from collections.abc import Mapping, Sequence
 
-from mirl_core.algorithm.contrast import choose, plausible
+from mirl_core.algorithm.contrast import plausible
 from mirl_core.algorithm.mi.estimators import Estimator
 from mirl_core.config import Tags
 from mirl_core.engines.fake import UNLIKELY, FakeEngine, FakeText
@@ -25,7 +25,7 @@ class TinyModel:
         seed: of all distributions.
         tags: the description's; a closing tag may have several tokens.
         sharpness: of the distributions; 0 is uniform.
-        chains: text of a chain by the description's text.
+        chains: the chain's answer, or the chain, by the description's text.
         samples: sampled descriptions, closing tag included.
     """
 
@@ -34,7 +34,7 @@ class TinyModel:
         seed: int = 0,
         tags: Tags | None = None,
         sharpness: float = 1.5,
-        chains: Mapping[str, str] | None = None,
+        chains: Mapping[str, str | FakeText] | None = None,
         samples: Sequence[FakeText | str] = ("a sampled thing</description>",),
         **engine: object,
     ) -> None:
@@ -75,31 +75,56 @@ class TinyModel:
         estimator: Estimator,
         share: float,
         limit: int,
-        conversation: Conversation = CONVERSATION,
+        lookahead: int = 1,
     ) -> tuple[int, ...]:
         """Return the contrastive description, decoded token by token under all terms."""
-        variants = estimator.variants(conversation)
+        variants = estimator.variants(CONVERSATION)
+
+        def ended(tokens: tuple[int, ...]) -> bool:
+            return len(tokens) >= limit or self.tags.description[1] in self.engine.decode(tokens)
+
+        def with_image(tokens: tuple[int, ...]) -> Mapping[int, float]:
+            return self.likeliest(CONVERSATION, (*self.opening, *tokens))
+
+        def term(tokens: tuple[int, ...]) -> float:
+            """The contrast of the last token, from whole sequences under every variant."""
+            per_variant = [
+                [
+                    self.likeliest(variant, (*self.opening, *tokens[:at])).get(tokens[at], UNLIKELY)
+                    for at in range(len(tokens))
+                ]
+                for variant in variants
+            ]
+            marginal = estimator.combine(per_variant)[-1]
+            return with_image(tokens[:-1])[tokens[-1]] - weight * marginal
+
+        def terms(tokens: tuple[int, ...]) -> list[float]:
+            """The contrast of the last token and of those that follow it greedily."""
+            summands = [term(tokens)]
+            while len(summands) < lookahead and not ended(tokens):
+                following = with_image(tokens)
+                tokens += (max(following, key=lambda token: following[token]),)
+                summands.append(term(tokens))
+            return summands
+
         tokens: tuple[int, ...] = ()
-        history: list[list[float]] = [[] for _ in variants]
-        while len(tokens) < limit and self.tags.description[1] not in self.engine.decode(tokens):
-            suffix = (*self.opening, *tokens)
-            ranked = sorted(self.likeliest(conversation, suffix).items(), key=lambda item: -item[1])
+        while not ended(tokens):
+            ranked = sorted(with_image(tokens).items(), key=lambda item: -item[1])
             candidates = plausible(dict(ranked[:LIKELIEST]), share)
-            free = [self.likeliest(variant, suffix) for variant in variants]
-            marginals = {
-                token: estimator.combine(
-                    [[*past, here.get(token, UNLIKELY)] for past, here in zip(history, free, strict=True)]
-                )[-1]
-                for token in candidates
-            }
-            chosen = choose(candidates, marginals, weight)
-            for past, here in zip(history, free, strict=True):
-                past.append(here.get(chosen, UNLIKELY))
-            tokens += (chosen,)
+            likeliest = ranked[0][0]
+            best = max(candidates, key=lambda token: (term((*tokens, token)), candidates[token], -token))
+            if best != likeliest:
+                own, other = terms((*tokens, likeliest)), terms((*tokens, best))
+                shorter = min(len(own), len(other))
+                if sum(other[:shorter]) <= sum(own[:shorter]):
+                    best = likeliest
+            tokens += (best,)
         return tokens
 
-    def _chain(self, suffix: str, number: int) -> str:
+    def _chain(self, suffix: str, number: int) -> str | FakeText:
         del number
         description = suffix.removeprefix(self.tags.description[0]).partition(self.tags.description[1])[0]
         answer = self.chain_texts.get(description.strip(), str(len(description) % 3))
+        if isinstance(answer, FakeText):
+            return answer
         return f"<think>so</think><answer>{answer}</answer>"

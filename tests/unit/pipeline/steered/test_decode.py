@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from typing import Any
 
-import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
@@ -50,6 +49,7 @@ async def decoded(model: TinyModel, max_tokens: int = 200, **options: Any) -> tu
     st.sampled_from([Tags(), LONG_TAGS]),
     st.sampled_from(["text", "blank", "reference"]),
     st.sampled_from([0.3, 1.5]),
+    st.sampled_from([1, 2, 5, 20]),
 )
 async def test_draft_and_verify_is_the_decode_token_by_token(
     seed: int,
@@ -59,6 +59,7 @@ async def test_draft_and_verify_is_the_decode_token_by_token(
     tags: Tags,
     estimator: Any,
     sharpness: float,
+    lookahead: int,
 ) -> None:
     model = TinyModel(seed, tags, sharpness)
     descriptions = await decoded(
@@ -67,10 +68,14 @@ async def test_draft_and_verify_is_the_decode_token_by_token(
         plausibility=share,
         draft_tokens=draft_tokens,
         estimator=estimator,
+        lookahead=lookahead,
+        # Long enough that no decode comes to the end of what it may draft.
+        description_tokens=400,
+        max_tokens=800,
     )
     rule = make_estimator(estimator, REFERENCES)
     for description, weight in zip(descriptions, weights, strict=True):
-        assert description.token_ids == model.lock_step(weight, rule, share, 100)
+        assert description.token_ids == model.lock_step(weight, rule, share, 400, lookahead)
         assert description.decoding is not None
         assert description.decoding.weight == weight
         greedy = not weight or share == 1.0
