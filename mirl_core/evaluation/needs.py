@@ -21,6 +21,7 @@ __all__ = ["check", "plan_for", "temperature_of"]
 _DECODING = {
     "contrast_estimator": "estimator",
     "plausibility": "plausibility",
+    "lookahead": "lookahead",
     "draft_tokens": "draft_tokens",
 }
 """Fields of the plan that decide a decode, by the option of the request."""

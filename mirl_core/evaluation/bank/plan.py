@@ -11,7 +11,7 @@ from mirl_core.config import EstimatorName, ModelSettings, Settings
 
 __all__ = ["BankPlan", "temperature_key"]
 
-_LATER = ("contrast", "contrast_estimator", "plausibility", "draft_tokens", "temperatures")
+_LATER = ("contrast", "contrast_estimator", "plausibility", "lookahead", "draft_tokens", "temperatures")
 """Fields that the plans of earlier versions lack."""
 
 
@@ -46,11 +46,13 @@ class BankPlan(Settings):
         tuple[Annotated[float, Field(ge=0, allow_inf_nan=False)], ...], Field(max_length=8)
     ] = ()
     """λ of each description that is decoded, as `mirl_core.config.MIRLOptions.contrast`; in ascending order.
-    Empty: none is decoded, and the next three fields are None."""
+    Empty: none is decoded, and the next four fields are None."""
     contrast_estimator: EstimatorName | None = None
     """Estimator of the decodes' image-free term; None: the model's setting."""
     plausibility: Annotated[float, Field(gt=0, le=1)] | None = None
     """As `mirl_core.config.MIRLOptions.plausibility`; None: the model's setting."""
+    lookahead: Annotated[int, Field(ge=1)] | None = None
+    """As `mirl_core.config.MIRLOptions.lookahead`; None: the model's setting."""
     draft_tokens: Annotated[int, Field(ge=1)] | None = None
     """As `mirl_core.config.MIRLOptions.draft_tokens`; None: the model's setting."""
     temperatures: tuple[Annotated[float, Field(gt=0, allow_inf_nan=False)], ...] = ()
@@ -68,12 +70,14 @@ class BankPlan(Settings):
             "estimators": tuple(name for name in self.estimators if ESTIMATORS[name].passes(self.references)),
             "contrast_estimator": None,
             "plausibility": None,
+            "lookahead": None,
             "draft_tokens": None,
         }
         if self.contrast:
             changes |= {
                 "contrast_estimator": self.contrast_estimator or options.estimator,
                 "plausibility": self.plausibility or options.plausibility,
+                "lookahead": self.lookahead or options.lookahead,
                 "draft_tokens": self.draft_tokens or options.draft_tokens,
             }
         return self.model_copy(update=changes)

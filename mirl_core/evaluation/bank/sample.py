@@ -159,6 +159,7 @@ class _Runs:
             "descriptions": 0,
             "estimator": plan.contrast_estimator,
             "plausibility": plan.plausibility,
+            "lookahead": plan.lookahead,
             "draft_tokens": plan.draft_tokens,
         }
         return await self._run(name, MIRLOptions.model_validate(options), sampling)

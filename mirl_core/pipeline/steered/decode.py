@@ -113,8 +113,8 @@ class Decoder:
     def _may_switch(self, state: _State) -> bool:
         """Return whether the decode's tokens allow one more look at another continuation."""
         limit = self._drafts.limit
-        looks = min(self._options.lookahead - 1, limit)
-        most = 2 * (looks + min(self._options.draft_tokens, limit)) if looks else 0
+        further = min(self._options.lookahead - 1, limit)
+        most = 2 * (further + min(self._options.draft_tokens, limit)) if further else 0
         return may_switch(state.bill.drafted + most, len(state.tokens), limit)
 
     async def _gain(self, state: _State, verified: Verified, index: int, best: int, first: float) -> float:
