@@ -36,10 +36,11 @@ Below the answers are MIRL's descriptions by rank, the words that λ changed, th
 LEGENDS: dict[PresetName, str] = {
     "steered": f"""\
 {WINNER} has the returned answer. λ = 0 is the model alone. MI: log p of the text with the picture less that \
-without it, in nats; {UNKNOWN} where it isn't needed. A chain is stopped once the vote is decided.""",
+without it, in nats a token; {UNKNOWN} where it isn't needed. Chains are stopped once the vote is decided.""",
     "gate": f"""\
 {WINNER} has the returned answer. MI: log p of the text with the picture less half of that without it \
-(λ = 0.5), in nats. Each kept description has two chains.""",
+(λ = 0.5), in nats a token. Each kept description has two chains; those that end \
+after the decision don't vote.""",
 }
 
 CLOSING = """\

@@ -27,7 +27,7 @@ def vote_line(details: Evidence) -> str:
         return "none; the best description's chain answers"
     counts = sorted(details.vote.counts.items(), key=lambda entry: -entry[1])
     listed = ", ".join(f"{answer} × {weight:g}" for answer, weight in counts)
-    return f"{listed} → {details.vote.answer} ({details.vote.share:.0%} of the votes)"
+    return f"{listed} → {details.vote.answer} ({details.vote.share:.0%})"
 
 
 def confidence_line(details: Evidence) -> str:

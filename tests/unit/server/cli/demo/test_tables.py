@@ -64,7 +64,7 @@ def test_answers_stand_side_by_side() -> None:
 
 def test_the_summary_ranks_answers_and_says_what_the_confidence_is() -> None:
     assert lines(summary(STEERED)) == [
-        "vote:       24 × 3, 25 × 1 → 24 (75% of the votes)",
+        "vote:       24 × 3, 25 × 1 → 24 (75%)",
         "confidence: 75% (the votes' share: not calibrated)",
         "tokens:     describe 92 in 1.1 s, score 18 in 0.2 s, fork 120 in 3.0 s",
     ]
