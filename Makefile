@@ -34,7 +34,7 @@ install: $(VENV)/.cpu  ## .venv with CPU vLLM and MIRL
 
 install-dev: $(VENV)/.dev  ## and what tests, checks and training need
 
-demo: install  ## serve the bundled model, ask it bundled questions, show the gate at work
+demo: install  ## serve the bundled model, ask it four questions, show MIRL at work
 	$(BIN)/python -m mirl_server.cli.demo
 
 serve: install  ## the same server, staying up, on http://127.0.0.1:8000

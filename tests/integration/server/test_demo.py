@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
 import time
 from pathlib import Path
 
 import pytest
+from rich.cells import cell_len
 
 
 def servers() -> set[str]:
@@ -25,11 +27,15 @@ def servers() -> set[str]:
 
 @pytest.mark.usefixtures("real_vllm")
 @pytest.mark.full
-def test_demo_asks_at_least_three_questions_and_cleans_up() -> None:
+def test_demo_asks_four_questions_in_three_ways_and_cleans_up() -> None:
     before = servers()
     started = time.monotonic()
     done = subprocess.run(
         [sys.executable, "-m", "mirl_server.cli.demo"],
+        # No terminal, and no variable that makes the output look like one's.
+        env={
+            name: value for name, value in os.environ.items() if name not in ("FORCE_COLOR", "TTY_COMPATIBLE")
+        },
         capture_output=True,
         text=True,
         check=False,
@@ -37,7 +43,15 @@ def test_demo_asks_at_least_three_questions_and_cleans_up() -> None:
     )
     assert done.returncode == 0, done.stdout[-2000:] + done.stderr[-2000:]
     assert time.monotonic() - started < 120
-    assert done.stdout.count("truth:") >= 3
-    for word in ("MI, nats", "per token", "kept", "vote:", "calibrated", "describe", "score", "fork"):
-        assert word in done.stdout
+    assert done.stdout.count("truth:") == 4
+    counts = {"greedy ": 5, "16 votes ": 5, "MIRL, steered ": 3, "MIRL, gate ": 1, ".png": 4}
+    for words, count in counts.items():
+        assert done.stdout.count(words) == count, words
+    for words in ("λ = 0 ", "λ = 0.5 ", "λ = 1 ", "sampled", "MI/token", "answer", "words that λ changed",
+                  "where the model alone", " nats)", "kept", "dropped", "vote:", "confidence:", "calibrated",
+                  "describe", "score", "fork", "►", "Four questions decide nothing"):  # fmt: skip
+        assert words in done.stdout, words
+    assert max(map(cell_len, done.stdout.splitlines())) <= 80
+    assert "\x1b" not in done.stdout
+    assert "▀" not in done.stdout
     assert servers() <= before

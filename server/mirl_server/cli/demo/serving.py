@@ -1,0 +1,70 @@
+"""`mirl-serve` for the demo: on a free port, and always stopped."""
+
+from __future__ import annotations
+
+import os
+import signal
+import socket
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+
+import httpx
+from rich.console import Console
+
+START_SECONDS = 180
+
+
+@contextmanager
+def serving(console: Console) -> Iterator[str]:
+    """Run `mirl-serve` on a free port; yield its base URL.
+
+    Raises:
+        SystemExit: the server is not ready within `START_SECONDS`; its log is on stderr.
+    """
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+    url = f"http://127.0.0.1:{port}"
+    with tempfile.TemporaryFile() as log:
+        command = [sys.executable, "-m", "mirl_server.cli.main", "--port", str(port)]
+        # In a new session, so that the engine's processes end with it.
+        server = subprocess.Popen(  # noqa: S603 - a fixed command
+            command, stdout=log, stderr=subprocess.STDOUT, start_new_session=True
+        )
+        try:
+            with console.status("Starting mirl-serve on the bundled model (real vLLM, CPU) …"):
+                started = time.monotonic()
+                while not is_ready(f"{url}/ready"):
+                    if server.poll() is not None or time.monotonic() - started > START_SECONDS:
+                        log.seek(0)
+                        sys.stderr.write(log.read().decode(errors="replace")[-8000:])
+                        raise SystemExit("mirl-serve did not start; its log is above")
+                    time.sleep(0.3)
+            console.print(f"mirl-serve is ready after {time.monotonic() - started:.0f} s at {url}")
+            yield url
+        finally:
+            stop(server)
+
+
+def is_ready(url: str) -> bool:
+    """Return whether a GET of the URL is answered with 200."""
+    try:
+        return httpx.get(url, timeout=2).status_code == 200
+    except httpx.HTTPError:
+        return False
+
+
+def stop(server: subprocess.Popen[bytes]) -> None:
+    """End the server and all processes that it started."""
+    server.send_signal(signal.SIGTERM)
+    try:
+        with suppress(subprocess.TimeoutExpired):
+            server.wait(30)
+    finally:
+        with suppress(ProcessLookupError):
+            os.killpg(server.pid, signal.SIGKILL)
+        server.wait()
