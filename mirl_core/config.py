@@ -140,7 +140,11 @@ class MIRLOptions(Settings):
     def _under_own(cls, values: Any) -> Any:
         """Put the preset's options under those beside it."""
         preset = values.get("preset") if isinstance(values, dict) else None
-        return {**PRESETS[preset], **values} if isinstance(preset, str) and preset in PRESETS else values
+        if not isinstance(preset, str) or preset not in PRESETS:
+            return values
+        # Its votes are those of its own decoded descriptions.
+        votes = {"prior_votes": ()} if "contrast" in values else {}
+        return {**PRESETS[preset], **votes, **values}
 
     @field_validator("prior_votes")
     @classmethod
@@ -177,8 +181,8 @@ class MIRLOptions(Settings):
         if isinstance(preset, str) and preset in PRESETS:
             # The request's preset counts more than the defaults, which name all options.
             base |= PRESETS[preset]
-        elif "contrast" in value:
-            # The defaults' votes are those of the defaults' decoded descriptions.
+        if "contrast" in value:
+            # The votes below are those of other decoded descriptions.
             base["prior_votes"] = ()
         try:
             return cls.model_validate(base | value)

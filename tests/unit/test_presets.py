@@ -74,6 +74,11 @@ def test_other_values_of_contrast_leave_the_votes_of_the_defaults_behind() -> No
     assert MIRLOptions.parse({"contrast": [0.5]}, steered).votes == (1,)
     plain = MIRLOptions.parse({"contrast": []}, steered)
     assert (plain.steered, plain.votes, plain.most_descriptions) == (False, (), 8)
+    for options in (
+        MIRLOptions.parse({"preset": "steered", "contrast": [0, 0.5]}),
+        MIRLOptions.model_validate({"preset": "steered", "contrast": [0, 0.5]}),
+    ):
+        assert (options.votes, options.descriptions) == ((1, 1), 8)
     with pytest.raises(RequestError, match="at least 1 where contrast is empty"):
         MIRLOptions.parse({"contrast": []}, MIRLOptions(preset="fast"))
 

@@ -164,9 +164,10 @@ class _Run:
         sampling = chain_sampling(request, description, half, fanout(options, max_tokens=1).chains)
         number = description.index - len(options.contrast)
         # The branches that a sample's chains would be in a gated request; other seeds for those of a decode.
-        path = ("fork", number) if number >= 0 else ("fork", "decoded", description.index)
+        decoding = description.decoding
+        path = ("fork", number) if decoding is None else ("fork", "decoded", decoding.weight)
         # The first chain of a decoded description is greedy like it.
-        greedy = number < 0 and fork == 0
+        greedy = decoding is not None and fork == 0
         sampling = replace(
             sampling,
             temperature=0.0 if greedy else sampling.temperature,

@@ -19,6 +19,8 @@ from mirl_core.training.rl.recipe.config import OptimizerConfig
 from tests.fixtures.rl_ranks import VARIANTS
 from tests.unit.training.rl.model.policy_cases import furthest, make_policy, make_rows
 
+# A minute of two processes: part of `make test-full`.
+pytestmark = pytest.mark.full
 ROOT = Path(__file__).parents[5]
 
 
