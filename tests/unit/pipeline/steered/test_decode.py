@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
+import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
@@ -11,9 +13,10 @@ from PIL import Image
 from mirl_core.algorithm.mi.estimators import make_estimator
 from mirl_core.config import MIRLOptions, ModelSettings, Tags
 from mirl_core.engines.base import Sampling
+from mirl_core.engines.fake import FakeEngine
 from mirl_core.pipeline.events import Described, FellBack, Gated
 from mirl_core.pipeline.run import Pipeline
-from mirl_core.types import Description
+from mirl_core.types import Conversation, Description
 from tests.unit.pipeline.pipeline_cases import CONTEXT, CONVERSATION
 from tests.unit.pipeline.steered.steered_cases import LONG_TAGS, TinyModel
 
@@ -80,3 +83,38 @@ async def test_draft_and_verify_is_the_decode_token_by_token(
         assert description.decoding.weight == weight
         greedy = not weight or share == 1.0
         assert not (greedy and description.decoding.switches)
+
+
+@pytest.mark.parametrize(
+    ("lookahead", "text", "switches"), [(1, "9 apples", 1), (2, "apples 9", 0), (8, "apples 9", 0)]
+)
+async def test_a_value_in_a_rarer_form_does_not_pay_in_the_end(
+    lookahead: int, text: str, switches: int
+) -> None:
+    """Most descriptions read "apples 9", some "9 apples"; without the image any value is as likely."""
+
+    def likeliest(conversation: Conversation, suffix: tuple[int, ...]) -> dict[int, float]:
+        words = engine.decode(suffix).removeprefix("<description>").split()
+        value = 1.0 if conversation.images else 0.1
+        following = {
+            (): {" apples": 0.8, " 9": 0.2 * value},
+            ("apples",): {" 9": value},
+            ("9",): {" apples": 1.0},
+        }.get(tuple(words), {"</description>": 1.0})
+        return {engine.encode(word)[0]: math.log(share) for word, share in following.items()}
+
+    engine = FakeEngine(likeliest=likeliest)
+    pipeline = Pipeline(engine, ModelSettings(instruction=""))
+    options = MIRLOptions(contrast=(0.5,), descriptions=0, lookahead=lookahead)
+    events = [e async for e in pipeline.run(CONVERSATION, options, Sampling(99), CONTEXT, chains=False)]
+    last = events[-1]
+    assert isinstance(last, Gated)
+    (description,) = last.descriptions
+    assert description.text == text
+    assert description.decoding is not None
+    assert len(description.decoding.switches) == switches
+    if switches:
+        (switch,) = description.decoding.switches
+        assert (switch.position, switch.drafted, switch.chosen) == (0, " apples", " 9")
+        # log 0.2 − log 0.8, and half of log 0.8 − log 0.02.
+        assert switch.gain == pytest.approx(math.log(0.25) + 0.5 * math.log(40))
