@@ -18,6 +18,7 @@ from pathlib import Path
 
 import httpx
 
+from mirl_core.bundled import DIGITS
 from tests.benchmarks.arms import Proxied
 from tests.helpers.ports import reserved_port
 from tests.helpers.servers import RunningServer, running
@@ -30,8 +31,8 @@ OPTILLM_NEEDS = (
 ITS_HUB = "its_hub[iaas]==1.2.0"
 ANSWER_PATTERN = r"<answer>(.*?)</answer>"
 FOLDER = Path("/tmp/mirl-peers")
-PLAIN_VLLM = (sys.executable, "-m", "tests.benchmarks.peers.plain_vllm")
-"""vLLM's own server, without MIRL."""
+PLAIN_VLLM = (sys.executable, "-m", "tests.benchmarks.peers.plain_vllm", "--model", DIGITS.name)
+"""vLLM's own server, without MIRL, on the digits model."""
 
 
 @dataclass(frozen=True, slots=True)
