@@ -56,14 +56,14 @@ class MIRLOptions(Settings):
     """One request's options: `extra_body={"mirl": {...}}` in an OpenAI client."""
 
     preset: PresetName | None = None
-    """A named set of options, under those beside it: `paper` and `gate` sample and gate, `steered`, `triple`
-    and `fast` decode contrastively."""
+    """A named set of options, under those beside it: `paper`, `gate` and `waves` sample and gate;
+    `steered`, `triple` and `fast` decode contrastively."""
     contrast: Annotated[
         tuple[Annotated[float, Field(ge=0, allow_inf_nan=False)], ...], Field(max_length=8)
     ] = ()
     """λ of each description that is decoded instead of sampled: greedy over
     log p(t | image, question) − λ · log p(t | question). Empty: descriptions are sampled and gated. With it,
-    the options of the gate (`keep`, `forks`, `adaptive_keep`, `gate`, `distinct`) don't apply."""
+    the options of the gate (`keep`, `forks`, `adaptive_keep`, `gate`, `distinct`, `waves`) don't apply."""
     prior_votes: tuple[Annotated[int, Field(ge=1, le=16)], ...] = ()
     """Votes of each decoded description, in the order of `contrast`; empty: one each."""
     descriptions: Annotated[int, Field(ge=0)] = 10
@@ -93,7 +93,7 @@ class MIRLOptions(Settings):
     aggregate: Aggregation = "auto"
     """How chains become one answer: `majority`, `mi_weighted`, `best`; `auto` chooses by the answers."""
     early_stop: bool = True
-    """Abort the remaining chains once none of them can change the winner; with `contrast` everything that
+    """Abort the remaining chains once none of them can change the winner; with `contrast` or `waves` all that
     still runs, once the vote is certain enough."""
     plausibility: Annotated[float, Field(gt=0, le=1)] = 0.1
     """A decoded token is at least this share as likely, given the image, as the likeliest one."""
@@ -102,8 +102,11 @@ class MIRLOptions(Settings):
     decides, as in plain contrastive decoding."""
     certainty: Annotated[float, Field(gt=0.5, lt=1)] = 0.9
     """The vote is certain enough once the leading answer stays ahead of the second with this probability."""
+    waves: bool = False
+    """Start a gated request's chains `wave` at a time, the best descriptions first, until the vote is certain
+    enough; else all at once."""
     wave: Annotated[int, Field(ge=1)] = 2
-    """Descriptions sampled at a time while the vote is open."""
+    """Sequences of a wave: chains with `waves`, samples with `contrast`."""
     ahead: Annotated[int, Field(ge=0)] = 0
     """Descriptions sampled beside the decoded ones, before the vote needs them: less time, more tokens."""
     draft_tokens: Annotated[int, Field(ge=1)] = 8

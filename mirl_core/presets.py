@@ -12,7 +12,7 @@ from typing import Any, Literal
 
 __all__ = ["PRESETS", "PresetName"]
 
-PresetName = Literal["paper", "gate", "steered", "triple", "fast"]
+PresetName = Literal["paper", "gate", "waves", "steered", "triple", "fast"]
 
 _GATE: Mapping[str, Any] = {
     "contrast": (),
@@ -31,6 +31,7 @@ _GATE: Mapping[str, Any] = {
     "plausibility": 0.1,
     "lookahead": 8,
     "certainty": 0.9,
+    "waves": False,
     "wave": 2,
     "ahead": 0,
     "draft_tokens": 8,
@@ -42,6 +43,8 @@ PRESETS: Mapping[str, Mapping[str, Any]] = {
     "paper": {**_GATE, "estimator": "text", "fork_image": "keep"},
     # A careful gate: half the weight, fewer chains.
     "gate": {**_GATE, **_WEIGHED_BY_MI, "keep": 3},
+    # Twice the samples, whose chains start in waves, the best first, until the vote is certain enough.
+    "waves": {**_GATE, **_WEIGHED_BY_MI, "descriptions": 16, "keep": 8, "waves": True},
     # Prior votes: three decoded descriptions vote first, samples follow while the vote is open.
     "steered": {
         **_GATE,

@@ -1,6 +1,6 @@
 """The pipeline's events, in this order; `Finished` comes last, once.
 
-    Started → Described* → Gated → ChainDone* → Decided → ChainDone* → Finished
+    Started → Described* → Gated → (Branched | ChainDone)* → Decided → ChainDone* → Finished
     Started → Described* → FellBack → ChainDone → Decided → Finished    (no usable description)
     Started → (Branched | Described | ChainDone)* → Decided → ChainDone* → Finished          (steered)
 

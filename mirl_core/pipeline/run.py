@@ -24,10 +24,11 @@ from mirl_core.config import MIRLOptions, ModelSettings
 from mirl_core.engines.base import Engine, Rendered, RequestContext, Sampling
 from mirl_core.pipeline.chains import SampledChains
 from mirl_core.pipeline.deadline import Deadline
-from mirl_core.pipeline.events import ChainDone, Decided, Event, FellBack, Finished, Gated, Started
+from mirl_core.pipeline.events import Branched, ChainDone, Decided, Event, FellBack, Finished, Gated, Started
 from mirl_core.pipeline.gated.describe import SampledDescriptions, describe
 from mirl_core.pipeline.gated.fork import fork
 from mirl_core.pipeline.gated.score import score_and_gate
+from mirl_core.pipeline.gated.waves import fork_in_waves
 from mirl_core.pipeline.plain import plain
 from mirl_core.pipeline.request import Request
 from mirl_core.pipeline.result import make_result
@@ -135,7 +136,8 @@ async def _gated(request: Request, chains: bool) -> AsyncGenerator[Event, None]:
         yield Gated(gated.descriptions, gated.mi_weight, stages)
         if not chains:
             return
-        forking = fork(request, gated.kept, described.usage.generated_tokens)
+        start = fork_in_waves if request.options.waves else fork
+        forking = start(request, gated.kept, described.usage.generated_tokens)
         rest = _voted(request, gated.descriptions, forking, stages, mi_weight=gated.mi_weight)
     async with aclosing(rest) as events:
         async for event in events:
@@ -180,7 +182,7 @@ async def _plainly(
 async def _voted(
     request: Request,
     descriptions: tuple[Description, ...],
-    sampling: AsyncGenerator[ChainDone | Decided | SampledChains, None],
+    sampling: AsyncGenerator[Branched | ChainDone | Decided | SampledChains, None],
     stages: tuple[StageUsage, ...],
     *,
     mi_weight: float | None = None,

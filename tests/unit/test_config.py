@@ -16,8 +16,8 @@ DEFAULTS: dict[str, Any] = {
     "mi_weight": 1.0, "normalize": "token", "clip": None, "distinct": False, "fork_image": "keep",
     "aggregate": "auto", "early_stop": True, "description_tokens": 128, "timeout": None,
     "max_total_tokens": None, "token_mi": False, "preset": None, "contrast": (), "prior_votes": (),
-    "plausibility": 0.1, "certainty": 0.9, "wave": 2, "ahead": 0, "draft_tokens": 8, "lookahead": 8,
-    "share_chains": True,
+    "plausibility": 0.1, "certainty": 0.9, "wave": 2, "waves": False, "ahead": 0, "draft_tokens": 8,
+    "lookahead": 8, "share_chains": True,
 }  # fmt: skip
 LIMITS = {
     "max_descriptions": 32, "max_keep": 32, "max_forks": 16, "max_choices": 8, "max_total_tokens": 65536,
@@ -58,13 +58,14 @@ BOUNDS: dict[str, tuple[list[Any], list[Any]]] = {
             "lookahead",
         )
     },
-    "preset": (["paper", "gate", "steered", "triple", "fast", None], ["best", 3]),
+    "preset": (["paper", "gate", "waves", "steered", "triple", "fast", None], ["best", 3]),
     "contrast": ([(), (0.0, 2.5), (1.0,) * 8], [0.5, "auto", (1.0,) * 9]),
     "prior_votes": ([()], [2, (1,)]),
     "plausibility": ([1e-9, 1], [0, 1.001]),
     "certainty": ([0.51, 0.999], [0.5, 1]),
     "ahead": ([0, 3], [-1]),
     "share_chains": ([False], ["perhaps"]),
+    "waves": ([True], ["perhaps"]),
     "max_total_tokens": ([1, None], [0]),
     "adaptive_keep": ([1e-9, 1, None], [0, 1.001]),
     "clip": ([1e-9, None], [0, -1]),
@@ -127,7 +128,7 @@ def test_parse_goes_over_the_models_defaults() -> None:
                 "unknown key 'kep'; known keys: adaptive_keep, aggregate, ahead, certainty, clip, contrast, "
                 "description_tokens, descriptions, distinct, draft_tokens, early_stop, estimator, "
                 "fork_image, forks, gate, keep, lookahead, max_total_tokens, mi_weight, normalize, "
-                "plausibility, preset, prior_votes, share_chains, timeout, token_mi, wave"
+                "plausibility, preset, prior_votes, share_chains, timeout, token_mi, wave, waves"
             ),
         ),
         (

@@ -14,7 +14,8 @@ from mirl_core.presets import PRESETS
 OTHER = MIRLOptions(
     contrast=(2.0,), prior_votes=(3,), descriptions=1, keep=1, forks=1, adaptive_keep=0.5, gate="random",
     estimator="blank", mi_weight="auto", normalize="sum", clip=1.0, distinct=True, fork_image="drop",
-    aggregate="best", early_stop=False, plausibility=0.5, certainty=0.6, wave=9, ahead=9, draft_tokens=99,
+    aggregate="best", early_stop=False, plausibility=0.5, certainty=0.6, waves=True, wave=9, ahead=9,
+    draft_tokens=99, lookahead=2,
     share_chains=False, description_tokens=7, timeout=3.0, max_total_tokens=999, token_mi=True,
 )  # fmt: skip
 BOUNDS = {"description_tokens", "timeout", "max_total_tokens", "token_mi", "share_chains"}
@@ -45,6 +46,10 @@ def test_a_preset_decides_all_but_bounds_and_what_the_model_is_like(name: str) -
     ("name", "expected"),
     [
         ("gate", {"keep": 3, "mi_weight": 0.5, "clip": 2.0}),
+        (
+            "waves",
+            {"descriptions": 16, "keep": 8, "mi_weight": 0.5, "clip": 2.0, "waves": True},
+        ),
         ("steered", {"contrast": (0.0, 0.5, 1.0), "prior_votes": (2, 2, 1), "descriptions": 8, "ahead": 2}),
         (
             "triple",

@@ -19,7 +19,8 @@ from mirl_core.engines.base import derive_seed
 from mirl_core.evaluation.bank.records import BankedDescription, BankedQuestion
 from mirl_core.evaluation.methods.base import Replay, ReplayDraw
 from mirl_core.evaluation.methods.parsing import MethodSpec
-from mirl_core.evaluation.methods.replay_chains import drawn, fallback, forked, refuse, run
+from mirl_core.evaluation.methods.replay_chains import drawn, fallback, forked, refuse, run, run_in_waves
+from mirl_core.pipeline.gated.waves import in_rank_order
 from mirl_core.types import Description
 
 if TYPE_CHECKING:
@@ -90,7 +91,15 @@ class Gated:
         kept = {description.index: description.score for description in selected if description.kept}
         traces = forked(banked, draw, kept, options.forks, self.name)
         described = sum(description.tokens for description in descriptions)
-        played = run(traces, options.aggregate, options.early_stop, described, scored)
+        if options.waves:
+            by_chain = {(trace.chain.description, trace.chain.fork): trace for trace in traces}
+            ordered = [by_chain[chain] for chain in in_rank_order(list(kept.items()), options.forks)]
+            waves = [ordered[start : start + options.wave] for start in range(0, len(ordered), options.wave)]
+            played = run_in_waves(
+                waves, options.aggregate, options.early_stop, options.certainty, described, scored
+            )
+        else:
+            played = run(traces, options.aggregate, options.early_stop, described, scored)
         confidence, _ = reported(played.confidence, selected, self.calibration)
         return replace(played, confidence=confidence)
 

@@ -157,12 +157,60 @@ def run(
     last = max(trace.ticks for trace in traces)
     now = _decided_at(traces, aggregate) if early_stop else last
     ended = [trace for trace in traces if trace.ticks <= now]
+    generated = generated_before + sum(min(trace.ticks, now) for trace in traces)
+    return _voted(ended, aggregate, generated, scored)
+
+
+def run_in_waves(
+    waves: Sequence[Sequence[Trace]],
+    aggregate: Aggregation,
+    early_stop: bool,
+    certainty: float,
+    generated_before: int = 0,
+    scored: int = 0,
+) -> Replay:
+    """Play waves of chains one after the other, until the vote is certain or decided.
+
+    Args:
+        waves: the chains of each wave.
+        certainty: as `mirl_core.config.MIRLOptions.certainty`.
+        generated_before: tokens sampled in earlier stages.
+        scored: tokens scored in earlier stages.
+    """
+    ended: list[Trace] = []
+    generated, stopped = generated_before, False
+    for number, wave in enumerate(waves):
+        chains = [trace.chain for trace in ended]
+        if stopped or voting.certain(chains, aggregate, certainty):
+            break
+        later = [trace for other in waves[number + 1 :] for trace in other]
+        now = max(trace.ticks for trace in wave)
+        for tick in sorted({trace.ticks for trace in wave}) if early_stop else ():
+            complete = [trace for trace in wave if trace.ticks <= tick]
+            chains = [trace.chain for trace in (*ended, *complete)]
+            running = [trace for trace in wave if trace.ticks > tick]
+            outstanding = [
+                Pending(trace.chain.description, trace.chain.fork, trace.chain.score)
+                for trace in (*running, *later)
+            ]
+            if outstanding and (
+                voting.certain(chains, aggregate, certainty) or voting.decided(chains, outstanding, aggregate)
+            ):
+                now, stopped = tick, True
+                break
+        generated += sum(min(trace.ticks, now) for trace in wave)
+        ended += [trace for trace in wave if trace.ticks <= now]
+    return _voted(ended, aggregate, generated, scored)
+
+
+def _voted(ended: Sequence[Trace], aggregate: Aggregation, generated: int, scored: int) -> Replay:
+    """Return the vote of the trajectories that ended."""
     outcome = voting.tally([trace.chain for trace in ended], aggregate)
     winner = None if outcome is None else outcome.representative
     return Replay(
         answer=None if winner is None else winner.answer,
         right=any(trace.right for trace in ended if trace.chain is winner),
-        generated_tokens=generated_before + sum(min(trace.ticks, now) for trace in traces),
+        generated_tokens=generated,
         scored_tokens=scored,
         trajectories=sum(trace.reaches_answer for trace in ended),
         confidence=None if outcome is None else outcome.confidence,

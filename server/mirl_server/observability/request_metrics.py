@@ -111,7 +111,8 @@ class _ChoiceMetrics:
                 self._now_sampling(self._sampling - 1)
             case Gated(descriptions):
                 metrics.described(descriptions)
-                self._fork(self._options.forks * sum(description.kept for description in descriptions))
+                kept = sum(description.kept for description in descriptions)
+                self._fork(0 if self._options.waves else self._options.forks * kept)
             case FellBack():
                 metrics.described(tuple(self._described))
                 self._fork(1)

@@ -100,6 +100,7 @@ CHANGED: dict[str, Any] = {
     "plausibility": 0.2,
     "certainty": 0.8,
     "wave": 3,
+    "waves": True,
     "ahead": 1,
     "draft_tokens": 4,
     "lookahead": 1,

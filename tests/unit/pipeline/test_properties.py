@@ -56,6 +56,9 @@ options = st.builds(
     adaptive_keep=st.one_of(st.none(), st.floats(0.1, 1.0)),
     mi_weight=st.sampled_from([0.0, 0.5, 1.0, "auto"]),
     fork_image=st.sampled_from(["keep", "drop"]),
+    waves=st.booleans(),
+    wave=st.integers(1, 4),
+    certainty=st.sampled_from([0.6, 0.9]),
 )
 
 

@@ -48,6 +48,9 @@ OPTIONS = st.fixed_dictionaries(
         "mi_weight": st.sampled_from([0.0, 0.5, 1.0, "auto"]),
         "clip": st.sampled_from([None, 0.4]),
         "token_mi": st.booleans(),
+        "waves": st.booleans(),
+        "wave": st.integers(1, 4),
+        "certainty": st.sampled_from([0.6, 0.9]),
     }
 )
 ANSWERS = st.sampled_from(

@@ -217,7 +217,7 @@ def test_a_models_decoding_is_no_gates() -> None:
         ("steered(preset=gate)", "'preset' is what the name says"),
         ("steered(contrast=0,x)", "contrast"),
         ("steered(contrast=0,-1)", "contrast"),
-        ("steered(contrast=0,0.5)", "a number of votes for each of the 2 values of contrast"),
+        ("steered(contrast=0,0.5;prior_votes=1)", "a number of votes for each of the 2 values of contrast"),
         ("steered(certainty=0.5)", "certainty"),
         ("fast(fork_image=drop)", "'fork_image' can't be replayed"),
         ("confidence(contrast=0)", "'contrast' is what the name says"),
