@@ -108,7 +108,8 @@ class MethodSpec:
                 raise self.problem(
                     f"'{key}' can't be replayed from a bank; change the model's mirl.json and bank anew"
                 )
-            absent = value in ("none", "null")
+            # A gate has the name `none`.
+            absent = value == "null" or (value == "none" and key != "gate")
             if isinstance(getattr(defaults, key, None), tuple):
                 values[key] = () if absent else tuple(value.split(","))
             else:

@@ -185,6 +185,11 @@ def test_a_preset_is_what_a_request_with_it_gets(name: str) -> None:
     assert changed.options == method.options.model_copy(update={"token_mi": True})
 
 
+def test_the_gate_none_is_a_name() -> None:
+    (method,) = parse_methods("waves(gate=none;keep=3;clip=none)", SETTINGS)
+    assert (method.options.gate, method.options.clip) == ("none", None)
+
+
 def test_options_may_be_lists() -> None:
     (method,) = parse_methods("steered(contrast=0,0.5;prior_votes=3,1)", SETTINGS)
     assert (method.options.contrast, method.options.prior_votes) == ((0.0, 0.5), (3, 1))
