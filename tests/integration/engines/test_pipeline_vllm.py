@@ -274,6 +274,19 @@ def unfinished(engine: VLLMEngine) -> int:
     return engine.client.get_num_unfinished_requests()  # type: ignore[attr-defined,no-any-return]
 
 
+async def test_chains_in_waves_are_those_that_start_at_once(vllm_engine: VLLMEngine) -> None:
+    options = {"descriptions": 3, "keep": 3, "forks": 2, "early_stop": False, "certainty": 0.999}
+    sampling = Sampling(max_tokens=200, seed=3, temperature=0.0)
+    together = await run(vllm_engine, sampling=sampling, **options)
+    apart = await run(vllm_engine, sampling=sampling, **options, waves=True)
+    texts = [{(c.description, c.fork): c.text for c in result.chains} for result in (together, apart)]
+    assert len(texts[0]) == 2 * sum(description.kept for description in together.descriptions)
+    assert texts[0] == texts[1]
+    few = await run(vllm_engine, **PRESETS["waves"])
+    assert few.content
+    assert len(few.chains) <= 16
+
+
 async def test_steered_answers(vllm_engine: VLLMEngine) -> None:
     result = await run(vllm_engine, **PRESETS["steered"], token_mi=True)
     assert result.content == result.representative.answer
