@@ -63,6 +63,9 @@ class Decoder:
         while state.reason is None:
             draft = await self._drafts.complete(state.tokens, state.bill)
             state.reason = self._drafts.end(state.tokens + draft.token_ids, draft.finish_reason)
+            if not draft.token_ids:
+                # No draft of these tokens goes any further.
+                state.reason = draft.finish_reason
             if weight == 0 or state.reason == "abort":
                 state.tokens += draft.token_ids
                 state.logprobs += draft.logprobs
@@ -86,6 +89,10 @@ class Decoder:
                 tuple(bill.passes.items()),
             ),
         )
+
+    async def image_free_logprobs(self, content: Tokens) -> tuple[float, ...]:
+        """Return log p of each token of a description without tags, under the estimator; nats."""
+        return await self._drafts.image_free.logprobs(content)
 
     async def _verify(self, state: _State, verified: Verified) -> None:
         """Add the draft's tokens to the state, up to the first that the contrast replaces, and that one."""
@@ -151,7 +158,7 @@ class Decoder:
             for token, position in zip(verified.sample.token_ids, verified.positions, strict=True):
                 history = followed(history, position, token)
             tokens += verified.sample.token_ids
-            if verified.sample.finish_reason != "length":
+            if verified.sample.finish_reason != "length" or not verified.sample.token_ids:
                 break
         return terms[:count]
 

@@ -50,7 +50,8 @@ class ImageFree:
                 for variant in await self._rendered()
             )
         )
-        return list(zip(*(positions[-len(draft) :] for positions in per_variant), strict=True))
+        first = len(opening) + len(before) - start
+        return list(zip(*(positions[first:] for positions in per_variant), strict=True))
 
     async def complete(
         self, before: Tokens, position: Position, tokens: Iterable[int]
@@ -86,6 +87,19 @@ class ImageFree:
     def marginals(self, history: History) -> tuple[float, ...]:
         """Return the estimator's log p of each token of a description; nats."""
         return self._estimator.combine(history) if history else ()
+
+    async def logprobs(self, content: Tokens) -> tuple[float, ...]:
+        """Return the estimator's log p of each token of a whole description without tags; nats."""
+        opening = self._request.opening
+        variants = await self._rendered()
+        scores = await asyncio.gather(*(self._scores(variant, (*opening, *content)) for variant in variants))
+        # The tag is cut off before combining: it belongs to the prompt and must not weigh the references.
+        return self._estimator.combine([values[len(opening) :] for values in scores])
+
+    async def _scores(self, variant: Rendered, suffix: Tokens) -> tuple[float, ...]:
+        with self._calls.scoring(len(suffix)) as context:
+            (scores,) = await self._request.engine.score(variant, [suffix], context)
+        return scores
 
     async def _score(self, variant: Rendered, before: Tokens, token: int) -> float:
         suffix = (*self._request.opening, *before, token)

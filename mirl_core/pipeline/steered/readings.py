@@ -7,8 +7,7 @@ from dataclasses import replace
 
 from mirl_core.algorithm.budget import description_limit
 from mirl_core.algorithm.gates import GATES
-from mirl_core.algorithm.mi.estimators import ESTIMATORS, make_estimator
-from mirl_core.algorithm.mi.scoring import image_free_logprobs, measure
+from mirl_core.algorithm.mi.scoring import measure
 from mirl_core.algorithm.segments import read_description
 from mirl_core.config import MIRLOptions
 from mirl_core.engines.base import Sample, derive_seed
@@ -74,7 +73,7 @@ class Readings:
             return description
         content = description.token_ids[: description.content_tokens]
         if marginals is None and (self._ranks or self._options.token_mi):
-            marginals = await self._score(content)
+            marginals = await self._decoder.image_free_logprobs(content)
         if marginals is not None:
             terms = {content: marginals[: len(content)]}
             ((description,), _) = measure(
@@ -84,17 +83,3 @@ class Readings:
             (score,) = GATES["mi"].rank([description], self._options, random.Random(0))
             description = replace(description, score=score)
         return description
-
-    async def _score(self, content: tuple[int, ...]) -> tuple[float, ...]:
-        request = self._request
-        passes = ESTIMATORS[self._options.estimator].passes(len(request.references))
-        with self._calls.scoring(passes * (len(request.opening) + len(content))) as context:
-            (marginals,) = await image_free_logprobs(
-                request.engine,
-                make_estimator(self._options.estimator, request.references),
-                request.prompt,
-                request.opening,
-                [content],
-                context,
-            )
-        return marginals

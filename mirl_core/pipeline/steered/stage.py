@@ -14,7 +14,7 @@ from typing import Any
 from mirl_core.algorithm import voting
 from mirl_core.algorithm.aggregators import Outcome
 from mirl_core.algorithm.budget import fanout
-from mirl_core.engines.base import Sample, derive_seed
+from mirl_core.engines.base import Rendered, Sample, derive_seed
 from mirl_core.engines.common.concurrency import cancel_and_wait
 from mirl_core.pipeline.chains import SampledChains, chain_prompt, chain_sampling, read_chain
 from mirl_core.pipeline.events import Branched, ChainDone, Decided, Described
@@ -122,7 +122,7 @@ class _Run:
         await asyncio.gather(*self._tasks, return_exceptions=True)
         if request.deadline.passed and not any(item.kept for item in self._descriptions.values()):
             raise request.deadline.error("while describing the image")
-        yield self._result(rendered)
+        yield self._result()
 
     async def close(self) -> None:
         """Cancel what still runs."""
@@ -158,7 +158,7 @@ class _Run:
             self._follow(self._readings.sampled(index))
         return count
 
-    async def _chain(self, rendered: Any, description: Description, fork: int) -> tuple[Chain, Sample]:
+    async def _chain(self, rendered: Rendered, description: Description, fork: int) -> tuple[Chain, Sample]:
         request, options = self._request, self._options
         half = (options.max_total_tokens or 0) // 2
         sampling = chain_sampling(request, description, half, fanout(options, max_tokens=1).chains)
@@ -180,7 +180,7 @@ class _Run:
         sample = replace(sample, index=fork)
         return read_chain(request, sample, description), sample
 
-    def _result(self, rendered: Any) -> Steered:
+    def _result(self) -> Steered:
         descriptions = tuple(self._descriptions[index] for index in sorted(self._descriptions))
         weight = mi_options(self._options).mi_weight
         assert not isinstance(weight, str)
@@ -190,7 +190,7 @@ class _Run:
             chains=SampledChains(
                 self._ballot.chains,
                 tuple(self._ballot.samples),
-                rendered,
+                self._request.rendered,
                 self._calls.usage("fork"),
                 self._outcome,
             ),

@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import AsyncGenerator, Sequence
 from typing import Any
 
 import pytest
 
 from mirl_core.config import MIRLOptions, ModelSettings
-from mirl_core.engines.base import Sampling, derive_seed
+from mirl_core.engines.base import Sample, Sampling, derive_seed
 from mirl_core.engines.fake import FakeText
+from mirl_core.engines.wrappers.forwarding import ForwardingEngine
 from mirl_core.errors import DeadlineError, EngineError, RequestError
 from mirl_core.pipeline.choices import run_choices
 from mirl_core.pipeline.events import (
@@ -21,6 +22,7 @@ from mirl_core.pipeline.events import (
     FellBack,
     Finished,
     Gated,
+    Started,
 )
 from mirl_core.pipeline.run import Pipeline
 from mirl_core.types import Result
@@ -220,6 +222,14 @@ async def test_mi_is_there_where_it_costs_nothing_and_all_of_it_on_request() -> 
     assert full.scored_tokens > known.scored_tokens
 
 
+@pytest.mark.parametrize("estimator", ["text", "blank"])
+async def test_the_image_free_prompt_is_rendered_once(estimator: str) -> None:
+    model = await model_of(["4", "5", "6"], {f"thing {n}": f"{20 + n}" for n in range(4)})
+    await run(model, descriptions=4, token_mi=True, estimator=estimator)
+    assert len(model.engine.of_kind("render")) == 2
+    assert len(model.engine.rendered[1].images) == (estimator == "blank")
+
+
 async def test_prose_is_not_sampled_again() -> None:
     prose = "The {} in the picture is sleeping on a sofa of some length."
     model = await model_of([prose.format("dog"), prose.format("cat"), prose.format("hen")])
@@ -273,7 +283,9 @@ async def test_samples_have_the_branches_of_a_gated_request() -> None:
 
 async def test_chains_without_the_image() -> None:
     model = await model_of(["4", "4", "4"])
-    await run(model, fork_image="drop")
+    events = await run(model, fork_image="drop")
+    assert isinstance(events[0], Started)
+    assert result(events).prompt_tokens == events[0].prompt_tokens
     assert [len(call.conversation.images) for call in model.engine.of_kind("fork")] == [0, 0, 0]
     assert {len(call.conversation.images) for call in model.engine.of_kind("describe")} == {1}
 
@@ -347,3 +359,21 @@ async def test_events_come_in_order() -> None:
     assert sorted(described) == list(range(len(described)))
     started = sum(event.chains for event in events if isinstance(event, Branched))
     assert started == len(done)
+
+
+async def test_a_draft_without_a_token_is_the_last() -> None:
+    class Silent(ForwardingEngine):
+        """Has no room for a description's first token."""
+
+        async def generate(self, *call: Any) -> AsyncGenerator[Sample, None]:
+            yield Sample(0, (), (), "", "length")
+
+    model = TinyModel(SEED)
+    pipeline = Pipeline(Silent(model.engine), ModelSettings(instruction=""))
+    options = MIRLOptions(contrast=WEIGHTS, descriptions=0)
+    events = [
+        event async for event in pipeline.run(CONVERSATION, options, Sampling(9), CONTEXT, chains=False)
+    ]
+    described = [event.description for event in events if isinstance(event, Described)]
+    assert [description.reason for description in described] == ["truncated"] * 3
+    assert isinstance(events[-1], FellBack)
