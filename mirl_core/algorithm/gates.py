@@ -9,14 +9,24 @@ from __future__ import annotations
 
 import math
 import random
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import ClassVar, Protocol
 
 from mirl_core.config import GateName, MIRLOptions
 from mirl_core.types import Description
 
-__all__ = ["GATES", "ConfidenceGate", "Gate", "MIGate", "NoGate", "RandomGate", "mass_prefix", "select"]
+__all__ = [
+    "GATES",
+    "ConfidenceGate",
+    "Gate",
+    "MIGate",
+    "NoGate",
+    "RandomGate",
+    "in_rank_order",
+    "mass_prefix",
+    "select",
+]
 
 
 class Gate(Protocol):
@@ -126,6 +136,17 @@ def select(
             selected[index], score=scores[index], kept=kept, reason=None if kept else "gate"
         )
     return tuple(selected)
+
+
+def in_rank_order(scores: Mapping[int, float | None], forks: int) -> list[tuple[int, int]]:
+    """Return (description, fork) of all chains: every description's first fork by rank, then its second, …
+
+    Args:
+        scores: gate score of each kept description, by its index.
+        forks: chains of each.
+    """
+    ranked = sorted(scores, key=lambda index: (-(scores[index] or 0.0), index))
+    return [(index, fork) for fork in range(forks) for index in ranked]
 
 
 def mass_prefix(ranked_scores: Sequence[float], mass: float) -> int:

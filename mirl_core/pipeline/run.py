@@ -28,7 +28,6 @@ from mirl_core.pipeline.events import Branched, ChainDone, Decided, Event, FellB
 from mirl_core.pipeline.gated.describe import SampledDescriptions, describe
 from mirl_core.pipeline.gated.fork import fork
 from mirl_core.pipeline.gated.score import score_and_gate
-from mirl_core.pipeline.gated.waves import fork_in_waves
 from mirl_core.pipeline.plain import plain
 from mirl_core.pipeline.request import Request
 from mirl_core.pipeline.result import make_result
@@ -136,8 +135,7 @@ async def _gated(request: Request, chains: bool) -> AsyncGenerator[Event, None]:
         yield Gated(gated.descriptions, gated.mi_weight, stages)
         if not chains:
             return
-        start = fork_in_waves if request.options.waves else fork
-        forking = start(request, gated.kept, described.usage.generated_tokens)
+        forking = fork(request, gated.kept, described.usage.generated_tokens)
         rest = _voted(request, gated.descriptions, forking, stages, mi_weight=gated.mi_weight)
     async with aclosing(rest) as events:
         async for event in events:

@@ -10,7 +10,7 @@ import numpy as np
 
 from mirl_core.algorithm.budget import scored_tokens
 from mirl_core.algorithm.confidence import calibration_for, reported
-from mirl_core.algorithm.gates import GATES, select
+from mirl_core.algorithm.gates import GATES, in_rank_order, select
 from mirl_core.algorithm.mi.estimators import ESTIMATORS
 from mirl_core.algorithm.mi.pointwise import token_mi
 from mirl_core.algorithm.mi.scoring import needs_marginals, resolve_weight
@@ -20,7 +20,6 @@ from mirl_core.evaluation.bank.records import BankedDescription, BankedQuestion
 from mirl_core.evaluation.methods.base import Replay, ReplayDraw
 from mirl_core.evaluation.methods.parsing import MethodSpec
 from mirl_core.evaluation.methods.replay_chains import drawn, fallback, forked, refuse, run, run_in_waves
-from mirl_core.pipeline.gated.waves import in_rank_order
 from mirl_core.types import Description
 
 if TYPE_CHECKING:
@@ -93,7 +92,7 @@ class Gated:
         described = sum(description.tokens for description in descriptions)
         if options.waves:
             by_chain = {(trace.chain.description, trace.chain.fork): trace for trace in traces}
-            ordered = [by_chain[chain] for chain in in_rank_order(list(kept.items()), options.forks)]
+            ordered = [by_chain[chain] for chain in in_rank_order(kept, options.forks)]
             waves = [ordered[start : start + options.wave] for start in range(0, len(ordered), options.wave)]
             played = run_in_waves(
                 waves, options.aggregate, options.early_stop, options.certainty, described, scored

@@ -6,9 +6,9 @@ from typing import Any
 
 import pytest
 
+from mirl_core.algorithm.gates import in_rank_order
 from mirl_core.engines.fake import FakeEngine, FakeText
 from mirl_core.pipeline.events import Branched, ChainDone, Decided, Event
-from mirl_core.pipeline.gated.waves import in_rank_order
 from tests.unit.pipeline.pipeline_cases import chain, described, events_of, finished
 
 # By MI: b (3), a (2), c (1), d (0.5 nats a token).
@@ -33,7 +33,7 @@ def order(events: list[Event]) -> list[tuple[int | None, int]]:
 
 
 def test_first_forks_come_before_second_ones_and_the_best_description_first() -> None:
-    assert in_rank_order([(0, 1.0), (1, 3.0), (2, None), (3, 3.0)], 2) == [
+    assert in_rank_order({0: 1.0, 1: 3.0, 2: None, 3: 3.0}, 2) == [
         (1, 0), (3, 0), (0, 0), (2, 0), (1, 1), (3, 1), (0, 1), (2, 1),
     ]  # fmt: skip
 
