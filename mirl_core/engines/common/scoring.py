@@ -1,14 +1,40 @@
-"""The parts that the engines' `score` methods share: distinct suffixes, and batches bounded in tokens."""
+"""The parts that the engines' scoring methods share: distinct suffixes, and batches bounded in tokens."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Coroutine, Mapping, Sequence
+from typing import Any
+
+from mirl_core.engines.common.concurrency import gather_or_cancel
 
 LONG_PROMPT = 256
 """Tokens from which on vLLM scores a prompt through its prefix cache: a dozen blocks."""
 
 Suffix = tuple[int, ...]
 Scores = tuple[float, ...]
+Positions = Callable[[Suffix, str, int, int], Coroutine[Any, Any, list[dict[int, float]]]]
+"""(suffix, name of the request, start, top) → log p by token id at each position of the suffix from `start`
+on: of its own token and of the `top` likeliest; nats."""
+
+
+async def score_suffixes(
+    positions: Positions, prompt_tokens: int, suffixes: Sequence[Suffix], limit: int
+) -> dict[Suffix, Scores]:
+    """Return raw log p of every token of each suffix, nats.
+
+    Args:
+        positions: scores a suffix after the prompt.
+        prompt_tokens: length of the prompt.
+        suffixes: distinct and not empty.
+        limit: most prompt-plus-suffix tokens in flight.
+    """
+    scores: dict[Suffix, Scores] = {}
+    for group in batches(suffixes, prompt_tokens, limit):
+        by_position = await gather_or_cancel(
+            positions(suffix, f"{len(scores)}-{i}", 0, 0) for i, suffix in enumerate(group)
+        )
+        scores |= zip(group, map(own_logprobs, by_position, group), strict=True)
+    return scores
 
 
 def distinct_suffixes(suffixes: Sequence[Sequence[int]]) -> list[Suffix]:

@@ -38,14 +38,19 @@ from mirl_core.engines.base import (
     too_long_to_score,
 )
 from mirl_core.engines.common.branches import Branches, empty_sample, registered
-from mirl_core.engines.common.scoring import distinct_suffixes, scores_in_order
+from mirl_core.engines.common.scoring import (
+    Positions,
+    distinct_suffixes,
+    score_suffixes,
+    scores_in_order,
+)
 from mirl_core.engines.common.text import TextCodec
 from mirl_core.engines.remote.checks import ServedModel, check, find_model, load_tokenizer
 from mirl_core.engines.remote.pool import Pool
 from mirl_core.engines.remote.prompt import RemotePrompt, render_request
 from mirl_core.engines.remote.requests import Requests, RunningCall
 from mirl_core.engines.remote.sampling import read_sample, sampling_params
-from mirl_core.engines.remote.score import Run, score_likeliest, score_suffixes
+from mirl_core.engines.remote.score import position_reader
 from mirl_core.engines.remote.server import ConnectionLost, Server
 from mirl_core.errors import ConfigError, EngineDeadError, EngineError, RequestError
 from mirl_core.types import Conversation
@@ -199,29 +204,17 @@ class RemoteEngine:
     ) -> list[tuple[float, ...]]:
         """See `Engine.score`; identical suffixes are scored once."""
         distinct = distinct_suffixes(suffixes)
-        scores = await score_suffixes(
-            self._scoring(rendered, max(map(len, distinct), default=0), context),
-            rendered.prompt_tokens,
-            distinct,
-            self._score_batch_tokens,
-            counts_cached=rendered.inputs.server.counts_cached,
-        )
+        positions = await self._positions(rendered, max(map(len, distinct), default=0), context)
+        scores = await score_suffixes(positions, rendered.prompt_tokens, distinct, self._score_batch_tokens)
         return scores_in_order(suffixes, scores)
 
     async def score_likeliest(
         self, rendered: Rendered, suffix_ids: Sequence[int], start: int, top: int, context: RequestContext
     ) -> list[dict[int, float]]:
-        run = self._scoring(rendered, len(suffix_ids), context)
+        positions = await self._positions(rendered, len(suffix_ids), context)
         if start >= len(suffix_ids):
             return []
-        return await score_likeliest(
-            run,
-            rendered.prompt_tokens,
-            tuple(suffix_ids),
-            start,
-            top,
-            counts_cached=rendered.inputs.server.counts_cached,
-        )
+        return await positions(tuple(suffix_ids), "0", start, top)
 
     async def check_structure(self, structure: str) -> None:
         raise RequestError("answers can't be constrained over HTTP; run vLLM in process")
@@ -264,8 +257,8 @@ class RemoteEngine:
         """Set the version of the servers' weights after another process has changed them."""
         self._pool.expect(version)
 
-    def _scoring(self, rendered: Rendered, longest: int, context: RequestContext) -> Run:
-        """Return what sends the requests of a call that scores suffixes of at most `longest` tokens.
+    async def _positions(self, rendered: Rendered, longest: int, context: RequestContext) -> Positions:
+        """Return the function that scores the suffixes of a call, of at most `longest` tokens.
 
         Raises:
             ContextLengthError: they don't fit the model's context.
@@ -274,8 +267,10 @@ class RemoteEngine:
             raise too_long_to_score(self.max_model_len)
         prompt: RemotePrompt = rendered.inputs
         call = RunningCall()
-        return lambda suffix, settings, name: self._requests.run(
-            prompt, suffix, settings, name, context, call
+        return await position_reader(
+            lambda suffix, settings, name: self._requests.run(prompt, suffix, settings, name, context, call),
+            rendered.prompt_tokens,
+            counts_cached=rendered.inputs.server.counts_cached,
         )
 
     async def _admit(self, server: Server) -> None:

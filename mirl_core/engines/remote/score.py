@@ -6,82 +6,37 @@ cached tokens have no values, and vLLM 0.32 then returns uninitialised memory, o
 
 from __future__ import annotations
 
-from collections.abc import Callable, Coroutine, Sequence
+from collections.abc import Callable, Coroutine
 from contextlib import suppress
+from functools import partial
 from typing import Any
 
-from mirl_core.engines.common.concurrency import gather_or_cancel
-from mirl_core.engines.common.scoring import LONG_PROMPT, Scores, Suffix, batches, own_logprobs
+from mirl_core.engines.common.scoring import LONG_PROMPT, Positions, Scores, Suffix, own_logprobs
 from mirl_core.errors import EngineError, RequestError
 
 Run = Callable[[Suffix, dict[str, Any], str], Coroutine[Any, Any, Any]]
 """(suffix, sampling parameters, name of the request) → the server's answer."""
 
 
-async def score_suffixes(
-    run: Run, prompt_tokens: int, suffixes: Sequence[Suffix], limit: int, *, counts_cached: bool
-) -> dict[Suffix, Scores]:
-    """Return raw log p of every token of each suffix, nats.
+async def position_reader(run: Run, prompt_tokens: int, *, counts_cached: bool) -> Positions:
+    """Return a function that scores suffixes after a prompt; a long prompt is in the prefix cache by then.
+
+    The function raises EngineError where vLLM returns no log-probabilities, and RequestError where `top` is
+    above vLLM's `max_logprobs`.
 
     Args:
         run: sends one request.
         prompt_tokens: length of the prompt before each suffix.
-        suffixes: distinct and not empty.
-        limit: most prompt-plus-suffix tokens in flight.
         counts_cached: whether the server reports how much of a prompt was cached.
-
-    Raises:
-        EngineError: the server returns no log-probabilities.
     """
-    through_cache = await _through_cache(run, prompt_tokens, counts_cached)
-    scores: dict[Suffix, Scores] = {}
-    for group in batches(suffixes, prompt_tokens, limit):
-        group_positions = await gather_or_cancel(
-            _positions(run, prompt_tokens, suffix, f"{len(scores)}-{i}", through_cache=through_cache)
-            for i, suffix in enumerate(group)
-        )
-        scores |= zip(group, map(own_logprobs, group_positions, group), strict=True)
-    return scores
-
-
-async def score_likeliest(
-    run: Run, prompt_tokens: int, suffix: Suffix, start: int, top: int, *, counts_cached: bool
-) -> list[dict[int, float]]:
-    """Return raw log p by token id at each position of the suffix from `start` on; nats.
-
-    Args:
-        run: sends one request.
-        prompt_tokens: length of the prompt before the suffix.
-        suffix: longer than `start`.
-        start: first position of the suffix that is wanted.
-        top: how many of the likeliest tokens each position has, beside the suffix's own.
-        counts_cached: whether the server reports how much of a prompt was cached.
-
-    Raises:
-        EngineError: the server returns no log-probabilities.
-        RequestError: `top` is above the server's `--max-logprobs`.
-    """
-    through_cache = await _through_cache(run, prompt_tokens, counts_cached)
-    return await _positions(run, prompt_tokens, suffix, "0", start, top, through_cache=through_cache)
-
-
-async def _through_cache(run: Run, prompt_tokens: int, counts_cached: bool) -> bool:
-    """Return whether to score through the prefix cache; if so, the prompt is in it now."""
-    if not counts_cached or prompt_tokens < LONG_PROMPT:
-        return False
-    await run((), parameters(), "prime")
-    return True
+    through_cache = counts_cached and prompt_tokens >= LONG_PROMPT
+    if through_cache:
+        await run((), parameters(), "prime")
+    return partial(_positions, run, prompt_tokens, through_cache)
 
 
 async def _positions(
-    run: Run,
-    prompt_tokens: int,
-    suffix: Suffix,
-    name: str,
-    start: int = 0,
-    top: int = 0,
-    *,
-    through_cache: bool,
+    run: Run, prompt_tokens: int, through_cache: bool, suffix: Suffix, name: str, start: int, top: int
 ) -> list[dict[int, float]]:
     """Return log p by token id at each position of the suffix from `start` on: its own and the likeliest."""
     # The last token before the first wanted position predicts it, and must not come from the cache.

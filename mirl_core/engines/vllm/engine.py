@@ -31,7 +31,12 @@ from mirl_core.engines.base import (
 )
 from mirl_core.engines.common.branches import Branches, empty_sample, registered
 from mirl_core.engines.common.placeholders import placeholder_ids
-from mirl_core.engines.common.scoring import distinct_suffixes, scores_in_order
+from mirl_core.engines.common.scoring import (
+    Positions,
+    distinct_suffixes,
+    score_suffixes,
+    scores_in_order,
+)
 from mirl_core.engines.common.stop_strings import cut_at_stop_string, stop_by_token
 from mirl_core.engines.common.text import TextCodec
 from mirl_core.engines.vllm.alternatives import likeliest_tokens, token_logprobs
@@ -44,7 +49,7 @@ from mirl_core.engines.vllm.arguments import (
     seeds_are_safe,
 )
 from mirl_core.engines.vllm.render import DEAD, VLLMPrompt, render_prompt, vllm_errors_translated
-from mirl_core.engines.vllm.score import Run, score_likeliest, score_suffixes
+from mirl_core.engines.vllm.score import position_reader
 from mirl_core.engines.vllm.structure import check_structure, choose_backend
 from mirl_core.errors import EngineDeadError, EngineError
 from mirl_core.types import Conversation, FinishReason
@@ -174,29 +179,18 @@ class VLLMEngine:
     ) -> list[tuple[float, ...]]:
         """See `Engine.score`; identical suffixes are scored once."""
         distinct = distinct_suffixes(suffixes)
-        scores = await score_suffixes(
-            self._scoring(rendered, max(map(len, distinct), default=0), context),
-            rendered.prompt_tokens,
-            distinct,
-            self._score_batch_tokens,
-            prefix_caching=self._prefix_caching,
-        )
+        positions = await self._positions(rendered, max(map(len, distinct), default=0), context)
+        scores = await score_suffixes(positions, rendered.prompt_tokens, distinct, self._score_batch_tokens)
         return scores_in_order(suffixes, scores)
 
     async def score_likeliest(
         self, rendered: Rendered, suffix_ids: Sequence[int], start: int, top: int, context: RequestContext
     ) -> list[dict[int, float]]:
-        run = self._scoring(rendered, len(suffix_ids), context)
+        positions = await self._positions(rendered, len(suffix_ids), context)
         if start >= len(suffix_ids):
             return []
-        return await score_likeliest(
-            run,
-            rendered.prompt_tokens,
-            tuple(suffix_ids),
-            start,
-            min(top, self._vocab_size),  # more would end vLLM's engine
-            prefix_caching=self._prefix_caching,
-        )
+        # More than the vocabulary would end vLLM's engine.
+        return await positions(tuple(suffix_ids), "0", start, min(top, self._vocab_size))
 
     async def check_structure(self, structure: str) -> None:
         backend = self.client.vllm_config.structured_outputs_config.backend
@@ -235,8 +229,8 @@ class VLLMEngine:
     def max_model_len(self) -> int:
         return self._max_model_len
 
-    def _scoring(self, rendered: Rendered, longest: int, context: RequestContext) -> Run:
-        """Return what runs the vLLM requests of a call that scores suffixes of at most `longest` tokens.
+    async def _positions(self, rendered: Rendered, longest: int, context: RequestContext) -> Positions:
+        """Return the function that scores the suffixes of a call, of at most `longest` tokens.
 
         Raises:
             ContextLengthError: they don't fit the model's context.
@@ -244,8 +238,12 @@ class VLLMEngine:
         if rendered.prompt_tokens + longest >= self._max_model_len:
             raise too_long_to_score(self._max_model_len)
         call = _RunningCall()
-        return lambda suffix, params, name: self._run(
-            rendered, suffix, params, f"{context.request_id}-{name}", context, call
+        return await position_reader(
+            lambda suffix, params, name: self._run(
+                rendered, suffix, params, f"{context.request_id}-{name}", context, call
+            ),
+            rendered.prompt_tokens,
+            prefix_caching=self._prefix_caching,
         )
 
     async def _run(

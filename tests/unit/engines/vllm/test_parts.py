@@ -17,12 +17,13 @@ from vllm.v1.engine.exceptions import EngineGenerateError
 
 from mirl_core.engines.base import Sample, Sampling
 from mirl_core.engines.common.placeholders import placeholder_ids
+from mirl_core.engines.common.scoring import batches
 from mirl_core.engines.common.stop_strings import cut_at_stop_string, stop_by_token
 from mirl_core.engines.vllm import arguments as _vllm_args
 from mirl_core.engines.vllm.alternatives import last_positions, likeliest_tokens, token_logprobs
 from mirl_core.engines.vllm.engine import VLLMEngine
 from mirl_core.engines.vllm.render import VLLMPrompt, vllm_errors_translated, vllm_messages
-from mirl_core.engines.vllm.score import LONG_PROMPT, batches, score_likeliest
+from mirl_core.engines.vllm.score import LONG_PROMPT, position_reader
 from mirl_core.errors import ConfigError, EngineDeadError, EngineError, MIRLError, RequestError
 from mirl_core.types import Conversation
 
@@ -240,7 +241,8 @@ async def test_what_precedes_start_may_come_from_the_cache(
                 flat.append_fast([token, 8, 9], [-3.0, -0.5, -1.0], (3, 1, 2), [None] * 3)  # type: ignore[arg-type]
         return SimpleNamespace(num_cached_tokens=0 if skips[-1:] == [True] else cached, prompt_logprobs=flat)
 
-    found = await score_likeliest(run, prompt_tokens, (4, 5, 6), 2, 2, prefix_caching=True)
+    positions = await position_reader(run, prompt_tokens, prefix_caching=True)
+    found = await positions((4, 5, 6), "0", 2, 2)
     assert found == [{6: -3.0, 8: -0.5, 9: -1.0}]
     assert names == requests
     assert skips == {1: [True], 2: [False], 3: [False, True]}[len(requests)]
@@ -253,8 +255,9 @@ async def test_too_few_positions_are_an_engine_error() -> None:
         flat.append_fast([6], [-3.0], (1,), [None])  # type: ignore[arg-type]
         return SimpleNamespace(num_cached_tokens=0, prompt_logprobs=flat)
 
+    positions = await position_reader(run, 3, prefix_caching=True)
     with pytest.raises(EngineError, match="too few"):
-        await score_likeliest(run, 3, (5, 6), 0, 0, prefix_caching=True)
+        await positions((5, 6), "0", 0, 0)
 
 
 def test_a_stop_string_spelled_by_other_tokens_still_ends_the_sample() -> None:
