@@ -27,6 +27,7 @@ if TYPE_CHECKING:
 
 __all__ = [
     "UNREPLAYABLE",
+    "ByOptions",
     "Confidence",
     "Gated",
     "NoGate",
@@ -42,9 +43,9 @@ UNREPLAYABLE = ("description_tokens", "fork_image", "timeout", "max_total_tokens
 
 
 @dataclass(frozen=True, slots=True)
-class Gated:
-    """A request's options under which descriptions are gated: the model's, or a preset's, with the changes
-    that the name has in parentheses."""
+class ByOptions:
+    """What methods have that play a request's options: the model's, or a preset's, with the changes that the
+    name has in parentheses."""
 
     name: str
     options: MIRLOptions
@@ -58,13 +59,6 @@ class Gated:
     """Whether the pipeline answers in the same way under these options."""
 
     @classmethod
-    def make(cls, spec: MethodSpec) -> Self:
-        spec.plain()
-        # Also where the model's own options decode instead.
-        fixed = {"contrast": (), **cls.fixed()}
-        return cls.of(spec, spec.request_options(fixed=fixed, refused=UNREPLAYABLE))
-
-    @classmethod
     def of(cls, spec: MethodSpec, options: MIRLOptions) -> Self:
         """Return the method that `spec` names, under `options`."""
         return cls(
@@ -74,6 +68,19 @@ class Gated:
             len(spec.settings.reference_images),
             calibration_for(spec.settings, options) if cls.served else None,
         )
+
+
+class Gated(ByOptions):
+    """Options under which descriptions are gated."""
+
+    __slots__ = ()
+
+    @classmethod
+    def make(cls, spec: MethodSpec) -> Self:
+        spec.plain()
+        # Also where the model's own options decode instead.
+        fixed = {"contrast": (), **cls.fixed()}
+        return cls.of(spec, spec.request_options(fixed=fixed, refused=UNREPLAYABLE))
 
     @classmethod
     def fixed(cls) -> dict[str, object]:

@@ -8,13 +8,12 @@ from __future__ import annotations
 
 import random
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
-from typing import ClassVar, Self, cast
+from dataclasses import replace
+from typing import cast
 
-from mirl_core.algorithm.confidence import calibration_for, reported
+from mirl_core.algorithm.confidence import reported
 from mirl_core.algorithm.gates import GATES
 from mirl_core.algorithm.mi.estimators import ESTIMATORS
-from mirl_core.config import Calibration, MIRLOptions
 from mirl_core.evaluation.bank.records import (
     BankedChain,
     BankedDecoded,
@@ -22,7 +21,13 @@ from mirl_core.evaluation.bank.records import (
     BankedQuestion,
 )
 from mirl_core.evaluation.methods.base import Replay, ReplayDraw
-from mirl_core.evaluation.methods.gated import UNREPLAYABLE, Gated, as_descriptions, mutual_information
+from mirl_core.evaluation.methods.gated import (
+    UNREPLAYABLE,
+    ByOptions,
+    Gated,
+    as_descriptions,
+    mutual_information,
+)
 from mirl_core.evaluation.methods.parsing import MethodSpec
 from mirl_core.evaluation.methods.replay_chains import chains_of, drawn, fallback, refuse
 from mirl_core.evaluation.methods.replay_steered import Entrant, Finish, race
@@ -44,30 +49,10 @@ class Served:
         return (Steered if options.steered else Gated).of(spec, options)
 
 
-@dataclass(frozen=True, slots=True)
-class Steered:
-    """A request's options with `contrast`: decoded descriptions vote first, samples follow."""
+class Steered(ByOptions):
+    """Options with `contrast`: decoded descriptions vote first, samples follow."""
 
-    name: str
-    options: MIRLOptions
-    opening_tokens: int = 1
-    """Length of the description's opening tag, which is scored with every description; tokens."""
-    references: int = 0
-    """Number of images in the mean of the `reference` estimator."""
-    calibration: Calibration | None = None
-    """Maps the vote share to the reported confidence; None: the share itself."""
-    served: ClassVar[bool] = True
-
-    @classmethod
-    def of(cls, spec: MethodSpec, options: MIRLOptions) -> Self:
-        """Return the method that `spec` names, under `options`."""
-        return cls(
-            spec.name,
-            options,
-            spec.opening_tokens,
-            len(spec.settings.reference_images),
-            calibration_for(spec.settings, options),
-        )
+    __slots__ = ()
 
     def play(self, banked: BankedQuestion, draw: ReplayDraw) -> Replay:
         finish = self._finish(banked, draw)
