@@ -1,8 +1,8 @@
 """Presets: named sets of a request's options. `docs/evidence.md` compares them.
 
 A preset sets every option that decides how an answer is reached, so that it means the same on every model;
-`paper` also sets the estimator and what chains see. Bounds (time, tokens, lengths) stay the model's and the
-operator's.
+`paper` also sets the estimator and what chains see. Bounds (time, tokens, lengths) and `share_chains`, which
+depends on how often a model's reasoning slips, stay the model's and the operator's.
 """
 
 from __future__ import annotations
