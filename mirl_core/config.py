@@ -13,6 +13,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import (
     BaseModel,
+    BeforeValidator,
     ConfigDict,
     Field,
     ValidationError,
@@ -41,6 +42,13 @@ def _weight(value: object, validate: ValidatorFunctionWrapHandler) -> Any:
     raise PydanticCustomError("mi_weight", "Input should be a number of at least 0, or 'auto'")
 
 
+def _no_bool(value: object) -> object:
+    """Refuse a bool, which pydantic reads as a number, as `_weight` does."""
+    if isinstance(value, bool):
+        raise PydanticCustomError("weight", "Input should be a number of at least 0")
+    return value
+
+
 MIWeight = Annotated[
     Annotated[float, Field(ge=0, allow_inf_nan=False)] | Literal["auto"], WrapValidator(_weight)
 ]
@@ -59,7 +67,8 @@ class MIRLOptions(Settings):
     """A named set of options, under those beside it: `paper`, `gate` and `waves` sample and gate;
     `steered`, `triple` and `fast` decode contrastively."""
     contrast: Annotated[
-        tuple[Annotated[float, Field(ge=0, allow_inf_nan=False)], ...], Field(max_length=8)
+        tuple[Annotated[float, Field(ge=0, allow_inf_nan=False), BeforeValidator(_no_bool)], ...],
+        Field(max_length=8),
     ] = ()
     """λ of each description that is decoded instead of sampled: greedy over
     log p(t | image, question) − λ · log p(t | question). Empty: descriptions are sampled and gated. With it,

@@ -142,6 +142,11 @@ def test_parse_goes_over_the_models_defaults() -> None:
             "contrast.1: Input should be greater than or equal to 0 (got -1)",
         ),
         (
+            {"contrast": [True]},
+            "mirl.contrast.0",
+            "contrast.0: Input should be a number of at least 0 (got True)",
+        ),
+        (
             {"contrast": [0, 1], "prior_votes": [1]},
             "mirl.prior_votes",
             "prior_votes: Input should have a number of votes for each of the 2 values of contrast (got [1])",

@@ -147,3 +147,24 @@ def test_cache_salts_separate_keys_and_reveal_none() -> None:
     assert len(salts) == 4
     assert cache_salt("Bearer a", None) == cache_salt("Bearer a", None)
     assert all(salt and "Bearer" not in salt for salt in salts)
+
+
+@pytest.mark.parametrize(
+    ("most", "contrast", "votes", "descriptions"),
+    [
+        (32, (0.0, 0.5, 1.0), (2, 2, 1), 8),
+        (5, (0.0, 0.5, 1.0), (2, 2, 1), 2),
+        (3, (0.0, 0.5, 1.0), (2, 2, 1), 0),
+        (2, (0.0, 0.5), (2, 2), 0),
+    ],
+)
+def test_steered_defaults_are_lowered_to_the_limit(
+    most: int, contrast: tuple[float, ...], votes: tuple[int, ...], descriptions: int
+) -> None:
+    lowered = options({"preset": "steered"}, limits={"max_descriptions": most})
+    assert (lowered.contrast, lowered.votes, lowered.descriptions) == (contrast, votes, descriptions)
+    # A request without knobs is within the limits.
+    limits = Limits(max_descriptions=most)
+    assert request_options(None, lowered, limits) == lowered
+    by_operator = options(defaults={"preset": "steered"}, limits={"max_descriptions": most})
+    assert by_operator.contrast == contrast

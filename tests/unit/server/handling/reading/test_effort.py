@@ -51,6 +51,25 @@ def test_it_stays_within_the_limits() -> None:
     assert numbers(options_for("max", PAPER, limits)) == (12, 7, 3)
 
 
+@pytest.mark.parametrize(
+    ("name", "decoded", "sampled"),
+    [
+        ("none", (0.25,), 0),
+        ("minimal", (0.25,), 0),
+        ("low", (0.0, 0.5, 1.0), 4),
+        ("medium", (0.0, 0.5, 1.0), 8),
+        ("high", (0.0, 0.5, 1.0), 16),
+        ("max", (0.0, 0.5, 1.0), 29),
+    ],
+)
+def test_where_descriptions_are_decoded_it_scales_the_samples(
+    name: Effort, decoded: tuple[float, ...], sampled: int
+) -> None:
+    options = options_for(name, MIRLOptions(preset="steered", estimator="blank"), Limits())
+    assert (options.contrast, options.descriptions, options.estimator) == (decoded, sampled, "blank")
+    Limits().check(options)
+
+
 def model() -> ModelSettings:
     return ModelSettings(instruction="", options=MIRLOptions(descriptions=4, keep=2, forks=2))
 
