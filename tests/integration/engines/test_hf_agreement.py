@@ -102,12 +102,13 @@ async def test_mi_agrees_in_bfloat16(bundled_model: Path, vllm_engine: VLLMEngin
     assert per_token <= 0.1
 
 
+@pytest.mark.parametrize("lookahead", [1, 8])
 async def test_draft_and_verify_is_the_decode_token_by_token(
-    hf_float32: HFEngine, vllm_float32: VLLMEngine
+    hf_float32: HFEngine, vllm_float32: VLLMEngine, lookahead: int
 ) -> None:
     """vLLM's drafts against transformers' single steps: the same tokens, for all λ of one request."""
     weights = (0.0, 0.5, 1.0)
-    options = MIRLOptions(contrast=weights, descriptions=0, description_tokens=64)
+    options = MIRLOptions(contrast=weights, descriptions=0, description_tokens=64, lookahead=lookahead)
     own = settings()
     switches = 0
     for number in range(3):
@@ -118,7 +119,8 @@ async def test_draft_and_verify_is_the_decode_token_by_token(
         *_, last = [event async for event in run]
         assert isinstance(last, Gated)
         for weight, description in zip(weights, last.descriptions, strict=True):
-            assert description.token_ids == await lock_step(hf_float32, own, conversation, weight, 64)
+            token_by_token = await lock_step(hf_float32, own, conversation, weight, 64, lookahead)
+            assert description.token_ids == token_by_token
             assert description.decoding is not None
             switches += len(description.decoding.switches)
         assert last.stages[0].sequences < sum(len(d.token_ids) for d in last.descriptions)
