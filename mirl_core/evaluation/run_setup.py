@@ -46,6 +46,8 @@ class RunSettings:
     """Number of questions, the first ones, for live runs; None: all."""
     n: int = 1000
     """Questions per data set, at most."""
+    skip: int = 0
+    """Questions of each data set before them."""
     part: str = "test"
     seed: int = 0
     descriptions: int = 16
@@ -208,7 +210,7 @@ class RunSetup:
     def _open(self, name: str) -> DataSet:
         settings = self.settings
         mapping = settings.mapping if name.startswith("hf:") else None
-        data = open_data(name, settings.part, settings.n, settings.seed, mapping)
+        data = open_data(name, settings.part, settings.n, settings.seed, mapping, settings.skip)
         return replace(data, name=_short(data.name))
 
 

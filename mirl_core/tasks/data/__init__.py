@@ -9,6 +9,7 @@ rules.py     options in texts, and the data sets' rules of rightness
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 from mirl_core.errors import ConfigError
@@ -34,9 +35,9 @@ def names() -> tuple[str, ...]:
 
 
 def open_data(
-    name: str, part: str, limit: int | None, seed: int, mapping: str | Path | None = None
+    name: str, part: str, limit: int | None, seed: int, mapping: str | Path | None = None, skip: int = 0
 ) -> DataSet:
-    """Return the questions of the data set `name`.
+    """Return the questions of the data set `name`, without the first `skip` of their order.
 
     Args:
         name: one of `names()`.
@@ -44,10 +45,21 @@ def open_data(
         limit: most questions, chosen by `seed`; None: all. A larger limit only appends.
         seed: chooses among the questions where there are more than `limit`.
         mapping: a YAML file that maps the columns, for `hf:` names only.
+        skip: for questions on which nothing was chosen and of which nothing was reported.
 
     Raises:
-        ConfigError: the data set doesn't exist, has no such part, or its content is malformed.
+        ConfigError: the data set doesn't exist, has no such part, no more than `skip` questions, or its
+            content is malformed.
     """
+    if not skip:
+        return _open(name, part, limit, seed, mapping)
+    data = _open(name, part, None if limit is None else limit + skip, seed, mapping)
+    if not (questions := data.questions[skip:]):
+        raise ConfigError(f"skip: {name} has only {len(data.questions)} questions", param="skip")
+    return replace(data, questions=questions)
+
+
+def _open(name: str, part: str, limit: int | None, seed: int, mapping: str | Path | None) -> DataSet:
     if limit is not None and limit < 1:
         raise ConfigError(f"n: {limit} questions are not enough; ask for at least 1", param="n")
     if mapping is not None and not name.startswith("hf:"):

@@ -32,6 +32,8 @@ MESSAGES: list[Any] = [
 ]  # fmt: skip
 # The largest fan-out that the server allows, so that the work lasts for seconds whatever the weights say.
 LONG = {"descriptions": 32, "keep": 32, "forks": 16, "gate": "none", "early_stop": False}
+# Without chains, the descriptions themselves must outlast the look at the gauges of a busy server.
+LONG_DESCRIPTIONS = {"descriptions": 64, "description_tokens": 600, "early_stop": False}
 
 
 def anthropic_client(server: RunningServer) -> Anthropic:
@@ -144,14 +146,14 @@ def test_gated_refusals_name_the_field(server: RunningServer) -> None:
 @pytest.mark.parametrize(
     ("path", "body"),
     [
-        ("/v1/responses", {"input": INPUT}),
-        ("/v1/messages", {"messages": MESSAGES, "max_tokens": 500}),
-        ("/v1/mirl/describe", {"messages": image_question()}),
+        ("/v1/responses", {"input": INPUT, "mirl": LONG}),
+        ("/v1/messages", {"messages": MESSAGES, "max_tokens": 500, "mirl": LONG}),
+        ("/v1/mirl/describe", {"messages": image_question(), "mirl": LONG_DESCRIPTIONS}),
     ],
 )
 def test_a_dropped_request_frees_the_engine(server: RunningServer, path: str, body: dict[str, Any]) -> None:
     wait_until(lambda: server.sequences() == 0, 20)
-    with connect(server, {"model": NAME, "temperature": 2.0, "mirl": LONG, **body}, path):
+    with connect(server, {"model": NAME, "temperature": 2.0, **body}, path):
         wait_until(lambda: server.sequences() > 16, 20)
     assert wait_until(lambda: server.sequences() == 0, 5) < 2
 

@@ -72,6 +72,14 @@ def test_a_sample_depends_on_the_seed_and_only_grows(tmp_path: Path) -> None:
     assert sorted(keys(99, 7)) == sorted(keys(None, 0))
 
 
+def test_a_file_may_be_too_short_to_skip_from(tmp_path: Path) -> None:
+    name = write(tmp_path, *[GOOD | {"id": f"q{n}"} for n in range(4)])
+    assert [q.key for q in open_data(name, "dev", None, 0, skip=3).questions] == ["q3"]
+    with pytest.raises(ConfigError, match=r"skip: .* has only 4 questions$") as refused:
+        open_data(name, "dev", 10, 0, skip=4)
+    assert refused.value.param == "skip"
+
+
 @pytest.mark.parametrize(
     ("line", "field", "complaint"),
     [

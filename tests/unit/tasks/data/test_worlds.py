@@ -33,6 +33,15 @@ def test_keys_are_unique_and_a_larger_limit_only_appends(name: str, part: str) -
     assert all(q.clusters and q.family and is_right(q, q.answer) for q in more.questions)
 
 
+@pytest.mark.parametrize("name", ["digits/iid", "charts/shifted", "easy-vqa"])
+def test_skipped_questions_are_the_first(name: str) -> None:
+    every = open_data(name, "dev", 12, seed=3)
+    fresh = open_data(name, "dev", 5, seed=3, skip=7)
+    assert (fresh.name, fresh.part) == (every.name, every.part)
+    assert [q.key for q in fresh.questions] == [q.key for q in every.questions[7:]]
+    assert [pixels(q) for q in fresh.questions] == [pixels(q) for q in every.questions[7:]]
+
+
 def test_digits_questions_are_the_model_cards_with_scene_and_glyphs() -> None:
     data = open_data("digits/ambiguous", "test", 30, seed=0)
     cases = digits_cases("digits-ambiguous", "test", 30)
