@@ -48,9 +48,8 @@ class Overload:
         return [*self.crowd, *self.texts, *(end for end, _ in self.tries), *self.again]
 
 
-@pytest.mark.parametrize(
-    ("seconds", "measured"), [(8, 2), pytest.param(60, 15, id="a minute", marks=pytest.mark.full)]
-)
+@pytest.mark.full
+@pytest.mark.parametrize(("seconds", "measured"), [(8, 2), pytest.param(60, 15, id="a minute")])
 def test_overload(guarded: GuardedServer, seconds: float, measured: float) -> None:
     told = asyncio.run(overload(guarded, seconds, measured))
     crowd = [guarded.keys[name] for name in CROWD]

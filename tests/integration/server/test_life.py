@@ -39,6 +39,7 @@ from tests.integration.server.server_cases import (
 pytestmark = pytest.mark.usefixtures("real_vllm")
 
 
+@pytest.mark.full
 def test_sigterm_lets_what_runs_finish_and_exits_0(tmp_path: Path) -> None:
     # Flags of both kinds are tried on the way.
     flags = ["--mirl-default", "descriptions=2", "--mirl-limit", "max_keep=1", "--no-reasoning-content-alias",

@@ -114,6 +114,7 @@ def check_equal(one: Path, other: Path) -> None:
 
 
 @pytest.mark.usefixtures("_exact")
+@pytest.mark.full
 async def test_a_run_trains_and_goes_on_from_any_checkpoint(tmp_path: Path) -> None:
     whole, killed = tmp_path / "whole", tmp_path / "killed"
     assert await train(recipe(whole), ProcessGroup(), asyncio.Event())
