@@ -8,6 +8,7 @@ from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+import hypothesis
 import pytest
 import pytest_asyncio
 
@@ -16,6 +17,11 @@ from tests.helpers.servers import GuardedServer, RunningServer, key_lines, runni
 
 if TYPE_CHECKING:
     from mirl_core.engines.vllm.engine import VLLMEngine
+
+# A busy machine is slow, and that is no failure.
+hypothesis.settings.register_profile("any machine", deadline=None)
+if hypothesis.settings.get_current_profile_name() == "default":
+    hypothesis.settings.load_profile("any machine")
 
 pytest_plugins = ["tests.helpers.vllm_marker", "pytester"]
 

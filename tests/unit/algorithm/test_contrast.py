@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import random
 
 import pytest
 from hypothesis import given
@@ -31,9 +32,10 @@ def test_a_token_of_exactly_the_share_is_plausible() -> None:
     assert set(plausible({1: -1.0, 2: -1.0, 3: -1.1}, 1)) == {1, 2}
 
 
-@given(LOGPROBS, st.randoms(use_true_random=False), st.floats(0, 3))
-def test_the_choice_has_the_most_contrast(with_image: dict[int, float], rng: object, weight: float) -> None:
-    image_free = {token: -rng.uniform(0, 20) for token in with_image}  # type: ignore[attr-defined]
+@given(LOGPROBS, st.integers(0, 2**32), st.floats(0, 3))
+def test_the_choice_has_the_most_contrast(with_image: dict[int, float], seed: int, weight: float) -> None:
+    rng = random.Random(seed)
+    image_free = {token: -rng.uniform(0, 20) for token in with_image}
     chosen = choose(with_image, image_free, weight)
     value = with_image[chosen] - weight * image_free[chosen]
     assert all(value >= with_image[token] - weight * image_free[token] for token in with_image)

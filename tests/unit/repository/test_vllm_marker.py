@@ -31,7 +31,9 @@ def collect(pytester: pytest.Pytester, source: str, *options: str) -> pytest.Run
     pytester.makeini(MARKERS)
     pytester.makeconftest(PLUGIN + FIXTURES)
     pytester.makepyfile(source)
-    return pytester.runpytest_inprocess("--collect-only", "-q", "-p", "no:cacheprovider", *options)
+    # Plugins of the environment that take seconds to start: pyproject.toml leaves them out of other runs.
+    plain = [f"-pno:{plugin}" for plugin in ("cacheprovider", "schemathesis", "langsmith_plugin")]
+    return pytester.runpytest_inprocess("--collect-only", "-q", *plain, *options)
 
 
 def names(result: pytest.RunResult) -> set[str]:
