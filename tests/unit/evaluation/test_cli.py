@@ -120,6 +120,13 @@ def test_report_on_the_command_line(folders: tuple[Path, Path]) -> None:
     assert done.returncode == 0, done.stderr
     assert (good / "report.md").read_text() == before
     assert "report.md" in done.stdout
+    # The table is the last that is printed, uncut in a pipe.
+    assert "mirl(descriptions=6;keep=2)" in done.stdout
+    rows = json.loads((good / "summary.json").read_text())["data"]["digits/iid"]
+    for name, row in rows.items():
+        (line,) = [line for line in done.stdout.splitlines() if line.split()[:1] == [name]]
+        assert f"{100 * row['accuracy']:.1f} [{100 * row['low']:.1f}, {100 * row['high']:.1f}]" in line
+    assert "n = 40 decides nothing: differences below " in done.stdout
 
 
 @pytest.mark.parametrize(
