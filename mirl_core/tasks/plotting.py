@@ -32,30 +32,30 @@ __all__ = [
 
 # Okabe & Ito's palette, without its yellow, which is too pale for lines on white.
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000", "#7F7F7F")
-# Methods outnumber any palette that is safe for all: Okabe & Ito's colours go to those that reports show
-# most, colours of Tol's schemes to the others; markers and labels tell near ones apart.
+# Okabe & Ito's colours go to the methods that reports show most. The others are far from those and from each
+# other for eyes of all kinds; markers and labels tell the nearest apart.
 METHOD_COLOURS: Mapping[str, str] = {
-    "direct": "#7F7F7F",
+    "direct": "#595959",
     "greedy": "#000000",
     "sc": "#0072B2",
     "adaptive": "#56B4E9",
-    "esc": "#332288",
-    "deepconf": "#44AA99",
+    "esc": "#110099",
+    "deepconf": "#33BBCC",
     "mirl": "#D55E00",
     "gate": "#E69F00",
-    "paper": "#882255",
+    "paper": "#880077",
     "waves": "#CC79A7",
     "steered": "#009E73",
-    "triple": "#117733",
-    "fast": "#999933",
-    "confidence": "#AA4499",
-    "random": "#CC6677",
-    "none": "#A6761D",
-    "auto": "#6699CC",
-    "oracle": "#661100",
+    "triple": "#88BB66",
+    "fast": "#555533",
+    "confidence": "#8800FF",
+    "random": "#BB5533",
+    "none": "#443300",
+    "auto": "#9966FF",
+    "oracle": "#EE7744",
 }
 """Colour by the first word of a method's name: `sc` is that of `sc@16+stop`, `auto` that of `auto-prior`."""
-_OTHER_METHODS = ("#EE6677", "#CCBB44", "#7A5FB5", "#1B7F8C")
+_OTHER_METHODS = ("#FF8899", "#1155BB", "#000044", "#112244")
 _PALETTE = (*METHOD_COLOURS.values(), *_OTHER_METHODS)
 _MARKERS = "osD^vP*X<>hp"
 

@@ -161,9 +161,9 @@ def holm(p_values: Sequence[float]) -> list[float]:
     """
     adjusted = [1.0] * len(p_values)
     least = 0.0
-    for rank, place in enumerate(sorted(range(len(p_values)), key=lambda place: p_values[place])):
-        least = max(least, min(1.0, (len(p_values) - rank) * p_values[place]))
-        adjusted[place] = least
+    for rank, test in enumerate(sorted(range(len(p_values)), key=lambda test: p_values[test])):
+        least = max(least, min(1.0, (len(p_values) - rank) * p_values[test]))
+        adjusted[test] = least
     return adjusted
 
 

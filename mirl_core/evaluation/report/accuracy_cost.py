@@ -178,12 +178,12 @@ def _label(axis: Axes, methods: Rows) -> tuple[list[Annotation], set[str]]:
     """Write the labels that have a free spot; return what is drawn, and the methods without one."""
     best = frontier(methods)
     at = {method: (row["tokens"], 100 * row["accuracy"]) for method, row in methods.items()}
-    taken = [
+    obstacles = [
         _box(tuple(axis.transData.transform(point)), (_MARKER, _MARKER), (0, 0)) for point in at.values()
     ]
     for low, high in itertools.pairwise(best):
         corner = (at[high][0], at[low][1])
-        taken += [_between(axis, at[low], corner), _between(axis, corner, at[high])]
+        obstacles += [_between(axis, at[low], corner), _between(axis, corner, at[high])]
     bars = [
         _between(axis, (row["tokens"], 100 * row["low"]), (row["tokens"], 100 * row["high"]))
         for row in methods.values()
@@ -202,7 +202,7 @@ def _label(axis: Axes, methods: Rows) -> tuple[list[Annotation], set[str]]:
             zorder=5,
         )
         label.set_in_layout(False)
-        free = [spot for spot in _spots(axis, label) if spot.free(axis.bbox, taken, spots)]
+        free = [spot for spot in _spots(axis, label) if spot.free(axis.bbox, obstacles, spots)]
         if not free:
             crowded.add(method)
             label.remove()
@@ -226,12 +226,12 @@ class _Spot:
     line: Line | None
     """From the marker to the text, pixels; None: they are near each other."""
 
-    def free(self, panel: Bbox, taken: Sequence[Bbox], others: Sequence[_Spot]) -> bool:
+    def free(self, panel: Bbox, obstacles: Sequence[Bbox], others: Sequence[_Spot]) -> bool:
         """Return whether text and line are within the panel and hide nothing."""
         return (
             panel.contains(self.box.x0, self.box.y0)
             and panel.contains(self.box.x1, self.box.y1)
-            and not any(map(self.box.overlaps, taken))
+            and not any(map(self.box.overlaps, obstacles))
             and not any(map(self.box.overlaps, (other.box for other in others)))
             and not any(other.line.intersects_bbox(self.box) for other in others if other.line)
             and not (self.line and any(self.line.intersects_bbox(other.box) for other in others))
@@ -277,7 +277,7 @@ def _box(anchor: Sequence[float], size: Sequence[float], direction: tuple[int, i
     """Return the box, pixels, that extends from its anchor into the direction, or around it along 0."""
     from matplotlib.transforms import Bbox
 
-    low = [place + (way - 1) / 2 * length for place, length, way in zip(anchor, size, direction, strict=True)]
+    low = [start + (way - 1) / 2 * length for start, length, way in zip(anchor, size, direction, strict=True)]
     return Bbox.from_bounds(*low, *size)
 
 

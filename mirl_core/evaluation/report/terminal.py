@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+import statistics
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -65,22 +67,24 @@ def print_summary(summary: Mapping[str, Any], console: Console | None = None) ->
 def sample_words(comparisons: Mapping[str, Mapping[str, Any]]) -> str:
     """Return what one data set's comparisons with the baseline can show, in plain words; empty without any.
 
-    The figures are those of the report's section on sample size (`tables.detectable`). Where even the
-    sharpest comparison would not show a difference of `MOST_POINTS`, the sample decides nothing.
+    The figures are those of the report's section on sample size (`tables.detectable`): of the median
+    comparison, and of the least sharp. Where even the sharpest would not show a difference of `MOST_POINTS`,
+    the sample decides nothing.
     """
     if not comparisons:
         return ""
     n = next(iter(comparisons.values()))["n"]
-    shares = {method: share for method, row in comparisons.items() if (share := detectable(row)) is not None}
-    if not shares:
+    shares = sorted(detectable(row) or math.inf for row in comparisons.values())
+    if shares[0] == math.inf:
         return f"n = {n} decides nothing: no difference would be seen"
-    least, most = min(shares.values()), max(shares.items(), key=lambda item: item[1])
-    if 100 * least > MOST_POINTS:
-        return f"n = {n} decides nothing: differences below {_points(least)} points would not be seen"
-    words = f"n = {n} shows differences from {_points(least)} points on"
-    if _points(most[1]) != _points(least):
-        words += f"; for {most[0]}, from {_points(most[1])} points on"
-    return words
+    if 100 * shares[0] > MOST_POINTS:
+        return f"n = {n} decides nothing: differences below {_points(shares[0])} points would not be seen"
+    half, all_ = _points(statistics.median_high(shares)), _points(shares[-1])
+    if half == all_:
+        return f"n = {n} shows differences from {half} points on"
+    return (
+        f"n = {n} shows differences from {half} points on in half of the comparisons, from {all_} on in all"
+    )
 
 
 def print_comparison(rows: Sequence[ComparisonRow], console: Console | None = None) -> None:
@@ -133,4 +137,7 @@ def _line(console: Console, words: str) -> None:
 
 
 def _points(share: float) -> str:
+    """Return a share in points, whole ones from ten on; `∞` for infinity."""
+    if math.isinf(share):
+        return "∞"
     return f"{100 * share:.0f}" if 100 * share >= MOST_POINTS else f"{100 * share:.1f}"

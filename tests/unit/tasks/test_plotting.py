@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import itertools
 import re
 
+import numpy as np
 import pytest
 
 from mirl_core.evaluation.methods import METHODS
@@ -19,11 +21,11 @@ from mirl_core.tasks.plotting import COLOURS, METHOD_COLOURS, method_colour, met
         ("mirl", "#D55E00"),
         ("mirl(mi_weight=0.5;keep=3)", "#D55E00"),
         ("greedy", "#000000"),
-        ("direct", "#7F7F7F"),
+        ("direct", "#595959"),
         ("steered(ahead=0;contrast=0,0.5)", "#009E73"),
-        ("deepconf-low@16", "#44AA99"),
-        ("auto-prior", "#6699CC"),
-        ("oracle-answer@16", "#661100"),
+        ("deepconf-low@16", "#33BBCC"),
+        ("auto-prior", "#9966FF"),
+        ("oracle-answer@16", "#EE7744"),
     ],
 )
 def test_names_have_the_colour_of_their_first_word(method: str, colour: str) -> None:
@@ -38,7 +40,7 @@ def test_every_method_has_a_colour_of_its_own_kind() -> None:
 
 def test_unknown_methods_keep_a_colour_that_no_known_one_has() -> None:
     colours = {name: method_colour(name) for name in ("newcomer", "newcomer@4", "newcomer(k=1)")}
-    assert set(colours.values()) == {"#7A5FB5"}
+    assert set(colours.values()) == {"#000044"}
     others = {method_colour(f"method{number}") for number in range(100)}
     assert len(others) == 4
     assert not others & {*METHOD_COLOURS.values(), *COLOURS}
@@ -53,14 +55,41 @@ def test_styles_depend_on_no_other_method_but_by_the_marker_within_a_colour() ->
     assert len({marker for _, marker in twelve.values()}) == 12
 
 
-def luminance(colour: str) -> float:
-    """WCAG's relative luminance."""
-    channels = [int(colour[place : place + 2], 16) / 255 for place in (1, 3, 5)]
-    linear = [c / 12.92 if c <= 0.04045 else ((c + 0.055) / 1.055) ** 2.4 for c in channels]
-    return 0.2126 * linear[0] + 0.7152 * linear[1] + 0.0722 * linear[2]
+# Machado, Oliveira & Fernandes (2009): linear RGB as normal, deuteranopic and protanopic eyes see it.
+EYES = {
+    "normal": np.eye(3),
+    "deuteranopia": np.array(
+        [[0.367322, 0.860646, -0.227968], [0.280085, 0.672501, 0.047413], [-0.011820, 0.042940, 0.968881]]
+    ),
+    "protanopia": np.array(
+        [[0.152286, 1.052583, -0.204868], [0.114503, 0.786281, 0.099216], [-0.003882, -0.048116, 1.051998]]
+    ),
+}
+XYZ = np.array([[0.4124, 0.3576, 0.1805], [0.2126, 0.7152, 0.0722], [0.0193, 0.1192, 0.9505]])
+
+
+def linear(colour: str) -> np.ndarray:
+    channels = np.array([int(colour[start : start + 2], 16) / 255 for start in (1, 3, 5)])
+    return np.where(channels <= 0.04045, channels / 12.92, ((channels + 0.055) / 1.055) ** 2.4)
+
+
+def lab(colour: str, eye: np.ndarray) -> np.ndarray:
+    """CIE L*a*b* of a colour as the eye sees it."""
+    x, y, z = np.cbrt(XYZ @ np.clip(eye @ linear(colour), 0, 1) / XYZ.sum(axis=1))
+    return np.array([116 * y - 16, 500 * (x - y), 200 * (y - z)])
+
+
+@pytest.mark.parametrize("eye", EYES)
+def test_colours_of_methods_differ_for_eyes_of_all_kinds(eye: str) -> None:
+    """By 13 at least; a difference of 2.3 is just noticeable."""
+    seen = {word: lab(colour, EYES[eye]) for word, colour in METHOD_COLOURS.items()}
+    near = {
+        pair: float(np.linalg.norm(seen[pair[0]] - seen[pair[1]])) for pair in itertools.combinations(seen, 2)
+    }
+    assert min(near.values()) > 13, min(near, key=lambda pair: near[pair])
 
 
 @pytest.mark.parametrize("colour", METHOD_COLOURS.values())
 def test_colours_stand_out_on_white(colour: str) -> None:
-    # Okabe & Ito's orange is the palest: 2.2 to 1.
-    assert 1.05 / (luminance(colour) + 0.05) > 2.1
+    # WCAG's contrast; Okabe & Ito's orange is the palest: 2.2 to 1.
+    assert 1.05 / (XYZ[1] @ linear(colour) + 0.05) > 2.1

@@ -111,12 +111,16 @@ def test_a_method_without_a_comparison_has_dashes() -> None:
         ({"a": compared(626, 0.2)}, "n = 626 shows differences from 5.0 points on"),
         (
             {"a": compared(626, 0.2), "b": compared(626, 0.1), "c": compared(626, 0.15)},
-            "n = 626 shows differences from 3.5 points on; for a, from 5.0 points on",
+            "n = 626 shows differences from 4.3 points on in half of the comparisons, from 5.0 on in all",
         ),
         # The sharpest comparison decides whether the sample does.
         (
             {"a": compared(100, 0.0), "b": compared(100, 0.5)},
-            "n = 100 shows differences from 7.7 points on; for b, from 20 points on",
+            "n = 100 shows differences from 20 points on",
+        ),
+        (
+            {"a": compared(100, 0.0), "b": compared(100, 0.0), "c": compared(100, 0.0, design_effect=50.0)},
+            "n = 100 shows differences from 7.7 points on in half of the comparisons, from ∞ on in all",
         ),
         (
             {"a": compared(100, 0.0, design_effect=2.0)},
