@@ -9,15 +9,12 @@ import json
 from collections.abc import Sequence
 from enum import StrEnum
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, NoReturn
+from typing import Annotated, NoReturn
 
 import typer
 
 from mirl_core.errors import ConfigError
 from mirl_core.tasks.command_line import run as run_app
-
-if TYPE_CHECKING:
-    from mirl_core.evaluation.measures.comparison import ComparisonRow
 
 app = typer.Typer(name="mirl-eval", help="Measure models and gates.", add_completion=False)
 
@@ -108,6 +105,8 @@ def run(
     Run the same command again to continue after an interruption, or with other --methods to replay those:
     what is in the output folder's bank is never sampled twice.
     """
+    from mirl_core.evaluation.report.summary import read_summary
+    from mirl_core.evaluation.report.terminal import print_summary
     from mirl_core.evaluation.run import command_line, names, numbers, run_blocking
     from mirl_core.evaluation.run_setup import RunSettings
 
@@ -136,6 +135,7 @@ def run(
     )
     run_blocking(settings)
     typer.echo(f"wrote {output / 'summary.json'}, {output / 'report.md'} and {output / 'plots'}")
+    print_summary(read_summary(output))
 
 
 @app.command("report")
@@ -145,12 +145,15 @@ def report(
         str | None, typer.Option(help="Methods in the plots, with commas; all if not given. Tables have all.")
     ] = None,
 ) -> None:
-    """Draw a run's report and plots anew from its summary.json."""
+    """Draw a run's report and plots anew from its summary.json, and print its table."""
     from mirl_core.evaluation.methods.parsing import split
     from mirl_core.evaluation.report import write_report
+    from mirl_core.evaluation.report.summary import read_summary
+    from mirl_core.evaluation.report.terminal import print_summary
 
     for path in write_report(folder, None if show is None else split(show)):
         typer.echo(f"wrote {path}")
+    print_summary(read_summary(folder))
 
 
 @app.command("compare")
@@ -167,12 +170,13 @@ def compare(
     """
     from mirl_core.evaluation.measures.comparison import compare_runs, read_side
     from mirl_core.evaluation.report.summary import strict
+    from mirl_core.evaluation.report.terminal import print_comparison
 
     rows = compare_runs(read_side(a, method_a), read_side(b, method_b))
     if as_json:
         typer.echo(json.dumps(strict([row.to_json() for row in rows]), indent=1, allow_nan=False))
     else:
-        _print_rows(rows)
+        print_comparison(rows)
 
 
 @app.command("calibrate")
@@ -266,47 +270,6 @@ def _model(folder: Path | None, data: Sequence[str] = ()) -> Path:
     if not (path / "config.json").is_file():
         raise ConfigError(f"{path} holds no model (config.json is missing)", param="model")
     return path
-
-
-def _print_rows(rows: list[ComparisonRow]) -> None:
-    """Print the comparison as a table with a legend below."""
-    from rich import box
-    from rich.console import Console
-    from rich.table import Table
-
-    table = Table(box=box.SIMPLE_HEAD)
-    table.add_column("data", no_wrap=True)
-    table.add_column("A", overflow="fold")
-    table.add_column("B", overflow="fold")
-    for head in ("n", "A, %", "B, %", "A - B, points", "only A / B", "p", "tokens A/B"):
-        table.add_column(head, justify="right", no_wrap=True)
-    for row in rows:
-        comparison = row.comparison
-        table.add_row(
-            row.data,
-            row.method_a,
-            row.method_b,
-            str(comparison.difference.n),
-            f"{100 * row.accuracy_a:.1f}",
-            f"{100 * row.accuracy_b:.1f}",
-            f"{100 * comparison.difference.mean:+.1f} "
-            f"[{100 * comparison.difference.low:+.1f}, {100 * comparison.difference.high:+.1f}]".replace(
-                "[", "\\["
-            ),
-            f"{comparison.mcnemar.only_a} / {comparison.mcnemar.only_b}",
-            "<0.001" if comparison.mcnemar.p < 0.001 else f"{comparison.mcnemar.p:.3f}",
-            f"{comparison.tokens_ratio.mean:.2f}",
-        )
-    console = Console()
-    if not console.is_terminal:
-        # A file has no width: the table must not be cut.
-        console = Console(width=160)
-    console.print(table)
-    console.print(
-        "Brackets: 95% bootstrap interval over scenes and glyphs. p: McNemar's exact test, first draw.",
-        highlight=False,
-        markup=False,
-    )
 
 
 def main() -> NoReturn:

@@ -16,6 +16,12 @@ Gelbach & Miller (2011, Journal of Business & Economic Statistics 29), without l
 below zero. Bootstraps with multipliers per dimension: Owen & Eckles (2012, Annals of Applied Statistics 6),
 Davezies, D'Haultfoeuille & Guyonvarch (2021, Annals of Statistics 49); without s they are too wide where a
 dimension explains little.
+
+A bootstrap knows of no cases but those at hand: of n equal values it makes an interval of no width, and of
+nearly equal ones too narrow an interval. Intervals of paired differences therefore have a least reach, from
+Clopper and Pearson's bound for no success in n (1934, Biometrika 26): with 97.5% confidence, at most a share
+1 - 0.025^(1/n) of all cases is of a kind that n independent cases don't show. Such cases lie anywhere between
+the extremes -1 and 1.
 """
 
 from __future__ import annotations
@@ -32,6 +38,7 @@ Values = Sequence[float] | Array
 
 _TAILS = (0.025, 0.975)
 _Z = 1.959964
+_ROUNDING = 1e-9
 _BLOCK = 200
 """Draws that are multiplied out at once: bounds the memory, not the result."""
 
@@ -85,6 +92,12 @@ class Resampling:
         self._u = _multiplicities(rng, draws, len(scenes))
         self._v = _multiplicities(rng, draws, len(glyphs))
 
+    @property
+    def independent(self) -> float:
+        """Number of scenes, as Kish counts them: n^2 / sum of squared scene sizes; 0 without cases."""
+        sizes = np.bincount(self._scene)
+        return self.n**2 / float(sizes @ sizes) if self.n else 0.0
+
     def deviations(self, values: Values) -> Array:
         """Return the amounts [draws] that resampling adds to the mean of `values` [cases]."""
         residual = self._checked(values)
@@ -120,7 +133,7 @@ class Resampling:
             raise ValueError("a proportion's values lie within 0..1")
         mean = float(x.mean())
         if x.min() == x.max():
-            effective = self.n**2 / float((np.bincount(self._scene) ** 2).sum())
+            effective = self.independent
         else:
             simple = float(x.var()) / self.n
             effective = mean * (1 - mean) / max(simple, float(self.deviations(x).var()))
@@ -139,8 +152,49 @@ class Resampling:
         return Estimate(mean, mean + float(low), mean + float(high), self.n)
 
     def difference(self, a: Values, b: Values) -> Estimate:
-        """Return the mean of a - b over the same cases, [cases] each, with the paired percentile interval."""
-        return self.mean(self._checked(a) - self._checked(b))
+        """Return the mean of a - b over the same cases, shares [cases] each, with its paired interval.
+
+        The interval is the percentile interval of the draws, with the least reach that the module's text
+        explains: a share u = 1 - 0.025^(1/n) of unseen cases moves the mean down to mean - u (mean + 1) or up
+        to mean + u (1 - mean). n is the number of scenes (`independent`). Where no case differs, this leaves
+        [-u, u].
+
+        Raises:
+            ValueError: a value lies outside 0..1.
+        """
+        gap = self._gap(a, b)
+        drawn = self.mean(gap)
+        if self.n == 0:
+            return drawn
+        unseen = 1 - float(_TAILS[0] ** (1 / self.independent))
+        low = min(drawn.low, drawn.mean - unseen * (drawn.mean + 1))
+        high = max(drawn.high, drawn.mean + unseen * (1 - drawn.mean))
+        return Estimate(drawn.mean, max(-1.0, low), min(1.0, high), self.n)
+
+    def difference_p(self, a: Values, b: Values) -> float:
+        """Return the two-sided p-value of no difference of a and b, shares [cases] each; NaN without cases.
+
+        Twice the share of draws in which the difference is 0 or has the other sign; at least 1 / (draws + 1),
+        and at least the level at which the least reach of `difference` ends at 0: 2 (1 + |mean|)^-n. Where a
+        is right on all n scenes and b on none, the latter is the exact sign test's.
+
+        Raises:
+            ValueError: a value lies outside 0..1.
+        """
+        gap = self._gap(a, b)
+        if self.n == 0:
+            return math.nan
+        mean = float(gap.mean())
+        drawn = mean + self.deviations(gap)
+        beyond = min(float((drawn <= _ROUNDING).mean()), float((drawn >= -_ROUNDING).mean()))
+        least = 2 * (1 + abs(mean)) ** -self.independent
+        return float(min(1.0, max(2 * beyond, least, 1 / (len(drawn) + 1))))
+
+    def _gap(self, a: Values, b: Values) -> Array:
+        both = np.stack([self._checked(a), self._checked(b)])
+        if self.n and (both.min() < -_ROUNDING or both.max() > 1 + _ROUNDING):
+            raise ValueError("a difference is of shares: values lie within 0..1")
+        return np.asarray(both[0] - both[1])
 
     def _checked(self, values: Values) -> Array:
         x = np.asarray(values, np.float64)

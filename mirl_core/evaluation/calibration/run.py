@@ -293,11 +293,10 @@ def _print_confidence(fitted: Fitted) -> None:
 
 
 def _plot(choice: Choice, path: Path) -> None:
-    from mirl_core.tasks.plotting import COLOURS, panels, save
+    from mirl_core.tasks.plotting import method_colour, panels, save
 
     path.parent.mkdir(parents=True, exist_ok=True)
     figure, (axis,) = panels(1, width=6.4, height=4.2)
-    blue, orange, green = COLOURS[:3]
     by_cost = sorted(choice.finalists, key=lambda candidate: candidate.cost)
     best = frontier(by_cost)
     entries = {
@@ -310,15 +309,25 @@ def _plot(choice: Choice, path: Path) -> None:
         "frontier": axis.plot(
             [candidate.cost for candidate in best],
             [100 * candidate.mean for candidate in best],
-            color=blue,
+            color="0.3",
             linewidth=1.4,
             zorder=3,
         )[0],
         "chosen": axis.scatter(
-            [choice.chosen.cost], [100 * choice.chosen.mean], s=90, marker="*", color=orange, zorder=5
+            [choice.chosen.cost],
+            [100 * choice.chosen.mean],
+            s=90,
+            marker="*",
+            color=method_colour("mirl"),
+            zorder=5,
         ),
         "sc@16+stop": axis.scatter(
-            [choice.baseline.cost], [100 * choice.baseline.mean], s=40, marker="s", color=green, zorder=4
+            [choice.baseline.cost],
+            [100 * choice.baseline.mean],
+            s=40,
+            marker="s",
+            color=method_colour("sc@16+stop"),
+            zorder=4,
         ),
         "budget": axis.axvline(choice.budget, color="0.4", linewidth=1, linestyle=":"),
     }

@@ -23,14 +23,17 @@ __all__ = [
     "Comparison",
     "McNemar",
     "compare",
+    "detectable_difference",
     "expected_error",
     "figures",
+    "holm",
     "mcnemar",
     "needed_questions",
     "reliability",
 ]
 
 Array = npt.NDArray[np.float64]
+_PRECISION = 1e-6
 
 
 def figures(outcomes: Outcomes, resampling: Resampling) -> dict[str, Any]:
@@ -100,6 +103,8 @@ class Comparison:
     """Share of questions that exactly one of the two answers right, first draw."""
     design_effect: float
     """Variance of the difference over its variance with independent questions; at least 1."""
+    p: float
+    """Of no difference, two-sided, from the bootstrap over scenes and glyphs."""
 
     def needed(self, difference: float) -> int | None:
         """Return the questions that find `difference` (share) with 80% power; see `needed_questions`."""
@@ -118,6 +123,7 @@ class Comparison:
             "only_a": self.mcnemar.only_a,
             "only_b": self.mcnemar.only_b,
             "mcnemar_p": self.mcnemar.p,
+            "bootstrap_p": self.p,
             "discordance": self.discordance,
             "design_effect": self.design_effect,
             "needed_for_2_points": self.needed(0.02),
@@ -142,7 +148,23 @@ def compare(a: Outcomes, b: Outcomes, resampling: Resampling) -> Comparison:
         first,
         (first.only_a + first.only_b) / max(len(gap), 1),
         max(1.0, effect),
+        resampling.difference_p(a.accuracy, b.accuracy),
     )
+
+
+def holm(p_values: Sequence[float]) -> list[float]:
+    """Return the p-values [tests] adjusted for their number, in their order.
+
+    Holm (1979, "A simple sequentially rejective multiple test procedure", Scandinavian Journal of Statistics
+    6): the k-th smallest of m times m - k + 1, at least its predecessor, at most 1. Whatever the tests share,
+    the chance that any true null hypothesis has an adjusted p-value of at most alpha is at most alpha.
+    """
+    adjusted = [1.0] * len(p_values)
+    least = 0.0
+    for rank, test in enumerate(sorted(range(len(p_values)), key=lambda test: p_values[test])):
+        least = max(least, min(1.0, (len(p_values) - rank) * p_values[test]))
+        adjusted[test] = least
+    return adjusted
 
 
 def needed_questions(
@@ -165,6 +187,27 @@ def needed_questions(
     root = normal.inv_cdf(1 - alpha / 2) * math.sqrt(discordance)
     root += normal.inv_cdf(power) * math.sqrt(discordance - difference**2)
     return math.ceil(design_effect * (root / difference) ** 2)
+
+
+def detectable_difference(discordance: float, n: int, design_effect: float = 1.0) -> float | None:
+    """Return the least difference (share) for which `needed_questions` needs no more than `n` questions.
+
+    A difference above `discordance` brings as many discordant questions as it needs. None where even a
+    difference of 1 needs more.
+    """
+
+    def enough(difference: float) -> bool:
+        needed = needed_questions(max(discordance, difference), difference, design_effect)
+        return needed is not None and needed <= n
+
+    if not enough(1.0):
+        return None
+    low, high = 0.0, 1.0
+    # Larger differences need fewer questions.
+    while high - low > _PRECISION:
+        middle = (low + high) / 2
+        low, high = (low, middle) if enough(middle) else (middle, high)
+    return high
 
 
 @dataclass(frozen=True, slots=True)
@@ -216,13 +259,21 @@ def expected_error(bins: Sequence[Bin]) -> float | None:
 
 
 def _ratio(a: Array, b: Array, resampling: Resampling) -> Estimate:
-    """Return the ratio of two means with its linearised interval: R + draws of mean(a - R b) / mean(b)."""
+    """Return the ratio of two means with its linearised interval: R + draws of mean(a - R b) / mean(b).
+
+    Nothing bounds the ratio of questions that the sample lacks. An interval of no width stands only where the
+    ratio is constant: the same in all of two scenes or more, or the same tokens. Else its bounds are NaN.
+    """
     below = float(b.mean()) if len(b) else 0.0
     if below <= 0:
         return Estimate(math.nan, math.nan, math.nan, len(b))
     ratio = float(a.mean()) / below
     moved = resampling.mean((a - ratio * b) / below)
-    return Estimate(ratio, ratio + moved.low, ratio + moved.high, len(b))
+    if moved.high - moved.low > _PRECISION * ratio:
+        return Estimate(ratio, ratio + moved.low, ratio + moved.high, len(b))
+    constant = np.allclose(a, ratio * b) and (resampling.independent > 1 or np.array_equal(a, b))
+    bound = ratio if constant else math.nan
+    return Estimate(ratio, bound, bound, len(b))
 
 
 def _wilson(share: float, n: int) -> tuple[float, float]:

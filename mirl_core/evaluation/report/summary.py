@@ -3,7 +3,8 @@
 model, fingerprint, versions, settings, part, seed, draws, bank, command    facts of the run
 methods         name → options, or null
 data            data set → method → figures (`statistics.figures`)
-comparisons     data set → {"baseline": name, "methods": {name: `statistics.Comparison`}}
+comparisons     data set → {"baseline": name, "methods": {name: `statistics.Comparison`, with "holm_p"}}: its
+                "bootstrap_p" adjusted for the run's data sets; earlier versions lack both
 reliability     data set → method → bins
 selection       data set → rows of `selection.selection_quality`
 length          data set → rows of `selection.length_correlation`
@@ -30,7 +31,7 @@ from mirl_core.evaluation.measures.selection import (
     length_correlation,
     selection_quality,
 )
-from mirl_core.evaluation.measures.statistics import compare, figures, reliability
+from mirl_core.evaluation.measures.statistics import compare, figures, holm, reliability
 from mirl_core.tasks.resampling import Resampling
 
 __all__ = [
@@ -81,6 +82,7 @@ def add_data(
             if method != baseline
         },
     }
+    _adjust(summary["comparisons"])
     summary["reliability"][name] = {
         method: [asdict(bin_) for bin_ in bins]
         for method, outcome in outcomes.items()
@@ -133,6 +135,17 @@ def read_summary(folder: Path) -> dict[str, Any]:
             f"{path} was not written by `mirl-eval run`: no {', '.join(missing)}", param="folder"
         )
     return dict(summary)
+
+
+def _adjust(comparisons: Mapping[str, Any]) -> None:
+    """Enter every method's p-values, adjusted for the data sets that have the method."""
+    by_method: dict[str, list[dict[str, Any]]] = {}
+    for compared in comparisons.values():
+        for method, row in compared["methods"].items():
+            by_method.setdefault(method, []).append(row)
+    for rows in by_method.values():
+        for row, adjusted in zip(rows, holm([row["bootstrap_p"] for row in rows]), strict=True):
+            row["holm_p"] = adjusted
 
 
 def _against_replay(live: Outcomes, replay: Outcomes) -> dict[str, Any]:

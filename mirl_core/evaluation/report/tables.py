@@ -7,16 +7,19 @@ from pathlib import Path
 from typing import Any
 
 from mirl_core.config import ModelSettings
+from mirl_core.evaluation.measures.statistics import detectable_difference
 from mirl_core.tasks.markdown_tables import percent, points, table
 
-__all__ = ["markdown"]
+__all__ = ["detectable", "markdown", "p_value"]
 
 _PREFACE = """Accuracy is the share of right answers, every question's draws averaged; brackets are 95%
 intervals: Wilson's for accuracies, at the number of independent cases that a bootstrap over scenes and
-glyphs leaves; that bootstrap's percentiles for differences and ratios. Tokens and trajectories are means a
-question: *generated* counts every sampled token once, aborted ones until their abort; *scored* is the
-image-free forward pass; a *trajectory* is a chain that ran to its end. *p* is McNemar's exact test on the
-first draw, which takes questions for independent: quote the interval."""
+glyphs leaves; that bootstrap's percentiles for differences and ratios. A difference's interval is at least as
+wide as that of so many scenes without a discordant question. Tokens and trajectories are means a question:
+*generated* counts every sampled token once, aborted ones until their abort; *scored* is the image-free
+forward pass; a *trajectory* is a chain that ran to its end. *p* is McNemar's exact test on the first draw,
+which takes questions for independent: quote the interval. *p, Holm* is that bootstrap's p-value of the
+difference to the baseline, adjusted by Holm's method for the data sets of this run."""
 
 
 def markdown(summary: Mapping[str, Any], plots: Sequence[Path] = ()) -> str:
@@ -47,7 +50,8 @@ def _number(value: float | None, digits: int = 1) -> str:
     return "–" if value is None else f"{value:.{digits}f}"
 
 
-def _p(value: float | None) -> str:
+def p_value(value: float | None) -> str:
+    """Return a p-value with three decimals: `0.043`, `<0.001`; a dash for None."""
     if value is None:
         return "–"
     return "<0.001" if value < 0.001 else f"{value:.3f}"
@@ -115,7 +119,8 @@ def _methods(summary: Mapping[str, Any], name: str) -> str:
                 _number(row["scored_tokens"]),
                 _number(row["complete_trajectories"]),
                 points(against),
-                _p(against.get("mcnemar_p")),
+                p_value(against.get("mcnemar_p")),
+                p_value(against.get("holm_p")),
                 "1" if method == baseline else _number(ratio, 2),
             ]
         )
@@ -127,6 +132,7 @@ def _methods(summary: Mapping[str, Any], name: str) -> str:
         "trajectories",
         f"against `{baseline}`, points",
         "p",
+        "p, Holm",
         f"tokens, × `{baseline}`",
     ]
     return table(head, rows)
@@ -255,7 +261,8 @@ def _faithfulness(summary: Mapping[str, Any]) -> str:
 
 _SAMPLE_SIZE = """Questions at which a difference of two points to the baseline would be found with 80%
 power (McNemar, 5% two-sided), from the measured share of questions that exactly one of the two got right,
-times the design effect of shared scenes and glyphs."""
+times the design effect of shared scenes and glyphs. *Detectable* is the least
+difference for which the same formula needs no more questions than this run has."""
 
 
 def _sample_size(summary: Mapping[str, Any]) -> str:
@@ -266,8 +273,15 @@ def _sample_size(summary: Mapping[str, Any]) -> str:
             percent(row["discordance"]),
             _number(row["design_effect"], 2),
             "–" if row["needed_for_2_points"] is None else str(row["needed_for_2_points"]),
+            percent(detectable(row)),
         ]
         for name, compared in summary["comparisons"].items()
         for method, row in compared["methods"].items()
     ]
-    return table(["data", "method", "discordant, %", "design effect", "questions for 2 points"], rows)
+    head = ["data", "method", "discordant, %", "design effect", "questions for 2 points"]
+    return table([*head, "detectable, points"], rows)
+
+
+def detectable(comparison: Mapping[str, Any]) -> float | None:
+    """Return the least difference (share) that a comparison's questions show with 80% power; None: none."""
+    return detectable_difference(comparison["discordance"], comparison["n"], comparison["design_effect"])

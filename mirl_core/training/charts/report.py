@@ -10,7 +10,7 @@ from PIL import Image
 
 from mirl_core.errors import ConfigError
 from mirl_core.tasks.markdown_tables import table
-from mirl_core.tasks.plotting import COLOURS, panels, picture_grid, save
+from mirl_core.tasks.plotting import COLOURS, method_colour, panels, picture_grid, save
 from mirl_core.tasks.worlds.charts import drawing
 from mirl_core.tasks.worlds.charts.scenes import KINDS, USUAL_PROBABILITY, Kind, scenes
 
@@ -205,21 +205,26 @@ def temperature_table(headroom: Figures) -> str:
 def _plot(record: Figures, path: Path) -> None:
     figure, (shift, curve) = panels(2)
     probabilities = [100 * USUAL_PROBABILITY[kind] for kind in _SHIFTS]
-    lines: list[tuple[str, Sequence[float]]] = [
-        ("greedy", [record[k]["headroom"]["greedy"]["percent"] for k in _SHIFTS]),
-        ("16 votes", [_best(record, k)["vote"]["percent"] for k in _SHIFTS]),
-        ("one sample", [_best(record, k)["sample"]["percent"] for k in _SHIFTS]),
-        ("model's mass on the usual", [record[k]["calibration"]["mass_on_usual"] for k in _SHIFTS]),
+    lines: list[tuple[str, str, Sequence[float]]] = [
+        (method_colour("greedy"), "greedy", [record[k]["headroom"]["greedy"]["percent"] for k in _SHIFTS]),
+        (method_colour("sc@16"), "16 votes", [_best(record, k)["vote"]["percent"] for k in _SHIFTS]),
+        (method_colour("direct"), "one sample", [_best(record, k)["sample"]["percent"] for k in _SHIFTS]),
+        (
+            COLOURS[3],
+            "model's mass on the usual",
+            [record[k]["calibration"]["mass_on_usual"] for k in _SHIFTS],
+        ),
     ]
     entries = {}
-    for colour, (label, values) in zip(COLOURS, lines, strict=False):
+    for colour, label, values in lines:
         style = "--" if label.startswith("model") else "-"
         (entries[label],) = shift.plot(probabilities, values, style, color=colour, marker="o", markersize=4)
     (entries["perfect"],) = shift.plot([0, 75], [0, 75], color="0.7", linewidth=1)
     shift.set_xlabel("values that are usual, %", fontsize=8)
     shift.set_ylabel("answers right, or mass, %", fontsize=8)
     curve.plot([0, 100], [0, 100], color="0.7", linewidth=1)
-    for colour, kind in zip(COLOURS[4:], _SHIFTS, strict=False):
+    free = [colour for colour in COLOURS if colour not in {line[0] for line in lines}]
+    for colour, kind in zip(free, _SHIFTS, strict=False):
         points = [p for p in record[kind]["calibration"]["curve"] if p["n"] >= _FEWEST]
         (entries[kind],) = curve.plot(
             [p["confidence"] for p in points],

@@ -120,6 +120,31 @@ def test_report_on_the_command_line(folders: tuple[Path, Path]) -> None:
     assert done.returncode == 0, done.stderr
     assert (good / "report.md").read_text() == before
     assert "report.md" in done.stdout
+    # The table is the last that is printed, uncut in a pipe.
+    assert "mirl(descriptions=6;keep=2)" in done.stdout
+    rows = json.loads((good / "summary.json").read_text())["data"]["digits/iid"]
+    for name, row in rows.items():
+        (line,) = [line for line in done.stdout.splitlines() if line.split()[:1] == [name]]
+        assert f"{100 * row['accuracy']:.1f} [{100 * row['low']:.1f}, {100 * row['high']:.1f}]" in line
+    assert "n = 40 decides nothing: differences below " in done.stdout
+
+
+def test_run_ends_with_its_result(folders: tuple[Path, Path]) -> None:
+    _, poor = folders
+    settings = ["--n", "25", "--descriptions", "6", "--forks", "2", "--replays", "3"]
+    where = ["--model", poor.parent / "tiny", "--data", "digits/iid", "--output", poor]
+    done = mirl_eval("run", *where, "--methods", "direct,sc@4", *settings)
+    assert done.returncode == 0, done.stderr
+    lines = done.stdout.splitlines()
+    assert lines[0].startswith("wrote ")
+    rows = [line.split() for line in lines if line.split()[:1] in (["direct"], ["sc@4"])]
+    figures = json.loads((poor / "summary.json").read_text())
+    compared = figures["comparisons"]["digits/iid"]["methods"]["sc@4"]
+    assert rows[0][-2:] == ["baseline", "1"]
+    assert rows[1][-2:] == [f"{compared['holm_p']:.3f}", f"{compared['tokens_ratio']:.2f}"]
+    # One data set: there is nothing to adjust for.
+    assert compared["holm_p"] == compared["bootstrap_p"]
+    assert "n = 25 decides nothing: differences below " in done.stdout
 
 
 @pytest.mark.parametrize(

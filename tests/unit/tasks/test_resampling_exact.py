@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from scipy.stats import binomtest, skellam
+from scipy.stats import binomtest, multinomial, norm, skellam
 
 from mirl_core.tasks.resampling import Estimate, Resampling
 
@@ -133,3 +133,171 @@ def test_a_proportion_is_of_values_within_0_and_1(values: list[float]) -> None:
 
 def test_an_estimate_reads_in_percent() -> None:
     assert str(Estimate(0.5, 0.25, 0.875, 3)) == "50.0 [25.0, 87.5]"
+
+
+def alone(n: int) -> list[tuple[str, ...]]:
+    return [(f"scene-{place}",) for place in range(n)]
+
+
+def unseen(n: float) -> float:
+    """Clopper and Pearson's upper bound for no success in n."""
+    return 1 - 0.025 ** (1 / n)
+
+
+@pytest.mark.parametrize("n", [1, 2, 8, 20, 1000])
+def test_a_difference_without_a_discordant_case_has_clopper_and_pearsons_bound(n: int) -> None:
+    bound = binomtest(0, n).proportion_ci(0.95, "exact").high
+    found = Resampling(alone(n), draws=50).difference([1.0] * n, [1.0] * n)
+    assert (found.mean, found.n) == (0.0, n)
+    assert (found.low, found.high) == pytest.approx((-bound, bound), rel=1e-9)
+
+
+def test_cases_of_one_scene_count_once_in_that_bound() -> None:
+    in_pairs = Resampling([(f"scene-{place // 2}", f"glyph-{place}") for place in range(16)], draws=50)
+    assert in_pairs.independent == 8.0
+    assert in_pairs.difference([0.0] * 16, [0.0] * 16).high == pytest.approx(unseen(8))
+    uneven = Resampling([("x",), ("x",), ("x",), ("y",)], draws=50)
+    assert uneven.independent == 16 / 10
+    assert uneven.difference([1.0] * 4, [1.0] * 4).low == pytest.approx(-unseen(1.6))
+
+
+@pytest.mark.parametrize(("n", "low"), [(5, 1 - 2 * unseen(5)), (2, 1 - 2 * unseen(2)), (1, -0.95)])
+def test_equal_differences_leave_room_for_others_between_the_extremes(n: int, low: float) -> None:
+    better = Resampling(alone(n), draws=50)
+    found = better.difference([1.0] * n, [0.0] * n)
+    assert (found.mean, found.low, found.high) == pytest.approx((1.0, low, 1.0))
+    back = better.difference([0.0] * n, [1.0] * n)
+    assert (back.low, back.high) == pytest.approx((-1.0, -low))
+    half = better.difference([0.75] * n, [0.25] * n)
+    assert (half.low, half.high) == pytest.approx((0.5 - 1.5 * unseen(n), 0.5 + 0.5 * unseen(n)))
+
+
+def test_one_discordant_case_of_eight_reaches_as_far_as_none_would() -> None:
+    a, b = [1.0] * 8, [1.0] * 7 + [0.0]
+    resampling = Resampling(alone(8))
+    found, bootstrap = resampling.difference(a, b), resampling.mean(np.subtract(a, b))
+    assert found.mean == 0.125
+    assert found.low == pytest.approx(0.125 - 1.125 * unseen(8))
+    assert found.high == pytest.approx(0.125 + 0.875 * unseen(8))
+    assert found.low < bootstrap.low < bootstrap.high < found.high
+
+
+def test_many_discordant_cases_have_the_bootstraps_interval() -> None:
+    a, b = np.ones(400), np.array([0.0] * 30 + [1.0] * 370)
+    resampling = Resampling(alone(400))
+    assert resampling.difference(a, b) == resampling.mean(a - b)
+
+
+def test_a_difference_is_of_shares() -> None:
+    two = Resampling(alone(2), draws=50)
+    for a, b in (([1.1, 0.0], [0.0, 0.0]), ([0.0, 0.0], [-0.1, 0.0])):
+        for method in (two.difference, two.difference_p):
+            with pytest.raises(ValueError, match="within 0"):
+                method(a, b)
+    # The last bit of an interpolated share is no mistake.
+    assert two.difference([1.0 + 1e-12, 1.0], [1.0, 1.0]).mean == pytest.approx(0.0)
+
+
+def coverages(n: int, only_a: float, only_b: float, cases: int = 1) -> tuple[float, float]:
+    """Exact coverage of the difference's interval and of the bootstrap's, of n scenes of `cases` alike cases.
+
+    The sum over all numbers of scenes that only a, or only b, has right of their probability where the
+    interval holds the truth.
+    """
+    resampling = Resampling([(f"scene-{place // cases}",) for place in range(n * cases)])
+    held = plain = 0.0
+    for a_alone, b_alone in ((i, j) for i in range(n + 1) for j in range(n + 1 - i)):
+        rest = n - a_alone - b_alone
+        a = np.repeat([1.0] * a_alone + [0.0] * b_alone + [1.0] * rest, cases)
+        b = np.repeat([0.0] * a_alone + [1.0] * b_alone + [1.0] * rest, cases)
+        chance = multinomial.pmf((a_alone, b_alone, rest), n, (only_a, only_b, 1 - only_a - only_b))
+        found, bootstrap = resampling.difference(a, b), resampling.mean(a - b)
+        held += chance * (found.low <= only_a - only_b + 1e-9 <= found.high + 2e-9)
+        plain += chance * (bootstrap.low <= only_a - only_b + 1e-9 <= bootstrap.high + 2e-9)
+    return held, plain
+
+
+@pytest.mark.parametrize(
+    ("n", "only_a", "only_b", "cases"),
+    [
+        (4, 0.3, 0.1, 1),
+        (8, 0.02, 0.0, 1),
+        (8, 0.1, 0.0, 1),
+        (8, 0.3, 0.1, 1),
+        (8, 0.9, 0.0, 1),
+        (8, 0.2, 0.0, 3),
+        (20, 0.05, 0.0, 1),
+        (20, 0.2, 0.0, 1),
+    ],
+)
+def test_intervals_of_samples_with_few_discordant_cases_cover_the_truth(
+    n: int, only_a: float, only_b: float, cases: int
+) -> None:
+    held, plain = coverages(n, only_a, only_b, cases)
+    assert held >= 0.95
+    # The bootstrap alone does not: the check can fail.
+    assert plain < 0.94
+
+
+@pytest.mark.parametrize(("n", "only_a", "only_b"), [(8, 0.5, 0.5), (20, 0.2, 0.1), (20, 0.5, 0.2)])
+def test_with_many_discordant_cases_it_is_the_bootstrap_that_covers(
+    n: int, only_a: float, only_b: float
+) -> None:
+    held, plain = coverages(n, only_a, only_b)
+    assert 0.92 <= held < 0.95
+    assert plain <= held
+
+
+@pytest.mark.parametrize(
+    ("a", "b", "p"),
+    [
+        ([1.0] * 8, [1.0] * 8, 1.0),
+        # The sign test: 2 / 2^8.
+        ([1.0] * 8, [0.0] * 8, 2 / 2**8),
+        ([0.0] * 8, [1.0] * 8, 2 / 2**8),
+        ([1.0] * 200, [0.0] * 200, 1 / 2001),
+        ([1.0, 0.0], [0.0, 0.0], 2 / 1.5**2),
+        ([1.0, 0.0], [0.0, 1.0], 1.0),
+    ],
+)
+def test_p_values_of_hand_counted_cases(a: list[float], b: list[float], p: float) -> None:
+    assert Resampling(alone(len(a))).difference_p(a, b) == pytest.approx(p, rel=1e-9)
+
+
+def test_p_values_of_many_cases_are_the_normal_tests() -> None:
+    """60 against 40 discordant of 1000: z = 20 / √(100 − 20² / 1000)."""
+    a = np.array([1.0] * 60 + [0.0] * 40 + [1.0] * 900)
+    b = np.array([0.0] * 60 + [1.0] * 40 + [1.0] * 900)
+    z = 20 / np.sqrt(100 - 20**2 / 1000)
+    found = Resampling(alone(1000), draws=15_000)
+    assert found.difference_p(a, b) == pytest.approx(2 * norm.sf(z), rel=0.1)
+    assert found.difference_p(a, b) == found.difference_p(b, a)
+
+
+def test_p_values_respect_scenes() -> None:
+    """The same answers, eight cases a scene: 60 : 40 of twelve scenes is next to nothing."""
+    a, b = np.array([1.0] * 56 + [0.0] * 40), np.array([0.0] * 56 + [1.0] * 40)
+    single = Resampling(alone(96)).difference_p(a, b)
+    in_scenes = Resampling([(f"scene-{place // 8}",) for place in range(96)]).difference_p(a, b)
+    assert single == pytest.approx(2 * norm.sf(16 / np.sqrt(96 - 16**2 / 96)), abs=0.02)
+    assert in_scenes == pytest.approx(2 * norm.sf(2 / np.sqrt(12 - 2**2 / 12)), abs=0.05)
+
+
+def test_p_values_and_intervals_agree() -> None:
+    rng = np.random.default_rng(7)
+    excluded = 0
+    for n in (6, 12, 40):
+        resampling = Resampling(alone(n))
+        for _ in range(100):
+            kind = rng.choice(3, n, p=(0.45, 0.1, 0.45))
+            a, b = (kind == 0).astype(float), (kind == 1).astype(float)
+            p, found = resampling.difference_p(a, b), resampling.difference(a, b)
+            outside = not found.low <= 0 <= found.high
+            excluded += outside
+            # Near 0.05 a quantile between two draws may lie on either side.
+            assert outside if p < 0.045 else not outside or p < 0.055
+    assert 60 < excluded < 240
+
+
+def test_no_cases_have_no_p_value() -> None:
+    assert np.isnan(Resampling([]).difference_p([], []))

@@ -16,8 +16,10 @@ from mirl_core.evaluation.measures.statistics import (
     Comparison,
     McNemar,
     compare,
+    detectable_difference,
     expected_error,
     figures,
+    holm,
     mcnemar,
     needed_questions,
     reliability,
@@ -117,7 +119,7 @@ def test_no_difference_can_be_found_where_there_is_none_or_too_few_are_discordan
 
 def test_a_comparison_says_its_figures_by_name() -> None:
     made = Comparison(
-        Estimate(0.1, 0.05, 0.15, 40), Estimate(0.5, 0.4, 0.6, 40), McNemar(7, 3, 0.34), 0.3, 2.5
+        Estimate(0.1, 0.05, 0.15, 40), Estimate(0.5, 0.4, 0.6, 40), McNemar(7, 3, 0.34), 0.3, 2.5, 0.04
     )
     assert made.needed(0.02) == 14711
     assert made.to_json() == {
@@ -131,6 +133,7 @@ def test_a_comparison_says_its_figures_by_name() -> None:
         "only_a": 7,
         "only_b": 3,
         "mcnemar_p": 0.34,
+        "bootstrap_p": 0.04,
         "discordance": 0.3,
         "design_effect": 2.5,
         "needed_for_2_points": 14711,
@@ -185,6 +188,92 @@ def test_the_ratio_of_tokens_has_the_delta_methods_interval() -> None:
     assert (found.mean, found.n) == (pytest.approx(ratio), 80)
     assert ratio - found.low == pytest.approx(half, rel=0.06)
     assert found.high - ratio == pytest.approx(half, rel=0.06)
+
+
+def test_only_a_constant_ratio_has_an_interval_of_no_width() -> None:
+    def ratio(a: list[float], b: list[float], clusters: list[tuple[str, ...]]) -> Estimate:
+        dear, cheap = (
+            outcomes(
+                [[1]] * len(tokens), generated_tokens=[[n] for n in tokens], scored_tokens=[[0]] * len(tokens)
+            )
+            for tokens in (a, b)
+        )
+        return compare(dear, cheap, Resampling(clusters)).tokens_ratio
+
+    # Half of every question's tokens, whatever the question takes.
+    assert astuple(ratio([10, 21, 35], [20, 42, 70], [("x",), ("y",), ("z",)])) == (0.5, 0.5, 0.5, 3)
+    assert astuple(ratio([0, 0], [20, 42], [("x",), ("y",)])) == (0.0, 0.0, 0.0, 2)
+    # One question, or one scene, tells nothing about others.
+    for found in (ratio([10], [20], [("x",)]), ratio([10, 30], [20, 20], [("x",), ("x",)])):
+        assert found.mean in (0.5, 1.0)
+        assert math.isnan(found.low)
+        assert math.isnan(found.high)
+    # Unless both took the same tokens.
+    assert astuple(ratio([20], [20], [("x",)])) == (1.0, 1.0, 1.0, 1)
+    varied = ratio([10, 30], [20, 20], [("x",), ("y",)])
+    assert varied.low < 0.95 < varied.mean == 1.0 < 1.05 < varied.high
+
+
+def test_a_comparison_has_the_resamplings_interval_and_p_value() -> None:
+    a, b = outcomes([[1, 1], [1, 0], [0, 0], [1, 1]]), outcomes([[1, 0], [0, 0], [0, 0], [1, 1]])
+    resampling = Resampling([("x",), ("x",), ("y",), ("z",)])
+    found = compare(a, b, resampling)
+    shares = [1.0, 0.5, 0.0, 1.0], [0.5, 0.0, 0.0, 1.0]
+    assert found.difference == resampling.difference(*shares)
+    assert found.p == resampling.difference_p(*shares)
+    same = compare(a, a, resampling)
+    # Kish's number of scenes: 16 / 6.
+    bound = 1 - 0.025 ** (6 / 16)
+    assert (same.difference.low, same.difference.high, same.p) == pytest.approx((-bound, bound, 1.0))
+
+
+@pytest.mark.parametrize(
+    ("p_values", "adjusted"),
+    [
+        ([], []),
+        ([0.04], [0.04]),
+        # The first times 3; twice 0.03, and 0.04 no less than its predecessor.
+        ([0.01, 0.04, 0.03], [0.03, 0.06, 0.06]),
+        ([0.02, 0.01], [0.02, 0.02]),
+        ([0.01, 0.02, 0.03, 0.04, 0.05], [0.05, 0.08, 0.09, 0.09, 0.09]),
+        ([0.9, 0.6, 0.01], [1.0, 1.0, 0.03]),
+        ([0.5, 0.5], [1.0, 1.0]),
+    ],
+)
+def test_holms_adjustment_by_hand(p_values: list[float], adjusted: list[float]) -> None:
+    assert holm(p_values) == pytest.approx(adjusted)
+
+
+@pytest.mark.parametrize(
+    ("given", "least"),
+    [
+        # Connor's formula as above, the other way round.
+        ((0.2, 626), 0.05),
+        ((0.3, 5885), 0.02),
+        ((0.3, 96, 1.7), 0.2),
+        # Of four questions all must differ: 1.959964² = 3.84.
+        ((0.0, 4), 0.998),
+        ((1.0, 4), 0.999),
+    ],
+)
+def test_the_detectable_difference_is_connors(given: tuple[float, ...], least: float) -> None:
+    found = detectable_difference(*given)
+    assert found == pytest.approx(least, abs=1e-3)
+    assert found is not None
+    assert needed_questions(max(given[0], found), found, *given[2:]) <= given[1]
+    assert needed_questions(max(given[0], found - 2e-6), found - 2e-6, *given[2:]) > given[1]
+
+
+def test_a_difference_above_the_discordance_needs_more_discordant_questions() -> None:
+    """(1.959964 √d + 0.841621 √(d − d²))² / d² ≤ 100 from d = 0.0767 on, however few differ in the sample."""
+    assert detectable_difference(0.0, 100) == pytest.approx(0.07666, abs=1e-5)
+    assert detectable_difference(0.05, 100) == detectable_difference(0.0, 100)
+    assert detectable_difference(0.2, 100) > 0.12
+
+
+@pytest.mark.parametrize(("n", "design_effect"), [(3, 1.0), (0, 1.0), (7, 2.0)])
+def test_too_few_questions_detect_nothing(n: int, design_effect: float) -> None:
+    assert detectable_difference(0.1, n, design_effect) is None
 
 
 def test_a_ratio_to_nothing_is_no_number() -> None:

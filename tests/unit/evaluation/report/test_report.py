@@ -15,14 +15,22 @@ from PIL import Image
 from mirl_core.config import ModelSettings
 from mirl_core.errors import ConfigError
 from mirl_core.evaluation.measures.outcomes import outcomes_of, read_outcomes, write_rows
+from mirl_core.evaluation.measures.statistics import detectable_difference
 from mirl_core.evaluation.methods import parse_methods
 from mirl_core.evaluation.methods.replay_bank import replay
 from mirl_core.evaluation.report import write_report
 from mirl_core.evaluation.report.plots import draw_plots
-from mirl_core.evaluation.report.summary import add_data, choose_baseline, new_summary, strict, write_summary
-from mirl_core.evaluation.report.tables import markdown
+from mirl_core.evaluation.report.summary import (
+    add_data,
+    choose_baseline,
+    new_summary,
+    read_summary,
+    strict,
+    write_summary,
+)
+from mirl_core.evaluation.report.tables import markdown, p_value
 from mirl_core.tasks.file_names import file_name
-from mirl_core.tasks.markdown_tables import table
+from mirl_core.tasks.markdown_tables import points, table
 from tests.unit.evaluation.synthetic import banked_questions
 
 METHODS = "direct,sc@4,sc@16,mirl,mirl(mi_weight=0),mirl(mi_weight=0.5),confidence"
@@ -107,6 +115,51 @@ def test_the_gate_beats_the_vote_where_the_made_up_world_says_so(summary: dict[s
     shifted = summary["comparisons"]["digits/shifted"]["methods"]
     assert shifted["mirl"]["difference"] > 0
     assert shifted["mirl(mi_weight=0)"]["high"] < shifted["mirl"]["difference"]
+
+
+def test_p_values_are_adjusted_over_the_data_sets(summary: dict[str, Any]) -> None:
+    first, second = (summary["comparisons"][name]["methods"] for name in DATA)
+    assert list(first) == list(second) == [name for name in METHODS.split(",") if name != "sc@16"]
+    for method in first:
+        ours, theirs = first[method], second[method]
+        smaller, larger = sorted((ours, theirs), key=lambda row: row["bootstrap_p"])
+        assert smaller["holm_p"] == pytest.approx(min(1.0, 2 * smaller["bootstrap_p"]), rel=1e-5)
+        assert larger["holm_p"] == pytest.approx(max(smaller["holm_p"], larger["bootstrap_p"]))
+    # `direct` is worse than the vote in both made-up worlds.
+    assert first["direct"]["holm_p"] < 0.05
+    text = markdown(summary)
+    for row in (first["direct"], second["mirl"]):
+        mcnemar, adjusted = (p_value(row[name]) for name in ("mcnemar_p", "holm_p"))
+        assert f"{points(row)} | {mcnemar} | {adjusted} |" in text
+
+
+def test_summaries_of_earlier_versions_have_no_adjusted_p_values(
+    summary: dict[str, Any], tmp_path: Path
+) -> None:
+    old = json.loads(json.dumps(summary))
+    for compared in old["comparisons"].values():
+        for row in compared["methods"].values():
+            del row["bootstrap_p"], row["holm_p"]
+    del old["faithfulness"]
+    write_summary(tmp_path, old)
+    row = old["comparisons"]["digits/iid"]["methods"]["direct"]
+    cells = f"{points(row)} | {p_value(row['mcnemar_p'])} | – |"
+    assert cells in markdown(read_summary(tmp_path))
+
+
+@pytest.mark.parametrize(
+    ("value", "text"), [(None, "–"), (1.0, "1.000"), (0.0434, "0.043"), (0.001, "0.001"), (0.00099, "<0.001")]
+)
+def test_p_values_have_three_decimals(value: float | None, text: str) -> None:
+    assert p_value(value) == text
+
+
+def test_sample_size_names_what_the_sample_can_show(summary: dict[str, Any]) -> None:
+    row = summary["comparisons"]["digits/iid"]["methods"]["mirl"]
+    least = detectable_difference(row["discordance"], 60, row["design_effect"])
+    assert least is not None
+    needed = row["needed_for_2_points"]
+    assert f"| {row['design_effect']:.2f} | {needed} | {100 * least:.1f} |" in markdown(summary)
 
 
 def test_chains_after_right_and_wrong_descriptions_are_shown_where_the_bank_can_tell(

@@ -36,9 +36,10 @@ def test_outcomes_of_one_scene_count_as_dependent() -> None:
     assert widths[1] / widths[0] == pytest.approx(2**0.5, rel=0.1)
 
 
-def test_equal_pairs_differ_by_nothing() -> None:
-    assert paired([True, False], [True, False]) == {"points": 0.0, "interval": (0.0, 0.0), "n": 2}
-    assert paired([True, True], [False, False]) == {"points": 100.0, "interval": (100.0, 100.0), "n": 2}
+def test_equal_pairs_have_clopper_and_pearsons_interval() -> None:
+    """Two pairs leave room for a share of 1 - √0.025 = 0.842 of others."""
+    assert paired([True, False], [True, False]) == {"points": 0.0, "interval": (-84.2, 84.2), "n": 2}
+    assert paired([True, True], [False, False]) == {"points": 100.0, "interval": (-68.4, 100.0), "n": 2}
 
 
 def test_lists_are_read_in_their_order() -> None:
