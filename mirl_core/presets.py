@@ -43,8 +43,16 @@ PRESETS: Mapping[str, Mapping[str, Any]] = {
     "paper": {**_GATE, "estimator": "text", "fork_image": "keep"},
     # A careful gate: half the weight, fewer chains.
     "gate": {**_GATE, **_WEIGHED_BY_MI, "keep": 3},
-    # Twice the samples, whose chains start in waves, the best first, until the vote is certain enough.
-    "waves": {**_GATE, **_WEIGHED_BY_MI, "descriptions": 16, "keep": 8, "waves": True},
+    # Chains in waves, the best descriptions first, until the vote is certain enough: mostly two that agree.
+    "waves": {
+        **_GATE,
+        **_WEIGHED_BY_MI,
+        "mi_weight": 0.35,
+        "descriptions": 12,
+        "keep": 4,
+        "waves": True,
+        "certainty": 0.85,
+    },
     # Prior votes: three decoded descriptions vote first, samples follow while the vote is open.
     "steered": {
         **_GATE,

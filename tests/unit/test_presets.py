@@ -48,7 +48,7 @@ def test_a_preset_decides_all_but_bounds_and_what_the_model_is_like(name: str) -
         ("gate", {"keep": 3, "mi_weight": 0.5, "clip": 2.0}),
         (
             "waves",
-            {"descriptions": 16, "keep": 8, "mi_weight": 0.5, "clip": 2.0, "waves": True},
+            {"descriptions": 12, "keep": 4, "mi_weight": 0.35, "clip": 2.0, "waves": True, "certainty": 0.85},
         ),
         ("steered", {"contrast": (0.0, 0.5, 1.0), "prior_votes": (2, 2, 1), "descriptions": 8, "ahead": 2}),
         (

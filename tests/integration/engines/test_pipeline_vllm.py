@@ -284,7 +284,7 @@ async def test_chains_in_waves_are_those_that_start_at_once(vllm_engine: VLLMEng
     assert texts[0] == texts[1]
     few = await run(vllm_engine, **PRESETS["waves"])
     assert few.content
-    assert len(few.chains) <= 16
+    assert len(few.chains) <= 8
 
 
 async def test_steered_answers(vllm_engine: VLLMEngine) -> None:
