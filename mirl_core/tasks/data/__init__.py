@@ -34,7 +34,13 @@ def names() -> tuple[str, ...]:
 
 
 def open_data(
-    name: str, part: str, limit: int | None, seed: int, mapping: str | Path | None = None
+    name: str,
+    part: str,
+    limit: int | None,
+    seed: int,
+    mapping: str | Path | None = None,
+    *,
+    unlabelled: bool = False,
 ) -> DataSet:
     """Return the questions of the data set `name`.
 
@@ -44,6 +50,7 @@ def open_data(
         limit: most questions, chosen by `seed`; None: all. A larger limit only appends.
         seed: chooses among the questions where there are more than `limit`.
         mapping: a YAML file that maps the columns, for `hf:` names only.
+        unlabelled: whether questions of a JSON-lines file may lack an answer.
 
     Raises:
         ConfigError: the data set doesn't exist, has no such part, or its content is malformed.
@@ -63,5 +70,5 @@ def open_data(
     if name.endswith((".jsonl", ".ndjson")):
         from mirl_core.tasks.data.files import open_file
 
-        return open_file(name, part, limit, seed)
+        return open_file(name, part, limit, seed, unlabelled=unlabelled)
     raise ConfigError(f"data: there is no '{name}'; there are: {', '.join(names())}", param="data")
