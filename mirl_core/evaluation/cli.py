@@ -259,6 +259,7 @@ def advise(
     smallest_gain: Annotated[
         float, typer.Option(min=0, help="Points of gain that the sample must be able to show.")
     ] = 5.0,
+    replays: Annotated[int, typer.Option(min=1, help="Replays of every question per candidate.")] = 4,
     max_tokens: MaxTokensOption = 512,
     mapping: MappingOption = None,
 ) -> None:
@@ -284,6 +285,7 @@ def advise(
             n=n,
             part=part,
             seed=seed,
+            replays=replays,
             max_tokens=max_tokens,
             mapping=mapping,
             tolerance=tolerance / 100,

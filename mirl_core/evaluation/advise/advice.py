@@ -9,7 +9,7 @@ from typing import Any
 from mirl_core.config import ModelSettings
 from mirl_core.evaluation.advise.candidates import GREEDY, ORACLE, SAMPLE, VOTES, Candidate, candidates
 from mirl_core.evaluation.advise.intervals import joint_gains
-from mirl_core.evaluation.advise.measures import Measure, Row, label_free, labelled
+from mirl_core.evaluation.advise.measures import Measure, Row, label_free, labelled, slips
 from mirl_core.evaluation.advise.rule import (
     Contender,
     Decision,
@@ -114,7 +114,8 @@ def weigh(
 
     Args:
         questions: data set → its banked questions; those without an answer have the truth "".
-        rows: data set → the replays of its questions, of all methods of `candidates.methods_text`.
+        rows: data set → the replays of its questions, of all methods of `candidates.methods_text` for the
+            `share_chains` that these questions show.
         model: settings of the model.
         ranking: the gate whose ranks are measured.
         tolerance: see `mirl_core.evaluation.advise.rule.decide`; share.
@@ -123,8 +124,7 @@ def weigh(
     every = [question for data in questions for question in questions[data]]
     every_row = [row for data in questions for row in rows[data]]
     measures = label_free(every, every_row, ranking)
-    slips = measures.get("slips")
-    share_chains = shares_chains(slips.estimate if slips else None)
+    share_chains = shares_chains(slips(every))
     compared = candidates(model, share_chains)
     answered = [number for number, question in enumerate(every) if question.truth]
     outcomes = outcomes_of([every_row[number] for number in answered])
@@ -203,4 +203,4 @@ def _figures(
         )
 
     named = [(candidate.name, candidate.method) for candidate in compared]
-    return tuple(figures(*pair) for pair in [*named, ("one sample", SAMPLE), ("oracle of 16", ORACLE)])
+    return tuple(figures(*pair) for pair in [*named, ("one sample", SAMPLE), ("oracle@16", ORACLE)])

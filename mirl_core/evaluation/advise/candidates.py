@@ -74,10 +74,15 @@ def candidates(model: ModelSettings, share_chains: bool) -> tuple[Candidate, ...
     )
 
 
-def methods_text(model: ModelSettings) -> str:
-    """Return the methods to replay, as `mirl-eval run --methods` takes them, for either `share_chains`."""
-    both = [candidate.method for share in (True, False) for candidate in candidates(model, share)]
-    return ",".join(dict.fromkeys([*both, SAMPLE, ORACLE]))
+def methods_text(model: ModelSettings, share_chains: bool | None = None) -> str:
+    """Return the methods to replay, as `mirl-eval run --methods` takes them.
+
+    Args:
+        share_chains: as for `candidates`; None: both, before the bank shows which.
+    """
+    shares = (True, False) if share_chains is None else (share_chains,)
+    methods = [candidate.method for share in shares for candidate in candidates(model, share)]
+    return ",".join(dict.fromkeys([*methods, SAMPLE, ORACLE]))
 
 
 def estimators_of(model: ModelSettings) -> tuple[str, ...]:

@@ -26,7 +26,7 @@ from mirl_core.evaluation.measures.selection import causality, within_auroc
 from mirl_core.evaluation.methods.gated import Gated
 from mirl_core.tasks.resampling import Estimate, Resampling
 
-__all__ = ["Measure", "label_free", "labelled"]
+__all__ = ["Measure", "label_free", "labelled", "slips"]
 
 Unit = Literal["%", "points", ""]
 Row = Mapping[str, Any]
@@ -66,9 +66,8 @@ def label_free(
         for reason, count in sorted(reasons.items(), key=str)
         if reason
     )
-    same = [_mean(_repeats(q)) for q in questions]
-    different = [_mean(_across(q)) for q in questions]
-    follows = [None if a is None or b is None else a - b for a, b in zip(same, different, strict=True)]
+    agreed = [(_mean(_repeats(q)), _mean(_across(q))) for q in questions]
+    follows = [None if same is None or other is None else same - other for same, other in agreed]
     found = [
         Measure(
             "unusable",
@@ -90,12 +89,7 @@ def label_free(
             _share(questions, [_mean([chain.answer is None for chain in q.chains]) for q in questions]),
             "%",
         ),
-        Measure(
-            "slips",
-            "repeated chains that disagree",
-            _share(questions, [None if value is None else 1 - value for value in same]),
-            "%",
-        ),
+        Measure("slips", "repeated chains that disagree", slips(questions), "%"),
         Measure(
             "follows",
             "chains agree: same description - others",
@@ -116,6 +110,12 @@ def label_free(
         ),
     ]
     return {measure.key: measure for measure in found if measure.estimate.n}
+
+
+def slips(questions: Sequence[BankedQuestion]) -> Estimate:
+    """Return the share of the pairs of chains of one description that disagree; NaN where there is none."""
+    agreed = [_mean(_repeats(question)) for question in questions]
+    return _share(questions, [None if value is None else 1 - value for value in agreed])
 
 
 def labelled(

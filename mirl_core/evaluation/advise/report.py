@@ -34,7 +34,7 @@ def terminal(advice: Advice) -> str:
     ]
     parts = [
         _columns(("", "", "", "n"), measured, "lrlr"),
-        _columns((" ", *_HEAD), _rows(advice, advice.methods), "llrrrr"),
+        _columns(_HEAD, _rows(advice, advice.methods, "*", ".1f"), "lrrrr"),
         *(textwrap.fill(text, WIDTH, break_on_hyphens=False) for text in _texts(advice)),
     ]
     return "\n\n".join(parts)
@@ -51,15 +51,14 @@ def plain(advice: Advice, facts: Mapping[str, Any]) -> str:
         )
         for measure in advice.measures.values()
     ]
-    head = (" ", *_HEAD)
     sections = [
         f"# {headline(advice)}",
         "\n\n".join(sentences(advice)),
         "![accuracy against tokens](advice.png)" if advice.labelled else "",
         "## Ways of answering",
         _NOTE,
-        table(head, _rows(advice, advice.methods)),
-        *(f"### {data}\n\n{table(head, _rows(advice, methods))}" for data, methods in advice.by_data.items()),
+        _page_table(advice, advice.methods),
+        *(f"### {data}\n\n{_page_table(advice, methods)}" for data, methods in advice.by_data.items()),
         "## The model",
         table(("property", "value", "n", " "), measured),
         "## The run",
@@ -89,7 +88,11 @@ def write_advice(folder: Path, advice: Advice, facts: Mapping[str, Any]) -> list
 
 
 def _texts(advice: Advice) -> list[str]:
-    return [_NOTE, headline(advice).upper(), *sentences(advice)]
+    return [
+        f"{'*: advised. ' if advice.advised else ''}{_NOTE}",
+        headline(advice).upper(),
+        *sentences(advice),
+    ]
 
 
 def _meaning(measure: Measure) -> str:
@@ -101,27 +104,34 @@ def _value(measure: Measure) -> str:
         case "%":
             return _interval(measure.estimate, 100, ".1f")
         case "points":
-            return _interval(measure.estimate, 100, "+.1f")
+            return _interval(measure.estimate, 100, "+.1f", ".1f")
     return _interval(measure.estimate, 1, ".2f")
 
 
-def _interval(estimate: Estimate | None, scale: float, form: str) -> str:
+def _interval(estimate: Estimate | None, scale: float, form: str, bounds: str | None = None) -> str:
+    """Return a mean with its bounds; `bounds`: their form, that of the mean where it is None."""
     if estimate is None:
         return ""
-    mean, low, high = (format(scale * value, form) for value in (estimate.mean, estimate.low, estimate.high))
+    forms = (form, bounds or form, bounds or form)
+    values = zip((estimate.mean, estimate.low, estimate.high), forms, strict=True)
+    # Four characters less each in a table that must stay narrow.
+    mean, low, high = (format(scale * value, form).replace("100.0", "100") for value, form in values)
     return f"{mean} [{low}, {high}]"
 
 
-def _rows(advice: Advice, methods: Sequence[MethodFigures]) -> list[tuple[str, ...]]:
-    """Return the methods by their tokens, the advised one marked."""
+def _page_table(advice: Advice, methods: Sequence[MethodFigures]) -> str:
+    return table(_HEAD, _rows(advice, methods, "→ ", "+.1f"))
+
+
+def _rows(advice: Advice, methods: Sequence[MethodFigures], mark: str, bounds: str) -> list[tuple[str, ...]]:
+    """Return the methods by their tokens, the advised one with a mark; `bounds`: form of differences."""
     advised = advice.advised.name if advice.advised else None
     return [
         (
-            ">" if figures.name == advised else "",
-            figures.name,
+            f"{mark if figures.name == advised else ''}{figures.name}",
             _interval(figures.accuracy, 100, ".1f"),
-            _interval(figures.over_greedy, 100, "+.1f"),
-            _interval(figures.over_votes, 100, "+.1f"),
+            _interval(figures.over_greedy, 100, "+.1f", bounds),
+            _interval(figures.over_votes, 100, "+.1f", bounds),
             f"{figures.tokens.mean:.0f}",
         )
         for figures in sorted(methods, key=lambda figures: figures.tokens.mean)
@@ -132,11 +142,14 @@ def _columns(head: Sequence[str], rows: Sequence[Sequence[str]], sides: str) -> 
     """Return rows in columns, without empty ones; `sides`: l (left) or r (right) for each column."""
     shown = [number for number in range(len(head)) if any(row[number] for row in rows)]
     widths = {number: max(len(row[number]) for row in (head, *rows)) for number in shown}
+    fits = sum(widths.values()) + 2 * (len(shown) - 1) <= WIDTH
     return "\n".join(
-        "  ".join(
+        ("  " if fits else " ")
+        .join(
             row[number].ljust(widths[number]) if sides[number] == "l" else row[number].rjust(widths[number])
             for number in shown
-        ).rstrip()
+        )
+        .rstrip()
         for row in (head, *rows)
     )
 

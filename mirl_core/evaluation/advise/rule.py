@@ -161,28 +161,29 @@ def decide(
     )
 
 
-def shares_chains(slips: Estimate | None) -> bool:
+def shares_chains(slips: Estimate) -> bool:
     """Return whether equal descriptions may share a chain.
 
     Args:
-        slips: share of repeated chains of one description that disagree; None: there was no repeat.
+        slips: share of repeated chains of one description that disagree; NaN where there was no repeat.
     """
-    return slips is None or not slips.mean > SLIPS
+    return not slips.mean > SLIPS
 
 
-def gate_verdict(decision: Decision, gated: Sequence[str], ranking: Estimate | None) -> GateVerdict:
+def gate_verdict(decision: Decision | None, gated: Sequence[str], ranking: Estimate | None) -> GateVerdict:
     """Return whether to use the gate.
 
     Args:
-        decision: on the candidates.
+        decision: on the candidates; None: there were no answers to decide by.
         gated: names of the candidates that gate.
         ranking: right answers after the top-ranked description minus those after a random one; None where
             nothing was ranked.
     """
-    if decision.advised in gated and not decision.too_small:
+    decided = None if decision is None or decision.too_small else decision
+    if decided is not None and decided.advised in gated:
         return GateVerdict.use
     useless = ranking is not None and ranking.n >= FEWEST and ranking.high <= 0
-    if useless or (not decision.too_small and all(name in decision.ruled_out for name in gated)):
+    if useless or (decided is not None and all(name in decided.ruled_out for name in gated)):
         return GateVerdict.against
     return GateVerdict.unproven
 

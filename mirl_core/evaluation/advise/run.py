@@ -20,8 +20,9 @@ from mirl_core.config import ModelSettings, first_problem
 from mirl_core.errors import ConfigError
 from mirl_core.evaluation.advise.advice import Advice, weigh
 from mirl_core.evaluation.advise.candidates import DESCRIPTIONS, FORKS, estimators_of, methods_text
+from mirl_core.evaluation.advise.measures import slips
 from mirl_core.evaluation.advise.report import terminal, write_advice
-from mirl_core.evaluation.advise.rule import SMALLEST_GAIN, TOLERANCE
+from mirl_core.evaluation.advise.rule import SMALLEST_GAIN, TOLERANCE, shares_chains
 from mirl_core.evaluation.advise.settings import calibrate_command, served_settings, write_settings
 from mirl_core.evaluation.calibration.run import read_mirl_json
 from mirl_core.evaluation.measures.outcomes import write_rows
@@ -54,6 +55,8 @@ class AdviseSettings:
     """Questions per data set, at most."""
     part: str = "dev"
     seed: int = 0
+    replays: int = 4
+    """Replays of every question per candidate."""
     max_tokens: int = 512
     """Longest trajectory, description and chain; tokens."""
     mapping: Path | None = None
@@ -87,6 +90,7 @@ class AdviseSettings:
             seed=self.seed,
             descriptions=DESCRIPTIONS,
             forks=FORKS,
+            replays=self.replays,
             estimators=estimators_of(model),
             references=len(model.reference_images) or RunSettings.references,
             max_tokens=self.max_tokens,
@@ -122,18 +126,19 @@ async def advise_run(settings: AdviseSettings, engine_factory: EngineFactory | N
         raise ConfigError(f"output: {settings.output} is a file; name a folder", param="output")
     setup = RunSetup(settings.run_settings(model))
     run = setup.settings
-    methods = setup.methods(run.methods)
-    check(methods, setup.plan, setup.data)
+    check(setup.methods(run.methods), setup.plan, setup.data)
     # Before hours go into filling a bank.
     mirl_json = _mirl_json(settings)
     (ranking,) = setup.methods("gate")
     assert isinstance(ranking, Gated), "the preset gates"
-    questions, rows = {}, {}
+    rows = {}
     with Bars() as bars:
         async with AsyncExitStack() as stack:
             await setup.fill(once(stack, engine_factory or vllm_engine(settings.model)), bars)
+        questions = {data.name: setup.banked(data) for data in setup.data}
+        shared = shares_chains(slips([line for lines in questions.values() for line in lines]))
+        methods = setup.methods(methods_text(model, shared))
         for data in setup.data:
-            questions[data.name] = setup.banked(data)
             with bars.bar(f"{data.name}: replaying", len(data.questions)) as bar:
                 rows[data.name] = replay(questions[data.name], methods, run.replays, run.seed, bar.step)
             write_rows(settings.output / "questions" / f"{file_name(data.name)}.jsonl", rows[data.name])

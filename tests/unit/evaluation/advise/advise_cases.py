@@ -10,7 +10,8 @@ from typing import Any
 from mirl_core.config import ModelSettings
 from mirl_core.evaluation.advise.advice import Advice, weigh
 from mirl_core.evaluation.advise.candidates import DESCRIPTIONS, FORKS, methods_text
-from mirl_core.evaluation.advise.rule import SMALLEST_GAIN, TOLERANCE, Contender
+from mirl_core.evaluation.advise.measures import slips
+from mirl_core.evaluation.advise.rule import SMALLEST_GAIN, TOLERANCE, Contender, shares_chains
 from mirl_core.evaluation.bank.records import BankedChain, BankedDecoded, BankedQuestion
 from mirl_core.evaluation.methods import parse_methods
 from mirl_core.evaluation.methods.gated import Gated
@@ -85,7 +86,8 @@ def weighed(
     tolerance: float = TOLERANCE,
     smallest_gain: float = SMALLEST_GAIN,
 ) -> Advice:
-    """The advice on banked questions, with two draws of each."""
-    methods = parse_methods(methods_text(settings), settings)
-    rows = {data: replay(lines, methods, 2, 0) for data, lines in questions.items()}
+    """The advice on banked questions, with a draw of each."""
+    shared = shares_chains(slips([line for lines in questions.values() for line in lines]))
+    methods = parse_methods(methods_text(settings, shared), settings)
+    rows = {data: replay(lines, methods, 1, 0) for data, lines in questions.items()}
     return weigh(questions, rows, settings, ranking(settings), tolerance, smallest_gain)

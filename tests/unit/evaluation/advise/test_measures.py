@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from mirl_core.evaluation.advise.candidates import GREEDY, ORACLE, SAMPLE, VOTES
-from mirl_core.evaluation.advise.measures import label_free, labelled
+from mirl_core.evaluation.advise.measures import label_free, labelled, slips
 from mirl_core.evaluation.bank.records import BankedQuestion
 from mirl_core.evaluation.measures.outcomes import outcomes_of
 from tests.unit.evaluation.advise.advise_cases import ranking
@@ -17,7 +17,8 @@ from tests.unit.evaluation.bank.bank_cases import question, reasoned, said
 X, Y, W = said("x", [-1.0], [-2.0]), said("y", [-1.0], [-3.0]), said("w", [-1.0], [-1.0])
 EMPTY = said("", [], reason="empty")
 A = question(
-    [X, Y, EMPTY], [reasoned(0, 0, "1"), reasoned(0, 1, "1.0"), reasoned(1, 0, "1"), reasoned(1, 1, "2")]
+    [X, Y, EMPTY],
+    [reasoned(0, 0, "1"), reasoned(0, 1, "1.0", truth="1.0"), reasoned(1, 0, "1"), reasoned(1, 1, "2")],
 )
 B = question(
     [X, X, W], [reasoned(0, 0, "2"), reasoned(0, 1, None), reasoned(1, 0, "2"), reasoned(1, 1, "2")], key="b"
@@ -68,6 +69,7 @@ def test_repeats_of_a_chain() -> None:
     assert mean_and_n(free(A, B), "slips") == (1 / 4, 2)
     # C has one chain of each description.
     assert "slips" not in free(C)
+    assert (slips([A, B]), slips([C]).n) == (free(A, B)["slips"].estimate, 0)
 
 
 def test_chains_of_other_descriptions() -> None:

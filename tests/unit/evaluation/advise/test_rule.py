@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import random
 from dataclasses import replace
 
@@ -145,7 +146,7 @@ def test_votes_share_chains_where_at_most_a_tenth_of_repeats_disagrees(share: fl
 
 
 def test_without_repeats_chains_are_shared() -> None:
-    assert shares_chains(None)
+    assert shares_chains(Estimate(math.nan, math.nan, math.nan, 0))
 
 
 BETTER, WORSE, UNKNOWN = (
