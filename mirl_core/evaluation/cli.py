@@ -270,7 +270,8 @@ def advise(
     none are printed all the same. Run it before mirl-eval calibrate, which tunes a gate and its confidence.
     Run the same command again to continue after an interruption.
 
-    Exit codes: 0: advice; 2: bad input; 3: the sample decides nothing (too few questions, or no answers).
+    Exit codes: 0: advice; 1: the engine failed; 2: bad input; 3: the sample decides nothing (too few
+    questions, or no answers).
     """
     from mirl_core.evaluation.advise.run import AdviseSettings, advise_blocking
     from mirl_core.evaluation.run import command_line, names

@@ -1,10 +1,10 @@
 """Intervals of accuracy differences that hold for all candidates together.
 
-With nine rivals the best one on a sample looks better than it is: of nine single 95% intervals, one often
-misses. These intervals are wider, so that all of one candidate's hold together in 95% of samples (the
-bootstrap's max-t, as in Dunnett's comparisons with a control and Hsu's with the best): each difference is
-divided by its standard error, and the 95% quantile of the largest of them over the draws takes the place of
-1.96.
+Of nine candidates the best on a sample looks better than it is: among several single 95% intervals, a miss
+is frequent. These intervals are wider, so that all differences to a candidate hold together in 95% of
+samples. They are the bootstrap's max-t, as in Dunnett's comparisons with a control and Hsu's comparisons with
+the best: each difference is divided by its standard error, and the 95% quantile of the largest over the draws
+replaces 1.96.
 """
 
 from __future__ import annotations
@@ -24,9 +24,9 @@ _CONFIDENCE = 0.95
 
 
 def joint_gains(accuracies: Mapping[str, Array], resampling: Resampling) -> dict[str, dict[str, Estimate]]:
-    """Return for each candidate the gain of every other one over it, with joint 95% intervals; shares.
+    """Return for each candidate the gain of every other candidate over it, with joint 95% intervals; shares.
 
-    `joint_gains(…)[a][b]` is the accuracy of b minus that of a. All intervals of one a hold together.
+    `joint_gains(…)[a][b]` is the accuracy of b minus that of a. All intervals of an a hold together.
 
     Args:
         accuracies: candidate → share of right draws: [questions].

@@ -68,7 +68,7 @@ def label_free(
     )
     agreed = [(_mean(_repeats(q)), _mean(_across(q))) for q in questions]
     follows = [None if same is None or other is None else same - other for same, other in agreed]
-    found = [
+    figures = [
         Measure(
             "unusable",
             "unusable descriptions",
@@ -109,7 +109,7 @@ def label_free(
             "points",
         ),
     ]
-    return {measure.key: measure for measure in found if measure.estimate.n}
+    return {measure.key: measure for measure in figures if measure.estimate.n}
 
 
 def slips(questions: Sequence[BankedQuestion]) -> Estimate:
@@ -132,7 +132,7 @@ def labelled(
         return {}
     everything = Resampling(outcomes[GREEDY].clusters)
     right = {name: outcomes[name].accuracy for name in (GREEDY, VOTES, SAMPLE, ORACLE)}
-    found = [
+    figures = [
         Measure("greedy", "greedy is right", everything.proportion(right[GREEDY]), "%"),
         Measure("sample", "one sample is right", everything.proportion(right[SAMPLE]), "%"),
         Measure(
@@ -169,8 +169,8 @@ def labelled(
             ("difference", "right after right - after wrong ones", "points"),
         ):
             bounds = (judged[key], judged[f"{key}_low"], judged[f"{key}_high"])
-            found.append(Measure(key, meaning, Estimate(*bounds, judged["n"]), unit))  # type: ignore[arg-type]
-    return {measure.key: measure for measure in found if measure.estimate.n}
+            figures.append(Measure(key, meaning, Estimate(*bounds, judged["n"]), unit))  # type: ignore[arg-type]
+    return {measure.key: measure for measure in figures if measure.estimate.n}
 
 
 def _share(questions: Sequence[BankedQuestion], values: Sequence[float | None]) -> Estimate:
@@ -202,28 +202,30 @@ def _texts(question: BankedQuestion) -> set[str]:
 
 def _answers(question: BankedQuestion) -> dict[int, list[NormalizedAnswer]]:
     """Return the answers of each description's chains, by its index, without those that have none."""
-    given: dict[int, list[NormalizedAnswer]] = {}
+    answered: dict[int, list[NormalizedAnswer]] = {}
     for chain in question.chains:
         if chain.answer is not None:
-            given.setdefault(chain.description, []).append(answers.normalize(chain.answer))
-    return given
+            answered.setdefault(chain.description, []).append(answers.normalize(chain.answer))
+    return answered
 
 
 def _repeats(question: BankedQuestion) -> list[bool]:
     """Return for every pair of chains of one description whether they agree."""
     return [
-        answers.equivalent(a, b) for given in _answers(question).values() for a, b in combinations(given, 2)
+        answers.equivalent(a, b)
+        for repeats in _answers(question).values()
+        for a, b in combinations(repeats, 2)
     ]
 
 
 def _across(question: BankedQuestion) -> list[bool]:
     """Return for every pair of descriptions with different texts whether their first chains agree."""
-    first = [(question.descriptions[index].text, given[0]) for index, given in _answers(question).items()]
-    return [answers.equivalent(a, b) for (one, a), (other, b) in combinations(first, 2) if one != other]
+    first = [(question.descriptions[index].text, repeats[0]) for index, repeats in _answers(question).items()]
+    return [answers.equivalent(a, b) for (text, a), (other, b) in combinations(first, 2) if text != other]
 
 
 def _changed(row: Row) -> list[bool]:
-    """Return for every draw whether the vote's answer differs from the greedy one."""
+    """Return for every draw whether the vote's answer differs from the greedy answer."""
     greedy, voted = (row["methods"][name]["answer"] for name in (GREEDY, VOTES))
     return [not _same(a, b) for a, b in zip(greedy, voted, strict=True)]
 
@@ -244,14 +246,14 @@ def _chain_right(question: BankedQuestion, index: int) -> float | None:
 
 def _with_the_vote(question: BankedQuestion) -> Value:
     """Return the share of a description's answers that the vote of all chains has; None: there is no vote."""
-    given = _answers(question)
-    votes = Counter((answer.kind, answer.key) for answers_ in given.values() for answer in answers_)
+    answered = _answers(question)
+    votes = Counter((answer.kind, answer.key) for repeats in answered.values() for answer in repeats)
     (winner, count), *_ = votes.most_common(1) or [(None, 0)]
 
     def share(question: BankedQuestion, index: int) -> float | None:
-        if count < 2 or index not in given:
+        if count < 2 or index not in answered:
             return None
-        return _mean([(answer.kind, answer.key) == winner for answer in given[index]])
+        return _mean([(answer.kind, answer.key) == winner for answer in answered[index]])
 
     return share
 
@@ -269,18 +271,18 @@ def _scores(question: BankedQuestion, ranking: Gated) -> dict[int, float]:
 def _over_random(question: BankedQuestion, ranking: Gated, value: Value) -> float | None:
     """Return the value of the top-ranked description minus the mean over all of them."""
     values = {
-        index: (score, found)
+        index: (score, figure)
         for index, score in _scores(question, ranking).items()
-        if (found := value(question, index)) is not None
+        if (figure := value(question, index)) is not None
     }
     if len(values) < 2:
         return None
     _, top = max(values.values(), key=lambda pair: pair[0])
-    return top - sum(found for _, found in values.values()) / len(values)
+    return top - sum(figure for _, figure in values.values()) / len(values)
 
 
 def _auroc(question: BankedQuestion, ranking: Gated) -> float | None:
-    """Return the chance that a description whose first chain is right ranks above one whose is wrong."""
+    """Return the chance that a description with a right first chain ranks above one with a wrong one."""
     scores = _scores(question, ranking)
     first: dict[int, bool] = {}
     for chain in question.chains:

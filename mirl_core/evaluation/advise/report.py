@@ -124,7 +124,7 @@ def _page_table(advice: Advice, methods: Sequence[MethodFigures]) -> str:
 
 
 def _rows(advice: Advice, methods: Sequence[MethodFigures], mark: str, bounds: str) -> list[tuple[str, ...]]:
-    """Return the methods by their tokens, the advised one with a mark; `bounds`: form of differences."""
+    """Return the methods by their tokens, the advised method with a mark; `bounds`: form of differences."""
     advised = advice.advised.name if advice.advised else None
     return [
         (

@@ -94,9 +94,9 @@ class Decision:
     ruled_out: Mapping[str, Rival]
     """Candidate → the candidate that is better than it with the most certainty."""
     best: Rival | None
-    """The most accurate candidate on the sample; None where that is the advised one."""
+    """The most accurate candidate on the sample; None where that is the advised candidate."""
     open: Rival | None
-    """The candidate that may still be better than the advised one by most; None without rivals."""
+    """The candidate that may be better than the advised candidate by most; None without rivals."""
     needed: int | None
     """Questions that would decide where the sample is too small, if the differences stay as they are."""
 
@@ -121,7 +121,7 @@ def decide(
 
     Args:
         contenders: at least one.
-        gains: candidate → other candidate → gain of the other one over it, with joint intervals; shares.
+        gains: candidate → other candidate → gain of the other over it, with joint intervals; shares.
         questions: number of questions with an answer.
         tolerance: accuracy that the user gives up for fewer tokens; share.
         smallest_gain: gain over the cheapest candidate that the sample must be able to show; share.
@@ -176,8 +176,8 @@ def gate_verdict(decision: Decision | None, gated: Sequence[str], ranking: Estim
     Args:
         decision: on the candidates; None: there were no answers to decide by.
         gated: names of the candidates that gate.
-        ranking: right answers after the top-ranked description minus those after a random one; None where
-            nothing was ranked.
+        ranking: right answers after the top-ranked description minus those after a random description; None
+            where nothing was ranked.
     """
     decided = None if decision is None or decision.too_small else decision
     if decided is not None and decided.advised in gated:
@@ -192,7 +192,7 @@ def _needed(rivals: Sequence[Rival], questions: int, tolerance: float, smallest_
     """Return how many questions decide, if the differences stay and intervals shrink with their root.
 
     The sample decides once one rival is certainly better, or all are certainly not better by `smallest_gain`.
-    None where the number can't be told.
+    None where no number of questions would.
     """
     halves = [(rival.gain.mean, rival.gain.high - rival.gain.mean) for rival in rivals]
     better = [half / (gain - tolerance) for gain, half in halves if gain > tolerance]

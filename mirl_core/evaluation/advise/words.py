@@ -79,8 +79,9 @@ def _too_small(advice: Advice, decision: Decision) -> str:
     else:
         assert decision.open is not None, "another candidate may be better"
         reason = (
-            f"The sample decides nothing: {decision.open.name} may be better than {cheapest} by "
-            f"{_points(decision.open.gain.high)}, or not at all ({_gain(decision.open.gain)})."
+            f"The sample decides nothing: {decision.open.name} may be up to "
+            f"{_points(decision.open.gain.high)} better than {cheapest}, but not with certainty "
+            f"({_gain(decision.open.gain)})."
         )
     needed = (
         f" About {_rounded(decision.needed)} questions would decide, if the differences stay as they are."
@@ -142,7 +143,8 @@ def _gate(advice: Advice) -> str:
     ranking, follows = advice.measures.get("ranking"), advice.measures.get("follows")
     gated = [candidate.name for candidate in advice.candidates if candidate.gated]
     ranks = (
-        f"the top-ranked description leads to {_gain(ranking.estimate)} more right answers than a random one"
+        "right answers after the top-ranked description, less those after a random one: "
+        f"{_gain(ranking.estimate)}"
         if ranking
         else ""
     )
@@ -159,6 +161,8 @@ def _gate(advice: Advice) -> str:
             "Nothing shows that answers follow their descriptions, without which no gate gains: chains of "
             f"the same description agree {agree} more often than others."
         )
+    if ranking is not None and ranking.estimate.low > 0:
+        return f"MI ranks better than chance, but the gate is not shown to pay here ({ranks})."
     return f"The gate is not shown to pay here: {ranks}." if ranks else ""
 
 

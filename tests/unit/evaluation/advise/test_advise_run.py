@@ -225,7 +225,7 @@ def test_help_names_the_exit_codes_and_calibrate(cli: Cli) -> None:
     code, out, _ = cli("--help")
     assert code == 0
     text = " ".join(out.replace("│", " ").split())
-    assert "Exit codes: 0: advice; 2: bad input; 3: the sample decides nothing" in text
+    assert "Exit codes: 0: advice; 1: the engine failed; 2: bad input; 3: the sample decides nothing" in text
     assert "mirl-eval calibrate" in text
 
 
