@@ -197,6 +197,9 @@ def _plot(advice: Advice, path: Path) -> Path:
             zorder=4 if chosen else 3,
         )
     axis.set_xscale("log")
+    low, high = axis.get_xlim()
+    axis.set_xticks([step * 10**power for power in range(9) for step in (1, 2, 5)])
+    axis.set_xlim(low, high)
     axis.xaxis.set_major_formatter(StrMethodFormatter("{x:g}"))
     axis.xaxis.set_minor_formatter(NullFormatter())
     axis.set_xlabel("generated + scored tokens a question", fontsize=8.5)

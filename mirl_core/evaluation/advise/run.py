@@ -102,11 +102,10 @@ class AdviseSettings:
 
 def advise_blocking(settings: AdviseSettings) -> int:
     """Run `advise_run` for a command line, print its result, and return the exit code."""
+    # The target may be the model's own file, which the advice changes.
+    run = settings.run_settings(ModelSettings.load(settings.model) or ModelSettings())
     advice = one_line(advise_run(settings))
-    typer.echo(terminal(advice))
-    typer.echo("")
-    model = ModelSettings.load(settings.model) or ModelSettings()
-    for line in _written(settings, settings.run_settings(model), advice):
+    for line in (terminal(advice), "", *_written(settings, run, advice)):
         typer.echo(line)
     return UNDECIDED if advice.advised is None else 0
 
@@ -188,4 +187,4 @@ def _options_text(advice: Advice) -> list[str]:
     if advice.advised is None:
         return []
     options = served_settings({}, advice.advised, advice.share_chains)["options"]
-    return [f"options of the mirl.json (--output-settings writes them): {json.dumps(options)}"]
+    return ["options of the mirl.json (--output-settings FILE writes them):", f"  {json.dumps(options)}"]
