@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import json
 from contextlib import AsyncExitStack
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -80,7 +80,7 @@ class AdviseSettings:
                 "temperature: the model's mirl.json samples at 0, where all samples are equal; set more",
                 param="temperature",
             )
-        return RunSettings(
+        settings = RunSettings(
             model=self.model,
             data=self.data,
             methods=methods_text(model),
@@ -92,12 +92,13 @@ class AdviseSettings:
             forks=FORKS,
             replays=self.replays,
             estimators=estimators_of(model),
-            references=len(model.reference_images) or RunSettings.references,
             max_tokens=self.max_tokens,
             mapping=self.mapping,
             command=self.command,
             unlabelled=True,
         )
+        count = len(model.reference_images)
+        return replace(settings, references=count) if count else settings
 
 
 def advise_blocking(settings: AdviseSettings) -> int:

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 from mirl_core.evaluation.advise.advice import Advice
 from mirl_core.evaluation.advise.candidates import GREEDY
-from mirl_core.evaluation.advise.rule import FEWEST, SLIPS, Decision, GateVerdict, Rival
+from mirl_core.evaluation.advise.rule import FEWEST, SLIPS, Decision, GateVerdict
 from mirl_core.tasks.markdown_tables import percent
 from mirl_core.tasks.resampling import Estimate
 
@@ -20,7 +22,7 @@ def headline(advice: Advice) -> str:
         return "No answers to decide by"
     if advice.advised is None:
         return "Too few questions to decide"
-    return f"Use {_named(advice, advice.advised.name)}"
+    return f"Use {advice.advised.name}"
 
 
 def sentences(advice: Advice) -> list[str]:
@@ -50,10 +52,9 @@ def _method(advice: Advice) -> str:
         for name in sorted(decision.ruled_out, key=lambda name: advice.figures(name).tokens.mean)
         if advice.figures(name).tokens.mean < advice.figures(decision.advised).tokens.mean
     ]
-    reasons = [_ruled_out(name, decision.ruled_out[name]) for name in cheaper]
     return (
         f"Use {_named(advice, decision.advised)}. It is the cheapest that is not certainly below another by "
-        f"more than {_points(advice.tolerance)}: {'; '.join(reasons)}.{_best(advice, decision)}"
+        f"more than {_points(advice.tolerance)}: {_ruled_out(decision, cheaper)}.{_best(advice, decision)}"
         f"{_still_open(decision)}"
     )
 
@@ -91,8 +92,14 @@ def _too_small(advice: Advice, decision: Decision) -> str:
     return f"{reason}{needed} Until then use {cheapest}, the cheapest."
 
 
-def _ruled_out(name: str, rival: Rival) -> str:
-    return f"{rival.name} is better than {name} by {_gain(rival.gain)}"
+def _ruled_out(decision: Decision, names: Sequence[str]) -> str:
+    """Return what rules these candidates out: by rival, the candidates that it is better than."""
+    by_rival: dict[str, list[str]] = {}
+    for name in names:
+        rival = decision.ruled_out[name]
+        by_rival.setdefault(rival.name, []).append(f"{name} by {_interval(rival.gain)}")
+    reasons = (f"{rival} is better than {', '.join(texts)} points" for rival, texts in by_rival.items())
+    return "; ".join(reasons)
 
 
 def _best(advice: Advice, decision: Decision) -> str:
@@ -152,8 +159,9 @@ def _gate(advice: Advice) -> str:
         case GateVerdict.use:
             return f"The gate pays here: {ranks}." if ranks else ""
         case GateVerdict.against:
-            ruled_out = advice.decision.ruled_out if advice.decision else {}
-            why = "; ".join(_ruled_out(name, ruled_out[name]) for name in gated if name in ruled_out)
+            decision = advice.decision
+            harmed = [name for name in gated if decision and name in decision.ruled_out]
+            why = _ruled_out(decision, harmed) if decision and harmed else ""
             return f"Don't use the gate here: {'; '.join(filter(None, (why, ranks)))}."
     if follows is not None and follows.estimate.low <= 0:
         agree = _gain(follows.estimate)
@@ -186,8 +194,12 @@ def _points(share: float) -> str:
 
 
 def _gain(gain: Estimate) -> str:
+    return f"{_interval(gain)} points"
+
+
+def _interval(gain: Estimate) -> str:
     low, high = f"{100 * gain.low:+.1f}", f"{100 * gain.high:+.1f}"
-    return f"{100 * gain.mean:+.1f} [{low}, {high}] points"
+    return f"{100 * gain.mean:+.1f} [{low}, {high}]"
 
 
 def _percent(estimate: Estimate) -> str:

@@ -3,20 +3,18 @@
 from __future__ import annotations
 
 import json
+import shlex
 import sys
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from mirl_core.config import ModelSettings
+from mirl_core.config import MIRLOptions, ModelSettings
 from mirl_core.engines.fake import FakeEngine
-from mirl_core.errors import ConfigError
 from mirl_core.evaluation.advise.run import UNDECIDED, AdviseSettings, advise_run
-from mirl_core.evaluation.calibration.run import confidence_run
 from mirl_core.evaluation.cli import main
-from mirl_core.evaluation.run_setup import RunSettings
 from mirl_core.types import Conversation
 from tests.unit.evaluation.run_cases import data_file, model_folder, no_engine, one_engine
 from tests.unit.pipeline.pipeline_cases import chain, described
@@ -127,25 +125,12 @@ async def test_a_target_gets_the_options_and_keeps_the_rest(tmp_path: Path) -> N
     assert json.loads((tmp_path / "out" / "bank" / "bank.json").read_text())["plan"]["temperature"] == 0.7
 
 
-async def test_the_next_command_calibrates_on_the_same_bank(tmp_path: Path) -> None:
-    target = tmp_path / "mirl.json"
-    settings = case(tmp_path, 50, target=target, seed=3)
-    await advise_run(settings, one_engine(engine("2")))
-    run = settings.run_settings(ModelSettings())
-    words = RunSettings(
-        settings.model,
-        settings.data,
-        "mirl",
-        settings.output,
-        n=settings.n,
-        part=settings.part,
-        seed=3,
-        descriptions=run.descriptions,
-        forks=run.forks,
-        estimators=run.estimators,
-    )
-    with pytest.raises(ConfigError, match="every vote was right"):
-        await confidence_run(words, target, no_engine())
+def test_the_bank_has_what_the_models_settings_need(tmp_path: Path) -> None:
+    plain = case(tmp_path, 1).run_settings(ModelSettings())
+    assert (plain.estimators, plain.references) == (("text",), 8)
+    pictures = ModelSettings(reference_images=("a.png", "b.png"), options=MIRLOptions(estimator="reference"))
+    run = case(tmp_path, 1).run_settings(pictures)
+    assert (run.estimators, run.references) == (("reference", "text"), 2)
 
 
 Cli = Callable[..., tuple[int, str, str]]
@@ -155,10 +140,13 @@ Cli = Callable[..., tuple[int, str, str]]
 def cli(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Cli:
     """The command in this process: (exit code, standard output, standard error)."""
 
-    def run(*words: str | Path, with_engine: FakeEngine | None = None) -> tuple[int, str, str]:
+    def run(
+        *words: str | Path, with_engine: FakeEngine | None = None, command: Sequence[str] = ()
+    ) -> tuple[int, str, str]:
         factory = no_engine() if with_engine is None else one_engine(with_engine)
-        monkeypatch.setattr("mirl_core.evaluation.advise.run.vllm_engine", lambda model: factory)
-        monkeypatch.setattr(sys, "argv", ["mirl-eval", "advise", *map(str, words)])
+        for module in ("advise", "calibration"):
+            monkeypatch.setattr(f"mirl_core.evaluation.{module}.run.vllm_engine", lambda model: factory)
+        monkeypatch.setattr(sys, "argv", list(command) or ["mirl-eval", "advise", *map(str, words)])
         with pytest.raises(SystemExit) as exited:
             main()
         out, err = capsys.readouterr()
@@ -184,18 +172,19 @@ def words_of(tmp_path: Path, count: int, *more: str | Path) -> list[str | Path]:
 
 def test_advice_exits_with_0_and_names_the_next_command(tmp_path: Path, cli: Cli) -> None:
     target = tmp_path / "mirl.json"
-    words = words_of(tmp_path, 50, "--output-settings", target)
+    words = words_of(tmp_path, 50, "--seed", "3", "--output-settings", target)
     code, out, _ = cli(*words, with_engine=engine("2"))
     assert code == 0
     assert "USE SC@4" in out
     assert "+100.0 [+100.0, +100.0] points" in " ".join(out.split())
-    (command,) = [line for line in out.splitlines() if "mirl-eval calibrate" in line]
-    assert command.split()[:3] == ["mirl-eval", "calibrate", "--confidence-only"]
-    for option in (f"--bank {tmp_path / 'out'}", f"--output {target}", "--forks 2", "--estimators text"):
-        assert option in command
     assert json.loads(target.read_text())["options"]["descriptions"] == 4
     again = cli(*words)
     assert (again[0], again[1]) == (0, out)
+    # The calibration replays the same bank, and refuses these votes alone.
+    (command,) = [line for line in out.splitlines() if "mirl-eval calibrate --confidence-only" in line]
+    code, _, err = cli(command=shlex.split(command))
+    assert code == 2
+    assert "every vote was right" in err
 
 
 def test_without_a_target_the_options_are_printed(tmp_path: Path, cli: Cli) -> None:

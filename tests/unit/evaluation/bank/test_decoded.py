@@ -315,8 +315,8 @@ async def test_an_unlabelled_record_is_judged_by_a_later_truth() -> None:
         return replace(question(), answer=truth, describes=None)
 
     plan = PLAN.model_copy(update={"temperatures": (0.5,)})
-    labelled = await sample_question(model(1), SETTINGS, bare("1"), plan)
-    blind = await sample_question(model(1), SETTINGS, bare(""), plan)
+    labelled = await sample_question(model(0), SETTINGS, bare("1"), plan)
+    blind = await sample_question(model(0), SETTINGS, bare(""), plan)
     assert blind.truth == ""
     assert not any(chain.right for chain in blind.chains)
     assert any(chain.right for chain in labelled.chains)
