@@ -206,7 +206,10 @@ def calibrate(
     max_tokens: MaxTokensOption = 512,
     mapping: MappingOption = None,
 ) -> None:
-    """Choose λ, N, k, m and estimator on dev data, fit the confidence, and write a model's mirl.json."""
+    """Choose λ, N, k, m and estimator on dev data, fit the confidence, and write a model's mirl.json.
+
+    It tunes a gate. Whether a gate, votes or greedy decoding pays on your model, mirl-eval advise says first.
+    """
     from mirl_core.evaluation.calibration.run import calibrate_blocking, confidence_blocking
     from mirl_core.evaluation.run import command_line, names
     from mirl_core.evaluation.run_setup import RunSettings
@@ -243,6 +246,61 @@ def calibrate(
     else:
         calibrate_blocking(settings, target, budget)
         typer.echo(f"wrote {target}, {bank / 'calibration.json'} and {bank / 'confidence.json'}")
+
+
+@app.command("advise")
+def advise(
+    data: DataOption,
+    output: Annotated[Path, typer.Option(help="Folder for the bank and the advice.")],
+    model: ModelOption = None,
+    n: Annotated[int, typer.Option(min=1, help="Questions per data set, at most.")] = 200,
+    part: Annotated[str, typer.Option(help="Which data; never choose on what you report.")] = "dev",
+    seed: SeedOption = 0,
+    output_settings: Annotated[
+        Path | None, typer.Option(help="mirl.json to write with the advised options; other entries stay.")
+    ] = None,
+    tolerance: Annotated[
+        float, typer.Option(min=0, help="Points of accuracy that you give up for fewer tokens.")
+    ] = 1.0,
+    smallest_gain: Annotated[
+        float, typer.Option(min=0, help="Points of gain that the sample must be able to show.")
+    ] = 5.0,
+    replays: Annotated[int, typer.Option(min=1, help="Replays of every question per candidate.")] = 4,
+    max_tokens: MaxTokensOption = 512,
+    mapping: MappingOption = None,
+) -> None:
+    """Measure a model on some hundred questions, and say which way of answering pays on it.
+
+    It compares greedy decoding, votes and the presets on the same samples, and advises the cheapest, unless
+    another is better with certainty. Questions of a FILE.jsonl may lack the answer: the figures that need
+    none are printed all the same. Run it before mirl-eval calibrate, which tunes a gate and its confidence.
+    Run the same command again to continue after an interruption.
+
+    Exit codes: 0: advice; 1: the engine failed; 2: bad input; 3: the sample decides nothing (too few
+    questions, or no answers).
+    """
+    from mirl_core.evaluation.advise.run import AdviseSettings, advise_blocking
+    from mirl_core.evaluation.run import command_line, names
+
+    code = advise_blocking(
+        AdviseSettings(
+            model=_model(model, names(data)),
+            data=names(data),
+            output=output,
+            model_name=None if model is None else str(model),
+            target=output_settings,
+            n=n,
+            part=part,
+            seed=seed,
+            replays=replays,
+            max_tokens=max_tokens,
+            mapping=mapping,
+            tolerance=tolerance / 100,
+            smallest_gain=smallest_gain / 100,
+            command=command_line(),
+        )
+    )
+    raise typer.Exit(code)
 
 
 @app.command("model-card")

@@ -15,6 +15,7 @@ from mirl_core.config import ModelSettings, first_problem
 from mirl_core.engines.base import Engine
 from mirl_core.errors import ConfigError
 from mirl_core.evaluation.bank.fill import fill
+from mirl_core.evaluation.bank.judge import with_truth
 from mirl_core.evaluation.bank.plan import BankPlan
 from mirl_core.evaluation.bank.records import BankedQuestion
 from mirl_core.evaluation.bank.store import Bank
@@ -66,6 +67,8 @@ class RunSettings:
     """Longest trajectory, description and chain; tokens."""
     mapping: Path | None = None
     """YAML file with an `hf:` data set's columns."""
+    unlabelled: bool = False
+    """Whether a file's questions may lack an answer."""
     command: str = ""
     """The command line, for the report."""
 
@@ -150,7 +153,7 @@ class RunSetup:
     def banked(self, data: DataSet) -> list[BankedQuestion]:
         """Return the bank's records of the data set's questions, in their order."""
         lines = {question.key: question for question in self.bank.load(data.name)}
-        return [lines[question.key] for question in data.questions]
+        return [with_truth(lines[question.key], question) for question in data.questions]
 
     def references(self, data: DataSet) -> Sequence[Image]:
         """Return pictures for the estimator `reference`: the model's, or else training pictures of the
@@ -210,7 +213,15 @@ class RunSetup:
     def _open(self, name: str) -> DataSet:
         settings = self.settings
         mapping = settings.mapping if name.startswith("hf:") else None
-        data = open_data(name, settings.part, settings.n, settings.seed, mapping, settings.skip)
+        data = open_data(
+            name,
+            settings.part,
+            settings.n,
+            settings.seed,
+            mapping,
+            skip=settings.skip,
+            unlabelled=settings.unlabelled,
+        )
         return replace(data, name=_short(data.name))
 
 

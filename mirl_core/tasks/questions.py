@@ -33,7 +33,7 @@ class Question:
     text: str
     """The user's text, choices already rendered into it if there are any."""
     answer: str
-    """The truth; for a question with choices the option's letter or its text."""
+    """The truth; for a question with choices the option's letter or its text. Empty: unlabelled."""
     image: Callable[[], Image]
     """Load or draw the picture (RGB)."""
     family: str = ""
@@ -72,9 +72,9 @@ def is_right(question: Question, answer: str | None) -> bool:
 
     The data set's rule decides where there is one. With choices, the letter and the text of the right option
     are right, alone or together (`B`, `(b).`, `B. cat`, `cat`). Otherwise answers are compared after
-    normalisation. None is wrong.
+    normalisation. None is wrong, and so is every answer to an unlabelled question.
     """
-    if answer is None:
+    if answer is None or not question.answer:
         return False
     if question.accept is not None:
         return question.accept(answer)

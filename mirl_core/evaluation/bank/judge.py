@@ -12,12 +12,13 @@ from mirl_core.evaluation.bank.records import (
     BankedChain,
     BankedDecoded,
     BankedDescription,
+    BankedQuestion,
     BankedTrajectories,
 )
 from mirl_core.tasks.questions import Question, is_right
 from mirl_core.types import Chain, Description, Result
 
-__all__ = ["WINDOW", "Judge", "Marginals", "Run", "lowest_group"]
+__all__ = ["WINDOW", "Judge", "Marginals", "Run", "lowest_group", "with_truth"]
 
 WINDOW = 16
 """Tokens in a group of the lowest group confidence: DeepConf's 2,048 scaled to chains of dozens of tokens."""
@@ -163,6 +164,40 @@ class Judge:
             confidence=None,
             lowest_confidence=None,
         )
+
+
+def with_truth(banked: BankedQuestion, question: Question) -> BankedQuestion:
+    """Return the record of a question that was unlabelled when it was sampled, judged by its present truth.
+
+    Other records are returned as they are.
+    """
+    if banked.truth or not question.answer:
+        return banked
+
+    def chain(of: BankedChain) -> BankedChain:
+        return replace(of, right=is_right(question, of.answer))
+
+    def chains(of: Sequence[BankedChain]) -> tuple[BankedChain, ...]:
+        return tuple(map(chain, of))
+
+    description, greedy = banked.greedy
+    fallback = banked.plain_fallback
+    return replace(
+        banked,
+        truth=question.answer,
+        chains=chains(banked.chains),
+        greedy=(description, chain(greedy) if greedy else None),
+        plain_fallback=chain(fallback) if fallback else None,
+        decoded=tuple(replace(decoded, chains=chains(decoded.chains)) for decoded in banked.decoded),
+        at_temperatures={
+            key: replace(
+                samples,
+                chains=chains(samples.chains),
+                plain_fallback=chain(samples.plain_fallback) if samples.plain_fallback else None,
+            )
+            for key, samples in banked.at_temperatures.items()
+        },
+    )
 
 
 def lowest_group(confidence: Sequence[float], window: int = WINDOW) -> float | None:

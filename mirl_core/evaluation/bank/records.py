@@ -213,6 +213,7 @@ class BankedQuestion:
     """The data set's name."""
     family: str
     truth: str
+    """Empty: the question was unlabelled when it was sampled, and none of its chains counts as right."""
     clusters: tuple[str, ...]
     """The clusters that are resampled together: the scene first, then its glyphs."""
     descriptions: tuple[BankedDescription, ...]

@@ -21,7 +21,13 @@ from mirl_core.evaluation.progress import Bar, Bars
 from mirl_core.evaluation.run import EngineFactory, once, one_line, vllm_engine
 from mirl_core.evaluation.run_setup import RunSettings, RunSetup
 
-__all__ = ["calibrate_blocking", "calibrate_run", "confidence_blocking", "confidence_run"]
+__all__ = [
+    "calibrate_blocking",
+    "calibrate_run",
+    "confidence_blocking",
+    "confidence_run",
+    "read_mirl_json",
+]
 
 
 def calibrate_blocking(settings: RunSettings, target: Path, budget: float | None) -> None:
@@ -50,7 +56,7 @@ async def calibrate_run(
         RequestError, EngineError: as `mirl_core.evaluation.run.run`.
     """
     setup = RunSetup(settings)
-    written = _voting(setup, _current_mirl_json(setup, target), target).options
+    written = _voting(setup, read_mirl_json(settings.model, target), target).options
     if written.steered or setup.model_settings.options.steered:
         raise ConfigError(
             "contrast: these options decode descriptions, and calibrate chooses those of a gate; use "
@@ -60,7 +66,7 @@ async def calibrate_run(
     with Bars() as bars:
         await _fill(setup, engine_factory, bars)
         choice = _choose(setup, budget, bars)
-    mirl_json = _current_mirl_json(setup, target)
+    mirl_json = read_mirl_json(settings.model, target)
     options = {**mirl_json.get("options", {}), "gate": "mi", **dict(choice.chosen.options)}
     _write(setup, choice)
     return choice, _calibrated(setup, {**mirl_json, "options": options}, target)
@@ -80,7 +86,7 @@ async def confidence_run(
         RequestError, EngineError: as `mirl_core.evaluation.run.run`.
     """
     setup = RunSetup(settings)
-    mirl_json = _current_mirl_json(setup, target)
+    mirl_json = read_mirl_json(settings.model, target)
     voting = _voting(setup, mirl_json, target)
     # Before hours go into filling an unusable bank.
     if difference := _bank_difference(setup, voting.options):
@@ -200,14 +206,15 @@ def _write(setup: RunSetup, choice: Choice) -> None:
     _plot(choice, settings.output / "plots" / "calibration.png")
 
 
-def _current_mirl_json(setup: RunSetup, target: Path) -> dict[str, Any]:
-    """Return the entries of `target`, or of the model's `mirl.json` where there is no such file yet."""
-    return _read(target if target.is_file() else setup.settings.model / "mirl.json")
+def read_mirl_json(model: Path, target: Path) -> dict[str, Any]:
+    """Return the entries of `target`, or of the model's `mirl.json` where there is no such file yet.
 
+    Empty where there is neither. `ModelSettings.load` checks the model's.
 
-def _read(path: Path) -> dict[str, Any]:
-    """Return the entries of a `mirl.json`; empty where there is none. `ModelSettings.load` checks the
-    model's."""
+    Raises:
+        ConfigError: the file can't be read.
+    """
+    path = target if target.is_file() else model / "mirl.json"
     if not path.is_file():
         return {}
     try:

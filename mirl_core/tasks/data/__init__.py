@@ -35,7 +35,14 @@ def names() -> tuple[str, ...]:
 
 
 def open_data(
-    name: str, part: str, limit: int | None, seed: int, mapping: str | Path | None = None, skip: int = 0
+    name: str,
+    part: str,
+    limit: int | None,
+    seed: int,
+    mapping: str | Path | None = None,
+    *,
+    skip: int = 0,
+    unlabelled: bool = False,
 ) -> DataSet:
     """Return the questions of the data set `name`, without the first `skip` of their order.
 
@@ -46,20 +53,23 @@ def open_data(
         seed: chooses among the questions where there are more than `limit`.
         mapping: a YAML file that maps the columns, for `hf:` names only.
         skip: for questions on which nothing was chosen and of which nothing was reported.
+        unlabelled: whether questions of a JSON-lines file may lack an answer.
 
     Raises:
         ConfigError: the data set doesn't exist, has no such part, no more than `skip` questions, or its
             content is malformed.
     """
     if not skip:
-        return _open(name, part, limit, seed, mapping)
-    data = _open(name, part, None if limit is None else limit + skip, seed, mapping)
+        return _open(name, part, limit, seed, mapping, unlabelled)
+    data = _open(name, part, None if limit is None else limit + skip, seed, mapping, unlabelled)
     if not (questions := data.questions[skip:]):
         raise ConfigError(f"skip: {name} has only {len(data.questions)} questions", param="skip")
     return replace(data, questions=questions)
 
 
-def _open(name: str, part: str, limit: int | None, seed: int, mapping: str | Path | None) -> DataSet:
+def _open(
+    name: str, part: str, limit: int | None, seed: int, mapping: str | Path | None, unlabelled: bool
+) -> DataSet:
     if limit is not None and limit < 1:
         raise ConfigError(f"n: {limit} questions are not enough; ask for at least 1", param="n")
     if mapping is not None and not name.startswith("hf:"):
@@ -75,5 +85,5 @@ def _open(name: str, part: str, limit: int | None, seed: int, mapping: str | Pat
     if name.endswith((".jsonl", ".ndjson")):
         from mirl_core.tasks.data.files import open_file
 
-        return open_file(name, part, limit, seed)
+        return open_file(name, part, limit, seed, unlabelled=unlabelled)
     raise ConfigError(f"data: there is no '{name}'; there are: {', '.join(names())}", param="data")

@@ -1,7 +1,8 @@
 """JSON lines as a data set; pictures from bytes and samples by seed, which all data sets use.
 
 One question a line: `image` (a path relative to the file, or a data URL), `question`, `answer`, and
-optionally `choices`, `id`, `family`. Every mistake is one line that names file, line and field.
+optionally `choices`, `id`, `family`. A reader of unlabelled questions needs no `answer`. Every mistake is one
+line that names file, line and field.
 """
 
 from __future__ import annotations
@@ -39,8 +40,8 @@ class Line(Settings):
     """A path relative to the data file, or a data URL."""
     question: Annotated[str, Field(min_length=1)]
     """The question, without the choices."""
-    answer: Annotated[str, Field(min_length=1)]
-    """The truth; with choices an option's letter or text."""
+    answer: Annotated[str, Field(min_length=1)] | None = None
+    """The truth; with choices an option's letter or text. None: unlabelled."""
     choices: Annotated[tuple[str, ...], Field(max_length=26)] = ()
     """The options' texts, A first."""
     id: Annotated[str, Field(min_length=1)] | None = None
@@ -49,8 +50,11 @@ class Line(Settings):
     """Kind of question."""
 
 
-def open_file(name: str, part: str, limit: int | None, seed: int) -> DataSet:
+def open_file(name: str, part: str, limit: int | None, seed: int, *, unlabelled: bool = False) -> DataSet:
     """Return the questions of a JSON-lines file, or `limit` of them by `seed`; `part` is a label only.
+
+    Args:
+        unlabelled: whether lines may lack the answer.
 
     Raises:
         ConfigError: the file or a line of it is malformed. Only the presence of a picture is checked here;
@@ -65,7 +69,7 @@ def open_file(name: str, part: str, limit: int | None, seed: int) -> DataSet:
     for number, text in enumerate(lines, 1):
         if not text.strip():
             continue
-        question = _question(path, number, text)
+        question = _question(path, number, text, unlabelled)
         if question.key in questions:
             raise _wrong(path, number, "id", f"'{question.key}' has been on an earlier line; make it unique")
         questions[question.key] = question
@@ -74,7 +78,7 @@ def open_file(name: str, part: str, limit: int | None, seed: int) -> DataSet:
     return DataSet(name, part, sample(tuple(questions.values()), limit, seed))
 
 
-def _question(path: Path, number: int, text: str) -> Question:
+def _question(path: Path, number: int, text: str, unlabelled: bool) -> Question:
     try:
         line = Line.model_validate(json.loads(text))
     except json.JSONDecodeError as error:
@@ -82,24 +86,32 @@ def _question(path: Path, number: int, text: str) -> Question:
     except ValidationError as error:
         message, where = first_problem(error, Line)
         raise ConfigError(f"{path}: line {number}: {message}", param=where) from error
+    if line.answer is None and not unlabelled:
+        raise _wrong(path, number, "answer", "Field required")
     if not line.image.startswith("data:") and not (path.parent / line.image).is_file():
         raise _wrong(path, number, "image", f"there is no file '{path.parent / line.image}'")
     text_shown = line.question
     if line.choices:
-        index = chosen(line.choices, line.answer)
-        if index is None:
-            raise _wrong(path, number, "answer", f"'{line.answer}' is none of the choices, or several")
-        if line.answer in line.choices and line.choices[index] != line.answer:
-            raise _wrong(path, number, "answer", f"'{line.answer}' is one option's letter and another's text")
+        if line.answer is not None:
+            _check_choice(path, number, line.choices, line.answer)
         text_shown = f"{text_shown}\n{render_choices(line.choices)}"
     return Question(
         key=line.id or f"{path.stem}-{number:06d}",
         text=text_shown,
-        answer=line.answer,
+        answer=line.answer or "",
         image=partial(_open, path, number, line.image),
         family=line.family,
         choices=line.choices,
     )
+
+
+def _check_choice(path: Path, number: int, choices: tuple[str, ...], answer: str) -> None:
+    """Raise ConfigError unless the answer names one of the choices."""
+    index = chosen(choices, answer)
+    if index is None:
+        raise _wrong(path, number, "answer", f"'{answer}' is none of the choices, or several")
+    if answer in choices and choices[index] != answer:
+        raise _wrong(path, number, "answer", f"'{answer}' is one option's letter and another's text")
 
 
 def _open(path: Path, number: int, source: str) -> Image:

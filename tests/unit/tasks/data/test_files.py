@@ -60,6 +60,22 @@ def test_a_file_is_read(tmp_path: Path) -> None:
     assert is_right(summed, "twelve")
 
 
+def test_unlabelled_questions_are_for_readers_that_want_them(tmp_path: Path) -> None:
+    bare = {name: value for name, value in GOOD.items() if name != "answer"}
+    name = write(tmp_path, GOOD, bare, bare | {"choices": ["dog", "cat"]}, bare | {"answer": None})
+    data = open_data(name, "test", None, 0, unlabelled=True)
+    assert [q.answer for q in data.questions] == ["red", "", "", ""]
+    assert data.questions[2].text == "What colour?\nA. dog\nB. cat"
+    for question in data.questions[1:]:
+        for answer in ("", "red", "A", None):
+            assert not is_right(question, answer)
+    with pytest.raises(ConfigError, match="line 2: answer: Field required") as caught:
+        open_data(name, "test", None, 0)
+    assert caught.value.param == "answer"
+    with pytest.raises(ConfigError, match="line 2: answer"):
+        open_data(write(tmp_path, GOOD, GOOD | {"answer": ""}), "test", None, 0, unlabelled=True)
+
+
 def test_a_sample_depends_on_the_seed_and_only_grows(tmp_path: Path) -> None:
     name = write(tmp_path, *[GOOD | {"id": f"q{n}"} for n in range(40)])
 
