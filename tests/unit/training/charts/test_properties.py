@@ -12,7 +12,7 @@ import pytest
 from mirl_core.errors import ConfigError
 from mirl_core.training.charts.properties import SECTIONS, paired, read_numbers, read_words, share, vote
 from mirl_core.training.charts.trainer import ChartsTrainer
-from mirl_core.training.cli import app
+from mirl_core.training.cli import main
 from tests.unit.training.charts.charts_cases import copy_tokenizer, small_recipe
 
 
@@ -53,14 +53,21 @@ def test_lists_are_read_in_their_order() -> None:
 
 
 def test_the_command_measures_a_folder(
-    tmp_path: Path, tokenizer_folder: Path, capsys: pytest.CaptureFixture[str]
+    tmp_path: Path,
+    tokenizer_folder: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
 ) -> None:
     trainer = ChartsTrainer(small_recipe(copy_tokenizer(tmp_path, "stage", tokenizer_folder)))
     trainer.save()
     written = tmp_path / "figures.json"
     words = ["properties", str(trainer.folder), "--kinds", "half", "--n", "3", "--parts", "calibration"]
-    app(args=[*words, "--output", str(written)], standalone_mode=False)
-    figures = json.loads(capsys.readouterr().out)
+    monkeypatch.setattr(sys, "argv", ["mirl-train", *words, "--output", str(written)])
+    with pytest.raises(SystemExit) as exited:
+        main()
+    done = capsys.readouterr()
+    assert exited.value.code == 0, done.err
+    figures = json.loads(done.out)
     assert figures["half"]["calibration"]["values_right"]["n"] >= 9
     assert json.loads(written.read_text()) == {"folder": "stage", "n": 3, "start": 1000, **figures}
 
