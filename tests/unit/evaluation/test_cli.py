@@ -5,9 +5,10 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import pytest
@@ -16,6 +17,7 @@ from mirl_core.config import ModelSettings
 from mirl_core.errors import ConfigError
 from mirl_core.evaluation.calibration.options import Candidate, Choice, Grid, calibrate, frontier
 from mirl_core.evaluation.calibration.run import calibrate_run, options_text
+from mirl_core.evaluation.cli import main
 from mirl_core.evaluation.measures.comparison import compare_runs, read_side
 from mirl_core.evaluation.run import run
 from tests.unit.evaluation.run_cases import fill_bank, model_folder, no_engine, settings_of
@@ -31,18 +33,33 @@ SMALL = Grid(
     clip=(None,),
     adaptive_keep=(None, 0.8),
 )
+NO_RUN = ["report", "/nowhere"]
 CALIBRATE = ["calibrate", "--data", "digits/iid", "--bank", "{tmp}"]
 
 
-def mirl_eval(*words: str | Path) -> subprocess.CompletedProcess[str]:
-    """The command in a process of its own."""
-    return subprocess.run(
-        [sys.executable, "-m", "mirl_core.evaluation.cli", *map(str, words)],
-        capture_output=True,
-        text=True,
-        check=False,
-        timeout=120,
-    )
+class Ended(NamedTuple):
+    """A command that has exited."""
+
+    code: object
+    out: str
+    err: str
+
+
+MirlEval = Callable[..., Ended]
+
+
+@pytest.fixture
+def mirl_eval(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> MirlEval:
+    """Run the command in this process: every process of its own would import everything anew."""
+
+    def ended(*words: str | Path) -> Ended:
+        monkeypatch.setattr(sys, "argv", ["mirl-eval", *map(str, words)])
+        capsys.readouterr()
+        with pytest.raises(SystemExit) as exited:
+            main()
+        return Ended(exited.value.code, *capsys.readouterr())
+
+    return ended
 
 
 @pytest.fixture(scope="module")
@@ -100,33 +117,33 @@ def test_comparisons_that_make_no_sense_are_named(folders: tuple[Path, Path], tm
         compare_runs(read_side(str(tmp_path), None), whole)
 
 
-def test_compare_on_the_command_line(folders: tuple[Path, Path]) -> None:
+def test_compare_on_the_command_line(folders: tuple[Path, Path], mirl_eval: MirlEval) -> None:
     good, poor = folders
     done = mirl_eval("compare", f"{good}:sc@4", f"{poor}:sc@4", "--json")
-    assert done.returncode == 0, done.stderr
-    (row,) = json.loads(done.stdout)
+    assert done.code == 0, done.err
+    (row,) = json.loads(done.out)
     assert (row["data"], row["n"]) == ("digits/iid", 25)
     shown = mirl_eval("compare", good, poor)
-    assert shown.returncode == 0, shown.stderr
-    assert "sc@4" in shown.stdout
-    assert f"{100 * row['difference']:+.1f}" in shown.stdout
+    assert shown.code == 0, shown.err
+    assert "sc@4" in shown.out
+    assert f"{100 * row['difference']:+.1f}" in shown.out
 
 
-def test_report_on_the_command_line(folders: tuple[Path, Path]) -> None:
+def test_report_on_the_command_line(folders: tuple[Path, Path], mirl_eval: MirlEval) -> None:
     good, _ = folders
     before = (good / "report.md").read_text()
     (good / "report.md").unlink()
     done = mirl_eval("report", good)
-    assert done.returncode == 0, done.stderr
+    assert done.code == 0, done.err
     assert (good / "report.md").read_text() == before
-    assert "report.md" in done.stdout
+    assert "report.md" in done.out
     # The table is the last that is printed, uncut in a pipe.
-    assert "mirl(descriptions=6;keep=2)" in done.stdout
+    assert "mirl(descriptions=6;keep=2)" in done.out
     rows = json.loads((good / "summary.json").read_text())["data"]["digits/iid"]
     for name, row in rows.items():
-        (line,) = [line for line in done.stdout.splitlines() if line.split()[:1] == [name]]
+        (line,) = [line for line in done.out.splitlines() if line.split()[:1] == [name]]
         assert f"{100 * row['accuracy']:.1f} [{100 * row['low']:.1f}, {100 * row['high']:.1f}]" in line
-    assert "n = 40 decides nothing: differences below " in done.stdout
+    assert "n = 40 decides nothing: differences below " in done.out
 
 
 def test_run_ends_with_its_result(folders: tuple[Path, Path]) -> None:
@@ -134,8 +151,8 @@ def test_run_ends_with_its_result(folders: tuple[Path, Path]) -> None:
     settings = ["--n", "25", "--descriptions", "6", "--forks", "2", "--replays", "3"]
     where = ["--model", poor.parent / "tiny", "--data", "digits/iid", "--output", poor]
     done = mirl_eval("run", *where, "--methods", "direct,sc@4", *settings)
-    assert done.returncode == 0, done.stderr
-    lines = done.stdout.splitlines()
+    assert done.code == 0, done.err
+    lines = done.out.splitlines()
     assert lines[0].startswith("wrote ")
     rows = [line.split() for line in lines if line.split()[:1] in (["direct"], ["sc@4"])]
     figures = json.loads((poor / "summary.json").read_text())
@@ -144,13 +161,13 @@ def test_run_ends_with_its_result(folders: tuple[Path, Path]) -> None:
     assert rows[1][-2:] == [f"{compared['holm_p']:.3f}", f"{compared['tokens_ratio']:.2f}"]
     # One data set: there is nothing to adjust for.
     assert compared["holm_p"] == compared["bootstrap_p"]
-    assert "n = 25 decides nothing: differences below " in done.stdout
+    assert "n = 25 decides nothing: differences below " in done.out
 
 
 @pytest.mark.parametrize(
     ("words", "says"),
     [
-        (["report", "/nowhere"], "summary.json"),
+        (NO_RUN, "summary.json"),
         (["compare", "/nowhere", "/nowhere"], "no run folder"),
         (["run", "--data", "digits/ood", "--output", "{tmp}"], "digits/ood"),
         (["run", "--data", "digits/iid", "--output", "{tmp}", "--methods", "sc"], "sc@16"),
@@ -162,11 +179,19 @@ def test_run_ends_with_its_result(folders: tuple[Path, Path]) -> None:
         (["nonsense"], "nonsense"),
     ],
 )
-def test_bad_input_is_one_line_and_exit_code_2(tmp_path: Path, words: list[str], says: str) -> None:
+def test_bad_input_is_one_line_and_exit_code_2(
+    tmp_path: Path, mirl_eval: MirlEval, words: list[str], says: str
+) -> None:
     done = mirl_eval(*(word.format(tmp=tmp_path) for word in words))
-    assert done.returncode == 2, done.stderr
-    assert len(done.stderr.strip().splitlines()) == 1
-    assert says in done.stderr
+    assert done.code == 2, done.err
+    assert len(done.err.strip().splitlines()) == 1
+    assert says in done.err
+
+
+def test_a_process_of_its_own_ends_in_the_same_way(mirl_eval: MirlEval) -> None:
+    command = [sys.executable, "-m", "mirl_core.evaluation.cli", *NO_RUN]
+    done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=120)
+    assert (done.returncode, done.stdout, done.stderr) == mirl_eval(*NO_RUN)
 
 
 def candidate(accuracy: float, tokens: float) -> Candidate:
@@ -183,11 +208,21 @@ def chosen(questions: list[Any], **given: Any) -> Choice:
     return calibrate(questions, ModelSettings(), grid, count=2, **given)
 
 
-def test_calibration_finds_the_weight_that_the_made_up_world_wants() -> None:
-    misled = chosen(banked_questions(80, misled=True))
+@pytest.fixture(scope="module")
+def plain() -> Choice:
+    """The choice where confidence does not mislead."""
+    return chosen(banked_questions(40))
+
+
+@pytest.fixture(scope="module")
+def misled() -> Choice:
+    """The choice where confidence misleads."""
+    return chosen(banked_questions(40, misled=True))
+
+
+def test_calibration_finds_the_weight_that_the_made_up_world_wants(plain: Choice, misled: Choice) -> None:
     assert misled.settings.options.mi_weight == 1.0
     # Where habit tells the truth, subtracting it can't help by more than chance.
-    plain = chosen(banked_questions(80))
     accuracies = {one.options: one.mean for one in plain.finalists}
     assert plain.best.mean == max(accuracies.values())
     assert plain.best.mean - plain.chosen.mean <= plain.error + 1e-12
@@ -203,18 +238,17 @@ def test_calibration_tries_auto_and_shows_it() -> None:
     assert options_text(found.chosen).startswith("λ=auto N=")
 
 
-def test_a_smaller_budget_is_kept() -> None:
+def test_a_smaller_budget_is_kept(misled: Choice) -> None:
     questions = banked_questions(40, misled=True)
-    free, tight = chosen(questions), chosen(questions, budget=120.0)
-    assert tight.chosen.cost <= 120 < free.best.cost
+    tight = chosen(questions, budget=120.0)
+    assert tight.chosen.cost <= 120 < misled.best.cost
     with pytest.raises(ConfigError, match="budget"):
-        chosen(questions, budget=5.0)
+        chosen(questions[:4], budget=5.0)
 
 
-def test_default_budget_is_what_sc16_costs_under_the_stopping_rule() -> None:
-    found = chosen(banked_questions(30))
-    assert found.budget == found.baseline.cost
-    assert found.baseline.options == ()
+def test_default_budget_is_what_sc16_costs_under_the_stopping_rule(plain: Choice) -> None:
+    assert plain.budget == plain.baseline.cost
+    assert plain.baseline.options == ()
 
 
 def test_grid_stays_within_the_bank() -> None:
@@ -227,7 +261,10 @@ def test_grid_stays_within_the_bank() -> None:
     assert sum(one["mi_weight"] == 0 for one in Grid().scorers()) == 4
 
 
-async def test_calibrate_writes_mirl_json_that_the_product_reads(tmp_path: Path) -> None:
+async def test_calibrate_writes_mirl_json_that_the_product_reads(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("mirl_core.evaluation.calibration.run.Grid", lambda: SMALL)
     settings = settings_of(tmp_path / "bank", part="dev", n=30, descriptions=8, forks=2, replays=2)
     model = model_folder(
         settings.model,
@@ -260,7 +297,8 @@ async def test_calibrate_writes_mirl_json_that_the_product_reads(tmp_path: Path)
 
 
 async def test_calibrate_replaces_the_models_own_file_when_asked(tmp_path: Path) -> None:
-    settings = settings_of(tmp_path / "bank", part="dev", n=12, descriptions=6, forks=1, replays=1)
+    # Few questions for the default grid's hundreds of settings.
+    settings = settings_of(tmp_path / "bank", part="dev", n=3, descriptions=6, forks=1, replays=1)
     fill_bank(settings)
     await calibrate_run(settings, settings.model / "mirl.json", 200.0, no_engine())
     read = ModelSettings.load(settings.model)

@@ -39,8 +39,8 @@ async def opened():
         child.wait()
 
 command.vllm_engine = lambda model: opened
-model, data = model_folder(where / "tiny"), data_file(where / "set" / "q.jsonl", 400)
-words = ["--data", data, "--model", model, "--output", where / "out", "--n", 400, "--descriptions", 4]
+model, data = model_folder(where / "tiny"), data_file(where / "set" / "q.jsonl", 100)
+words = ["--data", data, "--model", model, "--output", where / "out", "--n", 100, "--descriptions", 4]
 sys.argv = ["mirl-eval", "run", "--methods", "direct", *map(str, words)]
 from mirl_core.evaluation.cli import main
 main()
@@ -48,7 +48,7 @@ main()
 
 
 def started(where: Path, delay: float) -> subprocess.Popen[str]:
-    """`mirl-eval run` on 400 questions, in a process of its own; `delay` seconds a token."""
+    """`mirl-eval run` on 100 questions, in a process of its own; `delay` seconds a token."""
     return subprocess.Popen(
         [sys.executable, "-c", RUN, str(where), str(delay)],
         stdout=subprocess.PIPE,
@@ -63,7 +63,7 @@ def test_a_stopped_run_leaves_no_engine_and_goes_on_from_what_was_sampled(
     tmp_path: Path, sent: signal.Signals, code: int
 ) -> None:
     file = tmp_path / "out" / "bank" / "q.jsonl.jsonl"
-    with started(tmp_path, 0.02) as running:
+    with started(tmp_path, 0.08) as running:
         deadline = time.monotonic() + 60
         while not (file.exists() and file.stat().st_size) and running.poll() is None:
             assert time.monotonic() < deadline
@@ -75,12 +75,12 @@ def test_a_stopped_run_leaves_no_engine_and_goes_on_from_what_was_sampled(
     assert "Traceback" not in errors
     with pytest.raises(ProcessLookupError):
         os.kill(int((tmp_path / "child").read_text()), 0)
-    assert 0 < len(Bank.existing(file.parent).keys("q.jsonl")) < 400
+    assert 0 < len(Bank.existing(file.parent).keys("q.jsonl")) < 100
     kept = file.read_bytes()
     with started(tmp_path, 0.0) as running:
         _, errors = running.communicate(timeout=120)
     assert running.returncode == 0, errors
     assert file.read_bytes().startswith(kept)
-    assert len(Bank.existing(file.parent).keys("q.jsonl")) == 400
+    assert len(Bank.existing(file.parent).keys("q.jsonl")) == 100
     summary = json.loads((tmp_path / "out" / "summary.json").read_text())
-    assert summary["data"]["q.jsonl"]["direct"]["n"] == 400
+    assert summary["data"]["q.jsonl"]["direct"]["n"] == 100

@@ -26,12 +26,18 @@ def scenes(
     return [_scene(rng, number, usual, described, strength) for number in range(count)]
 
 
+def _draw(rng: np.random.Generator, probabilities: np.ndarray) -> int:
+    """Return what `rng.choice(len(probabilities), p=probabilities)` draws, without its costly checks."""
+    cumulative = probabilities.cumsum()
+    return int((cumulative / cumulative[-1]).searchsorted(rng.random(), side="right"))
+
+
 def _scene(
     rng: np.random.Generator, number: int, usual: float | tuple[float, float], described: int, strength: float
 ) -> BankedQuestion:
     share = np.broadcast_to(np.reshape(usual, (-1, 1)), (SLOTS, 1))
     deployed = np.where(PRIOR > 0.5, share, PRIOR * (1 - share) / (1 - PRIOR.max(axis=1, keepdims=True)))
-    truth = [int(rng.choice(VALUES, p=row / row.sum())) for row in deployed]
+    truth = [_draw(rng, row / row.sum()) for row in deployed]
     evidence = strength * np.eye(VALUES)[truth] + rng.normal(size=(SLOTS, VALUES))
     posterior = PRIOR * np.exp(strength * evidence)
     posterior /= posterior.sum(axis=1, keepdims=True)
@@ -43,8 +49,8 @@ def _scene(
 def _describe(rng: np.random.Generator, posterior: np.ndarray, truth: list[int]) -> BankedDescription:
     logprobs, marginal, words = [], [], []
     for slot, row in enumerate(posterior):
-        style = int(rng.choice(len(STYLE), p=STYLE))
-        value = int(rng.choice(VALUES, p=row))
+        style = _draw(rng, STYLE)
+        value = _draw(rng, row)
         logprobs += [float(np.log(STYLE[style])), float(np.log(row[value]))]
         marginal += [float(np.log(STYLE[style])), float(np.log(PRIOR[slot, value]))]
         words += ["so" if style else "thus", str(value)]

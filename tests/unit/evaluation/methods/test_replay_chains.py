@@ -114,7 +114,7 @@ def banked_from(engine: FakeEngine, everything: Result) -> BankedQuestion:
     return question(descriptions, chains)
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=80, deadline=None)
 @given(scripts, OPTIONS, st.randoms(use_true_random=False))
 def test_replay_is_the_pipeline(
     described: list[tuple[str, str]], options: dict[str, Any], numbers: random.Random

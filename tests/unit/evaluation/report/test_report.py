@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import shutil
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -62,6 +63,14 @@ def summary() -> dict[str, Any]:
         live = replace(outcomes["mirl"], seconds=np.full((60, 1), 0.25))
         add_data(found, name, outcomes, {"mirl": live}, questions, ["text", "blank"])
     return json.loads(json.dumps(strict(found), allow_nan=False))
+
+
+@pytest.fixture(scope="module")
+def written(summary: dict[str, Any], tmp_path_factory: pytest.TempPathFactory) -> list[Path]:
+    """The files of its report: `report.md` and the plots."""
+    folder = tmp_path_factory.mktemp("report")
+    write_summary(folder, summary)
+    return write_report(folder)
 
 
 def test_every_figure_of_the_table_is_the_summarys(summary: dict[str, Any]) -> None:
@@ -178,8 +187,8 @@ def test_chains_after_right_and_wrong_descriptions_are_shown_where_the_bank_can_
         assert "## Chains after" not in markdown(summary | unknown)
 
 
-def test_plots_are_pictures_with_something_on_them(summary: dict[str, Any], tmp_path: Path) -> None:
-    plots = draw_plots(summary, tmp_path)
+def test_plots_are_pictures_with_something_on_them(written: list[Path]) -> None:
+    plots = written[1:]
     assert [plot.stem for plot in plots] == ["accuracy-cost", "reliability", "selection", "mi-weight"]
     for plot in plots:
         pixels = np.asarray(Image.open(plot).convert("L"))
@@ -205,20 +214,24 @@ def test_many_methods_and_data_sets_get_a_plot_too(summary: dict[str, Any], tmp_
     assert "accuracy-cost" in [plot.stem for plot in draw_plots(crowded, tmp_path)]
 
 
-def test_report_is_redrawn_from_the_file_alone(summary: dict[str, Any], tmp_path: Path) -> None:
-    write_summary(tmp_path, summary)
-    written = write_report(tmp_path)
-    first = (tmp_path / "report.md").read_text()
-    assert tmp_path / "report.md" in written
+def test_report_is_redrawn_from_the_file_alone(
+    written: list[Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    before = written[0].parent
+    assert before / "report.md" in written
+    shutil.copytree(before, tmp_path, dirs_exist_ok=True)
+    # The model's name is in no plot.
+    plots = [tmp_path / plot.relative_to(before) for plot in written[1:]]
+    monkeypatch.setattr("mirl_core.evaluation.report.plots.draw_plots", lambda *given: plots)
     changed = json.loads((tmp_path / "summary.json").read_text()) | {"model": "renamed"}
     write_summary(tmp_path, changed)
     write_report(tmp_path)
+    first = (before / "report.md").read_text()
     assert (tmp_path / "report.md").read_text() == first.replace("made-up", "renamed")
 
 
-def test_plots_may_show_some_methods_while_tables_keep_all(summary: dict[str, Any], tmp_path: Path) -> None:
-    write_summary(tmp_path, summary)
-    write_report(tmp_path)
+def test_plots_may_show_some_methods_while_tables_keep_all(written: list[Path], tmp_path: Path) -> None:
+    shutil.copytree(written[0].parent, tmp_path, dirs_exist_ok=True)
     crowded = (tmp_path / "plots/accuracy-cost.png").read_bytes()
     write_report(tmp_path, ["direct", "mirl"])
     assert all(f"| `{name}` |" in (tmp_path / "report.md").read_text() for name in METHODS.split(","))

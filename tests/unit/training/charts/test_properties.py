@@ -12,6 +12,7 @@ import pytest
 from mirl_core.errors import ConfigError
 from mirl_core.training.charts.properties import SECTIONS, paired, read_numbers, read_words, share, vote
 from mirl_core.training.charts.trainer import ChartsTrainer
+from mirl_core.training.cli import main
 from tests.unit.training.charts.charts_cases import copy_tokenizer, small_recipe
 
 
@@ -52,26 +53,29 @@ def test_lists_are_read_in_their_order() -> None:
             read_numbers(wrong, "temperatures")
 
 
-def _run(*words: str) -> subprocess.CompletedProcess[str]:
-    command = [sys.executable, "-m", "mirl_core.training.cli", "properties", *words]
-    return subprocess.run(command, capture_output=True, text=True, check=False)
-
-
-def test_the_command_measures_a_folder(tmp_path: Path, tokenizer_folder: Path) -> None:
+def test_the_command_measures_a_folder(
+    tmp_path: Path,
+    tokenizer_folder: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
     trainer = ChartsTrainer(small_recipe(copy_tokenizer(tmp_path, "stage", tokenizer_folder)))
     trainer.save()
     written = tmp_path / "figures.json"
-    done = _run(
-        str(trainer.folder), "--kinds", "half", "--n", "3", "--parts", "calibration", "--output", str(written)
-    )
-    assert done.returncode == 0, done.stderr
-    figures = json.loads(done.stdout)
+    words = ["properties", str(trainer.folder), "--kinds", "half", "--n", "3", "--parts", "calibration"]
+    monkeypatch.setattr(sys, "argv", ["mirl-train", *words, "--output", str(written)])
+    with pytest.raises(SystemExit) as exited:
+        main()
+    done = capsys.readouterr()
+    assert exited.value.code == 0, done.err
+    figures = json.loads(done.out)
     assert figures["half"]["calibration"]["values_right"]["n"] >= 9
     assert json.loads(written.read_text()) == {"folder": "stage", "n": 3, "start": 1000, **figures}
 
 
 def test_a_folder_without_a_stage_is_one_line_and_exit_code_2(tmp_path: Path) -> None:
-    done = _run(str(tmp_path))
+    command = [sys.executable, "-m", "mirl_core.training.cli", "properties", str(tmp_path)]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
     assert done.returncode == 2
     assert done.stdout == ""
     assert (

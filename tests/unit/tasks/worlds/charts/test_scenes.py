@@ -59,18 +59,10 @@ def test_the_prior_is_a_distribution_around_the_usual_value(usual: float) -> Non
 
 
 def test_the_posterior_of_ambiguous_columns_is_calibrated() -> None:
-    sure = [
-        value_posterior(c, s.day)[c.value]
-        for s in scenes("ambiguous", "train", 2500)
-        for c in s.columns
-        if c.other is not None
-    ]
-    wrong = [
-        value_posterior(c, s.day)[c.other]
-        for s in scenes("ambiguous", "train", 2500)
-        for c in s.columns
-        if c.other is not None
-    ]
+    columns = [(c, s.day) for s in scenes("ambiguous", "train", 2500) for c in s.columns]
+    posteriors = [(value_posterior(c, day), c.value, c.other) for c, day in columns if c.other is not None]
+    sure = [posterior[value] for posterior, value, _ in posteriors]
+    wrong = [posterior[other] for posterior, _, other in posteriors]
     # Of all cases in which either reading has 0.8 to 1, it is the truth in that share.
     high = [(p, True) for p in sure if p > 0.8] + [(p, False) for p in wrong if p > 0.8]
     assert np.mean([hit for _, hit in high]) == pytest.approx(np.mean([p for p, _ in high]), abs=0.02)

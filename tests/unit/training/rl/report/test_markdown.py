@@ -57,6 +57,20 @@ def made_run(folder: Path, rights: list[int], *, seed: int = 0, cost: float = 10
     return folder
 
 
+@pytest.fixture
+def _one_plot(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Draw the bars of seconds alone, for tests of tables: `test_the_report_has_tables_plots_and_pages` draws
+    all plots."""
+    for name in ("_evaluations", "_steps"):
+        monkeypatch.setattr(f"mirl_core.training.rl.report.plots.{name}", lambda *given: None)
+
+
+@pytest.fixture
+def _one_cost(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Draw every plot, over one kind of cost instead of three."""
+    monkeypatch.setattr("mirl_core.training.rl.report.plots._SHOWN_COSTS", ("seconds",))
+
+
 def test_the_first_crossing_is_linear_between_looks() -> None:
     cost = np.array([0.0, 100.0, 200.0])
     curves = np.array([[0.2, 0.4, 0.8], [0.2, 0.4, 0.8], [0.2, 0.9, 0.1], [0.5, 0.4, 0.8], [0.2, 0.3, 0.4]])
@@ -119,6 +133,7 @@ def test_other_questions_are_not_compared(tmp_path: Path) -> None:
         reach(one.curves["digits/iid"], second.curves["digits/iid"], "seconds")
 
 
+@pytest.mark.usefixtures("_one_plot")
 def test_runs_are_compared_at_equal_cost(tmp_path: Path) -> None:
     runs = [
         made_run(tmp_path / "mirl", [8, 16, 24], cost=60.0),
@@ -132,6 +147,7 @@ def test_runs_are_compared_at_equal_cost(tmp_path: Path) -> None:
     assert cells == ["+11.7", "+23.3", "–", "–"]
 
 
+@pytest.mark.usefixtures("_one_cost")
 def test_a_report_ends_where_it_is_told_to(tmp_path: Path) -> None:
     runs = [
         made_run(tmp_path / "mirl", [8, 16, 30], steps=20),
@@ -189,6 +205,7 @@ def test_a_running_run_without_looks_is_reported_as_far_as_it_goes(tmp_path: Pat
     assert names == {"report.md", "rewards.png", "health.png", "seconds.png"}
 
 
+@pytest.mark.usefixtures("_one_plot")
 def test_what_is_no_run_and_no_baseline_is_named(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match="no run of mirl-train rl"):
         write_report([tmp_path], tmp_path / "out")
