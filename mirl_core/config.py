@@ -112,10 +112,10 @@ class MIRLOptions(Settings):
     certainty: Annotated[float, Field(gt=0.5, lt=1)] = 0.9
     """The vote is certain enough once the leading answer stays ahead of the second with this probability."""
     waves: bool = False
-    """Start a gated request's chains `wave` at a time, the best descriptions first, until the vote is certain
-    enough; else all at once."""
+    """Start `wave` of a gated request's chains, those of the best descriptions, and the others only while the
+    vote is not certain enough; else all at once."""
     wave: Annotated[int, Field(ge=1)] = 2
-    """Sequences of a wave: chains with `waves`, samples with `contrast`."""
+    """Sequences that start together: first chains with `waves`, samples with `contrast`."""
     ahead: Annotated[int, Field(ge=0)] = 0
     """Descriptions sampled beside the decoded ones, before the vote needs them: less time, more tokens."""
     draft_tokens: Annotated[int, Field(ge=1)] = 8

@@ -43,7 +43,7 @@ PRESETS: Mapping[str, Mapping[str, Any]] = {
     "paper": {**_GATE, "estimator": "text", "fork_image": "keep"},
     # A careful gate: half the weight, fewer chains.
     "gate": {**_GATE, **_WEIGHED_BY_MI, "keep": 3},
-    # Chains in waves, the best descriptions first, until the vote is certain enough: mostly two that agree.
+    # Two chains of the best descriptions first, the others only where these two disagree.
     "waves": {
         **_GATE,
         **_WEIGHED_BY_MI,

@@ -23,7 +23,7 @@ __all__ = [
     "MIGate",
     "NoGate",
     "RandomGate",
-    "in_rank_order",
+    "in_waves",
     "mass_prefix",
     "select",
 ]
@@ -138,15 +138,20 @@ def select(
     return tuple(selected)
 
 
-def in_rank_order(scores: Mapping[int, float | None], forks: int) -> list[tuple[int, int]]:
-    """Return (description, fork) of all chains: every description's first fork by rank, then its second, …
+def in_waves(scores: Mapping[int, float | None], forks: int, first: int) -> list[list[tuple[int, int]]]:
+    """Return (description, fork) of the chains of each wave: `first` of them, then all the others.
+
+    Every description's first fork comes by rank, then every second one, and so on. More waves would not spare
+    a token, for a certain vote ends a wave; each would add the time of a chain.
 
     Args:
         scores: gate score of each kept description, by its index.
         forks: chains of each.
+        first: chains of the first wave, at least 1.
     """
     ranked = sorted(scores, key=lambda index: (-(scores[index] or 0.0), index))
-    return [(index, fork) for fork in range(forks) for index in ranked]
+    order = [(index, fork) for fork in range(forks) for index in ranked]
+    return [wave for wave in (order[:first], order[first:]) if wave]
 
 
 def mass_prefix(ranked_scores: Sequence[float], mass: float) -> int:

@@ -10,7 +10,7 @@ import numpy as np
 
 from mirl_core.algorithm.budget import scored_tokens
 from mirl_core.algorithm.confidence import calibration_for, reported
-from mirl_core.algorithm.gates import GATES, in_rank_order, select
+from mirl_core.algorithm.gates import GATES, in_waves, select
 from mirl_core.algorithm.mi.estimators import ESTIMATORS
 from mirl_core.algorithm.mi.pointwise import token_mi
 from mirl_core.algorithm.mi.scoring import needs_marginals, resolve_weight
@@ -99,8 +99,9 @@ class Gated(ByOptions):
         described = sum(description.tokens for description in descriptions)
         if options.waves:
             by_chain = {(trace.chain.description, trace.chain.fork): trace for trace in traces}
-            ordered = [by_chain[chain] for chain in in_rank_order(kept, options.forks)]
-            waves = [ordered[start : start + options.wave] for start in range(0, len(ordered), options.wave)]
+            waves = [
+                [by_chain[chain] for chain in wave] for wave in in_waves(kept, options.forks, options.wave)
+            ]
             played = run_in_waves(
                 waves, options.aggregate, options.early_stop, options.certainty, described, scored
             )

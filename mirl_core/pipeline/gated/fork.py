@@ -1,6 +1,6 @@
 """Third stage: continue the kept descriptions into m reasoning chains each, until the vote is decided.
 
-All chains start at once, or in waves, the best descriptions' first. A chain samples the same either way.
+All chains start at once, or in two waves, the best descriptions' first. A chain samples the same either way.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from dataclasses import dataclass, replace
 
 from mirl_core.algorithm import voting
 from mirl_core.algorithm.aggregators import Outcome, Pending
-from mirl_core.algorithm.gates import in_rank_order
+from mirl_core.algorithm.gates import in_waves
 from mirl_core.config import MIRLOptions
 from mirl_core.engines.base import RequestContext, Sample
 from mirl_core.pipeline.chains import SampledChains, chain_prompt, chain_sampling, read_chain, usage_of
@@ -102,8 +102,18 @@ def _waves(kept: Sequence[Description], options: MIRLOptions) -> list[list[_Call
         return [[_Call(description, 0, options.forks) for description in kept]]
     by_index = {description.index: description for description in kept}
     scores = {index: description.score for index, description in by_index.items()}
-    calls = [_Call(by_index[index], number, 1) for index, number in in_rank_order(scores, options.forks)]
-    return [calls[start : start + options.wave] for start in range(0, len(calls), options.wave)]
+    return [
+        [_Call(by_index[index], numbers[0], len(numbers)) for index, numbers in _by_description(wave).items()]
+        for wave in in_waves(scores, options.forks, options.wave)
+    ]
+
+
+def _by_description(wave: Sequence[tuple[int, int]]) -> dict[int, list[int]]:
+    """Return the forks of each description, neighbours in their order."""
+    forks: dict[int, list[int]] = {}
+    for index, number in wave:
+        forks.setdefault(index, []).append(number)
+    return forks
 
 
 def _certain(chains: Sequence[Chain], options: MIRLOptions) -> bool:

@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from mirl_core.algorithm.gates import in_rank_order
+from mirl_core.algorithm.gates import in_waves
 from mirl_core.engines.fake import FakeEngine, FakeText
 from mirl_core.pipeline.events import Branched, ChainDone, Decided, Event
 from tests.unit.pipeline.pipeline_cases import chain, described, events_of, finished
@@ -33,9 +33,12 @@ def order(events: list[Event]) -> list[tuple[int | None, int]]:
 
 
 def test_first_forks_come_before_second_ones_and_the_best_description_first() -> None:
-    assert in_rank_order({0: 1.0, 1: 3.0, 2: None, 3: 3.0}, 2) == [
-        (1, 0), (3, 0), (0, 0), (2, 0), (1, 1), (3, 1), (0, 1), (2, 1),
-    ]  # fmt: skip
+    scores = {0: 1.0, 1: 3.0, 2: None, 3: 3.0}
+    order = [(1, 0), (3, 0), (0, 0), (2, 0), (1, 1), (3, 1), (0, 1), (2, 1)]
+    for first in range(1, 8):
+        assert in_waves(scores, 2, first) == [order[:first], order[first:]]
+    assert in_waves(scores, 2, 8) == in_waves(scores, 2, 9) == [order]
+    assert in_waves({}, 2, 3) == []
 
 
 async def test_the_best_descriptions_reason_first() -> None:
@@ -45,6 +48,15 @@ async def test_the_best_descriptions_reason_first() -> None:
     result = finished(events)
     # A tie of four answers goes to the best description.
     assert (result.content, len(result.chains)) == ("2", 4)
+
+
+async def test_the_second_wave_has_all_other_chains_in_a_call_for_each_description() -> None:
+    engine = answering({"a": "1", "b": "2", "c": "3", "d": "4"})
+    events = await events_of(engine, **(WAVES | {"forks": 3, "early_stop": False, "wave": 3}))
+    assert started(events) == [3, 9]
+    # b, a, c first; then two more of each of these and three of d.
+    assert sorted(call.n for call in engine.of_kind("fork")) == [1, 1, 1, 2, 2, 2, 3]
+    assert set(order(events)) == {(description, fork) for description in range(4) for fork in range(3)}
 
 
 async def test_a_certain_vote_starts_no_further_wave() -> None:
@@ -57,7 +69,7 @@ async def test_a_certain_vote_starts_no_further_wave() -> None:
     assert result.completion_tokens == engine.sampled_tokens
     # Three agreeing votes are needed for more certainty, and two of eight decide nothing.
     more = await events_of(engine, **(WAVES | {"certainty": 0.9, "forks": 2}))
-    assert started(more)[:2] == [2, 2]
+    assert started(more) == [2, 6]
 
 
 async def test_a_vote_that_nothing_can_change_starts_none_either() -> None:

@@ -144,7 +144,11 @@ def test_replay_is_the_pipeline(
 
     real = live(engine, {**options, "early_stop": True})
     stopped = Gated("mirl", MIRLOptions(**options)).play(banked, draw)
-    assert normalize(stopped.answer or "") == normalize(real.content)
+    if not options["waves"]:
+        # Of waves those chains vote that end first: by the clock of tokens in a replay, by time on an engine.
+        assert normalize(stopped.answer or "") == normalize(real.content)
+    assert stopped.trajectories <= replayed.trajectories
+    assert len(real.chains) <= replayed.trajectories
 
 
 trajectories = st.lists(
