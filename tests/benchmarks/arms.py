@@ -1,4 +1,4 @@
-"""The arms of the comparison over HTTP: ways to answer a question about a picture, with the openai package."""
+"""The arms of the comparison over HTTP: ways to answer a question on a picture, with the openai package."""
 
 from __future__ import annotations
 
