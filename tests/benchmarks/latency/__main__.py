@@ -15,11 +15,12 @@ import asyncio
 import os
 import sys
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 from rich.console import Console
 
+from mirl_core.bundled import DIGITS
 from mirl_core.errors import ConfigError
 from tests.benchmarks.latency import report, run
 from tests.benchmarks.latency.costs import decode_rates
@@ -33,7 +34,7 @@ def main(
     model: Annotated[
         str, typer.Option(help="folder, mirl-charts, mirl-tiny, or real-size: 222M random weights")
     ] = "mirl-charts",
-    data: Annotated[str, typer.Option(help="data set; empty: the model's own world")] = "",
+    data: Annotated[str, typer.Option(help="data set; empty: the model's world")] = "",
     part: Annotated[str, typer.Option(help="dev or test")] = "test",
     n: Annotated[int, typer.Option(help="questions, for each number of requests in flight")] = 40,
     at: Annotated[str, typer.Option(help="requests in flight, with commas")] = "1",
@@ -58,11 +59,12 @@ def main(
     document: Annotated[Path | None, typer.Option(help="document whose table is replaced")] = None,
 ) -> None:
     """Latency and cost of requests, method by method."""
+    # vLLM's log lines tear the progress bar apart.
     os.environ.setdefault("VLLM_LOGGING_LEVEL", "ERROR")
     os.environ.setdefault("VLLM_NO_USAGE_STATS", "1")
     console = Console(file=sys.stderr)
     try:
-        rates = run.GivenRates(
+        rates = run.UserRates(
             prefill_rate or None, decode_rates(decode_rate) if decode_rate else None, score_rate or None
         )
         if again is not None:
@@ -70,7 +72,7 @@ def main(
             return
         settings = run.RunSettings(
             model=model,
-            data=data,
+            data=data or ("digits/iid" if model == DIGITS.name else "charts/iid"),
             part=part,
             n=n,
             together=tuple(int(count) for count in at.split(",")),
@@ -84,16 +86,21 @@ def main(
             cache=cache,
             rates=rates,
         )
+        name = "score-profile" if profile_score else f"latency-{Path(model).name}"
+        file = output or Path("/tmp/mirl-benchmarks") / f"{name}.json"
+
+        def keep(result: dict[str, Any]) -> None:
+            write(file, result, report.latency_report(result), None, name)
+
         if profile_score:
             result = asyncio.run(run.profile_run(settings, console))
-            text, name = report.profile_report(result), "score-profile"
+            text = report.profile_report(result)
         else:
-            result = asyncio.run(run.latency_run(settings, console))
-            text, name = report.latency_report(result), f"latency-{Path(model).name}"
+            result = asyncio.run(run.latency_run(settings, console, keep))
+            text = report.latency_report(result)
     except (ConfigError, ValueError) as error:
         console.print(f"error: {error}", soft_wrap=True)
         raise typer.Exit(2) from error
-    file = output or Path("/tmp/mirl-benchmarks") / f"{name}.json"
     write(file, result, text, document, name)
     print(text)
     console.print(f"written: {file} and {file.with_suffix('.md')}")

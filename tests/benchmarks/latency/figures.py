@@ -113,10 +113,10 @@ def stage_seconds(runs: Sequence[TimedRun]) -> dict[str, float]:
     stages: dict[str, float] = {}
     for run in runs:
         rendered = next((work for work in run.works if work.stage == "render"), None)
-        own = dict(run.run.stage_seconds)
+        seconds = dict(run.run.stage_seconds)
         if rendered is not None:
-            own["render"] = rendered.end - rendered.start
-        for stage, value in own.items():
+            seconds["render"] = rendered.end - rendered.start
+        for stage, value in seconds.items():
             stages[stage] = stages.get(stage, 0.0) + value / len(runs)
     return stages
 

@@ -1,7 +1,7 @@
 """An engine wrapper that records one request's engine calls, and the work that vLLM had for each.
 
-The work is counted from token ids after the request, so that the recording costs no time: what vLLM's prefix
-cache holds is known from the calls before.
+The work is counted from token ids after the request, so that the recording takes no time. The contents of
+vLLM's prefix cache follow from the calls before.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ Tokens = tuple[int, ...]
 
 @dataclass(frozen=True, slots=True)
 class Work:
-    """What one engine call made vLLM do."""
+    """The work of an engine call in vLLM."""
 
     stage: str
     """`render`, `describe`, `score`, `fork`, `plain`, or `sample`: whole trajectories."""
@@ -147,7 +147,7 @@ class Meter(ForwardingEngine):
 
 
 class _PrefixCache:
-    """What vLLM's prefix cache holds of one request's sequences: the full blocks of each.
+    """The sequences of a request in vLLM's prefix cache, which holds the full blocks of each.
 
     The last token before a sample is never read from the cache, since its output is needed.
     """
@@ -219,8 +219,8 @@ def rounds(works: Sequence[Work]) -> int:
 def _common(first: Tokens, second: Tokens) -> int:
     """Return the length of the longest common prefix."""
     length = 0
-    for one, other in zip(first, second, strict=False):
-        if one != other:
+    for token, other in zip(first, second, strict=False):
+        if token != other:
             break
         length += 1
     return length

@@ -38,7 +38,7 @@ def profile_report(result: Mapping[str, Any]) -> str:
 
 def predicted_again(result: Mapping[str, Any], rates: Rates) -> str:
     """Return the cost model's tables for a stored run's requests, on an engine with other rates."""
-    parts = [f"Seconds with the rates given / as measured in the stored run. {_rates(_plain(rates))}\n"]
+    parts = [f"Seconds with these rates / as measured in the stored run. {_rates(_plain(rates))}\n"]
     for entry in result["passes"]:
         runs = tuple(TimedRun.from_json(run) for run in entry["runs"])
         measured = Pass(entry["together"], runs, entry["wall"])
@@ -65,14 +65,14 @@ def _header(result: Mapping[str, Any]) -> str:
     run = result["about"]["run"]
     forced = run["lengths"]
     lengths = (
-        "the model's own lengths"
+        "the model's lengths"
         if forced is None
         else f"forced lengths: descriptions {forced['description']}, chains {forced['chain']} tokens, "
         f"{forced['agreement']:.0%} of chains agree, {forced['switches']} switches a decode"
     )
     return (
         f"{line(result['about'])} Device {run['device']}, dtype {run['dtype']}; {run['n']} questions of "
-        f"{run['data'] or 'the model’s world'}, seed {run['seed']}; {lengths}."
+        f"{run['data']}, seed {run['seed']}; {lengths}."
     )
 
 

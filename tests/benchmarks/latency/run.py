@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 from rich.console import Console
 from rich.progress import Progress
 
-from mirl_core.bundled import DIGITS, resolve
+from mirl_core.bundled import resolve
 from mirl_core.config import ModelSettings
 from mirl_core.engines.base import Engine
 from mirl_core.errors import ConfigError
@@ -31,7 +31,7 @@ from tests.benchmarks.latency.score_stage.timers import EXTENSION
 if TYPE_CHECKING:
     from mirl_core.engines.vllm.engine import VLLMEngine
 
-__all__ = ["METHODS", "REAL_SIZE", "GivenRates", "RunSettings", "latency_run", "profile_run"]
+__all__ = ["METHODS", "REAL_SIZE", "RunSettings", "UserRates", "latency_run", "profile_run"]
 
 REAL_SIZE = "real-size"
 METHODS = (
@@ -40,19 +40,19 @@ METHODS = (
 )
 REFERENCE = "sc@16"
 BATCHES = (1, 4, 16, 64)
-"""Sequences at which the probe measures a decoding step, besides those of 16 votes under the load."""
+"""Batches whose decoding step the probe measures, besides that of 16 votes of all requests in flight."""
 
 
 @dataclass(frozen=True, slots=True)
-class GivenRates:
-    """Rates that the user gives; None: measured."""
+class UserRates:
+    """Rates that the user gives; None: the probe measures them."""
 
     prefill: float | None = None
     steps: tuple[tuple[int, float], ...] | None = None
     score: float | None = None
 
     def complete(self) -> Rates:
-        """Return the rates of an engine that isn't here: without the costs of calls, images and rendering.
+        """Return the rates of another engine, without the costs of calls, images and rendering.
 
         Raises:
             ConfigError: prefill or decode rates are missing.
@@ -62,7 +62,7 @@ class GivenRates:
         return Rates(self.prefill, self.steps, self.score or self.prefill)
 
     def over(self, measured: Rates) -> Rates:
-        """Return the measured rates under those given."""
+        """Return these rates, and the measured ones where the user gives none."""
         return Rates(
             self.prefill or measured.prefill,
             self.steps or measured.steps,
@@ -90,36 +90,40 @@ class RunSettings:
     kv_cache_gib: float
     lengths: Lengths | None
     cache: Path
-    rates: GivenRates
+    rates: UserRates
 
-    @property
     def questions(self) -> tuple[Question, ...]:
-        """The questions; those of the warm-up come after the timed ones."""
-        data = self.data or ("digits/iid" if self.model == DIGITS.name else "charts/iid")
-        return open_data(data, self.part, self.n + self.warm_up + 1, self.seed).questions
+        """Return the questions; those of the warm-up come after the timed ones."""
+        return open_data(self.data, self.part, self.n + self.warm_up + 1, self.seed).questions
 
     def folder(self) -> Path:
         """Return the model's folder; the real-size checkpoint is made if it is missing."""
         return make_checkpoint(self.cache) if self.model == REAL_SIZE else Path(resolve(self.model))
 
     def facts(self, folder: Path) -> dict[str, Any]:
-        """Return what the result must say of the machine and the settings."""
+        """Return the facts of the machine, the model and the settings."""
         from vllm.platforms import current_platform
 
         plain = asdict(self)
         del plain["cache"], plain["rates"]
         name = Path(self.model).name
-        own = {"model": name, "device": current_platform.get_device_name()}
-        return about(folder, name) | {"run": plain | own}
+        names = {"model": name, "device": current_platform.get_device_name()}
+        return about(folder, name) | {"run": plain | names}
 
 
-async def latency_run(settings: RunSettings, console: Console) -> dict[str, Any]:
-    """Time all methods; return the result as it goes into the JSON file."""
+async def latency_run(
+    settings: RunSettings, console: Console, keep: Callable[[dict[str, Any]], None] = lambda result: None
+) -> dict[str, Any]:
+    """Time all methods; return the result as it goes into the JSON file.
+
+    Args:
+        keep: called with the result so far after every number of requests in flight.
+    """
     folder = settings.folder()
     model = ModelSettings.load(folder) or ModelSettings()
     methods = live_methods(settings.methods, model, window=settings.window)
     facts = settings.facts(folder)
-    questions = settings.questions
+    questions = settings.questions()
     timed, others = questions[: settings.n], questions[settings.n :] or questions[:1]
     names = [method.name for method in methods]
     reference = REFERENCE if REFERENCE in names else names[0]
@@ -141,14 +145,17 @@ async def latency_run(settings: RunSettings, console: Console) -> dict[str, Any]
             await interleaved.warm_up(others[: settings.warm_up])
             batches = {*BATCHES, 16 * max(settings.together)}
             rates = settings.rates.over(await probe(vllm, others[-1], sorted(batches)))
-            passes = [await interleaved.run(timed, count) for count in settings.together]
-    return {
-        "about": facts,
-        "reference": reference,
-        "graded": settings.lengths is None,
-        "rates": asdict(rates),
-        "passes": [_entry(measured, reference, rates) for measured in passes],
-    }
+            result: dict[str, Any] = {
+                "about": facts,
+                "reference": reference,
+                "graded": settings.lengths is None,
+                "rates": asdict(rates),
+                "passes": [],
+            }
+            for count in settings.together:
+                result["passes"].append(_entry(await interleaved.run(timed, count), reference, rates))
+                keep(result)
+    return result
 
 
 async def profile_run(settings: RunSettings, console: Console) -> dict[str, Any]:
@@ -164,7 +171,7 @@ async def profile_run(settings: RunSettings, console: Console) -> dict[str, Any]
             vllm,
             sampler,
             model,
-            settings.questions[: settings.n],
+            settings.questions()[: settings.n],
             settings.together,
             descriptions=model.options.descriptions,
             max_tokens=model.options.description_tokens,

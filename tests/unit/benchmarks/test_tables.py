@@ -96,7 +96,10 @@ def test_a_table_goes_to_its_place_and_can_be_replaced() -> None:
         put(document, "b", "")
 
 
-@pytest.mark.parametrize("name", ["rivals", "peer-images", "direct"])
+@pytest.mark.parametrize(
+    "name",
+    ["rivals", "peer-images", "direct", "latency-mirl-charts", "latency-real-size", "score-profile"],
+)
 def test_the_document_has_a_place_for_every_table(name: str) -> None:
     document = (Path(__file__).parents[3] / "docs/benchmarks.md").read_text()
     assert "| a |" in put(document, name, "| a |")

@@ -3,7 +3,7 @@
 A model with random weights closes no tag and gives no answer. `ForcedLengths` lets the engine sample exactly
 as many tokens as a trajectory has, without stop strings, and then writes the tags and the answer over the
 tokens at their positions. The engine computes every step that it computes for a model that writes the tags
-itself. The model must have no end-of-turn token (`checkpoint.py` makes one without).
+itself. The model must have no end-of-turn token, as that of `checkpoint.py`.
 
 Contrastive decodes depend on how often the two terms disagree, which random weights don't tell. So a decode
 with λ > 0 switches to another token at `switches` positions, and every other token is the only plausible one.
@@ -32,7 +32,7 @@ IMAGE_FREE, RIVAL_IMAGE_FREE = -0.1, -3.0
 
 @dataclass(frozen=True, slots=True)
 class Lengths:
-    """What every trajectory has."""
+    """The lengths and the vote of every request."""
 
     description: int = 60
     """Tokens of a description, closing tag included."""
@@ -93,16 +93,16 @@ class ForcedLengths(ForwardingEngine):
         positions = await self._engine.score_likeliest(rendered, suffix_ids, start, top, context)
         first = start - (len(suffix_ids) - len(self._body(suffix_ids)))
         values = []
-        for place in range(len(positions)):
-            token = suffix_ids[start + place]
+        for offset in range(len(positions)):
+            token = suffix_ids[start + offset]
             known = {token: IMAGE_FREE}
-            if first + place in self._switches:
+            if first + offset in self._switches:
                 known[self._rival_of(token)] = RIVAL_IMAGE_FREE
             values.append(known)
         return values
 
     def _body(self, suffix_ids: Sequence[int]) -> tuple[int, ...]:
-        """Return what follows the description's opening tag."""
+        """Return the tokens after the description's opening tag."""
         ids, opening = tuple(suffix_ids), self._opening_ids
         return ids[len(opening) :] if ids[: len(opening)] == opening else ids
 
@@ -144,7 +144,7 @@ class ForcedLengths(ForwardingEngine):
         )
         if sampling.top_logprobs is None:
             return written
-        likeliest = tuple(self._likeliest(token, before + place) for place, token in enumerate(ids))
+        likeliest = tuple(self._likeliest(token, before + index) for index, token in enumerate(ids))
         return replace(written, likeliest=likeliest, logprobs=tuple(entries[0][1] for entries in likeliest))
 
     def _likeliest(self, token: int, position: int) -> tuple[tuple[int, float], ...]:
@@ -157,7 +157,7 @@ class ForcedLengths(ForwardingEngine):
         return self._rival if token == self._filler else self._filler
 
     def _allowed(self, token: int) -> int:
-        """Return a sampled token, or a filler for one that belongs to a tag."""
+        """Return a sampled token, or a filler in the stead of a tag's token."""
         return self._filler if token in self._tag_ids else token
 
     def _chain(self, tags: Tags, answer: str) -> tuple[int | None, ...]:

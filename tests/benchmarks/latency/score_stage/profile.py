@@ -1,8 +1,8 @@
-"""Where the score stage's time goes: a gated request's descriptions are sampled, and their scoring is timed.
+"""The parts of the score stage's time: a gated request's descriptions are sampled, then scored and timed.
 
-Timers around vLLM's functions (`timers.py`) split it. Variants of the same scoring show what could be saved:
+Timers around vLLM's functions (`timers.py`) split it. Variants of the same scoring show the possible savings:
 
-- as served: every description pays for the text-only prompt again;
+- as served: the text-only prompt is prefilled again for every description;
 - prompt from the prefix cache: the prompt is prefilled once, and descriptions start from its full blocks, as
   the engine does for prompts of `LONG_PROMPT` tokens and more;
 - forward alone: the same prefill without log-probabilities of the prompt.
@@ -60,7 +60,7 @@ async def profile(
 
     Args:
         engine: runs the model, started with `timers.EXTENSION`; it is scored on.
-        sampler: the engine that samples the descriptions, `engine` or one around it.
+        sampler: the engine that samples the descriptions, `engine` or a wrapper around it.
         questions: each is scored once in every variant, in groups of the requests at once.
         descriptions: how many descriptions of each question.
         max_tokens: longest description; tokens.

@@ -1,6 +1,6 @@
-"""Timers around vLLM's functions, in the engine's process and in this one. vLLM loads `ScoreTimers` itself.
+"""Timers around vLLM's functions, in the engine's process and in the API's. vLLM loads `ScoreTimers` itself.
 
-A function's time is its own: what a timed function that it calls takes is that function's. vLLM's functions
+A function's time leaves out that of the timed functions that it calls. vLLM's functions
 differ between versions and between its two model runners; those that don't exist are left out.
 """
 
@@ -54,7 +54,7 @@ HERE = {
 
 
 class Timers:
-    """Seconds by name of what runs in timed functions, each function's own."""
+    """Seconds by name of timed functions, without those of the timed functions that they call."""
 
     def __init__(self) -> None:
         self._seconds: Counter[str] = Counter()
@@ -66,16 +66,16 @@ class Timers:
         @functools.wraps(function)
         def timed(*args: Any, **kwargs: Any) -> Any:
             running: list[tuple[str, list[float]]] = self._local.__dict__.setdefault("running", [])
-            own = PROMPT_HEAD if name == HEAD and any(outer == PROMPT for outer, _ in running) else name
+            actual = PROMPT_HEAD if name == HEAD and any(outer == PROMPT for outer, _ in running) else name
             inner = [0.0]
-            running.append((own, inner))
+            running.append((actual, inner))
             started = _now()
             try:
                 return function(*args, **kwargs)
             finally:
                 elapsed = _now() - started
                 running.pop()
-                self._seconds[own] += elapsed - inner[0]
+                self._seconds[actual] += elapsed - inner[0]
                 if running:
                     running[-1][1][0] += elapsed
 
@@ -139,7 +139,7 @@ def _owner(root: Any, path: str) -> tuple[Any, str]:
 
 
 def _now() -> float:
-    """Return the clock's seconds, after what the GPU has been given."""
+    """Return the clock's seconds once the GPU has no work left."""
     torch = sys.modules.get("torch")
     if torch is not None and torch.cuda.is_available() and torch.cuda.is_initialized():
         torch.cuda.synchronize()

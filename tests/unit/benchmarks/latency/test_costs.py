@@ -1,4 +1,4 @@
-"""The cost model: what a call costs, which calls a request waits for, and how rates are read and fitted."""
+"""The cost model: the seconds of a call, the calls that a request waits for, and rates read and fitted."""
 
 from __future__ import annotations
 

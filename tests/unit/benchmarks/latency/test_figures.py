@@ -33,8 +33,8 @@ def measured(*, together: int = 1) -> Pass:
 
 
 def test_a_ratio_of_pairs_is_free_of_what_both_share() -> None:
-    found = ratio([0.5, 5.0, 50.0], [1.0, 10.0, 100.0], [0, 1, 2])
-    assert (found.value, found.low, found.high) == pytest.approx((0.5, 0.5, 0.5))
+    result = ratio([0.5, 5.0, 50.0], [1.0, 10.0, 100.0], [0, 1, 2])
+    assert (result.value, result.low, result.high) == pytest.approx((0.5, 0.5, 0.5))
 
 
 def test_the_interval_of_a_ratio_covers() -> None:
@@ -43,10 +43,10 @@ def test_the_interval_of_a_ratio_covers() -> None:
     for trial in range(100):
         shared = rng.lognormal(0, 0.3, 40)
         ours = 0.9 * shared * rng.lognormal(0, 0.1, 40) * np.exp(-(0.1**2) / 2)
-        found = ratio(ours.tolist(), shared.tolist(), range(40), draws=200, seed=trial)
-        assert found.low is not None
-        assert found.high is not None
-        covered += found.low <= 0.9 <= found.high
+        result = ratio(ours.tolist(), shared.tolist(), range(40), draws=200, seed=trial)
+        assert result.low is not None
+        assert result.high is not None
+        covered += result.low <= 0.9 <= result.high
     assert 0.88 <= covered / 100 <= 0.99
 
 

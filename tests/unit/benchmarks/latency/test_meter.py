@@ -1,4 +1,4 @@
-"""What a request's engine calls made vLLM do: prefilled tokens beyond the prefix cache, steps, passes."""
+"""The work of a request's engine calls: prefilled tokens beyond the prefix cache, steps, passes."""
 
 from __future__ import annotations
 

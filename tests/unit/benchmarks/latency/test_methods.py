@@ -1,4 +1,4 @@
-"""Live runs by method names: who samples how much, and when sampling stops."""
+"""Live runs by method names: the samples of each, and when sampling stops."""
 
 from __future__ import annotations
 
@@ -43,7 +43,9 @@ async def generated(name: str, answers: list[str], window: int = 1) -> tuple[str
         ("esc@12(window=2)", ["2", "3", "2", "2"], 1, [2, 2]),
     ],
 )
-async def test_who_samples_how_much(name: str, answers: list[str], window: int, calls: list[int]) -> None:
+async def test_the_samples_of_each_method(
+    name: str, answers: list[str], window: int, calls: list[int]
+) -> None:
     assert await generated(name, answers, window) == ("2", calls)
 
 
@@ -82,11 +84,11 @@ async def test_methods_are_interleaved_and_every_run_has_its_own_picture() -> No
     methods = live_methods("sc@1,sc@2,sc@3", SETTINGS)
     interleaved = Interleaved(engine, SETTINGS, methods, seed=0, block_tokens=16)
     questions = [Question(f"q{i}", "How many?", "2", QUESTION.image) for i in range(9)]
-    one = await interleaved.run(questions, 1)
-    orders = [tuple(run.method for run in one.runs[start : start + 3]) for start in range(0, 27, 3)]
+    alone = await interleaved.run(questions, 1)
+    orders = [tuple(run.method for run in alone.runs[start : start + 3]) for start in range(0, 27, 3)]
     assert all(sorted(order) == ["sc@1", "sc@2", "sc@3"] for order in orders)
     assert len(set(orders)) > 2
-    assert [run.block for run in one.runs] == [block for block in range(9) for _ in range(3)]
+    assert [run.block for run in alone.runs] == [block for block in range(9) for _ in range(3)]
     two = await interleaved.run(questions, 2)
     # Blocks of four questions, and one of the last question.
     assert [run.block for run in two.runs] == [0] * 12 + [1] * 12 + [2] * 3
