@@ -72,7 +72,7 @@ class Interleaved:
     Args:
         seed: of the samples and of the methods' order.
         block_tokens: size of a block of the engine's KV cache; tokens.
-        advance: called after each request.
+        advance: called with each request that ended.
     """
 
     engine: Engine
@@ -80,7 +80,7 @@ class Interleaved:
     methods: Sequence[LiveMethod]
     seed: int
     block_tokens: int
-    advance: Callable[[], None] = lambda: None
+    advance: Callable[[TimedRun], None] = lambda run: None
     _number: Iterator[int] = field(default_factory=lambda: iter(range(1, 2**24)))
 
     async def warm_up(self, questions: Sequence[Question]) -> None:
@@ -119,8 +119,9 @@ class Interleaved:
         number = next(self._number)
         meter = Meter(self.engine)
         run = await method.run(meter, self.settings, marked(question, number), self.seed, str(number))
-        self.advance()
-        return TimedRun(method.name, block, run, meter.works(self.block_tokens))
+        timed = TimedRun(method.name, block, run, meter.works(self.block_tokens))
+        self.advance(timed)
+        return timed
 
 
 def marked(question: Question, number: int) -> Question:

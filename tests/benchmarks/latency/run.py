@@ -20,7 +20,7 @@ from mirl_core.tasks.questions import Question
 from tests.benchmarks.about import COLUMNS, about
 from tests.benchmarks.latency.costs import Rates
 from tests.benchmarks.latency.figures import costs, summarise
-from tests.benchmarks.latency.measure import Interleaved, Pass
+from tests.benchmarks.latency.measure import Interleaved, Pass, TimedRun
 from tests.benchmarks.latency.methods import live_methods
 from tests.benchmarks.latency.probe import block_tokens, probe
 from tests.benchmarks.latency.real_size.checkpoint import make_checkpoint
@@ -134,13 +134,19 @@ async def latency_run(
         with Progress(*COLUMNS, console=console) as progress:
             total = len(methods) * (settings.warm_up + len(timed) * len(settings.together))
             bar = progress.add_task("requests", total=total)
+
+            def advance(ended: TimedRun) -> None:
+                progress.advance(bar)
+                if not console.is_terminal:  # a log file has no bar
+                    console.print(f"{ended.method}: {ended.run.seconds:.2f} s")
+
             interleaved = Interleaved(
                 engine,
                 model,
                 methods,
                 settings.seed,
                 block_tokens(vllm),
-                lambda: progress.advance(bar),
+                advance,
             )
             await interleaved.warm_up(others[: settings.warm_up])
             batches = {*BATCHES, 16 * max(settings.together)}
