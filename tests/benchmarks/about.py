@@ -1,4 +1,4 @@
-"""What a benchmark ran on and with, as its results must say; and the bar that shows how far it is."""
+"""The facts of a benchmark's machine, versions and model; the columns of its progress bar."""
 
 from __future__ import annotations
 
@@ -22,12 +22,20 @@ COLUMNS = (
 )  # fmt: skip
 
 
-def about() -> dict[str, Any]:
-    """Machine, versions, the bundled model and its settings; the load before the run, which timings feel."""
+def about(model: Path = DIGITS.path, name: str = "the bundled model") -> dict[str, Any]:
+    """Return the machine's facts and its load before the run, versions, and the model with its settings.
+
+    Args:
+        model: the model's folder.
+        name: what the model is called in prose.
+    """
     info = Path("/proc/cpuinfo")
     lines = info.read_text().splitlines() if info.exists() else []
     models = {line.partition(":")[2].strip() for line in lines if line.startswith("model name")}
-    settings = DIGITS.path / "mirl.json"
+    settings = model / "mirl.json"
+    weights = hashlib.sha256()
+    for file in sorted(model.glob("*.safetensors")):
+        weights.update(file.read_bytes())
     return {
         "cpu": ", ".join(sorted(models)) or platform.machine(),
         "processors": os.cpu_count(),
@@ -35,15 +43,16 @@ def about() -> dict[str, Any]:
         "mirl": __version__,
         "vllm": vllm_version(),
         "torch": metadata.version("torch"),
-        "weights": hashlib.sha256((DIGITS.path / "model.safetensors").read_bytes()).hexdigest(),
+        "model": name,
+        "weights": weights.hexdigest(),
         "settings": json.loads(settings.read_text()) if settings.exists() else {},
     }
 
 
 def line(found: dict[str, Any]) -> str:
-    """The same in one line of prose."""
+    """Return the facts of `about` as a line of prose."""
     return (
         f"{found['cpu']}, {found['processors']} processors, load {found['load']:.1f} at the start; "
-        f"vLLM {found['vllm']}, torch {found['torch']}, mirl {found['mirl']}; the bundled model, weights "
+        f"vLLM {found['vllm']}, torch {found['torch']}, mirl {found['mirl']}; {found['model']}, weights "
         f"{found['weights'][:12]}, `mirl.json` options {json.dumps(found['settings'].get('options', {}))}."
     )

@@ -1,4 +1,4 @@
-"""What is compared: ways to ask a vision-language model one question over HTTP, with the openai package."""
+"""The arms of the comparison over HTTP: ways to answer a question on a picture, with the openai package."""
 
 from __future__ import annotations
 
@@ -18,42 +18,45 @@ from mirl_client import evidence
 from mirl_core.tasks.questions import Question
 
 MAX_TOKENS = 256
-"""Longest trajectory; the bundled model's are much shorter."""
+"""Longest trajectory; tokens. The bundled model's are much shorter."""
 GATED = "mirl-serve, gated"
 _ANSWER = re.compile(r"<answer>(.*?)</answer>", re.DOTALL)
 
 
 @dataclass(frozen=True, slots=True)
-class Told:
-    """What an arm said to one question, and what it cost."""
+class Reply:
+    """An arm's answer to one question, with its cost."""
 
     answer: str | None
+    """None where the response has no answer."""
     seconds: float
     """Wall time of the caller."""
     prompt_tokens: int
-    """As the answer's usage says; 0 where it says nothing."""
+    """`prompt_tokens` of the response's usage; 0 without usage."""
     sampled_tokens: int
-    """`completion_tokens` of the answer's usage."""
+    """`completion_tokens` of the response's usage; 0 without usage."""
     scored_tokens: int = 0
-    """Tokens that were only scored; the gate alone does that."""
+    """Tokens of scoring passes; only the gate has such passes."""
 
 
 class Arm(Protocol):
-    """One way to get an answer."""
+    """A way to answer a question."""
 
     @property
     def name(self) -> str: ...
 
     @property
     def slow(self) -> bool:
-        """Whether it gets fewer questions."""
+        """Whether the arm runs on fewer questions."""
         ...
 
-    async def ask(self, messages: Sequence[Mapping[str, Any]], seed: int) -> Told: ...
+    async def ask(self, messages: Sequence[Mapping[str, Any]], seed: int) -> Reply:
+        """Answer the question in `messages`."""
+        ...
 
 
 def chat(question: Question, picture: bool = True) -> list[dict[str, Any]]:
-    """A question as an OpenAI conversation, its picture as a data URL."""
+    """Return a question as OpenAI messages, its picture as a data URL."""
     text = {"type": "text", "text": question.text}
     if not picture:
         return [{"role": "user", "content": [text]}]
@@ -64,20 +67,20 @@ def chat(question: Question, picture: bool = True) -> list[dict[str, Any]]:
 
 
 def answer_in(text: str | None) -> str | None:
-    """The answer in a trajectory of the bundled model, as a user who knows its format takes it out."""
+    """Return the last closed answer in a trajectory of the bundled model; None without an answer."""
     found = _ANSWER.findall(text or "")
     return found[-1].strip() if found else None
 
 
 def vote(texts: Sequence[str | None]) -> str | None:
-    """The most frequent answer; the earliest of several that are equally frequent."""
+    """Return the most frequent answer, the earliest among equally frequent ones; None without answers."""
     answers = [answer for text in texts if (answer := answer_in(text))]
     return Counter(answers).most_common(1)[0][0] if answers else None
 
 
 @dataclass(frozen=True, slots=True)
 class Gated:
-    """`mirl-serve` with the gate."""
+    """A gated request to `mirl-serve`."""
 
     client: AsyncOpenAI
     model: str
@@ -85,7 +88,7 @@ class Gated:
     options: Mapping[str, Any] = field(default_factory=dict)
     slow: bool = False
 
-    async def ask(self, messages: Sequence[Mapping[str, Any]], seed: int) -> Told:
+    async def ask(self, messages: Sequence[Mapping[str, Any]], seed: int) -> Reply:
         started = time.perf_counter()
         response: ChatCompletion = await self.client.chat.completions.create(
             model=self.model,
@@ -98,12 +101,12 @@ class Gated:
         proof = evidence(response)
         assert proof is not None, "a gated answer carries its evidence"
         scored = sum(stage.scored_tokens for stage in proof.stages)
-        return told(response, response.choices[0].message.content, seconds, scored)
+        return reply_of(response, response.choices[0].message.content, seconds, scored)
 
 
 @dataclass(frozen=True, slots=True)
 class Voting:
-    """What a good engineer does without us: `n` samples of a vLLM server, and a vote on the client."""
+    """The best alternative without MIRL: `n` samples of a vLLM server, and a vote on the client."""
 
     client: AsyncOpenAI
     model: str
@@ -115,7 +118,7 @@ class Voting:
     def name(self) -> str:
         return f"{self.where}, one sample" if self.n == 1 else f"{self.where}, n={self.n} and a vote"
 
-    async def ask(self, messages: Sequence[Mapping[str, Any]], seed: int) -> Told:
+    async def ask(self, messages: Sequence[Mapping[str, Any]], seed: int) -> Reply:
         started = time.perf_counter()
         response: ChatCompletion = await self.client.chat.completions.create(
             model=self.model,
@@ -126,21 +129,21 @@ class Voting:
             max_completion_tokens=MAX_TOKENS,
         )
         answer = vote([choice.message.content for choice in response.choices])
-        return told(response, answer, time.perf_counter() - started)
+        return reply_of(response, answer, time.perf_counter() - started)
 
 
 @dataclass(frozen=True, slots=True)
 class Proxied:
-    """A peer that samples and selects by itself, behind an OpenAI route of its own."""
+    """A peer that samples and selects by itself, behind an OpenAI route."""
 
     client: AsyncOpenAI
     model: str
     name: str
     fields: Mapping[str, Any]
-    """What it wants in the request's body besides."""
+    """Further fields of the request's body."""
     slow: bool = True
 
-    async def ask(self, messages: Sequence[Mapping[str, Any]], seed: int) -> Told:
+    async def ask(self, messages: Sequence[Mapping[str, Any]], seed: int) -> Reply:
         started = time.perf_counter()
         response: ChatCompletion = await self.client.chat.completions.create(
             model=self.model,
@@ -149,11 +152,13 @@ class Proxied:
             max_tokens=MAX_TOKENS,
             extra_body=dict(self.fields),
         )
-        return told(response, answer_in(response.choices[0].message.content), time.perf_counter() - started)
+        return reply_of(
+            response, answer_in(response.choices[0].message.content), time.perf_counter() - started
+        )
 
 
-def told(response: ChatCompletion, answer: str | None, seconds: float, scored: int = 0) -> Told:
-    """An arm's answer with the response's own counts."""
+def reply_of(response: ChatCompletion, answer: str | None, seconds: float, scored: int = 0) -> Reply:
+    """Return the reply of an arm with the token counts of the response's usage."""
     usage = response.usage
     prompt, sampled = (usage.prompt_tokens or 0, usage.completion_tokens) if usage else (0, 0)
-    return Told(answer, seconds, prompt, sampled, scored)
+    return Reply(answer, seconds, prompt, sampled, scored)

@@ -1,4 +1,4 @@
-"""Figures of the comparison over HTTP: pure functions from what was told to JSON and Markdown."""
+"""Figures of the comparison over HTTP: pure functions from replies to JSON and Markdown."""
 
 from __future__ import annotations
 
@@ -12,9 +12,9 @@ import numpy as np
 
 from mirl_core.tasks.questions import Question, is_right
 from mirl_core.tasks.resampling import Resampling
-from tests.benchmarks.arms import Told
+from tests.benchmarks.arms import Reply
 
-Answers = Mapping[str, Told]
+Answers = Mapping[str, Reply]
 """By the question's key."""
 
 
@@ -49,19 +49,19 @@ def summarise(one: Pass, questions: Sequence[Question], reference: str) -> dict[
         if not asked:
             continue
         resampling = Resampling([question.clusters or (question.key,) for question in asked])
-        told = [answers[question.key] for question in asked]
+        replies = [answers[question.key] for question in asked]
         right = grade(asked, answers)
         accuracy = resampling.proportion(right)
-        seconds = np.array([each.seconds for each in told])
+        seconds = np.array([each.seconds for each in replies])
         figures[arm] = {
             "accuracy": accuracy.mean,
             "low": accuracy.low,
             "high": accuracy.high,
             "n": accuracy.n,
-            "no_answer": sum(each.answer is None for each in told),
-            "prompt_tokens": float(np.mean([each.prompt_tokens for each in told])),
-            "sampled_tokens": float(np.mean([each.sampled_tokens for each in told])),
-            "scored_tokens": float(np.mean([each.scored_tokens for each in told])),
+            "no_answer": sum(each.answer is None for each in replies),
+            "prompt_tokens": float(np.mean([each.prompt_tokens for each in replies])),
+            "sampled_tokens": float(np.mean([each.sampled_tokens for each in replies])),
+            "scored_tokens": float(np.mean([each.scored_tokens for each in replies])),
             "p50_seconds": float(np.quantile(seconds, 0.5)),
             "p95_seconds": float(np.quantile(seconds, 0.95)),
             "wall_seconds": one.seconds[arm],
@@ -79,7 +79,7 @@ def summarise(one: Pass, questions: Sequence[Question], reference: str) -> dict[
             "high": paired.high,
             "reference_alone_right": int(((ours == 1) & (right == 0)).sum()),
             "this_alone_right": int(((ours == 0) & (right == 1)).sum()),
-            "tokens_ratio": cost([theirs[q.key] for q in asked]) / max(cost(told), 1e-9),
+            "tokens_ratio": cost([theirs[q.key] for q in asked]) / max(cost(replies), 1e-9),
             "p50_ratio": float(np.quantile(times, 0.5) / np.quantile(seconds, 0.5)),
         }
     return figures
@@ -90,9 +90,9 @@ def grade(questions: Sequence[Question], answers: Answers) -> np.ndarray:
     return np.array([float(is_right(question, answers[question.key].answer)) for question in questions])
 
 
-def cost(told: Sequence[Told]) -> float:
+def cost(replies: Sequence[Reply]) -> float:
     """Sampled and scored tokens, all together."""
-    return float(sum(each.sampled_tokens + each.scored_tokens for each in told))
+    return float(sum(each.sampled_tokens + each.scored_tokens for each in replies))
 
 
 def rows(figures: Mapping[str, Mapping[str, Any]]) -> list[list[str]]:

@@ -148,14 +148,14 @@ async def alternate(
         for name in orders[number % len(orders)]:
             file = questions_file(scratch, list(itertools.islice(questions, slot * concurrency)))
             used = cpu_seconds(pid)
-            told = await load(file, *ROUTES[name], concurrency)
+            figures = await load(file, *ROUTES[name], concurrency)
             if number >= 0:  # the first round warms everything up
                 found[name].append(
                     {
-                        "requests/s": told["request_throughput"],
-                        "p50": told["p50_e2el_ms"],
-                        "p95": told["p95_e2el_ms"],
-                        "first chunk p50": told["p50_ttft_ms"],
+                        "requests/s": figures["request_throughput"],
+                        "p50": figures["p50_e2el_ms"],
+                        "p95": figures["p95_e2el_ms"],
+                        "first chunk p50": figures["p50_ttft_ms"],
                         CPU: 1000 * (cpu_seconds(pid) - used) / (slot * concurrency),
                     }
                 )
@@ -190,17 +190,17 @@ def report(found: dict[str, Any]) -> str:
     for measured in found["measured"]:
         for figure in BOUNDS:
             of = measured["ratios"][figure]
-            told = [f"{one['mean']:.3f} [{one['low']:.3f}, {one['high']:.3f}]" for one in of.values()]
+            ratios = [f"{one['mean']:.3f} [{one['low']:.3f}, {one['high']:.3f}]" for one in of.values()]
             rounds = of[DIRECT]
             body.append(
                 [
                     "streamed" if measured["streamed"] else "whole",
                     str(measured["concurrency"]),
                     figure,
-                    told[0],
+                    ratios[0],
                     f"{rounds['smallest']:.3f} to {rounds['largest']:.3f}",
                     BOUNDS[figure],
-                    told[1],
+                    ratios[1],
                 ]
             )
     head = ["answers", "at a time", "figure", ":direct / vLLM's route", "single rounds", "bound"]
@@ -215,7 +215,7 @@ async def measure(
     rounds: int, slot: int, tokens: int, concurrencies: Sequence[int], console: Console
 ) -> dict[str, Any]:
     """Everything, as it goes into the JSON file."""
-    told = about()
+    facts = about()
     kinds = list(itertools.product((True, False), concurrencies))
     runs = (rounds + 1) * len(ROUTES)
     with console.status("drawing pictures …"):
@@ -247,7 +247,7 @@ async def measure(
                     }
                 )
     return {
-        "about": told,
+        "about": facts,
         "rounds": rounds,
         "requests_per_slot": slot,
         "tokens": tokens,

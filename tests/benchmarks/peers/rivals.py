@@ -30,7 +30,7 @@ from mirl_core.errors import ConfigError
 from mirl_core.tasks.data import open_data
 from mirl_core.tasks.questions import Question
 from tests.benchmarks.about import COLUMNS, about, line
-from tests.benchmarks.arms import GATED, Arm, Gated, Told, Voting, chat
+from tests.benchmarks.arms import GATED, Arm, Gated, Reply, Voting, chat
 from tests.benchmarks.peers import environments
 from tests.benchmarks.tables import HEAD, Pass, markdown, rows, summarise, turns, write
 from tests.helpers.servers import NAME, running
@@ -56,7 +56,7 @@ class Benchmark:
         task = self._progress.add_task(
             f"{data}, {concurrency} at a time", total=self.requests(len(questions))
         )
-        answers: dict[str, dict[str, Told]] = defaultdict(dict)
+        answers: dict[str, dict[str, Reply]] = defaultdict(dict)
         wall: dict[str, float] = defaultdict(float)
         size = 1 if concurrency == 1 else 3 * concurrency
         blocks = [questions[start : start + size] for start in range(0, len(questions), size)]
@@ -67,9 +67,9 @@ class Benchmark:
                 if self._arms[name].slow:
                     asked = asked[: max(0, self._peer_n - number * size)]
                 started = time.perf_counter()
-                told = await self._ask(self._arms[name], asked, number * size, concurrency)
+                replies = await self._ask(self._arms[name], asked, number * size, concurrency)
                 wall[name] += time.perf_counter() - started
-                answers[name] |= {question.key: each for question, each in zip(block, told, strict=False)}
+                answers[name] |= {question.key: each for question, each in zip(block, replies, strict=False)}
                 self._progress.advance(task, len(asked))
         return Pass(data, concurrency, answers, wall)
 
@@ -80,10 +80,10 @@ class Benchmark:
 
     async def _ask(
         self, arm: Arm, conversations: Sequence[Messages], first_seed: int, concurrency: int
-    ) -> list[Told]:
+    ) -> list[Reply]:
         limit = asyncio.Semaphore(concurrency)
 
-        async def one(place: int) -> Told:
+        async def one(place: int) -> Reply:
             async with limit:
                 return await arm.ask(conversations[place], first_seed + place)
 
@@ -122,7 +122,7 @@ async def measure(
     data: Sequence[str], part: str, n: int, loaded: int, peer_n: int, folder: Path, console: Console
 ) -> dict[str, Any]:
     """Everything, as it goes into the JSON file."""
-    told = about()
+    facts = about()
     passes: list[Pass] = []
     sets = {name: open_data(name, part, n, 0).questions for name in data}
     with tempfile.TemporaryDirectory() as scratch:
@@ -135,7 +135,7 @@ async def measure(
                     if loaded:
                         passes.append(await benchmark.run(name, questions[:loaded], 8))
     return {
-        "about": told,
+        "about": facts,
         "peers": environments.frozen(folder),
         "part": part,
         "passes": [
@@ -144,7 +144,7 @@ async def measure(
                 "concurrency": one.concurrency,
                 "arms": summarise(one, sets[one.data], GATED),
                 "answers": {
-                    arm: {key: asdict(told) for key, told in answers.items()}
+                    arm: {key: asdict(reply) for key, reply in answers.items()}
                     for arm, answers in one.answers.items()
                 },
             }

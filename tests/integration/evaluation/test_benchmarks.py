@@ -1,4 +1,4 @@
-"""That the benchmarks compare what they say: whose route answers, and that the scripts still run."""
+"""The benchmarks compare what their tables name, and the scripts still run."""
 
 from __future__ import annotations
 
@@ -13,6 +13,9 @@ from mirl_core.tasks.data import open_data
 from tests.benchmarks.arms import Gated, Voting, chat
 from tests.benchmarks.direct import routes
 from tests.benchmarks.direct.overhead import CPU, measure, report
+from tests.benchmarks.latency.real_size.forced import Lengths
+from tests.benchmarks.latency.report import latency_report, profile_report
+from tests.benchmarks.latency.run import RunSettings, UserRates, latency_run, profile_run
 from tests.benchmarks.peers import environments
 from tests.helpers.servers import NAME, RunningServer, running
 
@@ -54,3 +57,52 @@ async def test_overhead_is_measured() -> None:
         for rounds in measured["rounds"].values():
             assert all(one["p50"] > 0 and one[CPU] > 0 for one in rounds)
     assert len(report(found).splitlines()) == 2 + 2 + 2 * 3
+
+
+def latency_settings(tmp_path: Path, lengths: Lengths | None = None) -> RunSettings:
+    return RunSettings(
+        model="mirl-tiny",
+        data="digits/iid",
+        part="dev",
+        n=3,
+        together=(1, 2),
+        methods="sc@2,gate(descriptions=3;keep=2),steered",
+        window=1,
+        seed=0,
+        warm_up=1,
+        dtype="float32",
+        kv_cache_gib=0.5,
+        lengths=lengths,
+        cache=tmp_path,
+        rates=UserRates(),
+    )
+
+
+async def test_latency_is_measured_by_method_and_stage(tmp_path: Path) -> None:
+    kept: list[int] = []
+    result = await latency_run(
+        latency_settings(tmp_path), Console(quiet=True), lambda result: kept.append(len(result["passes"]))
+    )
+    assert kept == [1, 2]
+    rates = result["rates"]
+    assert min(rates["prefill"], rates["score"], *(seconds for _, seconds in rates["steps"])) > 0
+    for measured in result["passes"]:
+        votes, gate, steered = measured["methods"].values()
+        assert (votes["n"], votes["sequences"], votes["scored_tokens"]) == (3, 2, 0)
+        assert set(gate["stages"]) == {"render", "describe", "score", "fork"}
+        assert gate["scored_tokens"] > 0
+        assert steered["rounds"] > 2
+        assert all(of["predicted"] > 0 for of in measured["costs"].values())
+    assert latency_report(result).count("| gate(descriptions=3;keep=2) | 3 |") == 2
+
+
+async def test_the_score_stage_is_split(tmp_path: Path) -> None:
+    result = await profile_run(latency_settings(tmp_path), Console(quiet=True))
+    assert [(entry["together"], entry["requests"]) for entry in result["profile"]] == [(1, 3)] * 3 + [
+        (2, 2)
+    ] * 3
+    served, _, forward = result["profile"][:3]
+    parts = {"model forward", "LM head of prompt positions", "log-softmax over the vocabulary"}
+    assert parts <= set(served["parts"])
+    assert "LM head of prompt positions" not in forward["parts"]
+    assert profile_report(result).count("as served") == 2

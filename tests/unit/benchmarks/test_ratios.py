@@ -17,7 +17,7 @@ def test_a_ratio_of_pairs_is_free_of_what_both_share() -> None:
     assert (found.low, found.high) == (pytest.approx(0.98), pytest.approx(0.98))
 
 
-def test_mean_is_geometric_and_spread_is_told() -> None:
+def test_mean_is_geometric_and_spread_is_reported() -> None:
     found = ratio([2.0, 1.0], [1.0, 2.0])
     assert found.mean == pytest.approx(1.0)
     assert (found.smallest, found.largest, found.rounds) == (0.5, 2.0, 2)

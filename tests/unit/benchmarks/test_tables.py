@@ -10,7 +10,7 @@ import pytest
 from PIL import Image
 
 from mirl_core.tasks.questions import Question
-from tests.benchmarks.arms import Told
+from tests.benchmarks.arms import Reply
 from tests.benchmarks.tables import HEAD, Pass, markdown, put, rows, summarise, turns
 
 
@@ -18,8 +18,8 @@ def question(number: int) -> Question:
     return Question(f"q{number}", "How many?", "2", lambda: Image.new("RGB", (1, 1)))
 
 
-def told(answer: str | None, seconds: float = 1.0, sampled: int = 10, scored: int = 0) -> Told:
-    return Told(answer, seconds, 5, sampled, scored)
+def reply(answer: str | None, seconds: float = 1.0, sampled: int = 10, scored: int = 0) -> Reply:
+    return Reply(answer, seconds, 5, sampled, scored)
 
 
 QUESTIONS = [question(number) for number in range(4)]
@@ -27,7 +27,7 @@ QUESTIONS = [question(number) for number in range(4)]
 
 def four(**answers: list[str | None]) -> Pass:
     given = {
-        arm: {f"q{number}": told(answer) for number, answer in enumerate(of)} for arm, of in answers.items()
+        arm: {f"q{number}": reply(answer) for number, answer in enumerate(of)} for arm, of in answers.items()
     }
     return Pass("digits/iid", 1, given, dict.fromkeys(answers, 2.0))
 
@@ -67,8 +67,8 @@ def test_an_arm_that_was_asked_less_is_compared_on_what_both_were_asked() -> Non
 
 def test_costs_count_scored_tokens() -> None:
     answers = {
-        "ours": {"q0": told("2", seconds=1.0, sampled=20, scored=10)},
-        "theirs": {"q0": told("2", seconds=2.0, sampled=60)},
+        "ours": {"q0": reply("2", seconds=1.0, sampled=20, scored=10)},
+        "theirs": {"q0": reply("2", seconds=2.0, sampled=60)},
     }
     one = Pass("digits/iid", 1, answers, {"ours": 1.0, "theirs": 2.0})
     paired = summarise(one, QUESTIONS[:1], "ours")["theirs"]["reference_minus_this"]
@@ -96,7 +96,10 @@ def test_a_table_goes_to_its_place_and_can_be_replaced() -> None:
         put(document, "b", "")
 
 
-@pytest.mark.parametrize("name", ["rivals", "peer-images", "direct"])
+@pytest.mark.parametrize(
+    "name",
+    ["rivals", "peer-images", "direct", "latency-mirl-charts", "latency-real-size", "score-profile"],
+)
 def test_the_document_has_a_place_for_every_table(name: str) -> None:
     document = (Path(__file__).parents[3] / "docs/benchmarks.md").read_text()
     assert "| a |" in put(document, name, "| a |")

@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 from rich.console import Console
 
-from tests.benchmarks.arms import GATED, Arm, Told
+from tests.benchmarks.arms import GATED, Arm, Reply
 from tests.benchmarks.peers import rivals
 from tests.benchmarks.peers.environments import commands
 
@@ -28,13 +28,13 @@ class Fake:
     at_once: int = 0
     most_at_once: int = 0
 
-    async def ask(self, messages: Sequence[Mapping[str, Any]], seed: int) -> Told:
+    async def ask(self, messages: Sequence[Mapping[str, Any]], seed: int) -> Reply:
         self.seeds.append(seed)
         self.at_once += 1
         self.most_at_once = max(self.most_at_once, self.at_once)
         await asyncio.sleep(0.001)
         self.at_once -= 1
-        return Told(self.answer, 0.001, 30, 100)
+        return Reply(self.answer, 0.001, 30, 100)
 
 
 async def test_from_questions_to_tables(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
@@ -56,9 +56,9 @@ async def test_from_questions_to_tables(monkeypatch: pytest.MonkeyPatch, tmp_pat
     # The same seed for the same question, in every arm and in both passes; the warm-up's come first.
     assert fakes[0].seeds[3:] == [*range(30), *range(26)]
     assert fakes[2].seeds[3:] == [*range(5), *range(5)]
-    told = rivals.report(found)
-    assert told.count("| peer | 5 |") == 2
-    assert found["about"]["weights"][:12] in told
+    text = rivals.report(found)
+    assert text.count("| peer | 5 |") == 2
+    assert found["about"]["weights"][:12] in text
 
 
 def test_peers_are_installed_away_from_the_project() -> None:

@@ -1,0 +1,1 @@
+"""Where the score stage spends its time."""
