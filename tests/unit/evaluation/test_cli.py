@@ -146,7 +146,7 @@ def test_report_on_the_command_line(folders: tuple[Path, Path], mirl_eval: MirlE
     assert "n = 40 decides nothing: differences below " in done.out
 
 
-def test_run_ends_with_its_result(folders: tuple[Path, Path]) -> None:
+def test_run_ends_with_its_result(folders: tuple[Path, Path], mirl_eval: MirlEval) -> None:
     _, poor = folders
     settings = ["--n", "25", "--descriptions", "6", "--forks", "2", "--replays", "3"]
     where = ["--model", poor.parent / "tiny", "--data", "digits/iid", "--output", poor]
