@@ -33,7 +33,7 @@ MESSAGES: list[Any] = [
 # The largest fan-out that the server allows, so that the work lasts for seconds whatever the weights say.
 LONG = {"descriptions": 32, "keep": 32, "forks": 16, "gate": "none", "early_stop": False}
 # Without chains, the descriptions themselves must outlast the look at the gauges of a busy server.
-LONG_DESCRIPTIONS = {"descriptions": 64, "description_tokens": 600, "early_stop": False}
+LONG_DESCRIPTIONS = {"descriptions": 32, "description_tokens": 900, "early_stop": False}
 
 
 def anthropic_client(server: RunningServer) -> Anthropic:
