@@ -13,6 +13,7 @@ from typing import Any, Protocol
 
 from openai import AsyncOpenAI
 from openai.types.chat import ChatCompletion
+from openai.types.chat.chat_completion import Choice
 
 from mirl_client import evidence
 from mirl_core.tasks.questions import Question
@@ -72,9 +73,16 @@ def answer_in(text: str | None) -> str | None:
     return found[-1].strip() if found else None
 
 
-def vote(texts: Sequence[str | None]) -> str | None:
+def answer_of(choice: Choice) -> str | None:
+    """Return a choice's answer, whether its server splits trajectories or not; None without one."""
+    content = choice.message.content or ""
+    split = "<description>" not in content and "<answer>" not in content
+    return (content or None) if split and choice.finish_reason == "stop" else answer_in(content)
+
+
+def vote(choices: Sequence[Choice]) -> str | None:
     """Return the most frequent answer, the earliest among equally frequent ones; None without answers."""
-    answers = [answer for text in texts if (answer := answer_in(text))]
+    answers = [answer for choice in choices if (answer := answer_of(choice))]
     return Counter(answers).most_common(1)[0][0] if answers else None
 
 
@@ -128,7 +136,7 @@ class Voting:
             seed=seed,
             max_completion_tokens=MAX_TOKENS,
         )
-        answer = vote([choice.message.content for choice in response.choices])
+        answer = vote(response.choices)
         return reply_of(response, answer, time.perf_counter() - started)
 
 
@@ -152,9 +160,7 @@ class Proxied:
             max_tokens=MAX_TOKENS,
             extra_body=dict(self.fields),
         )
-        return reply_of(
-            response, answer_in(response.choices[0].message.content), time.perf_counter() - started
-        )
+        return reply_of(response, answer_of(response.choices[0]), time.perf_counter() - started)
 
 
 def reply_of(response: ChatCompletion, answer: str | None, seconds: float, scored: int = 0) -> Reply:

@@ -53,6 +53,7 @@ from mirl_server.vllm.media import check_images
 from mirl_server.vllm.multi_process import ENGINE_SECONDS, watch_engine
 from mirl_server.vllm.names import resolve_default_chat_template_kwargs
 from mirl_server.vllm.tool_parsers import find_tool_parser, marker_tokens
+from mirl_server.vllm.trajectories import split_answers
 
 if TYPE_CHECKING:
     from mirl_server.observability.tracing import Tracing
@@ -134,6 +135,7 @@ class MIRLPlugin:
             )
             references = await asyncio.to_thread(read_references, model.reference_images)
             pipeline = Pipeline(_engine(engine_client, model, args), model, references, life.closing)
+            split_answers(state, model.tags, engine_client.renderer.get_tokenizer())
             watch_engine(engine_client, args)
             life.engine_dead = lambda: bool(engine_client.errored)
             life.outlives_engine = envs.VLLM_KEEP_ALIVE_ON_ENGINE_DEATH

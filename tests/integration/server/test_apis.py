@@ -113,6 +113,25 @@ def test_text_is_vllms_own(server: RunningServer, name: str) -> None:
     assert started.message.model == name
 
 
+TRAJECTORY = "<description>two dots</description><think>1</think><answer>2</answer>"
+
+
+@pytest.mark.parametrize("name", [NAME, f"{NAME}:direct"])
+def test_trajectories_of_vllms_own_answers_are_split(server: RunningServer, name: str) -> None:
+    asked: dict[str, Any] = {
+        "model": name,
+        "messages": [{"role": "user", "content": "And now?"}],
+        "extra_body": {"structured_outputs": {"choice": [TRAJECTORY]}},
+    }
+    message = server.client().chat.completions.create(**asked).choices[0].message
+    assert message.content == "2"
+    assert message.to_dict()["reasoning"] == "two dots\n\n1"
+    chunks = list(server.client().chat.completions.create(**asked, stream=True))
+    deltas = [chunk.choices[0].delta.to_dict() for chunk in chunks if chunk.choices]
+    assert "".join(str(delta.get("content") or "") for delta in deltas) == "2"
+    assert "".join(str(delta.get("reasoning") or "") for delta in deltas) == "two dots\n\n1"
+
+
 def test_an_image_to_direct_is_vllms_own(server: RunningServer) -> None:
     name = f"{NAME}:direct"
     told = server.client().responses.create(model=name, input=INPUT, max_output_tokens=5)

@@ -4,7 +4,11 @@ from __future__ import annotations
 
 import base64
 import io
+from typing import Literal
 
+import pytest
+from openai.types.chat import ChatCompletionMessage
+from openai.types.chat.chat_completion import Choice
 from PIL import Image
 
 from mirl_core.tasks.questions import Question
@@ -26,11 +30,19 @@ def test_the_last_closed_answer_counts() -> None:
     assert answer_in(None) is None
 
 
-def test_vote() -> None:
-    trajectories = [f"<think>…</think><answer>{answer}</answer>" for answer in ("3", "2", "2", "3", "")]
-    assert vote([*trajectories, "cut off", None]) == "3", "the earlier of two that are equally frequent"
-    assert vote([*trajectories, trajectories[1]]) == "2"
-    assert vote(["cut off"]) is None
+def choice(content: str | None, finish_reason: Literal["stop", "length"] = "stop") -> Choice:
+    message = ChatCompletionMessage(role="assistant", content=content)
+    return Choice(index=0, finish_reason=finish_reason, message=message)
+
+
+@pytest.mark.parametrize("form", ["<think>…</think><answer>{}</answer>", "{}"])
+def test_vote(form: str) -> None:
+    """Answers of a server that shows trajectories, and of one that splits them."""
+    choices = [choice(form.format(answer)) for answer in ("3", "2", "2", "3", "")]
+    cut_off = [choice("<description>4"), choice("5", "length"), choice(None)]
+    assert vote([*choices, *cut_off]) == "3", "the earlier of two that are equally frequent"
+    assert vote([*choices, choices[1]]) == "2"
+    assert vote(cut_off) is None
 
 
 def test_the_recorder_sees_whether_a_picture_came() -> None:

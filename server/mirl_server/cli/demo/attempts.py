@@ -9,11 +9,11 @@ from dataclasses import dataclass
 from typing import Any
 
 from openai import OpenAI
+from openai.types.chat.chat_completion import Choice
 
 from mirl_client import Evidence, evidence
-from mirl_core.algorithm.answers import group, locate, normalize
+from mirl_core.algorithm.answers import group, normalize
 from mirl_core.bundled import DemoQuestion
-from mirl_core.config import Tags
 from mirl_core.presets import PresetName
 
 VOTES = 16
@@ -81,23 +81,19 @@ class Asker:
             **fields,
         )
         seconds = time.perf_counter() - started
-        texts = [choice.message.content or "" for choice in response.choices]
         proof = evidence(response)
         assert (proof is not None) == gated, "a gated answer carries its evidence"
         tokens = response.usage.completion_tokens if response.usage else 0
-        answer = texts[0] if gated else vote(texts)
+        choices = response.choices
+        answer = choices[0].message.content or "" if gated else vote(choices)
         right = answer is not None and normalize(answer) == normalize(question.answer)
         return Attempt(way, answer, right, tokens, seconds, proof)
 
 
-def vote(texts: Sequence[str]) -> str | None:
-    """Return the most frequent answer; of equally frequent ones the earliest; None where no text has one.
-
-    Args:
-        texts: trajectories, `<description>…</description><think>…</think><answer>…</answer>`.
-    """
-    # Only a closed answer counts: a trajectory without its end may not have reached it.
-    located = [locate(text, Tags(), finished=False).answer for text in texts]
-    answers = [answer for answer in located if answer is not None]
+def vote(choices: Sequence[Choice]) -> str | None:
+    """Return the most frequent answer, the earliest of equally frequent ones; None where there is none."""
+    # A choice that was cut off may have stopped within its answer.
+    contents = [choice.message.content for choice in choices if choice.finish_reason == "stop"]
+    answers = [content for content in contents if content]
     groups = group(answers)
     return answers[max(groups, key=len)[0]] if groups else None

@@ -13,12 +13,6 @@ from tests.unit.server.cli.demo.evidence_cases import GATED, STEERED
 EVIDENCE = {"steered": STEERED, "gate": GATED}
 
 
-def trajectory(answer: str) -> str:
-    return (
-        f"<description>limes 6</description><think>limes 6 + 1 = {answer}.</think><answer>{answer}</answer>"
-    )
-
-
 def client_of(bodies: list[dict[str, Any]]) -> OpenAI:
     """Return a client of a server that answers 7 but in the first sample, and keeps each request's body."""
 
@@ -26,7 +20,7 @@ def client_of(bodies: list[dict[str, Any]]) -> OpenAI:
         body = json.loads(request.content)
         bodies.append(body)
         is_gated = not body["model"].endswith(":direct")
-        texts = ["7"] if is_gated else [trajectory("8" if n else "7") for n in range(body.get("n", 1))]
+        texts = ["8" if n else "7" for n in range(body.get("n", 1))]
         choices = [
             {"index": n, "finish_reason": "stop", "message": {"role": "assistant", "content": text}}
             for n, text in enumerate(texts)

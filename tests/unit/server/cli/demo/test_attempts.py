@@ -3,37 +3,44 @@
 from __future__ import annotations
 
 import json
-from typing import Any
+from typing import Any, Literal
 
 import pytest
+from openai.types.chat import ChatCompletionMessage
+from openai.types.chat.chat_completion import Choice
 
 from mirl_core.bundled import CHARTS
 from mirl_server.cli.demo.attempts import Asker, vote
 from tests.unit.server.cli.demo.evidence_cases import STEERED
-from tests.unit.server.cli.demo.stub_server import client_of, trajectory
+from tests.unit.server.cli.demo.stub_server import client_of
+
+
+def choice(content: str | None, finish_reason: Literal["stop", "length"] = "stop") -> Choice:
+    message = ChatCompletionMessage(role="assistant", content=content)
+    return Choice(index=0, finish_reason=finish_reason, message=message)
 
 
 def test_the_most_frequent_of_16_answers_wins() -> None:
-    texts = [trajectory("7")] * 5 + [trajectory("8")] * 6 + [trajectory(str(n)) for n in range(20, 25)]
-    assert len(texts) == 16
-    assert vote(texts) == "8"
+    contents = ["7"] * 5 + ["8"] * 6 + [str(n) for n in range(20, 25)]
+    assert len(contents) == 16
+    assert vote([choice(content) for content in contents]) == "8"
 
 
 @pytest.mark.parametrize(
-    ("texts", "answer"),
+    ("choices", "answer"),
     [
         # Equally frequent: the earlier one, whatever comes first in another order.
-        ([trajectory("9"), trajectory("3"), trajectory("3"), trajectory("9")], "9"),
+        ([choice("9"), choice("3"), choice("3"), choice("9")], "9"),
         # The same number in two spellings.
-        ([trajectory("5"), trajectory("30"), trajectory(" 30.0 ")], "30"),
-        # A trajectory that was cut off, or closes no answer, has no vote.
-        (["<description>limes 6", "<answer>4", "4", trajectory("6")], "6"),
-        (["<description>limes 6</description><think>5 + 1", "nothing", ""], None),
+        ([choice("5"), choice("30"), choice(" 30.0 ")], "30"),
+        # A choice that was cut off, or has no answer, has no vote.
+        ([choice(None), choice("4", "length"), choice("4", "length"), choice("6")], "6"),
+        ([choice(None), choice(""), choice("7", "length")], None),
         ([], None),
     ],
 )
-def test_votes(texts: list[str], answer: str | None) -> None:
-    assert vote(texts) == answer
+def test_votes(choices: list[Choice], answer: str | None) -> None:
+    assert vote(choices) == answer
 
 
 def test_each_way_asks_the_same_question_with_its_own_options() -> None:
