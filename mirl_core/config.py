@@ -227,6 +227,9 @@ class Calibration(Settings):
     """Weight of the winner's share of the vote."""
     distinct_share: Annotated[float, Field(allow_inf_nan=False)]
     """Weight of the share of distinct descriptions among the usable ones."""
+    least_logprob: Annotated[float, Field(le=0, allow_inf_nan=False)] | None = None
+    """Least log p(d | I, q) per token of a familiar request's descriptions, nats; a request below it is not
+    called calibrated. None: every request is."""
 
 
 class ModelSettings(Settings):

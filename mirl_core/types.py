@@ -245,6 +245,10 @@ class Result:
     """λ of every description's `mi`, `auto` resolved; None where no description has an `mi`."""
     calibrated: bool = False
     """Whether the model's calibration turned the vote share into `confidence`."""
+    uncalibrated: str | None = None
+    """Why not, in words; None where it did."""
+    warnings: tuple[str, ...] = ()
+    """What a reader of the answer should know before they trust it, a sentence each."""
     content_tokens: tuple[ContentToken, ...] | None = None
     """Every token that spells a part of `content`; the first and the last may spell more (white space, a part
     of a tag). None where `Sampling.top_logprobs` is None."""

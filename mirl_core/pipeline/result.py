@@ -7,12 +7,17 @@ from collections.abc import Sequence
 
 from mirl_core.algorithm.aggregators import Outcome
 from mirl_core.algorithm.answers.tokens import answer_tokens
-from mirl_core.algorithm.confidence import calibration_for, reported
+from mirl_core.algorithm.confidence import UNFAMILIAR, Confidence, reported, why_uncalibrated
 from mirl_core.pipeline.chains import SampledChains
 from mirl_core.pipeline.request import Request
 from mirl_core.types import Chain, ContentToken, Description, Result, StageUsage
 
 __all__ = ["make_result"]
+
+CUT_SHORT = "the deadline cut the vote short"
+HELD_TO_FORM = "answers were held to a form"
+UNFAMILIAR_REQUEST = "The picture or the question may be unlike what the model knows."
+OWES_NOTHING = "The answer's description owes nothing to the image"
 
 
 async def make_result(
@@ -42,7 +47,7 @@ async def make_result(
         raise request.deadline.error("before any chain had an answer")
     representative = outcome.representative if outcome else _furthest(sampled.chains)
     description = next((item for item in descriptions if item.index == representative.description), None)
-    confidence, calibrated = _confidence(request, outcome, descriptions)
+    confidence = _confidence(request, outcome, descriptions)
     return Result(
         content=representative.answer or "",
         reasoning=representative.reasoning,
@@ -52,7 +57,7 @@ async def make_result(
         descriptions=descriptions,
         chains=sampled.chains,
         vote=outcome.vote if outcome else None,
-        confidence=confidence,
+        confidence=confidence.value,
         margin=_margin(description, descriptions),
         prompt_tokens=sampled.rendered.prompt_tokens,
         stages=stages,
@@ -60,7 +65,9 @@ async def make_result(
         partial=partial,
         fallback=fallback,
         mi_weight=mi_weight,
-        calibrated=calibrated,
+        calibrated=confidence.reason is None,
+        uncalibrated=confidence.reason,
+        warnings=_warnings(description, confidence),
         content_tokens=await _content_tokens(request, representative, sampled),
     )
 
@@ -70,15 +77,26 @@ def _furthest(chains: Sequence[Chain]) -> Chain:
     return min(chains, key=lambda chain: (-(chain.score or 0.0), chain.fork))
 
 
-def _confidence(
-    request: Request, outcome: Outcome | None, descriptions: Sequence[Description]
-) -> tuple[float | None, bool]:
-    """Return the reported confidence, and whether it is calibrated."""
-    calibration = calibration_for(request.settings, request.options, request.sampling)
+def _confidence(request: Request, outcome: Outcome | None, descriptions: Sequence[Description]) -> Confidence:
+    """Return the reported confidence."""
     # No calibration is fitted on votes that a deadline cut short, or on answers held to a form.
-    if request.deadline.passed or request.form is not None:
-        calibration = None
-    return reported(outcome.confidence if outcome else None, descriptions, calibration)
+    reason = why_uncalibrated(request.settings, request.options, request.sampling)
+    if reason is None and request.deadline.passed:
+        reason = CUT_SHORT
+    elif reason is None and request.form is not None:
+        reason = HELD_TO_FORM
+    calibration = request.settings.calibration if reason is None else None
+    return reported(outcome.confidence if outcome else None, descriptions, calibration, reason or "")
+
+
+def _warnings(description: Description | None, confidence: Confidence) -> tuple[str, ...]:
+    """Return what a reader of the answer should know before they trust it."""
+    warnings = [UNFAMILIAR_REQUEST] if confidence.reason == UNFAMILIAR else []
+    if description is not None and description.marginal is not None:
+        gained = description.logprob - description.marginal
+        if gained <= 0:
+            warnings.append(f"{OWES_NOTHING} ({gained:+.2f} nats)")
+    return tuple(warnings)
 
 
 def _margin(winner: Description | None, descriptions: Sequence[Description]) -> float | None:

@@ -123,7 +123,12 @@ class Evidence(_EvidenceModel):
     confidence: float | None
     """0 to 1: the probability that the answer is right where `calibrated`, else `vote.share`."""
     calibrated: bool = False
-    """Whether `confidence` is calibrated: the model's own options, and a vote that was not cut short."""
+    """Whether `confidence` is calibrated: the model's own options, a vote that was not cut short, and
+    descriptions as likely as those of the calibration."""
+    uncalibrated: str | None = None
+    """Why it is not calibrated, in words; None where it is."""
+    warnings: tuple[str, ...] = ()
+    """What a reader of the answer should know before they trust it, a sentence each."""
     margin: float | None
     """Gate score of the representative's description less the best score of another text; nats."""
     aggregation: str

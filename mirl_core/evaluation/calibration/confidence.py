@@ -7,6 +7,7 @@ right from wrong perfectly. N₊ and N₋ count questions, not draws, which are 
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
@@ -14,7 +15,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from mirl_core.algorithm.confidence import distinct_share, probability
+from mirl_core.algorithm.confidence import description_logprob, distinct_share, probability
 from mirl_core.config import Calibration, ModelSettings
 from mirl_core.evaluation.bank.records import BankedQuestion
 from mirl_core.evaluation.measures.statistics import expected_error, reliability
@@ -27,6 +28,8 @@ __all__ = ["FEWEST", "CalibrationRow", "Fitted", "Votes", "fit", "votes_of"]
 Array = npt.NDArray[np.float64]
 FEWEST = 50
 """Fewest questions for a fit: with fewer, three weights are noise."""
+UNFAMILIAR = 0.05
+"""Share of the calibration's own requests that count as unfamiliar."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -38,6 +41,8 @@ class Votes:
     share: Array
     distinct: Array
     """Distinct descriptions per usable one."""
+    logprob: Array
+    """Mean log p(d | I, q) per token of the usable descriptions, nats."""
     right: Array
 
     @property
@@ -89,21 +94,27 @@ def votes_of(questions: Sequence[BankedQuestion], settings: ModelSettings, count
     """
     (method,) = parse_methods("mirl", settings.model_copy(update={"calibration": None}))
     assert isinstance(method, Gated | Steered), "a server answers by it"
-    share, distinct, right = (np.full((len(questions), count), np.nan) for _ in range(3))
+    share, distinct, logprob, right = (np.full((len(questions), count), np.nan) for _ in range(4))
     for row, question in enumerate(questions):
         for column, draw in enumerate(replay_draws(question, count, seed)):
-            distinct_of_draw = distinct_share(method.described(question, draw))
+            described = method.described(question, draw)
+            distinct_of_draw, logprob_of_draw = distinct_share(described), description_logprob(described)
             played = method.play(question, draw)
             # A fallback is one chain and no vote.
             if distinct_of_draw is not None and played.confidence is not None:
                 share[row, column] = played.confidence
                 distinct[row, column] = distinct_of_draw
+                logprob[row, column] = logprob_of_draw
                 right[row, column] = played.right
-    return Votes(tuple(question.data for question in questions), share, distinct, right)
+    return Votes(tuple(question.data for question in questions), share, distinct, logprob, right)
 
 
 def fit(votes: Votes) -> Fitted:
-    """Fit the calibration of these votes, with weights rounded to 2 decimals."""
+    """Fit the calibration of these votes, with weights rounded to 2 decimals.
+
+    `least_logprob` is the 5th percentile of these requests: one familiar request in twenty does without a
+    calibrated confidence.
+    """
     voted = votes.voted
     questions = int(voted.any(axis=1).sum())
     hits = votes.right[voted]
@@ -120,8 +131,20 @@ def fit(votes: Votes) -> Fitted:
     intercept, share, distinct = (
         round(float(coefficient), 2) for coefficient in _logistic(features, hits, weights)
     )
-    calibration = Calibration(intercept=intercept, vote_share=share, distinct_share=distinct)
+    calibration = Calibration(
+        intercept=intercept,
+        vote_share=share,
+        distinct_share=distinct,
+        least_logprob=_least(votes.logprob[voted], weights),
+    )
     return Fitted(calibration, rows=_rows(votes, calibration))
+
+
+def _least(logprobs: Array, weights: Array) -> float:
+    """Return the log-probability that all but the share `UNFAMILIAR` reach, rounded down; nats."""
+    order = np.argsort(logprobs)
+    reached = np.searchsorted(np.cumsum(weights[order]), UNFAMILIAR * weights.sum())
+    return math.floor(100 * float(logprobs[order][min(reached, len(order) - 1)])) / 100
 
 
 def _logistic(features: Array, hits: Array, weights: Array) -> Array:

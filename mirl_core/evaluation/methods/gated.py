@@ -107,7 +107,7 @@ class Gated(ByOptions):
             )
         else:
             played = run(traces, options.aggregate, options.early_stop, described, scored)
-        confidence, _ = reported(played.confidence, selected, self.calibration)
+        confidence = reported(played.confidence, selected, self.calibration).value
         return replace(played, confidence=confidence)
 
     def described(self, banked: BankedQuestion, draw: ReplayDraw) -> Sequence[Description]:

@@ -77,7 +77,7 @@ class Steered(ByOptions):
             generated_tokens=generated,
             scored_tokens=scored,
             trajectories=finish.trajectories,
-            confidence=reported(share, finish.descriptions, self.calibration)[0],
+            confidence=reported(share, finish.descriptions, self.calibration).value,
             ticks=finish.ticks,
         )
 

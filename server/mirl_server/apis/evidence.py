@@ -43,6 +43,8 @@ def evidence(result: Result) -> Json:
         "vote": vote_json(result.vote),
         "confidence": result.confidence,
         "calibrated": result.calibrated,
+        "uncalibrated": result.uncalibrated,
+        "warnings": list(result.warnings),
         "margin": result.margin,
         "mi_weight": result.mi_weight,
         "aggregation": result.aggregation,

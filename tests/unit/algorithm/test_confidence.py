@@ -10,7 +10,15 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from mirl_core.algorithm.confidence import NEUTRAL, calibration_for, distinct_share, probability, reported
+from mirl_core.algorithm.confidence import (
+    NEUTRAL,
+    Confidence,
+    calibration_for,
+    description_logprob,
+    distinct_share,
+    probability,
+    reported,
+)
 from mirl_core.algorithm.gates import select
 from mirl_core.config import Calibration, MIRLOptions, ModelSettings
 from mirl_core.engines.base import Sampling
@@ -88,10 +96,30 @@ def test_distinct_share_is_the_same_before_and_after_the_gate(distinct: bool) ->
 
 def test_reported() -> None:
     some = [made(0, 1), made(1, 2)]
-    assert reported(0.8, some, CALIBRATION) == (probability(CALIBRATION, 0.8, 1.0), True)
-    assert reported(0.8, some, None) == (0.8, False)
-    assert reported(None, some, CALIBRATION) == (None, False)
-    assert reported(0.8, [made(0, 1, reason="empty")], CALIBRATION) == (0.8, False)
+    assert reported(0.8, some, CALIBRATION) == Confidence(probability(CALIBRATION, 0.8, 1.0), None)
+    assert reported(0.8, some, None, "why") == Confidence(0.8, "why")
+    assert reported(None, some, CALIBRATION) == Confidence(None, "there was no vote")
+    unusable = [made(0, 1, reason="empty")]
+    assert reported(0.8, unusable, CALIBRATION) == Confidence(0.8, "no description was usable")
+
+
+@pytest.mark.parametrize(("least", "calibrated"), [(None, True), (-1.5, True), (-1.49, False), (0.0, False)])
+def test_unlikely_descriptions_are_not_called_calibrated(least: float | None, calibrated: bool) -> None:
+    # −1 and −2 nats a token; the unusable one does not count.
+    two_tokens = replace(made(0, 1, 2), logprob=-2.0)
+    some = [
+        two_tokens,
+        replace(made(1, 3, 4), logprob=-4.0),
+        replace(made(2, 5, reason="empty"), logprob=-99.0),
+    ]
+    assert description_logprob(some) == -1.5
+    assert description_logprob(some[2:]) is None
+    calibration = CALIBRATION.model_copy(update={"least_logprob": least})
+    confidence = reported(0.8, some, calibration)
+    assert (confidence.reason is None) is calibrated
+    assert (confidence.value == 0.8) is not calibrated
+    if not calibrated:
+        assert "unlike what the model knows" in str(confidence.reason)
 
 
 CHANGED: dict[str, Any] = {
@@ -184,6 +212,30 @@ async def test_another_vote_reports_its_share(changed: dict[str, Any]) -> None:
     result = await ask(**changed)
     assert result.vote is not None
     assert (result.confidence, result.calibrated) == (result.vote.share, False)
+    assert result.uncalibrated == "it was fitted for other options or sampling parameters than this request's"
+
+
+async def test_an_unfamiliar_request_is_reported_as_such() -> None:
+    familiar = await ask()
+    assert (familiar.calibrated, familiar.uncalibrated, familiar.warnings) == (True, None, ())
+    strict = CALIBRATION.model_copy(update={"least_logprob": 0.0})
+    result = await ask(SETTINGS.model_copy(update={"calibration": strict}))
+    assert result.vote is not None
+    assert (result.confidence, result.calibrated) == (result.vote.share, False)
+    assert "less likely than those it was fitted on" in str(result.uncalibrated)
+    assert result.warnings == ("The picture or the question may be unlike what the model knows.",)
+
+
+@pytest.mark.parametrize(("marginal", "warned"), [(-1.5, False), (-1.0, True), (-0.5, True)])
+async def test_a_description_that_owes_nothing_to_the_image_is_reported(
+    marginal: float, warned: bool
+) -> None:
+    texts = [replace(text, marginal=marginal) for text in FOUR]
+    one_engine = FakeEngine(texts, chains=[chain("cat")])
+    result = await result_of(one_engine, settings=SETTINGS, sampling=SAMPLING, **OPTIONS.model_dump())
+    assert [warning.startswith("The answer's description owes nothing") for warning in result.warnings] == [
+        True
+    ] * warned
 
 
 async def test_without_a_calibration_or_a_vote() -> None:

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from mirl_core.algorithm.confidence import probability
+from mirl_core.algorithm.confidence import description_logprob, probability
 from mirl_core.config import Calibration, MIRLOptions, ModelSettings
 from mirl_core.errors import ConfigError
 from mirl_core.evaluation.bank.records import BankedQuestion
@@ -33,14 +33,16 @@ def made_up(truth: Calibration, questions: int = 6000, draws: int = 1, seed: int
     share, distinct = rng.uniform(0.2, 1, (questions, draws)), rng.uniform(0.1, 1, (questions, draws))
     odds = np.vectorize(lambda one, other: probability(truth, one, other))(share, distinct)
     right = (rng.uniform(size=share.shape) < odds).astype(np.float64)
-    return Votes(("world",) * questions, share, distinct, right)
+    return Votes(("world",) * questions, share, distinct, -share, right)
 
 
 def test_fit_finds_what_the_votes_were_made_with() -> None:
     truth = Calibration(intercept=0.5, vote_share=3.0, distinct_share=-2.5)
     found = fit(made_up(truth)).calibration
     assert found is not None
-    for name, value in truth.model_dump().items():
+    # A twentieth of 0.2 to 1, which is the shares' range, lies above 0.96.
+    assert found.least_logprob == pytest.approx(-0.96, abs=0.01)
+    for name, value in truth.model_dump(exclude={"least_logprob"}).items():
         assert getattr(found, name) == pytest.approx(value, abs=0.4)
         assert getattr(found, name) == round(getattr(found, name), 2)
 
@@ -60,7 +62,10 @@ def test_a_question_counts_once_however_many_of_its_draws_voted() -> None:
     # The same vote four times over in the first half: as evidence, no more than once.
     again = replace(
         votes,
-        **{name: np.repeat(getattr(votes, name), 4, axis=1) for name in ("share", "distinct", "right")},
+        **{
+            name: np.repeat(getattr(votes, name), 4, axis=1)
+            for name in ("share", "distinct", "logprob", "right")
+        },
     )
     again.share[100:, 1:] = np.nan
     assert fit(again).calibration == fit(votes).calibration
@@ -76,7 +81,9 @@ def test_votes_that_a_share_tells_apart_perfectly_give_finite_weights() -> None:
 def test_shares_that_never_vary_give_the_rate() -> None:
     votes = made_up(Calibration(intercept=0, vote_share=0, distinct_share=0), 200)
     right = (np.arange(200) % 4 > 0).astype(np.float64)[:, None]
-    found = fit(Votes(votes.data, np.ones((200, 1)), np.ones((200, 1)), right)).calibration
+    found = fit(
+        Votes(votes.data, np.ones((200, 1)), np.ones((200, 1)), -np.ones((200, 1)), right)
+    ).calibration
     assert found is not None
     assert probability(found, 1.0, 1.0) == pytest.approx(0.75, abs=0.01)
 
@@ -111,6 +118,8 @@ def test_votes_are_the_replays_own() -> None:
         for column, draw in enumerate(replay_draws(one, 3, 1)):
             played = method.play(one, draw)
             share, distinct = votes.share[row, column], votes.distinct[row, column]
+            described = method.described(one, draw)  # type: ignore[union-attr]
+            assert votes.logprob[row, column] == description_logprob(described)
             assert played.confidence == pytest.approx(probability(calibration, share, distinct))
             assert votes.right[row, column] == played.right
 

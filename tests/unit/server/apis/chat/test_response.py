@@ -88,6 +88,8 @@ EVIDENCE = {
     "vote": VOTED,
     "confidence": 1.0,
     "calibrated": False,
+    "uncalibrated": None,
+    "warnings": [],
     "margin": None,
     "mi_weight": 0.5,
     "aggregation": "majority",

@@ -81,6 +81,11 @@ async def test_the_answer_says_whether_its_confidence_is_calibrated(
     read = evidence(answer)
     assert read is not None
     assert (read.confidence, read.calibrated) == (answer["mirl"]["confidence"], calibrated)
+    assert (read.uncalibrated is None) is calibrated
+    assert (read.uncalibrated, list(read.warnings)) == (
+        answer["mirl"]["uncalibrated"],
+        answer["mirl"]["warnings"],
+    )
 
 
 async def test_a_bad_weight_is_a_400_that_names_it(server: Harness) -> None:
