@@ -30,6 +30,7 @@ __all__ = [
     "mcnemar",
     "needed_questions",
     "reliability",
+    "wilson",
 ]
 
 Array = npt.NDArray[np.float64]
@@ -242,7 +243,7 @@ def reliability(confidence: Array, right: Array, bins: int = 10) -> list[Bin]:
     for number in np.unique(bin_of):
         here = bin_of == number
         distinct = len(np.unique(questions[here]))
-        low, high = _wilson(float(hit[here].mean()), distinct)
+        low, high = wilson(float(hit[here].mean()), distinct)
         filled.append(
             Bin(float(reported[here].mean()), float(hit[here].mean()), low, high, int(here.sum()), distinct)
         )
@@ -276,7 +277,8 @@ def _ratio(a: Array, b: Array, resampling: Resampling) -> Estimate:
     return Estimate(ratio, bound, bound, len(b))
 
 
-def _wilson(share: float, n: int) -> tuple[float, float]:
+def wilson(share: float, n: int) -> tuple[float, float]:
+    """Return Wilson's 95% interval of a share of `n` independent cases (Wilson 1927)."""
     z = 1.959964
     centre = (share + z * z / (2 * n)) / (1 + z * z / n)
     half = z / (1 + z * z / n) * math.sqrt(share * (1 - share) / n + z * z / (4 * n * n))
