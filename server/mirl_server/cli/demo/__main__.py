@@ -13,6 +13,7 @@ from rich.rule import Rule
 from rich.text import Text
 
 from mirl_core.bundled import CHARTS, DemoQuestion
+from mirl_core.config import ModelSettings
 from mirl_core.presets import PresetName
 from mirl_server.cli.demo import WIDTH
 from mirl_server.cli.demo.attempts import VOTES, Asker, Attempt
@@ -22,18 +23,22 @@ from mirl_server.cli.demo.summary import summary
 from mirl_server.cli.demo.switches import Tokenize, largest_switches, tokenizer_of
 from mirl_server.cli.demo.tables import UNKNOWN, WINNER, answers_table, descriptions_table
 
-PRESETS: tuple[PresetName, ...] = ("steered", "steered", "steered", "gate")
+PRESETS: tuple[PresetName, ...] = ("waves", "waves", "steered", "gate")
 """MIRL's preset for each question."""
 
 OPENING = f"""\
 {CHARTS.name}, a toy model that reads charts of fruit sales and is often unsure, answers four questions: \
-greedily, by a vote of {VOTES} samples, and with MIRL. MIRL describes the picture several times, reasons \
-from each description and lets the answers vote; where λ > 0 (preset "steered") its descriptions prefer \
-words that come from the picture to words that are likely anyway. The last question has a gate like the \
-paper's instead (preset "gate"): of ten sampled descriptions the three that owe most to the picture go on. \
-Below the answers are MIRL's descriptions by rank, the words that λ changed, the vote and its cost."""
+greedily, by a vote of {VOTES} samples, and with MIRL. MIRL describes the picture several times and reasons \
+from the descriptions that owe most to it: from the best first, and from the others only where its chains \
+disagree (preset "waves", this model's own). The third question decodes descriptions instead ("steered"): \
+where λ > 0, they prefer words that come from the picture to words that are likely anyway. The last has a \
+gate like the paper's ("gate"): of ten descriptions the three that owe most to the picture go on. Below the \
+answers are MIRL's descriptions by rank, the words that λ changed, the vote and its cost."""
 
 LEGENDS: dict[PresetName, str] = {
+    "waves": f"""\
+{WINNER} has the returned answer. MI: log p of the text with the picture less 0.35 of that without it, in \
+nats a token. The best descriptions have two chains first, the other kept ones only if those disagree.""",
     "steered": f"""\
 {WINNER} has the returned answer. λ = 0 is the model alone. MI: log p of the text with the picture less that \
 without it, in nats a token; {UNKNOWN} where it isn't needed. Chains are stopped once the vote is decided.""",
@@ -58,7 +63,8 @@ def main() -> int:
     rounds: list[list[Attempt]] = []
     with serving(console) as url:
         client = OpenAI(base_url=f"{url}/v1", api_key="none", timeout=120, max_retries=0)
-        asker = Asker(client, CHARTS.name)
+        settings = ModelSettings.load(CHARTS.path) or ModelSettings()
+        asker = Asker(client, CHARTS.name, settings.temperature)
         for question, preset in zip(CHARTS.questions(), PRESETS, strict=False):
             number = len(rounds)
             print_question(console, question, number + 1)

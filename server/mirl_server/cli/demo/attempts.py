@@ -45,14 +45,17 @@ class Asker:
     client: OpenAI
     model: str
     """The gated name; `:direct` behind it is the plain model."""
+    temperature: float
+    """Of the votes: the model's own, at which MIRL samples too."""
 
     def greedy(self, question: DemoQuestion, seed: int) -> Attempt:
         """Return the plain model's answer at temperature 0."""
         return self._plain("greedy", question, temperature=0.0, seed=seed)
 
     def votes(self, question: DemoQuestion, seed: int) -> Attempt:
-        """Return the most frequent answer of trajectories that the plain model samples at temperature 1."""
-        return self._plain(f"{VOTES} votes", question, temperature=1.0, n=VOTES, seed=seed)
+        """Return the most frequent answer of trajectories that the plain model samples."""
+        way = f"{VOTES} votes"
+        return self._plain(way, question, temperature=self.temperature, n=VOTES, seed=seed)
 
     def mirl(self, question: DemoQuestion, preset: PresetName, seed: int) -> Attempt:
         """Return MIRL's answer with its evidence."""

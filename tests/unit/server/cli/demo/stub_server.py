@@ -10,7 +10,7 @@ from openai import OpenAI
 
 from tests.unit.server.cli.demo.evidence_cases import GATED, STEERED
 
-EVIDENCE = {"steered": STEERED, "gate": GATED}
+EVIDENCE = {"steered": STEERED, "gate": GATED, "waves": GATED}
 
 
 def client_of(bodies: list[dict[str, Any]]) -> OpenAI:

@@ -48,14 +48,14 @@ def test_each_way_asks_the_same_question_with_its_own_options() -> None:
     question = CHARTS.questions()[0]
     assert question.answer == "7"
     with client_of(bodies) as client:
-        asker = Asker(client, "toy")
+        asker = Asker(client, "toy", 0.7)
         greedy, votes = asker.greedy(question, seed=3), asker.votes(question, seed=3)
         mirl = asker.mirl(question, "steered", seed=3)
     assert len({json.dumps(body.pop("messages")) for body in bodies}) == 1
     shared = {"seed": 3, "max_completion_tokens": 256}
     assert bodies == [
         {"model": "toy:direct", "temperature": 0.0, **shared},
-        {"model": "toy:direct", "temperature": 1.0, "n": 16, **shared},
+        {"model": "toy:direct", "temperature": 0.7, "n": 16, **shared},
         {"model": "toy", "mirl": {"preset": "steered"}, **shared},
     ]
     assert [

@@ -51,7 +51,7 @@ def test_a_pipe_gets_plain_lines_of_80_columns(
     assert re.findall(r"Question \d of 4", text) == [f"Question {n} of 4" for n in (1, 2, 3, 4)]
     assert text.count("truth:") == 4
     assert text.count(".png") == 4
-    assert text.count("has the returned answer") == 2
+    assert text.count("has the returned answer") == 3
     assert "Four questions decide nothing" in text
     # The stub answers 7, and 15 of 16 samples 8: only the first question's truth is 7.
     assert "Right of 4 (tokens): greedy 1 (40), 16 votes 0 (640), MIRL 1 (40).\n" in text
@@ -67,7 +67,7 @@ def test_each_question_is_asked_in_three_ways_and_the_last_has_the_gate(
         for name in ("mirl-charts:direct", "mirl-charts:direct", "mirl-charts")
     ]
     presets = [body["mirl"]["preset"] for body in bodies if "mirl" in body]
-    assert presets == ["steered", "steered", "steered", "gate"]
+    assert presets == ["waves", "waves", "steered", "gate"]
 
 
 @pytest.mark.usefixtures("bodies")
