@@ -90,6 +90,7 @@ def check_hub(model: str, revision: str | None = None) -> Path | None:
         raise UsageError(f"there is no model at {model}, and it is no name of a model hub's{hint}")
     try:
         import huggingface_hub as hub
+        from huggingface_hub import constants
     except ImportError:  # with vLLM it is there
         return None
     name = model.partition(":")[0]
@@ -98,7 +99,7 @@ def check_hub(model: str, revision: str | None = None) -> Path | None:
         if isinstance(cached, str):
             return Path(cached).parent
     nowhere = f"no folder {model} here, and no model {name} in the local cache"
-    if hub.constants.HF_HUB_OFFLINE:
+    if constants.HF_HUB_OFFLINE:
         raise UsageError(f"{nowhere}; HF_HUB_OFFLINE forbids to ask the hub{hint}")
     try:
         hub.get_hf_file_metadata(hub.hf_hub_url(name, CONFIGS[0], revision=revision), timeout=HUB_SECONDS)

@@ -28,7 +28,7 @@ from mirl_server.settings.files import SECTION, read_config
 LIST = Path(__file__).with_name("vllm_flags.json")
 Kind = Literal["flag", "switch", "text", "int", "float", "size", "json"]
 """`flag`: no value; `switch`: no value, and a `--no-` form; `size`: a number such as `4k`; else a value."""
-_SIZE = re.compile(r"-?\d+|\d+(\.\d+)?[kmgt]|\d+[KMGT]|auto")
+_SIZE = re.compile(r"(-?\d+)|(\d+(?:\.\d+)?)([kmgt])|(\d+)([KMGT])")
 _SIMILAR = 0.75
 
 
@@ -181,12 +181,29 @@ def _reader(kind: Kind, optional: bool) -> Any:
             return float(text)
         if kind == "json":
             return json.loads(text)
-        if kind == "size" and not _SIZE.fullmatch(text.strip()):
-            raise ValueError(text)
-        return text
+        return _size(text.strip()) if kind == "size" else text
 
     read.__name__ = {"json": "JSON", "size": "number"}.get(kind, kind)
     return read
+
+
+def _size(text: str) -> int | str:
+    """Return a number such as `4k` (4000) or `4K` (4096); "auto" as it is.
+
+    Raises:
+        ValueError: it is neither.
+    """
+    match = _SIZE.fullmatch(text)
+    if match is None:
+        if text.lower() == "auto":
+            return text
+        raise ValueError(text)
+    plain, decimal, thousand, binary, power = match.groups()
+    if plain:
+        return int(plain)
+    if decimal:
+        return int(float(decimal) * 1000 ** ("kmgt".index(thousand) + 1))
+    return int(binary) * 1024 ** ("KMGT".index(power) + 1)
 
 
 def _key(names: Sequence[str]) -> str:
