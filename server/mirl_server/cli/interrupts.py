@@ -14,7 +14,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from types import FrameType
 
-from mirl_server.vllm import quiet_start
+from mirl_server.observability import quiet_start
 
 INTERRUPTED = 130
 """Exit code of Ctrl-C before the server serves."""

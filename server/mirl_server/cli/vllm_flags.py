@@ -203,7 +203,8 @@ def _size(text: str) -> int | str:
         return int(plain)
     if decimal:
         return int(float(decimal) * 1000 ** ("kmgt".index(thousand) + 1))
-    return int(binary) * 1024 ** ("KMGT".index(power) + 1)
+    exponent: int = "KMGT".index(power) + 1
+    return int(int(binary) * 1024**exponent)
 
 
 def _key(names: Sequence[str]) -> str:

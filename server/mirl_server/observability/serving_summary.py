@@ -48,7 +48,7 @@ class Serving:
 
     def _confidence(self) -> str:
         if calibration_for(self.model, self.options):
-            return "calibrated: the probability that an answer is right"
+            return "calibrated, where a request is like those of the calibration"
         if self.model.calibration:
             return "the vote's share: the calibration is for the model's own options"
         return "the vote's share: no calibration (mirl-eval calibrate makes one)"

@@ -24,8 +24,8 @@ from mirl_server.cli.early_checks import address_problem, check_early, is_addres
 from mirl_server.cli.flags import UsageError
 from mirl_server.cli.interrupts import INTERRUPTED, keep_from_children
 from mirl_server.cli.vllm_flags import VLLMFlags, vllm_version
+from mirl_server.observability import quiet_start
 from mirl_server.settings.server import ServerSettings
-from mirl_server.vllm import quiet_start
 from mirl_server.vllm.multi_process import DEAD_ENGINE, engine_died, run_multi_process
 from mirl_server.vllm.parent_death import LAUNCHER
 
@@ -46,7 +46,7 @@ def serve(arguments: list[str], settings: ServerSettings, flags: VLLMFlags) -> i
         ConfigError: a file of settings is wrong.
     """
     chosen = bool(flags.unknown) or any(name in flags.values for name in _LOG_FLAGS)
-    quiet_start.begin(settings, chosen)
+    quiet_start.begin(chosen or settings.log.format == "json")
     if quiet_start.is_quiet():
         print(
             f"mirl-serve {__version__} loads {flags.model or CHARTS.name} with vLLM {vllm_version()} …",

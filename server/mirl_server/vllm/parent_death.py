@@ -12,7 +12,7 @@ import os
 import signal
 import sys
 
-from mirl_server.vllm import quiet_start
+from mirl_server.observability import quiet_start
 
 LAUNCHER = "_MIRL_LAUNCHER"
 """The environment variable that carries the process id of `mirl-serve` to its children."""

@@ -39,11 +39,11 @@ from mirl_server.media.images import Images
 from mirl_server.middleware.in_flight import InFlight
 from mirl_server.middleware.request_log import RequestLog
 from mirl_server.middleware.stack import install_middleware, watch_load
+from mirl_server.observability import quiet_start
 from mirl_server.observability.logs import share_handlers
 from mirl_server.observability.metrics import EngineState, process_metrics
 from mirl_server.observability.serving_summary import Serving, base_url
 from mirl_server.settings.server import ServerSettings, default_options, load_calibration
-from mirl_server.vllm import quiet_start
 from mirl_server.vllm.endpoints import (
     GENERATING,
     SCALING,
@@ -138,8 +138,8 @@ class MIRLPlugin:
         quiet_start.end()
         sockets = [sock for listener in server.servers for sock in listener.sockets]
         if self._serves is not None and sockets and multiprocessing.current_process().name in FIRST_SERVERS:
-            host, port = (args.uds, 0) if args.uds else sockets[0].getsockname()[:2]
-            print(self._serves.summary(base_url(host, port, bool(args.ssl_certfile))), flush=True)
+            host, port = ("", 0) if args.uds else sockets[0].getsockname()[:2]
+            print(self._serves.summary(args.uds or base_url(host, port, bool(args.ssl_certfile))), flush=True)
 
     async def init_state(self, engine_client: EngineClient | None, state: State, args: Namespace) -> None:
         """Build the service that the routes use, once the engine runs."""

@@ -47,7 +47,7 @@ def test_what_is_not_there_is_not_named() -> None:
 @pytest.mark.parametrize(
     ("model", "options", "said"),
     [
-        ({"calibration": CALIBRATION}, {}, "calibrated: the probability that an answer is right"),
+        ({"calibration": CALIBRATION}, {}, "calibrated, where a request is like those of the calibration"),
         (
             {"calibration": CALIBRATION},
             {"keep": 2},

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import logging
 import os
 import warnings
@@ -10,10 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from mirl_server.settings.server import ServerSettings
-from mirl_server.vllm import quiet_start
-
-QUIET = ServerSettings()
+from mirl_server.observability import quiet_start
 
 
 @pytest.fixture(autouse=True)
@@ -29,25 +27,27 @@ def environment(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     os.environ.update(before)
 
 
-def record(level: int, name: str = "vllm.engine", error: Exception | None = None) -> logging.LogRecord:
+def level_of(
+    make: quiet_start.StartRecords, level: int, name: str = "vllm.engine", error: Exception | None = None
+) -> int:
+    """Return the level of a record that is made for a line of this level."""
     info = (type(error), error, None) if error else None
-    return logging.LogRecord(name, level, "file.py", 1, "said", None, info)
+    return make(name, level, "file.py", 1, "said", None, info).levelno
 
 
 def test_vllm_is_quiet_until_the_server_serves() -> None:
-    quiet_start.begin(QUIET, chosen=False)
+    quiet_start.begin(chosen=False)
     assert quiet_start.is_quiet()
     assert os.environ[quiet_start.LEVEL] == "WARNING"
     assert os.environ["PYTHONWARNINGS"] == "ignore"
-    rule = quiet_start.StartFilter()
-    assert [rule.filter(record(level)) for level in (logging.INFO, logging.WARNING, logging.ERROR)] == [
-        False, False, True,
-    ]  # fmt: skip
-    assert rule.filter(record(logging.INFO, "mirl_server.access"))
+    make = quiet_start.StartRecords(logging.LogRecord)
+    assert level_of(make, logging.WARNING) == logging.DEBUG
+    assert level_of(make, logging.ERROR) == logging.ERROR
+    assert level_of(make, logging.WARNING, "mirl_server.access") == logging.WARNING
     assert quiet_start.is_starting()
     quiet_start.end()
     assert not quiet_start.is_starting()
-    assert rule.filter(record(logging.WARNING))
+    assert level_of(make, logging.WARNING) == logging.WARNING
     quiet_start.end()
 
 
@@ -57,27 +57,22 @@ def test_vllm_is_quiet_until_the_server_serves() -> None:
 def test_an_operators_choice_stands(variable: str | None) -> None:
     if variable:
         os.environ[variable] = "INFO"
-    quiet_start.begin(QUIET, chosen=variable is None)
+    quiet_start.begin(chosen=variable is None)
     assert not quiet_start.is_quiet()
     assert os.environ.get(quiet_start.LEVEL) == ("INFO" if variable == quiet_start.LEVEL else None)
-    assert quiet_start.StartFilter().filter(record(logging.INFO))
+    assert level_of(quiet_start.StartRecords(logging.LogRecord), logging.WARNING) == logging.WARNING
     # The tracker of shared memory warns after an interrupted start, whatever the level.
     assert os.environ["PYTHONWARNINGS"] == "ignore:resource_tracker"
 
 
-def test_json_lines_are_for_machines_and_complete() -> None:
-    quiet_start.begin(ServerSettings.load(log={"format": "json"}), chosen=False)
-    assert not quiet_start.is_quiet()
-
-
 def test_the_first_error_is_the_reason() -> None:
-    quiet_start.begin(QUIET, chosen=False)
-    rule = quiet_start.StartFilter()
+    quiet_start.begin(chosen=False)
+    make = quiet_start.StartRecords(logging.LogRecord)
     assert quiet_start.reason() is None
-    assert rule.filter(record(logging.ERROR))
+    level_of(make, logging.ERROR)
     assert quiet_start.reason() is None
-    rule.filter(record(logging.ERROR, error=ValueError("no memory\n  for the cache")))
-    rule.filter(record(logging.ERROR, error=RuntimeError("see above")))
+    level_of(make, logging.ERROR, error=ValueError("no memory\n  for the cache"))
+    level_of(make, logging.ERROR, error=RuntimeError("see above"))
     assert quiet_start.reason() == "ValueError: no memory for the cache"
     quiet_start.end()
     assert quiet_start.reason() is None
@@ -87,24 +82,35 @@ def test_under_vllms_own_command_nothing_is_left_out(monkeypatch: pytest.MonkeyP
     for name in (quiet_start.MARKER, quiet_start.QUIET):
         monkeypatch.delenv(name, raising=False)
     assert not quiet_start.is_starting()
-    assert quiet_start.StartFilter().filter(record(logging.DEBUG))
+    assert level_of(quiet_start.StartRecords(logging.LogRecord), logging.WARNING) == logging.WARNING
     assert quiet_start.reason() is None
+    factory = logging.getLogRecordFactory()
+    quiet_start.watch_logs()
+    assert logging.getLogRecordFactory() is factory
 
 
-def test_a_handler_has_one_filter() -> None:
-    logger, handler = logging.getLogger("vllm"), logging.NullHandler()
-    logger.addHandler(handler)
+def test_a_handler_made_later_drops_warnings_until_the_server_serves() -> None:
+    quiet_start.begin(chosen=False)
+    factory = logging.getLogRecordFactory()
+    logger, lines = logging.getLogger("vllm.start"), io.StringIO()
     try:
         quiet_start.watch_logs()
-        quiet_start.watch_logs()
-        assert [type(rule) for rule in handler.filters] == [quiet_start.StartFilter]
+        handler = logging.StreamHandler(lines)
+        handler.setLevel(logging.WARNING)
+        logger.addHandler(handler)
+        logger.warning("while it loads")
+        logger.error("at any time")
+        quiet_start.end()
+        logger.warning("while it serves")
     finally:
-        logger.removeHandler(handler)
+        logging.setLogRecordFactory(factory)
+        logger.handlers.clear()
+    assert lines.getvalue().splitlines() == ["at any time", "while it serves"]
 
 
 def test_the_marker_is_a_file_of_this_start(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
-    quiet_start.begin(QUIET, chosen=True)
+    quiet_start.begin(chosen=True)
     assert [os.environ[quiet_start.MARKER]] == [str(path) for path in tmp_path.iterdir()]
     quiet_start.end()
     assert list(tmp_path.iterdir()) == []

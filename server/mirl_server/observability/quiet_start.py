@@ -1,8 +1,8 @@
 """A quiet start: vLLM's lines below an error are left out until the server serves.
 
 `mirl-serve` starts quietly unless the operator chooses a log level. A file marks the time of the start for
-all of its processes: while it exists, their handlers drop vLLM's warnings, and the first error of any is
-written there, so that the command can end with the reason of a start that failed.
+all of its processes: while it exists, they drop vLLM's warnings, and the first error of any is written there,
+so that the command can end with the reason of a start that failed.
 """
 
 from __future__ import annotations
@@ -11,12 +11,10 @@ import logging
 import os
 import tempfile
 import warnings
+from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
-from typing import TYPE_CHECKING
-
-if TYPE_CHECKING:
-    from mirl_server.settings.server import ServerSettings
+from typing import Any
 
 MARKER = "_MIRL_STARTING"
 """The environment variable with the path of the file."""
@@ -33,11 +31,11 @@ _LIBRARIES = {
 """Variables that keep other libraries' warnings back, in this process and in those that it starts."""
 
 
-def begin(settings: ServerSettings, chosen: bool) -> None:
+def begin(chosen: bool) -> None:
     """Mark the start, before vLLM is imported, and make it quiet unless the operator chose a log level.
 
     Args:
-        chosen: the command line has a log level or a configuration of logs.
+        chosen: a flag or a setting has a log level or another form of lines.
     """
     file, path = tempfile.mkstemp(prefix="mirl-start-")
     os.close(file)
@@ -45,7 +43,7 @@ def begin(settings: ServerSettings, chosen: bool) -> None:
     # Python's own process for shared memory outlives a start that is interrupted, and warns.
     ignored = [os.environ.get("PYTHONWARNINGS", ""), "ignore:resource_tracker"]
     os.environ["PYTHONWARNINGS"] = ",".join(filter(None, ignored))
-    if chosen or settings.log.format == "json" or any(name in os.environ for name in _CHOICES):
+    if chosen or any(name in os.environ for name in _CHOICES):
         return
     os.environ[QUIET] = "1"
     os.environ[LEVEL] = "WARNING"
@@ -81,21 +79,30 @@ def reason() -> str | None:
     return None
 
 
-class StartFilter(logging.Filter):
-    """A handler's filter: while the server starts, it drops vLLM's lines below an error, and notes errors."""
+class StartRecords:
+    """A factory of log records: while the server starts, vLLM's warnings are debug lines, errors are noted.
 
-    def __init__(self) -> None:
-        super().__init__()
+    A factory, not a handler's filter: vLLM makes its handlers anew, some after it has loaded plugins, and
+    wraps the factory that it finds.
+
+    Args:
+        make: the factory so far.
+    """
+
+    def __init__(self, make: Callable[..., logging.LogRecord]) -> None:
+        self._make = make
         self._starting = True
 
-    def filter(self, record: logging.LogRecord) -> bool:
-        """Return whether the handler writes a line."""
+    def __call__(self, *args: Any, **kwargs: Any) -> logging.LogRecord:
+        """Return the record that the factory so far makes, changed where it must be."""
+        record = self._make(*args, **kwargs)
         self._starting = self._starting and is_starting()
-        if not self._starting or not record.name.startswith("vllm"):
-            return True
-        if record.levelno >= logging.ERROR and record.exc_info and record.exc_info[1]:
-            note(record.exc_info[1])
-        return record.levelno >= logging.ERROR or not is_quiet()
+        if self._starting and record.name.startswith("vllm"):
+            if record.levelno >= logging.ERROR and record.exc_info and record.exc_info[1]:
+                note(record.exc_info[1])
+            if record.levelno == logging.WARNING and is_quiet():
+                record.levelno = logging.DEBUG
+        return record
 
 
 def note(error: BaseException) -> None:
@@ -108,7 +115,6 @@ def note(error: BaseException) -> None:
 
 
 def watch_logs() -> None:
-    """Filter the handlers of this process's vLLM; vLLM calls it in each process that it starts."""
-    for handler in logging.getLogger("vllm").handlers:
-        if not any(isinstance(filter_, StartFilter) for filter_ in handler.filters):
-            handler.addFilter(StartFilter())
+    """Begin to make records with StartRecords, in each process: the launcher's and those of the engine."""
+    if is_starting():
+        logging.setLogRecordFactory(StartRecords(logging.getLogRecordFactory()))
