@@ -12,6 +12,7 @@ import signal
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
+from multiprocessing import resource_tracker
 from types import FrameType
 
 from mirl_server.observability import quiet_start
@@ -48,6 +49,8 @@ def keep_from_children() -> None:
     thread's signal mask; here a thread takes the signal in its place, and hands it to the main thread's
     handler once that is no longer the one of `quiet_stops`.
     """
+    # It starts with the first child otherwise, and its start ends with SIGINT unblocked.
+    resource_tracker.ensure_running()
     signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
     threading.Thread(target=_take_interrupts, name="interrupts", daemon=True).start()
 

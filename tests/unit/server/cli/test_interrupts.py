@@ -13,7 +13,7 @@ import pytest
 from mirl_server.cli.interrupts import INTERRUPTED, quiet_stops
 
 START = """
-import asyncio, multiprocessing, signal, sys, time
+import asyncio, multiprocessing, signal, sys, time, uvloop
 from mirl_server.cli.interrupts import keep_from_children, quiet_stops
 
 def main():
@@ -26,7 +26,7 @@ def main():
         else:
             print(0, flush=True)
         if "serve" in sys.argv:
-            asyncio.run(serve(child))
+            uvloop.run(serve(child))  # as vLLM does
         else:
             time.sleep(60)
 
@@ -36,6 +36,9 @@ async def serve(child):
     print("serving", flush=True)
     await stopped.wait()
     print("alive" if child.is_alive() else "dead", flush=True)
+    with open(f"/proc/{child.pid}/status") as status:
+        (blocked,) = (int(line.split()[1], 16) for line in status if line.startswith("SigBlk"))
+    print("SIGINT blocked" if blocked >> signal.SIGINT - 1 & 1 else "SIGINT arrives", flush=True)
     child.terminate()
 
 if __name__ == "__main__":
@@ -91,7 +94,7 @@ def test_once_it_serves_the_servers_own_handler_is_called_and_the_engine_lives(s
     assert process.stdout.readline() == "serving\n"
     os.killpg(process.pid, signal.SIGINT)
     out, error = process.communicate(timeout=20)
-    assert (process.returncode, out, error) == (0, "alive\n", "")
+    assert (process.returncode, out, error) == (0, "alive\nSIGINT blocked\n", "")
 
 
 def test_handlers_are_put_back() -> None:
