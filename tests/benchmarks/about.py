@@ -14,7 +14,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeElapsed
 
 from mirl_core import __version__
 from mirl_core.bundled import DIGITS
-from mirl_server.cli.main import vllm_version
+from mirl_server.cli.vllm_flags import vllm_version
 
 COLUMNS = (
     TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(),
@@ -41,7 +41,7 @@ def about(model: Path = DIGITS.path, name: str = "the bundled model") -> dict[st
         "processors": os.cpu_count(),
         "load": os.getloadavg()[0],
         "mirl": __version__,
-        "vllm": vllm_version(),
+        "vllm": vllm_version() or "not installed",
         "torch": metadata.version("torch"),
         "model": name,
         "weights": weights.hexdigest(),

@@ -62,12 +62,14 @@ def running(
     environment: Mapping[str, str] | None = None,
     ready: str = "/ready",
     port: int = 0,
+    clean: bool = False,
 ) -> Iterator[RunningServer]:
     """Start a server and yield it once `ready` answers 200; it and all that it started are gone afterwards.
 
     Args:
         folder: where its log is written.
         port: 0: one that the kernel gives the server, which is read back from there.
+        clean: `environment` is all that the server has.
 
     Raises:
         RuntimeError: the server ends or takes more than START_SECONDS.
@@ -80,7 +82,7 @@ def running(
             stdout=out,
             stderr=subprocess.STDOUT,
             start_new_session=True,
-            env={**os.environ, **(environment or {})},
+            env={**({} if clean else os.environ), **(environment or {})},
         )
     try:
         started = time.monotonic()

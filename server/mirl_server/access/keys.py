@@ -21,7 +21,7 @@ import yaml
 from pydantic import ValidationError
 
 from mirl_core.errors import ConfigError
-from mirl_server.settings.limits import KeyLimits
+from mirl_server.settings.limits import AccessSettings, KeyLimits
 
 logger = logging.getLogger(__name__)
 
@@ -214,3 +214,16 @@ class Keyring:
             keys = (*self._fixed, *parse_keys(text, self._defaults, where))
         _check_distinct(keys, "API keys")
         return keys
+
+
+def make_keyring(settings: AccessSettings, bare: Sequence[str] = ()) -> Keyring:
+    """Return a keyring of the settings' keys and of `bare` keys, which have no names.
+
+    Raises:
+        ConfigError: the key file, or the environment variable with keys, is wrong.
+    """
+    text = settings.keys.get_secret_value() if settings.keys else None
+    keyring = Keyring(settings.key_file, text, bare, settings.limits)
+    if not keyring and (settings.key_file is not None or settings.keys is not None):
+        raise ConfigError("API keys are asked for, but none is given", param="access.keys")
+    return keyring

@@ -7,16 +7,15 @@ from dataclasses import dataclass
 
 from fastapi import FastAPI
 
-from mirl_core.errors import AuthenticationError, ConfigError, RateLimitError
+from mirl_core.errors import AuthenticationError, RateLimitError
 from mirl_server.access.authentication import Authentication
-from mirl_server.access.keys import Keyring
+from mirl_server.access.keys import Keyring, make_keyring
 from mirl_server.access.quotas import Quotas
 from mirl_server.handling.admission import KINDS, Admission
 from mirl_server.http.body_limits import BodyLimits
 from mirl_server.middleware.error_shapes import ErrorShapes
 from mirl_server.middleware.pass_through import PassThroughAdmission
 from mirl_server.observability.metrics import Metrics
-from mirl_server.settings.limits import AccessSettings
 from mirl_server.settings.server import ServerSettings
 
 
@@ -26,19 +25,6 @@ class AccessControl:
 
     keyring: Keyring
     quotas: Quotas
-
-
-def make_keyring(settings: AccessSettings, bare: Sequence[str] = ()) -> Keyring:
-    """Return a keyring of the settings' keys and of `bare` keys, which have no names.
-
-    Raises:
-        ConfigError: the key file, or the environment variable with keys, is wrong.
-    """
-    text = settings.keys.get_secret_value() if settings.keys else None
-    keyring = Keyring(settings.key_file, text, bare, settings.limits)
-    if not keyring and (settings.key_file is not None or settings.keys is not None):
-        raise ConfigError("API keys are asked for, but none is given", param="access.keys")
-    return keyring
 
 
 def install_middleware(

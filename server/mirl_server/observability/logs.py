@@ -7,6 +7,7 @@ libraries quote their input in messages.
 
 from __future__ import annotations
 
+import copy
 import logging
 import os
 import re
@@ -110,10 +111,13 @@ QUOTING = tuple(
 """vLLM's loggers that quote a wrong request: its model's name, or an exception about its content."""
 
 
-def share_handlers(settings: LogSettings) -> None:
+def share_handlers(settings: LogSettings, level: int | None = None) -> None:
     """Give MIRL's loggers the handlers of vLLM's logger, unless they have handlers already.
 
     Under vLLM's own command vLLM's flags determine its lines, and only MIRL's lines can be JSON.
+
+    Args:
+        level: of MIRL's lines, where it is not vLLM's.
     """
     # Pillow logs the values of EXIF tags at DEBUG.
     logging.getLogger("PIL").setLevel(logging.INFO)
@@ -124,11 +128,15 @@ def share_handlers(settings: LogSettings) -> None:
     if settings.format == "json":
         handlers = [logging.StreamHandler(sys.stdout)]
         handlers[0].setFormatter(json_formatter())
+    elif level is not None:
+        handlers = [copy.copy(handler) for handler in handlers]
+        for handler in handlers:
+            handler.setLevel(level)
     for name in LOGGERS:
         mirl_logger = logging.getLogger(name)
         if not mirl_logger.handlers and handlers:
             mirl_logger.handlers = handlers
-            mirl_logger.setLevel(vllm_logger.level)
+            mirl_logger.setLevel(vllm_logger.level if level is None else level)
             mirl_logger.propagate = False
 
 

@@ -57,6 +57,18 @@ def read_section(path: Path) -> dict[str, Any]:
     Raises:
         ConfigError: the file does not exist, or is not YAML of this form.
     """
+    section = read_config(path).get(SECTION) or {}
+    if not isinstance(section, dict):
+        raise ConfigError(f"'{SECTION}' in config {path} must be a mapping of settings", param="config")
+    return section
+
+
+def read_config(path: Path) -> dict[str, Any]:
+    """Return the content of a configuration file, MIRL's section and vLLM's flags.
+
+    Raises:
+        ConfigError: the file does not exist, or is not YAML of this form.
+    """
     import yaml  # a dependency of vLLM; needed only with a file
 
     try:
@@ -69,10 +81,7 @@ def read_section(path: Path) -> dict[str, Any]:
         raise ConfigError(f"config {path} is not YAML{where}", param="config") from error
     if not isinstance(content or {}, dict):
         raise ConfigError(f"config {path} must be a mapping of settings", param="config")
-    section = (content or {}).get(SECTION) or {}
-    if not isinstance(section, dict):
-        raise ConfigError(f"'{SECTION}' in config {path} must be a mapping of settings", param="config")
-    return section
+    return content or {}
 
 
 def leaves(model: type[BaseModel], above: tuple[str, ...] = ()) -> Iterator[Leaf]:

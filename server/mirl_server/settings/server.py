@@ -88,6 +88,21 @@ class ServerSettings(BaseSettings):
         return settings
 
 
+def load_calibration(path: Path) -> ModelSettings:
+    """Return the model's settings that the operator puts in place of those beside the weights.
+
+    Args:
+        path: a `mirl.json`, or its folder.
+
+    Raises:
+        ConfigError: there is none, or it is wrong.
+    """
+    settings = ModelSettings.load(path if path.is_dir() else path.parent)
+    if settings is None or not (path.is_dir() or path.name == "mirl.json"):
+        raise ConfigError(f"calibration {path}: no mirl.json there", param="calibration")
+    return settings
+
+
 def default_options(model: ModelSettings, settings: ServerSettings) -> MIRLOptions:
     """Return the knobs of a request that sets none: the operator's over the model's, within the limits.
 

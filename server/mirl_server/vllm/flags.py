@@ -5,10 +5,13 @@ from __future__ import annotations
 import argparse
 import os
 import secrets
+from collections.abc import Mapping
+from pathlib import Path
 from typing import Any, NoReturn
 
 from mirl_core.bundled import CHARTS, MODELS, resolve
-from mirl_server.cli.flags import EPILOG, UsageError
+from mirl_server.cli.flags import EPILOG, UsageError, mirl_parser
+from mirl_server.cli.vllm_flags import unrecognized
 from mirl_server.settings.files import SECTION
 from mirl_server.settings.server import ServerSettings
 
@@ -30,6 +33,10 @@ def parse_vllm(arguments: list[str]) -> argparse.Namespace:
 
     class Parser(FlexibleArgumentParser):  # type: ignore[misc]
         def error(self, message: str) -> NoReturn:
+            prefix, _, unknown = message.partition("unrecognized arguments: ")
+            if unknown and not prefix:
+                known = {*self._option_string_actions, *mirl_parser()._option_string_actions}
+                message = unrecognized(unknown.split(), known)
             raise UsageError(message)
 
         def load_config_file(self, file_path: str) -> list[str]:
@@ -41,6 +48,9 @@ def parse_vllm(arguments: list[str]) -> argparse.Namespace:
             return flags
 
     parser = make_arg_parser(Parser(prog="mirl-serve", epilog=EPILOG, allow_abbrev=False))
+    for action in parser._actions:
+        if action.dest == "log_level":
+            action.type = str.upper
     cpu = current_platform.is_cpu()
     parser.set_defaults(**server_defaults(cpu))
     try:
@@ -54,6 +64,8 @@ def parse_vllm(arguments: list[str]) -> argparse.Namespace:
     if args.model in MODELS:
         args.served_model_name = args.served_model_name or [args.model]
         args.model = resolve(args.model)
+    elif args.model.startswith("~"):  # a shell leaves the ~ of `--model=~/m`
+        args.model = str(Path(args.model).expanduser())
     return args
 
 
@@ -77,13 +89,26 @@ def server_defaults(cpu: bool) -> dict[str, Any]:
     }
 
 
-def _complete_for_cpu(args: argparse.Namespace) -> None:
-    """Set the executor that fits the parallelism, and the environment variables of the CPU backend."""
-    from mirl_core.engines.vllm.arguments import cpu_engine_args, cpu_environment
+def executor(flags: Mapping[str, Any]) -> str | None:
+    """Return the executor that fits the parallelism on the CPU; None: vLLM's own choice.
 
-    sizes = {name: value for name, value in vars(args).items() if name.endswith("_parallel_size")}
+    Args:
+        flags: by name, with dashes or underscores.
+    """
+    from mirl_core.engines.vllm.arguments import cpu_engine_args
+
+    names = {name.replace("-", "_"): value for name, value in flags.items()}
+    sizes = {name: value for name, value in names.items() if name.endswith("_parallel_size")}
+    backend: str | None = cpu_engine_args(sizes).get("distributed_executor_backend")
+    return backend
+
+
+def _complete_for_cpu(args: argparse.Namespace) -> None:
+    """Set the executor, and the environment variables of the CPU backend."""
+    from mirl_core.engines.vllm.arguments import cpu_environment
+
     if args.distributed_executor_backend is None:
-        args.distributed_executor_backend = cpu_engine_args(sizes).get("distributed_executor_backend")
+        args.distributed_executor_backend = executor(vars(args))
     for name, value in cpu_environment(vars(args)).items():
         os.environ.setdefault(name, value)
 
@@ -97,7 +122,7 @@ def close_without_plugin(args: argparse.Namespace, settings: ServerSettings) -> 
     Raises:
         ConfigError: the key file, or the environment variable with keys, is wrong.
     """
-    from mirl_server.middleware.stack import make_keyring
+    from mirl_server.access.keys import make_keyring
 
     if make_keyring(settings.access) and not args.api_key and not os.environ.get("VLLM_API_KEY"):
         args.api_key = [secrets.token_hex(32)]

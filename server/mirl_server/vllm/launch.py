@@ -2,41 +2,76 @@
 
 Exit codes: 0 stop by a signal (SIGTERM, SIGINT); 2 an error in the command line or a setting; 3 the engine,
 or one of several API servers, died, or the engine did not start; 130 Ctrl-C before the server serves; 1 any
-other error, with a traceback.
+other error, with its reason on the last line. A traceback comes with it once the server serves, or where the
+operator chose a log level.
 """
 
 from __future__ import annotations
 
 import argparse
-import multiprocessing
 import os
 import signal
 import sys
-from pathlib import Path
-from typing import Any
+import traceback
+from typing import Any, NoReturn
 
 import pydantic
 
-from mirl_core.config import ModelSettings
+from mirl_core import __version__
+from mirl_core.bundled import CHARTS, MODELS
+from mirl_core.errors import MIRLError
+from mirl_server.cli.early_checks import address_problem, check_early, is_address_error
 from mirl_server.cli.flags import UsageError
-from mirl_server.settings.server import ServerSettings, default_options
+from mirl_server.cli.interrupts import INTERRUPTED, keep_from_children
+from mirl_server.cli.vllm_flags import VLLMFlags, vllm_version
+from mirl_server.observability import quiet_start
+from mirl_server.settings.server import ServerSettings
 from mirl_server.vllm.multi_process import DEAD_ENGINE, engine_died, run_multi_process
 from mirl_server.vllm.parent_death import LAUNCHER
 
 ENGINE_DIED = 3
-INTERRUPTED = 130
 NOT_STARTED = "core initialization"
 """A phrase in vLLM's RuntimeError, which has no class of its own, for an engine that does not start."""
+_LOG_FLAGS = ("log-level", "log-config-file", "logging-config")
 
 
-def serve(arguments: list[str], settings: ServerSettings) -> int:
+def serve(arguments: list[str], settings: ServerSettings, flags: VLLMFlags) -> int:
     """Parse vLLM's flags and run its server to its end; return the exit code.
+
+    Args:
+        flags: the same flags, as they were read without vLLM.
 
     Raises:
         UsageError: a flag is unknown or its value wrong, at once or once vLLM knows the model.
+        ConfigError: a file of settings is wrong.
     """
-    signal.signal(signal.SIGTERM, stop_start_up)
-    # Not at the top: importing vLLM takes seconds, and a SIGTERM meanwhile must end the process.
+    chosen = bool(flags.unknown) or any(name in flags.values for name in _LOG_FLAGS)
+    quiet_start.begin(chosen or settings.log.format == "json")
+    if quiet_start.is_quiet():
+        print(
+            f"mirl-serve {__version__} loads {flags.model or CHARTS.name} with vLLM {vllm_version()} …",
+            flush=True,
+        )
+    try:
+        return run(_parse(arguments, settings, flags), settings)
+    finally:
+        quiet_start.end()
+
+
+def show_help(arguments: list[str]) -> NoReturn:
+    """Print vLLM's own help and exit.
+
+    Raises:
+        UsageError: an argument is wrong.
+    """
+    from mirl_server.vllm.flags import parse_vllm
+
+    parse_vllm(arguments)
+    raise UsageError("--help=… takes the name of a flag or a group of flags")
+
+
+def _parse(arguments: list[str], settings: ServerSettings, flags: VLLMFlags) -> argparse.Namespace:
+    """Parse vLLM's flags by its own parser, and apply those that the server's start depends on."""
     from vllm.logger import configure_logging_from_args
 
     from mirl_server.vllm.flags import close_without_plugin, parse_vllm
@@ -45,15 +80,29 @@ def serve(arguments: list[str], settings: ServerSettings) -> int:
     cli_env_setup()
     args = parse_vllm(arguments)
     if hasattr(args, "log_level"):  # only where the flag was given
-        os.environ["VLLM_LOGGING_LEVEL"] = args.log_level  # read by logging.json, and by other processes
+        os.environ[quiet_start.LEVEL] = args.log_level  # read by logging.json, and by other processes
+    if flags.unknown:
+        check_early(_parsed(args), settings)
     close_without_plugin(args, settings)
+    if quiet_start.is_quiet():
+        if "uvicorn-log-level" not in flags.values:
+            args.uvicorn_log_level = "warning"
+        if (flags.model or CHARTS.name) in MODELS:
+            args.use_tqdm_on_load = False  # it takes a moment
     try:
         configure_logging_from_args(args)
         validate_parsed_serve_args(args)
     except (ValueError, TypeError, KeyError, OSError) as error:
         raise UsageError(str(error)) from error
-    check_model(args, settings)
-    return run(args, settings)
+    quiet_start.watch_logs()
+    return args
+
+
+def _parsed(args: argparse.Namespace) -> VLLMFlags:
+    """Return flags that vLLM's parser has read in the form that the early checks take."""
+    values = {name.replace("_", "-"): value for name, value in vars(args).items() if value is not None}
+    values.pop("model-tag", None)
+    return VLLMFlags(values)
 
 
 def changed_flags(arguments: list[str], settings: ServerSettings) -> dict[str, Any]:
@@ -62,32 +111,20 @@ def changed_flags(arguments: list[str], settings: ServerSettings) -> dict[str, A
     Raises:
         UsageError: a flag is unknown or its value wrong, or the model's folder does not exist.
     """
+    os.environ["VLLM_LOGGING_STREAM"] = "ext://sys.stderr"  # stdout is for the settings
     from mirl_server.vllm.flags import parse_vllm, unlike_vllm
 
     args = parse_vllm(arguments)
-    check_model(args, settings)
+    check_early(_parsed(args), settings, to_start=False)
     return unlike_vllm(args)
-
-
-def check_model(args: argparse.Namespace, settings: ServerSettings) -> None:
-    """Check the model's folder and settings before the engine starts.
-
-    Raises:
-        UsageError: the model is a path that does not exist.
-        ConfigError: its `mirl.json` is wrong.
-    """
-    looks_like_path = args.model.startswith((".", "/", "~"))
-    if looks_like_path and not Path(args.model).expanduser().exists():
-        raise UsageError(f"there is no model at {args.model}")
-    where = settings.calibration or Path(args.model)
-    default_options(ModelSettings.load(where) or ModelSettings(), settings)
 
 
 def run(args: argparse.Namespace, settings: ServerSettings) -> int:
     """Run the server that vLLM's parsed flags describe, to its end; return the exit code.
 
     Raises:
-        UsageError: vLLM refuses a flag once it knows the model.
+        UsageError: vLLM refuses a flag once it knows the model, or another process has taken the port.
+        ConfigError: a setting is wrong for this model.
     """
     from vllm.v1.engine.exceptions import EngineDeadError
 
@@ -103,16 +140,35 @@ def run(args: argparse.Namespace, settings: ServerSettings) -> int:
         return 0 if stop.args else INTERRUPTED
     except EngineDeadError:
         return _failed("the engine died while the server started")
-    except RuntimeError as error:
-        if NOT_STARTED not in str(error):
+    except (UsageError, MIRLError):
+        raise
+    except Exception as error:
+        if not quiet_start.is_starting():
             raise
-        return _failed(f"the engine did not start: {error}")
+        return _not_started(args, error)
     return _failed(died) if died else 0
 
 
-def _failed(why: str) -> int:
+def _not_started(args: argparse.Namespace, error: Exception) -> int:
+    """Report a start that failed inside vLLM by its reason; return the exit code.
+
+    Raises:
+        UsageError: another process has taken the port since it was checked.
+    """
+    if is_address_error(error):
+        raise UsageError(address_problem(error, args.host, args.port)) from error
+    engine = isinstance(error, RuntimeError) and NOT_STARTED in str(error)
+    if not engine and not quiet_start.is_quiet():
+        traceback.print_exception(error)
+    reason = quiet_start.reason() if engine else None
+    why = reason or f"{type(error).__name__}: {' '.join(str(error).split())}"
+    hint = f" ({quiet_start.WHOLE_LOG})" if quiet_start.is_quiet() else ""
+    return _failed(f"the {'engine' if engine else 'server'} did not start: {why}{hint}", 3 if engine else 1)
+
+
+def _failed(why: str, code: int = ENGINE_DIED) -> int:
     print(f"mirl-serve: error: {why}", file=sys.stderr, flush=True)
-    return ENGINE_DIED
+    return code
 
 
 def _is_multi_process(args: argparse.Namespace) -> bool:
@@ -127,9 +183,13 @@ def _is_multi_process(args: argparse.Namespace) -> bool:
 def run_single_process(args: argparse.Namespace) -> str | None:
     """Run vLLM's `run_server` in this process; return which process died, or None.
 
-    The one difference is the handler of a SIGTERM during start-up: vLLM's raises KeyboardInterrupt, which
-    pyzmq swallows while vLLM waits for its engine, and the server then hangs until a second signal (seen with
-    vLLM 0.32 and pyzmq 27). Once the server serves, the plugin's handlers apply.
+    The one difference is the handlers of signals during start-up (`mirl_server.cli.interrupts`): vLLM's for
+    SIGTERM raises KeyboardInterrupt, which pyzmq swallows while vLLM waits for its engine, and the server
+    then hangs until a second signal (seen with vLLM 0.32 and pyzmq 27). Once the server serves, the plugin's
+    handlers apply.
+
+    Raises:
+        UsageError: vLLM refuses a flag about its parsers of answers.
     """
     import uvloop
     from vllm.entrypoints.launchers.api_server.entry import run_server_worker
@@ -139,24 +199,17 @@ def run_single_process(args: argparse.Namespace) -> str | None:
     from mirl_server.http.uvicorn_protocol import http_protocol
 
     async def run() -> None:
-        address, listening = setup_server(args, reuse_port=False)
+        try:
+            address, listening = setup_server(args, reuse_port=False)
+        except (KeyError, ValueError, ImportError) as error:
+            raise UsageError(str(error.args[0] if error.args else error)) from error
         await run_server_worker(address, listening, args, http=http_protocol(args.mirl.http))
 
     args.api_server_count = None
     decorate_logs("APIServer", skip_if_decorated=True)
+    keep_from_children()
     uvloop.run(run())
     # Only the exit is left: no signal may change its code.
     signal.signal(signal.SIGTERM, signal.SIG_IGN)
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     return DEAD_ENGINE if engine_died(args) else None
-
-
-def stop_start_up(*_: object) -> None:
-    """Handle a SIGTERM before the server serves: end the child processes, then this one, without a drain."""
-    children = multiprocessing.active_children()
-    for child in children:
-        child.terminate()
-    for child in children:
-        child.join(3)
-        child.kill()
-    os._exit(0)

@@ -1,8 +1,8 @@
 """Parent death: the engine's process ends with the process that started it, even when SIGKILL ends that one.
 
 vLLM calls `end_with_launcher` in every process that it starts (entry point `vllm.general_plugins`). Linux
-only: elsewhere an engine whose server was killed stays. Imports no vllm, and does nothing without
-`mirl-serve`.
+only: elsewhere an engine whose server was killed stays. The same call keeps the process's log quiet while
+`mirl-serve` starts. Imports no vllm, and does nothing without `mirl-serve`.
 """
 
 from __future__ import annotations
@@ -11,6 +11,8 @@ import ctypes
 import os
 import signal
 import sys
+
+from mirl_server.observability import quiet_start
 
 LAUNCHER = "_MIRL_LAUNCHER"
 """The environment variable that carries the process id of `mirl-serve` to its children."""
@@ -22,6 +24,7 @@ def end_with_launcher() -> None:
 
     The signal follows the parent's thread, not its process: `mirl-serve` starts vLLM in its main thread.
     """
+    quiet_start.watch_logs()
     launcher = os.environ.get(LAUNCHER)
     if not sys.platform.startswith("linux") or launcher != str(os.getppid()):
         return

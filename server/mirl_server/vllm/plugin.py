@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import multiprocessing
 import signal
 from argparse import Namespace
 from collections.abc import AsyncIterator
@@ -18,6 +19,7 @@ from fastapi import APIRouter, FastAPI
 from starlette.datastructures import State
 from vllm import envs
 from vllm.engine.protocol import EngineClient
+from vllm.entrypoints.serve import instrumentator
 from vllm.renderers import ChatParams
 from vllm.renderers.chat_utils import load_chat_template
 from vllm.transformers_utils.repo_utils import get_hf_file_to_dict, try_get_local_file
@@ -25,8 +27,8 @@ from vllm.v1.engine.exceptions import EngineDeadError as VLLMEngineDeadError
 
 from mirl_core.config import ModelSettings
 from mirl_core.engines.vllm.engine import VLLMEngine
-from mirl_core.errors import ConfigError
 from mirl_core.pipeline.run import Pipeline
+from mirl_server.apis.pages.routes import add_pages
 from mirl_server.apis.router import make_router
 from mirl_server.handling.admission import SEQUENCES, Admission
 from mirl_server.handling.lifetime import Lifetime, patience
@@ -37,9 +39,11 @@ from mirl_server.media.images import Images
 from mirl_server.middleware.in_flight import InFlight
 from mirl_server.middleware.request_log import RequestLog
 from mirl_server.middleware.stack import install_middleware, watch_load
+from mirl_server.observability import quiet_start
 from mirl_server.observability.logs import share_handlers
 from mirl_server.observability.metrics import EngineState, process_metrics
-from mirl_server.settings.server import ServerSettings, default_options
+from mirl_server.observability.serving_summary import Serving, base_url
+from mirl_server.settings.server import ServerSettings, default_options, load_calibration
 from mirl_server.vllm.endpoints import (
     GENERATING,
     SCALING,
@@ -62,6 +66,11 @@ logger = logging.getLogger(__name__)
 
 LINGER = 2
 """Seconds for clients to read the rest of their connections' buffers, once nothing runs."""
+LISTEN_POLL_SECONDS = 0.05
+FIRST_SERVERS = ("MainProcess", "ApiServer_0")
+"""Names of the process that prints the summary, with one API server and with several."""
+SWAGGER = Path(instrumentator.__file__).parent / "static"
+"""Swagger UI's files, which vLLM ships for `--enable-offline-docs`."""
 LOOPBACK = ("127.0.0.1", "localhost", "::1")
 
 
@@ -79,10 +88,12 @@ class MIRLPlugin:
         args: Namespace = app.state.args
         settings = _settings(args)
         self._life = _life(args)
+        self._serves: Serving | None = None
         app.add_middleware(InFlight, life=self._life)
         check_images(app, settings.limits)
         app.state.mirl_access = install_middleware(app, settings, _take_keys(args), GENERATING)
         app.include_router(make_router())
+        add_pages(app, _names(args)[0], SWAGGER)
         app.include_router(APIRouter(lifespan=self._serving))
         app.add_exception_handler(RecursionError, too_deep)
         app.add_exception_handler(VLLMEngineDeadError, engine_dead)
@@ -107,25 +118,36 @@ class MIRLPlugin:
             server.config.timeout_graceful_shutdown = LINGER
             server.should_exit = True
 
-        ending = asyncio.create_task(end())
+        tasks = [asyncio.create_task(end()), asyncio.create_task(self._announce(server, app.state.args))]
         try:
             yield
         finally:
             life.note_death()
-            ending.cancel()
-            await asyncio.gather(ending, return_exceptions=True)
+            for task in tasks:
+                task.cancel()
+            await asyncio.gather(*tasks, return_exceptions=True)
             if client is not None:
                 # vLLM would wait for a hanging engine as long as for requests. It blocks the loop on purpose:
                 # otherwise vLLM's output handler would take the shutdown for the engine's death.
                 client.shutdown(timeout=ENGINE_SECONDS)
 
+    async def _announce(self, server: Any, args: Namespace) -> None:
+        """Print the summary once the server listens; with several API servers the first one does."""
+        while not server.started:  # noqa: ASYNC110 - uvicorn has no event for it
+            await asyncio.sleep(LISTEN_POLL_SECONDS)
+        quiet_start.end()
+        sockets = [sock for listener in server.servers for sock in listener.sockets]
+        if self._serves is not None and sockets and multiprocessing.current_process().name in FIRST_SERVERS:
+            host, port = ("", 0) if args.uds else sockets[0].getsockname()[:2]
+            print(self._serves.summary(args.uds or base_url(host, port, bool(args.ssl_certfile))), flush=True)
+
     async def init_state(self, engine_client: EngineClient | None, state: State, args: Namespace) -> None:
         """Build the service that the routes use, once the engine runs."""
         settings, life = _settings(args), self._life
-        share_handlers(settings.log)
+        share_handlers(settings.log, logging.INFO if quiet_start.is_quiet() else None)
         if args.sse_keep_alive_interval:
             settings = settings.model_copy(update={"keep_alive": float(args.sse_keep_alive_interval)})
-        names = tuple(args.served_model_name or [args.model])
+        names = _names(args)
         model = ModelSettings()
         pipeline = tool_parser = None
         if engine_client is not None:
@@ -180,12 +202,27 @@ class MIRLPlugin:
         )
         if not state.mirl_access.keyring and args.host not in LOOPBACK and not args.uds:
             logger.warning("no API keys: whoever reaches the port may use the model (--api-key-file)")
-        logger.info("MIRL gates %s; the same model without the gate is %s:direct", names[0], names[0])
+        if settings.log.format == "text":
+            self._serves = Serving(
+                names[0],
+                model,
+                state.mirl.options,
+                keys=bool(state.mirl_access.keyring),
+                pages=bool(self._app.openapi_url),
+                quiet=quiet_start.is_quiet(),
+            )
+        else:
+            logger.info("MIRL gates %s; the same model without the gate is %s:direct", names[0], names[0])
 
 
 def _settings(args: Namespace) -> ServerSettings:
     settings: ServerSettings = getattr(args, "mirl", None) or ServerSettings.load()
     return settings
+
+
+def _names(args: Namespace) -> tuple[str, ...]:
+    """Return the names under which the model is served."""
+    return tuple(args.served_model_name or [args.model])
 
 
 def _life(args: Namespace) -> Lifetime:
@@ -222,10 +259,7 @@ def find_model_settings(model_config: Any, calibration: Path | None) -> ModelSet
         ConfigError: the file is wrong, or the operator's does not exist.
     """
     if calibration is not None:
-        settings = ModelSettings.load(calibration if calibration.is_dir() else calibration.parent)
-        if settings is None or not (calibration.is_dir() or calibration.name == "mirl.json"):
-            raise ConfigError(f"calibration {calibration}: no mirl.json there", param="calibration")
-        return settings
+        return load_calibration(calibration)
     where = (model_config.model, model_config.revision)
     get_hf_file_to_dict("mirl.json", *where)  # downloads it into the local cache, if the hub's model has it
     path = try_get_local_file(where[0], "mirl.json", where[1])

@@ -11,8 +11,7 @@ from typing import Any
 import pytest
 
 from mirl_core.errors import ConfigError
-from mirl_server.access.keys import Keyring, find_key, parse_keys
-from mirl_server.middleware.stack import make_keyring
+from mirl_server.access.keys import Keyring, find_key, make_keyring, parse_keys
 from mirl_server.settings.limits import AccessSettings, KeyLimits
 from mirl_server.settings.server import ServerSettings
 

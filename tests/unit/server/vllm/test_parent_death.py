@@ -11,7 +11,7 @@ from pathlib import Path
 import psutil
 import pytest
 
-from mirl_server.cli.main import PLUGINS
+from mirl_server.cli.command import PLUGINS
 from mirl_server.vllm.parent_death import LAUNCHER
 
 ROOT = Path(__file__).parents[4]

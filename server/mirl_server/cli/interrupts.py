@@ -1,0 +1,78 @@
+"""Ctrl-C and SIGTERM before the server serves: they end this process and its children without a traceback.
+
+A signal's usual way is an exception in the main thread, which would show a traceback of whatever the thread
+imports or loads, and which pyzmq swallows while vLLM waits for its engine.
+"""
+
+from __future__ import annotations
+
+import multiprocessing
+import os
+import signal
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from multiprocessing import resource_tracker
+from types import FrameType
+
+from mirl_server.observability import quiet_start
+
+INTERRUPTED = 130
+"""Exit code of Ctrl-C before the server serves."""
+
+
+@contextmanager
+def quiet_stops() -> Iterator[None]:
+    """End this process on SIGINT with INTERRUPTED and on SIGTERM with 0, until others handle the signals.
+
+    Outside the main thread, which alone may set handlers, the block changes nothing.
+    """
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    before = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
+    for number in before:
+        signal.signal(number, _stop)
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            if signal.getsignal(number) is _stop:
+                signal.signal(number, handler)
+
+
+def keep_from_children() -> None:
+    """Keep SIGINT from processes that this one starts from now on, for as long as they live.
+
+    A terminal sends Ctrl-C to every process of the command. An engine that loads would show a traceback, and
+    one that serves would end before the requests that the server still lets run. Children inherit the main
+    thread's signal mask; here a thread takes the signal in its place, and hands it to the main thread's
+    handler once that is no longer the one of `quiet_stops`.
+    """
+    # It starts with the first child otherwise, and its start ends with SIGINT unblocked.
+    resource_tracker.ensure_running()
+    signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+    threading.Thread(target=_take_interrupts, name="interrupts", daemon=True).start()
+
+
+def _take_interrupts() -> None:
+    while True:
+        signal.sigwait({signal.SIGINT})
+        if signal.getsignal(signal.SIGINT) is _stop:
+            _stop(signal.SIGINT, None)
+        # An event loop learns of a signal by a file descriptor, whichever thread receives it.
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGINT})
+        signal.raise_signal(signal.SIGINT)
+        signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+
+
+def _stop(number: int, _: FrameType | None = None) -> None:
+    """End the child processes, then this one, without a drain."""
+    quiet_start.end()
+    children = multiprocessing.active_children()
+    for child in children:
+        child.terminate()
+    for child in children:
+        child.join(3)
+        child.kill()
+    os._exit(INTERRUPTED if number == signal.SIGINT else 0)
