@@ -23,7 +23,8 @@ Every flag of `vllm serve` is accepted too, with the same meaning:
   mirl-serve --help=max-model-len one flag
 
 Two models are bundled: `mirl-charts`, which is served without a model, and `mirl-tiny`. The
-server listens on 127.0.0.1 port 8000 unless --host and --port say otherwise.
+server listens on 127.0.0.1 port 8000 unless --host and --port say otherwise. vLLM's own log is
+left out, but for warnings and errors: --log-level info shows all of it.
 """
 
 
