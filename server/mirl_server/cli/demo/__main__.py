@@ -12,16 +12,17 @@ from rich.padding import Padding
 from rich.rule import Rule
 from rich.text import Text
 
+from mirl_client.cli import WIDTH
+from mirl_client.cli.pictures import COLUMNS, display_path, half_blocks, shows_pictures
+from mirl_client.cli.serving import serving
+from mirl_client.cli.summary import summary
+from mirl_client.cli.switches import Tokenize, largest_switches
+from mirl_client.cli.tables import UNKNOWN, WINNER, answers_table, descriptions_table
 from mirl_core.bundled import CHARTS, DemoQuestion
 from mirl_core.config import ModelSettings
 from mirl_core.presets import PresetName
-from mirl_server.cli.demo import WIDTH
 from mirl_server.cli.demo.attempts import VOTES, Asker, Attempt
-from mirl_server.cli.demo.pictures import COLUMNS, display_path, half_blocks, shows_pictures
-from mirl_server.cli.demo.serving import serving
-from mirl_server.cli.demo.summary import summary
-from mirl_server.cli.demo.switches import Tokenize, largest_switches, tokenizer_of
-from mirl_server.cli.demo.tables import UNKNOWN, WINNER, answers_table, descriptions_table
+from mirl_server.cli.demo.tokens import tokenizer_of
 
 PRESETS: tuple[PresetName, ...] = ("waves", "waves", "steered", "gate")
 """MIRL's preset for each question."""
@@ -99,7 +100,7 @@ def print_question(console: Console, question: DemoQuestion, number: int) -> Non
 
 def print_answers(console: Console, question: DemoQuestion, attempts: Sequence[Attempt]) -> None:
     """Print the answers side by side, and the true one."""
-    console.print(answers_table(attempts))
+    console.print(answers_table(attempts, [attempt.right for attempt in attempts]))
     console.print(f"truth: [bold]{question.answer}[/bold]\n")
 
 

@@ -8,7 +8,7 @@ from typing import Any
 import httpx
 from openai import OpenAI
 
-from tests.unit.server.cli.demo.evidence_cases import GATED, STEERED
+from tests.unit.clients.cli.evidence_cases import GATED, STEERED
 
 EVIDENCE = {"steered": STEERED, "gate": GATED, "waves": GATED}
 

@@ -11,7 +11,7 @@ from openai.types.chat.chat_completion import Choice
 
 from mirl_core.bundled import CHARTS
 from mirl_server.cli.demo.attempts import Asker, vote
-from tests.unit.server.cli.demo.evidence_cases import STEERED
+from tests.unit.clients.cli.evidence_cases import STEERED
 from tests.unit.server.cli.demo.stub_server import client_of
 
 

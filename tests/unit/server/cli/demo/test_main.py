@@ -14,7 +14,7 @@ from rich.console import Console
 
 from mirl_server.cli.demo import __main__ as demo
 from mirl_server.cli.demo.attempts import Attempt
-from tests.unit.server.cli.demo.evidence_cases import STEERED
+from tests.unit.clients.cli.evidence_cases import STEERED
 from tests.unit.server.cli.demo.stub_server import client_of
 
 

@@ -8,8 +8,8 @@ import pytest
 from PIL import Image
 from rich.console import Console
 
+from mirl_client.cli.pictures import half_blocks, shows_pictures
 from mirl_core.bundled import CHARTS
-from mirl_server.cli.demo.pictures import half_blocks, shows_pictures
 
 RED, GREEN, BLUE, WHITE = (255, 0, 0), (0, 255, 0), (0, 0, 255), (255, 255, 255)
 

@@ -7,9 +7,10 @@ import re
 import pytest
 
 from mirl_client import Switch
+from mirl_client.cli.switches import largest_switches
 from mirl_core.bundled import CHARTS
-from mirl_server.cli.demo.switches import largest_switches, tokenizer_of
-from tests.unit.server.cli.demo.evidence_cases import STEERED, decoded, evidence_of, switch
+from mirl_server.cli.demo.tokens import tokenizer_of
+from tests.unit.clients.cli.evidence_cases import STEERED, decoded, evidence_of, switch
 
 
 def tokenize(text: str) -> list[str]:

@@ -10,28 +10,14 @@ import math
 import re
 from collections.abc import Callable, Sequence
 
-from tokenizers import Tokenizer
-
-from mirl_client import Description, Evidence, Switch
-from mirl_core.bundled import BundledModel
-from mirl_core.config import Tags
+from mirl_client.evidence import Description, Evidence, Switch
 
 Tokenize = Callable[[str], Sequence[str]]
 """Splits a text into the texts of its tokens."""
 
 _BREAK = re.compile(r"[,;.:!?\n]")
-_CLOSING = Tags().description[1]
-
-
-def tokenizer_of(model: BundledModel) -> Tokenize:
-    """Return the split of a text into the model's tokens."""
-    tokenizer = Tokenizer.from_file(str(model.path / "tokenizer.json"))
-
-    def tokenize(text: str) -> list[str]:
-        ids = tokenizer.encode(text, add_special_tokens=False).ids
-        return [tokenizer.decode([token], skip_special_tokens=False) for token in ids]
-
-    return tokenize
+_CLOSING = "</description>"
+"""Ends a description, unless the model's settings have other tags."""
 
 
 def largest_switches(details: Evidence, tokenize: Tokenize, most: int = 2) -> list[str]:

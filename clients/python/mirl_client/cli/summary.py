@@ -7,7 +7,7 @@ from collections.abc import Iterable
 from rich.table import Table
 from rich.text import Text
 
-from mirl_client import Evidence, Stage
+from mirl_client.evidence import Evidence, Stage
 
 
 def summary(details: Evidence) -> Table:

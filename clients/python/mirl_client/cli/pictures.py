@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-from PIL import Image
 from rich.color import Color
 from rich.console import Console
 from rich.style import Style
 from rich.text import Text
+
+if TYPE_CHECKING:
+    from PIL import Image
 
 COLUMNS = 48
 """Width of a picture in the terminal, at most."""
@@ -35,6 +38,8 @@ def half_blocks(image: Image.Image, columns: int) -> Text:
     height = 2 * max(1, round(image.height * width / image.width / 2))
     pixels = image.convert("RGB")
     if pixels.size != (width, height):
+        from PIL import Image
+
         pixels = pixels.resize((width, height), Image.Resampling.LANCZOS)
     return Text("\n").join(_line(pixels, row) for row in range(0, height, 2))
 

@@ -9,10 +9,10 @@ from rich.cells import cell_len
 from rich.console import Console, RenderableType
 
 from mirl_client import Evidence
-from mirl_server.cli.demo.attempts import Attempt
-from mirl_server.cli.demo.summary import summary
-from mirl_server.cli.demo.tables import answers_table, descriptions_table
-from tests.unit.server.cli.demo.evidence_cases import GATED, STEERED, chain, decoded, evidence_of, sampled
+from mirl_client.cli.attempts import Attempt
+from mirl_client.cli.summary import summary
+from mirl_client.cli.tables import answers_table, descriptions_table
+from tests.unit.clients.cli.evidence_cases import GATED, STEERED, chain, decoded, evidence_of, sampled
 
 
 def lines(renderable: RenderableType, width: int = 80) -> list[str]:
@@ -49,11 +49,11 @@ def test_gated_descriptions_are_ordered_by_score_with_their_fate() -> None:
 
 def test_answers_stand_side_by_side() -> None:
     attempts = [
-        Attempt("greedy", "25", False, 65, 1.94),
-        Attempt("16 votes", None, False, 1046, 1.6),
-        Attempt("MIRL, steered", "24", True, 500, 12.0, STEERED),
+        Attempt("greedy", "25", 65, 1.94),
+        Attempt("16 votes", None, 1046, 1.6),
+        Attempt("MIRL, steered", "24", 500, 12.0),
     ]
-    assert lines(answers_table(attempts)) == [
+    assert lines(answers_table(attempts, [False, False, True])) == [
         "way            answer  right?  tokens sampled  seconds",
         "──────────────────────────────────────────────────────",
         "greedy         25      wrong               65      1.9",
@@ -96,12 +96,14 @@ def test_long_texts_stay_within_the_width(details: Evidence, width: int) -> None
     assert len(shown) <= (8 if width == 80 else 10)
     assert shown[2].startswith("►  a description")
     assert sum("…" in line for line in shown) >= 2
-    attempts = [Attempt("16 votes", text, False, 10**6, 1e4) for text in (LONG, WORD)]
-    assert max(map(cell_len, lines(answers_table(attempts), width))) <= width
-    assert len(lines(answers_table(attempts), width)) == 4
+    attempts = [Attempt("16 votes", text, 10**6, 1e4) for text in (LONG, WORD)]
+    for verdicts in (None, [True, False]):
+        shown = lines(answers_table(attempts, verdicts), width)
+        assert max(map(cell_len, shown)) <= width
+        assert len(shown) == 4
 
 
 def test_text_of_the_model_is_no_markup() -> None:
     details = evidence_of((sampled(0, "a [red] box", 0.5),), (chain(0, 0, "[bold]"),), 0)
     assert lines(descriptions_table(details))[2] == "►  a [red] box     +0.50  kept  [bold]"
-    assert lines(answers_table([Attempt("greedy", "[/x]", False, 1, 1.0)]))[2].split()[1] == "[/x]"
+    assert lines(answers_table([Attempt("greedy", "[/x]", 1, 1.0)]))[2].split()[1] == "[/x]"
