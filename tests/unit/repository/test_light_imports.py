@@ -42,6 +42,7 @@ MODULES = (
     "mirl_core.training.rl.report.markdown",
     "mirl_core.training.rl.recipe.study",
     "mirl_client",
+    "mirl_client.cli.command",
 )
 
 

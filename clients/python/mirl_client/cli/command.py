@@ -26,7 +26,7 @@ from mirl_client.cli import WIDTH
 from mirl_client.cli.attempts import Attempt, plain_attempts
 from mirl_client.cli.live import LiveAnswer, Painter, final_view
 from mirl_client.cli.pictures import COLUMNS, half_blocks, shows_pictures
-from mirl_client.cli.scores import LEGEND, scores_table
+from mirl_client.cli.scores import legend, scores_table
 from mirl_client.cli.serving import serving
 from mirl_client.cli.sources import read_pictures
 from mirl_client.cli.tables import answers_table
@@ -189,7 +189,7 @@ def score(options: argparse.Namespace) -> None:
     with client_of(options, console) as client:
         result = client.score(
             pictures, options.question, descriptions,
-            options=parsed_options(options.option), max_side=options.max_side,
+            options={"mi_weight": 1.0} | parsed_options(options.option), max_side=options.max_side,
         )  # fmt: skip
         if options.json:
             data = [each.model_dump(mode="json") for each in result.scores]
@@ -203,7 +203,7 @@ def score(options: argparse.Namespace) -> None:
     show_pictures(console, pictures)
     tokens = {text: pieces for text, pieces in split.items() if pieces is not None}
     console.print(scores_table(result, tokens))
-    console.print(Text(LEGEND, "dim"))
+    console.print(Text(legend(result), "dim"))
 
 
 def compared(options: argparse.Namespace, client: Mirl, answer: Answer) -> list[Attempt]:

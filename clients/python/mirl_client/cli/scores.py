@@ -11,10 +11,14 @@ from rich.text import Text
 from mirl_client.answers import Score, Scores
 from mirl_client.cli.tables import bar, format_nats, new_table
 
-LEGEND = (
-    "MI: by how many nats the picture makes the description likelier. Green tokens owe to the picture, red "
-    "ones are likelier without it."
-)
+
+def legend(result: Scores) -> str:
+    """Return what the numbers and colours mean."""
+    weight = "λ" if result.mi_weight is None else f"λ = {result.mi_weight:g}"
+    return (
+        f"MI: log p of a description with the picture less {weight} times that without it, in nats. "
+        "Green tokens owe to the picture; red ones are likelier without it."
+    )
 
 
 def scores_table(result: Scores, tokens: Mapping[str, Sequence[str]]) -> Table:

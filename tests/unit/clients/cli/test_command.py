@@ -53,14 +53,14 @@ def test_a_gated_answer_is_shown_with_its_cut_vote_and_cost(stub: Stub, run: Run
     lines = [line.rstrip() for line in out.splitlines()]
     assert lines == [
         "how many?",
-        "   description                    MI/token            gate       answers",
-        "──────────────────────────────────────────────────────────────────────────────",
-        "   apples 18, limes 6                +0.75  ████████  kept       25, 1 stopped",
-        "►  limes 6, apples 18                +0.50  █████▍    kept       24 × 2",
-        "   18 limes, 6 apples                -0.50  █████▍    kept       2 stopped",
+        "   description              MI/token            gate       answers",
+        "─" * 72,
+        "   apples 18, limes 6          +0.75  ████████  kept       25, 1 stopped",
+        "►  limes 6, apples 18          +0.50  █████▍    kept       24 × 2",
+        "   18 limes, 6 apples          -0.50  █████▍    kept       2 stopped",
         "   ── 3 kept, 2 dropped ──",
-        "   limes 6, apples 17                +0.25  ██▋       dropped",
-        "   limes 6                               –            truncated",
+        "   limes 6, apples 17          +0.25  ██▋       dropped",
+        "   limes 6                         –            truncated",
         "",
         "vote:       24 × 3, 25 × 1 → 24 (75%)",
         "confidence: 75% (the votes' share: not calibrated)",
@@ -105,12 +105,12 @@ def test_json_is_one_object(run: Run) -> None:
 
 
 def test_scores_are_ordered_by_mi(stub: Stub, run: Run) -> None:
-    code, out, _ = run("score", "a.png", "a dog", "a big red dog", "--option", "mi_weight=1")
+    code, out, _ = run("score", "a.png", "a dog", "a big red dog", "--option", "clip=0.5")
     assert code == 0
     rows = [line.rstrip() for line in out.splitlines()][2:4]
     assert rows == ["+2.50     +0.62  ████████  a big red dog", "+0.50     +0.25  ███▎      a dog"]
     (body,) = [body for path, body in stub.requests if path == "/v1/mirl/score"]
-    assert body["mirl"] == {"token_mi": True, "mi_weight": 1}
+    assert body["mirl"] == {"token_mi": True, "mi_weight": 1, "clip": 0.5}
     assert body["descriptions"] == ["a dog", "a big red dog"]
 
 
