@@ -5,9 +5,10 @@ from __future__ import annotations
 from collections.abc import AsyncGenerator, Iterable, Mapping, Sequence
 from typing import Any
 
-from openai import APIStatusError, AsyncOpenAI
+from openai import APIConnectionError, APIStatusError, AsyncOpenAI
 
 from mirl_client.answers import Answer, Descriptions, Scores
+from mirl_client.errors import transport_errors
 from mirl_client.events import Event
 from mirl_client.pictures import Picture
 from mirl_client.reading import Clock, StreamReader, answer_of, descriptions_of, scores_of
@@ -125,10 +126,15 @@ class AsyncMirl:
             stream_options={"include_usage": True},
             extra_body=fields,
         )
-        async with chunks:
-            async for chunk in chunks:
-                for event in reader.read(chunk):
-                    yield event
+        try:
+            async with chunks:
+                async for chunk in chunks:
+                    for event in reader.read(chunk):
+                        yield event
+        except transport_errors() as error:
+            raise APIConnectionError(
+                message="the connection broke", request=chunks.response.request
+            ) from error
         yield reader.finished()
 
     async def describe(

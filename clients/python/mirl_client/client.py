@@ -5,9 +5,10 @@ from __future__ import annotations
 from collections.abc import Generator, Iterable, Mapping, Sequence
 from typing import Any
 
-from openai import APIStatusError, OpenAI
+from openai import APIConnectionError, APIStatusError, OpenAI
 
 from mirl_client.answers import Answer, Descriptions, Scores
+from mirl_client.errors import transport_errors
 from mirl_client.events import Event
 from mirl_client.pictures import Picture
 from mirl_client.reading import Clock, StreamReader, answer_of, descriptions_of, scores_of
@@ -125,9 +126,14 @@ class Mirl:
             stream_options={"include_usage": True},
             extra_body=fields,
         )
-        with chunks:
-            for chunk in chunks:
-                yield from reader.read(chunk)
+        try:
+            with chunks:
+                for chunk in chunks:
+                    yield from reader.read(chunk)
+        except transport_errors() as error:
+            raise APIConnectionError(
+                message="the connection broke", request=chunks.response.request
+            ) from error
         yield reader.finished()
 
     def describe(

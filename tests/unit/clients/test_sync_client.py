@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import inspect
+import json
+from collections.abc import Iterator
 
 import httpx
 import openai
@@ -17,6 +19,7 @@ from mirl_client import (
     Branched,
     Decided,
     Described,
+    FellBack,
     Finished,
     Mirl,
     NotMIRLError,
@@ -77,6 +80,29 @@ def test_a_stream_that_breaks_off_is_an_error() -> None:
         assert isinstance(next(events), Started)
         with pytest.raises(openai.APIError, match="the engine has died"):
             next(events)
+
+
+def broken_response() -> httpx.Response:
+    def content() -> Iterator[bytes]:
+        chunk = {"id": "1", "object": "chat.completion.chunk", "created": 1, "model": "toy", "choices": []}
+        yield f"data: {json.dumps(chunk | {'mirl': {'event': 'fell_back', 'reason': 'empty'}})}\n\n".encode()
+        raise httpx.ReadError("reset by peer")
+
+    return httpx.Response(200, content=content(), headers={"content-type": "text/event-stream"})
+
+
+def test_a_connection_that_breaks_during_a_stream_is_the_sdks_error() -> None:
+    with Stub(failure=broken_response()).client(model="toy") as client:
+        events = client.stream(png(), "how many?")
+        assert next(events) == FellBack("empty")
+        with pytest.raises(openai.APIConnectionError):
+            next(events)
+
+
+def test_a_stream_that_ends_early_is_an_error() -> None:
+    response = httpx.Response(200, text="data: [DONE]\n\n", headers={"content-type": "text/event-stream"})
+    with Stub(failure=response).client(model="toy") as client, pytest.raises(NotMIRLError, match="complete"):
+        list(client.stream(png(), "how many?"))
 
 
 def test_another_form_of_an_answer_is_an_error() -> None:

@@ -8,12 +8,12 @@ from __future__ import annotations
 
 import argparse
 import json
+import os
 import sys
 from collections.abc import Iterator, Sequence
 from contextlib import closing, contextmanager, nullcontext
 from dataclasses import asdict
 from importlib.util import find_spec
-from pathlib import Path
 from typing import Any, NoReturn
 
 from openai import APIConnectionError, APIError, APITimeoutError, OpenAIError
@@ -74,9 +74,8 @@ def run(arguments: Sequence[str] | None = None) -> int:
         return fail("the server took too long to answer; --timeout allows it more", 1)
     except APIConnectionError as error:
         url = error.request.url
-        return fail(
-            f"no server answers at {url.scheme}://{url.host}:{url.port or 80} (mirl-serve starts one)", 1
-        )
+        address = f"{url.scheme}://{url.netloc.decode()}"
+        return fail(f"no server answers at {address} (mirl-serve starts one)", 1)
     except APIError as error:
         status = getattr(error, "status_code", None)
         body = error.body if isinstance(error.body, dict) else {}
@@ -142,7 +141,7 @@ def ask(options: argparse.Namespace) -> None:
     *words, question = options.words
     if not words and not options.clipboard:
         raise UsageError("ask takes a picture and a question: mirl ask picture.png 'what is it?'")
-    if not question.strip() or Path(question).is_file():
+    if not question.strip() or os.path.isfile(question):
         raise UsageError(f"the question comes last, and '{question}' is none")
     pictures = read_pictures(words, options.clipboard)
     console = new_console()

@@ -131,13 +131,19 @@ class LiveAnswer:
         return f"reasoning: {len(self._chains)}{expected} chains have ended …"
 
     def __rich__(self) -> RenderableType:
-        """Return the descriptions by rank with their chains, and what happens now."""
-        parts: list[RenderableType] = []
+        """Return what happens now, and the descriptions by rank with their chains, a line each."""
+        # The stage first: a terminal that is too low cuts the end.
+        parts: list[RenderableType] = [Text(self.stage, "dim")]
         if self._descriptions:
-            parts.append(descriptions_table(self._so_far(), self._painter, bars=True))
+            parts.append(descriptions_table(self._so_far(), self._line, bars=True))
         if self._text:
             parts.append(Text(self._text))
-        return Group(*parts, Text(self.stage, "dim"))
+        return Group(*parts)
+
+    def _line(self, description: Description) -> Text:
+        text = self._painter(description)
+        text.no_wrap, text.overflow = True, "ellipsis"
+        return text
 
     def _so_far(self) -> Evidence:
         winner = self._decided.representative if self._decided else None
@@ -176,10 +182,11 @@ def final_view(answer: Answer, painter: Painter) -> RenderableType:
 def notes(details: Evidence) -> list[str]:
     """Return sentences about an answer: stopped chains, the cost of full answers, its confidence."""
     sentences = []
+    chains = len(details.chains)
     stopped = sum(chain.finish_reason == "abort" for chain in details.chains)
     if stopped:
         sentences.append(
-            f"{stopped} of {len(details.chains)} chains were stopped: they could no longer change the winner."
+            f"Chains that were stopped, since they could not change the winner: {stopped} of {chains}."
         )
     sampled = sum(stage.generated_tokens for stage in details.stages)
     full = full_answers_tokens(details)
@@ -203,4 +210,4 @@ def _ratio(sampled: int, full: int) -> str:
 def _early(outstanding: int) -> str:
     if not outstanding:
         return ""
-    return f" early: {outstanding} chains that can no longer change the winner are stopped"
+    return f" early; chains stopped, since they can no longer change the winner: {outstanding}"

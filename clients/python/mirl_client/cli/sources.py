@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
+import os
 import sys
 from collections.abc import Sequence
-from pathlib import Path
 
 from mirl_client.errors import PictureError
 from mirl_client.pictures import Picture
@@ -31,7 +31,7 @@ def _picture(word: str) -> Picture:
         if not data:
             raise PictureError("stdin ('-') has no data")
         return data
-    if not word.startswith(("http://", "https://", "data:")) and not Path(word).is_file():
+    if not word.startswith(("http://", "https://", "data:")) and not os.path.isfile(word):
         raise PictureError(f"{word}: no such file")
     return word
 

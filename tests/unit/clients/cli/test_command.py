@@ -65,7 +65,7 @@ def test_a_gated_answer_is_shown_with_its_cut_vote_and_cost(stub: Stub, run: Run
         "vote:       24 × 3, 25 × 1 → 24 (75%)",
         "confidence: 75% (the votes' share: not calibrated)",
         "tokens:     describe 92 in 1.1 s, score 18 in 0.2 s, fork 120 in 3.0 s",
-        "3 of 6 chains were stopped: they could no longer change the winner.",
+        "Chains that were stopped, since they could not change the winner: 3 of 6.",
         "212 tokens were sampled, 73% less than the about 784 of 16 full answers.",
         "answer: 24",
     ]
@@ -80,6 +80,14 @@ def test_a_steered_answer_names_its_switches_in_their_clause(run: Run) -> None:
     assert "►  limes 6, apples 18" in out
     assert "λ = 0.5" in out
     assert max(map(cell_len, out.splitlines())) <= 80
+
+
+def test_a_question_may_be_longer_than_a_path(stub: Stub, run: Run) -> None:
+    question = "is this so? " * 1000
+    assert run("ask", "a.png", question, "--json")[0] == 0
+    (body,) = chat_bodies(stub)
+    assert body["messages"][0]["content"][-1] == {"type": "text", "text": question}
+    assert run("ask", question, "why?")[0] == 2
 
 
 def test_comparison_asks_the_plain_model_with_the_same_messages(stub: Stub, run: Run) -> None:
@@ -131,7 +139,7 @@ def test_a_terminal_gets_picture_colours_and_stages(run: Run, monkeypatch: pytes
         "looking at the picture (70 tokens",
         "described it 2 times",
         "chains have ended",
-        "decided early: 1",
+        "decided early; chains stopped",
     ):
         assert stage in text
     console = terminal()
