@@ -62,6 +62,10 @@ class Bars:
     ) -> None:
         self._progress.stop()
 
+    def say(self, text: str) -> None:
+        """Print a line above the bars."""
+        self._progress.console.print(text, highlight=False, markup=False, soft_wrap=True)
+
     @contextmanager
     def bar(self, text: str, total: int, missing: int | None = None) -> Iterator[Bar]:
         """Show a bar of `total`, of which all but `missing` are done; it is full once its block has ended."""

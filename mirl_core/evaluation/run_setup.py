@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import platform
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Container, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -15,7 +15,7 @@ from mirl_core.config import ModelSettings, first_problem
 from mirl_core.engines.base import Engine
 from mirl_core.errors import ConfigError
 from mirl_core.evaluation.bank.fill import fill
-from mirl_core.evaluation.bank.judge import with_truth
+from mirl_core.evaluation.bank.judge import judged_by
 from mirl_core.evaluation.bank.plan import BankPlan
 from mirl_core.evaluation.bank.records import BankedQuestion
 from mirl_core.evaluation.bank.store import Bank
@@ -107,6 +107,7 @@ class RunSetup:
 
     def __init__(self, settings: RunSettings) -> None:
         self.settings = settings
+        self._unchecked: dict[str, int] = {}
         self.model_settings = ModelSettings.load(settings.model) or ModelSettings()
         self.plan = settings.plan(self.model_settings)
         self.opening_tokens = _opening_tokens(settings.model, self.model_settings)
@@ -132,11 +133,17 @@ class RunSetup:
         return parse_methods(text, settings, self.opening_tokens)
 
     async def fill(self, engine: OpenEngine, bars: Bars) -> None:
-        """Sample every question that the bank lacks; `engine` is called only if one is missing."""
+        """Sample every question that the bank lacks or holds with another content; `engine` is called only if
+        there is one."""
         with self.bank:
+            for note in self.bank.notes:
+                bars.say(note)
             for data in self.data:
-                lacking = missing(data, self.bank.keys(data.name))
-                if lacking:
+                current = self.bank.current(data)
+                for note in current.notes(data.name):
+                    bars.say(note)
+                self._unchecked[data.name] = len(current.unchecked)
+                if lacking := missing(data, current.records):
                     # Started before the bar, so that the time left is that of the questions.
                     started = await engine()
                     with bars.bar(f"{data.name}: sampling", len(data.questions), missing=lacking) as bar:
@@ -151,9 +158,10 @@ class RunSetup:
                         )
 
     def banked(self, data: DataSet) -> list[BankedQuestion]:
-        """Return the bank's records of the data set's questions, in their order."""
-        lines = {question.key: question for question in self.bank.load(data.name)}
-        return [with_truth(lines[question.key], question) for question in data.questions]
+        """Return the bank's records of the data set's questions, in their order, judged by the present
+        truths."""
+        records = self.bank.current(data).records
+        return [judged_by(records[question.key], question) for question in data.questions]
 
     def references(self, data: DataSet) -> Sequence[Image]:
         """Return pictures for the estimator `reference`: the model's, or else training pictures of the
@@ -188,6 +196,7 @@ class RunSetup:
             "seed": self.settings.seed,
             "draws": self.settings.replays,
             "bank": header["plan"],
+            "unchecked_pictures": {name: count for name, count in self._unchecked.items() if count},
             "opening_tokens": self.opening_tokens,
             "command": self.settings.command,
         }
@@ -255,6 +264,6 @@ def _opening_tokens(model: Path, settings: ModelSettings) -> int:
     return len(Tokenizer.from_file(str(file)).encode(tag, add_special_tokens=False).ids)
 
 
-def missing(data: DataSet, banked_keys: frozenset[str]) -> int:
+def missing(data: DataSet, banked_keys: Container[str]) -> int:
     """Return the number of the data set's questions whose keys are not in `banked_keys`."""
     return sum(question.key not in banked_keys for question in data.questions)

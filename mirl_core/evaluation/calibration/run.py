@@ -218,7 +218,7 @@ def read_mirl_json(model: Path, target: Path) -> dict[str, Any]:
     if not path.is_file():
         return {}
     try:
-        mirl_json = json.loads(path.read_text(encoding="utf-8"))
+        mirl_json = json.loads(path.read_text(encoding="utf-8-sig"))
     except ValueError as error:
         raise ConfigError(f"{path} is not readable JSON: {error}", param="output") from error
     if not isinstance(mirl_json, dict):

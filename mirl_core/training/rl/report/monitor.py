@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from mirl_core.errors import ConfigError
+from mirl_core.tasks.json_lines import numbered_lines, parse_line
 from mirl_core.training.rl.recipe.config import LogConfig
 
 __all__ = ["Lines", "Monitor", "cut_back", "read_lines"]
@@ -43,12 +44,10 @@ def read_lines(path: Path) -> list[dict[str, Any]]:
     """
     if not path.is_file():
         return []
-    texts = path.read_bytes().split(b"\n")
     lines = []
-    # The text after the last newline is empty, or was never finished.
-    for number, text in enumerate(texts[:-1], 1):
+    for number, text in numbered_lines(path, appended=True):
         try:
-            line = json.loads(text)
+            line = parse_line(text)
             if not isinstance(line.get("step"), int):
                 raise ValueError("no step")
         except (ValueError, AttributeError) as error:
