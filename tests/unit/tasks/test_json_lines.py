@@ -72,7 +72,7 @@ def test_every_reader_takes_every_line_end(tmp_path: Path) -> None:
 def test_a_data_files_questions_hold_any_line_end(tmp_path: Path, end: str) -> None:
     data_file(tmp_path / "pictures.jsonl", 1)
     line = {"image": "red.png", "question": f"What is the sum{end}of all?", "answer": f"27{end}"}
-    text = json.dumps(line, ensure_escaped=False)
+    text = json.dumps(line, ensure_ascii=False)
     for content in (text, f"{MARK}{text}\n", f"{text}\n{MARK}{text}\n", f"\n{text}\r\n"):
         questions = open_data(str(file(tmp_path, content)), "test", None, 0).questions
         assert {question.text for question in questions} == {line["question"]}
