@@ -70,16 +70,17 @@ async def run(settings: RunSettings, engine_factory: EngineFactory | None = None
     from mirl_core.evaluation.report import write_report
     from mirl_core.evaluation.report.summary import add_data, new_summary, write_summary
 
-    setup = RunSetup(settings)
+    bars = Bars()
+    setup = RunSetup(settings, bars.status)
     methods = setup.methods(settings.methods)
     live = {method.name: method for method in (setup.methods(settings.live) if settings.live else ())}
     lives = {name: (live_options(method, setup), temperature_of(method)) for name, method in live.items()}
     # A live run is compared with its replay, so that runs too.
     methods += tuple(method for name, method in live.items() if name not in {other.name for other in methods})
     check(methods, setup.plan, setup.data)
-    with Bars() as bars:
+    with bars:
         async with AsyncExitStack() as stack:
-            engine = once(stack, engine_factory or vllm_engine(settings.model))
+            engine = once(stack, engine_factory or vllm_engine(settings.model), bars)
             await setup.fill(engine, bars)
             lived = {
                 name: await _live(setup, name, *conditions, engine, bars)
@@ -270,13 +271,14 @@ async def _live(
     return outcomes
 
 
-def once(stack: AsyncExitStack, factory: EngineFactory) -> OpenEngine:
-    """Return a function that opens the engine on its first call; the stack closes it."""
+def once(stack: AsyncExitStack, factory: EngineFactory, bars: Bars) -> OpenEngine:
+    """Return a function that opens the engine on its first call and shows that; the stack closes it."""
     opened: list[Engine] = []
 
     async def engine() -> Engine:
         if not opened:
-            opened.append(await stack.enter_async_context(factory()))
+            with bars.waiting("starting the engine"):
+                opened.append(await stack.enter_async_context(factory()))
         return opened[0]
 
     return engine

@@ -105,13 +105,17 @@ class RunSetup:
             filled under other conditions.
     """
 
-    def __init__(self, settings: RunSettings) -> None:
+    def __init__(self, settings: RunSettings, status: Callable[[str], None] = lambda line: None) -> None:
+        """Open model facts, questions and bank; `status` shows a line on what takes a while."""
         self.settings = settings
         self._unchecked: dict[str, int] = {}
         self.model_settings = ModelSettings.load(settings.model) or ModelSettings()
         self.plan = settings.plan(self.model_settings)
         self.opening_tokens = _opening_tokens(settings.model, self.model_settings)
-        self.data = [self._open(name) for name in settings.data]
+        self.data = []
+        for name in settings.data:
+            status(f"reading the questions of {name} …")
+            self.data.append(self._open(name))
         twice = {data.name for data in self.data if sum(data.name == other.name for other in self.data) > 1}
         if twice:
             raise ConfigError(f"data: {', '.join(sorted(twice))} comes twice; name it once", param="data")

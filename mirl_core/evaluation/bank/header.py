@@ -9,7 +9,8 @@ from typing import Any
 
 from mirl_core.config import ModelSettings
 from mirl_core.errors import ConfigError
-from mirl_core.evaluation.bank.identity import earlier_fingerprint, pictures_digest
+from mirl_core.evaluation.bank.identity import pictures_digest
+from mirl_core.tasks.model_files import earlier_fingerprint
 
 __all__ = ["check_header", "references_of"]
 

@@ -27,12 +27,13 @@ from mirl_core.config import MIRLOptions, ModelSettings
 from mirl_core.errors import ConfigError
 from mirl_core.evaluation.bank.current import Current
 from mirl_core.evaluation.bank.header import check_header, references_of
-from mirl_core.evaluation.bank.identity import fingerprint, versions
+from mirl_core.evaluation.bank.identity import versions
 from mirl_core.evaluation.bank.live import LiveRun
 from mirl_core.evaluation.bank.plan import BankPlan
 from mirl_core.evaluation.bank.records import BankedQuestion
 from mirl_core.tasks.content import content_digest
 from mirl_core.tasks.json_lines import numbered_lines, parse_line
+from mirl_core.tasks.model_files import fingerprint
 from mirl_core.tasks.questions import DataSet, Question
 
 __all__ = ["Bank", "LiveBank", "Store", "fingerprint", "versions"]

@@ -14,13 +14,13 @@ from PIL import Image
 
 from mirl_core.engines.fake import FakeEngine
 from mirl_core.errors import ConfigError
-from mirl_core.evaluation.bank.identity import earlier_fingerprint, fingerprint
 from mirl_core.evaluation.bank.store import Bank
 from mirl_core.evaluation.measures.comparison import Side, compare_runs
 from mirl_core.evaluation.measures.outcomes import read_rows
 from mirl_core.evaluation.report.tables import markdown
 from mirl_core.evaluation.run import run
 from mirl_core.evaluation.run_setup import RunSettings, RunSetup
+from mirl_core.tasks.model_files import earlier_fingerprint, fingerprint
 from tests.unit.evaluation.run_cases import model_folder, no_engine, one_engine, settings_of
 from tests.unit.pipeline.pipeline_cases import chain, described
 
@@ -308,8 +308,8 @@ def test_other_reference_pictures_are_another_bank(tmp_path: Path) -> None:
 def test_weights_that_differ_in_the_middle_are_another_model(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("mirl_core.evaluation.bank.identity._WHOLE", 1000)
-    monkeypatch.setattr("mirl_core.evaluation.bank.identity._BLOCK", 100)
+    monkeypatch.setattr("mirl_core.tasks.model_files._WHOLE", 1000)
+    monkeypatch.setattr("mirl_core.tasks.model_files._BLOCK", 100)
     given = settings(tmp_path)
     write(tmp_path / "set", lines())
     weights = given.model / "model.safetensors"
