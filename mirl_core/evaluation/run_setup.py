@@ -15,6 +15,7 @@ from mirl_core.config import ModelSettings, first_problem
 from mirl_core.engines.base import Engine
 from mirl_core.errors import ConfigError
 from mirl_core.evaluation.bank.fill import fill
+from mirl_core.evaluation.bank.identity import other_versions
 from mirl_core.evaluation.bank.judge import judged_by
 from mirl_core.evaluation.bank.plan import BankPlan
 from mirl_core.evaluation.bank.records import BankedQuestion
@@ -142,12 +143,15 @@ class RunSetup:
         with self.bank:
             for note in self.bank.notes:
                 bars.say(note)
+            versions = other_versions(self.bank.header)
             for data in self.data:
                 current = self.bank.current(data)
                 for note in current.notes(data.name):
                     bars.say(note)
                 self._unchecked[data.name] = len(current.unchecked)
                 if lacking := missing(data, current.records):
+                    while versions:
+                        bars.say(versions.pop(0))
                     # Started before the bar, so that the time left is that of the questions.
                     started = await engine()
                     with bars.bar(f"{data.name}: sampling", len(data.questions), missing=lacking) as bar:

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 from mirl_core.errors import ConfigError
 
-__all__ = ["pictures_digest", "versions"]
+__all__ = ["other_versions", "pictures_digest", "versions"]
 
 
 def pictures_digest(files: Sequence[str]) -> str:
@@ -45,3 +46,13 @@ def versions() -> dict[str, str]:
             except PackageNotFoundError:
                 continue
     return installed
+
+
+def other_versions(header: Mapping[str, Any]) -> list[str]:
+    """Return a line on every package that has another version than when the store of `header` was begun."""
+    now = versions()
+    return [
+        f"the bank was begun with {name} {version}, and is continued with {now[name]}"
+        for name, version in (header.get("versions") or {}).items()
+        if name in now and now[name] != version
+    ]

@@ -329,3 +329,21 @@ def test_weights_that_differ_in_the_middle_are_another_model(
     weights.write_bytes(bytes(6399) + b"\1")
     with pytest.raises(ConfigError, match="another model"):
         RunSetup(replace(given))
+
+
+async def test_a_bank_that_is_continued_with_another_version_says_so(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    write(tmp_path / "set", lines())
+    given = settings(tmp_path, live="")
+    await run(given, one_engine(engine()))
+    path = tmp_path / "out" / "bank" / "bank.json"
+    header = json.loads(path.read_text())
+    path.write_text(json.dumps(header | {"versions": header["versions"] | {"mirl": "0.0.1"}}))
+    capsys.readouterr()
+    await run(given, no_engine())
+    assert "0.0.1" not in capsys.readouterr().err, "nothing is sampled"
+    write(tmp_path / "set", [*lines(), {**lines()[0], "id": "new"}])
+    await run(replace(given, n=COUNT + 1), one_engine(engine()))
+    words = f"begun with mirl 0.0.1, and is continued with {header['versions']['mirl']}"
+    assert words in capsys.readouterr().err.replace("\n", " ")

@@ -327,8 +327,10 @@ async def test_a_record_is_judged_by_the_present_truth() -> None:
     assert judged_by(blind, bare("")) is blind
     assert judged_by(labelled, bare("1")) is labelled
     # A corrected truth judges what was sampled before, too.
-    other = judged_by(labelled, bare("2"))
-    assert other == await sample_question(model(0), SETTINGS, bare("2"), plan)
+    for truth in ("2", "77"):
+        other = judged_by(labelled, bare(truth))
+        assert other == await sample_question(model(0), SETTINGS, bare(truth), plan)
+        assert other.chains != labelled.chains
     assert not any(chain.right for chain in other.chains)
     dumb = FakeEngine([FakeText("never ends", -1.0)], plain=[chain("1")])
     nothing = plan.model_copy(update={"description_tokens": 2})
