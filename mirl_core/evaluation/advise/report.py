@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import textwrap
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -109,9 +110,12 @@ def _value(measure: Measure) -> str:
 
 
 def _interval(estimate: Estimate | None, scale: float, form: str, bounds: str | None = None) -> str:
-    """Return a mean with its bounds; `bounds`: their form, that of the mean where it is None."""
+    """Return a mean with its bounds; `bounds`: their form, that of the mean where it is None. A mean without
+    an interval stands alone."""
     if estimate is None:
         return ""
+    if math.isnan(estimate.low):
+        return format(scale * estimate.mean, form).replace("100.0", "100")
     forms = (form, bounds or form, bounds or form)
     values = zip((estimate.mean, estimate.low, estimate.high), forms, strict=True)
     # Four characters less each in a table that must stay narrow.

@@ -80,6 +80,7 @@ def _facts(summary: Mapping[str, Any]) -> str:
         ),
         ("part", str(summary.get("part", "–"))),
         ("questions", sizes),
+        *_unchecked(summary),
         ("replays of each question", str(summary.get("draws", "–"))),
         ("seed", str(summary.get("seed", "–"))),
         ("bank", bank or "–"),
@@ -88,6 +89,17 @@ def _facts(summary: Mapping[str, Any]) -> str:
         ("command", f"`{summary['command']}`" if summary.get("command") else "–"),
     ]
     return table(["", " "], rows)
+
+
+def _unchecked(summary: Mapping[str, Any]) -> list[tuple[str, str]]:
+    """Return a row on records of earlier versions, where the run used any."""
+    counts = ", ".join(
+        f"{name}: {count}" for name, count in (summary.get("unchecked_pictures") or {}).items()
+    )
+    words = (
+        "sampled by an earlier version, which noted no pictures: that they are the present ones is not known"
+    )
+    return [("questions with unchecked pictures", f"{counts} ({words})")] if counts else []
 
 
 def _plain(value: Any) -> str:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import json
 import random
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -82,17 +84,109 @@ def cut_about(folder: Path) -> None:
     (folder / "checkpoint.json").write_text('{"by')
 
 
-@pytest.mark.parametrize("damage", [cut_state, cut_both, lose_state, lose_about, cut_about])
+def empty_state(folder: Path) -> None:
+    (folder / "state.pt").write_bytes(b"")
+
+
+def flip_bit(folder: Path) -> None:
+    """A weight's, in the middle of the file: its size and its structure are as they were."""
+    path = folder / "state.pt"
+    data = bytearray(path.read_bytes())
+    data[len(data) // 2] ^= 1
+    path.write_bytes(data)
+
+
+def be_another(folder: Path) -> None:
+    """The state of another step, copied here with all that belongs to it."""
+    other = checkpoint.save(folder.parent / "elsewhere", 3, make_trainer())
+    for path in other.iterdir():
+        (folder / path.name).write_bytes(path.read_bytes())
+
+
+def hold_nothing(folder: Path) -> None:
+    torch.save({"step": 10}, folder / "state.pt")
+    size = (folder / "state.pt").stat().st_size
+    (folder / "checkpoint.json").write_text(json.dumps({"step": 10, "bytes": size}))
+
+
+DAMAGE = [
+    cut_state,
+    cut_both,
+    lose_state,
+    lose_about,
+    cut_about,
+    empty_state,
+    flip_bit,
+    be_another,
+    hold_nothing,
+    shutil.rmtree,
+]
+
+
+@pytest.mark.parametrize("damage", DAMAGE)
 def test_a_damaged_checkpoint_is_passed_over(tmp_path: Path, damage: Any) -> None:
     trainer = make_trainer()
     checkpoint.save(tmp_path, 5, trainer, keep=3)
     start = weights_of(trainer.policy)
     trainer.step(make_rows())
     damage(checkpoint.save(tmp_path, 10, trainer, keep=3))
-    found = checkpoint.load(tmp_path, other := make_trainer())
+    said: list[str] = []
+    checkpoint.check(tmp_path)
+    found = checkpoint.load(tmp_path, other := make_trainer(), said.append)
     assert found is not None
     assert found.step == 5
     assert furthest(weights_of(other.policy), start) == 0
+    (line,) = said
+    assert f"{tmp_path / 'step-00000010'} is damaged (" in line
+    assert "goes on from the older one of step 5, and makes later steps again" in line
+    assert (tmp_path / "latest").resolve().name == "step-00000005"
+    # It is named once, and kept for whoever wants to look at it.
+    assert (tmp_path / "damaged-step-00000010").exists() == (damage is not shutil.rmtree)
+    assert checkpoint.load(tmp_path, make_trainer(), said.append) is not None
+    assert len(said) == 1
+
+
+@pytest.mark.parametrize("damage", DAMAGE)
+def test_the_only_checkpoint_is_never_passed_over(tmp_path: Path, damage: Any) -> None:
+    damage(checkpoint.save(tmp_path, 10, make_trainer()))
+    before = sorted(path.name for path in tmp_path.rglob("*"))
+    for refused in (lambda: checkpoint.check(tmp_path), lambda: checkpoint.load(tmp_path, make_trainer())):
+        with pytest.raises(
+            ConfigError, match=r"step-00000010 is damaged .* put a copy in its place"
+        ) as caught:
+            refused()
+        assert caught.value.param == "output"
+        assert "\n" not in caught.value.message
+    assert sorted(path.name for path in tmp_path.rglob("*")) == before
+
+
+def test_a_run_of_damaged_checkpoints_goes_back_to_the_whole_one_or_is_refused(tmp_path: Path) -> None:
+    trainer = make_trainer()
+    saved = [checkpoint.save(tmp_path, step, trainer, keep=9) for step in (5, 10, 15)]
+    flip_bit(saved[2])
+    cut_state(saved[1])
+    said: list[str] = []
+    found = checkpoint.load(tmp_path, make_trainer(), said.append)
+    assert found is not None
+    assert (found.step, len(said)) == (5, 2)
+    flip_bit(saved[0])
+    with pytest.raises(ConfigError, match="step-00000005 is damaged"):
+        checkpoint.load(tmp_path, make_trainer())
+
+
+def test_a_checkpoint_that_must_be_there_is_missed(tmp_path: Path) -> None:
+    for folder in (tmp_path, tmp_path / "none"):
+        with pytest.raises(
+            ConfigError, match="holds no checkpoint, and one of step 40 was written: put a copy"
+        ):
+            checkpoint.load(folder, make_trainer(), lost="one of step 40 was written")
+
+
+def test_another_version_s_checkpoint_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    checkpoint.save(tmp_path, 5, make_trainer())
+    monkeypatch.setattr(checkpoint, "_FORMAT", 2)
+    with pytest.raises(ConfigError, match="another version"):
+        checkpoint.load(tmp_path, make_trainer())
 
 
 def test_an_interrupted_write_is_never_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
