@@ -63,7 +63,12 @@ def test_wheel_holds_three_packages_and_nothing_else(wheel: Path) -> None:
     tops = {name.split("/")[0] for name in names if ".dist-info" not in name}
     assert tops == {"mirl_core", "mirl_server", "mirl_client"}
     assert sum(name.endswith("py.typed") for name in names) == 3
-    for file in ("cli/vllm_flags.json", "apis/pages/docs.html", "apis/pages/docs.js", "apis/pages/start.html"):
+    for file in (
+        "cli/vllm_flags.json",
+        "apis/pages/docs.html",
+        "apis/pages/docs.js",
+        "apis/pages/start.html",
+    ):
         assert f"mirl_server/{file}" in names
 
 
