@@ -10,6 +10,7 @@ from mirl_core.config import MIRLOptions
 from mirl_core.errors import ConfigError
 from mirl_core.evaluation.bank.plan import BankPlan
 from mirl_core.evaluation.methods import Method
+from mirl_core.evaluation.methods.deepconf import DeepConf
 from mirl_core.evaluation.methods.gated import Oracle
 from mirl_core.evaluation.methods.sampled import Adaptive, Direct, EarlyStopping, SelfConsistency
 from mirl_core.evaluation.methods.steered import Steered, weights_text
@@ -37,6 +38,9 @@ def plan_for(
 ) -> BankPlan:
     """Return `plan` with the decoded descriptions and the further temperatures of a run.
 
+    Likeliest tokens take vLLM as long as the sampling itself, so a bank has them only where a method votes by
+    them.
+
     Args:
         methods: of the run.
         plan: has neither yet.
@@ -62,6 +66,10 @@ def plan_for(
         "temperatures": _wanted(warmer, banked.temperatures if banked else (), temperatures),
         **decoding,
     }
+    if banked is not None:
+        changes["alternatives"] = banked.alternatives
+    elif not any(isinstance(method, DeepConf) for method in methods):
+        changes["alternatives"] = 0
     return BankPlan.model_validate(plan.model_dump() | changes)
 
 
@@ -81,6 +89,11 @@ def check(methods: Sequence[Method], plan: BankPlan, data: Sequence[DataSet]) ->
     for method in methods:
         if isinstance(method, Oracle):
             _check_judges(method, data)
+        if isinstance(method, DeepConf) and not plan.alternatives:
+            raise ConfigError(
+                f"methods: {method.name} needs a bank that was begun with it; use another output folder",
+                param="methods",
+            )
         options = getattr(method, "options", None)
         descriptions, forks = getattr(method, "count", None), None
         if isinstance(options, MIRLOptions):

@@ -173,8 +173,13 @@ def latency_table(figures: Mapping[str, Mapping[str, Any]], reference: str, grad
     return markdown(head, body)
 
 
-def cost_table(figures: Mapping[str, Mapping[str, Any]]) -> str:
-    """Return the figures of `costs` in Markdown: predicted / measured seconds by stage."""
+def cost_table(figures: Mapping[str, Mapping[str, Any]], reference: str) -> str:
+    """Return the figures of `costs` in Markdown: predicted / measured seconds, in all and by stage.
+
+    Args:
+        reference: the method to whose seconds those of every method are compared.
+    """
+    against = figures.get(reference)
     stages = [stage for stage in STAGES if any(stage in of["predicted_stages"] for of in figures.values())]
     body = []
     for name, of in figures.items():
@@ -184,8 +189,11 @@ def cost_table(figures: Mapping[str, Mapping[str, Any]]) -> str:
             known = predicted is not None or measured is not None
             cells.append(f"{predicted or 0:.3f} / {measured or 0:.3f}" if known else "")
         whole = f"{of['predicted']:.3f} / {of['measured']:.3f}"
-        body.append([name, whole, f"{of['predicted'] / of['measured']:.2f}", *cells])
-    return markdown(["method", "request, s", "ratio", *(f"{stage}, s" for stage in stages)], body)
+        ratios = [f"{of[kind] / against[kind]:.2f}" if against else "" for kind in ("predicted", "measured")]
+        body.append([name, whole, " / ".join(filter(None, ratios)), *cells])
+    return markdown(
+        ["method", "request, s", f"request / {reference}", *(f"{stage}, s" for stage in stages)], body
+    )
 
 
 def _by_method(measured: Pass) -> dict[str, list[TimedRun]]:

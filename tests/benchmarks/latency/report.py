@@ -25,7 +25,7 @@ def latency_report(result: Mapping[str, Any]) -> str:
         parts.append(latency_table(measured["methods"], result["reference"], result["graded"]) + "\n")
     parts.append(f"**Cost model, predicted / measured seconds.** {_rates(result['rates'])}\n")
     parts += [
-        f"{measured['together']} in flight:\n\n{cost_table(measured['costs'])}\n"
+        f"{measured['together']} in flight:\n\n{cost_table(measured['costs'], result['reference'])}\n"
         for measured in result["passes"]
     ]
     return "\n".join(parts).strip()
@@ -38,11 +38,12 @@ def profile_report(result: Mapping[str, Any]) -> str:
 
 def predicted_again(result: Mapping[str, Any], rates: Rates) -> str:
     """Return the cost model's tables for a stored run's requests, on an engine with other rates."""
+    reference = result["reference"]
     parts = [f"Seconds with these rates / as measured in the stored run. {_rates(_plain(rates))}\n"]
     for entry in result["passes"]:
         runs = tuple(TimedRun.from_json(run) for run in entry["runs"])
         measured = Pass(entry["together"], runs, entry["wall"])
-        parts.append(f"{measured.together} in flight:\n\n{cost_table(costs(measured, rates))}\n")
+        parts.append(f"{measured.together} in flight:\n\n{cost_table(costs(measured, rates), reference)}\n")
     return "\n".join(parts).strip()
 
 

@@ -173,6 +173,23 @@ def test_plans_hold_what_is_needed(
     assert (plan.contrast, plan.plausibility) == planned
 
 
+@pytest.mark.parametrize(
+    ("methods", "banked", "planned"),
+    [("sc@4", None, 0), ("sc@4,deepconf-low@4", None, 20), ("sc@4", 20, 20), ("deepconf@4", 0, 0)],
+)
+def test_likeliest_tokens_are_banked_where_a_method_votes_by_them(
+    methods: str, banked: int | None, planned: int
+) -> None:
+    parsed = parse_methods(methods, ModelSettings())
+    plan = plan_for(parsed, BankPlan(), None if banked is None else BankPlan(alternatives=banked))
+    assert plan.alternatives == planned
+    if "deepconf" in methods and not planned:
+        with pytest.raises(ConfigError, match="deepconf@4 needs a bank that was begun with it"):
+            check(parsed, plan, [])
+    else:
+        check(parsed, plan, [])
+
+
 def test_a_bank_of_other_decodes_serves_greedy_ones_alone() -> None:
     plan = BankPlan(contrast=(0.0, 1.0), plausibility=0.2).resolved(ModelSettings())
     greedy, contrastive = parse_methods("mirl(contrast=0),fast(contrast=1)", ModelSettings())

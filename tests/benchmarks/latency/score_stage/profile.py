@@ -125,7 +125,7 @@ class _Scoring:
             "together": len(groups[0]),
             "requests": requests,
             "seconds": seconds,
-            "parts": parts | {"everything else": seconds - sum(parts.values())},
+            "parts": parts | {"everything else": max(0.0, seconds - sum(parts.values()))},
             "tokens": sum([await self._tokens(each) for group in groups for each in group]) / requests,
         }
 

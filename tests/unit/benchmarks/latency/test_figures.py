@@ -81,8 +81,10 @@ def test_the_cost_model_is_compared_by_stage() -> None:
     assert figures["gate"]["predicted_stages"] == pytest.approx(
         {"render": 0.0, "describe": 2 * 0.07 + 0.05, "score": 2 * 0.09, "fork": 2 * 0.03 + 0.1}
     )
-    row = cost_table(figures).splitlines()[3]
-    assert row.startswith("| gate | 0.530 / 1.500 | 0.35 | 0.000 / 0.100 | 0.190 / 0.500 | 0.180 / 0.000 |")
+    row = cost_table(figures, "sc@16").splitlines()[3]
+    assert row.startswith(
+        "| gate | 0.530 / 1.500 | 1.00 / 0.50 | 0.000 / 0.100 | 0.190 / 0.500 | 0.180 / 0.000 |"
+    )
 
 
 def test_accuracy_is_left_out_where_answers_are_forced() -> None:
