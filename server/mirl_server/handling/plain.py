@@ -1,7 +1,7 @@
 """A plain request: handed to the backend's own handler, at its turn.
 
-The handler gets the body unchanged but for the model's name, the tenant's cache salt, and images by URL,
-which are fetched here by MIRL's rules.
+The handler gets the body unchanged but for the model's name, the tenant's cache salt, images by URL, which
+are fetched here by MIRL's rules, and what the gate takes in a form that the handler would refuse.
 """
 
 from __future__ import annotations
@@ -21,6 +21,7 @@ from mirl_server.access.authentication import caller_of
 from mirl_server.handling.api import Api
 from mirl_server.handling.context import add_salt
 from mirl_server.handling.cost import plain_cost
+from mirl_server.handling.reading.body_schemas import hold_schemas
 from mirl_server.handling.reading.response_format import check_sizes
 from mirl_server.handling.service import Service
 from mirl_server.handling.streaming import HeldResponse, unless_gone
@@ -56,6 +57,8 @@ async def answer_plain(service: Service, request: Request, api: Api) -> Response
     caller = caller_of(request)
     add_salt(body, caller.tenant)
     check_plain(body, service.settings.limits)
+    api.fit_to_backend(service)
+    await hold_schemas(body, service.form_checker())
     service.admission.check_queue(caller.name, "plain")
     if images := api.remote_images():
         # The backend would fetch by its own rules: it gets the bytes instead.

@@ -25,6 +25,7 @@ from vllm.v1.engine.exceptions import EngineDeadError as VLLMEngineDeadError
 
 from mirl_core.config import ModelSettings
 from mirl_core.engines.vllm.engine import VLLMEngine
+from mirl_core.engines.vllm.structure import BACKEND
 from mirl_core.errors import ConfigError
 from mirl_core.pipeline.run import Pipeline
 from mirl_server.apis.router import make_router
@@ -163,6 +164,8 @@ class MIRLPlugin:
             tracing=_tracing(args),
             tool_parser=tool_parser,
             max_top_logprobs=_max_top_logprobs(engine_client),
+            checks_plain_forms=engine_client is not None
+            and engine_client.vllm_config.structured_outputs_config.backend == BACKEND,
             priorities=args.scheduling_policy == "priority",
             force_usage=args.enable_force_include_usage,
             draining=lambda: life.draining,
