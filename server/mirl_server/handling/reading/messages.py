@@ -101,14 +101,14 @@ def _fit_part(part: Any) -> Any:
         return {"type": "text", "text": part["text"]}
     if not isinstance(_url(part), str):
         return part
+    if isinstance(part["image_url"], str) or part.get("type") == "input_image":
+        # Of a URL that is no object vLLM takes the type, which is optional, for that of another part.
+        fitted: Json = {"image_url": _url(part)}
+        return fitted if part.get("uuid") is None else fitted | {"uuid": part["uuid"]}
     fitted = {name: value for name, value in part.items() if value is not None}
-    if isinstance(image := fitted["image_url"], dict):
-        fitted["image_url"] = {
-            name: value for name, value in image.items() if name != "detail" or value in _DETAILS
-        }
-    if fitted.get("type") == "input_image":
-        fitted["image_url"] = _url(part)
-        fitted.pop("detail", None)
+    fitted["image_url"] = {
+        name: value for name, value in part["image_url"].items() if name != "detail" or value in _DETAILS
+    }
     return fitted
 
 

@@ -113,7 +113,7 @@ ASKING: dict[str, tuple[tuple[Any, ...], tuple[Any, ...]]] = {
     "truncate_prompt_tokens": ((), (-1, 1)),
     "truncation_side": ((), ("left",)),
     "use_beam_search": ((False,), (True,)),
-    "verbosity": ((), ("medium",)),
+    "verbosity": (("medium",), ("low", "high")),
     "vllm_xargs": (({},), ({"a": 1},)),
     "watermarking": ((False,), (True,)),
     "web_search_options": ((), ({},)),
