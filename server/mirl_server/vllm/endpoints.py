@@ -7,8 +7,8 @@ from typing import Any
 
 from fastapi import Request, Response
 from pydantic import BaseModel, ValidationError
-from vllm.entrypoints.anthropic.api_router import create_messages
-from vllm.entrypoints.anthropic.protocol import AnthropicMessagesRequest
+from vllm.entrypoints.anthropic.api_router import count_tokens, create_messages
+from vllm.entrypoints.anthropic.protocol import AnthropicCountTokensRequest, AnthropicMessagesRequest
 from vllm.entrypoints.openai.chat_completion.api_router import create_chat_completion
 from vllm.entrypoints.openai.chat_completion.protocol import ChatCompletionRequest
 from vllm.entrypoints.openai.responses.api_router import create_responses
@@ -54,6 +54,11 @@ async def delegate_responses(body: dict[str, Any], request: Request) -> Response
 async def delegate_messages(body: dict[str, Any], request: Request) -> Response:
     """Answer a request of the Anthropic API by vLLM's own handler."""
     return await _delegate_to(body, request, AnthropicMessagesRequest, create_messages)
+
+
+async def delegate_count(body: dict[str, Any], request: Request) -> Response:
+    """Count the tokens of a prompt of the Anthropic API by vLLM's own handler."""
+    return await _delegate_to(body, request, AnthropicCountTokensRequest, count_tokens)
 
 
 async def _delegate_to(

@@ -145,12 +145,24 @@ def _add_tool_result(turns: Turns, block: Mapping[str, Any], path: str) -> None:
         turns.add({"role": "user", "content": list(images.values())}, path, list(images))
 
 
+def fit_system(system: object) -> None:
+    """Change the blocks of `system`, in place, as those of messages."""
+    for block in system if isinstance(system, list) else ():
+        if isinstance(block, dict):
+            _drop_unused(block)
+
+
+def _drop_unused(block: Json) -> None:
+    """Leave out the properties of a block that nobody reads: vLLM checks their types all the same."""
+    kind = block.get("type")
+    for name in _TYPED - _USED[kind] if isinstance(kind, str) and kind in _USED else ():
+        block.pop(name, None)
+
+
 def fit_messages(messages: object) -> None:
     """Change messages, in place, into the form in which vLLM takes what the gate takes."""
     for _, block in _blocks(messages):
-        kind = block.get("type")
-        for name in _TYPED - _USED[kind] if isinstance(kind, str) and kind in _USED else ():
-            block.pop(name, None)
+        _drop_unused(block)
         content = block.get("content")
         if isinstance(content, list):
             # vLLM joins the texts of a tool's result, nulls too.
@@ -158,6 +170,25 @@ def fit_messages(messages: object) -> None:
     for _, source in _image_sources(messages):
         if source.get("media_type", "") is None:
             del source["media_type"]
+    for message in messages if isinstance(messages, list) else ():
+        if isinstance(message, dict) and message.get("role") == "assistant":
+            message["content"] = _one_text(message.get("content"))
+
+
+def _one_text(blocks: Any) -> Any:
+    """Return an assistant's blocks with all text in the first of its text blocks: templates take one text."""
+    texts = [block for block in blocks if _is_text(block)] if isinstance(blocks, list) else []
+    if len(texts) < 2:
+        return blocks
+    whole = {**texts[0], "text": "".join(block["text"] or "" for block in texts)}
+    others = [block for block in blocks if not _is_text(block)]
+    return [whole, *others]
+
+
+def _is_text(block: object) -> bool:
+    return (
+        isinstance(block, dict) and block.get("type") == "text" and isinstance(block.get("text"), str | None)
+    )
 
 
 def remote_images(messages: object) -> list[RemoteImage]:

@@ -10,7 +10,13 @@ from mirl_core.config import MIRLOptions
 from mirl_core.engines.base import RequestContext
 from mirl_core.errors import MIRLError, RequestError
 from mirl_server.apis.evidence import budget_of
-from mirl_server.apis.messages.blocks import add_message, fit_messages, remote_images, text_of_blocks
+from mirl_server.apis.messages.blocks import (
+    add_message,
+    fit_messages,
+    fit_system,
+    remote_images,
+    text_of_blocks,
+)
 from mirl_server.apis.messages.response import MessagesWriter
 from mirl_server.apis.translation.api import TranslatedApi
 from mirl_server.apis.translation.fields import Fields, Turns, object_of
@@ -109,6 +115,7 @@ class MessagesApi(TranslatedApi):
         super().fit_to_backend(service)
         if not self.body.get("model"):
             self.body["model"] = service.names[0]
+        fit_system(self.body.get("system"))
         fit_messages(self.body.get("messages"))
         _fit_fields(self.body)
 
@@ -173,6 +180,8 @@ def _fit_fields(body: dict[str, Any]) -> None:
         body["thinking"] = {"type": "adaptive"}
     if isinstance(config, dict) and config.get("effort") in ("none", "minimal"):
         body["output_config"] = {**config, "effort": "low"}
+    if isinstance(body.get("stop_sequences"), str):
+        body["stop_sequences"] = [body["stop_sequences"]]
     tools = body.get("tools")
     for tool in tools if isinstance(tools, list) else ():
         if (

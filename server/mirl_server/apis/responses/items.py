@@ -63,6 +63,8 @@ def fit_items(items: object) -> object:
             fitted_item = _fit_item(object_of(item, ""))
         except RequestError:
             fitted_item = item  # the backend's to take or to refuse
+        if fitted_item is None:
+            continue
         before = fitted[-1] if fitted else None
         if _is_reasoning(fitted_item) and _is_reasoning(before):
             # vLLM would make a turn of each.
@@ -84,7 +86,7 @@ def remote_images(items: object) -> list[RemoteImage]:
 
 
 def _fit_item(item: Json) -> Any:
-    """Return an item as vLLM takes it.
+    """Return an item as vLLM takes it; None: it says nothing.
 
     Raises:
         RequestError: the gate does not take it.
@@ -93,7 +95,7 @@ def _fit_item(item: Json) -> Any:
     if kind == "reasoning":
         texts = _reasoning_texts(item, "")
         content = [{"type": "reasoning_text", "text": _joined(texts)}]
-        return {"type": "reasoning", "summary": [], "content": content} if texts else item
+        return {"type": "reasoning", "summary": [], "content": content} if texts else None
     message = _message(item, "")
     if kind == "message":
         content = item["content"]

@@ -29,6 +29,9 @@ def fit_fields(body: dict[str, Any], max_model_len: int) -> None:
         body.pop("tools", None)
         if not constrains_tools(body):
             body.pop("tool_choice", None)
+    options = body.get("stream_options")
+    if isinstance(options, dict) and not any(value is not None for value in options.values()):
+        del body["stream_options"]
     _fit_format(body.get("response_format"), "json_schema")
     _fit_format(body.get("text"), "format")
 

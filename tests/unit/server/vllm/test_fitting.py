@@ -1,12 +1,12 @@
 """What the gate takes, vLLM's own handlers take in the form in which it is handed to them, and read the same.
 
-Generated turns have every shape that the gate takes: nulls, text of all kinds, empty parts, images everywhere.
+Generated turns have every shape that the gate takes: nulls, text of all kinds, no parts, images everywhere.
 """
 
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from copy import deepcopy
 from typing import Any
 
@@ -42,12 +42,20 @@ def extended(draw: st.DrawFn, base: st.SearchStrategy[Any], **extra: tuple[Any, 
     return drawn
 
 
+def text_part(kind: str, name: str = "text") -> st.SearchStrategy[Any]:
+    return TEXTS.map(lambda text: {"type": kind, name: text})
+
+
+def having(name: str, values: st.SearchStrategy[Any]) -> st.SearchStrategy[Any]:
+    """Draw an object with one field."""
+    return values.map(lambda value: {name: value})
+
+
 # Chat completions.
 CHAT_TEXT = extended(
     st.one_of(
-        st.builds(lambda kind, text: {"type": kind, "text": text}, one_of("text", "input_text", "output_text"), TEXTS),
-        TEXTS.map(lambda text: {"type": "refusal", "refusal": text}),
-        TEXTS.map(lambda text: {"type": "thinking", "thinking": text}),
+        *map(text_part, ("text", "input_text", "output_text")), text_part("refusal", "refusal"),
+        text_part("thinking", "thinking"),
     ),
     cache_control=(None, {"type": "ephemeral"}), annotations=(None, []), frob=(1,),
 )  # fmt: skip
@@ -90,8 +98,8 @@ CHAT_TURN = st.one_of(
     ),
     extended(
         st.builds(lambda content, calls: {"role": "assistant", **content, **calls},
-                  st.one_of(one_of({}, {"content": None}), CHAT_CONTENT.map(lambda content: {"content": content})),
-                  st.one_of(one_of({}, {"tool_calls": None}, {"tool_calls": []}), CALLS.map(lambda c: {"tool_calls": c}))),
+                  st.one_of(one_of({}, {"content": None}), having("content", CHAT_CONTENT)),
+                  st.one_of(st.just({}), having("tool_calls", st.one_of(st.none(), st.just([]), CALLS)))),
         reasoning=(None, "so"), reasoning_content=(None, "so"), tool_call_id=(None,), **ABSENT,
     ),
 )  # fmt: skip
@@ -170,8 +178,8 @@ IMAGE_BLOCK = st.builds(
 RESULT = extended(
     st.builds(
         lambda content: {"type": "tool_result", "tool_use_id": "t1", **content},
-        st.one_of(one_of({}, {"content": None}), TEXTS.map(lambda text: {"content": text}),
-                  st.lists(st.one_of(TEXT_BLOCK, IMAGE_BLOCK), max_size=3).map(lambda blocks: {"content": blocks})),
+        st.one_of(one_of({}, {"content": None}), having("content", TEXTS),
+                  having("content", st.lists(st.one_of(TEXT_BLOCK, IMAGE_BLOCK), max_size=3))),
     ),
     is_error=(None, True, "x"), cache_control=(None,), name=(3,),
 )  # fmt: skip
@@ -184,14 +192,18 @@ THOUGHT = st.one_of(
     extended(TEXTS.map(lambda text: {"type": "thinking", "thinking": text}), signature=(None, "", "x", 3)),
     st.just({"type": "redacted_thinking", "data": "x"}).map(dict),
 )
+
+
+def block_turn(role: str, *blocks: st.SearchStrategy[Any]) -> st.SearchStrategy[Turn]:
+    contents = st.one_of(TEXTS.filter(bool), st.lists(st.one_of(blocks), max_size=4))
+    return contents.map(lambda content: {"role": role, "content": content})
+
+
 BLOCK_TURN = st.one_of(
-    st.builds(lambda role, content: {"role": role, "content": content},
-              one_of("user", "assistant", "system"), TEXTS.filter(bool)),
-    st.lists(st.one_of(TEXT_BLOCK, IMAGE_BLOCK, RESULT), max_size=4).map(lambda b: {"role": "user", "content": b}),
-    st.lists(st.one_of(TEXT_BLOCK, USE, THOUGHT), max_size=4).map(lambda b: {"role": "assistant", "content": b}),
-    st.lists(TEXT_BLOCK.filter(lambda b: b["text"]), min_size=1, max_size=2).map(
-        lambda b: {"role": "system", "content": b}),
-)  # fmt: skip
+    block_turn("user", TEXT_BLOCK, IMAGE_BLOCK, RESULT),
+    block_turn("assistant", TEXT_BLOCK, USE, THOUGHT),
+    block_turn("system", TEXT_BLOCK),
+)
 
 PICTURE: dict[str, Any] = {
     "chat": {"role": "user", "content": [{"type": "image_url", "image_url": {"url": URLS[0]}}]},
@@ -202,8 +214,10 @@ PICTURE: dict[str, Any] = {
     },
 }
 APIS: dict[str, tuple[type[Api], str]] = {
-    "chat": (ChatApi, "messages"), "responses": (ResponsesApi, "input"), "messages": (MessagesApi, "messages"),
-}  # fmt: skip
+    "chat": (ChatApi, "messages"),
+    "responses": (ResponsesApi, "input"),
+    "messages": (MessagesApi, "messages"),
+}
 TURNS: dict[str, st.SearchStrategy[list[Turn]]] = {
     "chat": st.lists(CHAT_TURN, max_size=4), "responses": response_items(),
     "messages": st.lists(BLOCK_TURN, max_size=4),
@@ -237,7 +251,8 @@ def plain_form(message: Mapping[str, Any]) -> dict[str, Any]:
         kind, value = _parse_chat_message_content_mm_part(part)
         if kind in TEXT_PART_TYPES and not value:
             continue
-        content.append(("text" if kind in TEXT_PART_TYPES else "image", value))
+        # The declared type of a picture says nothing.
+        content.append(("text", value) if kind in TEXT_PART_TYPES else ("image", value.partition(",")[2]))
     calls = [
         (call["id"], call["function"]["name"], _arguments(call["function"]["arguments"]))
         for call in message.get("tool_calls") or ()
