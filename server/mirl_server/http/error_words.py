@@ -6,7 +6,7 @@ import re
 
 ELLIPSIS = "…"
 _CONSTRAINT = "it asks for something that answers can't be held to"
-_DATA_URL = re.compile(r"data:[\w.+/*;=%-]{0,256},[A-Za-z0-9+/=_-]*", re.ASCII)
+_DATA_URL = re.compile(r"data:[\w.+/*;=%-]{0,256},[A-Za-z0-9+/=_-]+", re.ASCII)
 _BASE64 = re.compile(
     r"(?=[A-Za-z0-9+/]*[a-z])(?=[A-Za-z0-9+/]*[A-Z])(?=[A-Za-z0-9+/]*[0-9])[A-Za-z0-9+/]{64,}={0,2}", re.ASCII
 )

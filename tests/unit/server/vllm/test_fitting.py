@@ -294,7 +294,7 @@ def check(name: str, turns: list[Turn]) -> None:
 
 @pytest.mark.parametrize("name", APIS)
 def test_generated_turns(name: str) -> None:
-    @settings(max_examples=120, suppress_health_check=[HealthCheck.too_slow, HealthCheck.data_too_large])
+    @settings(max_examples=30, suppress_health_check=[HealthCheck.too_slow, HealthCheck.data_too_large])
     @given(TURNS[name])
     def holds(turns: list[Turn]) -> None:
         check(name, turns)
