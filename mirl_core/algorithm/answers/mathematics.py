@@ -58,7 +58,7 @@ _SYMBOLS = {
 }  # fmt: skip
 _SYMBOL = re.compile("|".join(map(re.escape, sorted(_SYMBOLS, key=len, reverse=True))))
 _ARITHMETIC = re.compile(r"[\d^=+*/()<>|\\]|^(?:pi|infinity)$")
-_NAME = re.compile(r"(?<![\\A-Za-z])(sqrt|pi|sin|cos|tan|cot|log|ln|theta|infinity)(?![A-Za-z])", re.I)
+_NAME = re.compile(r"(?<![^\W\d_]|\\)(sqrt|pi|sin|cos|tan|cot|log|ln|theta|infinity)(?![^\W\d_])", re.I)
 _ROOT = re.compile(r"\\sqrt\s*(\d{2,}|(?=\())|(?:the )?square root of (\w+)")
 _BRACKETED_POWER = re.compile(r"\^\s?(?:\(([^()]*)\)|(-\d+))")
 _UNIT = re.compile(r"(.+?(?:[\d})\]]|\\pi))(\s?)([^\W\d_%°][\w^{}/.·° -]*|[%°][\w ]*)")
@@ -66,11 +66,11 @@ _UNIT = re.compile(r"(.+?(?:[\d})\]]|\\pi))(\s?)([^\W\d_%°][\w^{}/.·° -]*|[%�
 
 def to_latex(text: str) -> str:
     """Return an expression in plain text as LaTeX: `sqrt(2)/2` → `\\sqrt{2}/2`, `x^(1/2)` → `x^{1/2}`."""
-    if not _ARITHMETIC.search(text) and text.isascii():
+    text = _SYMBOL.sub(lambda symbol: _SYMBOLS[symbol[0]], text)
+    if not _ARITHMETIC.search(text):
         return _ROOT.sub(_braced_root, text)
     if text.count("=") > 1:
         text = re.sub(",? and ", ", ", text)
-    text = _SYMBOL.sub(lambda symbol: _SYMBOLS[symbol[0]], text)
     text = _NAME.sub(lambda name: "\\infty" if name[0] == "infinity" else f"\\{name[0].lower()}", text)
     text = _BRACKETED_POWER.sub(lambda power: f"^{{{power[1] or power[2]}}}", text)
     return _bracket_roots(_ROOT.sub(_braced_root, text)).strip()

@@ -52,7 +52,7 @@ def _any(*words: str) -> str:
 
 
 _MARKS = r"[*_]*"
-_LINE = r"^[^\w\n∴]*"
+_LINE = r"^[^\w\n∴]*+"
 _SO = rf"(?:{_any(*_CONNECTIVES)}[,:]?\s)?"
 _WHOSE = r"(?:(?:the|my|our)\s)?"
 _RANKED = rf"{_WHOSE}(?:{_any(*_RANKS)}\s)?{_any(*_ANSWERS)}|{_WHOSE}{_any(*_RANKS)}\s{_any(*_CHOICES)}"

@@ -37,7 +37,8 @@ _SPELLINGS = {
     "km/h": ("kph", "kmh", "kmph"),
     "oz": ("ounce",),
     "lb": ("pound", "lbs"),
-    "t": ("ton", "tonne", "metric ton"),
+    "t": ("tonne", "metric ton"),
+    "ton": (),
     "gal": ("gallon",),
     "qt": ("quart",),
     "pt": ("pint",),
@@ -64,7 +65,8 @@ _BASES = (
     ("A", ("ampere", "amp"), "m μ"), ("Ω", ("ohm",), "k M"), ("farad", (), ""), ("coulomb", (), ""),
     ("Pa", ("pascal",), "h k M"), ("mol", ("mole",), "m"), ("K", ("kelvin",), ""), ("T", ("tesla",), "m"),
     ("eV", ("electronvolt", "electron volt"), "k M G"), ("cal", ("calorie",), "k"),
-    ("B", ("byte",), "k M G T"), ("bit", (), "k M G"), ("Wh", ("watt hour",), "k M G"), ("unit", (), ""),
+    ("B", ("byte",), "k M G T"), ("bit", ("bit",), "k M G"), ("Wh", ("watt hour",), "k M G"),
+    ("unit", (), ""),
 )  # fmt: skip
 _PREFIXES = {
     "p": "pico", "n": "nano", "μ": "micro", "m": "milli", "c": "centi", "d": "deci", "h": "hecto",
@@ -87,10 +89,10 @@ _AN_HOUR = re.compile(r" an? (second|minute|hour|day|week|month|year)$", re.I)
 _PRODUCT = re.compile(r"\s?[·⋅*]\s?|(?<=\w)-(?=\w)| ")
 # After a number these say something else about it, or are words of mathematics.
 _NO_UNIT = frozenset({
-    "or", "and", "to", "of", "plus", "minus", "times", "x", "by", "is", "are", "was", "were", "not", "but",
-    "if", "then", "so", "for", "from", "than", "at", "on", "with", "more", "less", "only", "i", "it", "the",
-    "a", "an", "pi", "sqrt", "sin", "cos", "tan", "log", "ln", "be", "each", "into", "vs", "versus", "about",
-    "nor", "as", "am", "pm",
+    "or", "per", "and", "to", "of", "plus", "minus", "times", "x", "by", "is", "are", "was", "were", "not",
+    "but", "if", "then", "so", "for", "from", "than", "at", "on", "with", "more", "less", "only", "i", "it",
+    "the", "a", "an", "pi", "sqrt", "sin", "cos", "tan", "log", "ln", "be", "each", "into", "vs", "versus",
+    "about", "nor", "as", "am", "pm",
 })  # fmt: skip
 _IRREGULAR = {
     "people": "person", "men": "man", "women": "woman", "children": "child", "mice": "mouse",
