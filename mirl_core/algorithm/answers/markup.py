@@ -43,7 +43,8 @@ _HEDGE = re.compile(
 _HEDGE_BEHIND = re.compile(
     r"(?<=\w) (?:\((?:approximately|approx\.?|about|roughly)\)|approximately|approx\.?)$", re.I
 )
-_ROOT = re.compile(r"√(\d+|\w|\([^()]*\))(?!\w)")
+_ROOT = re.compile(r"([√∛∜])(\d+|\w|\([^()]*\))(?!\w)")
+_DEGREES = {"√": "", "∛": "[3]", "∜": "[4]"}
 _NAMED = re.compile(r"[a-zA-Z] ?= ?([^=]+)")
 _LAYERS = 3
 
@@ -67,12 +68,16 @@ def strip_markup(text: str) -> str:
         if text == before:
             break
     text = " ".join(text.replace("\\$", "$").replace("π", "\\pi ").split())
-    text = _HEDGE_BEHIND.sub("", _HEDGE.sub("", _ROOT.sub(r"\\sqrt{\1}", text)))
+    text = _HEDGE_BEHIND.sub("", _HEDGE.sub("", _ROOT.sub(_root, text)))
     # "x = 5" says 5; "y = 2x" says how y depends on x.
     named = _NAMED.fullmatch(text)
     if named and (read_quantity(named[1]) or not re.search("[a-zA-Z]", re.sub(r"\\[a-zA-Z]+", "", named[1]))):
         return named[1]
     return text
+
+
+def _root(match: re.Match[str]) -> str:
+    return f"\\sqrt{_DEGREES[match[1]]}{{{match[2]}}}"
 
 
 def _plain_latex(text: str) -> str:

@@ -30,7 +30,9 @@ _DIGITS = 12
 SMALLEST, LARGEST = 1e-20, 1e20
 """A value between these is no product of rounding."""
 
-_FUNCTIONS = frozenset({"sin", "cos", "tan", "cot", "log", "ln", "pi", "sqrt"})
+_FUNCTIONS = frozenset({
+    "sin", "cos", "tan", "cot", "log", "ln", "exp", "pi", "sqrt", "arcsin", "arccos", "arctan",
+})  # fmt: skip
 _COMMANDS = _FUNCTIONS | {
     "frac", "dfrac", "tfrac", "cfrac", "cdot", "times", "div", "pm", "left", "right", "infty", "cup", "cap",
     "in", "le", "leq", "ge", "geq", "lt", "gt",
@@ -58,7 +60,12 @@ _SYMBOLS = {
 }  # fmt: skip
 _SYMBOL = re.compile("|".join(map(re.escape, sorted(_SYMBOLS, key=len, reverse=True))))
 _ARITHMETIC = re.compile(r"[\d^=+*/()<>|\\]|^(?:pi|infinity)$")
-_NAME = re.compile(r"(?<![^\W\d_]|\\)(sqrt|pi|sin|cos|tan|cot|log|ln|theta|infinity)(?![^\W\d_])", re.I)
+_NAME = re.compile(
+    r"(?<![^\W\d_]|\\)(sqrt|pi|sin|cos|tan|cot|log|ln|exp|arcsin|arccos|arctan|theta|infinity)(?![^\W\d_])",
+    re.I,
+)
+# In LaTeX the x of "1/2 x" would be below the line.
+_FRACTION_OF = re.compile(r"(?<![\d/.^])(\d+)/(\d+) (?=[A-Za-z(\\])")
 _ROOT = re.compile(r"\\sqrt\s*(\d{2,}|(?=\())|(?:the )?square root of (\w+)")
 _BRACKETED_POWER = re.compile(r"\^\s?(?:\(([^()]*)\)|(-\d+))")
 _UNIT = re.compile(r"(.+?(?:[\d})\]]|\\pi))(\s?)([^\W\d_%°][\w^{}/.·° -]*|[%°][\w ]*)")
@@ -73,6 +80,7 @@ def to_latex(text: str) -> str:
         text = re.sub(",? and ", ", ", text)
     text = _NAME.sub(lambda name: "\\infty" if name[0] == "infinity" else f"\\{name[0].lower()}", text)
     text = _BRACKETED_POWER.sub(lambda power: f"^{{{power[1] or power[2]}}}", text)
+    text = _FRACTION_OF.sub(r"\\frac{\1}{\2} ", text)
     return _bracket_roots(_ROOT.sub(_braced_root, text)).strip()
 
 

@@ -38,7 +38,7 @@ MAX_LENGTH = 4 * MAX_SHORT_LENGTH
 # A letter, and text behind it.
 _OPTION = re.compile(
     r"(?:option|choice|answer):? \(?([a-z])\)?[.):]?(?: (.*))?"
-    r"|[(\[]([a-j])[)\]][.:]?(?: (.*))?"
+    r"|[(\[{<]([a-j])[)\]}>][.:]?(?: (.*))?"
     r"|([a-j])[).:](?: (.*))?"
     r"|([a-j])"
     r"|(?-i:([A-J])) (- [^\W\d_]{2}.*|\([^\W\d_]{2}.*\))"

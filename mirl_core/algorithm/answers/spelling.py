@@ -30,7 +30,7 @@ _CHARACTERS = str.maketrans(_DASHES | _INVISIBLE | _PLAIN)
 _SUPERSCRIPT = str.maketrans("⁰¹²³⁴⁵⁶⁷⁸⁹⁺⁻ⁿ", "0123456789+-n")
 _SUBSCRIPT = str.maketrans("₀₁₂₃₄₅₆₇₈₉₊₋", "0123456789+-")
 _VULGAR = "¼½¾⅐⅑⅒⅓⅔⅕⅖⅗⅘⅙⅚⅛⅜⅝⅞↉"
-_COMPOSED = re.compile(rf"([⁰¹²³⁴-⁹⁺⁻ⁿ]+)|([₀-₉₊₋]+)|(\d?)([{_VULGAR}])(?=([^\W\d_])?)")
+_COMPOSED = re.compile(rf"([⁰¹²³⁴-⁹⁺⁻ⁿ]+)|([₀-₉₊₋]+)|(\d?)([{_VULGAR}])(?=([^\W\d_]|[(\\√])?)")
 _FOREIGN_DIGIT = re.compile(r"(?![0-9])\d")
 _APOSTROPHE = re.compile(r"(?<=\w)[’‘](?=\w)")
 

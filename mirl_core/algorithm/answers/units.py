@@ -76,7 +76,8 @@ _LENGTHS = frozenset({"m", "mm", "cm", "dm", "km", "in", "ft", "yd", "mi", "unit
 # Byte and bit differ by their case alone where it is mixed.
 _SHORT_NAMES = {
     "kilo": "kg", "micron": "μm", "L": "l", "mL": "ml", "sqft": "ft²", "cc": "cm³", "μF": "μfarad",
-    "μC": "μcoulomb",
+    "μC": "μcoulomb", "hz": "Hz", "khz": "kHz", "KHz": "kHz", "mhz": "MHz", "ghz": "GHz", "kw": "kW",
+    "KW": "kW", "kwh": "kWh", "KWH": "kWh", "KWh": "kWh", "db": "dB",
     "KB": "kB", "kb": "kB", "mb": "MB", "gb": "GB", "tb": "TB", "Kb": "kbit", "Mb": "Mbit", "Gb": "Gbit",
 }  # fmt: skip
 CURRENCIES = frozenset({"$", "€", "£", "¥", "₹"})
@@ -115,10 +116,12 @@ def _table() -> dict[str, str]:
 
 
 _UNITS = _table()
-_FOLDED: dict[str, str] = {}
-for _spelling, _key in _UNITS.items():
-    # "mW" and "MW" are two units: such spellings need their case.
-    _FOLDED[_spelling.casefold()] = "" if _FOLDED.get(_spelling.casefold(), _key) != _key else _key
+# Spellings of two units that differ by case alone: their case decides.
+_CASED = {
+    spelling.casefold()
+    for spelling, key in _UNITS.items()
+    if _UNITS.get(spelling.casefold(), key) != key
+}  # fmt: skip
 
 
 @lru_cache(maxsize=1024)
@@ -182,12 +185,12 @@ def _simple(unit: str) -> str | None:
     """Return the key of a unit without product, quotient and power."""
     if unit in _UNITS:
         return _UNITS[unit]
-    # A single letter's case is its meaning: m is metre, M is mega.
-    if len(unit) == 1:
+    # A letter's case is its meaning, alone and as a prefix: m is metre and milli, M is mega.
+    if len(unit) == 1 or (len(unit) == 2 and unit[0] == "M" and unit[1].islower()):
         return None
     folded = _DEGREES.sub("degree ", unit.casefold())
     singular = folded[:-1] if folded.endswith("s") and not folded.endswith("ss") else folded
-    return _FOLDED.get(folded) or _FOLDED.get(singular) or None
+    return None if folded in _CASED else _UNITS.get(folded) or _UNITS.get(singular)
 
 
 def _product(text: str) -> str | None:

@@ -36,22 +36,9 @@ KNOWN = {
     "$": ["$", "dollars", "USD", "US$"], "year": ["years", "yr", "yrs"],
 }  # fmt: skip
 UNKNOWN = [
-    "",
-    "dogs",
-    "M",
-    "k",
-    "x",
-    "mw",
-    "m^4",
-    "mol/l/s",
-    "g2",
-    "x m",
-    "or",
-    "m m m m",
-    "sq kg",
-    "s of",
-    "m/dog",
-]
+    "", "Mg", "Mm", "mv", "NM", "PA", "dogs", "M", "k", "x", "mw", "m^4", "mol/l/s", "g2", "x m", "or",
+    "m m m m", "sq kg", "s of", "m/dog",
+]  # fmt: skip
 
 
 def test_every_spelling_of_a_known_unit_has_its_key() -> None:
