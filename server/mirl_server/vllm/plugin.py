@@ -27,9 +27,7 @@ from vllm.v1.engine.exceptions import EngineDeadError as VLLMEngineDeadError
 
 from mirl_core.config import ModelSettings
 from mirl_core.engines.vllm.engine import VLLMEngine
-
 from mirl_core.engines.vllm.structure import BACKEND
-from mirl_core.errors import ConfigError
 from mirl_core.pipeline.run import Pipeline
 from mirl_server.apis.pages.routes import add_pages
 from mirl_server.apis.router import make_router
