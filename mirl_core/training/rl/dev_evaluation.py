@@ -193,11 +193,11 @@ def differing_set(ours: Mapping[str, Any], theirs: Mapping[str, Any]) -> str | N
     Contents are compared where both have them: those of earlier versions have none.
     """
     for name in [*ours, *theirs]:
-        one, other = ours.get(name), theirs.get(name)
-        if one is None or other is None:
+        left, right = ours.get(name), theirs.get(name)
+        if left is None or right is None:
             return name
-        both = [key for key in ("part", "keys", "clusters", "contents") if key in one and key in other]
-        if any(one[key] != other[key] for key in both):
+        both = [key for key in ("part", "keys", "clusters", "contents") if key in left and key in right]
+        if any(left[key] != right[key] for key in both):
             return name
     return None
 

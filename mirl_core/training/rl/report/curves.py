@@ -92,8 +92,8 @@ class Curve:
 
     def same_questions(self, other: Curve) -> bool:
         """Return whether both are about the same questions, as far as they tell."""
-        told = self.contents and other.contents
-        return self.keys == other.keys and (not told or self.contents == other.contents)
+        known = self.contents and other.contents
+        return self.keys == other.keys and (not known or self.contents == other.contents)
 
     def cost(self, name: str) -> Array:
         """Return [evaluations]: the mean over runs."""

@@ -20,7 +20,7 @@ from mirl_core.training.rl.state.run_folder import check_origin, claimed, lost_c
 from mirl_core.training.state_files import mark_saved
 from mirl_core.training.step_lines import Lines, read_lines
 from tests.unit.training.rl.loop_cases import recipe_of
-from tests.unit.training.rl.state.test_checkpoint import cut_state, empty_state, flip_bit, make_trainer
+from tests.unit.training.rl.state.damage_cases import cut_state, empty_state, flip_bit, make_trainer
 
 
 @pytest.fixture
