@@ -4,8 +4,9 @@ By default vLLM's front end mirrors the engine's cache and sends a reference whe
 Each rendering changes the mirror, but only requests that reach the engine change its cache, in their order
 there. What is rendered and then refused, counted or cancelled, and requests that overtake each other leave
 the two apart: the engine then ends a request with an error, a 500, and the same request passes when it is
-sent again (vllm#31404, vllm#46354, vllm#46747). vLLM's other cache in the same process keeps the media themselves.
-With it every request carries its media, as in vLLM with several API servers, and nothing can come apart.
+sent again (vllm#31404, vllm#46354, vllm#46747). vLLM's other cache in the same process keeps the media
+themselves. With it every request carries its media, as in vLLM with several API servers, and nothing can
+come apart.
 """
 
 from __future__ import annotations
