@@ -38,7 +38,8 @@ def add_message(turns: Turns, value: object, path: str, roles: Sequence[str]) ->
         RequestError: it is malformed, or has blocks that the gate does not take.
     """
     message = object_of(value, path)
-    role, content = message.get("role"), message.get("content")
+    role: Any = message.get("role")
+    content = message.get("content")
     if role not in roles:
         raise RequestError(f"{path}.role must be one of {', '.join(roles)}", param=f"{path}.role")
     if isinstance(content, str):

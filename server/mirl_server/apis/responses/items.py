@@ -65,7 +65,7 @@ def fit_items(items: object) -> object:
             fitted_item = item  # the backend's to take or to refuse
         if fitted_item is None:
             continue
-        before = fitted[-1] if fitted else None
+        before: Any = fitted[-1] if fitted else None
         if _is_reasoning(fitted_item) and _is_reasoning(before):
             # vLLM would make a turn of each.
             texts = [before["content"][0]["text"], fitted_item["content"][0]["text"]]

@@ -65,7 +65,7 @@ def read_message(message: Mapping[str, Any], path: str) -> Json:
 
 def is_image_url(part: Mapping[str, Any]) -> bool:
     """Return whether a part of a message that `read_message` returned is an image."""
-    return part["type"] == "image_url"
+    return bool(part["type"] == "image_url")
 
 
 def fit_messages(messages: object) -> None:
