@@ -270,10 +270,10 @@ class _Move:
             holder, base = part.node, self._base(part)
             if isinstance(holder, list):
                 key = int(key) if str(key).isdecimal() else -1
-                found = 0 <= key < len(holder)
+                exists = 0 <= key < len(holder)
             else:
-                found = isinstance(holder, dict) and key in holder
-            if not found:
+                exists = isinstance(holder, dict) and key in holder
+            if not exists:
                 raise _nowhere(reference)
             part = _Part(holder[key], base, (id(holder), key), str(key))
         if not isinstance(part.node, dict | bool):

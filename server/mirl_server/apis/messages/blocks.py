@@ -120,8 +120,8 @@ def _image(value: object, path: str) -> Json:
 
 
 def _tool_use(block: Mapping[str, Any], path: str) -> Json:
-    given = {} if block.get("input", 0) is None else object_of(block.get("input"), f"{path}.input")
-    arguments = json.dumps(given, ensure_ascii=False)
+    values = {} if block.get("input", 0) is None else object_of(block.get("input"), f"{path}.input")
+    arguments = json.dumps(values, ensure_ascii=False)
     function = {"name": text_of(block.get("name"), f"{path}.name"), "arguments": arguments}
     return {"id": text_of(block.get("id"), f"{path}.id"), "type": "function", "function": function}
 

@@ -27,7 +27,7 @@ _FORMATS = (
 
 @dataclass(frozen=True, slots=True)
 class _Schema:
-    """A schema at its place in a body."""
+    """A schema and where a body holds it."""
 
     holder: dict[str, Any]
     key: str
@@ -80,21 +80,21 @@ def _schemas(body: dict[str, Any]) -> list[_Schema]:
         RequestError: a format that must have a schema has none.
     """
     schemas = []
-    for field, path, place in _FORMATS:
+    for field, path, schema_path in _FORMATS:
         form: Any = body.get(field)
         for key in path:
             form = form.get(key) if isinstance(form, dict) else None
         if not isinstance(form, dict) or form.get("type") != "json_schema":
             continue
         holder: Any = form
-        for key in place[:-1]:
+        for key in schema_path[:-1]:
             holder = holder.get(key)
             if not isinstance(holder, dict):
                 break
         name = ".".join([field, *path])
-        if not isinstance(holder, dict) or holder.get(place[-1]) is None:
-            raise RequestError(f"{'.'.join([name, *place])} is missing", param=name)
-        schemas.append(_Schema(holder, place[-1], name))
+        if not isinstance(holder, dict) or holder.get(schema_path[-1]) is None:
+            raise RequestError(f"{'.'.join([name, *schema_path])} is missing", param=name)
+        schemas.append(_Schema(holder, schema_path[-1], name))
     structured = body.get("structured_outputs")
     if isinstance(structured, dict) and structured.get("json") is not None:
         structured["json"] = _parsed(structured["json"])

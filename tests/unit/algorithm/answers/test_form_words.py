@@ -54,7 +54,7 @@ CALLS = {
         },
         "minItems": 1,
         "maxItems": 3,
-        "$defs": {"colour": {"enum": ["ä"]}, "way": {"type": "string"}},
+        "$defs": {"colour": {"enum": ["ä"]}},
     },
 }
 PLAIN_CALL = {
