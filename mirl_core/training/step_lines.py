@@ -15,7 +15,7 @@ from typing import Any
 from mirl_core.errors import ConfigError
 from mirl_core.tasks.json_lines import numbered_lines, parse_line
 
-__all__ = ["Lines", "cut_back", "read_lines"]
+__all__ = ["Lines", "cut_back", "made_again", "read_lines"]
 
 
 class Lines:
@@ -64,6 +64,14 @@ def cut_back(path: Path, step: int) -> None:
         for line in kept:
             file.write(json.dumps(line, ensure_ascii=False) + "\n")
     partial.replace(path)
+
+
+def made_again(first: int, last: int, path: Path) -> str:
+    """Return words on the steps whose lines `cut_back` drops."""
+    steps = f"step {first} is" if first == last else f"steps {first} to {last} are"
+    return (
+        f"{steps} made again, and {'its line is' if first == last else 'their lines are'} dropped from {path}"
+    )
 
 
 def _plain(value: Any) -> Any:

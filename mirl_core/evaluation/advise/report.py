@@ -13,6 +13,7 @@ from mirl_core.evaluation.advise.advice import Advice, MethodFigures
 from mirl_core.evaluation.advise.measures import Measure
 from mirl_core.evaluation.advise.words import headline, sentences
 from mirl_core.evaluation.report.summary import strict
+from mirl_core.evaluation.report.tables import unchecked_pictures
 from mirl_core.tasks.markdown_tables import table
 from mirl_core.tasks.resampling import Estimate
 
@@ -165,6 +166,7 @@ def _facts(advice: Advice, facts: Mapping[str, Any]) -> str:
         ("data", ", ".join(facts.get("data", ()))),
         ("part", str(facts.get("part", "–"))),
         ("questions", f"{advice.questions}, {advice.labelled} with an answer"),
+        *unchecked_pictures(facts),
         ("replays of each question", str(facts.get("draws", "–"))),
         ("temperature of samples", str(facts.get("bank", {}).get("temperature", "–"))),
         ("tolerance, points", f"{100 * advice.tolerance:g}"),

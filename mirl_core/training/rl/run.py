@@ -18,6 +18,7 @@ from collections.abc import AsyncIterator, Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import AsyncExitStack, ExitStack, asynccontextmanager
 from dataclasses import asdict
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -54,7 +55,7 @@ from mirl_core.training.rl.state.run_folder import (
 )
 from mirl_core.training.rl.weight_sync.sampler import opened_sampler
 from mirl_core.training.state_files import mark_saved
-from mirl_core.training.step_lines import read_lines
+from mirl_core.training.step_lines import made_again, read_lines
 
 if TYPE_CHECKING:
     from mirl_core.training.rl.model.policy import Policy
@@ -288,7 +289,7 @@ def _note_metrics(recipe: RLRecipe, step: int, new: bool, say: Callable[[str], N
     last = lines[-1]["step"] if lines else 0
     if last > step:
         of = "there is no checkpoint yet" if new else f"the checkpoint is of step {step}"
-        say(f"{of}: steps {step + 1} to {last} are made again, and their lines are dropped from {METRICS}")
+        say(f"{of}: {made_again(step + 1, last, Path(METRICS))}")
     elif last < step:
         say(
             f"{METRICS} ends at step {last}, and the checkpoint is of step {step}: the lines between are lost"

@@ -34,7 +34,7 @@ from mirl_core.training.state_files import (
     saved_step,
     write_state,
 )
-from mirl_core.training.step_lines import Lines, cut_back, read_lines
+from mirl_core.training.step_lines import Lines, cut_back, made_again, read_lines
 
 if TYPE_CHECKING:
     from transformers import Idefics3ForConditionalGeneration
@@ -258,9 +258,7 @@ class Stage(ABC, Generic[RecipeT, ForwardT]):
         lines = read_lines(path)
         if not lines or lines[-1]["step"] <= self.step:
             return
-        self.notes.append(
-            f"steps {self.step + 1} to {lines[-1]['step']} are made again: {path} loses their lines"
-        )
+        self.notes.append(made_again(self.step + 1, lines[-1]["step"], path))
         cut_back(path, self.step)
 
     def _check_weights(self) -> None:

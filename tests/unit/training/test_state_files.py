@@ -60,7 +60,7 @@ def test_a_whole_file_is_read(tmp_path: Path, mmap: bool) -> None:
     assert same(state, STATE)
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=60, deadline=None)
 @given(place=st.integers(0, len(whole()) - 1), bit=st.integers(0, 7), mmap=st.booleans())
 # The mark of a folder: torch would give the tensor's memory as it happens to be.
 @example(place=whole().rfind(CENTRAL) + 38, bit=4, mmap=False)

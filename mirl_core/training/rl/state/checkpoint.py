@@ -189,10 +189,10 @@ def _newest(
         return path, state
     if damaged:
         path, reason = next(iter(damaged.items()))
-        others = f", and so are {len(damaged) - 1} older ones" if len(damaged) > 1 else ""
+        others = ", and no older one is whole" if len(damaged) > 1 else ""
         raise ConfigError(
             f"output: the checkpoint {path} is damaged ({reason}){others}: put a copy in its place, choose "
-            f"another output, or delete {folder} and the run's metrics.jsonl to begin at step 1",
+            "another output, or delete the run's folder to begin at step 1",
             param="output",
         )
     if lost:
