@@ -165,7 +165,8 @@ def canonical(text: str) -> tuple[Fraction | None, str]:
         if expression is None:
             return None, plain
         if not expression.free_symbols and (value := _fraction(expression)) is not None:
-            return (value, plain) if max(abs(value), value.denominator) <= MAX_VALUE else (None, plain)
+            small = abs(value) <= MAX_VALUE and value.denominator <= MAX_VALUE
+            return (value if small else None), plain
         return None, _fingerprint(expression)
     except ImportError:
         return None, plain
