@@ -23,7 +23,7 @@ from mirl_core.algorithm.answers.units import known_unit
 MAX_LENGTH = 120
 MAX_POWER = 200
 MAX_VALUE = 10**300
-"""Largest number that is compared by value, others by their text: Python refuses to print longer integers."""
+"""Largest number and denominator compared by value: Python refuses to print longer integers."""
 MAX_DIGITS = 15
 """Of a number, decimals included: math-verify reads decimals as floats of this precision."""
 _DIGITS = 12
@@ -104,8 +104,7 @@ def _bracket_roots(text: str) -> str:
 
 
 def split_unit(text: str) -> tuple[str, str]:
-    """Return an expression without the known unit behind it, and the unit's key; an empty key where there is
-    none.
+    """Return an expression without the known unit behind it, and the unit's key; empty where there is none.
 
     Only a constant has a unit: the last letter of `\\pi r^2 h` is a variable.
     """
@@ -166,7 +165,8 @@ def canonical(text: str) -> tuple[Fraction | None, str]:
         if expression is None:
             return None, plain
         if not expression.free_symbols and (value := _fraction(expression)) is not None:
-            return (value, plain) if abs(value) <= MAX_VALUE else (None, plain)
+            small = abs(value) <= MAX_VALUE and value.denominator <= MAX_VALUE
+            return (value if small else None), plain
         return None, _fingerprint(expression)
     except ImportError:
         return None, plain
@@ -198,8 +198,7 @@ def _parse(text: str) -> Any:
 
 
 def _fraction(expression: Any) -> Fraction | None:
-    """Return the value if it is rational: exactly in sums, products and powers of rationals, else to 27
-    digits."""
+    """Return a rational value: exact for sums, products and powers of rationals, else to 27 digits."""
     if not getattr(expression, "is_number", False):
         return None
     exact = _rational(expression)

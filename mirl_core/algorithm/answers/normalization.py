@@ -215,8 +215,7 @@ def _number(text: str) -> NormalizedAnswer | None:
 
 
 def _series(text: str) -> NormalizedAnswer | None:
-    """Read a range, dimensions such as `3 x 4`, or several values: a list, or one in several units (`5 ft 3
-    in`)."""
+    """Read a range, dimensions such as `3 x 4`, a list, or a value in several units: `5 ft 3 in`."""
     if not any(map(str.isdigit, text)) or _LEADING_ZERO.search(text):
         return None
     if (match := _RANGE.fullmatch(text)) and bool(match[3]) <= (match[1] == "between "):

@@ -339,6 +339,9 @@ def test_what_is_left_without_markup(text: str, bare: str) -> None:
 def test_a_value_without_bound_is_written_by_its_text() -> None:
     assert mathematics.canonical("10^{180} \\cdot 10^{120}")[0] == 10**300
     assert mathematics.canonical("10^{180} \\cdot 10^{121}") == (None, "10^{180}\\cdot10^{121}")
+    assert mathematics.canonical("10^{-180} \\cdot 10^{-20}")[0] == Fraction(1, 10**200)
+    assert mathematics.canonical("123456789^{-35}")[0] == Fraction(1, 123456789**35)
+    assert mathematics.canonical("123456789^{-38}") == (None, "123456789^{-38}")
     assert math.log10(mathematics.MAX_VALUE) == 300
 
 
