@@ -12,6 +12,7 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Iterator, Mapping
+from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 from urllib.parse import unquote, urljoin
@@ -55,13 +56,16 @@ _UNEVALUATED = frozenset({"unevaluatedItems", "unevaluatedProperties"})
 _OLD_DRAFT = re.compile(r"json-schema\.org/draft-0([3-7])/")
 
 
+_Key = tuple[int, int | str]
+
+
 class _Part(NamedTuple):
     """A schema inside a document."""
 
     node: Any
     base: str
     """The URI that references in the node are relative to, before the node's own `$id`."""
-    key: tuple[int, int | str]
+    key: _Key
     """The node's position: the identity of its parent, and its key there."""
     hint: str
     """What to call it among definitions."""
@@ -155,7 +159,7 @@ class _Move:
         self._dynamic: set[tuple[str, str]] = set()
         self._recursive: set[str] = set()
         self._index()
-        self._names: dict[tuple[int, int | str], str] = {}
+        self._names: dict[_Key, str] = {}
         """The definition of each part that is referred to."""
         self._narrowed: list[tuple[dict[str, Any], str, dict[str, Any]]] = []
         """References with constraints beside them: the node, the definition, the constraints."""
@@ -212,10 +216,24 @@ class _Move:
         return _joined(part.base, uri) if uri else part.base
 
     def _find_targets(self) -> list[_Part]:
-        """Return every part that is referred to from the root, directly or not, and name each."""
-        targets: list[_Part] = []
-        seen: set[tuple[int, int | str]] = set()
-        pending = [self._root]
+        """Return every part that the schema refers to, directly or not, and its `$defs`; name each."""
+        targets = self._referred_from(self._root, {})
+        definitions = self._root.node.get("$defs", {})
+        # What nothing refers to may be wrong: it is left out then, with what follows it.
+        with suppress(RequestError):
+            for name, node in definitions.items():
+                unused = _Part(node, self._base(self._root), (id(definitions), name), name)
+                if unused.key not in targets:
+                    targets |= {unused.key: unused, **self._referred_from(unused, targets)}
+        for part in targets.values():
+            self._names[part.key] = self._free_name(part.hint)
+        return list(targets.values())
+
+    def _referred_from(self, start: _Part, known: Mapping[_Key, _Part]) -> dict[_Key, _Part]:
+        """Return the parts that are referred to from a part, directly or not, besides the known ones."""
+        targets: dict[_Key, _Part] = {}
+        seen: set[_Key] = set()
+        pending = [start]
         while pending:
             part = pending.pop()
             if part.key in seen or not isinstance(part.node, dict):
@@ -225,9 +243,8 @@ class _Move:
             for keyword in _REFERENCES:
                 if keyword in part.node:
                     target = self._target(keyword, part.node[keyword], base)
-                    if target.key not in self._names:
-                        self._names[target.key] = self._free_name(target.hint)
-                        targets.append(target)
+                    if target.key not in targets and target.key not in known:
+                        targets[target.key] = target
                         pending.append(target)
             if not (self._legacy and "$ref" in part.node):
                 pending += [

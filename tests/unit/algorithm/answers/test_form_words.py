@@ -54,7 +54,7 @@ CALLS = {
         },
         "minItems": 1,
         "maxItems": 3,
-        "$defs": {"colour": {"enum": ["ä"]}},
+        "$defs": {"colour": {"enum": ["ä"]}, "way": {"type": "string"}},
     },
 }
 PLAIN_CALL = {

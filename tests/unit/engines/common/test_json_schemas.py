@@ -248,6 +248,13 @@ def test_what_is_not_referred_to_may_be_wrong() -> None:
     assert self_contained(schema) == record(a=DIGIT)
 
 
+def test_definitions_that_nothing_refers_to_stay_with_what_they_need() -> None:
+    definitions = {"A": {"items": {"$ref": "#/$defs/B"}}, "B": DIGIT, "C": {"$ref": "#/definitions/D"}}
+    schema = record(a=DIGIT) | {"$defs": definitions, "definitions": {"D": True, "E": DIGIT}}
+    moved = self_contained(schema)
+    assert moved["$defs"] == {"A": definitions["A"], "B": DIGIT, "C": {"$ref": "#/$defs/D"}, "D": True}
+
+
 def test_schemas_without_references_stay_as_they_are() -> None:
     for schema in ({}, {"type": "object"}, record(a=DIGIT, b={"enum": [1, "x"], "description": "y"})):
         assert self_contained(schema) == schema

@@ -11,7 +11,7 @@ from pydantic import BaseModel, TypeAdapter, ValidationError
 from starlette.responses import JSONResponse
 
 from mirl_core.errors import RequestError
-from mirl_server.http.error_words import clean
+from mirl_server.http.error_words import LONGEST, clean
 from mirl_server.http.errors import error_body, messages_error
 from mirl_server.middleware.error_shapes import ErrorShapes
 from tests.unit.server.harness import data_url
@@ -82,6 +82,11 @@ def test_xgrammars_words_stay_here(message: str) -> None:
 )
 def test_other_words_stay(message: str) -> None:
     assert clean(message) == message
+
+
+def test_a_long_message_is_cut_and_takes_no_time() -> None:
+    for words in ("x" * 10**7, "[type=x, input_value=" * 10**5, "data:" * 10**6, "[11:11:11] " * 10**5):
+        assert len(clean(words)) <= LONGEST + 1
 
 
 async def test_every_error_is_cleaned() -> None:
