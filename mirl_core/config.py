@@ -260,7 +260,7 @@ class ModelSettings(Settings):
         if not path.is_file():
             return None
         try:
-            settings = cls.model_validate(json.loads(path.read_text(encoding="utf-8")))
+            settings = cls.model_validate(json.loads(path.read_text(encoding="utf-8-sig")))
         except ValidationError as error:
             message, field = first_problem(error, cls)
             raise ConfigError(f"{path}: {field}: {message}", param=field) from error

@@ -124,8 +124,8 @@ class TrajectorySplitter:
         parts.append(text)
 
     def _take(self, count: int) -> str:
-        taken, self._pending = self._pending[:count], self._pending[count:]
-        return taken
+        front, self._pending = self._pending[:count], self._pending[count:]
+        return front
 
 
 def _overlap(text: str, tag: str) -> int:

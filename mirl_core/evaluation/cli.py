@@ -15,6 +15,7 @@ import typer
 
 from mirl_core.errors import ConfigError
 from mirl_core.tasks.command_line import run as run_app
+from mirl_core.tasks.command_line import status
 
 app = typer.Typer(name="mirl-eval", help="Measure models and gates.", add_completion=False)
 
@@ -105,6 +106,7 @@ def run(
     Run the same command again to continue after an interruption, or with other --methods to replay those:
     what is in the output folder's bank is never sampled twice.
     """
+    status("mirl-eval", f"loading; then {data} on {model or 'the bundled model'}")
     from mirl_core.evaluation.report.summary import read_summary
     from mirl_core.evaluation.report.terminal import print_summary
     from mirl_core.evaluation.run import command_line, names, numbers, run_blocking
@@ -210,6 +212,7 @@ def calibrate(
 
     It tunes a gate. Whether a gate, votes or greedy decoding pays on your model, mirl-eval advise says first.
     """
+    status("mirl-eval", f"loading; then {data} on {model or 'the bundled model'}")
     from mirl_core.evaluation.calibration.run import calibrate_blocking, confidence_blocking
     from mirl_core.evaluation.run import command_line, names
     from mirl_core.evaluation.run_setup import RunSettings
@@ -279,6 +282,7 @@ def advise(
     Exit codes: 0: advice; 1: the engine failed; 2: bad input; 3: the sample decides nothing (too few
     questions, or no answers).
     """
+    status("mirl-eval", f"loading; then {data} on {model or 'the bundled model'}")
     from mirl_core.evaluation.advise.run import AdviseSettings, advise_blocking
     from mirl_core.evaluation.run import command_line, names
 

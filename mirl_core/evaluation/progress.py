@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -61,6 +62,27 @@ class Bars:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self._progress.stop()
+
+    def say(self, text: str) -> None:
+        """Print a line above the bars."""
+        self._progress.console.print(text, highlight=False, markup=False, soft_wrap=True)
+
+    def status(self, text: str) -> None:
+        """Print a line on a terminal only: elsewhere bad input, which may follow, is one line."""
+        if self._progress.console.is_terminal:
+            self.say(text)
+
+    @contextmanager
+    def waiting(self, text: str) -> Iterator[None]:
+        """Say that something begins whose length is not known, and how long it took; a bar runs meanwhile."""
+        self.say(f"{text} …")
+        began = time.monotonic()
+        task = self._progress.add_task(text, total=None)
+        try:
+            yield
+        finally:
+            self._progress.remove_task(task)
+        self.say(f"{text}: done in {time.monotonic() - began:.0f} s")
 
     @contextmanager
     def bar(self, text: str, total: int, missing: int | None = None) -> Iterator[Bar]:

@@ -17,6 +17,7 @@ import signal
 import sys
 from collections.abc import AsyncGenerator, Callable, Coroutine
 from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -38,7 +39,7 @@ from mirl_core.evaluation.needs import check, temperature_of
 from mirl_core.evaluation.progress import Bars
 from mirl_core.evaluation.run_setup import OpenEngine, RunSettings, RunSetup, missing
 from mirl_core.tasks.file_names import file_name
-from mirl_core.tasks.questions import DataSet
+from mirl_core.tasks.questions import DataSet, is_right
 
 __all__ = [
     "command_line",
@@ -69,16 +70,17 @@ async def run(settings: RunSettings, engine_factory: EngineFactory | None = None
     from mirl_core.evaluation.report import write_report
     from mirl_core.evaluation.report.summary import add_data, new_summary, write_summary
 
-    setup = RunSetup(settings)
+    bars = Bars()
+    setup = RunSetup(settings, bars.status)
     methods = setup.methods(settings.methods)
     live = {method.name: method for method in (setup.methods(settings.live) if settings.live else ())}
     lives = {name: (live_options(method, setup), temperature_of(method)) for name, method in live.items()}
     # A live run is compared with its replay, so that runs too.
     methods += tuple(method for name, method in live.items() if name not in {other.name for other in methods})
     check(methods, setup.plan, setup.data)
-    with Bars() as bars:
+    with bars:
         async with AsyncExitStack() as stack:
-            engine = once(stack, engine_factory or vllm_engine(settings.model))
+            engine = once(stack, engine_factory or vllm_engine(settings.model), bars)
             await setup.fill(engine, bars)
             lived = {
                 name: await _live(setup, name, *conditions, engine, bars)
@@ -222,13 +224,25 @@ async def _live(
     """
     settings = setup.settings
     folder = settings.output / "live" / file_name(name)
-    store = LiveBank.open(folder, settings.model, setup.model_settings, options, settings.part, settings.seed)
+    store = LiveBank.open(
+        folder,
+        settings.model,
+        setup.model_settings,
+        options,
+        settings.part,
+        settings.seed,
+        setup.plan.max_tokens,
+    )
     outcomes = {}
     with store:
+        for note in store.notes:
+            bars.say(f"{name} live: {note}")
         for whole in setup.data:
             data = DataSet(whole.name, whole.part, whole.questions[: settings.live_n])
-            lacking = missing(data, store.keys(data.name))
-            if lacking:
+            current = store.current(data)
+            for note in current.notes(data.name):
+                bars.say(f"{name} live: {note}")
+            if lacking := missing(data, current.records):
                 started = await engine()
                 with bars.bar(f"{data.name}: {name} live", len(data.questions), missing=lacking) as bar:
                     await fill_live(
@@ -243,11 +257,11 @@ async def _live(
                         max_tokens=setup.plan.max_tokens,
                         temperature=temperature or setup.plan.temperature,
                     )
-            lines = {live_run.key: live_run for live_run in store.load(data.name)}
+                current = store.current(data)
             entries = [
-                as_entry([live_run], [live_run.seconds])
+                as_entry([replace(live_run, right=is_right(q, live_run.answer))], [live_run.seconds])
                 for q in data.questions
-                for live_run in (lines[q.key],)
+                for live_run in (current.records[q.key],)
             ]
             outcomes[data.name] = Outcomes.of(
                 [question.key for question in data.questions],
@@ -257,13 +271,14 @@ async def _live(
     return outcomes
 
 
-def once(stack: AsyncExitStack, factory: EngineFactory) -> OpenEngine:
-    """Return a function that opens the engine on its first call; the stack closes it."""
+def once(stack: AsyncExitStack, factory: EngineFactory, bars: Bars) -> OpenEngine:
+    """Return a function that opens the engine on its first call and shows that; the stack closes it."""
     opened: list[Engine] = []
 
     async def engine() -> Engine:
         if not opened:
-            opened.append(await stack.enter_async_context(factory()))
+            with bars.waiting("starting the engine"):
+                opened.append(await stack.enter_async_context(factory()))
         return opened[0]
 
     return engine

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import platform
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Container, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -15,7 +15,8 @@ from mirl_core.config import ModelSettings, first_problem
 from mirl_core.engines.base import Engine
 from mirl_core.errors import ConfigError
 from mirl_core.evaluation.bank.fill import fill
-from mirl_core.evaluation.bank.judge import with_truth
+from mirl_core.evaluation.bank.identity import other_versions
+from mirl_core.evaluation.bank.judge import judged_by
 from mirl_core.evaluation.bank.plan import BankPlan
 from mirl_core.evaluation.bank.records import BankedQuestion
 from mirl_core.evaluation.bank.store import Bank
@@ -105,12 +106,17 @@ class RunSetup:
             filled under other conditions.
     """
 
-    def __init__(self, settings: RunSettings) -> None:
+    def __init__(self, settings: RunSettings, status: Callable[[str], None] = lambda line: None) -> None:
+        """Open model facts, questions and bank; `status` shows a line on what takes a while."""
         self.settings = settings
+        self._unchecked: dict[str, int] = {}
         self.model_settings = ModelSettings.load(settings.model) or ModelSettings()
         self.plan = settings.plan(self.model_settings)
         self.opening_tokens = _opening_tokens(settings.model, self.model_settings)
-        self.data = [self._open(name) for name in settings.data]
+        self.data = []
+        for name in settings.data:
+            status(f"reading the questions of {name} …")
+            self.data.append(self._open(name))
         twice = {data.name for data in self.data if sum(data.name == other.name for other in self.data) > 1}
         if twice:
             raise ConfigError(f"data: {', '.join(sorted(twice))} comes twice; name it once", param="data")
@@ -132,11 +138,20 @@ class RunSetup:
         return parse_methods(text, settings, self.opening_tokens)
 
     async def fill(self, engine: OpenEngine, bars: Bars) -> None:
-        """Sample every question that the bank lacks; `engine` is called only if one is missing."""
+        """Sample every question that the bank lacks or holds with another content; `engine` is called only if
+        there is one."""
         with self.bank:
+            for note in self.bank.notes:
+                bars.say(note)
+            versions = other_versions(self.bank.header)
             for data in self.data:
-                lacking = missing(data, self.bank.keys(data.name))
-                if lacking:
+                current = self.bank.current(data)
+                for note in current.notes(data.name):
+                    bars.say(note)
+                self._unchecked[data.name] = len(current.unchecked)
+                if lacking := missing(data, current.records):
+                    while versions:
+                        bars.say(versions.pop(0))
                     # Started before the bar, so that the time left is that of the questions.
                     started = await engine()
                     with bars.bar(f"{data.name}: sampling", len(data.questions), missing=lacking) as bar:
@@ -151,9 +166,10 @@ class RunSetup:
                         )
 
     def banked(self, data: DataSet) -> list[BankedQuestion]:
-        """Return the bank's records of the data set's questions, in their order."""
-        lines = {question.key: question for question in self.bank.load(data.name)}
-        return [with_truth(lines[question.key], question) for question in data.questions]
+        """Return the bank's records of the data set's questions, in their order, judged by the present
+        truths."""
+        records = self.bank.current(data).records
+        return [judged_by(records[question.key], question) for question in data.questions]
 
     def references(self, data: DataSet) -> Sequence[Image]:
         """Return pictures for the estimator `reference`: the model's, or else training pictures of the
@@ -188,6 +204,7 @@ class RunSetup:
             "seed": self.settings.seed,
             "draws": self.settings.replays,
             "bank": header["plan"],
+            "unchecked_pictures": {name: count for name, count in self._unchecked.items() if count},
             "opening_tokens": self.opening_tokens,
             "command": self.settings.command,
         }
@@ -255,6 +272,6 @@ def _opening_tokens(model: Path, settings: ModelSettings) -> int:
     return len(Tokenizer.from_file(str(file)).encode(tag, add_special_tokens=False).ids)
 
 
-def missing(data: DataSet, banked_keys: frozenset[str]) -> int:
+def missing(data: DataSet, banked_keys: Container[str]) -> int:
     """Return the number of the data set's questions whose keys are not in `banked_keys`."""
     return sum(question.key not in banked_keys for question in data.questions)

@@ -13,6 +13,15 @@ from mirl_core.errors import ConfigError
 _UsageError: type[Exception] = typer.BadParameter.__mro__[1]
 
 
+def status(name: str, text: str) -> None:
+    """Show at once what the command `name` does, before slow imports; on a terminal only.
+
+    Elsewhere bad input, which may follow, is one line.
+    """
+    if sys.stderr.isatty():
+        typer.echo(f"{name}: {text}", err=True)
+
+
 def run(app: typer.Typer, name: str) -> NoReturn:
     """Run the command `name` on the process's arguments, and exit."""
     try:

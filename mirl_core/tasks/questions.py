@@ -8,7 +8,7 @@ its text vote apart and are right together; and a data set may judge answers by 
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from string import ascii_uppercase
 from typing import TYPE_CHECKING
@@ -48,6 +48,9 @@ class Question:
     """Return whether an answer is right by the data set's rule (a tolerance, a list); None: no such rule."""
     more_images: tuple[Callable[[], Image], ...] = ()
     """Further pictures of the same question, shown after the first."""
+    stored: Callable[[], Iterable[bytes]] | None = None
+    """Return the bytes that stand for all pictures, in order: of a file its content, of a drawn scene its
+    parameters. None: the pixels stand for them. See `mirl_core.tasks.content`."""
 
     def conversation(self) -> Conversation:
         """Return one user message: the picture (or pictures), then the text."""

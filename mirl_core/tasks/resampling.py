@@ -18,10 +18,11 @@ Davezies, D'Haultfoeuille & Guyonvarch (2021, Annals of Statistics 49); without 
 dimension explains little.
 
 A bootstrap knows of no cases but those at hand: of n equal values it makes an interval of no width, and of
-nearly equal ones too narrow an interval. Intervals of paired differences therefore have a least reach, from
-Clopper and Pearson's bound for no success in n (1934, Biometrika 26): with 97.5% confidence, at most a share
-1 - 0.025^(1/n) of all cases is of a kind that n independent cases don't show. Such cases lie anywhere between
-the extremes -1 and 1.
+nearly equal ones too narrow an interval. Intervals of values with known extremes, such as paired differences,
+therefore have a least reach, from Clopper and Pearson's bound for no success in n (1934, Biometrika 26): with
+97.5% confidence, at most a share 1 - 0.025^(1/n) of all cases is of a kind that n independent cases don't
+show. Such cases lie anywhere between the extremes. Where nothing bounds the values, a single scene has no
+interval.
 """
 
 from __future__ import annotations
@@ -144,32 +145,49 @@ class Resampling:
         return Estimate(mean, max(0.0, min(mean, centre - half)), min(1.0, max(mean, centre + half)), self.n)
 
     def mean(self, values: Values) -> Estimate:
-        """Return the mean of `values` [cases], in their unit, with the percentile interval of the draws."""
+        """Return the mean of `values` [cases], in their unit, with the percentile interval of the draws.
+
+        The bounds are NaN where all cases are of one scene: nothing tells how scenes differ.
+        """
         if self.n == 0:
             return Estimate(math.nan, math.nan, math.nan, 0)
         mean = float(self._checked(values).mean())
+        if self._sizes[0] == 1:
+            return Estimate(mean, math.nan, math.nan, self.n)
         low, high = np.quantile(self.deviations(values), _TAILS)
         return Estimate(mean, mean + float(low), mean + float(high), self.n)
+
+    def bounded(self, values: Values, least: float, most: float) -> Estimate:
+        """Return the mean of `values` [cases] that can't leave `least`..`most`, with its interval.
+
+        The interval is the percentile interval of the draws, with the least reach that the module's text
+        explains: a share u = 1 - 0.025^(1/n) of unseen cases moves the mean down to mean - u (mean - least)
+        or up to mean + u (most - mean). n is the number of scenes (`independent`).
+
+        Raises:
+            ValueError: a value lies outside `least`..`most`.
+        """
+        x = self._checked(values)
+        if self.n == 0:
+            return Estimate(math.nan, math.nan, math.nan, 0)
+        if x.min() < least - _ROUNDING or x.max() > most + _ROUNDING:
+            raise ValueError(f"the values lie within {least:g}..{most:g}")
+        mean = float(x.mean())
+        low, high = (mean + float(end) for end in np.quantile(self.deviations(x), _TAILS))
+        unseen = 1 - float(_TAILS[0] ** (1 / self.independent))
+        low = min(low, mean - unseen * (mean - least))
+        high = max(high, mean + unseen * (most - mean))
+        return Estimate(mean, max(least, low), min(most, high), self.n)
 
     def difference(self, a: Values, b: Values) -> Estimate:
         """Return the mean of a - b over the same cases, shares [cases] each, with its paired interval.
 
-        The interval is the percentile interval of the draws, with the least reach that the module's text
-        explains: a share u = 1 - 0.025^(1/n) of unseen cases moves the mean down to mean - u (mean + 1) or up
-        to mean + u (1 - mean). n is the number of scenes (`independent`). Where no case differs, this leaves
-        [-u, u].
+        It is `bounded` by -1 and 1: where no case differs, the interval is [-u, u].
 
         Raises:
             ValueError: a value lies outside 0..1.
         """
-        gap = self._gap(a, b)
-        drawn = self.mean(gap)
-        if self.n == 0:
-            return drawn
-        unseen = 1 - float(_TAILS[0] ** (1 / self.independent))
-        low = min(drawn.low, drawn.mean - unseen * (drawn.mean + 1))
-        high = max(drawn.high, drawn.mean + unseen * (1 - drawn.mean))
-        return Estimate(drawn.mean, max(-1.0, low), min(1.0, high), self.n)
+        return self.bounded(self._gap(a, b), -1.0, 1.0)
 
     def difference_p(self, a: Values, b: Values) -> float:
         """Return the two-sided p-value of no difference of a and b, shares [cases] each; NaN without cases.

@@ -11,6 +11,7 @@ from typing import Annotated, NoReturn
 import typer
 
 from mirl_core.tasks.command_line import run
+from mirl_core.training.state_files import WEIGHTS
 
 app = typer.Typer(
     name="mirl-train", help="Train models from recipes.", no_args_is_help=True, add_completion=False
@@ -42,7 +43,7 @@ def sft(
     dry_run: Annotated[bool, typer.Option(help="Print the resolved recipe and stop.")] = False,
 ) -> None:
     """Train a supervised stage of a bundled model, digits or charts. Run the same command again to resume."""
-    from mirl_core.training.worlds import load_recipe
+    from mirl_core.training.worlds import check_files, check_recipe, load_recipe
 
     changes: dict[str, object] = {}
     if output is not None:
@@ -50,13 +51,22 @@ def sft(
     if init:
         changes["init"] = tuple(init)
     recipe = load_recipe(config, changes, root)
+    check_recipe(recipe)
     if dry_run:
         typer.echo(recipe.model_dump_json(indent=2))
         return
+    check_files(recipe, export)
     from mirl_core.training.sft.console import run_stage
 
-    finished = run_stage(recipe, max_seconds, export)
-    typer.echo("finished" if finished else "stopped on time; run the same command again to go on")
+    if not run_stage(recipe, max_seconds, export):
+        typer.echo("stopped on time; run the same command again to go on")
+        return
+    weights = recipe.output / WEIGHTS
+    typer.echo(
+        f"finished: the weights are {weights}; the same command with --export FOLDER writes a model folder"
+        if export is None
+        else f"finished: the model is {export}, its weights for further stages are {weights}"
+    )
 
 
 @app.command()
@@ -171,9 +181,12 @@ def rl(
         typer.echo(dump(recipe) + "".join(f"# {line}\n" for line in lines), nl=False)
         return
     from mirl_core.training.rl.run import run_blocking
+    from mirl_core.training.rl.state.run_folder import EXPORT, FINAL
 
-    finished = run_blocking(recipe, max_seconds)
-    typer.echo("finished" if finished else "stopped on time; run the same command again to go on")
+    if run_blocking(recipe, max_seconds):
+        typer.echo(f"finished: the model is {recipe.output / EXPORT / FINAL}")
+    else:
+        typer.echo("stopped on time; run the same command again to go on")
 
 
 @app.command()

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Annotated, Any, Literal, TypeVar
+from typing import Annotated, Any, Literal, NamedTuple, TypeVar
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
 
@@ -27,10 +28,23 @@ Folders = Annotated[tuple[Path, ...], BeforeValidator(_as_folders)]
 """Folders of a recipe: a list, a single path, or nothing."""
 
 
+class Problem(NamedTuple):
+    """A contradiction in a recipe."""
+
+    key: str
+    """Dotted key of the setting to change."""
+    text: str
+    """What is wrong, and the remedy."""
+
+    def error(self) -> ConfigError:
+        """Return it as an error."""
+        return ConfigError(f"{self.key}: {self.text}", param=self.key)
+
+
 class StageRecipe(BaseModel):
     """The settings that stages of all worlds have."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True)
+    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
 
     seed: int = 0
     """Seed of weights and data; a step's data depend on the recipe and the step only."""
@@ -65,6 +79,22 @@ class StageRecipe(BaseModel):
     def name(self) -> str:
         """Return the stage's name in the progress bar: its output folder's."""
         return self.output.name
+
+    def contradictions(self) -> Iterator[Problem]:
+        """Yield settings that are valid one by one and together train nothing, or not what they say.
+
+        They need the recipe alone: no file and no model.
+        """
+        if self.warmup > self.steps and not self._is_usual("warmup"):
+            yield Problem(
+                "warmup", f"{self.warmup} of {self.steps} steps never reach the learning rate; lower it"
+            )
+        if self.output.resolve() in {folder.resolve() for folder in self.init}:
+            yield Problem("init", f"{self.output} is the stage's own output folder; name another stage's")
+
+    def _is_usual(self, name: str) -> bool:
+        """Return whether a setting has its default value."""
+        return bool(getattr(self, name) == type(self).model_fields[name].default)
 
 
 class Recipe(StageRecipe):
@@ -111,6 +141,60 @@ class Recipe(StageRecipe):
     def name(self) -> str:
         """Return the stage's name in the progress bar."""
         return self.stage
+
+    def contradictions(self) -> Iterator[Problem]:
+        """Yield the stage's contradictions; see `StageRecipe.contradictions`."""
+        yield from super().contradictions()
+        if self.stage == "lm":
+            if not self.text_rows:
+                yield Problem("text_rows", "the stage lm trains on image-free rows alone; set at least 1")
+            yield from self._unused(("digits_images", "easy_images"), "the stage lm has no pictures")
+        elif not self.digits_images:
+            # Losses of no scene have no mean: training would go on with NaN.
+            yield Problem(
+                "digits_images", f"the stage {self.stage} trains on digits scenes; set at least 1 a step"
+            )
+        if self.stage == "vision":
+            yield from self._unused(("text_rows",), "the stage vision has no text")
+        if self.stage != "joint":
+            yield from self._unused(
+                (
+                    "connector_steps",
+                    "rows_per_image",
+                    "corrupted",
+                    "auxiliary",
+                    "word_weight",
+                    "describe_only",
+                ),
+                "it is for the stage joint only",
+            )
+            return
+        if self.connector_steps >= self.steps:
+            yield Problem(
+                "connector_steps",
+                f"{self.connector_steps} of {self.steps} steps train the connector alone, so nothing else is "
+                "trained; lower it",
+            )
+        if self.describe_only:
+            yield from self._descriptions()
+
+    def _descriptions(self) -> Iterator[Problem]:
+        """Yield contradictions of rows that end after the description."""
+        if not self.description_weight and not self.text_rows:
+            yield Problem(
+                "description_weight", "with describe_only all that is learned has weight 0; raise it"
+            )
+        if self.corrupted and self.rows_per_image == 1 and not self.text_rows:
+            yield Problem(
+                "corrupted",
+                "with describe_only a corrupted description leaves nothing to learn, and with rows_per_image "
+                "1 a picture may have no other row; set corrupted: 0 or rows_per_image: 2",
+            )
+
+    def _unused(self, names: Sequence[str], reason: str) -> Iterator[Problem]:
+        for name in names:
+            if not self._is_usual(name):
+                yield Problem(name, f"{reason}; leave it out")
 
 
 def read_yaml(path: Path) -> dict[str, Any]:

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 from mirl_core.errors import ConfigError
 from mirl_core.training.charts.recipe import ChartsRecipe
 from mirl_core.training.recipe import Recipe, StageRecipe, read_yaml, validated
+from mirl_core.training.state_files import WEIGHTS, check_writable
 
 if TYPE_CHECKING:
     from mirl_core.training.sft.stage import Stage
@@ -36,10 +37,33 @@ def load_recipe(
         known = ", ".join(_RECIPES)
         raise ConfigError(f"recipe {path}: world must be one of {known} (got {world!r:.80})", param="world")
     recipe = validated(raw, _RECIPES[world], path)
-    if root is None:
-        return recipe
-    moved = {"output": root / recipe.output.name, "init": tuple(root / folder.name for folder in recipe.init)}
-    return recipe.model_copy(update={k: v for k, v in moved.items() if k not in changes})
+    if root is not None:
+        init = tuple(root / folder.name for folder in recipe.init)
+        moved = {"output": root / recipe.output.name, "init": init}
+        recipe = recipe.model_copy(update={k: v for k, v in moved.items() if k not in changes})
+    return recipe
+
+
+def check_recipe(recipe: StageRecipe) -> None:
+    """Raise ConfigError where the stage's settings contradict each other; `param` is the key."""
+    for problem in recipe.contradictions():
+        raise problem.error()
+
+
+def check_files(recipe: StageRecipe, export: Path | None = None) -> None:
+    """Check the files that a stage starts from and the folders that it writes, before torch is imported.
+
+    Raises:
+        ConfigError: a stage in `init` is unfinished, or a folder can't be written; `param` is the key.
+    """
+    for folder in recipe.init:
+        if not (folder / WEIGHTS).exists():
+            raise ConfigError(
+                f"{folder / WEIGHTS} does not exist: finish the stage of that folder first", param="init"
+            )
+    check_writable(recipe.output, "output")
+    if export is not None:
+        check_writable(export, "export")
 
 
 def build_stage(recipe: StageRecipe) -> Stage[Any, Any]:

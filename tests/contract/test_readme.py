@@ -51,7 +51,7 @@ def test_curl(shell: NewcomersShell, server: RunningServer) -> None:
     answer, again = (json.loads(run(shell, server, block("sh", "curl"))) for _ in range(2))
     content = answer["choices"][0]["message"]["content"]
     assert content
-    assert len(answer["mirl"]["descriptions"]) == 10
+    assert len(answer["mirl"]["descriptions"]) == 12
     # The seed makes it repeat, as README says.
     assert again["choices"][0]["message"]["content"] == content
 

@@ -1,7 +1,8 @@
 """Reasoning and answer of a chain's text.
 
-Guarantees: the answer is a substring of the text, without the surrounding white space and never with a tag in
-it; a chain that was cut off has an answer only if the answer was closed; linear in the text.
+Guarantees: the answer's characters stand in the text in this order, in a single piece where no tag and no
+`**` is between them; it has no tag in it and no white space around it; a chain that was cut off has an answer
+only if the answer was closed; linear in the text.
 """
 
 from __future__ import annotations
@@ -9,12 +10,17 @@ from __future__ import annotations
 import re
 from dataclasses import dataclass
 
+from mirl_core.algorithm.answers.normalization import MAX_SHORT_LENGTH, normalize
+from mirl_core.algorithm.answers.statements import CONCLUSION, find_statements
 from mirl_core.config import Tags
 
-# A marker such as "Final answer: 12" or "the final answer is 12", up to the end of the line.
-_IS = r"\**(?:\s+is\b:?|\s*[:=])\**\s*"
-_FINAL_ANSWER = re.compile(rf"final answer{_IS}([^\n]+)", re.I)
-_ANSWER_LINE = re.compile(rf"[^\w\n]*(?:the )?answer{_IS}(.+)", re.I)
+_EMPHASIS = re.compile(r"\*\*(.+?)\*\*")
+_OPEN_EMPHASIS = re.compile(r"\*\*(?=[.!]?$)")
+# What may follow a value: the next sentence, or a reason.
+_REMARK = re.compile(r"[.!](?=\s+[A-Z(\"'$\\*])|[.,;]?\s+(?:because|since|which)\s")
+# A full stop behind a lone letter ends no sentence: "B. Cat".
+_LETTER = re.compile(r"[A-Za-z]\.")
+_VALUES = ("number", "math", "option")
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,9 +47,10 @@ def locate(text: str, tags: Tags, finished: bool) -> Extract:
     """Split a chain's text, as it follows the description, into reasoning and answer.
 
     The answer is the first that exists of: the text between the answer tags (the last closed pair; an open
-    one only where the chain `finished`); the text after a marker (`\\boxed{…}`, "final answer is …", a last
-    line "answer: …"); the whole text after the reasoning. The text after the reasoning is searched before
-    the reasoning.
+    pair only where the chain `finished`); the last statement, whatever its form (`statements`: `\\boxed{…}`,
+    "final answer is …", "Answer: …"), a value without the remarks behind it; a value after "therefore" on the
+    last line; the whole text after the reasoning. The text after the reasoning is searched before the
+    reasoning.
 
     Args:
         text: the chain, with or without the reasoning's opening tag, which may have been prefilled.
@@ -89,40 +96,36 @@ def _search(region: str, tags: Tags, finished: bool) -> tuple[str, str, int] | N
         return _clean(region[:start], tags), answer, start + len(opening)
     if not finished:
         return None
-    for marker, begin, content in (_boxed(region), _after_marker(region)):
-        if answer := _clean(content, tags):
-            return _clean(region[:marker], tags), answer, begin
-    return None
+    for statement in reversed(find_statements(region)):
+        if answer := _answer(_clean(_plain(region[statement.begin : statement.end]), tags)):
+            return _clean(region[: statement.start], tags), answer, statement.begin
+    return _conclusion(region, tags)
 
 
-def _boxed(region: str) -> tuple[int, int, str]:
-    """Return the last `\\boxed{…}` whose braces balance: its index, its content's index, and the content."""
-    marker = region.rfind("\\boxed{")
-    if marker < 0:
-        return 0, 0, ""
-    depth = 0
-    for offset in range(marker + len("\\boxed"), len(region)):
-        depth += {"{": 1, "}": -1}.get(region[offset], 0)
-        if depth == 0:
-            begin = marker + len("\\boxed{")
-            return marker, begin, region[begin:offset]
-    return 0, 0, ""
+def _conclusion(region: str, tags: Tags) -> tuple[str, str, int] | None:
+    """Return what a connective on the last line leads to, if that is a value: "Therefore, 5 cm."."""
+    start = region.rstrip().rfind("\n") + 1
+    lead = CONCLUSION.match(region[start:])
+    if not lead or not lead[0].strip():
+        return None
+    answer = _answer(_clean(_plain(region[start + lead.end() :]), tags))
+    if not answer or normalize(answer).kind not in (*_VALUES, "yes_no"):
+        return None
+    return _clean(region[:start], tags), answer, start + lead.end()
 
 
-def _after_marker(region: str) -> tuple[int, int, str]:
-    """Return the index of the marker, the index of the answer, and the answer; empty where there is none."""
-    if matches := list(_FINAL_ANSWER.finditer(region)):
-        return matches[-1].start(), matches[-1].start(1), _plain(matches[-1][1])
-    stripped = region.rstrip()
-    last_line = stripped.rfind("\n") + 1
-    if line := _ANSWER_LINE.fullmatch(stripped, last_line):
-        return last_line, line.start(1), _plain(line[1])
-    return 0, 0, ""
+def _answer(content: str) -> str:
+    """Return the answer in what follows a lead: without the remarks behind it where the answer is a value."""
+    if (remark := _REMARK.search(content)) and remark.start() <= MAX_SHORT_LENGTH:
+        value = content[: remark.start() + (content[remark.start()] in ".!")]
+        if normalize(value).kind in _VALUES and not _LETTER.fullmatch(value):
+            return value.strip()
+    return content
 
 
 def _plain(line: str) -> str:
-    """Return the line without Markdown's emphasis, and without its end where it encloses the marker."""
-    return re.sub(r"\*\*(.+?)\*\*", r"\1", line).strip().removesuffix("**")
+    """Return the line without Markdown's emphasis, and without its end where it encloses the lead."""
+    return _OPEN_EMPHASIS.sub("", _EMPHASIS.sub(r"\1", line).strip())
 
 
 def _whole(reasoning: str, body: str, tags: Tags, finished: bool) -> tuple[str, str | None]:

@@ -8,11 +8,12 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Protocol
 
 from mirl_core.algorithm.answers.extraction import Extract, locate, without_tags
 from mirl_core.config import Tags
+from mirl_core.engines.common.json_schemas import Definitions, self_contained
 
 Json = Mapping[str, Any]
 Calls = Sequence[tuple[str, str]]
@@ -62,6 +63,18 @@ class AnswerFormat:
     def alone(self) -> str:
         return _structural_tag(self.content)
 
+    def each_call(self) -> dict[str, AnswerFormat]:
+        """Return the form of a single call by the name of its tool; empty where answers are no calls."""
+        if not self.calls:
+            return {}
+        schema = self.content["json_schema"]
+        return {
+            kind["properties"]["name"]["const"]: replace(
+                self, content={**self.content, "json_schema": {**schema, "items": {"anyOf": [kind]}}}
+            )
+            for kind in schema["items"]["anyOf"]
+        }
+
     def read(self, text: str, tags: Tags, finished: bool, alone: bool) -> Extract:
         """See `Form.read`. JSON with the closing tag inside a string is cut off: the chain ends there."""
         reasoning, start, answer = "", 0, text
@@ -105,8 +118,15 @@ class FreeCalls:
 
 
 def json_schema(schema: Json | None) -> AnswerFormat:
-    """Return the form of JSON that follows `schema`; None: any JSON object."""
-    content = {"type": "json_schema", "json_schema": {"type": "object"} if schema is None else dict(schema)}
+    """Return the form of JSON that follows `schema`; None: any JSON object.
+
+    Raises:
+        RequestError: a reference in the schema leads nowhere or to another document.
+    """
+    content = {
+        "type": "json_schema",
+        "json_schema": {"type": "object"} if schema is None else self_contained(schema),
+    }
     return AnswerFormat(content, is_json=True)
 
 
@@ -122,13 +142,14 @@ def calls_of(tools: Mapping[str, Json], most: int) -> AnswerFormat:
     Args:
         tools: the schema of the arguments, by the tool's name.
         most: how many calls an answer may have.
+
+    Raises:
+        RequestError: as `json_schema`.
     """
-    definitions: dict[str, Any] = {}
+    definitions = Definitions()
     kinds = []
     for name, parameters in tools.items():
-        # References in a schema are resolved from its root.
-        definitions |= parameters.get("$defs", {})
-        arguments = {key: value for key, value in parameters.items() if key != "$defs"}
+        arguments = definitions.move(parameters, name)
         kinds.append(
             {
                 "type": "object",
@@ -138,7 +159,9 @@ def calls_of(tools: Mapping[str, Json], most: int) -> AnswerFormat:
             }
         )
     schema = {"type": "array", "items": {"anyOf": kinds}, "minItems": 1, "maxItems": most}
-    content = {"type": "json_schema", "json_schema": schema | ({"$defs": definitions} if definitions else {})}
+    if definitions.parts:
+        schema["$defs"] = definitions.parts
+    content = {"type": "json_schema", "json_schema": schema}
     return AnswerFormat(content, is_json=True, calls=True)
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+import unicodedata
 from typing import Any, Literal
 
 MAX_LENGTH = 100_000
@@ -41,14 +42,17 @@ def _dump(value: object) -> str:
 
 
 def _canonical(value: Any) -> Any:
-    """Return `value` with equal numbers written alike; a tool call's arguments may be JSON in a string."""
+    """Return `value` with equal numbers and characters written alike; a call's arguments may be JSON in a
+    string."""
     if isinstance(value, dict):
         arguments = value.get("arguments")
         if "name" in value and isinstance(arguments, str):
             value = value | {"arguments": json.loads(arguments)}
-        return {key: _canonical(item) for key, item in value.items()}
+        return {unicodedata.normalize("NFC", key): _canonical(item) for key, item in value.items()}
     if isinstance(value, list):
         return [_canonical(item) for item in value]
+    if isinstance(value, str):
+        return unicodedata.normalize("NFC", value)
     return int(value) if isinstance(value, float) and value.is_integer() else value
 
 

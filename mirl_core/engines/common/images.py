@@ -11,8 +11,11 @@ if TYPE_CHECKING:
 __all__ = ["upright_rgb"]
 
 
-def upright_rgb(image: Image) -> Image:
+def upright_rgb(image: Image, background: tuple[int, int, int] = (255, 255, 255)) -> Image:
     """Return the first frame of an opened picture in RGB, upright by its EXIF, on white (as in vLLM).
+
+    Args:
+        background: the colour behind transparent pixels.
 
     Raises:
         Exception: Pillow's, of any type, for broken pixels.
@@ -29,5 +32,5 @@ def upright_rgb(image: Image) -> Image:
         image = image.point(lambda value: value * (1 / 256)).convert("L")
     if image.has_transparency_data:
         image = image.convert("RGBA")
-        image = Images.alpha_composite(Images.new("RGBA", image.size, "white"), image)
+        image = Images.alpha_composite(Images.new("RGBA", image.size, background), image)
     return image.convert("RGB")

@@ -48,6 +48,7 @@ from mirl_core.engines.vllm.arguments import (
     on_cpu,
     seeds_are_safe,
 )
+from mirl_core.engines.vllm.media_cache import drop_mirror
 from mirl_core.engines.vllm.render import DEAD, VLLMPrompt, render_prompt, vllm_errors_translated
 from mirl_core.engines.vllm.score import position_reader
 from mirl_core.engines.vllm.structure import check_structure, choose_backend
@@ -81,6 +82,7 @@ class VLLMEngine:
         config = client.vllm_config
         checked_logprobs_mode(config.model_config)
         choose_backend(config.structured_outputs_config)
+        drop_mirror(client.renderer)
         self._client: EngineClient | None = client
         self._owns_client = owns_client
         self._score_batch_tokens = score_batch_tokens

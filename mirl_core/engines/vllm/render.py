@@ -7,12 +7,12 @@ from contextlib import contextmanager
 from typing import Any
 
 from vllm.exceptions import VLLMClientError, VLLMError
-from vllm.multimodal.cache import LruKeyReplicatedSenderCache
 from vllm.renderers import BaseRenderer, ChatParams
 from vllm.v1.engine.exceptions import EngineDeadError as VLLMEngineDeadError
 
 from mirl_core.engines.base import error_from_vllm
 from mirl_core.engines.common.messages import messages_with
+from mirl_core.engines.vllm.media_cache import engine_keeps_media
 from mirl_core.errors import EngineDeadError, EngineError, MIRLError, RequestError
 from mirl_core.types import Conversation
 
@@ -22,8 +22,8 @@ DEAD = "the engine has stopped; the server must be restarted"
 class VLLMPrompt:
     """A rendered conversation: vLLM's engine input with the preprocessed media in it.
 
-    vLLM's cache sends preprocessed media to the engine once, then a reference, and the engine may drop them
-    before a fork arrives. So the rendering keeps the media: `fork(with_media=True)` depends on no cache.
+    The first fork sends the media to the engine, later forks a reference, and the engine may drop them before
+    a fork arrives. So the rendering keeps the media: `fork(with_media=True)` depends on no cache.
     """
 
     def __init__(self, engine_input: dict[str, Any], by_reference: bool) -> None:
@@ -57,11 +57,7 @@ class VLLMPrompt:
 async def render_prompt(renderer: BaseRenderer, conversation: Conversation, chat: ChatParams) -> VLLMPrompt:
     """Apply the template, tokenize and preprocess; all blocking work runs in vLLM's renderer threads.
 
-    vLLM keeps two caches of preprocessed media in this process. The first ("sender") mirrors the engine's
-    cache and returns no data on a hit; the second keeps the data. The first rendering goes through the sender
-    cache, so that its mirror stays true for plain requests on the same engine. Where that returns no data, a
-    second rendering takes it from the other cache, or preprocesses it. Each image is preprocessed at most
-    once per request.
+    The rendering goes through the cache that keeps the media (see `media_cache`), so it always has them.
     """
     params = ChatParams(
         chat_template=chat.chat_template,
@@ -80,16 +76,14 @@ async def render_prompt(renderer: BaseRenderer, conversation: Conversation, chat
     extras = {"mm_processor_kwargs": chat.mm_processor_kwargs} if chat.mm_processor_kwargs else None
     tokenize = renderer.default_chat_tok_params.with_kwargs(add_special_tokens=False)
     messages = vllm_messages(conversation)
-    _, (engine_input,) = await renderer.render_chat_async([messages], params, tokenize, prompt_extras=extras)
-    if _lacks_media(engine_input):
-        _, (engine_input,) = await renderer.render_chat_async(
-            [messages], params, tokenize, skip_mm_cache=True
-        )
+    _, (engine_input,) = await renderer.render_chat_async(
+        [messages], params, tokenize, prompt_extras=extras, skip_mm_cache=True
+    )
     # With the arrival time of the rendering, vLLM would count the time until a fork as queueing.
     engine_input = {
         key: value for key, value in engine_input.items() if key not in ("arrival_time", "prompt")
     }
-    return VLLMPrompt(engine_input, isinstance(renderer.mm_processor_cache, LruKeyReplicatedSenderCache))
+    return VLLMPrompt(engine_input, engine_keeps_media(renderer.config))
 
 
 def vllm_messages(conversation: Conversation) -> list[dict[str, Any]]:
@@ -109,12 +103,6 @@ def _media_tokens(engine_input: dict[str, Any]) -> frozenset[int]:
             mask = [True] * len(tokens) if span.is_embed is None else span.is_embed.tolist()
             media_tokens.update(token for token, is_embed in zip(tokens, mask, strict=True) if is_embed)
     return frozenset(media_tokens)
-
-
-def _lacks_media(engine_input: dict[str, Any]) -> bool:
-    return engine_input["type"] == "multimodal" and any(
-        item is None for items in engine_input["mm_kwargs"].values() for item in items
-    )
 
 
 @contextmanager

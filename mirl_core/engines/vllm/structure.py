@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
+import re
 from typing import Any
 
 from vllm.config import StructuredOutputsConfig
@@ -14,8 +14,20 @@ from vllm.v1.structured_output.backend_xgrammar import (
     validate_xgrammar_grammar,
 )
 
+from mirl_core.engines.common.json_schemas import ANOTHER_DOCUMENT, nodes
 from mirl_core.errors import RequestError
 
+UNENFORCEABLE = "it asks for something that xgrammar can't enforce"
+_REASONS = (
+    (r"(?i)unsupported type", "a type in it is none of JSON Schema's"),
+    (r"(?i)regex|pattern", "a pattern in it is of a kind that xgrammar can't enforce"),
+    (r"Cannot find field", "a reference in it leads nowhere"),
+    (r"(?i)greater than|less than|invalid range|empty range", "a range in it is empty"),
+    (r"(?i)cannot accept any|unsatisfiable", "no value is of that form"),
+    (r"(?i)must be", "a keyword in it has a value of a wrong type"),
+    (r"(?i)nest|recursion|too deep", "it is nested too deeply"),
+)
+"""Patterns in xgrammar's and vLLM's errors, with their meaning; the first that fits counts."""
 BACKEND = "xgrammar"
 """The structured-output backend of vLLM that supports MIRL's structural tags."""
 
@@ -49,10 +61,10 @@ def check_structure(structure: str, backend: str) -> None:
         # vLLM checks only plain schemas for these keywords; in a structural tag xgrammar ignores them.
         if has_xgrammar_unsupported_json_features(schema):
             raise RequestError("the schema uses a keyword that xgrammar can't enforce")
-        refs = {ref for node in _nodes(schema) if isinstance(ref := node.get("$ref"), str)}
+        refs = {ref for node in nodes(schema) if isinstance(ref := node.get("$ref"), str)}
         if not all(ref.startswith("#") for ref in refs):
             # xgrammar accepts any value where a schema refers to another document.
-            raise RequestError("the schema refers to another document; put what it needs into its $defs")
+            raise RequestError(ANOTHER_DOCUMENT)
         if _endless(schema, refs):
             # xgrammar accepts such a schema, but then allows no token, and the engine aborts the sequence.
             raise RequestError("the schema refers to itself without end: nothing is of that form")
@@ -61,8 +73,12 @@ def check_structure(structure: str, backend: str) -> None:
             SamplingParams(structured_outputs=StructuredOutputsParams(structural_tag=structure))
         )
     except (VLLMError, ValueError) as error:
-        # The cause is xgrammar's error, which names the fault; vLLM's error names only the structural tag.
-        raise RequestError(f"the schema can't be used: {error.__cause__ or error}"[:400]) from error
+        raise RequestError(f"the schema can't be used: {_reason(str(error.__cause__ or error))}") from error
+
+
+def _reason(error: str) -> str:
+    """Return what an error of xgrammar's means; its own words quote its source files."""
+    return next((reason for pattern, reason in _REASONS if re.search(pattern, error)), UNENFORCEABLE)
 
 
 def _schemas(node: Any) -> list[dict[str, Any]]:
@@ -105,13 +121,3 @@ def _referred(schema: dict[str, Any], ref: str) -> Any:
     for part in ref.split("/")[1:]:
         node = node.get(part.replace("~1", "/").replace("~0", "~")) if isinstance(node, dict) else None
     return node
-
-
-def _nodes(node: Any) -> Iterator[dict[str, Any]]:
-    """Yield every object in a schema."""
-    pending = [node]
-    while pending:
-        node = pending.pop()
-        if isinstance(node, dict):
-            yield node
-        pending += node.values() if isinstance(node, dict) else node if isinstance(node, list) else ()

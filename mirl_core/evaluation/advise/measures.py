@@ -66,6 +66,7 @@ def label_free(
         for reason, count in sorted(reasons.items(), key=str)
         if reason
     )
+    most = max((len(q.descriptions) for q in questions), default=0)
     agreed = [(_mean(_repeats(q)), _mean(_across(q))) for q in questions]
     follows = [None if same is None or other is None else same - other for same, other in agreed]
     figures = [
@@ -79,9 +80,9 @@ def label_free(
         Measure(
             "distinct",
             "distinct descriptions of a question",
-            _mean_of(questions, [float(len(_texts(q))) for q in questions]),
+            _mean_of(questions, [float(len(_texts(q))) for q in questions], 0, most),
             "",
-            f"of {max((len(q.descriptions) for q in questions), default=0)}",
+            f"of {most}",
         ),
         Measure(
             "unanswered",
@@ -157,7 +158,7 @@ def labelled(
         Measure(
             "ranking_auroc",
             "AUROC of MI for right answers",
-            _mean_of(questions, [_auroc(q, ranking) for q in questions]),
+            _mean_of(questions, [_auroc(q, ranking) for q in questions], 0, 1),
             "",
             "0.5 is chance",
         ),
@@ -177,8 +178,14 @@ def _share(questions: Sequence[BankedQuestion], values: Sequence[float | None]) 
     return _estimated(questions, values, Resampling.proportion)
 
 
-def _mean_of(questions: Sequence[BankedQuestion], values: Sequence[float | None]) -> Estimate:
-    return _estimated(questions, values, Resampling.mean)
+def _mean_of(
+    questions: Sequence[BankedQuestion],
+    values: Sequence[float | None],
+    least: float = -1,
+    most: float = 1,
+) -> Estimate:
+    """Return the mean of values within `least`..`most`: of differences of shares by default."""
+    return _estimated(questions, values, lambda resampling, values: resampling.bounded(values, least, most))
 
 
 def _estimated(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import textwrap
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -12,6 +13,7 @@ from mirl_core.evaluation.advise.advice import Advice, MethodFigures
 from mirl_core.evaluation.advise.measures import Measure
 from mirl_core.evaluation.advise.words import headline, sentences
 from mirl_core.evaluation.report.summary import strict
+from mirl_core.evaluation.report.tables import unchecked_pictures
 from mirl_core.tasks.markdown_tables import table
 from mirl_core.tasks.resampling import Estimate
 
@@ -109,9 +111,12 @@ def _value(measure: Measure) -> str:
 
 
 def _interval(estimate: Estimate | None, scale: float, form: str, bounds: str | None = None) -> str:
-    """Return a mean with its bounds; `bounds`: their form, that of the mean where it is None."""
+    """Return a mean with its bounds; `bounds`: their form, that of the mean where it is None. A mean without
+    an interval stands alone."""
     if estimate is None:
         return ""
+    if math.isnan(estimate.low):
+        return format(scale * estimate.mean, form).replace("100.0", "100")
     forms = (form, bounds or form, bounds or form)
     values = zip((estimate.mean, estimate.low, estimate.high), forms, strict=True)
     # Four characters less each in a table that must stay narrow.
@@ -161,6 +166,7 @@ def _facts(advice: Advice, facts: Mapping[str, Any]) -> str:
         ("data", ", ".join(facts.get("data", ()))),
         ("part", str(facts.get("part", "–"))),
         ("questions", f"{advice.questions}, {advice.labelled} with an answer"),
+        *unchecked_pictures(facts),
         ("replays of each question", str(facts.get("draws", "–"))),
         ("temperature of samples", str(facts.get("bank", {}).get("temperature", "–"))),
         ("tolerance, points", f"{100 * advice.tolerance:g}"),

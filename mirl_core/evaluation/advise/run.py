@@ -124,7 +124,8 @@ async def advise_run(settings: AdviseSettings, engine_factory: EngineFactory | N
     model = ModelSettings.load(settings.model) or ModelSettings()
     if settings.output.is_file():
         raise ConfigError(f"output: {settings.output} is a file; name a folder", param="output")
-    setup = RunSetup(settings.run_settings(model))
+    bars = Bars()
+    setup = RunSetup(settings.run_settings(model), bars.status)
     run = setup.settings
     check(setup.methods(run.methods), setup.plan, setup.data)
     # Before hours go into filling a bank.
@@ -132,9 +133,9 @@ async def advise_run(settings: AdviseSettings, engine_factory: EngineFactory | N
     (ranking,) = setup.methods("gate")
     assert isinstance(ranking, Gated), "the preset gates"
     rows = {}
-    with Bars() as bars:
+    with bars:
         async with AsyncExitStack() as stack:
-            await setup.fill(once(stack, engine_factory or vllm_engine(settings.model)), bars)
+            await setup.fill(once(stack, engine_factory or vllm_engine(settings.model), bars), bars)
         questions = {data.name: setup.banked(data) for data in setup.data}
         shared = shares_chains(slips([line for lines in questions.values() for line in lines]))
         methods = setup.methods(methods_text(model, shared))

@@ -36,7 +36,7 @@ async def fill(
     concurrency: int = CONCURRENCY,
     progress: Progress | None = None,
 ) -> None:
-    """Bank every question of `data` that the bank lacks.
+    """Bank every question of `data` that the bank lacks, or holds with another text or other pictures.
 
     Raises:
         RequestError: the engine refuses a question; the message names it.
@@ -96,7 +96,7 @@ async def _each(
     progress: Progress | None,
 ) -> None:
     """Do `work` on the questions that `store` lacks; the first failure ends it and is raised unwrapped."""
-    done = store.keys(data.name)
+    done = store.current(data).records.keys()
     waiting = iter([question for question in data.questions if question.key not in done])
     total = len(data.questions)
     finished = sum(question.key in done for question in data.questions)

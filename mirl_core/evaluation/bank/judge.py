@@ -18,7 +18,7 @@ from mirl_core.evaluation.bank.records import (
 from mirl_core.tasks.questions import Question, is_right
 from mirl_core.types import Chain, Description, Result
 
-__all__ = ["WINDOW", "Judge", "Marginals", "Run", "lowest_group", "with_truth"]
+__all__ = ["WINDOW", "Judge", "Marginals", "Run", "judged_by", "lowest_group"]
 
 WINDOW = 16
 """Tokens in a group of the lowest group confidence: DeepConf's 2,048 scaled to chains of dozens of tokens."""
@@ -166,25 +166,30 @@ class Judge:
         )
 
 
-def with_truth(banked: BankedQuestion, question: Question) -> BankedQuestion:
-    """Return the record of a question that was unlabelled when it was sampled, judged by its present truth.
+def judged_by(banked: BankedQuestion, question: Question) -> BankedQuestion:
+    """Return the record with truth, family, clusters and right answers of the present question.
 
-    Other records are returned as they are.
+    Samples don't depend on them, so a record outlives a corrected truth, another rule of the data set and
+    another version's comparison of answers. Whether descriptions are right stays: text and pictures, of which
+    a judge of descriptions speaks, are the record's own.
     """
-    if banked.truth or not question.answer:
-        return banked
+    verdicts: dict[str | None, bool] = {}
 
     def chain(of: BankedChain) -> BankedChain:
-        return replace(of, right=is_right(question, of.answer))
+        if of.answer not in verdicts:
+            verdicts[of.answer] = is_right(question, of.answer)
+        return of if of.right == verdicts[of.answer] else replace(of, right=verdicts[of.answer])
 
     def chains(of: Sequence[BankedChain]) -> tuple[BankedChain, ...]:
         return tuple(map(chain, of))
 
     description, greedy = banked.greedy
     fallback = banked.plain_fallback
-    return replace(
+    judged = replace(
         banked,
         truth=question.answer,
+        family=question.family,
+        clusters=question.clusters or (question.key,),
         chains=chains(banked.chains),
         greedy=(description, chain(greedy) if greedy else None),
         plain_fallback=chain(fallback) if fallback else None,
@@ -198,6 +203,7 @@ def with_truth(banked: BankedQuestion, question: Question) -> BankedQuestion:
             for key, samples in banked.at_temperatures.items()
         },
     )
+    return banked if judged == banked else judged
 
 
 def lowest_group(confidence: Sequence[float], window: int = WINDOW) -> float | None:

@@ -13,6 +13,7 @@ from mirl_core.config import MIRLOptions, ModelSettings
 from mirl_core.engines.base import Engine, RequestContext, Sampling
 from mirl_core.pipeline.events import Finished
 from mirl_core.pipeline.run import Pipeline
+from mirl_core.tasks.content import content_digest
 from mirl_core.tasks.questions import Question, is_right, question_seed
 
 if TYPE_CHECKING:
@@ -40,6 +41,8 @@ class LiveRun:
     """Wall time from the decoded picture to the answer; it depends on the number of questions in flight."""
     stage_seconds: Mapping[str, float] = field(default_factory=dict)
     """Wall time by stage."""
+    content: str = ""
+    """`mirl_core.tasks.content.content_digest` of the question; empty: a record of an earlier version."""
 
     def to_json(self) -> dict[str, Any]:
         """Return a plain dict for JSON."""
@@ -79,6 +82,7 @@ async def run_live(
         RequestError, DeadlineError, EngineError: as `mirl_core.pipeline.run.Pipeline`.
     """
     conversation = await asyncio.to_thread(question.conversation)
+    content = await asyncio.to_thread(content_digest, question)
     sampling = Sampling(
         max_tokens=max_tokens,
         temperature=settings.temperature if temperature is None else temperature,
@@ -105,4 +109,5 @@ async def run_live(
         confidence=result.confidence,
         seconds=seconds,
         stage_seconds={stage.stage: stage.seconds for stage in result.stages},
+        content=content,
     )

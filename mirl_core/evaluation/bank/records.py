@@ -225,6 +225,9 @@ class BankedQuestion:
     """Plain generation, where none of `descriptions`, or none of `decoded`, is usable."""
     question: str = ""
     """The question's text, verbatim."""
+    content: str = ""
+    """`mirl_core.tasks.content.content_digest` of the question that was sampled; empty: an earlier version's
+    record, whose pictures are not known."""
     decoded: tuple[BankedDecoded, ...] = ()
     """The decoded descriptions, by ascending λ."""
     drafts: tuple[int, ...] = ()
@@ -242,6 +245,7 @@ class BankedQuestion:
             "data": self.data,
             "family": self.family,
             "question": self.question,
+            **({"content": self.content} if self.content else {}),
             "truth": self.truth,
             "clusters": list(self.clusters),
             "descriptions": [description.to_json() for description in self.descriptions],

@@ -23,6 +23,7 @@ from mirl_core.evaluation.bank.plan import BankPlan, temperature_key
 from mirl_core.evaluation.bank.records import BankedQuestion
 from mirl_core.pipeline.events import Finished
 from mirl_core.pipeline.run import Pipeline
+from mirl_core.tasks.content import content_digest
 from mirl_core.tasks.questions import Question, question_seed
 from mirl_core.types import Conversation
 
@@ -64,6 +65,7 @@ async def sample_question(
             param="references",
         )
     conversation = await asyncio.to_thread(question.conversation)
+    content = await asyncio.to_thread(content_digest, question)
     recorded = RecordingEngine(engine)
     context = RequestContext(f"bank-{data}-{question.key}")
     assert plan.temperature is not None, "resolved above"
@@ -98,6 +100,7 @@ async def sample_question(
             data=data,
             family=question.family,
             question=question.text,
+            content=content,
             truth=question.answer,
             clusters=question.clusters or (question.key,),
             descriptions=judge.descriptions(sampled),

@@ -55,7 +55,8 @@ async def calibrate_run(
         ConfigError: settings or folders don't fit, or no settings fit the budget.
         RequestError, EngineError: as `mirl_core.evaluation.run.run`.
     """
-    setup = RunSetup(settings)
+    bars = Bars()
+    setup = RunSetup(settings, bars.status)
     written = _voting(setup, read_mirl_json(settings.model, target), target).options
     if written.steered or setup.model_settings.options.steered:
         raise ConfigError(
@@ -63,7 +64,7 @@ async def calibrate_run(
             "--confidence-only, or take contrast and preset out of the mirl.json",
             param="contrast",
         )
-    with Bars() as bars:
+    with bars:
         await _fill(setup, engine_factory, bars)
         choice = _choose(setup, budget, bars)
     mirl_json = read_mirl_json(settings.model, target)
@@ -85,21 +86,22 @@ async def confidence_run(
         ConfigError: settings or folders don't fit, or these questions' votes can't be calibrated.
         RequestError, EngineError: as `mirl_core.evaluation.run.run`.
     """
-    setup = RunSetup(settings)
+    bars = Bars()
+    setup = RunSetup(settings, bars.status)
     mirl_json = read_mirl_json(settings.model, target)
     voting = _voting(setup, mirl_json, target)
     # Before hours go into filling an unusable bank.
     if difference := _bank_difference(setup, voting.options):
         raise ConfigError(f"confidence: {difference}", param="fork_image")
     check(parse_methods("mirl", voting), setup.plan, setup.data)
-    with Bars() as bars:
+    with bars:
         await _fill(setup, engine_factory, bars)
     return _calibrated(setup, mirl_json, target, needed=True)
 
 
 async def _fill(setup: RunSetup, engine_factory: EngineFactory | None, bars: Bars) -> None:
     async with AsyncExitStack() as stack:
-        await setup.fill(once(stack, engine_factory or vllm_engine(setup.settings.model)), bars)
+        await setup.fill(once(stack, engine_factory or vllm_engine(setup.settings.model), bars), bars)
 
 
 def _choose(setup: RunSetup, budget: float | None, bars: Bars) -> Choice:
@@ -218,7 +220,7 @@ def read_mirl_json(model: Path, target: Path) -> dict[str, Any]:
     if not path.is_file():
         return {}
     try:
-        mirl_json = json.loads(path.read_text(encoding="utf-8"))
+        mirl_json = json.loads(path.read_text(encoding="utf-8-sig"))
     except ValueError as error:
         raise ConfigError(f"{path} is not readable JSON: {error}", param="output") from error
     if not isinstance(mirl_json, dict):
@@ -261,11 +263,24 @@ def _print_choice(choice: Choice) -> None:
         f"sc@16+stop: {_figures(choice.baseline)}; "
         f"budget {choice.budget:.0f} tokens\n"
         f"best within it: {_figures(choice.best)}\n"
-        f"chosen, the cheapest within one standard error ({100 * choice.error:.1f} points): "
-        f"{_figures(choice.chosen)}\n"
+        f"{_reason(choice)}: {_figures(choice.chosen)}\n"
         "These are the figures it was chosen by, and so too good: report it on test.",
         markup=False,
         highlight=False,
+    )
+
+
+def _reason(choice: Choice) -> str:
+    """Return why the chosen candidate was chosen, with the standard error that the rule allows for."""
+    if choice.chosen is choice.best:
+        return "chosen, since none cheaper is within one standard error of it"
+    if choice.error > 0:
+        return f"chosen, the cheapest within one standard error ({100 * choice.error:.1f} points)"
+    n = len(choice.chosen.accuracy)
+    hidden = 100 * (1 - 0.025 ** (1 / n))
+    return (
+        f"chosen, the cheapest of those that are equal on all {n} questions (elsewhere they may differ by "
+        f"{hidden:.1f} points)"
     )
 
 

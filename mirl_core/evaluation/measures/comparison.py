@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from mirl_core.errors import ConfigError
-from mirl_core.evaluation.measures.outcomes import Outcomes, read_outcomes
+from mirl_core.evaluation.measures.outcomes import Outcomes, read_questions
 from mirl_core.evaluation.measures.statistics import Comparison, compare
 from mirl_core.evaluation.report.summary import read_summary
+from mirl_core.tasks.content import named_some
 from mirl_core.tasks.file_names import file_name
 from mirl_core.tasks.resampling import Resampling
 
@@ -23,9 +25,9 @@ class Side:
     folder: Path
     method: str | None
 
-    def outcomes(self, data: str) -> dict[str, Outcomes]:
-        """Return the outcomes of the run's methods on one data set."""
-        return read_outcomes(self.folder / "questions" / f"{file_name(data)}.jsonl")
+    def read(self, data: str) -> tuple[dict[str, Outcomes], dict[str, tuple[str, str]]]:
+        """Return the outcomes of the run's methods on one data set, and its questions' contents."""
+        return read_questions(self.folder / "questions" / f"{file_name(data)}.jsonl")
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,6 +41,10 @@ class ComparisonRow:
     """Share on the common questions."""
     accuracy_b: float
     comparison: Comparison
+    left_out: tuple[str, ...] = ()
+    """Keys that both runs have, of questions with another text, other pictures or another truth."""
+    unchecked: int = 0
+    """Questions of which a run, of an earlier version, noted no text and pictures."""
 
     def to_json(self) -> dict[str, Any]:
         """Return a plain dict for JSON."""
@@ -48,6 +54,8 @@ class ComparisonRow:
             "method_b": self.method_b,
             "accuracy_a": self.accuracy_a,
             "accuracy_b": self.accuracy_b,
+            "left_out": list(self.left_out),
+            "unchecked": self.unchecked,
             **self.comparison.to_json(),
         }
 
@@ -71,7 +79,8 @@ def read_side(text: str, method: str | None) -> Side:
 def compare_runs(a: Side, b: Side) -> list[ComparisonRow]:
     """Return paired comparisons per data set; of every common method where neither side names a method.
 
-    A side without a method takes the method of the other side.
+    A side without a method takes the method of the other side. A question that is not the same in both runs,
+    though its key is, is left out.
 
     Raises:
         ConfigError: a folder is no run, the runs share no data set or question, or a method is missing.
@@ -81,7 +90,7 @@ def compare_runs(a: Side, b: Side) -> list[ComparisonRow]:
         raise ConfigError(f"{a.folder} and {b.folder} have no data set in common", param="data")
     rows = []
     for data in common:
-        ours, theirs = a.outcomes(data), b.outcomes(data)
+        (ours, our_contents), (theirs, their_contents) = a.read(data), b.read(data)
         if a.method is None and b.method is None:
             pairs = [(name, name) for name in ours if name in theirs]
         else:
@@ -100,19 +109,40 @@ def compare_runs(a: Side, b: Side) -> list[ComparisonRow]:
             raise ConfigError(
                 f"the runs share no method on {data}; name two with --method-a and --method-b", param="method"
             )
-        rows += _compared(data, ours, theirs, pairs)
+        left_out, unchecked = _differing(our_contents, their_contents)
+        compared = _compared(data, ours, theirs, pairs, left_out)
+        rows += [replace(row, left_out=left_out, unchecked=unchecked) for row in compared]
     if all(row.method_a == row.method_b for row in rows) and a.folder.resolve() == b.folder.resolve():
         raise ConfigError("this compares a run with itself; name two methods", param="method")
     return rows
 
 
+def _differing(
+    ours: Mapping[str, tuple[str, str]], theirs: Mapping[str, tuple[str, str]]
+) -> tuple[tuple[str, ...], int]:
+    """Return the common keys of questions that differ, and the number of those that can't be compared."""
+    differing, unchecked = [], 0
+    for key in ours.keys() & theirs.keys():
+        (content, truth), (other_content, other_truth) = ours[key], theirs[key]
+        if truth != other_truth or (content and other_content and content != other_content):
+            differing.append(key)
+        elif not content or not other_content:
+            unchecked += 1
+    return tuple(sorted(differing)), unchecked
+
+
 def _compared(
-    data: str, ours: dict[str, Outcomes], theirs: dict[str, Outcomes], pairs: list[tuple[str, str]]
+    data: str,
+    ours: dict[str, Outcomes],
+    theirs: dict[str, Outcomes],
+    pairs: list[tuple[str, str]],
+    left_out: Sequence[str],
 ) -> list[ComparisonRow]:
-    there = set(next(iter(theirs.values())).keys)
+    there = set(next(iter(theirs.values())).keys) - set(left_out)
     keys = [key for key in next(iter(ours.values())).keys if key in there]
     if not keys:
-        raise ConfigError(f"the runs have no question of {data} in common", param="data")
+        reason = f": those under the same keys differ ({named_some(left_out)})" if left_out else ""
+        raise ConfigError(f"the runs have no question of {data} in common{reason}", param="data")
     resampling: Resampling | None = None
     rows = []
     for method_a, method_b in pairs:

@@ -1,7 +1,9 @@
 """Outcomes of every method on every question of a data set, in memory and on disk (`questions/<data>.jsonl`).
 
-One line a question: `{"key", "family", "truth", "clusters", "methods": {name: {"right": [...], ...}}}`, each
-list one entry a draw. Figures, comparisons and plots are made of these lines alone.
+One line a question: `{"key", "content", "family", "truth", "clusters", "methods": {name: {"right": […]}}}`,
+each list one entry a draw. Figures, comparisons and plots are made of these lines alone. `content` is the
+digest of the question's text and pictures; it is empty, or missing, where an earlier version sampled the
+question.
 """
 
 from __future__ import annotations
@@ -16,13 +18,16 @@ import numpy as np
 import numpy.typing as npt
 
 from mirl_core.errors import ConfigError
+from mirl_core.tasks.json_lines import numbered_lines, parse_line
 
 __all__ = [
     "Outcomes",
     "QuestionOutcome",
     "as_entry",
+    "contents_of",
     "outcomes_of",
     "read_outcomes",
+    "read_questions",
     "read_rows",
     "write_rows",
 ]
@@ -137,7 +142,7 @@ def read_rows(path: Path) -> list[dict[str, Any]]:
         ConfigError: there is no such file, or a line is not JSON.
     """
     try:
-        return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines() if line.strip()]
+        return [parse_line(line) for _, line in numbered_lines(path)]
     except (OSError, ValueError) as error:
         raise ConfigError(f"{path} can't be read as JSON lines: {error}") from error
 
@@ -151,14 +156,24 @@ def outcomes_of(rows: Sequence[Mapping[str, Any]]) -> dict[str, Outcomes]:
     return {name: Outcomes.of(keys, clusters, [row["methods"][name] for row in rows]) for name in names}
 
 
-def read_outcomes(path: Path) -> dict[str, Outcomes]:
-    """Return `outcomes_of` a `questions/<data>.jsonl`.
+def contents_of(rows: Sequence[Mapping[str, Any]]) -> dict[str, tuple[str, str]]:
+    """Return key → (content digest, truth) of one data set's lines; earlier versions' have no digest."""
+    return {row["key"]: (row.get("content") or "", row.get("truth") or "") for row in rows}
+
+
+def read_questions(path: Path) -> tuple[dict[str, Outcomes], dict[str, tuple[str, str]]]:
+    """Return `outcomes_of` and `contents_of` a `questions/<data>.jsonl`.
 
     Raises:
         ConfigError: there is no such file, or `mirl-eval run` did not write it.
     """
     rows = read_rows(path)
     try:
-        return outcomes_of(rows)
-    except (KeyError, TypeError, ValueError) as error:
+        return outcomes_of(rows), contents_of(rows)
+    except (KeyError, TypeError, ValueError, AttributeError) as error:
         raise ConfigError(f"{path} was not written by `mirl-eval run`: {error!r}") from error
+
+
+def read_outcomes(path: Path) -> dict[str, Outcomes]:
+    """Return `outcomes_of` a `questions/<data>.jsonl`. Raises ConfigError as `read_questions`."""
+    return read_questions(path)[0]

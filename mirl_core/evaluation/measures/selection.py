@@ -69,15 +69,15 @@ def selection_quality(
             ]
             columns = np.array([area for area in areas if area is not None])
             for column, weight in enumerate(weights):
-                estimate = resampling.mean(columns[:, column])
+                estimate = resampling.bounded(columns[:, column], 0.0, 1.0)
                 rows.append(
                     {
                         "estimator": estimator,
                         "normalize": normalize,
                         "mi_weight": weight,
                         "auroc": estimate.mean,
-                        "low": max(0.0, estimate.low),
-                        "high": min(1.0, estimate.high),
+                        "low": estimate.low,
+                        "high": estimate.high,
                         "n": estimate.n,
                     }
                 )

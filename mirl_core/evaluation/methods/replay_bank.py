@@ -36,6 +36,7 @@ def replay(
         rows.append(
             {
                 "key": question.key,
+                "content": question.content,
                 "family": question.family,
                 "truth": question.truth,
                 "clusters": list(question.clusters),

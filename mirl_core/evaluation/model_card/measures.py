@@ -15,7 +15,9 @@ from mirl_core.tasks.resampling import Estimate, Resampling
 from mirl_core.tasks.worlds import digits
 from mirl_core.tasks.worlds.cases import WorldCase
 
-_MISSING = math.log(1e-7)
+_LEAST = 1e-7
+"""Smallest probability that is reported: a model's zero has no logarithm."""
+_MISSING = math.log(_LEAST)
 _TRAJECTORY = re.compile(
     r"<description>(.*?)</description><think>(.*?)</think><answer>(.*?)</answer>", re.DOTALL
 )
@@ -220,15 +222,15 @@ class Calibration:
 def calibrate(p: np.ndarray, truth: np.ndarray, clusters: Sequence[Sequence[str]]) -> Calibration:
     """Return the calibration of probabilities [objects, values] against the truth [objects]."""
     rows = np.arange(len(p))
-    p_truth = np.clip(p[rows, truth], 1e-7, 1.0)
+    p_truth = np.clip(p[rows, truth], _LEAST, 1.0)
     error = expected_error(value_bins(p, truth))
     assert error is not None, "no objects"
     resampling = Resampling(clusters)
     return Calibration(
         resampling.proportion((p.argmax(1) == truth).astype(float)),
-        resampling.mean(p_truth),
+        resampling.bounded(p_truth, 0.0, 1.0),
         float(p.max(1).mean()),
-        resampling.mean(-np.log(p_truth)),
+        resampling.bounded(-np.log(p_truth), 0.0, -math.log(_LEAST)),
         error,
     )
 

@@ -10,7 +10,7 @@ from mirl_core.config import ModelSettings
 from mirl_core.evaluation.measures.statistics import detectable_difference
 from mirl_core.tasks.markdown_tables import percent, points, table
 
-__all__ = ["detectable", "markdown", "p_value"]
+__all__ = ["detectable", "markdown", "p_value", "unchecked_pictures"]
 
 _PREFACE = """Accuracy is the share of right answers, every question's draws averaged; brackets are 95%
 intervals: Wilson's for accuracies, at the number of independent cases that a bootstrap over scenes and
@@ -80,6 +80,7 @@ def _facts(summary: Mapping[str, Any]) -> str:
         ),
         ("part", str(summary.get("part", "–"))),
         ("questions", sizes),
+        *unchecked_pictures(summary),
         ("replays of each question", str(summary.get("draws", "–"))),
         ("seed", str(summary.get("seed", "–"))),
         ("bank", bank or "–"),
@@ -88,6 +89,17 @@ def _facts(summary: Mapping[str, Any]) -> str:
         ("command", f"`{summary['command']}`" if summary.get("command") else "–"),
     ]
     return table(["", " "], rows)
+
+
+def unchecked_pictures(summary: Mapping[str, Any]) -> list[tuple[str, str]]:
+    """Return a row of a run's facts on records of earlier versions, where the run used any."""
+    counts = ", ".join(
+        f"{name}: {count}" for name, count in (summary.get("unchecked_pictures") or {}).items()
+    )
+    words = (
+        "sampled by an earlier version, which noted no pictures: that they are the present ones is not known"
+    )
+    return [("questions with unchecked pictures", f"{counts} ({words})")] if counts else []
 
 
 def _plain(value: Any) -> str:

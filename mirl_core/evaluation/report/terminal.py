@@ -13,6 +13,7 @@ from rich.table import Table
 from rich.text import Text
 
 from mirl_core.evaluation.report.tables import detectable, p_value
+from mirl_core.tasks.content import named_some
 from mirl_core.tasks.markdown_tables import percent, points
 
 if TYPE_CHECKING:
@@ -113,6 +114,19 @@ def print_comparison(rows: Sequence[ComparisonRow], console: Console | None = No
         console,
         "Brackets: 95% bootstrap interval over scenes and glyphs. p: McNemar's exact test, first draw.",
     )
+    for row in {row.data: row for row in rows}.values():
+        if row.left_out:
+            _line(
+                console,
+                f"{row.data}: left out: {len(row.left_out)} that are not the same questions in both runs "
+                f"({named_some(row.left_out)})",
+            )
+        if row.unchecked:
+            _line(
+                console,
+                f"{row.data}: an earlier version noted no text and pictures of {row.unchecked}: whether they "
+                "are the same questions is NOT checked",
+            )
 
 
 def _standard_output() -> Console:

@@ -10,7 +10,6 @@ from __future__ import annotations
 import base64
 import binascii
 import io
-import json
 from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
@@ -22,6 +21,7 @@ from pydantic import ConfigDict, Field, ValidationError
 from mirl_core.config import Settings, first_problem
 from mirl_core.engines.common.images import upright_rgb
 from mirl_core.errors import ConfigError
+from mirl_core.tasks.json_lines import numbered_lines, parse_line
 from mirl_core.tasks.questions import DataSet, Question, chosen, render_choices
 
 if TYPE_CHECKING:
@@ -62,13 +62,11 @@ def open_file(name: str, part: str, limit: int | None, seed: int, *, unlabelled:
     """
     path = Path(name)
     try:
-        lines = path.read_text(encoding="utf-8").splitlines()
-    except (OSError, UnicodeDecodeError) as error:
+        lines = list(numbered_lines(path))
+    except OSError as error:
         raise ConfigError(f"can't read {path}: {error}", param="data") from error
     questions: dict[str, Question] = {}
-    for number, text in enumerate(lines, 1):
-        if not text.strip():
-            continue
+    for number, text in lines:
         question = _question(path, number, text, unlabelled)
         if question.key in questions:
             raise _wrong(path, number, "id", f"'{question.key}' has been on an earlier line; make it unique")
@@ -78,14 +76,20 @@ def open_file(name: str, part: str, limit: int | None, seed: int, *, unlabelled:
     return DataSet(name, part, sample(tuple(questions.values()), limit, seed))
 
 
-def _question(path: Path, number: int, text: str, unlabelled: bool) -> Question:
+def _question(path: Path, number: int, text: bytes, unlabelled: bool) -> Question:
     try:
-        line = Line.model_validate(json.loads(text))
-    except json.JSONDecodeError as error:
-        raise ConfigError(f"{path}: line {number}: not JSON: {error}", param="data") from error
+        value = parse_line(text)
+    except ValueError as error:
+        raise ConfigError(f"{path}: line {number}: {error}", param="data") from error
+    try:
+        line = Line.model_validate(value)
     except ValidationError as error:
         message, where = first_problem(error, Line)
         raise ConfigError(f"{path}: line {number}: {message}", param=where) from error
+    # pydantic refuses such text in the fields that have a least length.
+    for field in ("choices", "family"):
+        if not _is_text(getattr(line, field)):
+            raise _wrong(path, number, field, "holds half a character (a lone surrogate, \\ud800 to \\udfff)")
     if line.answer is None and not unlabelled:
         raise _wrong(path, number, "answer", "Field required")
     if not line.image.startswith("data:") and not (path.parent / line.image).is_file():
@@ -102,7 +106,17 @@ def _question(path: Path, number: int, text: str, unlabelled: bool) -> Question:
         image=partial(_open, path, number, line.image),
         family=line.family,
         choices=line.choices,
+        stored=partial(_stored, path, number, line.image),
     )
+
+
+def _is_text(value: str | tuple[str, ...] | None) -> bool:
+    """Return whether all of it can be written as UTF-8: JSON's escapes can name halves of characters."""
+    try:
+        "".join(value or "").encode()
+    except UnicodeEncodeError:
+        return False
+    return True
 
 
 def _check_choice(path: Path, number: int, choices: tuple[str, ...], answer: str) -> None:
@@ -115,9 +129,19 @@ def _check_choice(path: Path, number: int, choices: tuple[str, ...], answer: str
 
 
 def _open(path: Path, number: int, source: str) -> Image:
+    (data,) = _stored(path, number, source)
     try:
-        data = from_data_url(source) if source.startswith("data:") else (path.parent / source).read_bytes()
         return read_image(data)
+    except (OSError, ValueError) as error:
+        raise _wrong(path, number, "image", f"can't be read: {error}") from error
+
+
+def _stored(path: Path, number: int, source: str) -> tuple[bytes]:
+    """Return the encoded picture of a line."""
+    try:
+        if source.startswith("data:"):
+            return (from_data_url(source),)
+        return ((path.parent / source).read_bytes(),)
     except (OSError, ValueError) as error:
         raise _wrong(path, number, "image", f"can't be read: {error}") from error
 

@@ -9,10 +9,9 @@ import ast
 import base64
 import binascii
 import re
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from collections.abc import Mapping as Columns
-from dataclasses import replace
-from functools import partial
+from dataclasses import dataclass, replace
 from pathlib import Path
 from string import ascii_uppercase
 from typing import TYPE_CHECKING, Any
@@ -85,17 +84,17 @@ def _questions(name: str, slug: str, columns: Mapping, split: str) -> Iterator[Q
             if any(_text(_cell(row, column)) not in values for column, values in columns.where.items()):
                 continue
             where = f"{name}: row {row_number}{f' of {config}' if config else ''}"
-            images = [
-                partial(_open, where, table, row_number, column, number)
+            cells = [
+                _Cell(where, table, row_number, column, number)
                 for column, lengths in counts
                 for number in range(lengths[row_number])
             ]
-            if not images:
+            if not cells:
                 raise ConfigError(
                     f"{where}: {', '.join(columns.image)}: there is no picture; leave such rows out (where)",
                     param="image",
                 )
-            yield _question(where, columns, row, f"{prefix}-{row_number:06d}", slug, images)
+            yield _question(where, columns, row, f"{prefix}-{row_number:06d}", slug, cells)
 
 
 def _load(name: str, columns: Mapping, config: str | None, split: str) -> Any:
@@ -156,7 +155,7 @@ def _question(
     row: Columns[str, Any],
     default_key: str,
     slug: str,
-    images: Sequence[Callable[[], Image]],
+    cells: Sequence[_Cell],
 ) -> Question:
     choices = _choices(where, columns, row)
     truths = _truths(where, columns, row, bool(choices))
@@ -184,12 +183,13 @@ def _question(
         else default_key,
         text=text.strip(),
         answer=truths[0],
-        image=images[0],
+        image=cells[0].open,
         family=_text(_cell(row, columns.family)) if columns.family else "",
         clusters=(f"{slug}-{together}",) if together else (),
         choices=choices,
         accept=None if choices else rule(truths, columns.tolerance, decimals),
-        more_images=tuple(images[1:]),
+        more_images=tuple(cell.open for cell in cells[1:]),
+        stored=lambda: [cell.read() for cell in cells],
     )
 
 
@@ -241,15 +241,36 @@ def _text(value: Any) -> str:
     return "" if value is None else str(value).strip()
 
 
-def _open(where: str, table: Any, row: int, column: str, number: int) -> Image:
-    """Return the picture in an Arrow row's cell, or picture `number` of the cell's list."""
-    value = table[row].column(column)[0].as_py()
-    if isinstance(value, list):
-        value = value[number]
-    try:
-        return read_image(_encoded(value))
-    except (OSError, ValueError) as error:
-        raise ConfigError(f"{where}: {column}: can't be read: {error}", param="image") from error
+@dataclass(frozen=True, slots=True)
+class _Cell:
+    """One picture: the one in an Arrow row's cell, or picture `number` of the cell's list."""
+
+    where: str
+    table: Any
+    row: int
+    column: str
+    number: int
+
+    def read(self) -> bytes:
+        """Return the encoded picture. Raises ConfigError."""
+        value = self.table[self.row].column(self.column)[0].as_py()
+        if isinstance(value, list):
+            value = value[self.number]
+        try:
+            return _encoded(value)
+        except (OSError, ValueError) as error:
+            raise self._unreadable(error) from error
+
+    def open(self) -> Image:
+        """Return the picture, RGB. Raises ConfigError."""
+        data = self.read()
+        try:
+            return read_image(data)
+        except (OSError, ValueError) as error:
+            raise self._unreadable(error) from error
+
+    def _unreadable(self, error: Exception) -> ConfigError:
+        return ConfigError(f"{self.where}: {self.column}: can't be read: {error}", param="image")
 
 
 def _encoded(value: Any) -> bytes:

@@ -5,15 +5,15 @@ from __future__ import annotations
 import ast
 import re
 from collections.abc import Callable
-from fractions import Fraction
 from string import ascii_uppercase
 
 from mirl_core.algorithm.answers import equivalent, normalize
+from mirl_core.algorithm.answers.quantities import Quantity, split_key
+from mirl_core.algorithm.answers.spelling import fold
 from mirl_core.tasks.questions import chosen
 
 _HEADING = re.compile(r"(?:choices|options)\s*:", re.I)
 _BARE = re.compile(r"[$€£]?([-+]?(?:\d[\d,]*\.?\d*|\.\d+))(%?)\.?")
-_VALUE = re.compile(r"-?\d+(?:\.\d+|/\d+)?")
 
 
 def parse_choices(text: str) -> tuple[str, ...]:
@@ -88,18 +88,23 @@ def within(answer: str, truth: str, tolerance: float) -> bool:
 
 
 def _bare(text: str) -> float | None:
-    if not (match := _BARE.fullmatch(text.strip())):
+    if not (match := _BARE.fullmatch(fold(text))):
         return None
     return float(match[1].replace(",", "")) / (100 if match[2] else 1)
 
 
 def rounds_to(answer: str, truth: str, decimals: int) -> bool:
-    """Return whether a number, with or without a unit, equals the truth at `decimals` (MathVista's rule)."""
-    a, b = _value(answer), _value(truth)
-    return a is not None and b is not None and round(a, decimals) == round(b, decimals)
+    """Return whether a number equals the truth at `decimals` (MathVista's rule).
+
+    The answer has the truth's unit. Where the truth has none, as MathVista's, the question names the unit
+    and the answer may repeat it.
+    """
+    a, b = _quantity(answer), _quantity(truth)
+    if a is None or b is None or (b.unit and a.unit != b.unit):
+        return False
+    return round(a.value, decimals) == round(b.value, decimals)
 
 
-def _value(text: str) -> Fraction | None:
+def _quantity(text: str) -> Quantity | None:
     answer = normalize(text)
-    match = _VALUE.match(answer.key) if answer.kind == "number" else None
-    return None if match is None else Fraction(match[0])
+    return split_key(answer.key) if answer.kind == "number" else None

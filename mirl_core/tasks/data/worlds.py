@@ -8,6 +8,7 @@ import numpy as np
 from PIL import Image
 
 from mirl_core.errors import ConfigError
+from mirl_core.tasks.content import drawing_bytes
 from mirl_core.tasks.questions import DataSet, Question
 from mirl_core.tasks.worlds import digits, easy_vqa
 from mirl_core.tasks.worlds.cases import WorldCase, digits_cases, easy_family, easy_judge
@@ -59,6 +60,7 @@ def _scene_question(case: WorldCase) -> Question:
         family=case.family,
         clusters=case.clusters,
         describes=case.judge,
+        stored=lambda: [drawing_bytes(case.drawing)],
     )
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from PIL import Image
@@ -37,6 +38,8 @@ class WorldCase:
     implied: Callable[[str], str | None]
     """Return the answer that a description implies; None where it implies none."""
     scene: digits.Scene | None = None
+    drawing: Any = None
+    """The parameters of a drawn picture, a dataclass; None for a picture from a file."""
 
 
 def digits_cases(split: str, part: digits.Part, count: int) -> list[WorldCase]:
@@ -82,6 +85,7 @@ def _digits_case(split: str, scene: digits.Scene, image: Image.Image, rng: np.ra
         other,
         judge,
         implied,
+        scene,
         scene,
     )
 

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import Annotated, Literal
 
 from pydantic import Field
 
-from mirl_core.training.recipe import Folders, StageRecipe
+from mirl_core.training.recipe import Folders, Problem, StageRecipe
 
 
 class ChartsRecipe(StageRecipe):
@@ -44,3 +45,46 @@ class ChartsRecipe(StageRecipe):
     """Weight of the loss that pulls image tokens towards the words of the table that they replace."""
     dev_every: int = Field(default=300, gt=0)
     """Steps between measurements on dev data."""
+
+    def contradictions(self) -> Iterator[Problem]:
+        """Yield the stage's contradictions; see `StageRecipe.contradictions`."""
+        yield from super().contradictions()
+        if not self.text_rate and not self.vision_rate:
+            yield Problem("text_rate", "text_rate and vision_rate are 0, so nothing is trained; raise one")
+        if not self.images and not self.text_rows:
+            yield Problem("images", "there are neither pictures nor image-free rows; set images or text_rows")
+        if self.text_rows and not self.text_rate:
+            yield Problem(
+                "text_rows",
+                "image-free rows train the language model, which text_rate: 0 freezes; leave it out",
+            )
+        if self.exercises and not self.text_rows:
+            yield Problem("exercises", "they are image-free rows, and text_rows is 0; raise it")
+        yield from self._pictures()
+
+    def _pictures(self) -> Iterator[Problem]:
+        """Yield contradictions of pictures and what is learned from them."""
+        if not self.images:
+            for name in ("rows_per_image", "word_weight", "corrupted", "describe_only"):
+                if not self._is_usual(name):
+                    yield Problem(name, "it is for pictures, and images is 0; leave it out, or set images")
+            return
+        if not self.rows_per_image:
+            if not self.word_weight:
+                yield Problem(
+                    "word_weight", "with rows_per_image 0 pictures teach nothing else; raise one of the two"
+                )
+            elif not self.vision_rate:
+                yield Problem(
+                    "rows_per_image",
+                    "at 0 pictures train tower and connector alone, which vision_rate: 0 freezes; raise one",
+                )
+            for name in ("corrupted", "describe_only"):
+                if not self._is_usual(name):
+                    yield Problem(name, "it is for rows of pictures, and rows_per_image is 0; leave it out")
+        elif self.describe_only and self.corrupted and self.rows_per_image == 1 and not self.text_rows:
+            yield Problem(
+                "corrupted",
+                "with describe_only a corrupted description leaves nothing to learn, and with rows_per_image "
+                "1 a picture may have no other row; set corrupted: 0 or rows_per_image: 2",
+            )

@@ -16,7 +16,8 @@ from mirl_core.training.charts.model import ChartsForward
 from mirl_core.training.charts.rows import table_prompt
 from mirl_core.training.sft import text
 from mirl_core.training.sft.model import ModelShape, build_model, preprocess
-from mirl_core.training.sft.stage import CHECKPOINT, WEIGHTS
+from mirl_core.training.sft.stage import load_finished
+from mirl_core.training.state_files import CHECKPOINT, WEIGHTS, read_whole
 
 _BATCH = 64
 
@@ -114,12 +115,13 @@ def load_weights(folder: Path) -> dict[str, torch.Tensor]:
     """Return the averaged weights in a stage's folder, from its checkpoint if unfinished, or in a file.
 
     Raises:
-        ConfigError: the folder holds no weights.
+        ConfigError: the folder holds no weights, or they are damaged.
     """
     if folder.is_file():
-        return dict(torch.load(folder, weights_only=True))
+        return read_whole(folder, (), "folder", "name another file")
     if (folder / WEIGHTS).exists():
-        return dict(torch.load(folder / WEIGHTS, weights_only=True))
+        return load_finished(folder, "folder")
     if not (folder / CHECKPOINT).exists():
         raise ConfigError(f"{folder} holds neither {WEIGHTS} nor {CHECKPOINT}: train that stage first")
-    return dict(torch.load(folder / CHECKPOINT, weights_only=True)["average"])
+    average = read_whole(folder / CHECKPOINT, ("average",), "folder", "put a copy in its place")["average"]
+    return dict(average)

@@ -14,7 +14,8 @@ from mirl_core.training.charts.model import ChartsForward
 from mirl_core.training.charts.recipe import ChartsRecipe
 from mirl_core.training.charts.rows import corpus
 from mirl_core.training.sft import text
-from mirl_core.training.sft.stage import Part, Stage, token_loss, total_loss, write_state
+from mirl_core.training.sft.stage import Part, Stage, token_loss, total_loss
+from mirl_core.training.state_files import write_state
 
 if TYPE_CHECKING:
     from transformers import Idefics3ForConditionalGeneration

@@ -2,7 +2,8 @@
 
     looks.jsonl            one line per evaluation: step, cost so far, accuracy by data set, right answers by
                            question
-    looks-questions.json   the questions, and the clusters by which they are resampled
+    looks-questions.json   the questions, the clusters by which they are resampled, and digests of their
+                           contents
 
 Every evaluation uses the same questions with the same seeds, so that two evaluations, and two runs, differ by
 their weights alone.
@@ -11,18 +12,22 @@ their weights alone.
 from __future__ import annotations
 
 import asyncio
+import hashlib
 import json
 import time
 from collections.abc import Iterable, Mapping, Sequence
 from contextlib import aclosing
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 from mirl_core.config import MIRLOptions, ModelSettings
 from mirl_core.engines.base import Engine, RequestContext, Sampling
 from mirl_core.engines.common.concurrency import gather_or_cancel
+from mirl_core.errors import ConfigError
 from mirl_core.pipeline.events import Finished
 from mirl_core.pipeline.run import Pipeline
+from mirl_core.tasks.content import content_digest
 from mirl_core.tasks.data import open_data
 from mirl_core.tasks.questions import DataSet, Question, is_right, question_seed
 from mirl_core.tasks.resampling import Resampling
@@ -30,7 +35,7 @@ from mirl_core.training.rl.distributed.process_group import ProcessGroup
 from mirl_core.training.rl.recipe.config import RLRecipe
 from mirl_core.training.rl.report.monitor import Lines, cut_back, read_lines
 
-__all__ = ["DEV_QUESTIONS", "DEV_RESULTS", "DevEvaluation", "DevResult"]
+__all__ = ["DEV_QUESTIONS", "DEV_RESULTS", "DevEvaluation", "DevResult", "differing_set"]
 
 DEV_RESULTS = "looks.jsonl"
 DEV_QUESTIONS = "looks-questions.json"
@@ -74,21 +79,28 @@ class DevEvaluation:
         self._done: frozenset[int] = frozenset()
 
     def open(self, step: int) -> None:
-        """Open the files of the run, which continues at `step`; later lines are cut off."""
+        """Open the files of the run, which continues at `step`; later lines are cut off.
+
+        Raises:
+            ConfigError: the run's earlier evaluations were of other questions, or files can't be read.
+        """
         if not self._data or not self._process_group.first:
             return
         folder = self._recipe.output
         cut_back(folder / DEV_RESULTS, step)
         self._done = frozenset(line["step"] for line in read_lines(folder / DEV_RESULTS))
-        self._lines = Lines(folder / DEV_RESULTS)
         questions = {
             data.name: {
                 "part": data.part,
                 "keys": [question.key for question in data.questions],
-                "clusters": [question.clusters or (question.key,) for question in data.questions],
+                "clusters": [list(question.clusters or (question.key,)) for question in data.questions],
+                "contents": [_content(question) for question in data.questions],
             }
             for data in self._data
         }
+        if self._done:
+            _compare(folder / DEV_QUESTIONS, questions)
+        self._lines = Lines(folder / DEV_RESULTS)
         (folder / DEV_QUESTIONS).write_text(json.dumps(questions) + "\n", encoding="utf-8")
 
     def due(self, step: int) -> bool:
@@ -173,6 +185,44 @@ class DevEvaluation:
         answer = result.representative.answer
         right = await asyncio.to_thread(is_right, question, answer)
         return DevResult(right, described, result.completion_tokens)
+
+
+def differing_set(ours: Mapping[str, Any], theirs: Mapping[str, Any]) -> str | None:
+    """Return the first data set whose questions differ in two `looks-questions.json`; None: there is none.
+
+    Contents are compared where both have them: those of earlier versions have none.
+    """
+    for name in [*ours, *theirs]:
+        left, right = ours.get(name), theirs.get(name)
+        if left is None or right is None:
+            return name
+        both = [key for key in ("part", "keys", "clusters", "contents") if key in left and key in right]
+        if any(left[key] != right[key] for key in both):
+            return name
+    return None
+
+
+def _content(question: Question) -> str:
+    """Return a digest of all that an evaluation's result depends on but the model: the truth, too."""
+    return hashlib.sha256(f"{content_digest(question)}:{question.answer}".encode()).hexdigest()
+
+
+def _compare(path: Path, questions: Mapping[str, Any]) -> None:
+    try:
+        earlier = json.loads(path.read_text(encoding="utf-8"))
+        differing = differing_set(earlier, questions)
+    except (OSError, ValueError, TypeError, AttributeError) as error:
+        raise ConfigError(
+            f"evaluation.sets: {path} can't be read ({error}), so nothing tells of which questions "
+            f"{DEV_RESULTS} is; put it back, or delete both to evaluate anew from here on",
+            param="evaluation.sets",
+        ) from error
+    if differing is not None:
+        raise ConfigError(
+            f"evaluation.sets: the questions of {differing} are not those of the run's earlier evaluations "
+            f"(key, text, picture or truth differ); put the data back, or choose another output",
+            param="evaluation.sets",
+        )
 
 
 def _figures(data: DataSet, results: Sequence[DevResult]) -> dict[str, Any]:

@@ -18,6 +18,7 @@ from collections.abc import AsyncIterator, Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import AsyncExitStack, ExitStack, asynccontextmanager
 from dataclasses import asdict
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -27,6 +28,7 @@ from mirl_core.algorithm.mi.estimators import ESTIMATORS
 from mirl_core.config import ModelSettings
 from mirl_core.engines.base import Engine
 from mirl_core.errors import ConfigError, MIRLError
+from mirl_core.tasks.model_files import fingerprint
 from mirl_core.training.rl.dev_evaluation import DevEvaluation
 from mirl_core.training.rl.distributed.process_group import ProcessGroup
 from mirl_core.training.rl.distributed.torch_thread import in_thread
@@ -40,8 +42,20 @@ from mirl_core.training.rl.report.monitor import Monitor
 from mirl_core.training.rl.report.pages import TrajectoryLog
 from mirl_core.training.rl.rewards import Judge, make_rewards
 from mirl_core.training.rl.rewards.mi_scorers import SCORERS, MIScorer, reference_pictures
-from mirl_core.training.rl.state.run_folder import CHECKPOINTS, EXPORT, claimed, is_finished, mark_finished
+from mirl_core.training.rl.state.run_folder import (
+    CHECKPOINTS,
+    EXPORT,
+    FINAL,
+    METRICS,
+    check_origin,
+    claimed,
+    is_finished,
+    lost_checkpoint,
+    mark_finished,
+)
 from mirl_core.training.rl.weight_sync.sampler import opened_sampler
+from mirl_core.training.state_files import mark_saved
+from mirl_core.training.step_lines import made_again, read_lines
 
 if TYPE_CHECKING:
     from mirl_core.training.rl.model.policy import Policy
@@ -130,20 +144,25 @@ async def train(
         ConfigError: data, model, folder or a package doesn't fit; raised before anything is sampled.
         TrainingError, EngineError, RequestError: a step failed; the state before it is saved.
     """
+    say: Callable[[str], None] = lambda line: None  # noqa: E731
+    show: Callable[[int, Mapping[str, float]], None] = lambda step, figures: None  # noqa: E731
+    if board is not None:
+        say, show = board.say, board.show
     with ExitStack() as folder:
+        lost = ""
         if process_group.first:
-            folder.enter_context(claimed(recipe))
-        if is_finished(recipe):
+            lost = lost_checkpoint(recipe, folder.enter_context(claimed(recipe)))
+        if is_finished(recipe) and (recipe.output / EXPORT / FINAL).is_dir():
             return True
-        async with _opened(recipe, process_group) as (parts, state, saved):
-            show: Callable[[int, Mapping[str, float]], None] = lambda step, figures: None  # noqa: E731
+        if process_group.world == 1:
+            _check_checkpoints(recipe, lost)
+        async with _opened(recipe, process_group, say, lost) as (parts, state, saved):
             if board is not None:
                 board.begin(state.step)
-                show = board.show
             loop = Loop(recipe, parts, process_group, state, saved, show)
             finished = await loop.run(stop, until)
             if finished:
-                await in_thread(parts.thread, lambda: parts.export("final"))
+                await in_thread(parts.thread, lambda: parts.export(FINAL))
         if finished and process_group.first:
             mark_finished(recipe)
         return finished
@@ -151,20 +170,30 @@ async def train(
 
 @asynccontextmanager
 async def _opened(
-    recipe: RLRecipe, process_group: ProcessGroup
+    recipe: RLRecipe, process_group: ProcessGroup, say: Callable[[str], None], lost: str
 ) -> AsyncIterator[tuple[RunParts, State, int | None]]:
-    """Open all parts of the loop, with the engine on the policy's weights; close them at the end."""
+    """Open all parts of the loop, with the engine on the policy's weights; close them at the end.
+
+    Args:
+        say: shows a line on what is being done, or on what was found damaged.
+        lost: see `checkpoint.load`.
+    """
     async with AsyncExitStack() as stack:
         # Errors in data or packages surface before minutes are spent on models.
         source = QuestionSource.open(recipe.data, recipe.seed)
         settings = ModelSettings.load(model_folder(recipe)) or ModelSettings()
+        if process_group.first:
+            origin = {"model": fingerprint(model_folder(recipe)), "data": source.digests}
+            check_origin(recipe, origin, say)
         judge = Judge(make_rewards(recipe.rewards.answer, settings.tags))
         needs_references = ESTIMATORS[recipe.rewards.mi.estimator].needs_references
         references = reference_pictures(settings, recipe.data.sets, recipe.seed) if needs_references else ()
         dev_evaluation = DevEvaluation(recipe, settings, process_group)
         thread = stack.enter_context(ThreadPoolExecutor(1, thread_name_prefix="trainer"))
+        say(f"starting the rollout engine on {recipe.model}")
         sampler = await stack.enter_async_context(opened_sampler(recipe, process_group, thread))
-        policy, trainer, resumed = await in_thread(thread, lambda: _trainer(recipe, process_group))
+        say("loading the model to train")
+        policy, trainer, resumed = await in_thread(thread, lambda: _trainer(recipe, process_group, say, lost))
         state = State() if resumed is None else _state(resumed.step, resumed.cursor, resumed.extra)
         scorer = await _scorer(recipe, sampler.engine, references, policy, stack)
 
@@ -173,6 +202,8 @@ async def _opened(
 
         if state.step or not sampler.has_start_weights:
             await push(state.step)
+        if process_group.first:
+            _note_metrics(recipe, state.step, resumed is None, say)
         dev_evaluation.open(state.step)
         stack.callback(dev_evaluation.close)
         monitor, samples = None, None
@@ -213,7 +244,18 @@ def _prepare(recipe: RLRecipe) -> None:
         os.environ["OMP_NUM_THREADS"] = "1"
 
 
-def _trainer(recipe: RLRecipe, process_group: ProcessGroup) -> tuple[Policy, Trainer, Any]:
+def _check_checkpoints(recipe: RLRecipe, lost: str) -> None:
+    """Raise ConfigError where the run can't go on, before minutes are spent on an engine."""
+    folder = recipe.output / CHECKPOINTS
+    if lost or folder.exists():
+        from mirl_core.training.rl.state import checkpoint
+
+        checkpoint.check(folder, lost)
+
+
+def _trainer(
+    recipe: RLRecipe, process_group: ProcessGroup, say: Callable[[str], None], lost: str
+) -> tuple[Policy, Trainer, Any]:
     """Return policy and trainer, continued from the newest checkpoint if there is one."""
     import torch
     from transformers.utils import logging
@@ -238,7 +280,20 @@ def _trainer(recipe: RLRecipe, process_group: ProcessGroup) -> tuple[Policy, Tra
     trainer = Trainer(
         policy, recipe.optimizer, recipe.steps, accelerator, max_tokens=recipe.rollout.max_tokens
     )
-    return policy, trainer, checkpoint.load(recipe.output / CHECKPOINTS, trainer)
+    return policy, trainer, checkpoint.load(recipe.output / CHECKPOINTS, trainer, say, lost)
+
+
+def _note_metrics(recipe: RLRecipe, step: int, new: bool, say: Callable[[str], None]) -> None:
+    """Say where the metrics don't end at the step at which the run goes on."""
+    lines = read_lines(recipe.output / METRICS)
+    last = lines[-1]["step"] if lines else 0
+    if last > step:
+        of = "there is no checkpoint yet" if new else f"the checkpoint is of step {step}"
+        say(f"{of}: {made_again(step + 1, last, Path(METRICS))}")
+    elif last < step:
+        say(
+            f"{METRICS} ends at step {last}, and the checkpoint is of step {step}: the lines between are lost"
+        )
 
 
 async def _scorer(
@@ -282,6 +337,8 @@ def _saver(recipe: RLRecipe, trainer: Trainer) -> Callable[[State], None]:
                 {"totals": asdict(state.totals)},
                 keep=recipe.checkpoint.keep,
             )
+            if trainer.accelerator.is_main_process:
+                mark_saved(recipe.output, state.step)
         except OSError as error:
             raise MIRLError(f"the checkpoint can't be written: {error}") from error
 

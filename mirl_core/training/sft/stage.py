@@ -1,14 +1,14 @@
 """A resumable stage of supervised training, whatever its world.
 
 Guarantees: a run that was stopped and resumed ends in the same weights, bit for bit, as an uninterrupted one
-(one thread); weights, data and their order depend on the recipe alone.
+(one thread); weights, data and their order depend on the recipe alone. A damaged or lost checkpoint is
+refused: a stage has no other to go on from, and beginning anew would overwrite its log.
 """
 
 from __future__ import annotations
 
-import json
+import hashlib
 import math
-import os
 import shutil
 import time
 from abc import ABC, abstractmethod
@@ -21,10 +21,20 @@ from pydantic import ValidationError
 from tokenizers import Tokenizer
 from torch.nn.functional import cross_entropy
 
-from mirl_core.errors import ConfigError
+from mirl_core.errors import ConfigError, TrainingError
 from mirl_core.training.recipe import StageRecipe
 from mirl_core.training.sft.batches import Tokens
 from mirl_core.training.sft.model import ModelForward, ModelShape, build_model
+from mirl_core.training.state_files import (
+    CHECKPOINT,
+    WEIGHTS,
+    mark_saved,
+    read_state,
+    read_whole,
+    saved_step,
+    write_state,
+)
+from mirl_core.training.step_lines import Lines, cut_back, made_again, read_lines
 
 if TYPE_CHECKING:
     from transformers import Idefics3ForConditionalGeneration
@@ -35,8 +45,10 @@ ForwardT = TypeVar("ForwardT", bound=ModelForward)
 Part = Literal["text", "vision", "connector", "heads"]
 Progress = Callable[[int, dict[str, float]], None]
 
-CHECKPOINT = "checkpoint.pt"
-WEIGHTS = "weights.pt"
+LOG = "log.jsonl"
+TOKENIZER = "tokenizer.json"
+_REMEDY = "run that folder's stage again, which writes it from its checkpoint"
+_KEYS = ("recipe", "step", "weights", "average", "optimizer")
 
 
 class Stage(ABC, Generic[RecipeT, ForwardT]):
@@ -49,21 +61,31 @@ class Stage(ABC, Generic[RecipeT, ForwardT]):
         """Start the stage, or continue it from the checkpoint in its folder.
 
         Raises:
-            ConfigError: a stage in `init` is unfinished, the checkpoint belongs to another recipe, or final
-                weights have no checkpoint beside them.
+            ConfigError: a stage in `init` is unfinished or damaged; the checkpoint is damaged, lost or
+                belongs to another recipe; or final weights have no checkpoint beside them.
         """
         self.recipe = recipe
         self.folder = recipe.output
+        self.notes: list[str] = []
+        """Lines on what of the folder's files was not used as it is."""
         self.folder.mkdir(parents=True, exist_ok=True)
+        step = saved_step(self.folder)
+        if step is not None and not (self.folder / CHECKPOINT).exists():
+            raise ConfigError(
+                f"output: {self.folder / CHECKPOINT} is missing, and one of step {step} was written: put a "
+                "copy there, choose another output folder, or delete the folder to train anew",
+                param="output",
+            )
         self.tokenizer = prepare_tokenizer(self.folder, recipe.init, self.train_tokenizer)
         self.forward = self._build()
         for folder in recipe.init:
-            path = folder / WEIGHTS
-            if not path.exists():
+            saved = load_finished(folder, "init")
+            try:
+                self.start_from(saved)
+            except (RuntimeError, LookupError, AttributeError, TypeError) as error:
                 raise ConfigError(
-                    f"{path} does not exist: finish the stage of that folder first", param="init"
-                )
-            self.start_from(torch.load(path, weights_only=True))
+                    f"init: {folder / WEIGHTS} holds no weights of this model: {_REMEDY}", param="init"
+                ) from error
         self.step = 0
         self._parts: list[Part] = []
         self.optimizer = torch.optim.AdamW(
@@ -78,6 +100,7 @@ class Stage(ABC, Generic[RecipeT, ForwardT]):
                 "another output folder, or remove it to train anew",
                 param="output",
             )
+        self._cut_log()
 
     @abstractmethod
     def train_tokenizer(self) -> Tokenizer:
@@ -128,6 +151,12 @@ class Stage(ABC, Generic[RecipeT, ForwardT]):
     def train_step(self) -> dict[str, float]:
         """Make one optimiser step on the step's batch; return its losses, in nats."""
         loss, figures = self.losses()
+        if not math.isfinite(figures["loss"]):
+            raise TrainingError(
+                f"step {self.step + 1}: the loss is {figures['loss']}: the checkpoint before it stays; a "
+                "lower learning rate may help",
+                param="learning_rate",
+            )
         self.optimizer.zero_grad(set_to_none=True)
         loss.backward()  # type: ignore[no-untyped-call]
         torch.nn.utils.clip_grad_norm_([p for p in self.forward.parameters() if p.grad is not None], 1.0)
@@ -142,8 +171,13 @@ class Stage(ABC, Generic[RecipeT, ForwardT]):
         return figures
 
     def run(self, max_seconds: float | None = None, progress: Progress | None = None) -> bool:
-        """Train until the stage is finished (True) or the time is over (False); always leave a checkpoint."""
+        """Train until the stage is finished (True) or the time is over (False); always leave a checkpoint.
+
+        Raises:
+            TrainingError: the loss is not finite; the checkpoint before that step stays.
+        """
         if self.step >= self.recipe.steps and (self.folder / WEIGHTS).exists():
+            self._check_weights()
             return True
         begin = saved = time.monotonic()
         while self.step < self.recipe.steps:
@@ -179,8 +213,10 @@ class Stage(ABC, Generic[RecipeT, ForwardT]):
             "weights": self.forward.state_dict(),
             "average": self.average,
             "optimizer": self.optimizer.state_dict(),
+            "tokenizer": _digest(self.folder / TOKENIZER),
         }
         write_state(self.folder / CHECKPOINT, state)
+        mark_saved(self.folder, self.step)
 
     def _build(self) -> ForwardT:
         return self.wrap(build_model(ModelShape(), self.tokenizer, self.recipe.seed))
@@ -198,15 +234,40 @@ class Stage(ABC, Generic[RecipeT, ForwardT]):
         return groups
 
     def _load(self, path: Path) -> None:
-        state = torch.load(path, weights_only=True)
+        remedy = "put a copy in its place, or delete the folder to train anew"
+        state = read_whole(path, _KEYS, "output", remedy)
         if not self._wrote(state["recipe"]):
             raise ConfigError(
                 f"{path} belongs to another recipe; choose another output folder", param="output"
+            )
+        # Checkpoints of earlier versions name no tokenizer.
+        if state.get("tokenizer") not in (None, _digest(self.folder / TOKENIZER)):
+            raise ConfigError(
+                f"{self.folder / TOKENIZER} has changed since {path} was written; put the old one back, or "
+                "delete the folder to train anew",
+                param="output",
             )
         self.step = state["step"]
         self.forward.load_state_dict(state["weights"])
         self.average = state["average"]
         self.optimizer.load_state_dict(state["optimizer"])
+
+    def _cut_log(self) -> None:
+        """Drop the log's lines of steps that are made again."""
+        path = self.folder / LOG
+        lines = read_lines(path)
+        if not lines or lines[-1]["step"] <= self.step:
+            return
+        self.notes.append(made_again(self.step + 1, lines[-1]["step"], path))
+        cut_back(path, self.step)
+
+    def _check_weights(self) -> None:
+        """Write the final weights again where they are not those of the checkpoint."""
+        path = self.folder / WEIGHTS
+        state, damage = read_state(path)
+        if damage or not _equal(self.unpack(state), self.average):
+            self.notes.append(f"{path} was damaged ({damage or 'other weights'}): written again")
+            write_state(path, self.pack())
 
     def _wrote(self, recipe: str) -> bool:
         """Return whether a checkpoint's recipe, as JSON, is this stage's."""
@@ -217,8 +278,11 @@ class Stage(ABC, Generic[RecipeT, ForwardT]):
             return False
 
     def _log(self, figures: dict[str, float]) -> None:
-        with (self.folder / "log.jsonl").open("a") as log:
-            log.write(json.dumps({"step": self.step, **{k: round(v, 5) for k, v in figures.items()}}) + "\n")
+        log = Lines(self.folder / LOG)
+        try:
+            log.log(self.step, {name: round(value, 5) for name, value in figures.items()})
+        finally:
+            log.close()
 
 
 def token_loss(
@@ -263,13 +327,51 @@ def total_loss(
 
 def prepare_tokenizer(folder: Path, init: Sequence[Path], train: Callable[[], Tokenizer]) -> Tokenizer:
     """Return the folder's tokenizer: an existing one, that of the first stage in `init`, or a new one from
-    `train`."""
-    path = folder / "tokenizer.json"
-    if not path.exists() and init and (init[0] / "tokenizer.json").exists():
-        shutil.copyfile(init[0] / "tokenizer.json", path)
+    `train`.
+
+    Raises:
+        ConfigError: the existing one is damaged.
+    """
+    path = folder / TOKENIZER
     if not path.exists():
-        train().save(str(path))
-    return Tokenizer.from_file(str(path))
+        spare = path.with_suffix(".new")
+        if init and (init[0] / TOKENIZER).exists():
+            shutil.copyfile(init[0] / TOKENIZER, spare)
+        else:
+            train().save(str(spare))
+        spare.replace(path)
+    try:
+        return Tokenizer.from_file(str(path))
+    except Exception as error:
+        # The library raises no other class.
+        raise ConfigError(
+            f"{path} is damaged ({' '.join(str(error).split())[:80]}): put a copy in its place, or delete "
+            "the folder to train anew",
+            param="output",
+        ) from error
+
+
+def load_finished(folder: Path, key: str) -> dict[str, Any]:
+    """Return the content of a finished stage's `weights.pt`.
+
+    Args:
+        key: of the setting that names the folder.
+
+    Raises:
+        ConfigError: the stage is unfinished, or its weights are damaged or not those of its checkpoint.
+    """
+    path = folder / WEIGHTS
+    if not path.exists():
+        raise ConfigError(f"{path} does not exist: finish the stage of that folder first", param=key)
+    return read_whole(path, (), key, _REMEDY)
+
+
+def _digest(path: Path) -> str:
+    return hashlib.sha256(path.read_bytes()).hexdigest()
+
+
+def _equal(ours: dict[str, torch.Tensor], theirs: dict[str, torch.Tensor]) -> bool:
+    return ours.keys() == theirs.keys() and all(torch.equal(ours[name], theirs[name]) for name in ours)
 
 
 def part_of(name: str) -> Part:
@@ -279,10 +381,3 @@ def part_of(name: str) -> Part:
     if ".connector." in name:
         return "connector"
     return "text" if name.startswith("model.") else "heads"
-
-
-def write_state(path: Path, state: dict[str, Any]) -> None:
-    """Write a file for `torch.load`, whole or not at all."""
-    spare = path.with_suffix(".new")
-    torch.save(state, spare)
-    os.replace(spare, path)

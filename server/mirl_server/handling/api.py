@@ -11,6 +11,7 @@ from mirl_core.config import MIRLOptions
 from mirl_core.engines.base import RequestContext
 from mirl_core.errors import MIRLError
 from mirl_server.handling.reading.conversation import RemoteImage
+from mirl_server.handling.reading.fitting import fit_fields
 from mirl_server.handling.reading.request import ChatRequest
 from mirl_server.handling.service import BackendHandler, Service
 from mirl_server.handling.streaming import ResponseWriter
@@ -37,6 +38,13 @@ class Api(ABC):
     def remote_images(self) -> list[RemoteImage]:
         """Return the images by URL that the backend's own handler would fetch; none where it fetches none."""
         return []
+
+    def fit_to_backend(self, service: Service) -> None:
+        """Change the body, in place, into the form in which the backend's handler takes what the gate takes.
+
+        What the gate does not take stays as it is: the handler may know it.
+        """
+        fit_fields(self.body, service.max_model_len)
 
     @abstractmethod
     def read_request(self) -> ChatRequest:

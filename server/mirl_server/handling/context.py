@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import re
 import uuid
 from typing import Any
 
@@ -12,6 +13,9 @@ from mirl_core.engines.base import RequestContext
 from mirl_server.access.authentication import caller_of
 from mirl_server.handling.reading.request import ChatRequest
 from mirl_server.observability.logs import sane_id
+
+_HASHED = re.compile(r"(?=.*[@/\\\0]|.{129}).{1,1024}", re.DOTALL)
+"""Salts that the gate takes and vLLM's handlers do not."""
 
 
 def request_context(http_request: Request, request: ChatRequest) -> RequestContext:
@@ -53,10 +57,11 @@ def cache_salt(tenant: str | None, request_salt: str | None) -> str | None:
     """Return the salt in the prefix cache, by which timing reveals nothing of other tenants' requests.
 
     A hash of the caller's `tenant`, which is a digest of the key and as secret, together with the request's
-    own salt if there is one; without a key, the request's own salt.
+    own salt if there is one; without a key, the request's own salt, hashed where vLLM's handlers would refuse
+    it.
     """
-    if not tenant:
+    if not tenant and (not request_salt or not _HASHED.fullmatch(request_salt)):
         return request_salt
-    salt = hashlib.blake2b(tenant.encode(), digest_size=24, person=b"mirl cache salt")
+    salt = hashlib.blake2b((tenant or "").encode(), digest_size=24, person=b"mirl cache salt")
     salt.update(b"\0" + (request_salt or "").encode())
     return salt.hexdigest()

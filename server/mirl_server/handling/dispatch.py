@@ -12,8 +12,8 @@ from starlette.requests import ClientDisconnect
 from mirl_core.errors import MIRLError
 from mirl_server.handling.api import Api
 from mirl_server.handling.gated import answer_gated
-from mirl_server.handling.plain import answer_plain
-from mirl_server.handling.service import service_of
+from mirl_server.handling.plain import answer_plain, count_tokens
+from mirl_server.handling.service import BackendHandler, service_of
 from mirl_server.handling.streaming import ClientGone
 from mirl_server.http.bodies import read_body
 from mirl_server.observability.request_observer import count_error
@@ -28,6 +28,18 @@ async def answer(api_class: type[Api], request: Request) -> Response:
         if (not model or model in service.names) and api.brings_image():
             return await answer_gated(service, request, api)
         return await answer_plain(service, request, api)
+    except MIRLError as error:
+        count_error(service, request, error)
+        return api_class.error_response(error)
+    except (ClientGone, ClientDisconnect):
+        return Response(status_code=499)  # nobody reads it
+
+
+async def answer_count(api_class: type[Api], request: Request, handler: BackendHandler) -> Response:
+    """Answer a request that counts the tokens of a prompt of one API, by the backend's handler."""
+    service = service_of(request)
+    try:
+        return await count_tokens(service, request, api_class(await read_body(request)), handler)
     except MIRLError as error:
         count_error(service, request, error)
         return api_class.error_response(error)

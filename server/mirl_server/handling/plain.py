@@ -1,7 +1,7 @@
 """A plain request: handed to the backend's own handler, at its turn.
 
-The handler gets the body unchanged but for the model's name, the tenant's cache salt, and images by URL,
-which are fetched here by MIRL's rules.
+The handler gets the body unchanged but for the model's name, the tenant's cache salt, images by URL, which
+are fetched here by MIRL's rules, and what the gate takes in a form that the handler would refuse.
 """
 
 from __future__ import annotations
@@ -21,8 +21,9 @@ from mirl_server.access.authentication import caller_of
 from mirl_server.handling.api import Api
 from mirl_server.handling.context import add_salt
 from mirl_server.handling.cost import plain_cost
+from mirl_server.handling.reading.body_schemas import hold_schemas
 from mirl_server.handling.reading.response_format import check_sizes
-from mirl_server.handling.service import Service
+from mirl_server.handling.service import BackendHandler, Service
 from mirl_server.handling.streaming import HeldResponse, unless_gone
 from mirl_server.media.images import check_processing
 from mirl_server.observability.logs import note
@@ -56,13 +57,10 @@ async def answer_plain(service: Service, request: Request, api: Api) -> Response
     caller = caller_of(request)
     add_salt(body, caller.tenant)
     check_plain(body, service.settings.limits)
+    api.fit_to_backend(service)
+    await hold_schemas(body, service.form_checker())
     service.admission.check_queue(caller.name, "plain")
-    if images := api.remote_images():
-        # The backend would fetch by its own rules: it gets the bytes instead.
-        urls = [(url, path) for url, path, _ in images]
-        inlined = await unless_gone(request.receive, service.images.inline(urls))
-        for (_, _, replace_url), url in zip(images, inlined, strict=True):
-            replace_url(url)
+    await _inline_images(service, request, api)
     async with AsyncExitStack() as turn:
         await take_turn(service, request, turn, *plain_cost(body, service.max_model_len))
         response = await handler(body, request)
@@ -71,6 +69,30 @@ async def answer_plain(service: Service, request: Request, api: Api) -> Response
         if isinstance(response, StreamingResponse):
             return HeldResponse(response, turn.pop_all().aclose)
         return response
+
+
+async def count_tokens(service: Service, request: Request, api: Api, handler: BackendHandler) -> Response:
+    """Return the backend's count of a prompt's tokens, which it reads as the request that it is for.
+
+    Raises: as `answer_plain`.
+    """
+    body = api.body
+    if isinstance(model := body.get("model"), str):
+        body["model"] = service.backend_name(model)
+    check_plain(body, service.settings.limits)
+    api.fit_to_backend(service)
+    await _inline_images(service, request, api)
+    return await handler(body, request)
+
+
+async def _inline_images(service: Service, request: Request, api: Api) -> None:
+    """Replace the images by URL in a body with data URLs: the backend would fetch by its own rules."""
+    if not (images := api.remote_images()):
+        return
+    urls = [(url, path) for url, path, _ in images]
+    inlined = await unless_gone(request.receive, service.images.inline(urls))
+    for (_, _, replace_url), url in zip(images, inlined, strict=True):
+        replace_url(url)
 
 
 async def take_turn(

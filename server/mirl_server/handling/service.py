@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 from fastapi import Request, Response
 
 from mirl_core.config import MIRLOptions
+from mirl_core.engines.base import Engine
 from mirl_core.errors import EngineDeadError, RequestError
 from mirl_core.pipeline.run import Pipeline
 from mirl_server.access.authentication import Caller
@@ -60,6 +61,9 @@ class Service:
     """Whether the engine schedules by priority."""
     handlers: Mapping[str, BackendHandler] = field(default_factory=dict)
     """The backend's own handlers of other APIs (`responses`, `messages`), where it has them."""
+    checks_plain_forms: bool = True
+    """Whether the engine holds answers to plain requests as it holds those of the gate, so that the gate's
+    check of a form is right for both."""
     force_usage: bool = False
     """Whether every stream ends with its usage (vLLM's `--enable-force-include-usage`)."""
 
@@ -68,6 +72,10 @@ class Service:
         if self.pipeline is None:
             raise EngineDeadError("this server has no engine: it can't answer questions about images")
         return self.pipeline
+
+    def form_checker(self) -> Engine | None:
+        """Return the engine that checks the forms of plain requests; None: the backend alone does."""
+        return self.pipeline.engine if self.pipeline is not None and self.checks_plain_forms else None
 
     def check_priority(self, priority: int | None) -> None:
         """Raise RequestError where a request has a priority and the engine schedules by none."""

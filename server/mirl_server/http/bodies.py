@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from json import detect_encoding
 from typing import Any
 
 from pydantic_core import from_json
@@ -29,14 +30,16 @@ async def read_body(request: Request) -> dict[str, Any]:
 
 
 def read_json(body: bytes) -> dict[str, Any]:
-    """Return a body as a JSON object.
+    """Return a body as a JSON object. As for vLLM, it may be UTF-16 or UTF-32, and begin with its mark.
 
     Raises:
         RequestError: the body is not valid JSON, holds NaN or infinities, is nested too deeply, or is no
             object.
     """
     try:
-        value = from_json(body, allow_inf_nan=False)
+        encoding = detect_encoding(body)
+        text = body if encoding == "utf-8" else body.decode(encoding)
+        value = from_json(text, allow_inf_nan=False)
     except ValueError as error:
         raise RequestError(f"the body is not valid JSON: {error}") from error
     if not isinstance(value, dict):

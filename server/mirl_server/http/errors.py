@@ -34,6 +34,7 @@ from mirl_core.errors import (
     ServerError,
     TrainingError,
 )
+from mirl_server.http.error_words import clean
 
 Json = dict[str, Any]
 
@@ -86,7 +87,7 @@ def error_status(error: MIRLError) -> int:
 def error_body(error: MIRLError) -> Json:
     """Return an error as OpenAI's error object."""
     _, kind, code = STATUSES[type(error)]
-    return {"error": {"message": error.message, "type": kind, "param": error.param, "code": code}}
+    return {"error": {"message": clean(error.message), "type": kind, "param": error.param, "code": code}}
 
 
 def error_response(error: MIRLError) -> JSONResponse:
@@ -122,6 +123,7 @@ def messages_error_object(status: int, message: str, param: object) -> Json:
     kind = ANTHROPIC_TYPES.get(
         status, "invalid_request_error" if status < HTTPStatus.INTERNAL_SERVER_ERROR else "api_error"
     )
+    message = clean(message)
     if isinstance(param, str) and param not in message:
         message = f"{param}: {message}"
     return {"type": "error", "error": {"type": kind, "message": message}}

@@ -23,15 +23,14 @@ from mirl_core.config import Limits
 from mirl_core.engines.common.images import upright_rgb
 from mirl_core.errors import ConfigError, ImageError, RequestTooLargeError
 from mirl_server.media.rules import refused_url
-from mirl_server.media.structure import FORMATS, UnreasonableError, media_type, passes
+from mirl_server.media.structure import FORMATS, UnreasonableError, media_type, passes, without_metadata
 
 MAX_PASSES = 16
 """Most passes of a decoder over the pixels of the largest picture. A progressive photo takes about 10."""
 KNOWN = "send PNG, JPEG, WebP, GIF or BMP"
-_DECLARED = (*FORMATS, "image/jpg")
-_DATA_URL = re.compile(
-    r"data:([\w.+-]+/[\w.+-]+)?(?:;[\w.+-]+=[\w.+-]+)*(;base64)?,", re.ASCII | re.IGNORECASE
-)
+_DATA_URL = re.compile(r"data:([^;,]*)(?:;(?!base64[;,])[^;,]*)*(;base64)?,", re.IGNORECASE)
+_DECLARED = re.compile(r"|image|image/.*|[^/]+/octet-stream", re.DOTALL)
+"""Media types under which a picture may come; the file itself says of which format it is."""
 _LONGEST_HEAD = 256
 DAMAGED = (
     OSError, ValueError, SyntaxError, TypeError, LookupError, EOFError, ArithmeticError, AttributeError,
@@ -97,14 +96,14 @@ def decode_url(url: str, where: str, budget: ImageBudget) -> Image.Image:
 
 
 def data_bytes(url: str, where: str, budget: ImageBudget) -> bytes:
-    """Return the encoded image of a data URL. As in browsers, the declared type may be wrong."""
+    """Return the encoded image of a data URL. As in browsers, the declared type may be wrong or absent."""
     if url[:5].lower() != "data:":
         raise refused_url(url, where)
     head = _DATA_URL.match(url[:_LONGEST_HEAD])
     if head is None or not head[2]:
         raise ImageError("a data URL reads data:image/png;base64,… (or jpeg, webp, gif, bmp)", param=where)
-    kind = (head[1] or "").lower()
-    if kind not in _DECLARED:
+    kind = head[1].strip().lower()
+    if not _DECLARED.fullmatch(kind):
         raise ImageError(f"images of type '{kind[:40]}' are not accepted; {KNOWN}", param=where)
     encoded = url[head.end() :]
     # Up to two characters of the last four are padding.
@@ -120,12 +119,18 @@ def data_bytes(url: str, where: str, budget: ImageBudget) -> bytes:
         ) from error
 
 
-def decode_bytes(raw: bytes, where: str, budget: ImageBudget) -> Image.Image:
-    """Decode a file as an upright RGB image: first frame, EXIF rotation applied, transparency on white."""
+def decode_bytes(
+    raw: bytes, where: str, budget: ImageBudget, background: tuple[int, int, int] = (255, 255, 255)
+) -> Image.Image:
+    """Decode a file as an upright RGB image: first frame, EXIF rotation applied, transparency on white.
+
+    Args:
+        background: the colour in place of white.
+    """
     with _opened(raw, where, budget) as image:
         # The encoded size: rotation does not change the count.
         pixels = image.width * image.height
-        upright = upright_rgb(image)
+        upright = upright_rgb(image, background)
         budget.pixels -= pixels
         return upright
 
@@ -148,7 +153,8 @@ def _opened(raw: bytes, where: str, budget: ImageBudget) -> Iterator[Image.Image
         raise ImageError(f"the image's data is none of the formats accepted; {KNOWN}", param=where)
     try:
         rounds = passes(raw, kind)
-        with Image.open(io.BytesIO(raw), formats=[FORMATS[kind]]) as image:
+        content = without_metadata(raw) if kind == "image/png" else raw
+        with Image.open(io.BytesIO(content), formats=[FORMATS[kind]]) as image:
             # Checked before any pixel is decompressed.
             budget.check_pixels(image.width, image.height, where)
             if rounds * image.width * image.height > MAX_PASSES * budget.limits.max_image_pixels:

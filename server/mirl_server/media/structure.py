@@ -8,6 +8,7 @@ joined in quadratic time. Run-length BMP and millions of empty chunks are parsed
 from __future__ import annotations
 
 import re
+import zlib
 
 FORMATS = {
     "image/png": "PNG",
@@ -25,7 +26,14 @@ MAX_CHUNKS = 20_000
 """Most chunks of a PNG. 20 MiB in libpng's default of 8 KiB are 2,560."""
 MAX_PREFACE = 2**18
 """Most bytes of a GIF before its first frame: palette, comments, XMP."""
+MAX_TEXT = 2**20
+"""Most bytes of a PNG's texts on its rotation, expanded."""
 _RUN_LENGTH = (1, 2)
+_KEPT = (b"tRNS", b"eXIf")
+"""Chunks of a PNG that Pillow could do without, and that change the picture."""
+_TEXTS = (b"tEXt", b"zTXt", b"iTXt")
+_ORIENTATION = (b"Raw profile type ", b"XML:com.adobe.xmp")
+"""Beginnings of the texts in a PNG that may say how it is turned."""
 _JPEG_MARKER = re.compile(rb"\xff([\x01-\xcf\xd8-\xfe])")
 _STANDALONE = (b"\x01", b"\xd8")
 
@@ -102,6 +110,48 @@ def _check_png(raw: bytes) -> None:
             return
         position += int.from_bytes(raw[position : position + 4], "big") + 12
     raise UnreasonableError("chunks")
+
+
+def without_metadata(raw: bytes) -> bytes:
+    """Return a PNG with only what its picture needs: pixels, palette, transparency and rotation.
+
+    Programs store colour profiles and histories of many megabytes. Pillow refuses a file where one expands to
+    more than a megabyte or is damaged.
+    """
+    kept, position, begin, texts = [], 8, 0, 0
+    while position + 8 <= len(raw):
+        length, kind = int.from_bytes(raw[position : position + 4], "big"), raw[position + 4 : position + 8]
+        end = position + 12 + length
+        if kind == b"IEND":
+            break
+        size = _text_size(kind, raw[position + 8 : end - 4]) if kind in _TEXTS else None
+        if size is not None and texts + size <= MAX_TEXT:
+            texts += size
+        elif kind[:1].islower() and kind not in _KEPT:
+            kept.append(raw[begin:position])
+            begin = end
+        position = end
+    return b"".join([*kept, raw[begin:]]) if kept else raw
+
+
+def _text_size(kind: bytes, body: bytes) -> int | None:
+    """Return the expanded size of a PNG's text about rotation; None if it is another text, or too long."""
+    keyword, _, rest = body.partition(b"\0")
+    if not keyword.startswith(_ORIENTATION):
+        return None
+    if kind == b"iTXt":
+        compressed = rest[:1] == b"\1"
+        rest = rest[2:].split(b"\0", 2)[-1]
+    else:
+        compressed, rest = kind == b"zTXt", rest[kind == b"zTXt" :]
+    if not compressed:
+        return len(rest)
+    expander = zlib.decompressobj()
+    try:
+        size = len(expander.decompress(rest, MAX_TEXT + 1))
+    except zlib.error:
+        return None
+    return size if size <= MAX_TEXT else None
 
 
 def _check_gif(raw: bytes) -> None:

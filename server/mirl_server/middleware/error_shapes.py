@@ -1,5 +1,7 @@
 """The layer that gives each JSON error the form of its API, whether middleware, route or backend sent it.
 
+It also leaves out what no error may quote: pictures, and the source files of a library.
+
 Clients of `/v1/messages` know only the Anthropic API's error object; all other clients expect OpenAI's. With
 this layer the code before and behind the routes need not know which API it refuses.
 """
@@ -12,6 +14,7 @@ from http import HTTPStatus
 from starlette.datastructures import MutableHeaders
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from mirl_server.http.error_words import clean
 from mirl_server.http.errors import ANTHROPIC_TYPES, is_messages, messages_error_object
 from mirl_server.http.scope import route_path
 
@@ -74,15 +77,17 @@ def _rewritten(body: bytes, status: int, messages: bool) -> bytes:
         return body
     error = content.get("error") if isinstance(content, dict) else None
     if isinstance(error, dict):
-        if not messages or (content.get("type") == "error" and error.get("type") in ANTHROPIC_TYPES.values()):
-            return body
         message, param = error.get("message"), error.get("param")
+        if not messages or (content.get("type") == "error" and error.get("type") in ANTHROPIC_TYPES.values()):
+            if not isinstance(message, str) or clean(message) == message:
+                return body
+            return json.dumps({**content, "error": {**error, "message": clean(message)}}).encode()
     elif isinstance(content, dict) and "detail" in content:
         # FastAPI's own error for an unknown path or method.
         message, param = content["detail"], None
     else:
         return body
-    message = message if isinstance(message, str) else json.dumps(message)
+    message = clean(message if isinstance(message, str) else json.dumps(message))
     if messages:
         return json.dumps(messages_error_object(status, message, param)).encode()
     kind = "invalid_request_error" if status < HTTPStatus.INTERNAL_SERVER_ERROR else "server_error"

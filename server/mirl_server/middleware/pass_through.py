@@ -19,6 +19,7 @@ from mirl_server.access.authentication import caller_of
 from mirl_server.handling.context import add_salt
 from mirl_server.handling.cost import plain_cost
 from mirl_server.handling.plain import check_plain, take_turn
+from mirl_server.handling.reading.body_schemas import hold_schemas
 from mirl_server.handling.service import service_of
 from mirl_server.handling.streaming import ClientGone
 from mirl_server.http.bodies import is_json, read_json
@@ -64,7 +65,8 @@ class PassThroughAdmission:
             body = read_json(content)
             check_plain(body, service.settings.limits)
             work = plain_cost(body, service.max_model_len)
-            if add_salt(body, caller.tenant):
+            salted = add_salt(body, caller.tenant)
+            if await hold_schemas(body, service.form_checker()) or salted:
                 content = json.dumps(body, separators=(",", ":")).encode()
         service.admission.check_queue(caller.name, "plain")
         await take_turn(service, request, closing, *work)

@@ -1,4 +1,4 @@
-"""The stack of layers before every route of an app: error shapes, authentication, body limits, admission."""
+"""The stack of layers before every route: request lines, error shapes, authentication, limits, admission."""
 
 from __future__ import annotations
 
@@ -15,6 +15,7 @@ from mirl_server.handling.admission import KINDS, Admission
 from mirl_server.http.body_limits import BodyLimits
 from mirl_server.middleware.error_shapes import ErrorShapes
 from mirl_server.middleware.pass_through import PassThroughAdmission
+from mirl_server.middleware.request_lines import RequestLines
 from mirl_server.observability.metrics import Metrics
 from mirl_server.settings.server import ServerSettings
 
@@ -47,6 +48,7 @@ def install_middleware(
     app.add_middleware(BodyLimits, settings=settings.http)
     app.add_middleware(Authentication, keyring=access.keyring, quotas=access.quotas, settings=settings.access)
     app.add_middleware(ErrorShapes)
+    app.add_middleware(RequestLines)
     return access
 
 

@@ -27,6 +27,7 @@ from vllm.v1.engine.exceptions import EngineDeadError as VLLMEngineDeadError
 
 from mirl_core.config import ModelSettings
 from mirl_core.engines.vllm.engine import VLLMEngine
+from mirl_core.engines.vllm.structure import BACKEND
 from mirl_core.pipeline.run import Pipeline
 from mirl_server.apis.pages.routes import add_pages
 from mirl_server.apis.router import make_router
@@ -48,6 +49,7 @@ from mirl_server.vllm.endpoints import (
     GENERATING,
     SCALING,
     delegate,
+    delegate_count,
     delegate_messages,
     delegate_responses,
     engine_dead,
@@ -180,13 +182,19 @@ class MIRLPlugin:
             names=names,
             cards=lambda: _cards(state),
             delegate=delegate,
-            handlers={"responses": delegate_responses, "messages": delegate_messages},
+            handlers={
+                "responses": delegate_responses,
+                "messages": delegate_messages,
+                "count_tokens": delegate_count,
+            },
             metrics=metrics,
             admission=admission,
             images=Images.of(settings.limits, settings.images, metrics.time_images, metrics.fetched),
             tracing=_tracing(args),
             tool_parser=tool_parser,
             max_top_logprobs=_max_top_logprobs(engine_client),
+            checks_plain_forms=engine_client is not None
+            and engine_client.vllm_config.structured_outputs_config.backend == BACKEND,
             priorities=args.scheduling_policy == "priority",
             force_usage=args.enable_force_include_usage,
             draining=lambda: life.draining,

@@ -13,8 +13,11 @@ from PIL import Image
 
 from mirl_core.engines.base import Engine
 from mirl_core.engines.fake import FakeEngine
+from mirl_core.evaluation.bank.records import BankedChain, BankedQuestion
 from mirl_core.evaluation.run import EngineFactory
 from mirl_core.evaluation.run_setup import RunSettings, RunSetup
+from mirl_core.tasks.content import content_digest
+from mirl_core.tasks.questions import Question
 from tests.unit.evaluation.synthetic import banked_question
 
 
@@ -64,7 +67,29 @@ def fill_bank(settings: RunSettings, count: int | None = None, **made: Any) -> N
                 line = banked_question(
                     number, data.name, descriptions=settings.descriptions, forks=settings.forks, **made
                 )
-                bank.append(replace(line, key=question.key, clusters=question.clusters))
+                bank.append(of_question(line, question))
+
+
+def of_question(line: BankedQuestion, question: Question) -> BankedQuestion:
+    """The made-up record as one of `question`, with its truth in the place of the made-up one."""
+
+    def chain(one: BankedChain) -> BankedChain:
+        if one.answer is None:
+            return replace(one, right=False)
+        return replace(one, answer=question.answer if one.right else f"not {one.answer}")
+
+    description, greedy = line.greedy
+    return replace(
+        line,
+        key=question.key,
+        question=question.text,
+        content=content_digest(question),
+        truth=question.answer,
+        clusters=question.clusters,
+        chains=tuple(map(chain, line.chains)),
+        greedy=(description, chain(greedy) if greedy else None),
+        plain_fallback=chain(line.plain_fallback) if line.plain_fallback else None,
+    )
 
 
 def no_engine() -> EngineFactory:

@@ -301,3 +301,32 @@ def test_p_values_and_intervals_agree() -> None:
 
 def test_no_cases_have_no_p_value() -> None:
     assert np.isnan(Resampling([]).difference_p([], []))
+
+
+@pytest.mark.parametrize(("least", "most", "value"), [(0.0, 1.0, 0.25), (-1.0, 1.0, 0.0), (0.0, 16.0, 3.0)])
+@pytest.mark.parametrize("n", [1, 2, 8, 200])
+def test_equal_values_have_the_reach_of_cases_that_were_not_seen(
+    least: float, most: float, value: float, n: int
+) -> None:
+    found = Resampling([(f"{place}",) for place in range(n)]).bounded([value] * n, least, most)
+    unseen = 1 - 0.025 ** (1 / n)
+    assert (found.mean, found.n) == (value, n)
+    assert found.low == pytest.approx(value - unseen * (value - least))
+    assert found.high == pytest.approx(value + unseen * (most - value))
+
+
+def test_bounded_is_the_percentile_interval_where_that_is_wider() -> None:
+    values = np.tile([0.1, 0.3, 0.6, 0.9], 50)
+    resampling = Resampling([(f"{place}",) for place in range(200)])
+    drawn, found = resampling.mean(values), resampling.bounded(values, 0.0, 1.0)
+    assert (found.low, found.high) == (drawn.low, drawn.high)
+    with pytest.raises(ValueError, match=r"within 0\.\.0\.5"):
+        resampling.bounded(values, 0.0, 0.5)
+    nothing = Resampling([]).bounded([], 0.0, 1.0)
+    assert np.isnan([nothing.mean, nothing.low, nothing.high]).all()
+
+
+def test_one_scene_tells_nothing_of_an_unbounded_mean() -> None:
+    found = Resampling([("x",), ("x",)]).mean([3.0, 5.0])
+    assert (found.mean, found.n) == (4.0, 2)
+    assert np.isnan([found.low, found.high]).all()

@@ -58,4 +58,5 @@ def _case(split: str, scene: Scene, image: Image.Image, rng: np.random.Generator
         wrong_answer=other,
         judge=judge,
         implied=implied,
+        drawing=scene,
     )

@@ -246,7 +246,7 @@ class Policy:
                 shutil.copyfile(file, folder / file.name)
         settings = folder / "mirl.json"
         if settings.exists():
-            kept = json.loads(settings.read_text(encoding="utf-8"))
+            kept = json.loads(settings.read_text(encoding="utf-8-sig"))
             kept.pop("calibration", None)
             settings.write_text(json.dumps(kept, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
 

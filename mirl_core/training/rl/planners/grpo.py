@@ -11,13 +11,13 @@ from collections.abc import Iterator, Sequence
 
 from mirl_core.config import MIRLOptions, ModelSettings
 from mirl_core.engines.base import Engine
-from mirl_core.errors import ConfigError
 from mirl_core.tasks.questions import Question
 from mirl_core.training.rl.planners.advantages import group_advantages
 from mirl_core.training.rl.planners.base import Draft, Group, Rollout, Rollouts
 from mirl_core.training.rl.planners.metrics import finished
 from mirl_core.training.rl.planners.rows import Plan, TrainingRow, Trajectory
 from mirl_core.training.rl.recipe.config import RLRecipe
+from mirl_core.training.rl.recipe.contradictions import check_planner
 from mirl_core.training.rl.rewards import Judge
 from mirl_core.training.rl.rewards.mi_scorers import MIScorer
 
@@ -41,12 +41,7 @@ class GRPOPlanner:
     ) -> None:
         del scorer
         rollout = recipe.rollout
-        if rollout.fork_image == "drop":
-            raise ConfigError(
-                "rollout.fork_image: with 'drop' the halves of a trajectory have different prompts, and grpo "
-                "trains it as one completion; keep the image",
-                param="rollout.fork_image",
-            )
+        check_planner(recipe)
         options = MIRLOptions(
             descriptions=rollout.trajectories,
             forks=1,

@@ -13,13 +13,13 @@ from itertools import groupby
 
 from mirl_core.config import MIRLOptions, ModelSettings
 from mirl_core.engines.base import Engine
-from mirl_core.errors import ConfigError
 from mirl_core.tasks.questions import Question
 from mirl_core.training.rl.planners.advantages import group_advantages
 from mirl_core.training.rl.planners.base import BranchKey, Draft, Group, JudgedChain, Rollout, Rollouts
 from mirl_core.training.rl.planners.metrics import finished, is_usable
 from mirl_core.training.rl.planners.rows import Plan, TrainingRow, Trajectory
 from mirl_core.training.rl.recipe.config import RLRecipe
+from mirl_core.training.rl.recipe.contradictions import check_planner
 from mirl_core.training.rl.rewards import Judge
 from mirl_core.training.rl.rewards.mi import description_rewards
 from mirl_core.training.rl.rewards.mi import reward as mi_reward
@@ -53,18 +53,7 @@ class MIRLPlanner:
         wants_mi = rewards.description == "mi"
         if wants_mi and scorer is None:
             raise ValueError("descriptions are rewarded by their MI, and there is no scorer")
-        if rewards.credit == "shared" and rollout.fork_image == "drop":
-            raise ConfigError(
-                "rewards.credit: 'shared' trains a trajectory as one completion, and with "
-                "rollout.fork_image 'drop' its halves have different prompts; keep the image",
-                param="rewards.credit",
-            )
-        if rewards.baseline == "description" and rollout.forks < 2:
-            raise ConfigError(
-                "rewards.baseline: 'description' compares a description's chains, and rollout.forks is 1; "
-                "raise it to at least 2",
-                param="rewards.baseline",
-            )
+        check_planner(recipe)
         options = MIRLOptions(
             descriptions=rollout.descriptions,
             keep=rollout.keep,

@@ -7,6 +7,7 @@ questions that don't fill a last batch are left out of that epoch, so no questio
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
@@ -71,6 +72,9 @@ class QuestionSet:
     name: str
     size: int
     question: Callable[[int], Question]
+    digest: str = ""
+    """Of the questions: their number in a world, which never changes them; else keys, texts and answers.
+    Pictures are not read for it."""
 
 
 class QuestionSource:
@@ -110,6 +114,11 @@ class QuestionSource:
         if config.mapping is not None and not any(name.startswith("hf:") for name in config.sets):
             raise ConfigError("data.mapping: only hf: data sets take a mapping", param="data.mapping")
         return cls([_open_set(name, config, seed) for name in config.sets], config.questions, seed)
+
+    @property
+    def digests(self) -> dict[str, str]:
+        """Data set → digest of its questions."""
+        return {entry.name: entry.digest for entry in self._sets}
 
     @property
     def epoch_questions(self) -> int:
@@ -156,10 +165,18 @@ def _open_set(name: str, config: DataConfig, seed: int) -> QuestionSet:
         if name == "easy-vqa":
             return _easy_vqa(config.limit, seed)
         draw = _charts_question if name.startswith("charts/") else _digits_question
-        return QuestionSet(name, config.limit or TRAINING_SCENES, partial(draw, name))
+        size = config.limit or TRAINING_SCENES
+        return QuestionSet(name, size, partial(draw, name), str(size))
     mapping = config.mapping if name.startswith("hf:") else None
     questions = open_data(name, config.part, config.limit, seed, mapping).questions
-    return QuestionSet(name, len(questions), questions.__getitem__)
+    digest = hashlib.sha256()
+    for question in questions:
+        digest.update(
+            repr((question.key, question.text, question.answer, question.choices)).encode(
+                "utf-8", "surrogatepass"
+            )
+        )
+    return QuestionSet(name, len(questions), questions.__getitem__, digest.hexdigest())
 
 
 def _digits_question(name: str, index: int) -> Question:
@@ -234,4 +251,4 @@ def _easy_vqa(limit: int | None, seed: int) -> QuestionSet:
         picture, number = order[index]
         return easy_question(pictures[picture], number)
 
-    return QuestionSet("easy-vqa", len(order), question)
+    return QuestionSet("easy-vqa", len(order), question, str(len(order)))

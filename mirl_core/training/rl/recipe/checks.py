@@ -3,22 +3,24 @@
 from __future__ import annotations
 
 import importlib.util
-import os
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from mirl_core.algorithm.gates import GATES
+from mirl_core.algorithm.mi.estimators import ESTIMATORS
+from mirl_core.config import ModelSettings
 from mirl_core.errors import ConfigError
 from mirl_core.tasks.data import WORLDS, names, open_data
 from mirl_core.tasks.data.mappings import READY
 from mirl_core.training.recipe import read_yaml, validated
 from mirl_core.training.rl.planners.question_source import QuestionSource
 from mirl_core.training.rl.recipe.config import RLRecipe, RolloutConfig
+from mirl_core.training.rl.recipe.contradictions import contradictions
 from mirl_core.training.rl.rewards import make_rewards
 from mirl_core.training.rl.weight_sync.rendezvous import ADDRESS
+from mirl_core.training.state_files import check_writable
 
 __all__ = ["check", "dump", "load_rl_recipe", "model_folder", "override", "parse_changes"]
 
@@ -91,12 +93,14 @@ def check(recipe: RLRecipe, world: int = 1) -> None:
     Raises:
         ConfigError: the first error in the recipe, named by its key.
     """
+    for problem in contradictions(recipe):
+        raise problem.error()
     _check_rollout(recipe)
     _check_batches(recipe, world)
     _check_data(recipe)
     make_rewards(recipe.rewards.answer)
     _check_model(recipe)
-    _check_output(recipe.output)
+    check_writable(recipe.output, "output")
     _check_packages(recipe)
 
 
@@ -106,18 +110,6 @@ def _wrong(key: str, problem: str) -> ConfigError:
 
 def _check_rollout(recipe: RLRecipe) -> None:
     rollout = recipe.rollout
-    if recipe.planner == "grpo":
-        # Ignoring these would mislabel an ablation.
-        if recipe.rewards.description != "mi":
-            raise _wrong(
-                "rewards.description", "the planner grpo rewards no description by itself; leave it out"
-            )
-        if recipe.rewards.credit != "decoupled":
-            raise _wrong("rewards.credit", "the planner grpo has one reward; leave it out")
-    elif GATES[rollout.gate].uses_keep and rollout.keep > rollout.descriptions:
-        raise _wrong(
-            "rollout.keep", f"{rollout.keep} of {rollout.descriptions} descriptions can't be kept; lower it"
-        )
     if rollout.description_tokens >= rollout.max_tokens:
         raise _wrong(
             "rollout.max_tokens",
@@ -169,8 +161,6 @@ def _check_batches(recipe: RLRecipe, world: int) -> None:
             "optimizer.updates",
             f"{recipe.optimizer.updates} updates can't be made of {questions // world} questions a rank",
         )
-    if recipe.optimizer.warmup > recipe.steps:
-        raise _wrong("optimizer.warmup", f"{recipe.optimizer.warmup} of {recipe.steps} steps; lower it")
 
 
 def _check_data(recipe: RLRecipe) -> None:
@@ -211,18 +201,21 @@ def _check_model(recipe: RLRecipe) -> None:
     if Path(model).is_dir():
         if not (Path(model) / "config.json").is_file():
             raise _wrong("model", f"{model} holds no model (config.json is missing)")
+        _check_references(recipe, ModelSettings.load(model) or ModelSettings())
     elif not _HUB_NAME.fullmatch(model):
         raise _wrong("model", f"{model} does not exist")
 
 
-def _check_output(folder: Path) -> None:
-    if folder.exists() and not folder.is_dir():
-        raise _wrong("output", f"{folder} is a file")
-    existing = folder
-    while not existing.exists():
-        existing = existing.parent
-    if not existing.is_dir() or not os.access(existing, os.W_OK | os.X_OK):
-        raise _wrong("output", f"{folder} can't be written")
+def _check_references(recipe: RLRecipe, settings: ModelSettings) -> None:
+    mi = recipe.rewards.mi
+    scored = recipe.planner == "mirl" and recipe.rewards.description == "mi"
+    pictured = settings.reference_images or recipe.data.sets[0] in WORLDS
+    if scored and ESTIMATORS[mi.estimator].needs_references and not pictured:
+        raise _wrong(
+            "rewards.mi.estimator",
+            f"'{mi.estimator}' needs pictures: list files under `reference_images` in the model's mirl.json, "
+            "or choose 'text' or 'blank'",
+        )
 
 
 def _check_packages(recipe: RLRecipe) -> None:

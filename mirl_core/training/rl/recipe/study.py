@@ -32,7 +32,7 @@ from pydantic import Field
 
 from mirl_core.config import Settings
 from mirl_core.errors import ConfigError
-from mirl_core.training.recipe import read_yaml, validated
+from mirl_core.training.recipe import Problem, read_yaml, validated
 from mirl_core.training.rl.recipe.checks import check, dump, load_rl_recipe
 from mirl_core.training.rl.recipe.config import RLRecipe
 from mirl_core.training.rl.state.run_folder import is_finished
@@ -68,14 +68,34 @@ def load_plan(path: Path) -> StudyPlan:
     """Load the plan in a YAML file; the path of its base is relative to that file.
 
     Raises:
-        ConfigError: the file or a key in it is wrong, or two runs have the same name.
+        ConfigError: the file or a key in it is wrong, two runs have the same name, or a run would not be
+            made.
     """
     plan = validated(read_yaml(path), StudyPlan, path)
     names = [run.name for run in plan.runs]
     for name in names:
         if names.count(name) > 1:
             raise ConfigError(f"recipe {path}: runs: two are called '{name}'", param="runs")
+    for problem in _contradictions(plan):
+        raise ConfigError(f"recipe {path}: {problem.key}: {problem.text}", param=problem.key)
     return plan.model_copy(update={"base": path.parent / plan.base})
+
+
+def _contradictions(plan: StudyPlan) -> Iterator[Problem]:
+    """Yield runs that would not be made, and changes that would have no effect."""
+    sets = {"set": plan.set} | {f"runs.{index}.set": run.set for index, run in enumerate(plan.runs)}
+    for key, changes in sets.items():
+        for name in ("seed", "output"):
+            if name in changes:
+                yield Problem(f"{key}.{name}", f"a study gives each run its {name}; leave it out")
+    for index, run in enumerate(plan.runs):
+        if run.seeds is not None and not run.seeds:
+            yield Problem(f"runs.{index}.seeds", f"'{run.name}' has no seed, so it is not made; name one")
+    for key, seeds in [("seeds", plan.seeds)] + [
+        (f"runs.{index}.seeds", run.seeds or ()) for index, run in enumerate(plan.runs)
+    ]:
+        if len(set(seeds)) < len(seeds):
+            yield Problem(key, "a seed is named twice; name each once")
 
 
 def run_study(

@@ -1,12 +1,13 @@
-"""A run on a terminal: progress bar with the time left and the main figures; plain lines elsewhere."""
+"""A run on a terminal: a progress bar with the time left, and the main figures below it, each in a line of 80
+columns; plain lines elsewhere."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from types import TracebackType
 from typing import Self
 
-from rich.console import Console
+from rich.console import Console, RenderableType
 from rich.progress import (
     BarColumn,
     MofNCompleteColumn,
@@ -15,6 +16,8 @@ from rich.progress import (
     TimeElapsedColumn,
     TimeRemainingColumn,
 )
+from rich.table import Column
+from rich.text import Text
 
 __all__ = ["Board"]
 
@@ -27,28 +30,44 @@ _MAIN = {
 }
 
 
+class _TwoLines(Progress):
+    """A bar with its task's figures in a line below, cut where the terminal ends."""
+
+    def get_renderables(self) -> Iterable[RenderableType]:
+        """Yield the bar, then the figures."""
+        yield self.make_tasks_table(self.tasks)
+        for task in self.tasks:
+            if task.fields["figures"]:
+                yield Text(task.fields["figures"], no_wrap=True, overflow="ellipsis")
+
+
 class Board:
     """Display of a run of `steps` steps on standard error.
 
     Args:
         name: shown before the bar.
         quiet: show nothing; for all ranks but the first.
+        console: None: standard error.
     """
 
-    def __init__(self, name: str, steps: int, quiet: bool = False) -> None:
-        self._console = Console(stderr=True, quiet=quiet)
+    def __init__(self, name: str, steps: int, quiet: bool = False, console: Console | None = None) -> None:
+        self._console = console or Console(stderr=True, quiet=quiet)
         self._steps = steps
-        self._bar = Progress(
-            TextColumn(name),
-            BarColumn(),
+        self._bar = _TwoLines(
+            TextColumn(
+                "{task.description}",
+                markup=False,
+                table_column=Column(no_wrap=True, overflow="ellipsis", max_width=24),
+            ),
+            BarColumn(bar_width=None, table_column=Column(ratio=1)),
             MofNCompleteColumn(),
             TimeElapsedColumn(),
             TimeRemainingColumn(),
-            TextColumn("{task.fields[figures]}"),
             console=self._console,
             # Steps differ in length: averaging over a longer period makes the time left steadier.
             speed_estimate_period=300,
             disable=quiet or not self._console.is_terminal,
+            expand=True,
         )
         self._task = self._bar.add_task(name, total=steps, figures="")
 
@@ -61,18 +80,24 @@ class Board:
     ) -> None:
         self._bar.stop()
 
+    def say(self, text: str) -> None:
+        """Print a line above the bar."""
+        self._console.print(text, highlight=False, markup=False, soft_wrap=True)
+
     def begin(self, step: int) -> None:
         """Continue the display from `step`."""
         self._bar.reset(self._task, completed=step, figures="")
 
     def show(self, step: int, figures: Mapping[str, float]) -> None:
         """Show a step's figures, or a dev evaluation's."""
-        dev_figures = {
-            name.removeprefix("look/"): value for name, value in figures.items() if name.startswith("look/")
-        }
-        if dev_figures:
-            text = "  ".join(f"{name} {100 * value:.1f}%" for name, value in dev_figures.items())
-            self._console.print(f"step {step}: {text}", highlight=False, markup=False, soft_wrap=True)
+        by_set: dict[str, list[str]] = {}
+        for name, value in figures.items():
+            if name.startswith("look/"):
+                data, _, figure = name.removeprefix("look/").rpartition("/")
+                by_set.setdefault(data, []).append(f"{figure} {100 * value:.1f}%")
+        if by_set:
+            for data, texts in by_set.items():
+                self.say(f"step {step}: {data}: {'  '.join(texts)}")
             return
         main = {label: figures[name] for name, label in _MAIN.items() if figures.get(name)}
         text = "  ".join(f"{name} {value:.3g}" for name, value in main.items())

@@ -17,7 +17,7 @@ import numpy.typing as npt
 from mirl_core.errors import ConfigError
 from mirl_core.tasks.resampling import Resampling
 from mirl_core.training.recipe import read_yaml
-from mirl_core.training.rl.dev_evaluation import DEV_QUESTIONS, DEV_RESULTS
+from mirl_core.training.rl.dev_evaluation import DEV_QUESTIONS, DEV_RESULTS, differing_set
 from mirl_core.training.rl.report.monitor import read_lines
 
 __all__ = [
@@ -87,6 +87,13 @@ class Curve:
     described: Array | None
     """[runs, evaluations, questions]: 1 where the description was right; None where the data set has no rule
     for it."""
+    contents: tuple[str, ...] = ()
+    """Digests of the questions' contents; empty where earlier versions evaluated."""
+
+    def same_questions(self, other: Curve) -> bool:
+        """Return whether both are about the same questions, as far as they tell."""
+        known = self.contents and other.contents
+        return self.keys == other.keys and (not known or self.contents == other.contents)
 
     def cost(self, name: str) -> Array:
         """Return [evaluations]: the mean over runs."""
@@ -104,7 +111,7 @@ class RunGroup:
     def curves(self) -> dict[str, Curve]:
         """Curves by data set, `ALL` last where there are several; empty without dev evaluations."""
         first = self.runs[0]
-        if any(run.questions != first.questions for run in self.runs):
+        if any(differing_set(run.questions, first.questions) is not None for run in self.runs):
             raise ConfigError(f"{self.label}: its runs were evaluated on different questions")
         shared = set.intersection(*({line["step"] for line in run.dev_lines} for run in self.runs))
         if not shared:
@@ -140,6 +147,9 @@ class RunGroup:
             described=None
             if any(bits is None for run in described for bits in run)
             else np.array(described, np.float64),
+            contents=tuple(digest for entry in questions for digest in entry.get("contents", ()))
+            if all("contents" in entry for entry in questions)
+            else (),
         )
 
 
@@ -151,7 +161,8 @@ class Reach:
     """Cost of the mean curve over runs, linear between dev evaluations."""
     low: float
     high: float
-    """95% interval over questions, resampled by scenes and glyphs; the runs are fixed."""
+    """95% interval over questions, resampled by scenes and glyphs; the runs are fixed. NaN where the
+    questions don't vary."""
     ratio: float
     """Ratio to the baseline's own cost."""
     ratio_low: float
@@ -232,7 +243,7 @@ def reach(curve: Curve, baseline: Curve, cost: str, draws: int = 2000) -> Reach:
     Raises:
         ConfigError: the two were evaluated on different questions.
     """
-    if curve.keys != baseline.keys:
+    if not curve.same_questions(baseline):
         raise ConfigError("runs were evaluated on different questions; give all of them one `evaluation`")
     resampling = Resampling(baseline.clusters, draws)
 
@@ -249,8 +260,10 @@ def reach(curve: Curve, baseline: Curve, cost: str, draws: int = 2000) -> Reach:
     # 0/0: both have the accuracy from the start.
     with np.errstate(invalid="ignore", divide="ignore"):
         ratios = np.where(costs == base_costs, 1.0, costs / base_costs)
-    low, high = _interval(costs[1:])
-    ratio_low, ratio_high = _interval(ratios[1:])
+    # Where every draw has the same accuracies, the questions tell nothing about others.
+    drawn = any(np.ptp(means, axis=0).any() for means in (base_accuracy, accuracy))
+    low, high = _interval(costs[1:]) if drawn else (math.nan, math.nan)
+    ratio_low, ratio_high = _interval(ratios[1:]) if drawn else (math.nan, math.nan)
     each = tuple(
         float(first_reach(curve.costs[cost][run], curve.right[run].mean(axis=-1)[None], target[:1])[0])
         for run in range(len(curve.right))

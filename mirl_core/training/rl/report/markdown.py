@@ -156,7 +156,7 @@ def _baseline_curve(group: RunGroup, base: RunGroup | None, name: str) -> Curve 
     baseline_curve = None if base is None or group is base else base.curves.get(name)
     return (
         baseline_curve
-        if baseline_curve is not None and baseline_curve.keys == group.curves[name].keys
+        if baseline_curve is not None and baseline_curve.same_questions(group.curves[name])
         else None
     )
 

@@ -1,13 +1,8 @@
 """Sinks of a run's figures: metrics.jsonl always, TensorBoard and Weights & Biases where the recipe sets
-them.
-
-Files of lines belong to a checkpoint: lines of later steps are cut off before a run continues, so that no
-step appears twice.
-"""
+them."""
 
 from __future__ import annotations
 
-import json
 import math
 from collections.abc import Mapping
 from pathlib import Path
@@ -15,58 +10,9 @@ from typing import Any, Protocol
 
 from mirl_core.errors import ConfigError
 from mirl_core.training.rl.recipe.config import LogConfig
+from mirl_core.training.step_lines import Lines, cut_back, read_lines
 
 __all__ = ["Lines", "Monitor", "cut_back", "read_lines"]
-
-
-class Lines:
-    """A file of JSON lines with a `step` each; every line is flushed as it is written."""
-
-    def __init__(self, path: Path) -> None:
-        self._file = path.open("a", encoding="utf-8")
-
-    def log(self, step: int, values: Mapping[str, Any]) -> None:
-        """Append one line. Numbers that aren't finite become null, since JSON has no NaN."""
-        line = {"step": step} | {name: _plain(value) for name, value in values.items()}
-        self._file.write(json.dumps(line, ensure_ascii=False, allow_nan=False) + "\n")
-        self._file.flush()
-
-    def close(self) -> None:
-        self._file.close()
-
-
-def read_lines(path: Path) -> list[dict[str, Any]]:
-    """Return the lines of a file of `Lines`, without a last line that was cut off; empty without file.
-
-    Raises:
-        ConfigError: a line before the last is no JSON object with a step.
-    """
-    if not path.is_file():
-        return []
-    texts = path.read_bytes().split(b"\n")
-    lines = []
-    # The text after the last newline is empty, or was never finished.
-    for number, text in enumerate(texts[:-1], 1):
-        try:
-            line = json.loads(text)
-            if not isinstance(line.get("step"), int):
-                raise ValueError("no step")
-        except (ValueError, AttributeError) as error:
-            raise ConfigError(f"{path}, line {number}: not a line of a run ({error})") from error
-        lines.append(line)
-    return lines
-
-
-def cut_back(path: Path, step: int) -> None:
-    """Drop the lines of steps after `step`, whole or not at all."""
-    if not path.is_file():
-        return
-    kept = [line for line in read_lines(path) if line["step"] <= step]
-    partial = path.with_name(path.name + ".part")
-    with partial.open("w", encoding="utf-8") as file:
-        for line in kept:
-            file.write(json.dumps(line, ensure_ascii=False) + "\n")
-    partial.replace(path)
 
 
 class Sink(Protocol):
@@ -159,15 +105,3 @@ class Monitor:
 
 def _number(value: object) -> bool:
     return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
-
-
-def _plain(value: Any) -> Any:
-    """Return `value` for JSON, with numbers of numpy or torch converted."""
-    if isinstance(value, Mapping):
-        return {str(name): _plain(item) for name, item in value.items()}
-    if isinstance(value, list | tuple):
-        return [_plain(item) for item in value]
-    if value is None or isinstance(value, str | bool | int):
-        return value
-    number = float(value)
-    return number if math.isfinite(number) else None

@@ -3,19 +3,17 @@
 from __future__ import annotations
 
 import importlib.util
-import re
 from dataclasses import dataclass
 from fractions import Fraction
 from typing import Self
 
 from mirl_core.algorithm.answers import equivalent, normalize
+from mirl_core.algorithm.answers.quantities import Quantity, split_key
 from mirl_core.config import Tags
 from mirl_core.errors import ConfigError
 from mirl_core.tasks.questions import Question, is_right
 from mirl_core.training.rl.recipe.config import AnswerReward
 from mirl_core.types import Chain
-
-_QUANTITY = re.compile(r"(-?\d+(?:\.\d+|/\d+)?)(.*)", re.DOTALL)
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,11 +49,11 @@ class NumericReward:
 
     def score(self, question: Question, chain: Chain) -> float:
         answer, truth = _quantity(chain.answer), _quantity(question.answer)
-        if answer is None or truth is None or answer[1] != truth[1]:
+        if answer is None or truth is None or answer.unit != truth.unit:
             return 0.0
         # From its decimals, not its bits: the float 0.3 is a little less than 3/10.
-        allowed = Fraction(str(self.tolerance)) * abs(truth[0])
-        return float(abs(answer[0] - truth[0]) <= allowed)
+        allowed = Fraction(str(self.tolerance)) * abs(truth.value)
+        return float(abs(answer.value - truth.value) <= allowed)
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,13 +81,7 @@ class MathReward:
         return float(equivalent(normalize(chain.answer), normalize(question.answer)))
 
 
-def _quantity(text: str | None) -> tuple[Fraction, str] | None:
-    """Return (value, canonical unit) of a number; None where the text isn't a number."""
+def _quantity(text: str | None) -> Quantity | None:
+    """Return the value and unit of a number; None where the text isn't a number."""
     normalized = None if text is None else normalize(text)
-    if (
-        normalized is None
-        or normalized.kind != "number"
-        or not (match := _QUANTITY.fullmatch(normalized.key))
-    ):
-        return None
-    return Fraction(match[1]), match[2]
+    return None if normalized is None or normalized.kind != "number" else split_key(normalized.key)

@@ -5,7 +5,8 @@
     FOLDER/latest                         link to the newest
 
 A checkpoint is written into a partial folder, flushed to the disk, and renamed: a folder with its final name
-is whole. If a file is cut off later, the next older checkpoint is used.
+is whole. If one is damaged later (a file is cut off, missing, or a bit of it is changed), it is never passed
+over in silence: training goes on from the next older one and says so, or is refused where there is no other.
 """
 
 from __future__ import annotations
@@ -13,11 +14,10 @@ from __future__ import annotations
 import json
 import logging
 import os
-import pickle
 import random
 import re
 import shutil
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -28,10 +28,12 @@ import torch
 from mirl_core.errors import ConfigError
 from mirl_core.training.rl.distributed.ranks import from_all, from_first
 from mirl_core.training.rl.model.trainer import Trainer
+from mirl_core.training.state_files import read_state
 
 _LOG = logging.getLogger(__name__)
 _FOLDER = re.compile(r"step-(\d+)")
 _FORMAT = 1
+_KEYS = ("format", "step", "cursor", "extra", "random", "weights", "optimizer")
 
 
 @dataclass(frozen=True, slots=True)
@@ -88,63 +90,162 @@ def save(
     return target
 
 
-def load(folder: Path, trainer: Trainer) -> Resumed | None:
-    """Continue from the newest intact checkpoint. Every rank calls this; the first reads.
+def load(
+    folder: Path, trainer: Trainer, say: Callable[[str], None] = _LOG.warning, lost: str = ""
+) -> Resumed | None:
+    """Continue from the newest checkpoint, or refuse. Every rank calls this; the first reads.
 
     Restore each rank's random generators; a rank that the saved run did not have keeps its own.
+
+    Args:
+        folder: of the run's checkpoints.
+        trainer: gets the state.
+        say: called by the first rank with a line on every newer checkpoint that is damaged; these are renamed
+            to `damaged-step-…`.
+        lost: why there must be a checkpoint; empty: there may be none.
 
     Returns:
         The checkpoint's content; None if there is no checkpoint.
 
     Raises:
-        ConfigError: the checkpoint is of another model or of other trained parameters.
+        ConfigError: all checkpoints are damaged, or none is there although one was `lost`; or it is of
+            another version, model or trained parameters. Raised on every rank.
     """
     newest: tuple[Path, dict[str, Any]] | None = None
+    outcome: dict[str, Any] | str | None = None
     if trainer.accelerator.is_main_process:
-        newest = _newest(folder)
-    header = None
-    if newest is not None:
-        header = {name: newest[1][name] for name in ("step", "cursor", "extra", "random")}
-    header = from_first(header, trainer.accelerator)
-    if header is None:
+        try:
+            newest = _newest(folder, say, lost)
+            if newest is not None:
+                outcome = {name: newest[1][name] for name in ("step", "cursor", "extra", "random")}
+        except ConfigError as error:
+            outcome = error.message
+    outcome = from_first(outcome, trainer.accelerator)
+    if isinstance(outcome, str):
+        raise ConfigError(outcome, param="output")
+    if outcome is None:
         return None
     trainer.load_state(newest[1] if newest is not None else {"step": 0, "weights": {}, "optimizer": {}})
     rank = trainer.accelerator.process_index
-    if rank < len(header["random"]):
-        _set_random_states(header["random"][rank])
-    target = folder / f"step-{header['step']:08d}"
-    return Resumed(header["step"], header["cursor"], header["extra"], target)
+    if rank < len(outcome["random"]):
+        _set_random_states(outcome["random"][rank])
+    target = folder / f"step-{outcome['step']:08d}"
+    return Resumed(outcome["step"], outcome["cursor"], outcome["extra"], target)
+
+
+def check(folder: Path, lost: str = "") -> None:
+    """Check that `load` will find a checkpoint where there must be one, before models are loaded.
+
+    Raises:
+        ConfigError: as `load`.
+    """
+    _newest(folder, lambda line: None, lost, keep=True)
 
 
 def intact(folder: Path) -> list[Path]:
-    """Return the checkpoints that are whole, oldest first."""
+    """Return the checkpoints that look whole, oldest first; their content is not read."""
+    return [path for path in _numbered(folder) if not _damage(path)]
+
+
+def _numbered(folder: Path) -> list[Path]:
+    """Return all checkpoints, whole or not, oldest first."""
     if not folder.is_dir():
         return []
-    numbered = sorted(
-        (int(match[1]), path) for path in folder.iterdir() if (match := _FOLDER.fullmatch(path.name))
-    )
-    return [path for _, path in numbered if _is_whole(path)]
+    numbered = [(int(match[1]), path) for path in folder.iterdir() if (match := _FOLDER.fullmatch(path.name))]
+    return [path for _, path in sorted(numbered)]
 
 
-def _newest(folder: Path) -> tuple[Path, dict[str, Any]] | None:
-    for path in reversed(intact(folder)):
-        try:
-            state = torch.load(path / "state.pt", map_location="cpu", weights_only=True, mmap=True)
-        except (OSError, RuntimeError, EOFError, pickle.UnpicklingError) as error:
-            _LOG.warning("%s can't be read and is passed over: %s", path, error)
+def _newest(
+    folder: Path, say: Callable[[str], None], lost: str, keep: bool = False
+) -> tuple[Path, dict[str, Any]] | None:
+    """Return the newest whole checkpoint with its state; None where there is none and none was lost.
+
+    Args:
+        keep: whether damaged checkpoints keep their names.
+    """
+    damaged: dict[Path, str] = {}
+    present = _numbered(folder)
+    link = folder / "latest"
+    if link.is_symlink() and not link.exists():
+        target = folder / os.readlink(link)
+        if _FOLDER.fullmatch(target.name) and (not present or target.name > present[-1].name):
+            damaged[target] = "it is missing"
+    for path in reversed(present):
+        state, damage = _read(path)
+        if damage:
+            damaged[path] = damage
             continue
         if state["format"] != _FORMAT:
-            raise ConfigError(f"{path} is of another version of mirl", param="output")
+            raise ConfigError(f"output: {path} is of another version of mirl", param="output")
+        for other, reason in damaged.items():
+            aside = other if keep else _set_aside(other)
+            say(
+                f"the checkpoint {other} is damaged ({reason}): training goes on from the older one of step "
+                f"{state['step']}, and makes later steps again"
+                + (f"; the damaged one is now {aside.name}" if aside != other else "")
+            )
+        if damaged and not keep:
+            _link(path)
         return path, state
+    if damaged:
+        path, reason = next(iter(damaged.items()))
+        others = ", and no older one is whole" if len(damaged) > 1 else ""
+        raise ConfigError(
+            f"output: the checkpoint {path} is damaged ({reason}){others}: put a copy in its place, choose "
+            "another output, or delete the run's folder to begin at step 1",
+            param="output",
+        )
+    if lost:
+        raise ConfigError(
+            f"output: {folder} holds no checkpoint, and {lost}: put a copy there, choose another output, or "
+            "delete the run's folder to begin at step 1",
+            param="output",
+        )
     return None
 
 
-def _is_whole(path: Path) -> bool:
+def _read(path: Path) -> tuple[dict[str, Any], str]:
+    """Return a checkpoint's state, and how it is damaged; empty: it is whole.
+
+    Raises:
+        ConfigError: a file can't be opened, which says nothing about its content.
+    """
+    damage = _damage(path)
+    if damage:
+        return {}, damage
     try:
-        header = json.loads((path / "checkpoint.json").read_text())
-        return bool((path / "state.pt").stat().st_size == header["bytes"])
-    except (OSError, ValueError, KeyError):
-        return False
+        state, damage = read_state(path / "state.pt", _KEYS, mmap=True)
+    except OSError as error:
+        raise ConfigError(f"output: {path} can't be read: {error}", param="output") from error
+    if not damage and path.name != f"step-{state['step']:08d}":
+        return {}, f"its state is of step {state['step']}"
+    return state, damage
+
+
+def _set_aside(path: Path) -> Path:
+    """Rename a damaged checkpoint, so that later runs don't meet it again; return its new path."""
+    if not path.exists():
+        return path
+    aside, count = path.with_name(f"damaged-{path.name}"), 2
+    while aside.exists():
+        aside, count = path.with_name(f"damaged-{path.name}-{count}"), count + 1
+    return path.rename(aside)
+
+
+def _damage(path: Path) -> str:
+    """Return how a checkpoint's files are incomplete; empty: they look whole."""
+    try:
+        header = json.loads((path / "checkpoint.json").read_text(encoding="utf-8"))
+        size = header["bytes"]
+    except FileNotFoundError:
+        return "checkpoint.json is missing"
+    except (ValueError, KeyError, TypeError):
+        return "checkpoint.json can't be read"
+    try:
+        present = (path / "state.pt").stat().st_size
+    except FileNotFoundError:
+        return "state.pt is missing"
+    return "" if present == size else f"state.pt has {present} of {size} bytes"
 
 
 def _write(target: Path, state: dict[str, Any]) -> None:
@@ -170,11 +271,16 @@ def _write(target: Path, state: dict[str, Any]) -> None:
     if target.exists():
         shutil.rmtree(target)
     partial.rename(target)
+    _link(target)
+    _flush_folder(target.parent)
+
+
+def _link(target: Path) -> None:
+    """Make `latest` the link to this checkpoint."""
     link = target.parent / ".latest.partial.link"
     link.unlink(missing_ok=True)
     link.symlink_to(target.name)
     link.replace(target.parent / "latest")
-    _flush_folder(target.parent)
 
 
 def _flush(file: Any) -> None:

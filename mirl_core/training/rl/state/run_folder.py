@@ -2,6 +2,8 @@
 
 recipe.yaml      the recipe, defaults included
 checkpoints/     resumable states (checkpoint.py)
+origin.json      fingerprint of the model, and digests of the data, that the run began with
+saved.json       the step of the newest checkpoint: without it, a lost checkpoint looks like none
 export/          Hugging Face folders: final/, and step-NNNNNN/ where the recipe sets `export_every`
 finished.json    written last
 lock             held while a process works here
@@ -11,22 +13,36 @@ from __future__ import annotations
 
 import fcntl
 import json
-import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from pathlib import Path
 from typing import Any
 
 from mirl_core.errors import ConfigError
 from mirl_core.training.recipe import read_yaml, validated
 from mirl_core.training.rl.recipe.checks import dump
 from mirl_core.training.rl.recipe.config import RLRecipe
+from mirl_core.training.state_files import saved_step, write_text
+from mirl_core.training.step_lines import read_lines
 
-__all__ = ["CHECKPOINTS", "EXPORT", "claimed", "is_finished", "mark_finished", "write_whole"]
+__all__ = [
+    "CHECKPOINTS",
+    "EXPORT",
+    "FINAL",
+    "METRICS",
+    "check_origin",
+    "claimed",
+    "is_finished",
+    "lost_checkpoint",
+    "mark_finished",
+]
 
 CHECKPOINTS = "checkpoints"
 EXPORT = "export"
+FINAL = "final"
+"""The export of a finished run."""
+METRICS = "metrics.jsonl"
 _RECIPE = "recipe.yaml"
+_ORIGIN = "origin.json"
 _FINISHED = "finished.json"
 _MAY_CHANGE = ("output", "log", "checkpoint", "assumed_parameters")
 """Keys that change nothing about the trained model."""
@@ -34,12 +50,12 @@ _ENGINE = ("engine", "engine_args", "weights", "weights_folder", "weights_addres
 
 
 @contextmanager
-def claimed(recipe: RLRecipe) -> Iterator[None]:
-    """Hold the output folder for this process alone; create it if it is missing, and check that it holds this
-    recipe's run.
+def claimed(recipe: RLRecipe) -> Iterator[RLRecipe | None]:
+    """Hold the output folder for this process alone; create it if it is missing, and check that it holds
+    this recipe's run. Yield the recipe of the last start; None where there was none.
 
     Raises:
-        ConfigError: another process is at work there, or it holds a run of another recipe.
+        ConfigError: another process is at work there, or it holds a run of another recipe, or of none.
     """
     folder = recipe.output
     folder.mkdir(parents=True, exist_ok=True)
@@ -49,10 +65,18 @@ def claimed(recipe: RLRecipe) -> Iterator[None]:
         except BlockingIOError as error:
             raise ConfigError(f"output: another process is at work in {folder}", param="output") from error
         path = folder / _RECIPE
+        earlier = None
         if path.is_file():
-            _compare(validated(read_yaml(path), RLRecipe, path), recipe)
-        write_whole(path, dump(recipe))
-        yield
+            earlier = validated(read_yaml(path), RLRecipe, path)
+            _compare(earlier, recipe)
+        elif (folder / METRICS).exists() or (folder / CHECKPOINTS).exists():
+            raise ConfigError(
+                f"output: {folder} holds a run without its {_RECIPE}; put that file back, or choose another "
+                "output",
+                param="output",
+            )
+        write_text(path, dump(recipe))
+        yield earlier
 
 
 def is_finished(recipe: RLRecipe) -> bool:
@@ -64,19 +88,62 @@ def is_finished(recipe: RLRecipe) -> bool:
         return False
 
 
+def lost_checkpoint(recipe: RLRecipe, earlier: RLRecipe | None) -> str:
+    """Return words that say why the run must have a checkpoint; empty: it may have none.
+
+    Args:
+        earlier: the recipe of the last start.
+    """
+    saved = saved_step(recipe.output)
+    if saved is not None:
+        return f"one of step {saved} was written" if saved else "one was written"
+    # Earlier versions write no such file, but the metrics of a step after the first checkpoint.
+    lines = read_lines(recipe.output / METRICS)
+    if earlier is not None and lines and lines[-1]["step"] > earlier.checkpoint.every:
+        return f"{METRICS} has {lines[-1]['step']} steps, with a checkpoint every {earlier.checkpoint.every}"
+    return ""
+
+
+def check_origin(recipe: RLRecipe, origin: Mapping[str, Any], say: Callable[[str], None]) -> None:
+    """Check that a run goes on with the model and the questions that it began with, and note them if it
+    begins.
+
+    Args:
+        origin: `model`: a fingerprint; `data`: data set → digest of its questions.
+        say: called with a line where an earlier version began the run, which noted neither.
+
+    Raises:
+        ConfigError: model or questions have changed.
+    """
+    path = recipe.output / _ORIGIN
+    if not path.exists():
+        if read_lines(recipe.output / METRICS):
+            say("an earlier version began this run and noted neither model nor questions: NOT checked")
+        write_text(path, json.dumps(origin, indent=1) + "\n")
+        return
+    try:
+        noted = json.loads(path.read_text(encoding="utf-8"))
+        model, data = noted["model"], dict(noted["data"])
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise ConfigError(f"output: {path} can't be read: {error}", param="output") from error
+    if model != origin["model"]:
+        raise ConfigError(
+            f"model: {recipe.model} has changed since the run began; put the old one back, or choose another "
+            "output",
+            param="model",
+        )
+    for name, digest in origin["data"].items():
+        if data.get(name) != digest:
+            raise ConfigError(
+                f"data.sets: {name} has changed since the run began; put the old questions back, or choose "
+                "another output",
+                param="data.sets",
+            )
+
+
 def mark_finished(recipe: RLRecipe) -> None:
     """Mark the run as finished; call it last."""
-    write_whole(recipe.output / _FINISHED, json.dumps({"step": recipe.steps}) + "\n")
-
-
-def write_whole(path: Path, text: str) -> None:
-    """Write a file that readers see old or new, never half-written."""
-    partial = path.with_name(path.name + ".part")
-    with partial.open("w", encoding="utf-8") as file:
-        file.write(text)
-        file.flush()
-        os.fsync(file.fileno())
-    partial.replace(path)
+    write_text(recipe.output / _FINISHED, json.dumps({"step": recipe.steps}) + "\n")
 
 
 def _compare(old: RLRecipe, new: RLRecipe) -> None:

@@ -9,6 +9,7 @@ from mirl_server.apis.evidence import budget_of
 from mirl_server.handling.api import Api
 from mirl_server.handling.reading.conversation import RemoteImage, brings_image, remote_images
 from mirl_server.handling.reading.fields import read_request
+from mirl_server.handling.reading.messages import fit_messages
 from mirl_server.handling.reading.request import ChatRequest
 from mirl_server.handling.reading.tools import NamedChoice
 from mirl_server.handling.service import BackendHandler, Service
@@ -25,6 +26,10 @@ class ChatApi(Api):
 
     def remote_images(self) -> list[RemoteImage]:
         return remote_images(self.body.get("messages"))
+
+    def fit_to_backend(self, service: Service) -> None:
+        super().fit_to_backend(service)
+        fit_messages(self.body.get("messages"))
 
     def read_request(self) -> ChatRequest:
         return read_request(self.body)

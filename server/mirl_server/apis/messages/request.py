@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-import json
-import re
-from collections.abc import Mapping
 from typing import Any
 
 from fastapi.responses import JSONResponse
@@ -13,10 +10,18 @@ from mirl_core.config import MIRLOptions
 from mirl_core.engines.base import RequestContext
 from mirl_core.errors import MIRLError, RequestError
 from mirl_server.apis.evidence import budget_of
+from mirl_server.apis.messages.blocks import (
+    add_message,
+    fit_messages,
+    fit_system,
+    remote_images,
+    text_of_blocks,
+)
 from mirl_server.apis.messages.response import MessagesWriter
 from mirl_server.apis.translation.api import TranslatedApi
-from mirl_server.apis.translation.fields import Fields, Turns, object_of, text_of
+from mirl_server.apis.translation.fields import Fields, Turns, object_of
 from mirl_server.apis.translation.tools import messages_tools
+from mirl_server.handling.reading.conversation import RemoteImage
 from mirl_server.handling.reading.fields import PLAIN_MODEL, check_refused
 from mirl_server.handling.reading.request import ChatRequest
 from mirl_server.handling.service import BackendHandler, Service
@@ -25,7 +30,6 @@ from mirl_server.http.errors import anthropic_error_response
 from mirl_server.media.rules import REMEDY as DATA_URL
 
 ROLES = ("user", "assistant", "system")
-_MEDIA_TYPE = re.compile(r"[\w.+-]+/[\w.+-]+", re.ASCII)
 _THINKING = ("adaptive", "disabled", "enabled")
 _DISPLAYS = ("summarized", "omitted", "updates")
 
@@ -104,6 +108,17 @@ class MessagesApi(TranslatedApi):
             rename_error=self.rename_error,
         )
 
+    def remote_images(self) -> list[RemoteImage]:
+        return remote_images(self.body.get("messages"))
+
+    def fit_to_backend(self, service: Service) -> None:
+        super().fit_to_backend(service)
+        if not self.body.get("model"):
+            self.body["model"] = service.names[0]
+        fit_system(self.body.get("system"))
+        fit_messages(self.body.get("messages"))
+        _fit_fields(self.body)
+
     def backend_handler(self, service: Service) -> BackendHandler:
         return service.handler("messages")
 
@@ -115,59 +130,10 @@ class MessagesApi(TranslatedApi):
         """Return `system` and `messages` as chat's messages."""
         turns = Turns()
         if self.body.get("system") is not None:
-            turns.add({"role": "system", "content": _text(self.body["system"], "system")}, "system")
+            turns.add({"role": "system", "content": text_of_blocks(self.body["system"], "system")}, "system")
         for i, value in enumerate(self.body["messages"]):
-            path = f"messages[{i}]"
-            message = object_of(value, path)
-            role, content = message.get("role"), message.get("content")
-            if role not in ROLES:
-                raise RequestError(f"{path}.role must be one of {', '.join(ROLES)}", param=f"{path}.role")
-            if isinstance(content, str):
-                turns.add({"role": role, "content": content}, path)
-            elif isinstance(content, list):
-                _add_blocks(turns, role, content, path)
-            else:
-                raise RequestError(
-                    f"{path}.content must be text or a list of blocks", param=f"{path}.content"
-                )
+            add_message(turns, value, f"messages[{i}]", ROLES)
         return turns
-
-
-def _add_blocks(turns: Turns, role: str, blocks: list[Any], path: str) -> None:
-    """Add a message of blocks; a tool's result becomes a separate message before the user's."""
-    parts: dict[str, dict[str, Any]] = {}
-    calls: list[dict[str, Any]] = []
-    thoughts: list[str] = []
-    for j, value in enumerate(blocks):
-        block_path = f"{path}.content[{j}]"
-        block = object_of(value, block_path)
-        kind = block.get("type")
-        if kind == "text":
-            parts[block_path] = {"type": "text", "text": text_of(block.get("text"), f"{block_path}.text")}
-        elif kind == "image" and role == "user":
-            parts[block_path] = _image(block.get("source"), block_path)
-        elif kind == "tool_result" and role == "user":
-            turns.add(_tool_result(block, block_path), block_path)
-        elif kind == "tool_use" and role == "assistant":
-            calls.append(_tool_use(block, block_path))
-        elif kind == "thinking" and role == "assistant":
-            thoughts.append(text_of(block.get("thinking"), f"{block_path}.thinking"))
-        elif kind != "redacted_thinking" or role != "assistant":  # it is encrypted
-            raise RequestError(
-                f"{block_path}: blocks of type '{str(kind)[:40]}' from the {role} can't go through the gate; "
-                "send text and images",
-                param=block_path,
-            )
-    if role == "user":
-        if parts:
-            turns.add({"role": role, "content": list(parts.values())}, path, list(parts))
-        return
-    # Templates take an assistant's or system's turn as text.
-    text = "".join(part["text"] for part in parts.values())
-    message: dict[str, Any] = {"role": role, "content": text if text or not calls else None}
-    message |= {"tool_calls": calls} if calls else {}
-    message |= {"reasoning": "".join(thoughts)} if thoughts else {}
-    turns.add(message, path)
 
 
 def _thinking_fields(value: object) -> dict[str, Any]:
@@ -206,48 +172,21 @@ def _output_fields(value: object) -> dict[str, Any]:
     return fields | {"response_format": {"type": "json_schema", "json_schema": schema}}
 
 
-def _text(value: object, path: str, separator: str = "") -> str:
-    """Return a text, or the joined texts of text blocks."""
-    if isinstance(value, str):
-        return value
-    if not isinstance(value, list):
-        raise RequestError(f"{path} must be text or a list of text blocks", param=path)
-    texts = []
-    for j, item in enumerate(value):
-        block = object_of(item, f"{path}[{j}]")
-        if block.get("type") != "text":
-            raise RequestError(f"{path}[{j}] must be a text block", param=f"{path}[{j}]")
-        texts.append(text_of(block.get("text"), f"{path}[{j}].text"))
-    return separator.join(texts)
-
-
-def _image(value: object, path: str) -> dict[str, Any]:
-    source = object_of(value, f"{path}.source")
-    kind = source.get("type")
-    if kind == "url":
-        url = text_of(source.get("url"), f"{path}.source.url")
-    elif kind == "base64":
-        media_type = text_of(source.get("media_type"), f"{path}.source.media_type")
-        if not _MEDIA_TYPE.fullmatch(media_type):
-            raise RequestError(
-                f"{path}.source.media_type must be one like image/png", param=f"{path}.source.media_type"
-            )
-        url = f"data:{media_type};base64,{text_of(source.get('data'), f'{path}.source.data')}"
-    else:
-        raise RequestError(f"{path}.source.type must be base64 or url", param=f"{path}.source.type")
-    return {"type": "image_url", "image_url": {"url": url}}
-
-
-def _tool_use(block: Mapping[str, Any], path: str) -> dict[str, Any]:
-    arguments = json.dumps(object_of(block.get("input"), f"{path}.input"), ensure_ascii=False)
-    function = {"name": text_of(block.get("name"), f"{path}.name"), "arguments": arguments}
-    return {"id": text_of(block.get("id"), f"{path}.id"), "type": "function", "function": function}
-
-
-def _tool_result(block: Mapping[str, Any], path: str) -> dict[str, Any]:
-    content = block.get("content")
-    return {
-        "role": "tool",
-        "tool_call_id": text_of(block.get("tool_use_id"), f"{path}.tool_use_id"),
-        "content": "" if content is None else _text(content, f"{path}.content", "\n"),
-    }
+def _fit_fields(body: dict[str, Any]) -> None:
+    """Change fields that the gate takes, in place, into the form in which vLLM takes them."""
+    thinking, config = body.get("thinking"), body.get("output_config")
+    if isinstance(thinking, dict) and thinking.get("type") == "enabled" and not thinking.get("budget_tokens"):
+        # Without a budget the model thinks as long as it wants.
+        body["thinking"] = {"type": "adaptive"}
+    if isinstance(config, dict) and config.get("effort") in ("none", "minimal"):
+        body["output_config"] = {**config, "effort": "low"}
+    if isinstance(body.get("stop_sequences"), str):
+        body["stop_sequences"] = [body["stop_sequences"]]
+    tools = body.get("tools")
+    for tool in tools if isinstance(tools, list) else ():
+        if (
+            isinstance(tool, dict)
+            and tool.get("type") in (None, "custom")
+            and tool.get("input_schema") is None
+        ):
+            tool["input_schema"] = {"type": "object", "properties": {}}

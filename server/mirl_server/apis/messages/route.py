@@ -1,16 +1,16 @@
 """`POST /v1/messages`: through the gate where the newest message is a user's with an image, else plain.
 
-The backend counts tokens (`/v1/messages/count_tokens`).
+The backend counts tokens (`/v1/messages/count_tokens`), of messages in every form that is answered.
 """
 
 from __future__ import annotations
 
-from fastapi import APIRouter, Request, Response
+from fastapi import APIRouter, HTTPException, Request, Response
 
 from mirl_server.apis.messages.request import FIELDS, ROLES, MessagesApi
 from mirl_server.apis.openapi import BACKEND_ERRORS, AnthropicErrorBody, MessagesAnswer, documented
 from mirl_server.apis.translation.schema import request_body
-from mirl_server.handling.dispatch import answer
+from mirl_server.handling.dispatch import answer, answer_count
 from mirl_server.handling.reading.json_schema import (
     EXAMPLE_OPTIONS,
     EXAMPLE_PNG,
@@ -19,6 +19,7 @@ from mirl_server.handling.reading.json_schema import (
     message_schema,
     part_schema,
 )
+from mirl_server.handling.service import service_of
 
 router = APIRouter()
 
@@ -67,3 +68,13 @@ _EXAMPLE = {
 async def messages(request: Request) -> Response:
     """Answer a request of the Anthropic API."""
     return await answer(MessagesApi, request)
+
+
+# The backend's own route documents it.
+@router.post("/v1/messages/count_tokens", include_in_schema=False)
+async def count_tokens(request: Request) -> Response:
+    """Count the tokens of a prompt of the Anthropic API."""
+    handler = service_of(request).handlers.get("count_tokens")
+    if handler is None:
+        raise HTTPException(404)
+    return await answer_count(MessagesApi, request, handler)

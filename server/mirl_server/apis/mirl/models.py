@@ -15,6 +15,7 @@ from mirl_server.http.errors import error_response
 router = APIRouter()
 
 
+@router.head("/v1/models", include_in_schema=False)
 @router.get("/v1/models", response_class=Response, responses=documented(ServedModels, GET_ERRORS))
 async def list_models(request: Request) -> Response:
     """The served models."""
@@ -22,6 +23,7 @@ async def list_models(request: Request) -> Response:
 
 
 # A path: names have slashes (`Qwen/Qwen2.5-VL-7B-Instruct`), and not every client encodes them.
+@router.head("/v1/models/{model:path}", include_in_schema=False)
 @router.get(
     "/v1/models/{model:path}",
     response_class=Response,
@@ -34,6 +36,8 @@ async def one_model(request: Request) -> Response:
     """One served model."""
     # Not an argument of the function: FastAPI would document a 422 for it, which never comes.
     model: str = request.path_params["model"]
+    if not model:
+        return await list_models(request)
     for card in await _cards(service_of(request)):
         if card["id"] == model:
             return JSONResponse(card)

@@ -12,6 +12,7 @@ from mirl_server.http.errors import draining_error, error_response
 router = APIRouter()
 
 
+@router.head("/ready", include_in_schema=False)
 @router.get(
     "/ready",
     response_class=Response,

@@ -8,7 +8,8 @@ from __future__ import annotations
 from fastapi import APIRouter, Request, Response
 
 from mirl_server.apis.openapi import BACKEND_ERRORS, ResponsesAnswer, documented
-from mirl_server.apis.responses.request import FIELDS, ROLES, ResponsesApi
+from mirl_server.apis.responses.items import ROLES
+from mirl_server.apis.responses.request import FIELDS, ResponsesApi
 from mirl_server.apis.translation.schema import request_body
 from mirl_server.handling.dispatch import answer
 from mirl_server.handling.reading.json_schema import (

@@ -13,7 +13,7 @@ from pydantic import ValidationError
 
 from mirl_core.config import first_problem
 from mirl_core.errors import RequestError
-from mirl_server.handling.reading.request import ChatRequest
+from mirl_server.handling.reading.request import ChatRequest, StreamOptions
 
 MAX_STOPS = 16
 TEMPLATE_RESERVED = ("chat_template", "tokenize", "tools", "add_generation_prompt", "continue_final_message")
@@ -30,7 +30,7 @@ REFUSED: Refusals = {
     "modalities": ((["text"],), "answers are text"),
     "audio": ((), "answers are text"),
     "prediction": ((), "leave it out"),
-    "verbosity": ((), "leave it out"),
+    "verbosity": (("medium",), "leave it out"),
     "web_search_options": ((), "leave it out"),
     "moderation": ((), "leave it out"),
     "service_tier": (("auto", "default"), "leave it out"),
@@ -110,7 +110,7 @@ def read_request(body: Mapping[str, Any]) -> ChatRequest:
         if name in TEMPLATE_RESERVED:
             path = f"chat_template_kwargs.{name}"
             raise RequestError(f"{path} is the server's to set; leave it out", param=path)
-    if request.stream_options is not None:
+    if request.stream_options is not None and request.stream_options != StreamOptions():
         _check_stream_options(request)
     if request.top_logprobs and not request.logprobs:
         raise RequestError("top_logprobs needs logprobs: true", param="top_logprobs")

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
@@ -16,7 +17,6 @@ from mirl_core.errors import RequestError
 MAX_BYTES = 65536
 """Largest form as JSON. The engine compiles a form before it samples, in a time that grows faster than the
 form (5 s at this size, minutes at a megabyte), and the compilation can't be stopped."""
-_FREE = (None, "auto", "none", {"type": "auto"}, {"type": "none"})
 
 
 class JSONSchema(BaseModel):
@@ -73,15 +73,19 @@ async def read_format(
     Raises:
         RequestError: the form is incomplete or wrong, or the engine can't constrain answers to it.
     """
-    form: Form | None = None if response_format is None else _form_of(response_format)
+    form: Form | None = None
     name = "response_format"
+    if response_format is not None:
+        with naming(name):
+            form = _form_of(response_format)
     if structured is not None:
         if form is not None:
             raise RequestError(
                 "response_format and structured_outputs say the same thing; give one", param=name
             )
         name = "structured_outputs"
-        form = one_of(structured.choice) if structured.choice else json_schema(structured.json_)
+        with naming(name):
+            form = one_of(structured.choice) if structured.choice else json_schema(structured.json_)
     if calls is not None:
         if form is not None:
             raise RequestError(
@@ -91,11 +95,26 @@ async def read_format(
     structure = None if form is None else form.after_description(tags)
     if structure is not None:
         _check_size(structure, name)
-        try:
-            await engine.check_structure(structure)
-        except RequestError as error:
-            raise RequestError(f"{name}: {error.message}", param=name) from error
+        with naming(name):
+            await _check(form, structure, engine, tags)
     return form
+
+
+async def _check(form: Form | None, structure: str, engine: Engine, tags: Tags) -> None:
+    """Check a form by the engine; an error about one of several tools names the tool."""
+    try:
+        await engine.check_structure(structure)
+    except RequestError:
+        if isinstance(form, AnswerFormat):
+            for name, call in form.each_call().items():
+                with naming("tools", f"{parameters_of(name)}: "):
+                    await engine.check_structure(call.after_description(tags))
+        raise
+
+
+def parameters_of(tool: str) -> str:
+    """Return what an error calls the schema of a tool's arguments."""
+    return f"the parameters of '{tool[:64]}'"
 
 
 def _form_of(response_format: ResponseFormat) -> AnswerFormat | None:
@@ -108,10 +127,32 @@ def _form_of(response_format: ResponseFormat) -> AnswerFormat | None:
     return json_schema(response_format.json_schema.schema_)
 
 
+@contextmanager
+def naming(field: str, part: str = "") -> Iterator[None]:
+    """Name the field in an error of a form that the block raises without one.
+
+    Args:
+        part: what of the field is wrong, where it holds several things.
+    """
+    try:
+        yield
+    except RequestError as error:
+        if error.param is not None:
+            raise
+        raise RequestError(f"{field}: {part}{error.message}", param=field) from error
+
+
+def constrains_tools(body: Mapping[str, Any]) -> bool:
+    """Return whether a body of any API holds answers to the schemas of its tools."""
+    choice = body.get("tool_choice")
+    kind = choice.get("type") if isinstance(choice, dict) else choice
+    return kind not in (None, "auto", "none")
+
+
 def check_sizes(body: Mapping[str, Any]) -> None:
     """Raise RequestError where a form is over the limit; for bodies of any API that the backend reads."""
     names = ["response_format", "structured_outputs", "text", "output_config"]
-    if body.get("tool_choice") not in _FREE:
+    if constrains_tools(body):
         names.append("tools")
     for name in names:
         if body.get(name):

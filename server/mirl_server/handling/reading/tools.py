@@ -23,7 +23,9 @@ from pydantic import (
 from pydantic_core import PydanticCustomError
 
 from mirl_core.algorithm.answers.forms import Calls, Form, FreeCalls, calls_of, read_calls
+from mirl_core.engines.common.json_schemas import self_contained
 from mirl_core.errors import RequestError
+from mirl_server.handling.reading.response_format import naming, parameters_of
 
 MAX_CALLS = 16
 """Most calls in one constrained answer."""
@@ -115,8 +117,8 @@ def read_tools(
         raise RequestError("tool_choice must be of a tool in tools", param="tool_choice")
     schemas = {name: functions[name].parameters or {} for name in chosen}
     for name, schema in schemas.items():
-        if not isinstance(schema.get("$defs", {}), dict):
-            raise RequestError(f"$defs of the tool '{name[:64]}' must be an object", param="tools")
+        with naming("tools", f"{parameters_of(name)}: "):
+            self_contained(schema, name)
     return calls_of(schemas, MAX_CALLS if parallel and not named else 1)
 
 

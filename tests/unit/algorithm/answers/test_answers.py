@@ -62,7 +62,7 @@ CHAINS = {
     "last line": ("I count.\nAnswer: (B)", "I count.", "(B)", None),
     "last line, bold": ("I count.\n**Answer: 4**", "I count.", "4", None),
     "last line, bold inside": ("I count.\nThe answer is **4**", "I count.", "4", None),
-    "not the last line": ("Answer: soon.\nI count.", "", "Answer: soon.\nI count.", None),
+    "not the last line": ("Answer: soon.\nI count.", "", "soon.", None),
     "isn't": ("The final answer isn't clear", "", "The final answer isn't clear", None),
     "free-form": ("A dog sleeps.", "", "A dog sleeps.", None),
     "free-form after reasoning": ("<think>a</think>A dog sleeps.", "a", "A dog sleeps.", None),

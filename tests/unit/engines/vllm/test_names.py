@@ -177,6 +177,12 @@ WORDS = [
     ("tracing/otel.py", "set_tracer_provider(trace_provider)"),
     ("renderers", '"image_pil": lambda part'),
     ("multimodal/cache/lru.py", "raise MultiModalCacheMissError"),
+    # Whose cache holds the media (mirl_core/engines/vllm/media_cache.py).
+    ("multimodal/cache/lru.py", "class LruKeyReplicatedSenderCache("),
+    ("multimodal/cache/factories.py", "def engine_receiver_cache_from_config("),
+    ("renderers/base.py", "self._mm_processor_cache = processor_cache_from_config(config)"),
+    ("renderers/base.py", "self._mm_processor_only_cache = processor_only_cache_from_config(config)"),
+    ("renderers/base.py", "else self._mm_processor_cache"),
     ("v1/engine/core.py", "finish_reason=FinishReason.ERROR"),
     ("config/model.py", '"raw_logprobs"'),
 ]

@@ -17,7 +17,7 @@ from mirl_core.config import MIRLOptions, ModelSettings
 from mirl_core.engines.base import RequestContext, Sampling
 from mirl_core.engines.fake import FakeEngine, FakeText
 from mirl_core.errors import ConfigError
-from mirl_core.evaluation.bank.judge import with_truth
+from mirl_core.evaluation.bank.judge import judged_by
 from mirl_core.evaluation.bank.plan import BankPlan
 from mirl_core.evaluation.bank.records import BankedQuestion
 from mirl_core.evaluation.bank.sample import sample_question
@@ -310,7 +310,7 @@ def test_plans_say_how_descriptions_are_decoded() -> None:
     assert none == BankPlan().resolved(own)
 
 
-async def test_an_unlabelled_record_is_judged_by_a_later_truth() -> None:
+async def test_a_record_is_judged_by_the_present_truth() -> None:
     def bare(truth: str) -> Question:
         return replace(question(), answer=truth, describes=None)
 
@@ -323,14 +323,19 @@ async def test_an_unlabelled_record_is_judged_by_a_later_truth() -> None:
     assert any(chain.right for decode in labelled.decoded for chain in decode.chains)
     assert labelled.greedy[1] is not None
     assert labelled.greedy[1].right
-    assert with_truth(blind, bare("1")) == labelled
-    assert with_truth(blind, bare("")) is blind
-    # What was labelled stays as it was judged.
-    assert with_truth(labelled, bare("2")) is labelled
+    assert judged_by(blind, bare("1")) == labelled
+    assert judged_by(blind, bare("")) is blind
+    assert judged_by(labelled, bare("1")) is labelled
+    # A corrected truth judges what was sampled before, too.
+    for truth in ("2", "77"):
+        other = judged_by(labelled, bare(truth))
+        assert other == await sample_question(model(0), SETTINGS, bare(truth), plan)
+        assert other.chains != labelled.chains
+    assert not any(chain.right for chain in other.chains)
     dumb = FakeEngine([FakeText("never ends", -1.0)], plain=[chain("1")])
     nothing = plan.model_copy(update={"description_tokens": 2})
     record = await sample_question(dumb, SETTINGS, bare(""), nothing)
-    judged = with_truth(record, bare("1"))
+    judged = judged_by(record, bare("1"))
     for fallback in (judged.plain_fallback, judged.at_temperatures["0.5"].plain_fallback):
         assert fallback is not None
         assert fallback.right

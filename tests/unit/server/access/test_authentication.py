@@ -121,10 +121,11 @@ async def test_everything_is_closed_but_what_is_listed() -> None:
     app = tiny()
     guarded(app, keys())
     async with client(app) as http:
-        assert (await http.get("/health")).status_code == 200
+        for path in ("/health", "/health/"):
+            assert (await http.get(path)).status_code == 200
         for method, path in (
             ("GET", "/metrics"), ("POST", "/sleep"), ("GET", "/openapi.json"), ("GET", "/nowhere"),
-            ("GET", "/health/"), ("GET", "//health"), ("GET", "/HEALTH"), ("OPTIONS", "/v1/completions"),
+            ("GET", "/metrics/"), ("GET", "//health"), ("GET", "/HEALTH"), ("OPTIONS", "/v1/completions"),
             ("GET", "/health%2f..%2fmetrics"), ("POST", "/v1/completions"),
         ):  # fmt: skip
             assert (await http.request(method, path)).status_code == 401, path

@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
+from PIL import Image
 
 from mirl_core.config import ModelSettings
 from mirl_core.engines.fake import FakeEngine, FakeText
@@ -151,3 +154,58 @@ async def test_nothing_is_cut_off_before_the_run_knows_where_it_stands(tmp_path:
     looks.close()
     DevEvaluation(recipe_of(tmp_path, evaluation={"sets": ["digits/iid"]}), ModelSettings(), ProcessGroup())
     assert len(read_lines(tmp_path / DEV_RESULTS)) == 1
+
+
+def files(folder: Path) -> dict[str, bytes]:
+    """The files of a run's evaluations."""
+    return {path.name: path.read_bytes() for path in folder.glob("looks*")}
+
+
+def changed_text(line: dict[str, Any]) -> None:
+    line["question"] += " Or not?"
+
+
+def changed_truth(line: dict[str, Any]) -> None:
+    line["answer"] = "2"
+
+
+def changed_picture(line: dict[str, Any]) -> None:
+    line["image"] = "other.png"
+
+
+def changed_key(line: dict[str, Any]) -> None:
+    line["id"] = "another"
+
+
+@pytest.mark.parametrize("change", [changed_text, changed_truth, changed_picture, changed_key])
+async def test_a_run_is_evaluated_on_the_questions_that_it_began_with(
+    tmp_path: Path, change: Callable[[dict[str, Any]], None]
+) -> None:
+    file = data_file(tmp_path / "set" / "q.jsonl", 6)
+    Image.new("RGB", (8, 8), (30, 30, 200)).save(tmp_path / "set" / "other.png")
+    looks = looks_of(tmp_path, [str(file)])
+    await looks.evaluate(engine_of(), 0, TOTALS)
+    looks.close()
+    kept = files(tmp_path)
+    lines = [json.loads(line) for line in file.read_text().splitlines()]
+    change(lines[3])
+    file.write_text("".join(json.dumps(line) + "\n" for line in lines))
+    with pytest.raises(ConfigError, match="are not those of the run's earlier evaluations") as caught:
+        looks_of(tmp_path, [str(file)], step=0)
+    assert caught.value.param == "evaluation.sets"
+    assert files(tmp_path) == kept
+    # What an earlier version wrote holds keys alone.
+    asked = json.loads(kept[DEV_QUESTIONS])
+    del asked[str(file)]["contents"]
+    (tmp_path / DEV_QUESTIONS).write_text(json.dumps(asked))
+    if change is changed_key:
+        with pytest.raises(ConfigError, match="earlier evaluations"):
+            looks_of(tmp_path, [str(file)], step=0)
+    else:
+        looks_of(tmp_path, [str(file)], step=0).close()
+    (tmp_path / DEV_QUESTIONS).write_text("{")
+    with pytest.raises(ConfigError, match=r"looks-questions\.json can't be read"):
+        looks_of(tmp_path, [str(file)], step=0)
+    # Without results there is nothing to mix them with.
+    (tmp_path / DEV_RESULTS).unlink()
+    looks_of(tmp_path, [str(file)], step=0).close()

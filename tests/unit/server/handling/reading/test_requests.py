@@ -113,7 +113,7 @@ ASKING: dict[str, tuple[tuple[Any, ...], tuple[Any, ...]]] = {
     "truncate_prompt_tokens": ((), (-1, 1)),
     "truncation_side": ((), ("left",)),
     "use_beam_search": ((False,), (True,)),
-    "verbosity": ((), ("medium",)),
+    "verbosity": (("medium",), ("low", "high")),
     "vllm_xargs": (({},), ({"a": 1},)),
     "watermarking": ((False,), (True,)),
     "web_search_options": ((), ({},)),
@@ -183,6 +183,11 @@ def test_wrong_values_are_named(field: str, value: object, param: str) -> None:
     assert caught.value.param == param
 
 
+@pytest.mark.parametrize("options", [{}, {"include_usage": None}, {"include_obfuscation": None}])
+def test_stream_options_that_ask_for_nothing(options: dict[str, Any]) -> None:
+    assert read_request({**BODY, "stream_options": options}).stream is None
+
+
 @pytest.mark.parametrize("options", [{"continuous_usage_stats": True}, {"include_obfuscation": True}])
 def test_stream_options_that_are_not_honoured(options: dict[str, bool]) -> None:
     with pytest.raises(RequestError, match=next(iter(options))):
@@ -223,6 +228,19 @@ def test_logprobs_are_asked_for_by_number(fields: dict[str, Any], top: int | Non
     ids=lambda body: repr(body[:12]),
 )
 def test_bodies_that_are_not_objects(body: bytes) -> None:
+    with pytest.raises(RequestError):
+        read_json(body)
+
+
+@pytest.mark.parametrize("encoding", ["utf-8", "utf-8-sig", "utf-16", "utf-16-le", "utf-16-be", "utf-32"])
+def test_bodies_in_every_encoding_of_json(encoding: str) -> None:
+    assert read_json('{"é": [1, "𝄞"]}'.encode(encoding)) == {"é": [1, "𝄞"]}
+
+
+@pytest.mark.parametrize(
+    "body", [b"\xef\xbb\xbf", b"\xef\xbb\xbf[]", b"\xff\xfe{", b"\xff\xfe\x00\xd8", b"\xef\xbb{}"]
+)
+def test_a_mark_alone_is_no_object(body: bytes) -> None:
     with pytest.raises(RequestError):
         read_json(body)
 

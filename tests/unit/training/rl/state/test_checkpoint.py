@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -11,15 +12,9 @@ import pytest
 import torch
 
 from mirl_core.errors import ConfigError
-from mirl_core.training.rl.model.trainer import Trainer
 from mirl_core.training.rl.state import checkpoint
-from tests.unit.training.rl.model.policy_cases import furthest, make_policy, make_rows, weights_of
-
-
-def make_trainer(**changes: Any) -> Trainer:
-    settings = {"warmup": 3, "schedule": "cosine", "weight_decay": 0.01, "accumulate": 2} | changes
-    policy = make_policy(tiny=True, **settings)
-    return Trainer(policy, policy.settings, 6)
+from tests.unit.training.rl.model.policy_cases import furthest, make_rows, weights_of
+from tests.unit.training.rl.state.damage_cases import DAMAGE, cut_state, flip_bit, make_trainer
 
 
 def numbers() -> tuple[float, float, float]:
@@ -59,40 +54,70 @@ def test_nothing_is_loaded_where_nothing_is(tmp_path: Path) -> None:
     assert checkpoint.load(tmp_path, make_trainer()) is None
 
 
-def cut_state(folder: Path) -> None:
-    path = folder / "state.pt"
-    path.write_bytes(path.read_bytes()[:-100])
-
-
-def cut_both(folder: Path) -> None:
-    """As long as it should be, but not what it should be."""
-    path = folder / "state.pt"
-    path.write_bytes(path.read_bytes()[:1000].ljust(path.stat().st_size, b"\0"))
-
-
-def lose_state(folder: Path) -> None:
-    (folder / "state.pt").unlink()
-
-
-def lose_about(folder: Path) -> None:
-    (folder / "checkpoint.json").unlink()
-
-
-def cut_about(folder: Path) -> None:
-    (folder / "checkpoint.json").write_text('{"by')
-
-
-@pytest.mark.parametrize("damage", [cut_state, cut_both, lose_state, lose_about, cut_about])
+@pytest.mark.parametrize("damage", DAMAGE)
 def test_a_damaged_checkpoint_is_passed_over(tmp_path: Path, damage: Any) -> None:
     trainer = make_trainer()
     checkpoint.save(tmp_path, 5, trainer, keep=3)
     start = weights_of(trainer.policy)
     trainer.step(make_rows())
     damage(checkpoint.save(tmp_path, 10, trainer, keep=3))
-    found = checkpoint.load(tmp_path, other := make_trainer())
+    said: list[str] = []
+    checkpoint.check(tmp_path)
+    found = checkpoint.load(tmp_path, other := make_trainer(), said.append)
     assert found is not None
     assert found.step == 5
     assert furthest(weights_of(other.policy), start) == 0
+    (line,) = said
+    assert f"{tmp_path / 'step-00000010'} is damaged (" in line
+    assert "goes on from the older one of step 5, and makes later steps again" in line
+    assert (tmp_path / "latest").resolve().name == "step-00000005"
+    # It is named once, and kept for whoever wants to look at it.
+    assert (tmp_path / "damaged-step-00000010").exists() == (damage is not shutil.rmtree)
+    assert checkpoint.load(tmp_path, make_trainer(), said.append) is not None
+    assert len(said) == 1
+
+
+@pytest.mark.parametrize("damage", DAMAGE)
+def test_the_only_checkpoint_is_never_passed_over(tmp_path: Path, damage: Any) -> None:
+    damage(checkpoint.save(tmp_path, 10, make_trainer()))
+    before = sorted(path.name for path in tmp_path.rglob("*"))
+    for refused in (lambda: checkpoint.check(tmp_path), lambda: checkpoint.load(tmp_path, make_trainer())):
+        with pytest.raises(
+            ConfigError, match=r"step-00000010 is damaged .* put a copy in its place"
+        ) as caught:
+            refused()
+        assert caught.value.param == "output"
+        assert "\n" not in caught.value.message
+    assert sorted(path.name for path in tmp_path.rglob("*")) == before
+
+
+def test_a_run_of_damaged_checkpoints_goes_back_to_the_whole_one_or_is_refused(tmp_path: Path) -> None:
+    trainer = make_trainer()
+    saved = [checkpoint.save(tmp_path, step, trainer, keep=9) for step in (5, 10, 15)]
+    flip_bit(saved[2])
+    cut_state(saved[1])
+    said: list[str] = []
+    found = checkpoint.load(tmp_path, make_trainer(), said.append)
+    assert found is not None
+    assert (found.step, len(said)) == (5, 2)
+    flip_bit(saved[0])
+    with pytest.raises(ConfigError, match="step-00000005 is damaged"):
+        checkpoint.load(tmp_path, make_trainer())
+
+
+def test_a_checkpoint_that_must_be_there_is_missed(tmp_path: Path) -> None:
+    for folder in (tmp_path, tmp_path / "none"):
+        with pytest.raises(
+            ConfigError, match="holds no checkpoint, and one of step 40 was written: put a copy"
+        ):
+            checkpoint.load(folder, make_trainer(), lost="one of step 40 was written")
+
+
+def test_another_version_s_checkpoint_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    checkpoint.save(tmp_path, 5, make_trainer())
+    monkeypatch.setattr(checkpoint, "_FORMAT", 2)
+    with pytest.raises(ConfigError, match="another version"):
+        checkpoint.load(tmp_path, make_trainer())
 
 
 def test_an_interrupted_write_is_never_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
