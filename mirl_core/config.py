@@ -6,10 +6,12 @@ generated from it.
 
 from __future__ import annotations
 
+import difflib
 import json
+import types
 from contextlib import suppress
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, Union, get_args, get_origin
 
 from pydantic import (
     BaseModel,
@@ -23,6 +25,7 @@ from pydantic import (
     field_validator,
     model_validator,
 )
+from pydantic.fields import FieldInfo
 from pydantic_core import PydanticCustomError
 
 from mirl_core.errors import ConfigError, RequestError
@@ -263,7 +266,7 @@ class ModelSettings(Settings):
             settings = cls.model_validate(json.loads(path.read_text(encoding="utf-8-sig")))
         except ValidationError as error:
             message, field = first_problem(error, cls)
-            raise ConfigError(f"{path}: {field}: {message}", param=field) from error
+            raise ConfigError(f"{path}: {message}", param=field) from error
         except (OSError, ValueError) as error:
             raise ConfigError(f"{path} is not readable JSON: {error}") from error
         absolute = tuple(str((path.parent / name).resolve()) for name in settings.reference_images)
@@ -313,7 +316,33 @@ def first_problem(error: ValidationError, model: type[BaseModel]) -> tuple[str, 
     problem = error.errors(include_url=False)[0]
     field = ".".join(str(part) for part in problem["loc"])
     if problem["type"] == "extra_forbidden":
-        known: dict[str, Any] = dict(model.model_fields)
-        names = ", ".join(sorted(known)) if len(problem["loc"]) == 1 else "see the documentation"
-        return f"unknown key '{field}'; known keys: {names}", field
-    return f"{field}: {problem['msg']} (got {problem.get('input')!r:.80})", field
+        return _unknown_key(field, _owner(model, problem["loc"])), field
+    where = f"{field}: " if field else ""
+    return f"{where}{problem['msg']} (got {problem.get('input')!r:.80})", field
+
+
+def nested_model(field: FieldInfo) -> type[BaseModel] | None:
+    """Return the model that a field holds, optional or not; None for values, lists and dicts."""
+    kind = field.annotation
+    if get_origin(kind) in (Union, types.UnionType):
+        kinds = [member for member in get_args(kind) if member is not type(None)]
+        kind = kinds[0] if len(kinds) == 1 else None
+    return kind if isinstance(kind, type) and issubclass(kind, BaseModel) else None
+
+
+def _owner(model: type[BaseModel], path: tuple[int | str, ...]) -> type[BaseModel] | None:
+    """Return the model that the last key of a path belongs to; None below lists and dicts."""
+    owner: type[BaseModel] | None = model
+    for part in path[:-1]:
+        field = owner.model_fields.get(str(part)) if owner else None
+        owner = nested_model(field) if field else None
+    return owner
+
+
+def _unknown_key(field: str, owner: type[BaseModel] | None) -> str:
+    if owner is None:
+        return f"unknown key '{field}'; known keys: see the documentation"
+    known = sorted(owner.model_fields)
+    meant = difflib.get_close_matches(field.rpartition(".")[2], known, n=1)
+    hint = f" (did you mean {meant[0]}?)" if meant else ""
+    return f"unknown key '{field}'; known keys: {', '.join(known)}{hint}"

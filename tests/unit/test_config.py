@@ -128,7 +128,7 @@ def test_parse_goes_over_the_models_defaults() -> None:
                 "unknown key 'kep'; known keys: adaptive_keep, aggregate, ahead, certainty, clip, contrast, "
                 "description_tokens, descriptions, distinct, draft_tokens, early_stop, estimator, "
                 "fork_image, forks, gate, keep, lookahead, max_total_tokens, mi_weight, normalize, "
-                "plausibility, preset, prior_votes, share_chains, timeout, token_mi, wave, waves"
+                "plausibility, preset, prior_votes, share_chains, timeout, token_mi, wave, waves (did you mean keep?)"
             ),
         ),
         (
@@ -219,12 +219,12 @@ def test_a_models_settings_lie_beside_its_weights(tmp_path: Path) -> None:
     ("content", "param", "message"),
     [
         ("{", None, " is not readable JSON: "),
-        ({"temperature": -1}, "temperature", ": temperature: temperature: Input should be greater than"),
-        ({"options": {"keep": 0}}, "options.keep", ": options.keep: options.keep: Input should be"),
+        ({"temperature": -1}, "temperature", "mirl.json: temperature: Input should be greater than"),
+        ({"options": {"keep": 0}}, "options.keep", "mirl.json: options.keep: Input should be"),
         (
             {"options": {"kep": 0}},
             "options.kep",
-            "unknown key 'options.kep'; known keys: see the documentation",
+            "mirl.json: unknown key 'options.kep'; known keys: adaptive_keep, aggregate, ahead,",
         ),
         (
             {"frob": 1},

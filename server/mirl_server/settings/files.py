@@ -4,17 +4,16 @@ from __future__ import annotations
 
 import os
 import re
-import types
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Union, get_args, get_origin
+from typing import Any, get_origin
 
 from pydantic import BaseModel, ValidationError
 from pydantic.fields import FieldInfo
 from pydantic_settings import PydanticBaseSettingsSource
 
-from mirl_core.config import first_problem
+from mirl_core.config import first_problem, nested_model
 from mirl_core.errors import ConfigError
 
 SECTION = "mirl"
@@ -94,15 +93,6 @@ def leaves(model: type[BaseModel], above: tuple[str, ...] = ()) -> Iterator[Leaf
             yield from leaves(inner, (*above, name))
 
 
-def nested_model(field: FieldInfo) -> type[BaseModel] | None:
-    """Return the model that a field holds, optional or not; None for values, lists and dicts."""
-    kind = field.annotation
-    if get_origin(kind) in (Union, types.UnionType):
-        kinds = [member for member in get_args(kind) if member is not type(None)]
-        kind = kinds[0] if len(kinds) == 1 else None
-    return kind if isinstance(kind, type) and issubclass(kind, BaseModel) else None
-
-
 def as_yaml(settings: BaseModel, beside: Mapping[str, Any] | None = None) -> str:
     """Return settings as the text of a file for `--config`, with secrets masked.
 
@@ -135,13 +125,7 @@ def problem(error: ValidationError, model: type[BaseModel]) -> tuple[str, str]:
     """Return the first error as (a sentence with the remedy, the dotted field), without a secret's value."""
     first = error.errors(include_url=False)[0]
     where = ".".join(str(part) for part in first["loc"])
-    owner: type[BaseModel] | None = model
-    for part in first["loc"][:-1]:
-        field = owner.model_fields.get(str(part)) if owner else None
-        owner = nested_model(field) if field else None
-    if first["type"] == "extra_forbidden" and owner is not None:
-        return f"unknown key '{where}'; known keys: {', '.join(sorted(owner.model_fields))}", where
-    if any(_SECRET.search(str(part)) for part in first["loc"]):
+    if first["type"] != "extra_forbidden" and any(_SECRET.search(str(part)) for part in first["loc"]):
         return str(first["msg"]), where
     return first_problem(error, model)
 
