@@ -50,7 +50,7 @@ def wires() -> list[Wire]:
         Wire("TLS", b"\x16\x03\x01\x02\x00\x01\x00\x01\xfc\x03\x03"),
         Wire("SSH", b"SSH-2.0-OpenSSH_9.6\r\n"),
         Wire("HTTP/2", b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n"),
-        Wire("HTTP/0.9", b"GET /\r\n\r\n"),
+        Wire("HTTP/0.9", b"GET /\r\n\r\n", harmless=True),
         Wire("HTTP/9.9", b"GET / HTTP/9.9\r\n\r\n"),
         Wire("HTTP/1.0 without a host", b"GET /v1/nowhere HTTP/1.0\r\n\r\n"),
         Wire("lines without end", b"\r\n" * 50_000),
@@ -136,7 +136,9 @@ def paths() -> Cases:
     ):  # fmt: skip
         for method in ("POST", "GET"):
             body = GOOD if method == "POST" else b""
-            yield Case("paths", path[:50], path, body, method=method, harmless=path.endswith("2f"))
+            # `/` is the start page.
+            page = method == "GET" and path.partition("?")[0] == "/"
+            yield Case("paths", path[:50], path, body, method=method, harmless=page or path.endswith("2f"))
     for path in sorted({target.path for target in TARGETS}):
         for method in ("GET", "PUT", "PATCH", "DELETE", "OPTIONS", "TRACE", "FROB", "PROPFIND"):
             yield Case("methods", method, path, GOOD, method=method)

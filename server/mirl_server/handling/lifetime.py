@@ -58,6 +58,8 @@ class Lifetime:
         """Whether running requests are being cut."""
         self.died = False
         """Whether the engine died before any stop signal."""
+        self.port_taken = False
+        """Whether another process listens on the port that this server's socket was bound to."""
         self.closing = asyncio.Event()
         """Set: pipelines end with the best vote so far."""
         self.outlives_engine = False

@@ -9,6 +9,7 @@ operator chose a log level.
 from __future__ import annotations
 
 import argparse
+import errno
 import os
 import signal
 import sys
@@ -26,7 +27,7 @@ from mirl_server.cli.interrupts import INTERRUPTED, keep_from_children
 from mirl_server.cli.vllm_flags import VLLMFlags, vllm_version
 from mirl_server.observability import quiet_start
 from mirl_server.settings.server import ServerSettings
-from mirl_server.vllm.multi_process import DEAD_ENGINE, engine_died, run_multi_process
+from mirl_server.vllm.multi_process import DEAD_ENGINE, engine_died, port_taken, run_multi_process
 from mirl_server.vllm.parent_death import LAUNCHER
 
 ENGINE_DIED = 3
@@ -189,7 +190,7 @@ def run_single_process(args: argparse.Namespace) -> str | None:
     handlers apply.
 
     Raises:
-        UsageError: vLLM refuses a flag about its parsers of answers.
+        UsageError: vLLM refuses a flag about its parsers of answers, or another process has taken the port.
     """
     import uvloop
     from vllm.entrypoints.launchers.api_server.entry import run_server_worker
@@ -212,4 +213,6 @@ def run_single_process(args: argparse.Namespace) -> str | None:
     # Only the exit is left: no signal may change its code.
     signal.signal(signal.SIGTERM, signal.SIG_IGN)
     signal.signal(signal.SIGINT, signal.SIG_IGN)
+    if port_taken(args):
+        raise UsageError(address_problem(OSError(errno.EADDRINUSE, ""), args.host, args.port))
     return DEAD_ENGINE if engine_died(args) else None

@@ -63,6 +63,12 @@ def engine_died(args: argparse.Namespace) -> bool:
     return life is not None and life.died
 
 
+def port_taken(args: argparse.Namespace) -> bool:
+    """Return whether the API server of this process lost its port to another process before it listened."""
+    life: Lifetime | None = getattr(args, "mirl_life", None)
+    return life is not None and life.port_taken
+
+
 def watch_engine(client: EngineClient, args: argparse.Namespace) -> None:
     """Notify vLLM's client of its engine's death, where the engine is another process's child."""
     engine_death: Connection | None = getattr(args, "mirl_engine_death", None)

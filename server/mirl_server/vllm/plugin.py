@@ -8,6 +8,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import multiprocessing
+import os
 import signal
 from argparse import Namespace
 from collections.abc import AsyncIterator
@@ -58,6 +59,7 @@ from mirl_server.vllm.endpoints import (
 from mirl_server.vllm.media import check_images
 from mirl_server.vllm.multi_process import ENGINE_SECONDS, watch_engine
 from mirl_server.vllm.names import resolve_default_chat_template_kwargs
+from mirl_server.vllm.parent_death import LAUNCHER
 from mirl_server.vllm.tool_parsers import find_tool_parser, marker_tokens
 from mirl_server.vllm.trajectories import split_answers
 
@@ -134,11 +136,22 @@ class MIRLPlugin:
                 client.shutdown(timeout=ENGINE_SECONDS)
 
     async def _announce(self, server: Any, args: Namespace) -> None:
-        """Print the summary once the server listens; with several API servers the first one does."""
+        """Print the summary once the server listens; with several API servers the first one does.
+
+        Ends the server where another process has taken its port while the engine loaded.
+        """
         while not server.started:  # noqa: ASYNC110 - uvicorn has no event for it
             await asyncio.sleep(LISTEN_POLL_SECONDS)
         quiet_start.end()
         sockets = [sock for listener in server.servers for sock in listener.sockets]
+        if None in sockets:
+            # Its listen(2) failed: uvloop closes the socket and keeps the error to itself.
+            self._life.port_taken = True
+            logger.log(
+                logging.DEBUG if LAUNCHER in os.environ else logging.ERROR, "port %d is taken", args.port
+            )
+            server.should_exit = True
+            return
         if self._serves is not None and sockets and multiprocessing.current_process().name in FIRST_SERVERS:
             host, port = ("", 0) if args.uds else sockets[0].getsockname()[:2]
             print(self._serves.summary(args.uds or base_url(host, port, bool(args.ssl_certfile))), flush=True)
