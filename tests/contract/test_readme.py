@@ -42,9 +42,25 @@ def run(shell: NewcomersShell, server: RunningServer, code: str) -> str:
 
 
 def test_every_command_for_a_server_is_run_below() -> None:
-    run_below = [block("sh", "curl"), *(block("sh", text, "docs/serving.md") for text in ("curl -sN", "kep"))]
+    run_below = [block("sh", "curl"), block("sh", "mirl ask")]
+    run_below += [block("sh", text, "docs/serving.md") for text in ("curl -sN", "kep", "mirl ask")]
     for command in commands():
         assert way(command) != "server" or any(command in code for code in run_below), command
+
+
+@pytest.mark.parametrize(
+    ("document", "parts"),
+    [
+        ("README.md", ("tokens", "limes 7, berries 7, apples 17")),
+        ("docs/serving.md", ("tokens", "greedy", "16 votes", "6 limes, 18 apples", "a dog")),
+    ],
+)
+def test_the_command_of_the_client(
+    shell: NewcomersShell, server: RunningServer, document: str, parts: tuple[str, ...]
+) -> None:
+    done = shell.run(block("sh", "mirl ask", document), MIRL_BASE_URL=server.url)
+    assert done.returncode == 0, done.stderr
+    assert [part for part in parts if part not in done.stdout] == []
 
 
 def test_curl(shell: NewcomersShell, server: RunningServer) -> None:

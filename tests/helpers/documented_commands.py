@@ -20,6 +20,7 @@ WAYS: tuple[tuple[str, Way], ...] = (
     (".venv/bin/pip install ", "pip"),
     (".venv/bin/mirl-serve", "serve"),
     ("VLLM_PLUGINS=mirl .venv/bin/", "vllm"),
+    (".venv/bin/mirl ", "server"),
     ("IMAGE=$(base64 ", "server"),
     ("curl -s", "server"),
 )

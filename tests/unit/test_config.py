@@ -128,7 +128,8 @@ def test_parse_goes_over_the_models_defaults() -> None:
                 "unknown key 'kep'; known keys: adaptive_keep, aggregate, ahead, certainty, clip, contrast, "
                 "description_tokens, descriptions, distinct, draft_tokens, early_stop, estimator, "
                 "fork_image, forks, gate, keep, lookahead, max_total_tokens, mi_weight, normalize, "
-                "plausibility, preset, prior_votes, share_chains, timeout, token_mi, wave, waves (did you mean keep?)"
+                "plausibility, preset, prior_votes, share_chains, timeout, token_mi, wave, waves "
+                "(did you mean keep?)"
             ),
         ),
         (

@@ -35,6 +35,9 @@ from mirl_client.errors import PictureError
 from mirl_client.events import Finished
 from mirl_client.pictures import Picture, open_image, picture_bytes
 
+_REFUSED = (400, 404, 413, 422)
+"""Statuses of requests that no repetition helps: an option, a model's name or a picture is wrong."""
+
 
 class UsageError(Exception):
     """The command line is wrong."""
@@ -80,7 +83,8 @@ def run(arguments: Sequence[str] | None = None) -> int:
         status = getattr(error, "status_code", None)
         body = error.body if isinstance(error.body, dict) else {}
         message = str(body.get("message") or error.message)
-        return fail(message if status is None else f"{status}: {message}", 1)
+        code = 2 if status in _REFUSED else 1
+        return fail(message if status is None else f"{status}: {message}", code)
     except OpenAIError as error:
         return fail(str(error), 1)
     except BrokenPipeError:

@@ -172,6 +172,14 @@ def test_a_wrong_command_line_is_one_line_and_exit_code_2(run: Run, words: list[
     assert err.count("\n") == 1
 
 
+@pytest.mark.parametrize(("status", "code"), [(400, 2), (404, 2), (413, 2), (422, 2), (401, 1), (500, 1)])
+def test_a_request_that_the_server_refuses_is_a_wrong_command_line(
+    stub: Stub, run: Run, status: int, code: int
+) -> None:
+    stub.failure = httpx.Response(status, json={"error": {"message": "no"}})
+    assert run("ask", "a.png", "why?", "--json") == (code, "", f"mirl: {status}: no\n")
+
+
 def test_errors_of_the_server_are_one_line_and_exit_code_1(stub: Stub, run: Run) -> None:
     stub.failure = httpx.Response(
         429, json={"error": {"message": "the queue\nis full", "code": "overloaded"}}
