@@ -9,6 +9,7 @@ import type { Chain, Description, Evidence } from "mirl-client";
 export const PNG = Uint8Array.from([0x89, 0x50, 0x4e, 0x47, 0x0d, 0x0a, 0x1a, 0x0a, 0, 1, 2]);
 export const PNG_URL = "data:image/png;base64,iVBORw0KGgoAAQI=";
 export const USAGE = { prompt_tokens: 70, completion_tokens: 212, total_tokens: 282 };
+const TOO_COLD = { error: { message: "at least 0", type: "invalid", param: "temperature", code: "out_of_range" } };
 const REASONING = "limes 6, apples 18\n\n6 + 18 = 24";
 
 /** Body of a request to the stub. */
@@ -106,7 +107,9 @@ export class Stub {
     const send = (value: object, status = 200) =>
       response.writeHead(status, { "content-type": "application/json" }).end(JSON.stringify(value));
     if (path === "/v1/models") return void send({ object: "list", data: this.names.map((id) => ({ id })) });
+    if (path.endsWith(".png")) return void response.end(PNG);
     if (this.failure) return void send(this.failure[1], this.failure[0]);
+    if (body["temperature"] === -1) return void send(TOO_COLD, 400);
     if (path === "/tokenize") return void send({ token_strs: this.tokens });
     if (path === "/v1/mirl/score") return void send(scores(body));
     if (path === "/v1/mirl/describe") {
