@@ -1,6 +1,6 @@
-"""Requests of chat pages: pictures are gated, and titles, tags and follow-ups go through plain.
+"""Requests of chat pages: pictures are gated; titles, tags and follow-ups go through plain.
 
-The shapes are those of Open WebUI (`backend/open_webui/routers/tasks.py`) and of LibreChat (`src/utils/title.ts`
+The shapes are those of Open WebUI (`backend/open_webui/routers/tasks.py`) and LibreChat (`src/utils/title.ts`
 of its package `agents`); docs/serving.md has the settings of both.
 """
 

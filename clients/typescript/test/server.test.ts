@@ -71,6 +71,7 @@ test("tokens of scores spell their text", { skip }, async () => {
 
 test("leaving a stream and aborting it cancel the request", { skip }, async () => {
   const mirl = client();
+  const before = await metric('mirl_requests_total{outcome="cancelled"}');
   for await (const event of mirl.stream(picture, QUESTION)) {
     assert.equal(event.type, "started");
     break;
@@ -79,11 +80,12 @@ test("leaving a stream and aborting it cancel the request", { skip }, async () =
   await assert.rejects(async () => {
     for await (const _ of mirl.stream(picture, QUESTION, { signal: controller.signal })) controller.abort();
   }, APIUserAbortError);
-  // The server works for nobody any more; a request that still ran would have a sequence here.
-  while (await gauge("mirl_requests_in_flight")) await setTimeout(50);
+  while (await metric("mirl_requests_in_flight")) await setTimeout(50);
+  assert.equal(await metric('mirl_requests_total{outcome="cancelled"}'), before + 2);
 });
 
-async function gauge(name: string): Promise<number> {
+/** Return the sum of a metric's samples. */
+async function metric(name: string): Promise<number> {
   const lines = (await (await fetch(`${url}/metrics`)).text()).split("\n");
   return lines
     .filter((line) => line.startsWith(name))
