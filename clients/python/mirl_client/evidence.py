@@ -9,7 +9,7 @@ from pydantic import BaseModel, ConfigDict
 
 
 class _EvidenceModel(BaseModel):
-    model_config = ConfigDict(extra="ignore", frozen=True)
+    model_config = ConfigDict(extra="ignore", frozen=True, use_attribute_docstrings=True)
 
 
 class Switch(_EvidenceModel):

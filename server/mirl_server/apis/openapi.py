@@ -237,7 +237,7 @@ def documented(
     answer: type[BaseModel] | None,
     refusals: Mapping[int, str],
     error: type[BaseModel] = OpenAIErrorBody,
-    stream: bool = False,
+    stream: Json | None = None,
 ) -> Responses:
     """Return a route's `responses`.
 
@@ -245,13 +245,13 @@ def documented(
         answer: the model of a 200's body; None: no body.
         refusals: the cause by status.
         error: the model of an error's body.
-        stream: whether a 200 may be a stream of events as well.
+        stream: the media type object of a 200's stream of events; None: a 200 is no stream.
     """
     success: Json = {"description": "The answer"}
     if answer is not None:
         success["model"] = answer
-    if stream:
-        success["content"] = {"text/event-stream": {}}
+    if stream is not None:
+        success["content"] = {"text/event-stream": stream}
     errors: Responses = {
         status: {"description": text, "model": error} for status, text in sorted(refusals.items())
     }

@@ -9,6 +9,7 @@ from fastapi import APIRouter, HTTPException, Request, Response
 
 from mirl_server.apis.messages.request import FIELDS, ROLES, MessagesApi
 from mirl_server.apis.openapi import BACKEND_ERRORS, AnthropicErrorBody, MessagesAnswer, documented
+from mirl_server.apis.streams import MESSAGES_STREAM
 from mirl_server.apis.translation.schema import request_body
 from mirl_server.handling.dispatch import answer, answer_count
 from mirl_server.handling.reading.json_schema import (
@@ -52,7 +53,7 @@ _EXAMPLE = {
 @router.post(
     "/v1/messages",
     response_class=Response,
-    responses=documented(MessagesAnswer, BACKEND_ERRORS, AnthropicErrorBody, stream=True),
+    responses=documented(MessagesAnswer, BACKEND_ERRORS, AnthropicErrorBody, stream=MESSAGES_STREAM),
     openapi_extra=request_body(
         FIELDS,
         required=("model", "messages", "max_tokens"),

@@ -10,6 +10,7 @@ from fastapi import APIRouter, Request, Response
 from mirl_server.apis.openapi import BACKEND_ERRORS, ResponsesAnswer, documented
 from mirl_server.apis.responses.items import ROLES
 from mirl_server.apis.responses.request import FIELDS, ResponsesApi
+from mirl_server.apis.streams import RESPONSES_STREAM
 from mirl_server.apis.translation.schema import request_body
 from mirl_server.handling.dispatch import answer
 from mirl_server.handling.reading.json_schema import (
@@ -47,7 +48,7 @@ _EXAMPLE = {
 @router.post(
     "/v1/responses",
     response_class=Response,
-    responses=documented(ResponsesAnswer, BACKEND_ERRORS, stream=True),
+    responses=documented(ResponsesAnswer, BACKEND_ERRORS, stream=RESPONSES_STREAM),
     openapi_extra=request_body(
         FIELDS,
         required=("input",),

@@ -16,19 +16,19 @@ def request_schema() -> dict[str, Any]:
     schema.pop("additionalProperties")
     definitions = schema.pop("$defs", {})
     schema["properties"]["mirl"] = MIRLOptions.model_json_schema()
-    inlined: dict[str, Any] = _inlined(schema, definitions)
-    return inlined
+    whole: dict[str, Any] = inlined(schema, definitions)
+    return whole
 
 
-def _inlined(node: Any, definitions: Mapping[str, Any]) -> Any:
+def inlined(node: Any, definitions: Mapping[str, Any]) -> Any:
     """Return a schema with its definitions inlined: an OpenAPI document keeps them elsewhere."""
     if isinstance(node, list):
-        return [_inlined(item, definitions) for item in node]
+        return [inlined(item, definitions) for item in node]
     if not isinstance(node, dict):
         return node
     if "$ref" in node:
-        return _inlined(definitions[node["$ref"].rpartition("/")[2]], definitions)
-    return {name: _inlined(value, definitions) for name, value in node.items()}
+        return inlined(definitions[node["$ref"].rpartition("/")[2]], definitions)
+    return {name: inlined(value, definitions) for name, value in node.items()}
 
 
 def request_example() -> dict[str, Any]:

@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+import json
 from typing import Any
 
 import httpx
 import pytest
-from jsonschema import Draft202012Validator
+from jsonschema import Draft202012Validator, ValidationError
 
 from mirl_core.engines.base import error_from_vllm
 from mirl_core.errors import ContextLengthError, RequestError
 from mirl_server.apis.openapi import OpenAIErrorBody
+from mirl_server.http.errors import error_body
 from tests.unit.server.harness import Harness
 
 ASKED = (
@@ -75,6 +77,42 @@ def test_every_status_and_type_that_can_come_is_documented(
     for status in statuses - {"200"}:
         assert told[status]["content"][JSON]["schema"] == {"$ref": f"#/components/schemas/{error}"}
         assert told[status]["description"]
+
+
+@pytest.mark.parametrize("path", ASKED[:3])
+async def test_every_event_of_a_stream_is_as_documented(server: Harness, path: str) -> None:
+    document = server.app.openapi()
+    asked = operation(document, path)
+    example = asked["requestBody"]["content"][JSON]["example"] | {"model": "m", "stream": True}
+    async with server.client() as client:
+        response = await client.post(path, json=example)
+    lines = [line.removeprefix("data: ") for line in response.text.split("\n") if line.startswith("data: ")]
+    data = event_data(asked)
+    if path == ASKED[0]:
+        assert lines.pop() == data["anyOf"][0]["const"]
+        data = data["anyOf"][1]
+    # Other names than those of the schema are refused in stages, where the client's types come from it.
+    stages = [event["mirl"] for event in map(json.loads, lines) if "mirl" in event]
+    assert {"started", "described", "gated", "chain", "decided"} <= {stage.get("event") for stage in stages}
+    variants = data["contentSchema"]["anyOf"][0]["properties"]["mirl"]["anyOf"]
+    for variant in variants:
+        variant["additionalProperties"] = False
+    for line in lines:
+        check(document, data["contentSchema"], json.loads(line))
+
+
+async def test_the_error_that_ends_a_stream_is_as_documented(server: Harness) -> None:
+    document = server.app.openapi()
+    schema = event_data(operation(document, ASKED[0]))["anyOf"][1]["contentSchema"]
+    check(document, schema, error_body(RequestError("no", param="mirl")))
+    with pytest.raises(ValidationError):
+        check(document, schema, {"id": "1", "mirl": {"event": "started"}})
+
+
+def event_data(asked: dict[str, Any]) -> dict[str, Any]:
+    schema = asked["responses"]["200"]["content"][EVENTS]["itemSchema"]["properties"]["data"]
+    assert isinstance(schema, dict)
+    return schema
 
 
 def answers(asked: dict[str, Any], status: int) -> dict[str, Any]:

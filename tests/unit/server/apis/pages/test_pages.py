@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 from pathlib import Path
 
@@ -10,6 +11,7 @@ from fastapi import FastAPI
 from fastapi.testclient import TestClient
 
 from mirl_core import __version__
+from mirl_server.apis.__main__ import document
 from mirl_server.apis.pages.document import tag_of
 from mirl_server.apis.pages.routes import SWAGGER_FILES, add_pages
 from mirl_server.apis.router import make_router
@@ -119,6 +121,17 @@ def test_the_document_is_named_and_every_operation_has_one_tag(swagger: Path) ->
     assert {tag for names in tags.values() for tag in names} == {tag["name"] for tag in document["tags"]}
     assert "/docs" not in tags
     assert client.get("/openapi.json").json() == document
+
+
+def test_the_command_prints_the_document_of_the_routes() -> None:
+    printed = json.loads(document())
+    assert (printed["info"]["title"], printed["info"]["version"]) == ("MIRL", __version__)
+    app = FastAPI()
+    app.include_router(make_router())
+    assert printed["paths"].keys() == app.openapi()["paths"].keys() >= {"/v1/mirl/score", "/ready"}
+    assert {tag["name"] for tag in printed["tags"]} == {
+        "Chat", "Responses", "Messages", "MIRL", "Models", "Health and metrics"
+    }  # fmt: skip
 
 
 @pytest.mark.parametrize(
