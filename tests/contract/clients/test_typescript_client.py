@@ -16,7 +16,7 @@ from tests.helpers.servers import RunningServer
 
 pytestmark = [pytest.mark.full, pytest.mark.timeout(600)]
 
-CLIENT = Path(__file__).parents[2] / "clients" / "typescript"
+CLIENT = Path(__file__).parents[3] / "clients" / "typescript"
 GENERATED = ("node_modules", "dist", "build")
 
 
