@@ -145,6 +145,8 @@ class Score(BaseModel):
     """Nats a token."""
     token_mi: tuple[float, ...] | None = None
     """MI of each token; nats; None unless the request asks for it."""
+    token_texts: tuple[str, ...] | None = None
+    """Text of each token, beside `token_mi`; None from servers that are too old to send it."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,1 +1,1 @@
-"""Pages for people: `/` and `/docs`, and the names in the API's document. May import `http` and below."""
+"""Pages for people: `/` (the playground, or a start page) and `/docs`, and the names in the API's document. May import `http` and below."""
