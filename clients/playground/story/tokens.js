@@ -1,0 +1,79 @@
+import { html } from "../vendor/htm-preact.js";
+import { nats } from "../lib/words.js";
+
+/** @typedef {import("../lib/types.js").Switch} Switch */
+
+/**
+ * Return the largest distance of a token's MI from 0 among texts, for one scale of colours.
+ *
+ * @param {{token_mi?: number[]}[]} items
+ */
+export function largest(items) {
+  return items.reduce((most, { token_mi }) => (token_mi ?? []).reduce((m, v) => Math.max(m, Math.abs(v)), most), 0);
+}
+
+/**
+ * A text, each of its tokens coloured by how much it owes to the picture. A switched token stands behind the one that
+ * the model alone would have written.
+ *
+ * @param {{text: string, texts?: string[], values?: number[], scale: number, switches?: Switch[]}} props
+ */
+export function Tokens({ text, texts, values, scale, switches = [] }) {
+  if (!texts || !values || texts.length !== values.length) return html`<span class="tokens">${text}</span>`;
+  return html`<span class="tokens">${texts.map((token, position) => {
+    const switched = switches.find((one) => one.position === position);
+    // White space is not coloured: the colour would seem to belong to the word before.
+    const space = position === 0 ? "" : (token.match(/^\s+/)?.[0] ?? "");
+    const piece = html`<${Token} text=${token.trimStart()} value=${values[position]} scale=${scale} />`;
+    if (!switched) return [space, piece];
+    const alone = switched.drafted.trim() || "␣";
+    return [
+      space,
+      html`<span class="switch" title=${switchWords(switched)}><del aria-hidden="true">${alone}</del>${piece}</span>`,
+    ];
+  })}${switches.some(({ position }) => position >= texts.length) && html`<${Stop} switches=${switches} length=${texts.length} />`}</span>`;
+}
+
+/** @param {{text: string, value: number, scale: number}} props */
+function Token({ text, value, scale }) {
+  const share = scale ? Math.min(1, Math.abs(value) / scale) : 0;
+  const sign = share < 0.06 ? "" : value > 0 ? "owes" : "without";
+  const style = { "--heat": share.toFixed(3) };
+  return html`<span class=${`token ${sign}`} style=${style} title=${`${nats(value)} nats`}>${text}</span>`;
+}
+
+/** @param {{switches: Switch[], length: number}} props */
+function Stop({ switches, length }) {
+  const last = switches.find(({ position }) => position >= length);
+  if (!last) return null;
+  return html`<span class="switch" title=${switchWords(last)}> <del aria-hidden="true">${last.drafted.trim()}</del><span
+    class="token end" aria-hidden="true">∎</span></span>`;
+}
+
+/**
+ * Return a switch in words.
+ *
+ * @param {Switch} one
+ */
+export function switchWords({ drafted, chosen, gain }) {
+  const worth = gain === null ? "impossible without the picture" : `${nats(gain)} nats`;
+  return `It writes “${chosen.trim()}” where the model alone would have written “${drafted.trim()}” (${worth}).`;
+}
+
+/**
+ * What the colours of tokens mean: of log p with the picture less λ times log p without it.
+ *
+ * @param {{weight: number | null, switches?: boolean}} props
+ */
+export function TokenLegend({ weight, switches = false }) {
+  // Below λ = 1 a token may be negative that is likelier with the picture than without.
+  const [more, less] =
+    weight === null || weight >= 1
+      ? ["owes to the picture", "likelier without it"]
+      : ["the picture settles it", "still a guess with the picture"];
+  return html`<p class="token-legend">
+    <span><span class="token owes strong">token</span> ${more}</span>
+    <span><span class="token without strong">token</span> ${less}</span>
+    ${switches && html`<span><span class="switch"><del>habit</del><span class="token">seen</span></span> what the model alone would have written</span>`}
+  </p>`;
+}
