@@ -47,7 +47,7 @@ function App() {
       ${mark("ask", "Ask a question")} ${mark("score", "Score descriptions")}
     </nav>
     <main class="page">
-      <section class="panel" aria-label=${mode === "ask" ? "Question" : "Descriptions to score"}>
+      <section class="panel" aria-label=${mode === "ask" ? "Question and settings" : "Descriptions and settings"}>
         ${mode === "ask"
           ? html`<${Composer} ...${common} busy=${talk.busy} cancel=${talk.cancel}
               ask=${() => ask(shared.question, pictures, true)} />`
@@ -80,7 +80,7 @@ function App() {
  */
 function spoken(turn) {
   if (!turn) return "";
-  if (turn.status === "failed") return `Failed. ${turn.error}`;
+  if (turn.status === "failed") return ""; // the error is an alert
   if (turn.status === "cancelled") return "Cancelled.";
   if (turn.status === "comparing") return "Answered. The plain model answers too.";
   if (turn.status === "done") return `The answer is: ${turn.run.text}`;

@@ -28,6 +28,7 @@ export function ScoreForm({ scoring, ...common }) {
       <div class="field">
         <label for="descriptions-to-score">Descriptions, one a line</label>
         <textarea id="descriptions-to-score" rows="5" required value=${shared.descriptions}
+          placeholder="True and false ones, to compare"
           aria-describedby="about-scores"
           onInput=${(/** @type {any} */ event) => change({ descriptions: event.target.value })}></textarea>
         <p class="hint" id="about-scores">

@@ -36,6 +36,7 @@ export function useScores() {
     }
   }
   const best = scores && [...scores.data].sort((a, b) => b.mi_per_token - a.mi_per_token)[0];
-  const spoken = busy ? "Scoring." : problem || (best ? `Scored. The most is owed by: ${best.text}` : "");
+  // A problem is an alert.
+  const spoken = busy ? "Scoring." : best && !problem ? `Scored. The most is owed by: ${best.text}` : "";
   return { scores, busy, problem, spoken, run, cancel: () => running.current?.abort() };
 }

@@ -18,7 +18,8 @@ export function Row({ description, chains, running, winner, wins, over, scale, s
   const { decoding, token_mi: values, token_texts: texts } = description;
   const id = `details-${description.index}`;
   const value = description.mi_per_token;
-  const fate = reasonOf(description) || (over && !chains.length ? "not needed" : "");
+  const shares = description.repeats !== null && description.repeats !== undefined;
+  const fate = reasonOf(description) || (shares ? "says the same" : over && !chains.length ? "not needed" : "");
 
   return html`
     <li class=${`row ${description.reason ? "dropped" : ""} ${wins ? "wins" : ""}`} data-key=${description.index}>

@@ -29,11 +29,20 @@ export function ScoreResults({ scoring }) {
           <p class="text"><${Tokens} text=${score.text} texts=${score.token_texts} values=${score.token_mi} scale=${scale} /></p>
           <${Bar} value=${score.mi_per_token} span=${span} />
           <span class="value">${nats(score.mi_per_token)}</span>
-          <p class="hint">${nats(score.mi)} nats in all: log p is ${nats(score.logprob, 1)} with the picture,
-            ${nats(score.marginal, 1)} without it.</p>
+          <p class="hint">${scoreWords(score)}</p>
         </li>`)}
       </ol>
       <${TokenLegend} weight=${scores.mi_weight} />
     </article>
   `;
+}
+
+/** Nats a token below which a model would hardly write a text. */
+const STRANGE = -4;
+
+/** @param {import("../lib/types.js").Score} score */
+function scoreWords({ mi, logprob, marginal, tokens }) {
+  const sum = `${nats(mi)} nats in all: log p is ${nats(logprob, 1)} with the picture and ${nats(marginal, 1)} without it.`;
+  const strange = logprob / tokens < STRANGE;
+  return strange ? `${sum} The model would hardly write this at all, so its MI says little.` : sum;
 }

@@ -29,7 +29,8 @@ export function Strip({ run, running }) {
 /** @param {Run} run */
 function stepsOf(run) {
   const kept = run.descriptions.filter((one) => one.kept).length;
-  const steered = run.descriptions.some((one) => one.decoding);
+  const decoded = run.descriptions.filter((one) => one.decoding).length;
+  const steered = decoded > 0;
   const decided = run.decided !== null;
   const ended = run.chains.filter((chain) => chain.finish_reason !== "abort").length;
   const votes = tally(run);
@@ -44,7 +45,7 @@ function stepsOf(run) {
     },
     {
       name: "Weigh",
-      value: run.gated || steered ? String(kept) : "",
+      value: run.gated ? String(kept) : steered ? String(decoded) : "",
       note: run.gated ? `kept, ${run.descriptions.length - kept} out` : steered ? "decoded by MI" : "by MI",
       done: run.gated || decided || (steered && reasoning),
     },
