@@ -10,6 +10,7 @@ import { nowWords } from "./lib/words.js";
 import { Intro } from "./story/intro.js";
 import { ScoreResults } from "./story/score-results.js";
 import { TurnStory } from "./story/turn.js";
+import { ranked } from "./wire/stages.js";
 
 /** @typedef {import("./lib/types.js").Turn} Turn */
 /** @typedef {import("./lib/types.js").Picture} Picture */
@@ -40,6 +41,8 @@ function App() {
   const ask = (question, shown, anew) =>
     talk.ask({ question, pictures: shown, settings, model: server.model, key }, anew);
   const last = talk.turns.at(-1);
+  const answered = talk.turns.findLast((turn) => turn.run.evidence)?.run;
+  const suggested = answered ? [...new Set(ranked(answered).kept.map(({ text }) => text))] : [];
   const seen = talk.turns.findLast((turn) => turn.pictures.length)?.pictures ?? [];
 
   return html`
@@ -51,7 +54,7 @@ function App() {
         ${mode === "ask"
           ? html`<${Composer} ...${common} busy=${talk.busy} cancel=${talk.cancel}
               ask=${() => ask(shared.question, pictures, true)} />`
-          : html`<${ScoreForm} ...${common} scoring=${scoring} />`}
+          : html`<${ScoreForm} ...${common} scoring=${scoring} suggested=${suggested} />`}
       </section>
       <section class="stories" aria-label=${mode === "ask" ? "Answers" : "Scores"}>
         ${mode === "score" && html`<${ScoreResults} scoring=${scoring} />`}

@@ -40,8 +40,8 @@ def open_page(browser: Browser, server: RunningServer) -> Iterator[Open]:
 
     try:
         yield open_it
-        for one in opened:
-            one.check()
+        for shown in opened:
+            shown.check()
     finally:
-        for one in opened:
-            one.page.context.close()
+        for shown in opened:
+            shown.page.context.close()

@@ -89,8 +89,8 @@ class Opened:
         return self.page.locator(selector).all_inner_texts()
 
     def violations(self) -> list[str]:
-        found: list[str] = self.page.evaluate("window.violations")
-        return found
+        violated: list[str] = self.page.evaluate("window.violations")
+        return violated
 
     def check(self) -> None:
         """Check what holds for every test: no other host, no violation, no unexpected error, nothing stored."""

@@ -35,7 +35,7 @@ def test_an_answer_comes_about_before_the_readers_eyes(open_page: Open) -> None:
     assert (rows, kept) == (6, 3)
     assert opened.text(".cut").startswith("The cut: 3 go on, 3 thrown out")
     seen = page.evaluate("window.seen")
-    # Live: each stage is drawn before the next one has come.
+    # Live: each stage is drawn before the next has come.
     assert seen["row"] < seen["cut"] < seen["chip"] <= seen["answer"] < seen["cost"]
     answer = opened.text(".answer .text")
     assert answer in opened.texts(".chip.wins .hidden, .chip.wins")[0]

@@ -22,8 +22,8 @@ PNG = base64.b64decode(image_part(3)["image_url"]["url"].partition(",")[2])
 def faults(opened: Opened) -> list[Any]:
     """Return what axe-core finds: the rule and the elements."""
     opened.page.evaluate(axe())
-    found = opened.page.evaluate("axe.run(document, {resultTypes: ['violations']})")
-    return [(one["id"], [node["target"] for node in one["nodes"]]) for one in found["violations"]]
+    report = opened.page.evaluate("axe.run(document, {resultTypes: ['violations']})")
+    return [(rule["id"], [node["target"] for node in rule["nodes"]]) for rule in report["violations"]]
 
 
 @pytest.mark.parametrize("theme", ["light", "dark"])

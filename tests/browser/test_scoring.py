@@ -21,11 +21,11 @@ def test_descriptions_are_ranked_and_their_tokens_coloured(open_page: Open) -> N
     with page.expect_response("**/v1/mirl/score") as scored:
         opened.button("Score").click()
     page.locator(".scores .row").first.wait_for()
-    data = sorted(scored.value.json()["data"], key=lambda one: -one["mi_per_token"])
+    data = sorted(scored.value.json()["data"], key=lambda score: -score["mi_per_token"])
     assert len(data) == 2
-    assert opened.texts(".scores .row .text") == [one["text"] for one in data]
+    assert opened.texts(".scores .row .text") == [score["text"] for score in data]
     values = [float(text.replace("−", "-").replace("+", "")) for text in opened.texts(".scores .row .value")]
-    assert values == [pytest.approx(one["mi_per_token"], abs=0.0051) for one in data]
+    assert values == [pytest.approx(score["mi_per_token"], abs=0.0051) for score in data]
     # A token's tooltip has its MI; white space between tokens is not a token's.
     first = page.locator(".scores .row").first.locator(".token")
     assert first.count() == data[0]["tokens"] == len(data[0]["token_texts"])

@@ -36,9 +36,9 @@ def shown(open_page: Open, preset: str, broken: bool = False, **fields: Any) -> 
 
 def test_a_gated_answer_with_its_cut_and_an_early_vote(open_page: Open) -> None:
     opened = shown(open_page, "")
-    kept = [one.text for one in sorted(GATED.descriptions, key=lambda one: -(one.score or -99)) if one.kept]
+    kept = [each.text for each in sorted(GATED.descriptions, key=lambda each: -(each.score or -99)) if each.kept]
     assert opened.texts(".row:not(.dropped) .tokens") == kept
-    dropped = [one for one in GATED.descriptions if not one.kept]
+    dropped = [each for each in GATED.descriptions if not each.kept]
     assert len(opened.texts(".row.dropped")) == len(dropped)
     stopped = sum(chain.finish_reason == "abort" for chain in GATED.chains)
     assert stopped > 0
@@ -48,7 +48,7 @@ def test_a_gated_answer_with_its_cut_and_an_early_vote(open_page: Open) -> None:
 
 def test_switched_tokens_stand_beside_what_the_model_alone_would_write(open_page: Open) -> None:
     opened = shown(open_page, "steered")
-    switches = [(one, switch) for one in STEERED.descriptions if one.decoding for switch in one.decoding.switches]
+    switches = [(each, switch) for each in STEERED.descriptions if each.decoding for switch in each.decoding.switches]
     assert switches
     opened.page.get_by_label(f"Details of description {switches[0][0].index + 1}").click()
     said = opened.text(".switches")

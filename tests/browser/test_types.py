@@ -48,6 +48,6 @@ def test_a_wrong_type_would_be_found(tsc: Path, tmp_path: Path) -> None:
 
 def test_the_lock_names_no_registry() -> None:
     lock = json.loads((PACKAGES / "package-lock.json").read_text())
-    packages = [one for name, one in lock["packages"].items() if name]
+    packages = [package for name, package in lock["packages"].items() if name]
     assert packages
-    assert all("integrity" in one and "resolved" not in one for one in packages)
+    assert all("integrity" in package and "resolved" not in package for package in packages)

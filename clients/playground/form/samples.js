@@ -6,7 +6,7 @@ import { inWords } from "../wire/errors.js";
 /** @typedef {import("../lib/types.js").Picture} Picture */
 
 /**
- * Sample questions of the bundled worlds. The first one is taken where the form is empty, so that one press asks.
+ * Sample questions of the bundled worlds. The first is taken where the form is empty, so that a press of Ask is enough.
  *
  * @param {{samples: Sample[], empty: boolean, take: (picture: Picture, question: string) => void}} props
  */

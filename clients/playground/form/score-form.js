@@ -1,5 +1,5 @@
 import { html } from "../vendor/htm-preact.js";
-import { fieldsOf, message } from "../wire/requests.js";
+import { DEFAULTS, fieldsOf, message } from "../wire/requests.js";
 import { CopyLink } from "./copy-link.js";
 import { Samples } from "./samples.js";
 import { More } from "./settings.js";
@@ -10,9 +10,10 @@ import { Tray } from "./tray.js";
 /**
  * The form of descriptions to score.
  *
- * @param {import("./composer.js").Common & {scoring: import("../lib/scores.js").Scoring}} props
+ * @param {import("./composer.js").Common & {scoring: import("../lib/scores.js").Scoring,
+ *   suggested: string[]}} props `suggested`: descriptions of the last answer that went on
  */
-export function ScoreForm({ scoring, ...common }) {
+export function ScoreForm({ scoring, suggested, ...common }) {
   const { shared, change, pictures, setPictures, server } = common;
   const texts = shared.descriptions.split("\n").map((line) => line.trim()).filter(Boolean);
   const ready = !scoring.busy && server.model !== "" && pictures.length > 0 && texts.length > 0;
@@ -35,6 +36,10 @@ export function ScoreForm({ scoring, ...common }) {
           MI is how much likelier a description is with the picture than without it.
         </p>
       </div>
+      ${suggested.length > 0 &&
+      html`<button type="button" class="quiet" onClick=${() => change({ descriptions: suggested.join("\n") })}>
+        Take those of the last answer
+      </button>`}
       <div class="field">
         <label for="score-question">Question that they are for</label>
         <input id="score-question" type="text" autocomplete="off" value=${shared.question}
@@ -57,7 +62,7 @@ export function ScoreForm({ scoring, ...common }) {
     event.preventDefault();
     if (!ready) return;
     const weight = shared.settings.mi_weight.trim() || "1";
-    const { mirl } = fieldsOf({ ...shared.settings, mi_weight: weight, preset: "", descriptions: "", keep: "", forks: "" });
+    const { mirl } = fieldsOf({ ...DEFAULTS, mi_weight: weight });
     const messages = [message(shared.question.trim(), pictures)];
     scoring.run({ model: server.model, messages, descriptions: texts, mirl }, common.apiKey);
   }

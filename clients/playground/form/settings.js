@@ -77,7 +77,7 @@ export function More({ settings, setSettings, server, apiKey, setKey, scoring })
         <input id="key" type="password" autocomplete="off" spellcheck=${false} value=${apiKey}
           aria-describedby="about-key"
           onInput=${(/** @type {any} */ event) => setKey(event.target.value.trim())} />
-        <p class="hint" id="about-key">Where the server needs one. It stays in this tab's memory.</p>
+        <p class="hint" id="about-key">Where the server needs a key. It stays in this tab's memory.</p>
       </div>
     </details>
     ${server.problem && html`<p class="problem" role="alert">${server.problem}</p>`}

@@ -81,7 +81,7 @@ export function Tray({ pictures, setPictures }) {
           <input type="file" accept="image/*" capture="environment" onChange=${pick} />
           <span>Take a photo</span>
         </label>
-        <p class="hint">${over ? "Let go to add it." : "Or drop or paste one anywhere."}</p>
+        <p class="hint">${over ? "Let go to add it." : "Or drop or paste a picture anywhere."}</p>
       </div>
       ${problem && html`<p class="problem" role="alert">${problem}</p>`}
     </fieldset>

@@ -7,7 +7,7 @@ import { inWords } from "../wire/errors.js";
 /**
  * @typedef {object} Server
  * @property {string[]} models gated names
- * @property {string} model the one to ask
+ * @property {string} model the name to ask
  * @property {(name: string) => void} choose
  * @property {string} problem why the models are unknown
  * @property {Sample[]} samples of the model's world, or of all where it is none of the bundled ones

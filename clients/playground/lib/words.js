@@ -50,11 +50,11 @@ export function seconds(value) {
 
 /**
  * @param {number} count
- * @param {string} one
- * @param {string} [several]
+ * @param {string} singular
+ * @param {string} [plural]
  */
-export function counted(count, one, several = `${one}s`) {
-  return `${whole(count)} ${count === 1 ? one : several}`;
+export function counted(count, singular, plural = `${singular}s`) {
+  return `${whole(count)} ${count === 1 ? singular : plural}`;
 }
 
 /**
@@ -113,7 +113,7 @@ export function voteWords(run) {
   const most = mostChains(run);
   if (outstanding) {
     const were = outstanding === 1 ? "was" : "were";
-    const could = run.waves || run.descriptions.some((one) => one.decoding) ? "would hardly" : "could no longer";
+    const could = run.waves || run.descriptions.some((item) => item.decoding) ? "would hardly" : "could no longer";
     return `Closed early: ${counted(outstanding, "chain")} ${could} change the winner and ${were} stopped.`;
   }
   if (run.waves && most && ended < most) {
@@ -131,7 +131,7 @@ export function mostChains(run) {
   const { budget } = run;
   if (!budget) return null;
   if (budget.decoded !== undefined) return budget.decoded + budget.descriptions;
-  const kept = run.gated ? run.descriptions.filter((one) => one.kept).length : (budget.keep ?? 0);
+  const kept = run.gated ? run.descriptions.filter((item) => item.kept).length : (budget.keep ?? 0);
   return kept * (budget.forks ?? 0);
 }
 

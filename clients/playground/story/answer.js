@@ -14,7 +14,12 @@ import {
 export function AnswerPanel({ turn }) {
   const { run } = turn;
   const { evidence, text } = run;
-  const cut = run.finish === "length" ? "It was cut off at its length limit." : "";
+  const warnings = [
+    ...(evidence?.warnings ?? []),
+    run.finish === "length" ? "It was cut off at its length limit." : "",
+    evidence?.partial ? "The time ran out: this is the best answer so far." : "",
+    evidence?.fallback ? `The gate was not used: ${evidence.fallback}` : "",
+  ];
   return html`
     <section class="card answer" aria-label="Answer">
       <h3>Answer</h3>
@@ -22,10 +27,9 @@ export function AnswerPanel({ turn }) {
       ${evidence && html`<${Confidence} evidence=${evidence} />`}
       ${!evidence && run.phase === "answered" &&
       html`<p class="hint">A plain answer, without the gate: the question brought no picture.</p>`}
-      ${[...(evidence?.warnings ?? []), cut, evidence?.partial ? "The time ran out: this is the best answer so far." : ""]
+      ${warnings
         .filter(Boolean)
         .map((warning) => html`<p class="warning"><span aria-hidden="true">!</span> ${warning}</p>`)}
-      ${evidence?.fallback && html`<p class="warning"><span aria-hidden="true">!</span> The gate was not used: ${evidence.fallback}</p>`}
       ${run.reasoning && html`<details class="reasoning">
         <summary>Its reasoning</summary>
         ${run.reasoning.split(/\n{2,}/).map((part) => html`<p>${part}</p>`)}
@@ -68,7 +72,8 @@ export function CostPanel({ turn }) {
         ${full !== null && html`<dt>${FULL_ANSWERS} full answers</dt>
         <dd><span class="amount sc" style=${{ width: `${(100 * full) / most}%` }}></span> ≈ ${whole(full)}</dd>`}
       </dl>
-      <p class="hint">${full === null ? "" : `${comparedCost(sampled, full)} tokens sampled than in ${FULL_ANSWERS} full answers. `}
+      <p class="hint">
+        ${full !== null && `${comparedCost(sampled, full)} tokens sampled than in ${FULL_ANSWERS} full answers. `}
         ${capital(evidence.stages.map(stageWords).join(", "))}.</p>
     </section>
   `;

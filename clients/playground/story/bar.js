@@ -2,15 +2,15 @@ import { html } from "../vendor/htm-preact.js";
 
 /** @typedef {{low: number, high: number, origin: number}} Span the values of a lane, and where its bars begin */
 
-const STUB = 0.06;
 /** Share of the lane that the least value has where bars don't begin at 0. */
+const STUB = 0.06;
 
 /**
  * Return the span of values.
  *
  * @param {(number | null)[]} values
  * @param {number | null} weight their λ. At 1 a value of 0 means something: the picture makes no difference, and
- *   bars begin there. At another λ values only compare, and bars begin below the least one.
+ *   bars begin there. At another λ values only compare, and bars begin below the least.
  * @returns {Span}
  */
 export function spanOf(values, weight) {

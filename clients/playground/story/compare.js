@@ -25,8 +25,9 @@ export function Compare({ turn }) {
           ${rows.map((row) => html`<tr key=${row.way} class=${`method-${row.method}`}>
             <th scope="row"><span class="dot" aria-hidden="true"></span>${row.way}</th>
             <td><span class="choice">${row.answer || "(none)"}</span>
-              ${row.counts.length > 1 && html`<small>${row.counts.slice(0, 4).map(([answer, count]) => `${answer} × ${count}`).join(", ")}${row.counts.length > 4 ? ", …" : ""}</small>`}</td>
-            <td><span class="amount own" aria-hidden="true" style=${{ width: `${(60 * row.tokens) / most}%` }}></span> ${whole(row.tokens)}</td>
+              ${row.counts.length > 1 && html`<small>${countWords(row.counts)}</small>`}</td>
+            <td><span class="amount own" aria-hidden="true" style=${{ width: `${(60 * row.tokens) / most}%` }}></span>
+              ${" "}${whole(row.tokens)}</td>
             <td>${seconds(row.seconds)}</td>
           </tr>`)}
           ${missing > 0 && html`<tr><td colspan="4" class="muted pending">The plain model answers …</td></tr>`}
@@ -34,4 +35,13 @@ export function Compare({ turn }) {
       </table>
     </section>
   `;
+}
+
+/** Answers of a vote that are listed; the rest is an ellipsis. */
+const LISTED = 4;
+
+/** @param {[string, number][]} counts */
+function countWords(counts) {
+  const listed = counts.slice(0, LISTED).map(([answer, count]) => `${answer} × ${count}`);
+  return [...listed, ...(counts.length > LISTED ? ["…"] : [])].join(", ");
 }

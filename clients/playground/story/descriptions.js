@@ -19,6 +19,7 @@ export function Descriptions({ run }) {
   const root = useGliding(order.map(({ index }) => index).join());
   const scale = largest(order);
   const span = spanOf(order.map((description) => description.mi_per_token), run.weight);
+  const switched = order.some(({ decoding }) => decoding?.switches.length);
   const winner = run.decided?.vote?.answer ?? null;
   const steered = order.some(({ decoding }) => decoding);
   const expected = steered || run.gated ? 0 : Math.max(0, (run.budget?.descriptions ?? 0) - order.length);
@@ -37,8 +38,9 @@ export function Descriptions({ run }) {
     <section class="descriptions" aria-label="Descriptions" ref=${root}>
       <div class="heads" aria-hidden="true">
         <span>What it saw</span>
-        <span class="head-mi" title="Mutual information with the picture, in nats a token: log p with it less λ log p without it">
-          MI with the picture${run.weight !== null && run.weight !== 1 && html`<small> λ ${Number(run.weight.toFixed(2))}</small>`}
+        <span class="head-mi" title="In nats a token: log p with the picture less λ log p without it">
+          MI with the picture
+          ${run.weight !== null && run.weight !== 1 && html`<small>${" "}λ ${Number(run.weight.toFixed(2))}</small>`}
         </span>
         <span>Its chains answer</span>
       </div>
@@ -47,7 +49,7 @@ export function Descriptions({ run }) {
       ${dropped.length > 0 &&
       html`<p class="cut"><span>${cutWords(steered, kept, dropped)}</span></p>
         <ol class="rows" aria-label="Dropped descriptions">${dropped.map(row)}</ol>`}
-      ${scale > 0 && html`<${TokenLegend} weight=${run.weight} switches=${order.some(({ decoding }) => decoding?.switches.length)} />`}
+      ${scale > 0 && html`<${TokenLegend} weight=${run.weight} switches=${switched} />`}
     </section>
   `;
 }

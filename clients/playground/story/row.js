@@ -63,7 +63,7 @@ function Details({ id, description }) {
     <div class="details" id=${id}>
       <p>${facts.join(" · ")}</p>
       ${decoding && decoding.switches.length > 0 &&
-      html`<ul class="switches">${decoding.switches.map((one) => html`<li>${switchWords(one)}</li>`)}</ul>`}
+      html`<ul class="switches">${decoding.switches.map((each) => html`<li>${switchWords(each)}</li>`)}</ul>`}
       ${values && texts &&
       html`<ul class="token-values" aria-label="MI of each token in nats">
         ${texts.map((text, position) => html`<li><code>${text.trim() || "␣"}</code> ${nats(values[position])}</li>`)}

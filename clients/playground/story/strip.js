@@ -28,8 +28,8 @@ export function Strip({ run, running }) {
 
 /** @param {Run} run */
 function stepsOf(run) {
-  const kept = run.descriptions.filter((one) => one.kept).length;
-  const decoded = run.descriptions.filter((one) => one.decoding).length;
+  const kept = run.descriptions.filter((item) => item.kept).length;
+  const decoded = run.descriptions.filter((item) => item.decoding).length;
   const steered = decoded > 0;
   const decided = run.decided !== null;
   const ended = run.chains.filter((chain) => chain.finish_reason !== "abort").length;

@@ -13,7 +13,7 @@ export function largest(items) {
 }
 
 /**
- * A text, each of its tokens coloured by how much it owes to the picture. A switched token stands behind the one that
+ * A text, each of its tokens coloured by how much it owes to the picture. A switched token stands behind the token that
  * the model alone would have written.
  *
  * @param {{text: string, texts?: string[], values?: number[], scale: number, switches?: Switch[]}} props
@@ -21,7 +21,7 @@ export function largest(items) {
 export function Tokens({ text, texts, values, scale, switches = [] }) {
   if (!texts || !values || texts.length !== values.length) return html`<span class="tokens">${text}</span>`;
   return html`<span class="tokens">${texts.map((token, position) => {
-    const switched = switches.find((one) => one.position === position);
+    const switched = switches.find((item) => item.position === position);
     // White space is not coloured: the colour would seem to belong to the word before.
     const space = position === 0 ? "" : (token.match(/^\s+/)?.[0] ?? "");
     const piece = html`<${Token} text=${token.trimStart()} value=${values[position]} scale=${scale} />`;
@@ -31,7 +31,7 @@ export function Tokens({ text, texts, values, scale, switches = [] }) {
       space,
       html`<span class="switch" title=${switchWords(switched)}><del aria-hidden="true">${alone}</del>${piece}</span>`,
     ];
-  })}${switches.some(({ position }) => position >= texts.length) && html`<${Stop} switches=${switches} length=${texts.length} />`}</span>`;
+  })}<${Stop} switches=${switches} length=${texts.length} /></span>`;
 }
 
 /** @param {{text: string, value: number, scale: number}} props */
@@ -42,18 +42,22 @@ function Token({ text, value, scale }) {
   return html`<span class=${`token ${sign}`} style=${style} title=${`${nats(value)} nats`}>${text}</span>`;
 }
 
-/** @param {{switches: Switch[], length: number}} props */
+/**
+ * The end of a description where the model alone would have gone on.
+ *
+ * @param {{switches: Switch[], length: number}} props
+ */
 function Stop({ switches, length }) {
   const last = switches.find(({ position }) => position >= length);
   if (!last) return null;
-  return html`<span class="switch" title=${switchWords(last)}> <del aria-hidden="true">${last.drafted.trim()}</del><span
-    class="token end" aria-hidden="true">∎</span></span>`;
+  return html`<span class="switch" title=${switchWords(last)}>${" "}<del aria-hidden="true">${last.drafted.trim()}</del>
+    <span class="token end" aria-hidden="true">∎</span></span>`;
 }
 
 /**
  * Return a switch in words.
  *
- * @param {Switch} one
+ * @param {Switch} switched
  */
 export function switchWords({ drafted, chosen, gain }) {
   const worth = gain === null ? "impossible without the picture" : `${nats(gain)} nats`;
@@ -74,6 +78,8 @@ export function TokenLegend({ weight, switches = false }) {
   return html`<p class="token-legend">
     <span><span class="token owes strong">token</span> ${more}</span>
     <span><span class="token without strong">token</span> ${less}</span>
-    ${switches && html`<span><span class="switch"><del>habit</del><span class="token">seen</span></span> what the model alone would have written</span>`}
+    ${switches &&
+    html`<span><span class="switch"><del>habit</del><span class="token">seen</span></span>
+      ${" "}what the model alone would have written</span>`}
   </p>`;
 }

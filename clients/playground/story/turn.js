@@ -31,7 +31,9 @@ export function TurnStory({ turn }) {
   return html`
     <article class=${`turn method-${turn.method}`} aria-busy=${String(running)} ref=${root}>
       <header>
-        ${turn.pictures.slice(0, 3).map((picture) => html`<img src=${picture.url} alt="" class=${picture.width < 200 ? "pixels" : ""} />`)}
+        ${turn.pictures
+          .slice(0, 3)
+          .map(({ url, width }) => html`<img src=${url} alt="" class=${width < 200 ? "pixels" : ""} />`)}
         <h2>${turn.question}</h2>
         <p class="now">
           ${!plain && html`<span class="dot" aria-hidden="true"></span>${methodLabel(turn.method)} · `}

@@ -79,7 +79,7 @@ function stage(run, event) {
     case "described":
       return { ...run, descriptions: [...run.descriptions, event.description] };
     case "gated": {
-      const kept = event.descriptions.filter((/** @type {Description} */ one) => one.kept).length;
+      const kept = event.descriptions.filter((/** @type {Description} */ item) => item.kept).length;
       const started = Math.max(run.started, kept * (run.budget?.forks ?? 0));
       return {
         ...run,
@@ -144,16 +144,16 @@ export function isPlain(run) {
  * @returns {{kept: Description[], dropped: Description[]}}
  */
 export function ranked(run) {
-  const steered = run.descriptions.some((one) => one.decoding);
+  const steered = run.descriptions.some((item) => item.decoding);
   if (steered || !run.gated) {
     const order = [...run.descriptions].sort((a, b) => Number(!a.decoding) - Number(!b.decoding) || a.index - b.index);
     if (!steered) return { kept: order, dropped: [] };
-    return { kept: order.filter((one) => !one.reason), dropped: order.filter((one) => one.reason) };
+    return { kept: order.filter((item) => !item.reason), dropped: order.filter((item) => item.reason) };
   }
   const order = [...run.descriptions].sort(
     (a, b) => (b.score ?? -Infinity) - (a.score ?? -Infinity) || a.index - b.index,
   );
-  return { kept: order.filter((one) => one.kept), dropped: order.filter((one) => !one.kept) };
+  return { kept: order.filter((item) => item.kept), dropped: order.filter((item) => !item.kept) };
 }
 
 /**
