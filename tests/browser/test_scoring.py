@@ -31,7 +31,7 @@ def test_descriptions_are_ranked_and_their_tokens_coloured(open_page: Open) -> N
     assert first.count() == data[0]["tokens"] == len(data[0]["token_texts"])
     title = first.first.get_attribute("title") or ""
     shown = float(title.removesuffix(" nats").replace("−", "-").replace("+", ""))
-    assert shown == pytest.approx(data[0]["token_mi"][0], abs=0.0051)
+    assert shown == pytest.approx(data[0]["token_pmi"][0], abs=0.0051)
     assert "λ 1" in opened.text(".scores .now")
 
 

@@ -14,6 +14,7 @@
  * @property {boolean} kept
  * @property {string | null} reason why it is dropped
  * @property {number[]} [token_mi]
+ * @property {number[]} [token_pmi] MI of each token at λ = 1
  * @property {string[]} [token_texts]
  * @property {number} [votes]
  * @property {number | null} [repeats]
@@ -57,6 +58,7 @@
  * @property {number} mi
  * @property {number} mi_per_token
  * @property {number[]} [token_mi]
+ * @property {number[]} [token_pmi] MI of each token at λ = 1
  * @property {string[]} [token_texts]
  *
  * @typedef {{mi_weight: number | null, model: string, data: Score[]}} Scores

@@ -49,7 +49,7 @@ export function Descriptions({ run }) {
       ${dropped.length > 0 &&
       html`<p class="cut"><span>${cutWords(steered, kept, dropped)}</span></p>
         <ol class="rows" aria-label="Dropped descriptions">${dropped.map(row)}</ol>`}
-      ${scale > 0 && html`<${TokenLegend} weight=${run.weight} switches=${switched} />`}
+      ${scale > 0 && html`<${TokenLegend} switches=${switched} />`}
     </section>
   `;
 }

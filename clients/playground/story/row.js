@@ -15,7 +15,7 @@ import { switchWords, Tokens } from "./tokens.js";
  */
 export function Row({ description, chains, running, winner, wins, over, scale, span }) {
   const [open, setOpen] = useState(false);
-  const { decoding, token_mi: values, token_texts: texts } = description;
+  const { decoding, token_pmi: values, token_texts: texts } = description;
   const id = `details-${description.index}`;
   const value = description.mi_per_token;
   const shares = description.repeats !== null && description.repeats !== undefined;
@@ -49,7 +49,7 @@ export function Row({ description, chains, running, winner, wins, over, scale, s
 
 /** @param {{id: string, description: Description}} props */
 function Details({ id, description }) {
-  const { decoding, token_mi: values, token_texts: texts } = description;
+  const { decoding, token_pmi: values, token_texts: texts } = description;
   const facts = [
     counted(description.tokens, "token"),
     description.mi === null ? "not scored" : `${nats(description.mi)} nats in all`,

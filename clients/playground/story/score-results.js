@@ -26,13 +26,13 @@ export function ScoreResults({ scoring }) {
         <p class="now">nats a token, λ ${scores.mi_weight === null ? "–" : Number(scores.mi_weight.toFixed(2))}</p></header>
       <ol class="rows">
         ${order.map((score) => html`<li class="row score" key=${score.index}>
-          <p class="text"><${Tokens} text=${score.text} texts=${score.token_texts} values=${score.token_mi} scale=${scale} /></p>
+          <p class="text"><${Tokens} text=${score.text} texts=${score.token_texts} values=${score.token_pmi} scale=${scale} /></p>
           <${Bar} value=${score.mi_per_token} span=${span} />
           <span class="value">${nats(score.mi_per_token)}</span>
           <p class="hint">${scoreWords(score)}</p>
         </li>`)}
       </ol>
-      <${TokenLegend} weight=${scores.mi_weight} />
+      <${TokenLegend} />
     </article>
   `;
 }

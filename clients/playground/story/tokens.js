@@ -6,10 +6,10 @@ import { nats } from "../lib/words.js";
 /**
  * Return the largest distance of a token's MI from 0 among texts, for one scale of colours.
  *
- * @param {{token_mi?: number[]}[]} items
+ * @param {{token_pmi?: number[]}[]} items
  */
 export function largest(items) {
-  return items.reduce((most, { token_mi }) => (token_mi ?? []).reduce((m, v) => Math.max(m, Math.abs(v)), most), 0);
+  return Math.max(0, ...items.flatMap(({ token_pmi }) => (token_pmi ?? []).map(Math.abs)));
 }
 
 /**
@@ -65,19 +65,14 @@ export function switchWords({ drafted, chosen, gain }) {
 }
 
 /**
- * What the colours of tokens mean: of log p with the picture less λ times log p without it.
+ * What the colours of tokens mean.
  *
- * @param {{weight: number | null, switches?: boolean}} props
+ * @param {{switches?: boolean}} props
  */
-export function TokenLegend({ weight, switches = false }) {
-  // Below λ = 1 a token may be negative that is likelier with the picture than without.
-  const [more, less] =
-    weight === null || weight >= 1
-      ? ["owes to the picture", "likelier without it"]
-      : ["the picture settles it", "still a guess with the picture"];
+export function TokenLegend({ switches = false }) {
   return html`<p class="token-legend">
-    <span><span class="token owes strong">token</span> ${more}</span>
-    <span><span class="token without strong">token</span> ${less}</span>
+    <span><span class="token owes strong">token</span> owes to the picture</span>
+    <span><span class="token without strong">token</span> likelier without it</span>
     ${switches &&
     html`<span><span class="switch"><del>habit</del><span class="token">seen</span></span>
       ${" "}what the model alone would have written</span>`}

@@ -99,7 +99,9 @@ def measure(
     def with_mi(description: Description) -> Description:
         with_image, without_image = terms[description.index]
         per_token = token_mi(with_image, without_image, weight, options.clip)
-        texts = None
+        pmi, texts = None, None
+        if options.token_mi and marginals:
+            pmi = tuple(token_mi(with_image, without_image, 1.0, None).tolist())
         if options.token_mi and decode is not None:
             texts = tuple(token_texts(description.token_ids[: description.content_tokens], 0, decode))
         return replace(
@@ -107,6 +109,7 @@ def measure(
             marginal=sum(without_image) if marginals else None,
             mi=float(per_token.sum()),
             token_mi=tuple(per_token.tolist()) if options.token_mi else None,
+            token_pmi=pmi,
             token_texts=texts,
         )
 

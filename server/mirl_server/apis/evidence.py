@@ -83,6 +83,8 @@ def description_json(description: Description) -> Json:
         fields["decoding"] = _decoding_json(description.decoding)
     if description.token_mi is not None:
         fields["token_mi"] = list(description.token_mi)
+    if description.token_pmi is not None:
+        fields["token_pmi"] = list(description.token_pmi)
     if description.token_texts is not None:
         fields["token_texts"] = list(description.token_texts)
     return fields

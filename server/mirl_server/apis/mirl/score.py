@@ -105,6 +105,7 @@ async def _score(
         }
         if options.token_mi:
             entry["token_mi"] = [float(value) for value in per_token]
+            entry["token_pmi"] = [float(value) for value in token_mi(logprobs, marginal, 1.0, None)]
             entry["token_texts"] = token_texts(contents[index], 0, pipeline.engine.decode)
         data.append(entry)
     usage = {"prompt_tokens": prompt_tokens, "scored_tokens": 2 * tokens, "completion_tokens": 0}

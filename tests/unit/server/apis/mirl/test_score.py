@@ -49,7 +49,9 @@ async def test_weight_and_clip_apply() -> None:
     assert (await ask(harness, mirl={"mi_weight": 0})).json()["data"][0]["mi"] == -3.0
     plain = (await ask(harness, mirl={"clip": 0.5})).json()["data"][0]
     assert plain["mi"] == 1.5
-    assert not {"token_mi", "token_texts"} & plain.keys()
+    assert not {"token_mi", "token_pmi", "token_texts"} & plain.keys()
+    weighed = (await ask(harness, mirl={"clip": 0.5, "mi_weight": 0, "token_mi": True})).json()["data"][0]
+    assert (weighed["token_mi"], weighed["token_pmi"]) == ([-0.5] * 3, [2.0] * 3)
 
 
 async def test_auto_weighs_by_the_descriptions_of_the_call() -> None:
