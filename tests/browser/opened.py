@@ -67,7 +67,8 @@ class Opened:
         page.on("request", lambda request: opened.requested.append(request.url))
         page.on("pageerror", lambda error: opened.errors.append(str(error)))
         page.on(
-            "console", lambda line: opened.errors.append(line.text) if line.type in ("error", "warning") else None
+            "console",
+            lambda line: opened.errors.append(line.text) if line.type in ("error", "warning") else None,
         )
         page.goto(url)
         if ready:

@@ -126,7 +126,9 @@ def test_a_large_photo_is_sent_smaller(open_page: Open, tmp_path: Path) -> None:
     shown = page.locator(".picture img").nth(1)
     shown.wait_for()
     assert (shown.get_attribute("src") or "").startswith("data:image/jpeg;base64,")
-    assert shown.evaluate("(image) => image.decode().then(() => [image.naturalWidth, image.naturalHeight])") == [
+    assert shown.evaluate(
+        "(image) => image.decode().then(() => [image.naturalWidth, image.naturalHeight])"
+    ) == [
         1536,
         384,
     ]

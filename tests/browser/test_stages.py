@@ -36,7 +36,9 @@ def shown(open_page: Open, preset: str, broken: bool = False, **fields: Any) -> 
 
 def test_a_gated_answer_with_its_cut_and_an_early_vote(open_page: Open) -> None:
     opened = shown(open_page, "")
-    kept = [each.text for each in sorted(GATED.descriptions, key=lambda each: -(each.score or -99)) if each.kept]
+    kept = [
+        each.text for each in sorted(GATED.descriptions, key=lambda each: -(each.score or -99)) if each.kept
+    ]
     assert opened.texts(".row:not(.dropped) .tokens") == kept
     dropped = [each for each in GATED.descriptions if not each.kept]
     assert len(opened.texts(".row.dropped")) == len(dropped)
@@ -48,7 +50,9 @@ def test_a_gated_answer_with_its_cut_and_an_early_vote(open_page: Open) -> None:
 
 def test_switched_tokens_stand_beside_what_the_model_alone_would_write(open_page: Open) -> None:
     opened = shown(open_page, "steered")
-    switches = [(each, switch) for each in STEERED.descriptions if each.decoding for switch in each.decoding.switches]
+    switches = [
+        (each, switch) for each in STEERED.descriptions if each.decoding for switch in each.decoding.switches
+    ]
     assert switches
     opened.page.get_by_label(f"Details of description {switches[0][0].index + 1}").click()
     said = opened.text(".switches")
@@ -61,7 +65,13 @@ def test_switched_tokens_stand_beside_what_the_model_alone_would_write(open_page
 def test_warnings_and_confidence_are_in_words(open_page: Open) -> None:
     warning = "The question is unlike those of the calibration."
     opened = shown(
-        open_page, "", warnings=[warning], calibrated=False, confidence=0.5, uncalibrated="the vote was cut", partial=True
+        open_page,
+        "",
+        warnings=[warning],
+        calibrated=False,
+        confidence=0.5,
+        uncalibrated="the vote was cut",
+        partial=True,
     )
     warnings = opened.texts(".warning")
     assert [text.removeprefix("!").strip() for text in warnings] == [
@@ -84,7 +94,8 @@ def test_an_error_in_a_stream_is_in_words(open_page: Open) -> None:
 def test_a_stream_that_ends_too_soon_is_no_answer(open_page: Open) -> None:
     opened = open_page()
     opened.page.route(
-        "**/v1/chat/completions", lambda route: route.fulfill(content_type="text/event-stream", body=": nothing\n\n")
+        "**/v1/chat/completions",
+        lambda route: route.fulfill(content_type="text/event-stream", body=": nothing\n\n"),
     )
     opened.button("Ask").click()
     opened.page.get_by_text("The connection ended before the answer was complete.").wait_for()
@@ -95,6 +106,14 @@ def test_votes_are_counted_as_in_the_client(open_page: Open) -> None:
     counted = page.evaluate(
         """async (answers) => (await import("/playground/wire/plain.js")).votesOf(
           answers.map(([content, finish_reason]) => ({message: {content}, finish_reason})))""",
-        [["7.0", "stop"], ["A dog.", "stop"], ["a  DOG", "stop"], ["7", "stop"], ["8", "length"], ["", "stop"], [" 7 ", "stop"]],
+        [
+            ["7.0", "stop"],
+            ["A dog.", "stop"],
+            ["a  DOG", "stop"],
+            ["7", "stop"],
+            ["8", "length"],
+            ["", "stop"],
+            [" 7 ", "stop"],
+        ],
     )
     assert counted == [["7.0", 3], ["A dog.", 2]]

@@ -35,8 +35,7 @@ export function useScores() {
       setBusy(false);
     }
   }
-  const best = scores && [...scores.data].sort((a, b) => b.mi_per_token - a.mi_per_token)[0];
   // A problem is an alert.
-  const spoken = busy ? "Scoring." : best && !problem ? `Scored. The most is owed by: ${best.text}` : "";
+  const spoken = busy ? "Scoring." : scores && !problem ? "Scored." : "";
   return { scores, busy, problem, spoken, run, cancel: () => running.current?.abort() };
 }

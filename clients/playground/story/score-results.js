@@ -17,7 +17,10 @@ export function ScoreResults({ scoring }) {
       ${busy && html`<p class="pending">Scoring …</p>`}
     </div>`;
   }
-  const order = [...scores.data].sort((a, b) => b.mi_per_token - a.mi_per_token);
+  // What the model would hardly write stands below the rest, whatever its MI.
+  const order = [...scores.data].sort(
+    (a, b) => Number(isStrange(a)) - Number(isStrange(b)) || b.mi_per_token - a.mi_per_token,
+  );
   const scale = largest(order);
   const span = spanOf(order.map((score) => score.mi_per_token), scores.mi_weight);
   return html`
@@ -25,7 +28,7 @@ export function ScoreResults({ scoring }) {
       <header><h2>Mutual information with the picture</h2>
         <p class="now">nats a token, λ ${scores.mi_weight === null ? "–" : Number(scores.mi_weight.toFixed(2))}</p></header>
       <ol class="rows">
-        ${order.map((score) => html`<li class="row score" key=${score.index}>
+        ${order.map((score) => html`<li class=${`row score ${isStrange(score) ? "dropped" : ""}`} key=${score.index}>
           <p class="text"><${Tokens} text=${score.text} texts=${score.token_texts} values=${score.token_pmi} scale=${scale} /></p>
           <${Bar} value=${score.mi_per_token} span=${span} />
           <span class="value">${nats(score.mi_per_token)}</span>
@@ -38,11 +41,16 @@ export function ScoreResults({ scoring }) {
 }
 
 /** Nats a token below which a model would hardly write a text. */
-const STRANGE = -4;
+const STRANGE = -8;
 
 /** @param {import("../lib/types.js").Score} score */
-function scoreWords({ mi, logprob, marginal, tokens }) {
+function isStrange({ logprob, tokens }) {
+  return logprob / tokens < STRANGE;
+}
+
+/** @param {import("../lib/types.js").Score} score */
+function scoreWords(score) {
+  const { mi, logprob, marginal } = score;
   const sum = `${nats(mi)} nats in all: log p is ${nats(logprob, 1)} with the picture and ${nats(marginal, 1)} without it.`;
-  const strange = logprob / tokens < STRANGE;
-  return strange ? `${sum} The model would hardly write this at all, so its MI says little.` : sum;
+  return isStrange(score) ? `${sum} The model would hardly write this at all, so its MI says little.` : sum;
 }

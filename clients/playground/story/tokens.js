@@ -26,7 +26,7 @@ export function Tokens({ text, texts, values, scale, switches = [] }) {
     const space = position === 0 ? "" : (token.match(/^\s+/)?.[0] ?? "");
     const piece = html`<${Token} text=${token.trimStart()} value=${values[position]} scale=${scale} />`;
     if (!switched) return [space, piece];
-    const alone = switched.drafted.trim() || "␣";
+    const alone = ends(switched.drafted) ? END : switched.drafted.trim() || "␣";
     return [
       space,
       html`<span class="switch" title=${switchWords(switched)}><del aria-hidden="true">${alone}</del>${piece}</span>`,
@@ -51,7 +51,7 @@ function Stop({ switches, length }) {
   const last = switches.find(({ position }) => position >= length);
   if (!last) return null;
   return html`<span class="switch" title=${switchWords(last)}>${" "}<del aria-hidden="true">${last.drafted.trim()}</del>
-    <span class="token end" aria-hidden="true">∎</span></span>`;
+    <span class="token end" aria-hidden="true">${END}</span></span>`;
 }
 
 /**
@@ -61,7 +61,17 @@ function Stop({ switches, length }) {
  */
 export function switchWords({ drafted, chosen, gain }) {
   const worth = gain === null ? "impossible without the picture" : `${nats(gain)} nats`;
-  return `It writes “${chosen.trim()}” where the model alone would have written “${drafted.trim()}” (${worth}).`;
+  const does = ends(chosen) ? "It ends" : `It writes “${chosen.trim()}”`;
+  const alone = ends(drafted) ? "have ended" : `have written “${drafted.trim()}”`;
+  return `${does} where the model alone would ${alone} (${worth}).`;
+}
+
+/** Stands for the tag that ends a description. */
+const END = "∎";
+
+/** @param {string} token */
+function ends(token) {
+  return token.trim().startsWith("</");
 }
 
 /**

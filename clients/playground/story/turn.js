@@ -40,7 +40,7 @@ export function TurnStory({ turn }) {
           ${running ? html`<span class="pending">${nowWords(run)} …</span>` : ended(turn)}
         </p>
       </header>
-      ${!plain && html`<${Strip} run=${run} running=${running} />`}
+      ${!plain && (running || run.descriptions.length > 0) && html`<${Strip} run=${run} running=${running} />`}
       ${turn.error && html`<p class="problem" role="alert">${turn.error}</p>`}
       ${status === "cancelled" && html`<p class="problem">Cancelled: the server has stopped working on it.</p>`}
       <div class="body">

@@ -21,8 +21,10 @@ const ADVICE = {
 export function problemOf(error, status, retryAfter) {
   const said = typeof error?.message === "string" ? error.message : "";
   const message = said || (status ? `The server answered ${status} without an explanation.` : "The server failed.");
-  const parts = [sentence(message)];
-  if (error?.param && !message.includes(error.param)) parts.push(`The field is ${error.param}.`);
+  // `mirl.keep` is `keep` in most messages.
+  const field = typeof error?.param === "string" ? (error.param.split(".").at(-1) ?? "") : "";
+  const parts = [sentence(message, field)];
+  if (field && !message.includes(field)) parts.push(`The field is ${error.param}.`);
   if (ADVICE[error?.code]) parts.push(ADVICE[error.code]);
   if (retryAfter) parts.push(`It expects room in ${retryAfter} s.`);
   return new Problem(parts.join(" "));
@@ -41,9 +43,13 @@ export function inWords(error) {
   return `Something went wrong: ${error instanceof Error ? error.message : String(error)}`;
 }
 
-/** @param {string} text */
-function sentence(text) {
+/**
+ * @param {string} text
+ * @param {string} field whose name stays as it is
+ */
+function sentence(text, field) {
   const trimmed = text.trim();
-  const begun = trimmed.charAt(0).toUpperCase() + trimmed.slice(1);
+  const named = field && trimmed.startsWith(field);
+  const begun = named ? trimmed : trimmed.charAt(0).toUpperCase() + trimmed.slice(1);
   return /[.!?]$/.test(begun) ? begun : `${begun}.`;
 }

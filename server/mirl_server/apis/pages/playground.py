@@ -74,7 +74,9 @@ class Playground:
             documented: whether `/docs` exists, to link it.
         """
         files = [
-            Route(f"{PREFIX}/{file.relative_to(self.folder).as_posix()}", _send(file, MEDIA_TYPES[file.suffix]))
+            Route(
+                f"{PREFIX}/{file.relative_to(self.folder).as_posix()}", _send(file, MEDIA_TYPES[file.suffix])
+            )
             for file in sorted(self.folder.rglob("*"))
             if file.suffix in MEDIA_TYPES and file.is_file()
         ]
