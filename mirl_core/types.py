@@ -141,8 +141,8 @@ class Description:
     token_mi: tuple[float, ...] | None = None
     """MI of each content token; nats; None unless the options ask for it."""
     token_pmi: tuple[float, ...] | None = None
-    """Pointwise mutual information of each content token with the image: `token_mi` at λ = 1, not clipped; nats;
-    None where `token_mi` is."""
+    """Pointwise mutual information of each content token with the image: `token_mi` at λ = 1, not clipped;
+    nats; None where `token_mi` is."""
     token_texts: tuple[str, ...] | None = None
     """Text of each content token, as many as `token_mi`; empty where a token ends inside a character, which a
     later token completes; None where `token_mi` is."""

@@ -18,7 +18,9 @@ SECONDS = 60_000
 WATCH = """
 window.seen = {};
 window.violations = [];
-document.addEventListener("securitypolicyviolation", (event) => window.violations.push(event.violatedDirective));
+document.addEventListener("securitypolicyviolation", (event) => {
+  window.violations.push(event.violatedDirective);
+});
 const parts = {row: ".row", cut: ".cut", chip: ".chip:not(.running)", answer: ".answer .text", cost: ".cost"};
 new MutationObserver(() => {
   for (const [name, selector] of Object.entries(parts)) {
@@ -94,7 +96,7 @@ class Opened:
         return violated
 
     def check(self) -> None:
-        """Check what holds for every test: no other host, no violation, no unexpected error, nothing stored."""
+        """Check that there was no other host, violation or unexpected error, and that nothing is stored."""
         foreign = [url for url in self.requested if urlsplit(url).netloc not in (self.host, "")]
         assert foreign == []
         assert self.violations() == []

@@ -169,7 +169,7 @@ export function nowWords(run) {
   }
   if (phase === "reasoning") {
     if (run.fallback) return "No description is usable: answering without them";
-    return run.chains.length ? "Chains are voting" : "The kept descriptions go on to reason";
+    return run.chains.length ? "Chains are voting" : "Chains of reasoning have started";
   }
   if (phase === "decided") return "The vote is decided";
   return "Answered";

@@ -1,7 +1,7 @@
 """The playground: the page at `/` that shows how an answer comes about, its files, and sample pictures.
 
-Each file has a route of its own, so a path can't lead out of the folder. The files hold nothing secret and need
-no API key: the page sends the key with its requests, from a field in memory.
+Each file has its route, so a path can't lead out of the folder. The files hold nothing secret and need no API
+key: the page sends the key with its requests, from a field in memory.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""The playground's routes: the page, its files and samples, their headers, and that nothing else is reachable."""
+"""The playground's routes: the page, its files and samples, their headers, and nothing beside them."""
 
 from __future__ import annotations
 
@@ -24,8 +24,8 @@ from mirl_server.settings.server import ServerSettings
 
 FOLDER = Path(__file__).parents[5] / "clients" / "playground"
 POLICY = (
-    "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self' data: blob:; connect-src 'self'; "
-    "base-uri 'none'; form-action 'none'; frame-ancestors 'none'"
+    "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self' data: blob:; "
+    "connect-src 'self'; base-uri 'none'; form-action 'none'; frame-ancestors 'none'"
 )
 MODULE = re.compile(r'^(?:import|\} from|export .* from) ?.*"(\.[^"]+)";$', re.MULTILINE)
 SERVED = sorted(file for file in FOLDER.rglob("*") if file.suffix in MEDIA_TYPES)
@@ -105,7 +105,8 @@ def test_no_file_names_another_host() -> None:
         "/playground", "/playground/", "/playground/README.md", "/playground/vendor/SHA256SUMS",
         "/playground/jsconfig.json", "/playground/index.html", "/playground/../pyproject.toml",
         "/playground/%2e%2e/python/README.md", "/playground/lib/..%2fapp.js", "/playground//app.js",
-        "/playground/samples/mirl-charts/questions.json", "/playground/samples/mirl-charts/..%2fmanifest.json",
+        "/playground/samples/mirl-charts/questions.json",
+        "/playground/samples/mirl-charts/..%2fmanifest.json",
         "/playground/vendor/htm-preact.d.ts", "/playground/app.js%00.css",
     ],
 )  # fmt: skip
