@@ -9,7 +9,7 @@ export PIP_DISABLE_PIP_VERSION_CHECK := 1
 TORCH := torch==2.13.0
 TORCH_CPU_INDEX := https://download.pytorch.org/whl/cpu
 
-.PHONY: help install install-dev demo serve test test-full mutants check format model lock clean
+.PHONY: help install install-dev browser demo serve test test-full mutants check format model lock clean
 
 help:  ## list the targets
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
@@ -54,7 +54,14 @@ $(VENV)/clients/.done: requirements/clients.lock
 	$(VENV)/clients/bin/pip install -q --no-deps -r requirements/clients.lock
 	@touch $@
 
-test-full: install-dev $(VENV)/clients/.done  ## everything
+# Debian's package, which Playwright drives: it downloads nothing. Without it the tests of the playground are skipped.
+browser:  ## Chromium for the tests of the playground, where this user may install it
+	@command -v chromium >/dev/null \
+	  || { [ "$$(id -u)" = 0 ] && command -v apt-get >/dev/null && apt-get update -qq \
+	       && apt-get install -qq -y --no-install-recommends chromium fonts-inter >/dev/null; } \
+	  || echo "chromium is not installed: the tests of the playground are skipped"
+
+test-full: install-dev browser $(VENV)/clients/.done  ## everything
 	$(BIN)/pytest $(UNIT)
 	$(BIN)/pytest $(REST)
 

@@ -133,7 +133,7 @@ class MIRLOptions(Settings):
     max_total_tokens: Annotated[int, Field(ge=1)] | None = None
     """Most tokens sampled for this request, all descriptions and chains of all its answers (`n`) together."""
     token_mi: bool = False
-    """Also return every description's MI per token."""
+    """Also return every description's MI per token, with the tokens' texts."""
 
     @property
     def steered(self) -> bool:

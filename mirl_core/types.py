@@ -140,6 +140,12 @@ class Description:
     certain before it was complete; None where it was not."""
     token_mi: tuple[float, ...] | None = None
     """MI of each content token; nats; None unless the options ask for it."""
+    token_pmi: tuple[float, ...] | None = None
+    """Pointwise mutual information of each content token with the image: `token_mi` at λ = 1, not clipped;
+    nats; None where `token_mi` is."""
+    token_texts: tuple[str, ...] | None = None
+    """Text of each content token, as many as `token_mi`; empty where a token ends inside a character, which a
+    later token completes; None where `token_mi` is."""
     votes: int | None = None
     """Votes that it gives to the answer of its chains; None where descriptions are gated: chains vote."""
     decoding: Decoding | None = None

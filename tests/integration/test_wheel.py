@@ -107,6 +107,10 @@ def test_two_wheels_hold_three_packages_and_nothing_else(wheel: Path, client_whe
         "apis/pages/start.html",
     ):
         assert f"mirl_server/{file}" in names
+    playground = ROOT / "clients" / "playground"
+    files = {file.relative_to(playground).as_posix() for file in playground.rglob("*") if file.is_file()}
+    prefix = "mirl_server/apis/pages/playground_files/"
+    assert {name.removeprefix(prefix) for name in names if name.startswith(prefix)} == files
 
 
 def test_the_client_needs_openai_and_pydantic_and_the_main_wheel_needs_the_client(

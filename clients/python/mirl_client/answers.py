@@ -145,6 +145,10 @@ class Score(BaseModel):
     """Nats a token."""
     token_mi: tuple[float, ...] | None = None
     """MI of each token; nats; None unless the request asks for it."""
+    token_pmi: tuple[float, ...] | None = None
+    """Pointwise mutual information of each token with the picture: `token_mi` at λ = 1, not clipped; nats."""
+    token_texts: tuple[str, ...] | None = None
+    """Text of each token, beside `token_mi`; None from servers that are too old to send it."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -51,6 +51,11 @@ class Description(_EvidenceModel):
     """Why it was dropped; None where it was kept."""
     token_mi: tuple[float, ...] | None = None
     """MI of each content token; nats; None unless the request asks for it."""
+    token_pmi: tuple[float, ...] | None = None
+    """Pointwise mutual information of each content token with the picture; nats: `token_mi` at λ = 1, not
+    clipped."""
+    token_texts: tuple[str, ...] | None = None
+    """Text of each content token, beside `token_mi`; empty where a token ends inside a character."""
     votes: int | None = None
     """Votes that it gives to its chain's answer; None where descriptions are gated: there chains vote."""
     repeats: int | None = None

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 
+from mirl_core.algorithm.answers.tokens import token_texts
 from mirl_core.algorithm.gates import GATES
 from mirl_core.algorithm.mi.estimators import Estimator
 from mirl_core.algorithm.mi.pointwise import information_share, token_mi
@@ -75,6 +76,7 @@ def measure(
     logprobs: Mapping[int, Sequence[float]],
     marginals: Mapping[tuple[int, ...], Sequence[float]],
     options: MIRLOptions,
+    decode: Callable[[Sequence[int]], str] | None = None,
 ) -> tuple[tuple[Description, ...], float | None]:
     """Return the descriptions, the usable ones with their MI, and λ.
 
@@ -82,6 +84,7 @@ def measure(
         logprobs: by index, log p of each sampled token given the image; nats.
         marginals: by content token ids, the estimator's log p of each token; nats. Empty where nothing was
             scored: then no description has an MI and λ is None, unless the options set λ = 0.
+        decode: the engine's, for the texts of tokens; None leaves them out.
     """
     if not marginals and options.mi_weight != 0:
         return tuple(descriptions), None
@@ -96,11 +99,18 @@ def measure(
     def with_mi(description: Description) -> Description:
         with_image, without_image = terms[description.index]
         per_token = token_mi(with_image, without_image, weight, options.clip)
+        pmi, texts = None, None
+        if options.token_mi and marginals:
+            pmi = tuple(token_mi(with_image, without_image, 1.0, None).tolist())
+        if options.token_mi and decode is not None:
+            texts = tuple(token_texts(description.token_ids[: description.content_tokens], 0, decode))
         return replace(
             description,
             marginal=sum(without_image) if marginals else None,
             mi=float(per_token.sum()),
             token_mi=tuple(per_token.tolist()) if options.token_mi else None,
+            token_pmi=pmi,
+            token_texts=texts,
         )
 
     return tuple(with_mi(item) if item.index in terms else item for item in descriptions), weight

@@ -62,7 +62,9 @@ async def score_and_gate(request: Request, sampled: SampledDescriptions) -> Gate
         )
         marginals = dict(zip(contents, logprobs, strict=True))
         passes = ESTIMATORS[options.estimator].passes(len(request.references))
-    measured, mi_weight = measure(sampled.descriptions, sampled.logprobs, marginals, options)
+    measured, mi_weight = measure(
+        sampled.descriptions, sampled.logprobs, marginals, options, request.engine.decode
+    )
     return GatedDescriptions(
         descriptions=select(measured, options, derive_seed(request.sampling.seed, "gate")),
         mi_weight=mi_weight,

@@ -77,7 +77,7 @@ class Readings:
         if marginals is not None:
             terms = {content: marginals[: len(content)]}
             ((description,), _) = measure(
-                (description,), {sample.index: sample.logprobs}, terms, self._options
+                (description,), {sample.index: sample.logprobs}, terms, self._options, request.engine.decode
             )
         if self._ranks:
             (score,) = GATES["mi"].rank([description], self._options, random.Random(0))

@@ -81,7 +81,13 @@ def description_json(description: Description) -> Json:
         fields |= {"votes": description.votes, "repeats": description.repeats}
     if description.decoding is not None:
         fields["decoding"] = _decoding_json(description.decoding)
-    return fields if description.token_mi is None else {**fields, "token_mi": list(description.token_mi)}
+    if description.token_mi is not None:
+        fields["token_mi"] = list(description.token_mi)
+    if description.token_pmi is not None:
+        fields["token_pmi"] = list(description.token_pmi)
+    if description.token_texts is not None:
+        fields["token_texts"] = list(description.token_texts)
+    return fields
 
 
 def _decoding_json(decoding: Decoding) -> Json:

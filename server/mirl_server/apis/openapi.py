@@ -150,6 +150,11 @@ class Score(_Document):
     mi: float
     mi_per_token: float
     token_mi: list[float] | None = None
+    """MI of each token, where the request asks for it."""
+    token_pmi: list[float] | None = None
+    """MI of each token at λ = 1, not clipped, beside `token_mi`."""
+    token_texts: list[str] | None = None
+    """Text of each token, beside `token_mi`."""
 
 
 class ScoreUsage(_Document):

@@ -90,6 +90,10 @@ def mirl_parser() -> argparse.ArgumentParser:
         "--no-reasoning-content-alias", action="store_true",
         help="send the reasoning as `reasoning` only, not as `reasoning_content` too",
     )  # fmt: skip
+    mirl.add_argument(
+        "--no-playground", action="store_true",
+        help="serve a short start page at / in place of the playground",
+    )  # fmt: skip
     _add_image_flags(parser)
     add_limit_flags(parser)
     return parser
@@ -151,6 +155,8 @@ def settings_from_flags(args: argparse.Namespace) -> dict[str, Any]:
     settings = {name: value for name, value in fields.items() if value not in (None, {})}
     if args.no_reasoning_content_alias:
         settings["reasoning_content"] = False
+    if args.no_playground:
+        settings["playground"] = False
     return merge(nest(pairs(args.mirl_set, "--mirl-set")), settings)
 
 

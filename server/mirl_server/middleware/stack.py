@@ -29,7 +29,11 @@ class AccessControl:
 
 
 def install_middleware(
-    app: FastAPI, settings: ServerSettings, bare: Sequence[str] = (), generating: Collection[str] = ()
+    app: FastAPI,
+    settings: ServerSettings,
+    bare: Sequence[str] = (),
+    generating: Collection[str] = (),
+    pages: Collection[str] = (),
 ) -> AccessControl:
     """Add the layers to an app that does not serve yet.
 
@@ -38,15 +42,17 @@ def install_middleware(
     Args:
         bare: keys without names besides those of the settings (vLLM's `--api-key`).
         generating: the app's own generating paths. MIRL's routes do their admission themselves.
+        pages: paths that need no key, besides those of the settings.
 
     Raises:
         ConfigError: the key file, or the environment variable with keys, is wrong.
     """
     access = AccessControl(make_keyring(settings.access, bare), Quotas())
+    opened = settings.access.model_copy(update={"open_paths": (*settings.access.open_paths, *pages)})
     if generating:
         app.add_middleware(PassThroughAdmission, paths=generating)
     app.add_middleware(BodyLimits, settings=settings.http)
-    app.add_middleware(Authentication, keyring=access.keyring, quotas=access.quotas, settings=settings.access)
+    app.add_middleware(Authentication, keyring=access.keyring, quotas=access.quotas, settings=opened)
     app.add_middleware(ErrorShapes)
     app.add_middleware(RequestLines)
     return access

@@ -25,6 +25,8 @@ class Serving:
     """Whether clients need an API key."""
     pages: bool
     """Whether `/docs` is there."""
+    playground: bool
+    """Whether `/` is the playground."""
     quiet: bool
     """Whether vLLM's lines are left out of the log."""
 
@@ -34,7 +36,8 @@ class Serving:
         Args:
             url: the server's base URL.
         """
-        try_ = f"{url}/docs, or the request on {url}/" if self.pages else f"the request on {url}/"
+        page = f"the playground on {url}/" if self.playground else f"the request on {url}/"
+        try_ = f"{page}, or {url}/docs" if self.pages else page
         facts = {
             "gate": gate_line(self.options),
             "confidence": self._confidence(),

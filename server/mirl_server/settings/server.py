@@ -38,6 +38,8 @@ class ServerSettings(BaseSettings):
     """A `mirl.json`, or the folder that holds one, in place of the one beside the model's weights."""
     reasoning_content: bool = True
     """Send the reasoning as `reasoning_content` too, for older clients."""
+    playground: bool = True
+    """Serve the playground at `/`, whose files need no API key. Off: `/` is a short start page."""
     images: ImageFetching = ImageFetching()
     """Images by http(s) URL. Environment: `MIRL_IMAGES__ALLOW_HOSTS=example.com,*.example.org`."""
     keep_alive: Annotated[float, Field(gt=0)] = 10.0

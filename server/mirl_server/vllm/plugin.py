@@ -30,6 +30,7 @@ from mirl_core.config import ModelSettings
 from mirl_core.engines.vllm.engine import VLLMEngine
 from mirl_core.engines.vllm.structure import BACKEND
 from mirl_core.pipeline.run import Pipeline
+from mirl_server.apis.pages.playground import Playground, find_files
 from mirl_server.apis.pages.routes import add_pages
 from mirl_server.apis.router import make_router
 from mirl_server.handling.admission import SEQUENCES, Admission
@@ -95,9 +96,12 @@ class MIRLPlugin:
         self._serves: Serving | None = None
         app.add_middleware(InFlight, life=self._life)
         check_images(app, settings.limits)
-        app.state.mirl_access = install_middleware(app, settings, _take_keys(args), GENERATING)
+        files = find_files() if settings.playground else None
+        self._playground = Playground(files) if files is not None else None
+        pages = self._playground.paths if self._playground is not None else ()
+        app.state.mirl_access = install_middleware(app, settings, _take_keys(args), GENERATING, pages)
         app.include_router(make_router())
-        add_pages(app, _names(args)[0], SWAGGER)
+        add_pages(app, _names(args)[0], SWAGGER, self._playground)
         app.include_router(APIRouter(lifespan=self._serving))
         app.add_exception_handler(RecursionError, too_deep)
         app.add_exception_handler(VLLMEngineDeadError, engine_dead)
@@ -218,7 +222,10 @@ class MIRLPlugin:
         self._app.add_middleware(
             RequestLog,
             settings=settings.log,
-            quiet=[path.strip() for path in (args.disable_access_log_for_endpoints or "").split(",")],
+            quiet=[
+                *(path.strip() for path in (args.disable_access_log_for_endpoints or "").split(",")),
+                *(self._playground.files if self._playground is not None else ()),
+            ],
             ended=metrics.refresh,
         )
         if not state.mirl_access.keyring and args.host not in LOOPBACK and not args.uds:
@@ -230,6 +237,7 @@ class MIRLPlugin:
                 state.mirl.options,
                 keys=bool(state.mirl_access.keyring),
                 pages=bool(self._app.openapi_url),
+                playground=self._playground is not None,
                 quiet=quiet_start.is_quiet(),
             )
         else:

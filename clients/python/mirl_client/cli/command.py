@@ -202,7 +202,10 @@ def score(options: argparse.Namespace) -> None:
                 )
             )
             return
-        split = {text: client.tokens(text) for text in descriptions}
+        split = {
+            score.text: client.tokens(score.text) if score.token_texts is None else list(score.token_texts)
+            for score in result.scores
+        }
     show_pictures(console, pictures)
     tokens = {text: pieces for text, pieces in split.items() if pieces is not None}
     console.print(scores_table(result, tokens))

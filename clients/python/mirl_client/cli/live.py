@@ -37,8 +37,10 @@ class Painter:
         self._tokens: dict[str, list[str]] = {}
 
     def learn(self, description: Description) -> None:
-        """Ask the server for the tokens of a description with switches; once for each text."""
+        """Note the tokens of a description; ask the server for them, once for each text with switches."""
         has_switches = description.decoding is not None and description.decoding.switches
+        if description.token_texts is not None:
+            self._tokens[description.text] = list(description.token_texts)
         if self._client is None or not has_switches or description.text in self._tokens:
             return
         tokens = self._client.tokens(description.text)

@@ -13,6 +13,7 @@ from typing import Any
 
 from fastapi import APIRouter, Request, Response
 
+from mirl_core.algorithm.answers.tokens import token_texts
 from mirl_core.algorithm.mi.estimators import make_estimator
 from mirl_core.algorithm.mi.pointwise import token_mi
 from mirl_core.algorithm.mi.scoring import image_free_logprobs, resolve_weight
@@ -93,7 +94,7 @@ async def _score(
     data = []
     for index, (text, logprobs, marginal) in enumerate(zip(texts, seen, unseen, strict=True)):
         per_token = token_mi(logprobs, marginal, weight, options.clip)
-        entry = {
+        entry: dict[str, Any] = {
             "index": index,
             "text": text,
             "tokens": len(logprobs),
@@ -102,7 +103,11 @@ async def _score(
             "mi": float(per_token.sum()),
             "mi_per_token": float(per_token.mean()),
         }
-        data.append(entry | ({"token_mi": [float(value) for value in per_token]} if options.token_mi else {}))
+        if options.token_mi:
+            entry["token_mi"] = [float(value) for value in per_token]
+            entry["token_pmi"] = [float(value) for value in token_mi(logprobs, marginal, 1.0, None)]
+            entry["token_texts"] = token_texts(contents[index], 0, pipeline.engine.decode)
+        data.append(entry)
     usage = {"prompt_tokens": prompt_tokens, "scored_tokens": 2 * tokens, "completion_tokens": 0}
     return {"object": "mirl.score", "model": model, "mi_weight": weight, "data": data, "usage": usage}
 

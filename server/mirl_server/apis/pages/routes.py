@@ -1,4 +1,4 @@
-"""`GET /`: a page with a request to copy; `GET /docs`: the API's document as a page.
+"""`GET /`: the playground, or a page with a request to copy; `GET /docs`: the API's document as a page.
 
 Neither makes a browser ask another host for anything: Swagger UI's files come from this server, and a content
 security policy forbids the rest.
@@ -18,6 +18,7 @@ from starlette.routing import BaseRoute, Route
 
 from mirl_core import __version__
 from mirl_server.apis.pages.document import name_document
+from mirl_server.apis.pages.playground import Playground
 
 Endpoint = Callable[[Request], Awaitable[Response]]
 _HERE = Path(__file__).parent
@@ -32,17 +33,21 @@ SWAGGER_FILES = ("swagger-ui-bundle.js", "swagger-ui.css")
 _REPLACED = ("/", "/docs", "/docs/oauth2-redirect", "/redoc")
 
 
-def add_pages(app: FastAPI, name: str, swagger: Path) -> None:
+def add_pages(app: FastAPI, name: str, swagger: Path, playground: Playground | None = None) -> None:
     """Name the app's document and add the pages, in place of FastAPI's, which load files from other hosts.
 
-    Where the app has no document (`--disable-fastapi-docs`), `/` is the only page.
+    Where the app has no document (`--disable-fastapi-docs`), there is no `/docs`.
 
     Args:
         name: the served model's name, for the request on the page.
         swagger: the folder with Swagger UI's files; where one is missing, `/docs` leads to the document.
+        playground: the page at `/`; None: the start page is there.
     """
     name_document(app)
-    own: list[BaseRoute] = [Route("/", _start_page(name, bool(app.openapi_url)))]
+    documented = bool(app.openapi_url)
+    own: list[BaseRoute] = [Route("/", _start_page(name, documented))]
+    if playground is not None:
+        own = [*playground.routes(documented)]
     if app.openapi_url:
         complete = all((swagger / file).is_file() for file in SWAGGER_FILES)
         own += _docs_routes(swagger) if complete else [Route("/docs", _redirect("openapi.json"))]

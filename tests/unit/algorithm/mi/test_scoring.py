@@ -73,6 +73,20 @@ def test_mi_of_the_usable_descriptions(
     assert measured[2] == THREE[2]
 
 
+def test_token_texts_are_beside_the_mi_of_tokens() -> None:
+    def decode(ids: Sequence[int]) -> str:
+        return "".join({1: "a", 2: " b", 3: "c"}[token] for token in ids)
+
+    options = MIRLOptions(token_mi=True, mi_weight=0.5, clip=0.25)
+    measured, _ = measure(THREE, LOGPROBS, MARGINALS, options, decode)
+    assert [one.token_texts for one in measured] == [("a", " b"), ("c",), None]
+    # Of any weight, and not clipped.
+    assert [one.token_pmi for one in measured] == [(3.0, 0.5), (0.5,), None]
+    assert measured[0].token_mi == (0.25, -0.25)
+    plain, _ = measure(THREE, LOGPROBS, MARGINALS, MIRLOptions(), decode)
+    assert [(one.token_texts, one.token_pmi) for one in plain] == [(None, None)] * 3
+
+
 def test_without_marginals_there_is_mi_only_at_weight_zero() -> None:
     assert measure(THREE, LOGPROBS, {}, MIRLOptions()) == (tuple(THREE), None)
     measured, used = measure(THREE, LOGPROBS, {}, MIRLOptions(mi_weight=0, clip=1.5))

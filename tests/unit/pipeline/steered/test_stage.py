@@ -218,6 +218,9 @@ async def test_mi_is_there_where_it_costs_nothing_and_all_of_it_on_request() -> 
     for description in full.descriptions:
         assert description.token_mi is not None
         assert len(description.token_mi) == description.content_tokens
+        assert description.token_texts is not None
+        assert len(description.token_texts) == description.content_tokens
+        assert "".join(description.token_texts).strip() == description.text
         assert sum(description.token_mi) == pytest.approx(description.mi)
     assert full.scored_tokens > known.scored_tokens
 

@@ -8,7 +8,10 @@ from mirl_core.types import Chain, Decoding, Description, Result, StageUsage, Sw
 from mirl_server.apis.chat.response import ChatResponse
 
 CHAIN = Chain(0, 1, "<think>so</think><answer>7</answer>", "so", "7", 5, "stop", score=0.5)
-KEPT = Description(0, "a seven", (4, 5, 6), 2, -1.0, -3.0, 2.0, 1.0, kept=True, token_mi=(0.5, 1.5))
+KEPT = Description(
+    0, "a seven", (4, 5, 6), 2, -1.0, -3.0, 2.0, 1.0, kept=True, token_mi=(0.5, 1.5), token_pmi=(0.25, 1.25),
+    token_texts=("a", " seven"),
+)  # fmt: skip
 DECODED = Description(
     0,
     "a seven",

@@ -21,6 +21,7 @@ def serving(**fields: Any) -> Serving:
         "options": model.options,
         "keys": False,
         "pages": True,
+        "playground": True,
         "quiet": True,
     }
     return Serving(**known | fields)
@@ -32,13 +33,13 @@ def test_all_of_it() -> None:
         "  gate       10 descriptions, the best 6 go on (by MI, λ = 1), 2 chains each\n"
         "  confidence the vote's share: no calibration (mirl-eval calibrate makes one)\n"
         "  plain      the model m:direct answers without the gate\n"
-        "  try        http://127.0.0.1:8000/docs, or the request on http://127.0.0.1:8000/\n"
+        "  try        the playground on http://127.0.0.1:8000/, or http://127.0.0.1:8000/docs\n"
         "  log        without vLLM's own lines; --log-level info shows them"
     )
 
 
 def test_what_is_not_there_is_not_named() -> None:
-    text = serving(pages=False, quiet=False, keys=True).summary("http://h:1")
+    text = serving(pages=False, playground=False, quiet=False, keys=True).summary("http://h:1")
     assert "  keys       clients need an API key\n  try        the request on http://h:1/" in text
     assert "log" not in text
     assert "docs" not in text

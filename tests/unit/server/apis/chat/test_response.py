@@ -39,7 +39,9 @@ def test_a_completion_parses_as_openais() -> None:
     )
     assert told["mirl"]["descriptions"][0]["token_mi"] == [0.5, 1.5]
     assert told["mirl"]["descriptions"][0]["mi_per_token"] == 1.0
-    assert "token_mi" not in told["mirl"]["descriptions"][1]
+    assert told["mirl"]["descriptions"][0]["token_texts"] == ["a", " seven"]
+    assert told["mirl"]["descriptions"][0]["token_pmi"] == [0.25, 1.25]
+    assert not {"token_mi", "token_pmi", "token_texts"} & told["mirl"]["descriptions"][1].keys()
     assert told["mirl"]["representative"] == {"description": 0, "fork": 1}
 
 
@@ -70,7 +72,8 @@ def test_every_event_is_chunks_that_openai_parses(event: Event) -> None:
 
 DESCRIBED = {
     "index": 0, "text": "a seven", "tokens": 3, "mi": 2.0, "mi_per_token": 1.0, "score": 1.0,
-    "kept": True, "reason": None, "token_mi": [0.5, 1.5],
+    "kept": True, "reason": None, "token_mi": [0.5, 1.5], "token_pmi": [0.25, 1.25],
+    "token_texts": ["a", " seven"],
 }  # fmt: skip
 REJECTED = {
     "index": 1, "text": "an eight", "tokens": 2, "mi": None, "mi_per_token": None, "score": None,

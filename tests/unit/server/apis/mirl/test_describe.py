@@ -39,6 +39,7 @@ async def test_they_are_those_that_an_answer_goes_on_from(server: Harness) -> No
     answered = (await server.ask(seed=3, mirl={"descriptions": 2, "keep": 1, "token_mi": True})).json()
     assert described["data"] == answered["mirl"]["descriptions"]
     assert "token_mi" in described["data"][0]
+    assert "".join(described["data"][0]["token_texts"]) == described["data"][0]["text"]
 
 
 async def test_where_none_is_usable_each_says_why(build: Build) -> None:

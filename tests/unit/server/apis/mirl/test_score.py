@@ -38,6 +38,7 @@ async def test_mi_of_given_descriptions() -> None:
         2.0,
     )
     assert (first["logprob"], first["marginal"], first["token_mi"]) == (-3.0, -9.0, [2.0, 2.0, 2.0])
+    assert first["token_texts"] == ["a", " red", " seven"]
     assert (second["tokens"], second["mi"]) == (2, 4.0)
     assert told["usage"]["scored_tokens"] == 10
     assert harness.engine.running == 0
@@ -46,7 +47,11 @@ async def test_mi_of_given_descriptions() -> None:
 async def test_weight_and_clip_apply() -> None:
     harness = make_harness(FakeEngine(score=scorer))
     assert (await ask(harness, mirl={"mi_weight": 0})).json()["data"][0]["mi"] == -3.0
-    assert (await ask(harness, mirl={"clip": 0.5})).json()["data"][0]["mi"] == 1.5
+    plain = (await ask(harness, mirl={"clip": 0.5})).json()["data"][0]
+    assert plain["mi"] == 1.5
+    assert not {"token_mi", "token_pmi", "token_texts"} & plain.keys()
+    weighed = (await ask(harness, mirl={"clip": 0.5, "mi_weight": 0, "token_mi": True})).json()["data"][0]
+    assert (weighed["token_mi"], weighed["token_pmi"]) == ([-0.5] * 3, [2.0] * 3)
 
 
 async def test_auto_weighs_by_the_descriptions_of_the_call() -> None:
