@@ -188,6 +188,13 @@ export interface components {
             reason: string | null;
             /** @description MI of each content token; nats; null unless the request asks for it. */
             token_mi?: number[] | null;
+            /**
+             * @description Pointwise mutual information of each content token with the picture; nats: `token_mi` at λ = 1, not
+             *     clipped.
+             */
+            token_pmi?: number[] | null;
+            /** @description Text of each content token, beside `token_mi`; empty where a token ends inside a character. */
+            token_texts?: string[] | null;
             /** @description Votes that it gives to its chain's answer; null where descriptions are gated: there chains vote. */
             votes?: number | null;
             /** @description Index of the description with the same content whose chain it shares. */
@@ -294,7 +301,12 @@ export interface components {
             marginal: number;
             mi: number;
             mi_per_token: number;
+            /** @description MI of each token, where the request asks for it. */
             token_mi?: number[] | null;
+            /** @description MI of each token at λ = 1, not clipped, beside `token_mi`. */
+            token_pmi?: number[] | null;
+            /** @description Text of each token, beside `token_mi`. */
+            token_texts?: string[] | null;
         };
         /** @description The scores of a call's descriptions. */
         ScoreAnswer: {
@@ -536,7 +548,7 @@ export interface operations {
                         /** @description Most tokens sampled for this request, all descriptions and chains of all its answers (`n`) together. */
                         max_total_tokens?: number | null;
                         /**
-                         * @description Also return every description's MI per token.
+                         * @description Also return every description's MI per token, with the tokens' texts.
                          * @default false
                          */
                         token_mi?: boolean;
@@ -700,6 +712,13 @@ export interface operations {
                                 reason: string | null;
                                 /** @description MI of each content token; nats; null unless the request asks for it. */
                                 token_mi?: number[] | null;
+                                /**
+                                 * @description Pointwise mutual information of each content token with the picture; nats: `token_mi` at λ = 1, not
+                                 *     clipped.
+                                 */
+                                token_pmi?: number[] | null;
+                                /** @description Text of each content token, beside `token_mi`; empty where a token ends inside a character. */
+                                token_texts?: string[] | null;
                                 /** @description Votes that it gives to its chain's answer; null where descriptions are gated: there chains vote. */
                                 votes?: number | null;
                                 /** @description Index of the description with the same content whose chain it shares. */
@@ -739,6 +758,13 @@ export interface operations {
                                 reason: string | null;
                                 /** @description MI of each content token; nats; null unless the request asks for it. */
                                 token_mi?: number[] | null;
+                                /**
+                                 * @description Pointwise mutual information of each content token with the picture; nats: `token_mi` at λ = 1, not
+                                 *     clipped.
+                                 */
+                                token_pmi?: number[] | null;
+                                /** @description Text of each content token, beside `token_mi`; empty where a token ends inside a character. */
+                                token_texts?: string[] | null;
                                 /** @description Votes that it gives to its chain's answer; null where descriptions are gated: there chains vote. */
                                 votes?: number | null;
                                 /** @description Index of the description with the same content whose chain it shares. */
@@ -833,6 +859,13 @@ export interface operations {
                                 reason: string | null;
                                 /** @description MI of each content token; nats; null unless the request asks for it. */
                                 token_mi?: number[] | null;
+                                /**
+                                 * @description Pointwise mutual information of each content token with the picture; nats: `token_mi` at λ = 1, not
+                                 *     clipped.
+                                 */
+                                token_pmi?: number[] | null;
+                                /** @description Text of each content token, beside `token_mi`; empty where a token ends inside a character. */
+                                token_texts?: string[] | null;
                                 /** @description Votes that it gives to its chain's answer; null where descriptions are gated: there chains vote. */
                                 votes?: number | null;
                                 /** @description Index of the description with the same content whose chain it shares. */
@@ -1194,7 +1227,7 @@ export interface operations {
                         /** @description Most tokens sampled for this request, all descriptions and chains of all its answers (`n`) together. */
                         max_total_tokens?: number | null;
                         /**
-                         * @description Also return every description's MI per token.
+                         * @description Also return every description's MI per token, with the tokens' texts.
                          * @default false
                          */
                         token_mi?: boolean;
@@ -1514,7 +1547,7 @@ export interface operations {
                         /** @description Most tokens sampled for this request, all descriptions and chains of all its answers (`n`) together. */
                         max_total_tokens?: number | null;
                         /**
-                         * @description Also return every description's MI per token.
+                         * @description Also return every description's MI per token, with the tokens' texts.
                          * @default false
                          */
                         token_mi?: boolean;
