@@ -5,9 +5,13 @@ from __future__ import annotations
 import json
 import shlex
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
+from fastapi import FastAPI
+from fastapi.testclient import TestClient
 
+from mirl_server.apis.pages.routes import add_pages
 from tests.helpers.documented_commands import NewcomersShell, blocks, commands, way
 from tests.helpers.servers import RunningServer, running
 
@@ -94,10 +98,12 @@ def test_python(shell: NewcomersShell, server: RunningServer) -> None:
     assert 0 < confidence <= 1
 
 
-def test_the_page_of_the_server_has_a_request_that_works(
-    shell: NewcomersShell, server: RunningServer
+def test_the_start_page_has_a_request_that_works(
+    shell: NewcomersShell, server: RunningServer, tmp_path: Path
 ) -> None:
-    page = run(shell, server, "curl -s http://127.0.0.1:8000/")
+    app = FastAPI()
+    add_pages(app, "mirl-charts", tmp_path)
+    page = TestClient(app, base_url=server.url).get("/").text
     request = page.partition("<pre>")[2].partition("</pre>")[0]
     picture = "mirl_core/bundled/charts/questions/1-charts-iid.png"
     answer = json.loads(run(shell, server, request.replace("picture.png", picture)))
