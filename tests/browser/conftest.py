@@ -17,7 +17,8 @@ if TYPE_CHECKING:
 Open = Callable[..., Opened]
 
 
-@pytest.fixture(scope="session")
+# Not the session: Playwright's event loop counts as running until it is stopped, and no other could start.
+@pytest.fixture(scope="package")
 def browser() -> Iterator[Browser]:
     """Yield Chromium; skip where it or Playwright is not installed."""
     if shutil.which("chromium") is None:

@@ -19,6 +19,7 @@ from mirl_core.tasks.plotting import METHOD_COLOURS
 from mirl_server.apis.pages.playground import MEDIA_TYPES, Playground, find_files
 from mirl_server.apis.pages.routes import add_pages
 from mirl_server.apis.router import make_router
+from mirl_server.cli.flags import mirl_parser, settings_from_flags
 from mirl_server.middleware.stack import install_middleware
 from mirl_server.settings.server import ServerSettings
 
@@ -147,6 +148,9 @@ def test_it_can_be_switched_off() -> None:
         assert client.get("/playground/app.js").status_code == 404
     assert ServerSettings.load().playground is True
     assert ServerSettings.load(playground=False).playground is False
+    parser = mirl_parser()
+    assert settings_from_flags(parser.parse_args(["--no-playground"])) == {"playground": False}
+    assert settings_from_flags(parser.parse_args([])) == {}
 
 
 def test_without_documents_the_page_links_none() -> None:
