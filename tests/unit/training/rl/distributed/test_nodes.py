@@ -60,6 +60,7 @@ def meet() -> Iterator[str]:
         yield f"127.0.0.1:{port}"
 
 
+@pytest.mark.full
 def test_two_nodes_of_the_job_find_each_other(tmp_path: Path, meet: str) -> None:
     train = container("train")
     nodes, logs = [], []
