@@ -58,5 +58,5 @@ def test_the_command(server: RunningServer, capsys: pytest.CaptureFixture[str]) 
     assert "\n16 votes " in out
     assert main([*words, "--json"]) == 0
     assert json.loads(capsys.readouterr().out)["model"] == NAME
-    assert main([*words, "--option", "kep=2"]) == 1
+    assert main([*words, "--option", "kep=2"]) == 2
     assert capsys.readouterr().err.startswith("mirl: 400: ")
