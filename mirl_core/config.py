@@ -231,8 +231,12 @@ class Calibration(Settings):
     distinct_share: Annotated[float, Field(allow_inf_nan=False)]
     """Weight of the share of distinct descriptions among the usable ones."""
     least_logprob: Annotated[float, Field(le=0, allow_inf_nan=False)] | None = None
-    """Least log p(d | I, q) per token of a familiar request's descriptions, nats; a request below it is not
-    called calibrated. None: every request is."""
+    """Least log p(d | I, q) per token of a familiar request's descriptions, nats. The confidence of a request
+    beyond this bound or one of the next two is not called calibrated; None: no bound."""
+    least_mi: Annotated[float, Field(allow_inf_nan=False)] | None = None
+    """Least MI per token of a familiar request's descriptions, nats, under the model's options."""
+    most_unusable: Annotated[float, Field(ge=0, le=1)] | None = None
+    """Largest share of unusable descriptions of a familiar request."""
 
 
 class ModelSettings(Settings):

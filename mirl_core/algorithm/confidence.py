@@ -11,9 +11,9 @@ instead of one. `mirl-eval calibrate` fits a, b and c.
 
 The fit holds for requests like those that it was made on. Descriptions of a foreign picture, or for a
 foreign question, are less likely under the model that samples them: it is unsure of every word, however much
-its chains agree. So a confidence counts as calibrated only where the descriptions' log-probability per token
-is not below that of nearly all calibration requests (`Calibration.least_logprob`). `docs/evaluation.md` has
-the error rates.
+its chains agree. They may also owe less to the picture, and more of them are unusable. So a confidence counts
+as calibrated only where all three traits lie within the range of nearly all calibration requests
+(`Calibration.least_logprob`, `least_mi`, `most_unusable`). `docs/evaluation.md` has the error rates.
 """
 
 from __future__ import annotations
@@ -28,11 +28,12 @@ from mirl_core.types import Description
 
 __all__ = [
     "Confidence",
+    "Traits",
     "calibration_for",
-    "description_logprob",
-    "distinct_share",
+    "is_familiar",
     "probability",
     "reported",
+    "traits_of",
     "why_uncalibrated",
 ]
 
@@ -47,8 +48,8 @@ OTHER_REQUEST = "it was fitted for other options or sampling parameters than thi
 NO_VOTE = "there was no vote"
 NO_DESCRIPTION = "no description was usable"
 UNFAMILIAR = (
-    "the descriptions are less likely than those it was fitted on: the picture or the question may be unlike "
-    "what the model knows"
+    "the descriptions are unlike those it was fitted on: the picture or the question may be unlike what the "
+    "model knows"
 )
 
 
@@ -75,27 +76,44 @@ def probability(calibration: Calibration, share: float, distinct: float) -> floa
     return 1 / (1 + math.exp(-max(-30.0, min(30.0, logit))))
 
 
-def distinct_share(descriptions: Sequence[Description]) -> float | None:
-    """Return distinct contents (by token ids) per usable description, 0 to 1; None where none is usable.
+@dataclass(frozen=True, slots=True)
+class Traits:
+    """What tells a request's descriptions from those of other requests; means over usable ones."""
 
-    The gate does not change it.
-    """
-    contents = [
-        description.token_ids[: description.content_tokens]
-        for description in descriptions
-        if description.reason in _USABLE
-    ]
-    return len(set(contents)) / len(contents) if contents else None
+    distinct: float
+    """Distinct contents (by token ids) per usable description, 0 to 1. The gate does not change it."""
+    logprob: float
+    """log p(d | I, q) per token, nats."""
+    mi: float | None
+    """MI per token, nats; None where descriptions are not scored."""
+    unusable: float
+    """Share of unusable descriptions, 0 to 1."""
 
 
-def description_logprob(descriptions: Sequence[Description]) -> float | None:
-    """Return the mean over usable descriptions of log p(d | I, q) per token, nats; None without any."""
-    values = [
-        description.logprob / max(description.content_tokens, 1)
-        for description in descriptions
-        if description.reason in _USABLE
-    ]
-    return sum(values) / len(values) if values else None
+def traits_of(descriptions: Sequence[Description]) -> Traits | None:
+    """Return the traits of a request's descriptions; None where none is usable."""
+    usable = [description for description in descriptions if description.reason in _USABLE]
+    if not usable:
+        return None
+    contents = {description.token_ids[: description.content_tokens] for description in usable}
+    logprobs = [description.logprob / max(description.content_tokens, 1) for description in usable]
+    scored = [value for description in usable if (value := description.mi_per_token) is not None]
+    return Traits(
+        distinct=len(contents) / len(usable),
+        logprob=sum(logprobs) / len(usable),
+        mi=sum(scored) / len(scored) if scored else None,
+        unusable=1 - len(usable) / len(descriptions),
+    )
+
+
+def is_familiar(traits: Traits, calibration: Calibration) -> bool:
+    """Return whether traits lie within the range of the calibration's requests; an absent bound holds."""
+    least_logprob, least_mi, most = calibration.least_logprob, calibration.least_mi, calibration.most_unusable
+    return (
+        (least_logprob is None or traits.logprob >= least_logprob)
+        and (least_mi is None or traits.mi is None or traits.mi >= least_mi)
+        and (most is None or traits.unusable <= most)
+    )
 
 
 def why_uncalibrated(
@@ -151,9 +169,9 @@ def reported(
         return Confidence(None, NO_VOTE)
     if calibration is None:
         return Confidence(share, reason)
-    distinct, logprob = distinct_share(descriptions), description_logprob(descriptions)
-    if distinct is None or logprob is None:
+    traits = traits_of(descriptions)
+    if traits is None:
         return Confidence(share, NO_DESCRIPTION)
-    if calibration.least_logprob is not None and logprob < calibration.least_logprob:
+    if not is_familiar(traits, calibration):
         return Confidence(share, UNFAMILIAR)
-    return Confidence(probability(calibration, share, distinct), None)
+    return Confidence(probability(calibration, share, traits.distinct), None)

@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from mirl_core.algorithm.confidence import description_logprob, distinct_share, probability
+from mirl_core.algorithm.confidence import probability, traits_of
 from mirl_core.config import Calibration, ModelSettings
 from mirl_core.evaluation.bank.records import BankedQuestion
 from mirl_core.evaluation.measures.statistics import expected_error, reliability
@@ -28,8 +28,9 @@ __all__ = ["FEWEST", "CalibrationRow", "Fitted", "Votes", "fit", "votes_of"]
 Array = npt.NDArray[np.float64]
 FEWEST = 50
 """Fewest questions for a fit: with fewer, three weights are noise."""
-UNFAMILIAR = 0.05
-"""Share of the calibration's own requests that count as unfamiliar."""
+UNFAMILIAR = 0.025
+"""Share of the calibration's own requests beyond each bound on a familiar request's traits. There
+are three: at most 7.5% do without a calibrated confidence, fewer where some requests break several."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -43,6 +44,10 @@ class Votes:
     """Distinct descriptions per usable one."""
     logprob: Array
     """Mean log p(d | I, q) per token of the usable descriptions, nats."""
+    mi: Array
+    """Their mean MI per token, nats; NaN where descriptions are not scored."""
+    unusable: Array
+    """Share of unusable descriptions."""
     right: Array
 
     @property
@@ -94,26 +99,29 @@ def votes_of(questions: Sequence[BankedQuestion], settings: ModelSettings, count
     """
     (method,) = parse_methods("mirl", settings.model_copy(update={"calibration": None}))
     assert isinstance(method, Gated | Steered), "a server answers by it"
-    share, distinct, logprob, right = (np.full((len(questions), count), np.nan) for _ in range(4))
+    share, distinct, logprob, mi, unusable, right = (
+        np.full((len(questions), count), np.nan) for _ in range(6)
+    )
     for row, question in enumerate(questions):
         for column, draw in enumerate(replay_draws(question, count, seed)):
-            described = method.described(question, draw)
-            distinct_of_draw, logprob_of_draw = distinct_share(described), description_logprob(described)
+            traits = traits_of(method.described(question, draw))
             played = method.play(question, draw)
             # A fallback is one chain and no vote.
-            if distinct_of_draw is not None and played.confidence is not None:
+            if traits is not None and played.confidence is not None:
                 share[row, column] = played.confidence
-                distinct[row, column] = distinct_of_draw
-                logprob[row, column] = logprob_of_draw
+                distinct[row, column] = traits.distinct
+                logprob[row, column] = traits.logprob
+                mi[row, column] = np.nan if traits.mi is None else traits.mi
+                unusable[row, column] = traits.unusable
                 right[row, column] = played.right
-    return Votes(tuple(question.data for question in questions), share, distinct, logprob, right)
+    data = tuple(question.data for question in questions)
+    return Votes(data, share, distinct, logprob, mi, unusable, right)
 
 
 def fit(votes: Votes) -> Fitted:
     """Fit the calibration of these votes, with weights rounded to 2 decimals.
 
-    `least_logprob` is the 5th percentile of these requests: one familiar request in twenty does without a
-    calibrated confidence.
+    The bounds on a familiar request's traits are percentiles of these requests (`UNFAMILIAR`).
     """
     voted = votes.voted
     questions = int(voted.any(axis=1).sum())
@@ -136,15 +144,25 @@ def fit(votes: Votes) -> Fitted:
         vote_share=share,
         distinct_share=distinct,
         least_logprob=_least(votes.logprob[voted], weights),
+        least_mi=_least(votes.mi[voted], weights),
+        most_unusable=_most(votes.unusable[voted], weights),
     )
     return Fitted(calibration, rows=_rows(votes, calibration))
 
 
-def _least(logprobs: Array, weights: Array) -> float:
-    """Return the log-probability that all but the share `UNFAMILIAR` reach, rounded down; nats."""
-    order = np.argsort(logprobs)
+def _least(values: Array, weights: Array) -> float | None:
+    """Return the value that all but the share `UNFAMILIAR` reach, rounded down; None where some are NaN."""
+    if np.isnan(values).any():
+        return None
+    order = np.argsort(values)
     reached = np.searchsorted(np.cumsum(weights[order]), UNFAMILIAR * weights.sum())
-    return math.floor(100 * float(logprobs[order][min(reached, len(order) - 1)])) / 100
+    return math.floor(100 * float(values[order][min(reached, len(order) - 1)])) / 100
+
+
+def _most(values: Array, weights: Array) -> float | None:
+    """Return the value that all but the share `UNFAMILIAR` keep below, rounded up."""
+    least = _least(-values, weights)
+    return None if least is None else -least + 0.0
 
 
 def _logistic(features: Array, hits: Array, weights: Array) -> Array:

@@ -112,7 +112,10 @@ class Gated(ByOptions):
 
     def described(self, banked: BankedQuestion, draw: ReplayDraw) -> Sequence[Description]:
         """Return the descriptions of a replay, by which a vote's confidence is calibrated."""
-        return as_descriptions(drawn(banked, draw, self.options.descriptions, self.name))
+        descriptions = drawn(banked, draw, self.options.descriptions, self.name)
+        if all(description.reason for description in descriptions):
+            return as_descriptions(descriptions)
+        return self.measure(banked, descriptions)[0]
 
     def measure(
         self, banked: BankedQuestion, descriptions: Sequence[BankedDescription]

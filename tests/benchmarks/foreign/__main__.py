@@ -16,7 +16,7 @@ from typing import Annotated
 import numpy as np
 import typer
 
-from mirl_core.algorithm.confidence import description_logprob
+from mirl_core.algorithm.confidence import traits_of
 from mirl_core.bundled import DIGITS, MODELS, resolve
 from mirl_core.config import ModelSettings
 from mirl_core.engines.base import RequestContext, Sampling
@@ -107,7 +107,7 @@ def table(results: Mapping[str, Sequence[Result]]) -> str:
         share = len(calibrated) / len(answered)
         low, high = wilson(share, len(answered))
         confidences = [result.confidence for result in calibrated if result.confidence is not None]
-        logprobs = [value for result in answered if (value := description_logprob(result.descriptions))]
+        logprobs = [traits.logprob for result in answered if (traits := traits_of(result.descriptions))]
         body.append(
             [
                 KINDS.get(kind, f"`{kind}`"),

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from mirl_core.algorithm.confidence import distinct_share, probability
+from mirl_core.algorithm.confidence import probability, traits_of
 from mirl_core.config import MIRLOptions
 from mirl_core.engines.base import Rendered, RequestContext, Sample, Sampling
 from mirl_core.engines.vllm.engine import VLLMEngine
@@ -63,10 +63,10 @@ async def test_confidence_is_calibrated_under_the_models_own_options(vllm_engine
     assert own.calibration is not None
     result = await run(vllm_engine, **own.options.model_dump())
     assert result.vote is not None
-    distinct = distinct_share(result.descriptions)
-    assert distinct is not None
+    traits = traits_of(result.descriptions)
+    assert traits is not None
     assert result.calibrated
-    assert result.confidence == probability(own.calibration, result.vote.share, distinct)
+    assert result.confidence == probability(own.calibration, result.vote.share, traits.distinct)
     changed = await run(vllm_engine, **(own.options.model_dump() | {"forks": 1}))
     assert changed.vote is not None
     assert (changed.confidence, changed.calibrated) == (changed.vote.share, False)

@@ -13,11 +13,12 @@ from hypothesis import strategies as st
 from mirl_core.algorithm.confidence import (
     NEUTRAL,
     Confidence,
+    Traits,
     calibration_for,
-    description_logprob,
-    distinct_share,
+    is_familiar,
     probability,
     reported,
+    traits_of,
 )
 from mirl_core.algorithm.gates import select
 from mirl_core.config import Calibration, MIRLOptions, ModelSettings
@@ -79,7 +80,7 @@ def test_weights_are_numbers(value: float) -> None:
 
 
 @pytest.mark.parametrize("distinct", [False, True])
-def test_distinct_share_is_the_same_before_and_after_the_gate(distinct: bool) -> None:
+def test_traits_are_the_same_before_and_after_the_gate(distinct: bool) -> None:
     # The closing tag is no content, so the first two say the same; the last can't be used.
     some = [
         made(0, 1, 2),
@@ -87,11 +88,13 @@ def test_distinct_share_is_the_same_before_and_after_the_gate(distinct: bool) ->
         made(2, 1),
         made(3, 5, reason="truncated"),
     ]
-    assert distinct_share(some) == pytest.approx(2 / 3)
+    before = traits_of(some)
+    assert before is not None
+    assert before.distinct == pytest.approx(2 / 3)
     gated = select(some, MIRLOptions(keep=1, distinct=distinct), None)
     assert {one.reason for one in gated} > {None, "gate"}
-    assert distinct_share(gated) == pytest.approx(2 / 3)
-    assert distinct_share(some[3:]) is None
+    assert traits_of(gated) == before
+    assert traits_of(some[3:]) is None
 
 
 def test_reported() -> None:
@@ -103,19 +106,43 @@ def test_reported() -> None:
     assert reported(0.8, unusable, CALIBRATION) == Confidence(0.8, "no description was usable")
 
 
-@pytest.mark.parametrize(("least", "calibrated"), [(None, True), (-1.5, True), (-1.49, False), (0.0, False)])
-def test_unlikely_descriptions_are_not_called_calibrated(least: float | None, calibrated: bool) -> None:
-    # −1 and −2 nats a token; the unusable one does not count.
-    two_tokens = replace(made(0, 1, 2), logprob=-2.0)
+def test_traits_are_means_over_usable_descriptions() -> None:
+    # −1 and −2 nats a token, an MI of 3 and 0.5 nats a token; of the unusable one only its share counts.
     some = [
-        two_tokens,
-        replace(made(1, 3, 4), logprob=-4.0),
+        replace(made(0, 1, 2), logprob=-2.0, mi=6.0),
+        replace(made(1, 3, 4), logprob=-4.0, mi=1.0),
         replace(made(2, 5, reason="empty"), logprob=-99.0),
+        replace(made(3, 6, reason="truncated"), logprob=-99.0),
     ]
-    assert description_logprob(some) == -1.5
-    assert description_logprob(some[2:]) is None
+    assert traits_of(some) == Traits(distinct=1.0, logprob=-1.5, mi=1.75, unusable=0.5)
+    unscored = [replace(description, mi=None) for description in some[:2]]
+    assert traits_of(unscored) == Traits(distinct=1.0, logprob=-1.5, mi=None, unusable=0.0)
+
+
+TRAITS = Traits(distinct=0.5, logprob=-1.5, mi=0.25, unusable=0.1)
+
+
+@pytest.mark.parametrize(
+    ("bounds", "familiar"),
+    [
+        ({}, True),
+        ({"least_logprob": -1.5, "least_mi": 0.25, "most_unusable": 0.1}, True),
+        ({"least_logprob": -1.49}, False),
+        ({"least_mi": 0.26}, False),
+        ({"most_unusable": 0.09}, False),
+    ],
+)
+def test_a_familiar_request_is_within_every_bound(bounds: dict[str, float], familiar: bool) -> None:
+    assert is_familiar(TRAITS, CALIBRATION.model_copy(update=bounds)) is familiar
+    # Without scores there is nothing to hold against the bound on MI.
+    unscored = replace(TRAITS, mi=None)
+    assert is_familiar(unscored, CALIBRATION.model_copy(update={"least_mi": 9.0}))
+
+
+@pytest.mark.parametrize(("least", "calibrated"), [(None, True), (-1.0, True), (-0.5, False)])
+def test_unfamiliar_descriptions_are_not_called_calibrated(least: float | None, calibrated: bool) -> None:
     calibration = CALIBRATION.model_copy(update={"least_logprob": least})
-    confidence = reported(0.8, some, calibration)
+    confidence = reported(0.8, [made(0, 1)], calibration)
     assert (confidence.reason is None) is calibrated
     assert (confidence.value == 0.8) is not calibrated
     if not calibrated:
@@ -222,7 +249,7 @@ async def test_an_unfamiliar_request_is_reported_as_such() -> None:
     result = await ask(SETTINGS.model_copy(update={"calibration": strict}))
     assert result.vote is not None
     assert (result.confidence, result.calibrated) == (result.vote.share, False)
-    assert "less likely than those it was fitted on" in str(result.uncalibrated)
+    assert "unlike those it was fitted on" in str(result.uncalibrated)
     assert result.warnings == ("The picture or the question may be unlike what the model knows.",)
 
 

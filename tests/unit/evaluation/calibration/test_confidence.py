@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from mirl_core.algorithm.confidence import description_logprob, probability
+from mirl_core.algorithm.confidence import probability, traits_of
 from mirl_core.config import Calibration, MIRLOptions, ModelSettings
 from mirl_core.errors import ConfigError
 from mirl_core.evaluation.bank.records import BankedQuestion
@@ -24,6 +24,7 @@ from tests.unit.evaluation.run_cases import fill_bank, model_folder, no_engine, 
 from tests.unit.evaluation.synthetic import banked_questions
 
 OPTIONS: dict[str, Any] = {"descriptions": 6, "keep": 3, "forks": 2, "description_tokens": 64}
+BOUNDS = {"least_logprob", "least_mi", "most_unusable"}
 OWN = ModelSettings(instruction="", options=MIRLOptions(**OPTIONS))
 
 
@@ -33,16 +34,18 @@ def made_up(truth: Calibration, questions: int = 6000, draws: int = 1, seed: int
     share, distinct = rng.uniform(0.2, 1, (questions, draws)), rng.uniform(0.1, 1, (questions, draws))
     odds = np.vectorize(lambda one, other: probability(truth, one, other))(share, distinct)
     right = (rng.uniform(size=share.shape) < odds).astype(np.float64)
-    return Votes(("world",) * questions, share, distinct, -share, right)
+    return Votes(("world",) * questions, share, distinct, -share, share / 2, share / 4, right)
 
 
 def test_fit_finds_what_the_votes_were_made_with() -> None:
     truth = Calibration(intercept=0.5, vote_share=3.0, distinct_share=-2.5)
     found = fit(made_up(truth)).calibration
     assert found is not None
-    # A twentieth of 0.2 to 1, which is the shares' range, lies above 0.96.
-    assert found.least_logprob == pytest.approx(-0.96, abs=0.01)
-    for name, value in truth.model_dump(exclude={"least_logprob"}).items():
+    # A fortieth of 0.2 to 1, which is the shares' range, lies above 0.98, and one below 0.22.
+    assert found.least_logprob == pytest.approx(-0.98, abs=0.011)
+    assert found.least_mi == pytest.approx(0.11, abs=0.011)
+    assert found.most_unusable == pytest.approx(0.245, abs=0.011)
+    for name, value in truth.model_dump(exclude=BOUNDS).items():
         assert getattr(found, name) == pytest.approx(value, abs=0.4)
         assert getattr(found, name) == round(getattr(found, name), 2)
 
@@ -64,7 +67,7 @@ def test_a_question_counts_once_however_many_of_its_draws_voted() -> None:
         votes,
         **{
             name: np.repeat(getattr(votes, name), 4, axis=1)
-            for name in ("share", "distinct", "logprob", "right")
+            for name in ("share", "distinct", "logprob", "mi", "unusable", "right")
         },
     )
     again.share[100:, 1:] = np.nan
@@ -81,9 +84,8 @@ def test_votes_that_a_share_tells_apart_perfectly_give_finite_weights() -> None:
 def test_shares_that_never_vary_give_the_rate() -> None:
     votes = made_up(Calibration(intercept=0, vote_share=0, distinct_share=0), 200)
     right = (np.arange(200) % 4 > 0).astype(np.float64)[:, None]
-    found = fit(
-        Votes(votes.data, np.ones((200, 1)), np.ones((200, 1)), -np.ones((200, 1)), right)
-    ).calibration
+    ones = np.ones((200, 1))
+    found = fit(replace(votes, share=ones, distinct=ones, right=right)).calibration
     assert found is not None
     assert probability(found, 1.0, 1.0) == pytest.approx(0.75, abs=0.01)
 
@@ -118,8 +120,13 @@ def test_votes_are_the_replays_own() -> None:
         for column, draw in enumerate(replay_draws(one, 3, 1)):
             played = method.play(one, draw)
             share, distinct = votes.share[row, column], votes.distinct[row, column]
-            described = method.described(one, draw)  # type: ignore[union-attr]
-            assert votes.logprob[row, column] == description_logprob(described)
+            traits = traits_of(method.described(one, draw))  # type: ignore[union-attr]
+            assert traits is not None
+            assert (traits.logprob, traits.unusable) == (
+                votes.logprob[row, column],
+                votes.unusable[row, column],
+            )
+            assert traits.mi == votes.mi[row, column]
             assert played.confidence == pytest.approx(probability(calibration, share, distinct))
             assert votes.right[row, column] == played.right
 

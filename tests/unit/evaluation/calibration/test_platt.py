@@ -20,7 +20,7 @@ def made_up(questions: int, draws: int, seed: int, rate: float = 0.2) -> Votes:
     rng = np.random.default_rng(seed)
     share, distinct = rng.uniform(0.2, 1, (questions, draws)), rng.uniform(0.1, 1, (questions, draws))
     right = (rng.random(share.shape) < rate * 2 * share).astype(np.float64)
-    return Votes(("world",) * questions, share, distinct, -share, right)
+    return Votes(("world",) * questions, share, distinct, -share, share, 0 * share, right)
 
 
 def scikit_learns(votes: Votes, positive: float, negative: float) -> tuple[float, ...]:
@@ -82,7 +82,8 @@ def test_rows_are_means_and_errors_before_and_after() -> None:
     share = np.array([few] * 30 + [many] * 30 + [many] * 20 + [np.nan] * 5)[:, None]
     hits = np.array([1.0] * 6 + [0.0] * 24 + [1.0] * 18 + [0.0] * 12 + [1.0] * 12 + [0.0] * 8 + [0.0] * 5)
     right = np.where(np.isfinite(share), hits[:, None], np.nan)
-    votes = Votes(("a",) * 60 + ("b",) * 20 + ("c",) * 5, share, np.ones((85, 1)), -np.ones((85, 1)), right)
+    ones = np.ones((85, 1))
+    votes = Votes(("a",) * 60 + ("b",) * 20 + ("c",) * 5, share, ones, -ones, ones, 0 * ones, right)
     found = fit(votes)
     assert [row.data for row in found.rows] == ["a", "b", "all"]
     # Right: 6 of 30 at 0.6, 30 of 50 at 0.9. The fit meets Platt's targets at both shares,
@@ -119,10 +120,20 @@ def test_one_data_set_is_not_summed_up_again() -> None:
 def test_a_fit_reads_as_json() -> None:
     row = CalibrationRow("a", 60, 0.4, 0.75, 0.35, 0.41, 0.01)
     fitted = Fitted(
-        Calibration(intercept=-1.5, vote_share=2.25, distinct_share=0.5, least_logprob=-0.5), rows=(row,)
+        Calibration(
+            intercept=-1.5, vote_share=2.25, distinct_share=0.5, least_logprob=-0.5, most_unusable=0.25
+        ),
+        rows=(row,),
     )
     assert fitted.to_json() == {
-        "calibration": {"intercept": -1.5, "vote_share": 2.25, "distinct_share": 0.5, "least_logprob": -0.5},
+        "calibration": {
+            "intercept": -1.5,
+            "vote_share": 2.25,
+            "distinct_share": 0.5,
+            "least_logprob": -0.5,
+            "least_mi": None,
+            "most_unusable": 0.25,
+        },
         "left_out": "",
         "rows": [
             {
