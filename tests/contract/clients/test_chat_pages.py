@@ -49,6 +49,8 @@ def librechat(method: str, model: str) -> Json:
         "messages": [{"role": "user", "content": prompt}],
         "stream": False,
         "user": "65a1",
+        # LibreChat sends none; the digits model would not end a title.
+        "max_tokens": 60,
     }
     if method == "completion":
         return body
