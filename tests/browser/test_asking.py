@@ -82,7 +82,10 @@ def test_a_server_that_is_gone_is_named(open_page: Open) -> None:
     opened.expected.append("ERR_")
     opened.page.route("**/v1/chat/completions", lambda route: route.abort("connectionrefused"))
     opened.button("Ask").click()
-    opened.page.get_by_text("The server can't be reached.").wait_for()
+    problem = opened.page.locator(".turn .problem")
+    problem.wait_for()
+    assert problem.inner_text().startswith("The server can't be reached.")
+    assert opened.text(".turn .now").endswith("failed")
 
 
 @pytest.mark.full

@@ -98,7 +98,10 @@ def test_a_stream_that_ends_too_soon_is_no_answer(open_page: Open) -> None:
         lambda route: route.fulfill(content_type="text/event-stream", body=": nothing\n\n"),
     )
     opened.button("Ask").click()
-    opened.page.get_by_text("The connection ended before the answer was complete.").wait_for()
+    problem = opened.page.locator(".turn .problem")
+    problem.wait_for()
+    assert "The connection ended before the answer was complete." in problem.inner_text()
+    assert opened.text(".turn .now").endswith("failed")
 
 
 def test_votes_are_counted_as_in_the_client(open_page: Open) -> None:

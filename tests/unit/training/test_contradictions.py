@@ -196,7 +196,9 @@ def test_what_trains_something_passes(tmp_path: Path, changes: dict[str, Any]) -
     check(recipe)
     # The recipe with all defaults written out, as a study passes it on, is as good.
     (tmp_path / "dumped.yaml").write_text(dump(recipe))
-    check(load_rl_recipe(tmp_path / "dumped.yaml"))
+    again = load_rl_recipe(tmp_path / "dumped.yaml")
+    check(again)
+    assert again == recipe
 
 
 def test_every_rule_is_in_the_table(tmp_path: Path) -> None:
