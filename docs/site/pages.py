@@ -1,19 +1,17 @@
-"""The hook of mkdocs.yml: pages from outside docs/, and links that work both on GitHub and on the site.
+"""Collect the pages of the site: `python docs/site/pages.py build/docs`, from which `make docs` builds it.
 
-Files link to each other by their paths in the repository. Here each link becomes the path of the page on the site.
-A link to a file that is no page (source code) becomes its text.
+The pages are those of docs/ and those from outside it (PAGES). Files link to each other by their paths in the
+repository, so that links work on GitHub. Here each link becomes the path of a page. A link to a file that is
+no page (source code) becomes its text. No generator is needed, and any can build the result.
 """
 
 from __future__ import annotations
 
 import posixpath
 import re
+import shutil
+import sys
 from pathlib import Path
-from typing import Any
-
-from mkdocs.config.defaults import MkDocsConfig
-from mkdocs.structure.files import File, Files
-from mkdocs.structure.pages import Page
 
 ROOT = Path(__file__).parents[2]
 README, OVERVIEW, QUICKSTART = "README.md", "index.md", "quickstart.md"
@@ -34,65 +32,81 @@ STARTING = ("The first minute", "Serve")
 """The README's sections that are the quickstart."""
 LEFT_OUT = ("Documents", "Where things are")
 """The README's sections that list files; the site has its navigation."""
-ICON = "site/icon.svg"
+LEAD = "[Quickstart](README.md#serve) · [Concepts](docs/concepts.md) · [Tutorial](docs/tutorial.md)\n\n"
+"""What the overview has before its picture."""
 _CODE = re.compile(r"^```.*?^```", re.M | re.S)
 _LINK = re.compile(
     r"`[^`\n]*`|\[(?P<text>(?:[^\[\]`]|`[^`]*`)*)\]\((?!\w+:|#)(?P<path>[^)#\s]+)(?P<anchor>#[^)\s]*)?\)"
 )
 
 
-def on_files(files: Files, config: MkDocsConfig) -> Files:
-    """Add the pages from outside docs/, and the icon of the playground."""
-    for source, page in PAGES.items():
+def collect(target: Path) -> None:
+    """Write all pages and their pictures into a folder, in place of what it holds."""
+    shutil.rmtree(target, ignore_errors=True)
+    shutil.copytree(ROOT / "docs", target, ignore=shutil.ignore_patterns("*.py", "SHA256SUMS", "__pycache__"))
+    shutil.copy(ROOT / "clients/playground/icon.svg", target / "site/icon.svg")
+    sources = {path.relative_to(ROOT).as_posix(): page_of(path) for path in (ROOT / "docs").glob("*.md")}
+    for source, page in {**sources, **PAGES}.items():
+        assert page is not None, source
         text = (ROOT / source).read_text(encoding="utf-8")
+        (target / page).parent.mkdir(parents=True, exist_ok=True)
         if source == README:
             text, start = split_readme(text)
-            files.append(File.generated(config, QUICKSTART, content=start))
-        files.append(File.generated(config, page, content=text))
-    icon = (ROOT / "clients/playground/icon.svg").read_bytes()
-    files.append(File.generated(config, ICON, content=icon))
-    return files
+            (target / QUICKSTART).write_text(fitted(start, README, QUICKSTART), encoding="utf-8")
+        (target / page).write_text(fitted(text, source, page), encoding="utf-8")
 
 
-def on_page_markdown(markdown: str, *, page: Page, config: MkDocsConfig, files: Files) -> str:
-    """Return the page with links that lead to pages of the site."""
-    sources = {uri: source for source, uri in PAGES.items()} | {QUICKSTART: README}
-    here = page.file.src_uri
-    source = sources.get(here, f"docs/{here}")
-    titles = _titles(config.nav or [])
+def fitted(text: str, source: str, page: str) -> str:
+    """Return a text with links that lead to pages.
 
-    def fitted(match: re.Match[str]) -> str:
+    Args:
+        source: the path in the repository of the file that the text is from.
+        page: the path of its page.
+    """
+
+    def link(match: re.Match[str]) -> str:
         if match["path"] is None:
             return match[0]
         path = posixpath.normpath(posixpath.join(posixpath.dirname(source), match["path"]))
         anchor = match["anchor"] or ""
-        target = page_of(path, anchor)
+        target = page_of(ROOT / path, anchor)
         if target is None:
             return match["text"] if (ROOT / path).exists() else match[0]
         name = match["text"]
         if name in (match["path"], path, path.removesuffix("/README.md")):
-            name = titles.get(target, name)
-        return f"[{name}]({posixpath.relpath(target, posixpath.dirname(here) or '.')}{anchor})"
+            name = title_of(path)
+        return f"[{name}]({posixpath.relpath(target, posixpath.dirname(page) or '.')}{anchor})"
 
     parts, end = [], 0
-    for block in _CODE.finditer(markdown):
-        parts += [_LINK.sub(fitted, markdown[end : block.start()]), block[0]]
+    for block in _CODE.finditer(text):
+        parts += [_LINK.sub(link, text[end : block.start()]), block[0]]
         end = block.end()
-    return "".join([*parts, _LINK.sub(fitted, markdown[end:])])
+    return "".join([*parts, _LINK.sub(link, text[end:])])
 
 
-def page_of(path: str, anchor: str = "") -> str | None:
-    """Return the path below docs/ of a file of the repository; None: the site does not have it."""
+def page_of(file: Path, anchor: str = "") -> str | None:
+    """Return the page of a file of the repository; None: the site does not have it."""
+    path = file.relative_to(ROOT).as_posix()
     path = ALIASES.get(path, path)
-    if path == README and anchor.removeprefix("#") in {_slug(name) for name in STARTING}:
+    if path == README and anchor.removeprefix("#") in {name.lower().replace(" ", "-") for name in STARTING}:
         return QUICKSTART
-    if path in PAGES:
-        return PAGES[path]
-    return path.removeprefix("docs/") if path.startswith("docs/") and (ROOT / path).is_file() else None
+    if path.startswith("docs/") and file.is_file():
+        return path.removeprefix("docs/")
+    return PAGES.get(path)
+
+
+def title_of(path: str) -> str:
+    """Return the first heading of a file of the repository."""
+    text = (ROOT / ALIASES.get(path, path)).read_text(encoding="utf-8")
+    return text.partition("\n")[0].removeprefix("# ")
 
 
 def split_readme(text: str) -> tuple[str, str]:
-    """Return the overview and the quickstart, which together are the README without its lists of files."""
+    """Return the overview and the quickstart, which together are the README without its lists of files.
+
+    Raises:
+        ValueError: a section that this file names is not in the README.
+    """
     head, *sections = re.split(r"^(?=## )", text, flags=re.M)
     named = {section.partition("\n")[0].removeprefix("## "): section for section in sections}
     missing = [name for name in (*STARTING, *LEFT_OUT) if name not in named]
@@ -100,18 +114,9 @@ def split_readme(text: str) -> tuple[str, str]:
         raise ValueError(f"docs/site/pages.py names sections that README.md lacks: {missing}")
     start = "# Quickstart\n\n" + "".join(named[name] for name in STARTING)
     rest = [section for name, section in named.items() if name not in (*STARTING, *LEFT_OUT)]
-    lead = "[Quickstart](README.md#the-first-minute) has the commands. [Concepts](docs/concepts.md) says how it works.\n\n"
-    return head + lead + "".join(rest), start
+    words, picture, explanation = head.partition("![")
+    return "".join([words, LEAD, picture, explanation, *rest]), start
 
 
-def _slug(heading: str) -> str:
-    return heading.lower().replace(" ", "-")
-
-
-def _titles(nav: list[Any]) -> dict[str, str]:
-    """Return the titles of the navigation by page."""
-    titles: dict[str, str] = {}
-    for entry in nav:
-        for title, target in entry.items():
-            titles |= _titles(target) if isinstance(target, list) else {target: title}
-    return titles
+if __name__ == "__main__":
+    collect(Path(sys.argv[1]))

@@ -15,19 +15,24 @@ Json = Mapping[str, Any]
 HEAD = """\
 # API reference
 
-Generated from the server's OpenAPI document by `python -m mirl_server.apis.reference docs/api.md`, which a test
-compares it with. A running server has the same at `/docs` and `/openapi.json`, with vLLM's own endpoints beside it.
+Generated from the server's OpenAPI document by `python -m mirl_server.apis.reference docs/api.md`, which a
+test compares it with. A running server has the same at `/docs` and `/openapi.json`, with vLLM's own endpoints
+beside it.
 
-What the fields do is in [serving.md](serving.md). A field in bold is required. `[]` stands for every element of a list.
+What the fields do is in [serving.md](serving.md). A field in bold is required. `[]` stands for every element
+of a list.
 """
 _REF = "#/components/schemas/"
 _BOUNDS = {"minimum": "≥", "exclusiveMinimum": ">", "maximum": "≤", "exclusiveMaximum": "<"}
 _HEAD_ROWS = ["| field | type | default | |", "| --- | --- | --- | --- |"]
 
 
-def reference() -> str:
-    """Return the whole document as Markdown."""
-    api = json.loads(document())
+def reference(api: Json) -> str:
+    """Return the whole page as Markdown.
+
+    Args:
+        api: the OpenAPI document.
+    """
     parts = [HEAD]
     for path, methods in api["paths"].items():
         for method, route in methods.items():
@@ -44,7 +49,7 @@ def _route(title: str, route: Json) -> str:
     parts = [f"## `{title}`\n", f"{_cell(route.get('description', ''))}\n"]
     parameters = route.get("parameters", [])
     if parameters:
-        rows = [_row(f"{one['name']}", one["schema"], one.get("required", False)) for one in parameters]
+        rows = [_row(field["name"], field["schema"], field.get("required", False)) for field in parameters]
         parts.append("\n".join(["| parameter | type | default | |", _HEAD_ROWS[1], *rows]) + "\n")
     body = route.get("requestBody", {}).get("content", {}).get("application/json")
     if body:
@@ -71,7 +76,7 @@ def _table(schema: Json) -> str:
 
 
 def _fields(schema: Json, before: str = "") -> Iterator[tuple[str, Json, bool]]:
-    """Yield the fields of an object, and behind each object or list of objects those inside it, by dotted names."""
+    """Yield an object's fields, and those of objects and lists of objects inside it, by dotted names."""
     required = schema.get("required", [])
     for name, field in schema.get("properties", {}).items():
         dotted = f"{before}{name}"
@@ -117,10 +122,11 @@ def _cell(text: str) -> str:
 
 def main() -> None:
     """Print the reference, or write it to the file that the first argument names."""
+    text = reference(json.loads(document()))
     if len(sys.argv) > 1:
-        Path(sys.argv[1]).write_text(reference(), encoding="utf-8")
+        Path(sys.argv[1]).write_text(text, encoding="utf-8")
     else:
-        print(reference(), end="")
+        print(text, end="")
 
 
 if __name__ == "__main__":
