@@ -111,7 +111,7 @@ def _type(schema: Json) -> str:
         return " or ".join(f"`{json.dumps(value)}`" for value in schema["enum"])
     if schema.get("type") == "array":
         return f"list of {_type(schema.get('items', {}))}"
-    kind = {"string": "text"}.get(schema.get("type", "any"), schema.get("type", "any"))
+    kind = str(schema.get("type", "any")).replace("string", "text")
     bounds = [f"{sign} {schema[key]:g}" for key, sign in _BOUNDS.items() if key in schema]
     return ", ".join([kind, *bounds])
 

@@ -1,4 +1,4 @@
-"""`make docs` builds the site without a warning, and the site asks no other host."""
+"""`make docs` builds the site without a warning, and the site sends no request to another host."""
 
 from __future__ import annotations
 
@@ -51,7 +51,7 @@ def test_every_page_of_the_navigation_is_there(site: Path) -> None:
     assert [page for page in listed if not (site / f"{page}.html").is_file()] == []
 
 
-def test_no_page_or_style_asks_another_host(site: Path) -> None:
+def test_no_page_or_style_names_another_host(site: Path) -> None:
     pages = sorted(site.rglob("*.html"))
     assert [(page.name, tag) for page in pages for tag in FOREIGN.findall(page.read_text("utf-8"))] == []
     styles = sorted(site.rglob("*.css"))
