@@ -9,7 +9,7 @@ export PIP_DISABLE_PIP_VERSION_CHECK := 1
 TORCH := torch==2.13.0
 TORCH_CPU_INDEX := https://download.pytorch.org/whl/cpu
 
-.PHONY: help install install-dev browser demo serve test test-full mutants check format model lock clean
+.PHONY: help install install-dev browser demo serve test test-full mutants docs check format model lock clean
 
 help:  ## list the targets
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
@@ -76,6 +76,16 @@ MUTANTS_JOBS ?= 2
 mutants: $(VENV)/.mutants  ## mutation testing of all groups, or MUTANTS="media --only ..."; run again to resume
 	$(BIN)/python -m tests.mutants --jobs $(MUTANTS_JOBS) $(MUTANTS)
 
+$(VENV)/docs/.done: requirements/docs.lock
+	$(PYTHON) -m venv $(VENV)/docs
+	$(VENV)/docs/bin/pip install -q --no-deps -r requirements/docs.lock
+	@touch $@
+
+# Material's notice of its successor is no warning about these documents.
+docs: $(VENV)/docs/.done  ## all documents as one site, build/site/index.html
+	$(VENV)/docs/bin/python docs/site/pages.py build/docs
+	NO_MKDOCS_2_WARNING=1 $(VENV)/docs/bin/mkdocs build --strict --quiet
+
 check: install-dev  ## lint, types, import rules
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
@@ -105,4 +115,4 @@ lock: install-dev  ## resolve requirements/*.in anew
 	requirements/lock $(BIN)
 
 clean:  ## remove .venv and caches
-	rm -rf $(VENV) build/mutants .pytest_cache .mypy_cache .ruff_cache .hypothesis .import_linter_cache
+	rm -rf $(VENV) build/docs build/mutants build/site .pytest_cache .mypy_cache .ruff_cache .hypothesis .import_linter_cache
