@@ -38,16 +38,14 @@ _LARGEST = 16_000_000
 
 @dataclass(frozen=True, slots=True)
 class Browsed:
-    """A data set of a run: the lines of `questions/<data>.jsonl`, and the bank's records in the same order."""
+    """A data set of a run: the lines of `questions/<data>.jsonl`, and the bank's records, in one order."""
 
     name: str
     rows: Sequence[Mapping[str, Any]]
     banked: Sequence[BankedQuestion]
 
 
-def browse_folder(
-    folder: Path, count: int = QUESTIONS, show: Sequence[str] | None = None
-) -> Path | None:
+def browse_folder(folder: Path, count: int = QUESTIONS, show: Sequence[str] | None = None) -> Path | None:
     """Write the page of a run's folder; return None where it has no bank or no lines of questions.
 
     Args:
@@ -70,7 +68,9 @@ def browse_folder(
         rows = read_rows(path)
         try:
             banked = _records(bank, name, rows)
-            questions = drawn_again(folder, name, str(summary.get("part")), summary.get("seed", 0), rows[:count])
+            questions = drawn_again(
+                folder, name, str(summary.get("part")), summary.get("seed", 0), rows[:count]
+            )
         except (KeyError, TypeError, AttributeError) as error:
             raise ConfigError(f"{path} was not written by `mirl-eval run`: {error!r}") from error
         rows = [row for row in rows if row["key"] in banked]

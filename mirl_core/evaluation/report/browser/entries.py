@@ -6,6 +6,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -89,9 +90,7 @@ class _Question:
     def answer_table(self) -> list[Row]:
         """Return the answers: text, whether it is right, and the number of its group."""
         texts = list(self.answers)
-        group_of = {
-            index: number for number, group in enumerate(answers.group(texts)) for index in group
-        }
+        group_of = {index: number for number, group in enumerate(answers.group(texts)) for index in group}
         return [
             [text, bool(self._right.get(text, False)), group_of.get(index, -1)]
             for index, text in enumerate(texts)
@@ -130,7 +129,7 @@ def entry(
         "pictures": list(pictures),
         "descriptions": question.descriptions,
         "answers": question.answer_table(),
-        "methods": {name: of_method for name, of_method in played},
+        "methods": dict(played),
     }
 
 
@@ -150,7 +149,10 @@ def _method(
         "replays": len(outcomes["right"]),
     }
     # Lines of another version, or of another bank: their figures stand, and no story is told of others.
-    same = (replay.answer, replay.generated_tokens) == (outcomes["answer"][0], outcomes["generated_tokens"][0])
+    same = (replay.answer, replay.generated_tokens) == (
+        outcomes["answer"][0],
+        outcomes["generated_tokens"][0],
+    )
     return method.name, shown | {"rows": _rows(question, method, draw, replay) if same else None}
 
 
@@ -181,10 +183,17 @@ def _rows(question: _Question, method: Method, draw: ReplayDraw, replay: Replay)
                 chains,
             ]
         )
-    rows.sort(key=lambda row: (not row[1], -(row[2] if row[2] is not None else -1e9)))
+    # Where nothing is ranked, by MI: equal descriptions stand together.
+    mi = [described["mi"] for described in question.descriptions]
+    rows.sort(key=lambda row: (not row[1], -_first(row[2], mi[row[0]])))
     if None in ended:
         rows.append([None, True, None, None, ended[None]])
     return rows
+
+
+def _first(*values: float | None) -> float:
+    """Return the first value that there is."""
+    return next((value for value in values if value is not None), -math.inf)
 
 
 def _ranked(
@@ -192,15 +201,16 @@ def _ranked(
 ) -> list[tuple[int, float | None, bool, str | None, int]]:
     """Return (position in the draw, score, kept, why not, chains started) of each description of a replay."""
     if replay.descriptions:
-        forks = method.options.forks if isinstance(method, Gated) else 0
+        # A decoded description has at least the chain that it shares its votes with.
+        forks = method.options.forks if isinstance(method, Gated) else 1
         scored = isinstance(method, Steered) or (isinstance(method, Gated) and method.options.gate != "none")
         return [
             (
                 description.index,
                 description.score if scored else None,
                 description.kept,
-                description.reason,
-                forks if description.kept else 0,
+                description.reason if description.repeats is None else "shares the chain of an equal one",
+                forks if description.kept and description.repeats is None else 0,
             )
             for description in replay.descriptions
         ]
@@ -211,7 +221,9 @@ def _ranked(
     if isinstance(method, SelfConsistency | OracleAnswer | DeepConf):
         count = method.count
     else:
-        count = 1 + max((chain.description for chain in replay.chains if chain.description is not None), default=0)
+        count = 1 + max(
+            (chain.description for chain in replay.chains if chain.description is not None), default=0
+        )
     return [(index, None, True, None, 1) for index in range(count)]
 
 

@@ -15,7 +15,15 @@ function h(tag, attributes = {}, ...children) {
   element.append(...children.flat(2).filter((child) => child !== null && child !== undefined && child !== false));
   return element;
 }
-const coloured = (element, name) => (element.style.setProperty("--m", colours.get(name) ?? "#777"), element);
+
+/** Give an element the method's colour; dark colours are lighter on a dark ground. */
+function coloured(element, name) {
+  const colour = colours.get(name) ?? "#777777";
+  const [red, green, blue] = [1, 3, 5].map((at) => parseInt(colour.slice(at, at + 2), 16));
+  element.classList.toggle("dark-colour", .3 * red + .59 * green + .11 * blue < 110);
+  element.style.setProperty("--m", colour);
+  return element;
+}
 const dot = (name) => coloured(h("span", { class: "dot", "aria-hidden": "true" }), name);
 const percent = (share) => (share === null ? "–" : `${Math.round(100 * share)}%`);
 const plural = (count, word) => `${count} ${word}${count === 1 ? "" : "s"}`;
@@ -135,15 +143,15 @@ function methodsTable(question) {
     return h("tr", { class: chosen ? "chosen" : null, onclick: () => chooseMethod(name) },
       h("td", {}, h("span", { class: "name" }, dot(name),
         h("button", { type: "button", "aria-pressed": String(chosen) }, name))),
-      h("td", {}, mark(one.right), " ", one.answer < 0 ? h("span", { class: "muted" }, "no answer") : question.answers[one.answer][0],
+      h("td", { class: "answer" }, mark(one.right), " ", one.answer < 0 ? h("span", { class: "muted" }, "no answer") : question.answers[one.answer][0],
         differs(question, name) ? h("span", { class: "muted optional", title: `another answer than ${run.baseline}` }, " ≠") : null),
       h("td", { class: "n" }, percent(one.confidence)),
-      h("td", { class: "n" }, String(one.generated + one.scored)),
+      h("td", { class: "n optional" }, String(one.generated + one.scored)),
       h("td", { class: "n optional" }, `${one.rights} / ${one.replays}`));
   });
   return h("div", { class: "card methods", tabindex: "0", "aria-label": "Methods" }, h("table", {},
     h("thead", {}, h("tr", {}, h("th", {}, "method"), h("th", {}, "answer"), h("th", { class: "n" }, "confidence"),
-      h("th", { class: "n" }, "tokens"), h("th", { class: "n optional" }, "replays right"))),
+      h("th", { class: "n optional" }, "tokens"), h("th", { class: "n optional" }, "replays right"))),
     h("tbody", {}, rows)));
 }
 
@@ -166,6 +174,21 @@ function votes(question, method) {
     return [pill(question, index), h("span", { class: "track", "aria-hidden": "true" }, fill),
       h("span", { class: wins ? "wins" : "muted" }, plural(total, "vote"), wins ? " · the answer" : "")];
   }));
+}
+
+/** Return what decided: how many descriptions and chains were right. */
+function reasons(question, method) {
+  const rows = method.rows.filter(([number]) => number !== null);
+  const judged = rows.filter(([number]) => question.descriptions[number].right !== null);
+  const right = (some) => some.filter(([number]) => question.descriptions[number].right).length;
+  const kept = judged.filter(([, keeps]) => keeps);
+  const chains = method.rows.flatMap((row) => row[4]).filter(Boolean);
+  const rights = chains.filter(([index]) => index >= 0 && question.answers[index][1]).length;
+  return [
+    judged.length ? `Right descriptions: ${right(kept)} of ${kept.length}${kept.length < judged.length ? " kept" : ""}` : null,
+    kept.length < judged.length ? `${right(judged) - right(kept)} of ${judged.length - kept.length} dropped` : null,
+    chains.length ? `right chains: ${rights} of ${chains.length}` : null,
+  ].filter(Boolean).join(", ");
 }
 
 function bar(value, largest, smallest, name) {
@@ -209,7 +232,7 @@ function story(question) {
       kept ? `kept ${kept} of ${all}` : "no description is usable"), state.method));
     const one = number === null ? null : question.descriptions[number];
     const value = values[index];
-    const notes = [one && one.kind !== "sampled" ? one.kind : null, !keeps && reason && reason !== "gate" ? reason : null]
+    const notes = [one && one.kind !== "sampled" ? one.kind : null, reason && reason !== "gate" ? reason : null]
       .filter(Boolean).join(", ");
     rows.push(h("li", { class: `row ${keeps ? "kept" : "dropped"}` },
       one ? mark(one.right, "description") : h("span"),
@@ -221,7 +244,7 @@ function story(question) {
         ? h("span", { class: "pill open", title: "not started, or stopped when the vote was decided" }, "–")
         : pill(question, chain[0], chain[1] > 1 ? ` ×${chain[1]}` : "")))));
   });
-  return h("section", { class: "card story" }, head, votes(question, method),
+  return h("section", { class: "card story" }, head, votes(question, method), h("p", {}, reasons(question, method)),
     ranked ? null : h("p", { class: "muted" }, "This method ranks no descriptions: the bars show their MI all the same."),
     h("ol", {}, rows),
     open ? h("p", { class: "muted" }, `The vote was decided without ${plural(open, "chain")}: –`) : null);
@@ -248,10 +271,12 @@ function show() {
     h("div", { class: "look" },
       h("div", { class: "pictures" }, question.pictures.length
         ? question.pictures.map((source) => h("img", { src: source, alt: "The picture of the question",
-          class: source.startsWith("data:image/jpeg") ? "photo" : null }))
+          onload: (event) => event.target.classList.toggle("photo", event.target.naturalWidth > 160) }))
         : h("p", { class: "card muted" }, "The run kept no picture of this question.")),
       methodsTable(question)),
     story(question)));
+  const table = main.querySelector(".methods"), chosen = table.querySelector(".chosen");
+  if (chosen) table.scrollTop = chosen.offsetTop - table.clientHeight / 2;
   const hash = new URLSearchParams({ q: question.key, d: run.data[question.data].name, m: state.method });
   history.replaceState(null, "", `#${hash}`);
 }
