@@ -106,9 +106,7 @@ def write_browser(
     baseline = BASELINE if BASELINE in names else None
     players = []
     for part in data:
-        blind = [unlabelled(question) for question in part.banked]
-        ready = [method.prepare(blind) if isinstance(method, Prepared) else method for method in methods]
-        players.append(Player(ready, summary.get("seed", 0), baseline))
+        players.append(Player(_prepared(methods, part.banked), summary.get("seed", 0), baseline))
     shown: list[list[str]] = [[] for _ in data]
     left = largest
     # In turns, so that a bound on the size leaves about as many questions of every data set.
@@ -141,6 +139,13 @@ def write_browser(
     path = folder / PAGE
     path.write_text(_document(page), encoding="utf-8")
     return path
+
+
+def _prepared(methods: Sequence[Method], banked: Sequence[BankedQuestion]) -> list[Method]:
+    """Return the methods, those that learn from traffic fitted to all of the data set's questions."""
+    learning = any(isinstance(method, Prepared) for method in methods)
+    blind = [unlabelled(question) for question in banked] if learning else []
+    return [method.prepare(blind) if isinstance(method, Prepared) else method for method in methods]
 
 
 def _document(page: Mapping[str, Any]) -> str:

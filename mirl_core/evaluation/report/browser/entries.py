@@ -148,7 +148,7 @@ def _method(
         "rights": sum(map(bool, outcomes["right"])),
         "replays": len(outcomes["right"]),
     }
-    # Lines of another version, or of another bank: their figures stand, and no story is told of others.
+    # Lines of another version or bank: their figures stand, and the present replay is not shown as theirs.
     same = (replay.answer, replay.generated_tokens) == (
         outcomes["answer"][0],
         outcomes["generated_tokens"][0],
@@ -209,7 +209,7 @@ def _ranked(
                 description.index,
                 description.score if scored else None,
                 description.kept,
-                description.reason if description.repeats is None else "shares the chain of an equal one",
+                description.reason if description.repeats is None else "shares an equal description's chain",
                 forks if description.kept and description.repeats is None else 0,
             )
             for description in replay.descriptions

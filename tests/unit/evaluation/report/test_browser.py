@@ -145,7 +145,7 @@ def test_every_method_shows_the_chains_that_its_answer_comes_from(tmp_path: Path
 
 
 def with_decoded(banked: BankedQuestion) -> BankedQuestion:
-    """The question with one decoded description: its first usable one, with that one's chains."""
+    """The question with a decoded description: its first usable description, with the chains of that."""
     index = next(index for index, one in enumerate(banked.descriptions) if one.reason is None)
     chains = tuple(replace(chain, description=-1) for chain in banked.chains if chain.description == index)
     decoded = BankedDecoded(0.0, banked.descriptions[index], 0, (0,), (), (), chains)
