@@ -104,9 +104,8 @@ def write_browser(
     """
     names = [method.name for method in methods]
     baseline = BASELINE if BASELINE in names else None
-    players = []
-    for part in data:
-        players.append(Player(_prepared(methods, part.banked), summary.get("seed", 0), baseline))
+    seed = summary.get("seed", 0)
+    players = [Player(_prepared(methods, part.banked), seed, baseline) for part in data]
     shown: list[list[str]] = [[] for _ in data]
     left = largest
     # In turns, so that a bound on the size leaves about as many questions of every data set.

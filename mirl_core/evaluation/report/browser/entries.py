@@ -169,7 +169,7 @@ def _rows(question: _Question, method: Method, draw: ReplayDraw, replay: Replay)
         description = banked.greedy[0]
         number = question.description("greedy", 0, description)
         return [[number, description.reason is None, None, description.reason, ended.get(None, [])]]
-    rows = []
+    rows: list[Row] = []
     for index, score, kept, reason, forks in _ranked(method, draw, replay):
         kind, number, description = _source(banked, method, draw, index)
         chains: list[Any] = [*ended.get(index, [])]

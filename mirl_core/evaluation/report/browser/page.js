@@ -129,12 +129,7 @@ function chooseMethod(name) {
   state.method = name;
   const select = document.querySelectorAll(".filters select")[2];
   if (select) select.value = name;
-  if (state.outcome) refilter();
-  else {
-    const { at } = state;
-    refilter();
-    if (state.at !== at) go(at);
-  }
+  refilter();
 }
 
 function methodsTable(question) {
@@ -149,7 +144,7 @@ function methodsTable(question) {
       h("td", { class: "n optional" }, String(one.generated + one.scored)),
       h("td", { class: "n optional" }, `${one.rights} / ${one.replays}`));
   });
-  return h("div", { class: "card methods", tabindex: "0", "aria-label": "Methods" }, h("table", {},
+  return h("div", { class: "card methods", role: "region", tabindex: "0", "aria-label": "Methods" }, h("table", {},
     h("thead", {}, h("tr", {}, h("th", {}, "method"), h("th", {}, "answer"), h("th", { class: "n" }, "confidence"),
       h("th", { class: "n optional" }, "tokens"), h("th", { class: "n optional" }, "replays right"))),
     h("tbody", {}, rows)));
@@ -250,8 +245,14 @@ function story(question) {
     open ? h("p", { class: "muted" }, `The vote was decided without ${plural(open, "chain")}: –`) : null);
 }
 
+/** Return the buttons that a key may have been pressed on, of the part of the page that `show` makes anew. */
+const controls = () => [...main.querySelectorAll("nav button, .methods button")];
+
 function show() {
   const question = state.shown[state.at];
+  const focused = controls().indexOf(document.activeElement);
+  if (question !== state.question) main.scrollTop = 0;
+  state.question = question;
   list.querySelectorAll("button").forEach((button, index) => {
     button.setAttribute("aria-current", String(index === state.at));
     if (index === state.at && matchMedia("(min-width: 52.01rem)").matches) button.scrollIntoView({ block: "nearest" });
@@ -275,6 +276,8 @@ function show() {
         : h("p", { class: "card muted" }, "The run kept no picture of this question.")),
       methodsTable(question)),
     story(question)));
+  // The methods of a question are nearly always those of the question before.
+  if (focused >= 0) controls()[focused]?.focus({ preventScroll: true });
   const table = main.querySelector(".methods"), chosen = table.querySelector(".chosen");
   if (chosen) table.scrollTop = chosen.offsetTop - table.clientHeight / 2;
   const hash = new URLSearchParams({ q: question.key, d: run.data[question.data].name, m: state.method });
