@@ -2,7 +2,9 @@
 "use strict";
 const run = JSON.parse(document.getElementById("run").textContent);
 const colours = new Map(run.methods.map((method) => [method.name, method.colour]));
-const state = { data: "", family: "", method: run.methods[0]?.name ?? "", outcome: "", text: "", at: 0, shown: [] };
+// A method that ranks descriptions shows most.
+const first = run.methods.find((method) => method.score) ?? run.methods[0];
+const state = { data: "", family: "", method: first?.name ?? "", outcome: "", text: "", at: 0, shown: [] };
 
 /** Return an element; children are nodes, texts, or nothing. */
 function h(tag, attributes = {}, ...children) {
