@@ -57,6 +57,10 @@ MappingOption = Annotated[
     Path | None, typer.Option(help="YAML file that maps an hf: data set's columns; ready ones need none.")
 ]
 
+BrowseOption = Annotated[
+    int, typer.Option(min=0, help="Questions of each data set in questions.html, at most; 0: no such page.")
+]
+
 
 @app.callback()
 def _root() -> None:
@@ -100,6 +104,7 @@ def run(
     fork_image: ForkImageOption = None,
     max_tokens: MaxTokensOption = 512,
     mapping: MappingOption = None,
+    browse: BrowseOption = 100,
 ) -> None:
     """Sample every question once, replay methods on the samples, and report.
 
@@ -133,10 +138,13 @@ def run(
         fork_image=fork_image,
         max_tokens=max_tokens,
         mapping=mapping,
+        browse=browse,
         command=command_line(),
     )
     run_blocking(settings)
     typer.echo(f"wrote {output / 'summary.json'}, {output / 'report.md'} and {output / 'plots'}")
+    if browse:
+        typer.echo(f"wrote {output / 'questions.html'}: open it to look at the questions")
     print_summary(read_summary(output))
 
 
@@ -144,17 +152,28 @@ def run(
 def report(
     folder: Annotated[Path, typer.Argument(help="Output folder of a run.")],
     show: Annotated[
-        str | None, typer.Option(help="Methods in the plots, with commas; all if not given. Tables have all.")
+        str | None,
+        typer.Option(
+            help="Methods in the plots and in questions.html, with commas; all if not given. Tables have all."
+        ),
     ] = None,
+    browse: BrowseOption = 100,
 ) -> None:
-    """Draw a run's report and plots anew from its summary.json, and print its table."""
+    """Draw a run's report and plots anew from its summary.json, and print its table.
+
+    questions.html is made anew from the run's bank, its questions/ and its pictures/.
+    """
     from mirl_core.evaluation.methods.parsing import split
     from mirl_core.evaluation.report import write_report
+    from mirl_core.evaluation.report.browser import browse_folder
     from mirl_core.evaluation.report.summary import read_summary
     from mirl_core.evaluation.report.terminal import print_summary
 
-    for path in write_report(folder, None if show is None else split(show)):
+    methods = None if show is None else split(show)
+    for path in write_report(folder, methods):
         typer.echo(f"wrote {path}")
+    if page := browse_folder(folder, browse, methods):
+        typer.echo(f"wrote {page}")
     print_summary(read_summary(folder))
 
 

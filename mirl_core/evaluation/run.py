@@ -4,6 +4,7 @@
     OUTPUT/live/METHOD/    outcomes of the real pipeline, for methods given as `live`
     OUTPUT/questions/      one line a question: the outcomes of every method
     OUTPUT/summary.json, report.md, plots/
+    OUTPUT/questions.html, pictures/   the first questions, to look at (`report/browser`)
 
 The model is loaded only if a question is missing in the first two.
 """
@@ -68,6 +69,8 @@ async def run(settings: RunSettings, engine_factory: EngineFactory | None = None
         RequestError, EngineError: the engine refused a question, or failed; finished questions stay.
     """
     from mirl_core.evaluation.report import write_report
+    from mirl_core.evaluation.report.browser import Browsed, write_browser
+    from mirl_core.evaluation.report.browser.pictures import keep_pictures
     from mirl_core.evaluation.report.summary import add_data, new_summary, write_summary
 
     bars = Bars()
@@ -89,6 +92,7 @@ async def run(settings: RunSettings, engine_factory: EngineFactory | None = None
         summary = new_summary(
             setup.facts() | {"methods": {method.name: _options_json(method) for method in methods}}
         )
+        browsed = []
         for data in setup.data:
             banked = setup.banked(data)
             with bars.bar(f"{data.name}: replaying", len(banked)) as bar:
@@ -99,6 +103,12 @@ async def run(settings: RunSettings, engine_factory: EngineFactory | None = None
                     name: outcomes for name, by in lived.items() if (outcomes := by.get(data.name))
                 }
                 add_data(summary, data.name, outcomes_of(rows), live_outcomes, banked, setup.plan.estimators)
+            if settings.browse:
+                keep_pictures(settings.output, data.name, data.questions[: settings.browse])
+                browsed.append(Browsed(data.name, rows, banked))
+        if browsed:
+            with bars.bar("questions.html", 1):
+                write_browser(settings.output, summary, methods, browsed, settings.browse)
     path = write_summary(settings.output, summary)
     write_report(settings.output)
     return path

@@ -70,6 +70,8 @@ class RunSettings:
     """YAML file with an `hf:` data set's columns."""
     unlabelled: bool = False
     """Whether a file's questions may lack an answer."""
+    browse: int = 100
+    """Questions of each data set in `questions.html`; 0: no such page."""
     command: str = ""
     """The command line, for the report."""
 

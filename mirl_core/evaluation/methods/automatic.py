@@ -135,7 +135,8 @@ class Agreement(Automatic):
             kept = {description.index: description.score for description in selected if description.kept}
             traces = forked(banked, draw, kept, options.forks, self.name)
             costs |= {(trace.chain.description, trace.chain.fork): trace.ticks for trace in traces}
-            candidates.append(run(traces, options.aggregate, early_stop=False))
+            played = run(traces, options.aggregate, early_stop=False)
+            candidates.append(replace(played, descriptions=selected))
         winner = max(
             candidates, key=lambda candidate: -1.0 if candidate.confidence is None else candidate.confidence
         )

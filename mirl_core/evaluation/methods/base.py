@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import random
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Protocol, Self, runtime_checkable
 
 from mirl_core.engines.base import derive_seed
 from mirl_core.evaluation.bank.records import BankedDescription, BankedQuestion
+from mirl_core.types import Chain, Description
 
 __all__ = ["Method", "Prepared", "Replay", "ReplayDraw", "replay_draws", "unlabelled"]
 
@@ -44,6 +45,12 @@ class Replay:
     ticks: int | None = None
     """Time to the answer on the method's clock of tokens: what was sampled one token after the other; None
     where the method has no clock."""
+    descriptions: tuple[Description, ...] = field(default=(), compare=False, repr=False)
+    """What a gate or a contrastive method ranked, with scores and fates; `index` is the position in the draw,
+    decoded descriptions first. Empty for methods that rank none."""
+    chains: tuple[Chain, ...] = field(default=(), compare=False, repr=False)
+    """The chains that ended, with their votes; `description` is the position in the draw, None for the greedy
+    trajectory and for plain generation."""
 
 
 class Method(Protocol):

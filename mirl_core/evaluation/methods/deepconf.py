@@ -56,7 +56,15 @@ class DeepConf:
         if not answered:
             return Replay(None, False, cost, 0, complete, None)
         winner, share = self.vote(answered)
-        return Replay(winner.chain.answer, winner.right, cost, 0, complete, share)
+        return Replay(
+            winner.chain.answer,
+            winner.right,
+            cost,
+            0,
+            complete,
+            share,
+            chains=tuple(trace.chain for trace in answered),
+        )
 
     def vote(self, answered: Sequence[Trace]) -> tuple[Trace, float]:
         """Return the winning answer's surest trace and the answer's share of the weight; ties go to the

@@ -108,7 +108,7 @@ class Gated(ByOptions):
         else:
             played = run(traces, options.aggregate, options.early_stop, described, scored)
         confidence = reported(played.confidence, selected, self.calibration).value
-        return replace(played, confidence=confidence)
+        return replace(played, confidence=confidence, descriptions=selected)
 
     def described(self, banked: BankedQuestion, draw: ReplayDraw) -> Sequence[Description]:
         """Return the descriptions of a replay, by which a vote's confidence is calibrated."""

@@ -214,6 +214,7 @@ def _voted(ended: Sequence[Trace], aggregate: Aggregation, generated: int, score
         scored_tokens=scored,
         trajectories=sum(trace.reaches_answer for trace in ended),
         confidence=None if outcome is None else outcome.confidence,
+        chains=tuple(trace.chain for trace in ended if trace.reaches_answer),
     )
 
 

@@ -55,6 +55,8 @@ class Finish:
     trajectories: int
     """Chains that ran to their end."""
     ticks: int
+    chains: tuple[Chain, ...] = ()
+    """The chains that ended, with their votes."""
 
     @property
     def any_usable(self) -> bool:
@@ -123,6 +125,7 @@ class _Race:
             scored_tokens=self._scored,
             trajectories=self._trajectories,
             ticks=self._now,
+            chains=self._ballot.chains,
         )
 
     def _end(self, work: _Running) -> None:

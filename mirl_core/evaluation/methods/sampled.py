@@ -22,6 +22,7 @@ from mirl_core.evaluation.methods.replay_chains import (
     run,
     trajectories,
 )
+from mirl_core.types import Chain
 
 __all__ = ["Adaptive", "Direct", "EarlyStopping", "Greedy", "OracleAnswer", "SelfConsistency"]
 
@@ -93,7 +94,15 @@ class Greedy:
         description, chain = banked.greedy
         if chain is None:
             return Replay(None, False, description.tokens, 0, 0, None)
-        return Replay(chain.answer, chain.right, description.tokens + chain.tokens, 0, 1, None)
+        return Replay(
+            chain.answer,
+            chain.right,
+            description.tokens + chain.tokens,
+            0,
+            1,
+            None,
+            chains=(Chain(None, 0, "", "", chain.answer, chain.tokens, chain.finish_reason),),
+        )
 
 
 @dataclass(frozen=True, slots=True)

@@ -79,6 +79,8 @@ class Steered(ByOptions):
             trajectories=finish.trajectories,
             confidence=reported(share, finish.descriptions, self.calibration).value,
             ticks=finish.ticks,
+            descriptions=finish.descriptions,
+            chains=finish.chains,
         )
 
     def described(self, banked: BankedQuestion, draw: ReplayDraw) -> Sequence[Description]:

@@ -1,5 +1,5 @@
 """A Markdown report and plots of a run's `summary.json`; imports measures and the shared figures and
-tables."""
+tables. `browser/` makes the page of questions, for which it also replays methods on the bank."""
 
 from __future__ import annotations
 

@@ -6,7 +6,6 @@ data set is escaped.
 
 from __future__ import annotations
 
-import base64
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict
 from html import escape
@@ -14,6 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from mirl_core.errors import ConfigError
+from mirl_core.tasks.html_pages import data_uri, document
 from mirl_core.training.rl.report.monitor import Lines, cut_back, read_lines
 
 if TYPE_CHECKING:
@@ -116,15 +116,12 @@ def write_page(run: Path, path: Path) -> Path | None:
 def page(title: str, lines: Iterable[Mapping[str, Any]], folder: Path) -> str:
     """Return the page of some lines of trajectories.jsonl; pictures are read from `folder`."""
     body = "\n".join(part for line in lines for part in _question(line, folder))
-    # No source is allowed but pictures in the page: text that escapes the escaping can do nothing.
-    policy = "default-src 'none'; img-src data:; style-src 'unsafe-inline'"
-    return (
-        '<!doctype html>\n<html lang="en">\n<head>\n<meta charset="utf-8">\n'
-        f'<meta http-equiv="Content-Security-Policy" content="{policy}">\n'
-        f"<title>{escape(title)}</title>\n<style>{_STYLE}</style>\n</head>\n<body>\n"
+    return document(
+        title,
         f"<h1>Trajectories of {escape(title)}</h1>\n"
         "<p>Green rows were made more likely, red ones less. Rewards by name are before weights.</p>\n"
-        f"{body}\n</body>\n</html>\n"
+        f"{body}",
+        _STYLE,
     )
 
 
@@ -167,5 +164,4 @@ def _image(name: str | None, folder: Path) -> str:
     # Only the run's own picture files: a line must not pull other files into the page.
     if not name or not path.is_file() or path.resolve().parent != (folder / PICTURES).resolve():
         return ""
-    data = base64.b64encode(path.read_bytes()).decode("ascii")
-    return f'<img alt="" src="data:image/png;base64,{data}">'
+    return f'<img alt="" src="{data_uri(path.read_bytes())}">'
