@@ -24,7 +24,7 @@ def serving(console: Console) -> Iterator[str]:
     """Run `mirl-serve` on a free port; yield its base URL.
 
     Raises:
-        SystemExit: the server is not ready within `START_SECONDS`; its log is on stderr.
+        SystemExit: the server ended, or is not ready within `START_SECONDS`; its log is on stderr.
     """
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
@@ -40,10 +40,12 @@ def serving(console: Console) -> Iterator[str]:
             with console.status("Starting mirl-serve on the bundled model (real vLLM, CPU) …"):
                 started = time.monotonic()
                 while not is_ready(f"{url}/ready"):
-                    if server.poll() is not None or time.monotonic() - started > START_SECONDS:
+                    ended = server.poll() is not None
+                    if ended or time.monotonic() - started > START_SECONDS:
                         log.seek(0)
                         sys.stderr.write(log.read().decode(errors="replace")[-8000:])
-                        raise SystemExit("mirl-serve did not start; its log is above")
+                        why = "ended" if ended else f"is not ready after {START_SECONDS} s"
+                        raise SystemExit(f"mirl-serve {why}; its log is above")
                     time.sleep(0.3)
             console.print(f"mirl-serve is ready after {time.monotonic() - started:.0f} s at {url}")
             yield url
