@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -15,7 +15,10 @@ from mirl_core.tasks.content import named_some
 from mirl_core.tasks.file_names import file_name
 from mirl_core.tasks.resampling import Resampling
 
-__all__ = ["ComparisonRow", "Side", "compare_runs", "read_side"]
+__all__ = ["ALL_DATA", "ComparisonRow", "Side", "compare_runs", "read_side"]
+
+ALL_DATA = "all"
+"""Stands for the questions of all common data sets together, each of the same weight."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,9 +35,10 @@ class Side:
 
 @dataclass(frozen=True, slots=True)
 class ComparisonRow:
-    """Method a against method b on one data set."""
+    """Method a against method b on one data set, or on all of them."""
 
     data: str
+    """Name of the data set, or `ALL_DATA`."""
     method_a: str
     method_b: str
     accuracy_a: float
@@ -79,7 +83,8 @@ def read_side(text: str, method: str | None) -> Side:
 def compare_runs(a: Side, b: Side) -> list[ComparisonRow]:
     """Return paired comparisons per data set; of every common method where neither side names a method.
 
-    A side without a method takes the method of the other side. A question that is not the same in both runs,
+    Two methods that have several data sets in common are last compared on all of their questions together. A
+    side without a method takes the method of the other side. A question that is not the same in both runs,
     though its key is, is left out.
 
     Raises:
@@ -88,7 +93,8 @@ def compare_runs(a: Side, b: Side) -> list[ComparisonRow]:
     common = [name for name in read_summary(a.folder)["data"] if name in read_summary(b.folder)["data"]]
     if not common:
         raise ConfigError(f"{a.folder} and {b.folder} have no data set in common", param="data")
-    rows = []
+    rows: list[ComparisonRow] = []
+    sides: dict[tuple[str, str], list[tuple[Outcomes, Outcomes]]] = {}
     for data in common:
         (ours, our_contents), (theirs, their_contents) = a.read(data), b.read(data)
         if a.method is None and b.method is None:
@@ -110,11 +116,15 @@ def compare_runs(a: Side, b: Side) -> list[ComparisonRow]:
                 f"the runs share no method on {data}; name two with --method-a and --method-b", param="method"
             )
         left_out, unchecked = _differing(our_contents, their_contents)
-        compared = _compared(data, ours, theirs, pairs, left_out)
-        rows += [replace(row, left_out=left_out, unchecked=unchecked) for row in compared]
+        resampling: Resampling | None = None
+        for pair, left, right in _aligned(data, ours, theirs, pairs, left_out):
+            resampling = resampling or Resampling(left.clusters)
+            row = _row(data, pair, left, right, resampling)
+            rows.append(replace(row, left_out=left_out, unchecked=unchecked))
+            sides.setdefault(pair, []).append((left, right))
     if all(row.method_a == row.method_b for row in rows) and a.folder.resolve() == b.folder.resolve():
         raise ConfigError("this compares a run with itself; name two methods", param="method")
-    return rows
+    return [*rows, *_rows_of_all(sides)]
 
 
 def _differing(
@@ -131,31 +141,37 @@ def _differing(
     return tuple(sorted(differing)), unchecked
 
 
-def _compared(
+def _aligned(
     data: str,
     ours: dict[str, Outcomes],
     theirs: dict[str, Outcomes],
-    pairs: list[tuple[str, str]],
+    pairs: Sequence[tuple[str, str]],
     left_out: Sequence[str],
-) -> list[ComparisonRow]:
+) -> Iterator[tuple[tuple[str, str], Outcomes, Outcomes]]:
+    """Yield each pair of methods with both outcomes on the common questions, in one order."""
     there = set(next(iter(theirs.values())).keys) - set(left_out)
     keys = [key for key in next(iter(ours.values())).keys if key in there]
     if not keys:
         reason = f": those under the same keys differ ({named_some(left_out)})" if left_out else ""
         raise ConfigError(f"the runs have no question of {data} in common{reason}", param="data")
+    for pair in pairs:
+        yield pair, ours[pair[0]].only(keys), theirs[pair[1]].only(keys)
+
+
+def _row(data: str, pair: tuple[str, str], a: Outcomes, b: Outcomes, resampling: Resampling) -> ComparisonRow:
+    accuracies = float(a.accuracy.mean()), float(b.accuracy.mean())
+    return ComparisonRow(data, *pair, *accuracies, compare(a, b, resampling))
+
+
+def _rows_of_all(
+    sides: Mapping[tuple[str, str], Sequence[tuple[Outcomes, Outcomes]]],
+) -> Iterator[ComparisonRow]:
+    """Yield a comparison on all questions of each pair of methods that has several data sets."""
     resampling: Resampling | None = None
-    rows = []
-    for method_a, method_b in pairs:
-        left, right = ours[method_a].only(keys), theirs[method_b].only(keys)
-        resampling = resampling or Resampling(left.clusters)
-        rows.append(
-            ComparisonRow(
-                data,
-                method_a,
-                method_b,
-                float(left.accuracy.mean()),
-                float(right.accuracy.mean()),
-                compare(left, right, resampling),
-            )
-        )
-    return rows
+    clusters: tuple[tuple[str, ...], ...] = ()
+    for pair, outcomes in sides.items():
+        if len(outcomes) > 1:
+            left, right = (Outcomes.joined([both[side] for both in outcomes]) for side in (0, 1))
+            if resampling is None or left.clusters != clusters:
+                resampling, clusters = Resampling(left.clusters), left.clusters
+            yield _row(ALL_DATA, pair, left, right, resampling)

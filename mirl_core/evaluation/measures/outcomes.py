@@ -91,6 +91,17 @@ class Outcomes:
         return replace(self, keys=tuple(keys), clusters=tuple(self.clusters[row] for row in rows), **arrays)
 
     @classmethod
+    def joined(cls, parts: Sequence[Outcomes]) -> Outcomes:
+        """Return one method's outcomes on several data sets, in their order, over the draws that all have."""
+        draws = min(part.right.shape[1] for part in parts)
+        arrays = {
+            name: np.concatenate([getattr(part, name)[:, :draws] for part in parts])
+            for name in (*_FIELDS, "answered")
+        }
+        keys = tuple(key for part in parts for key in part.keys)
+        return cls(keys, tuple(names for part in parts for names in part.clusters), **arrays)
+
+    @classmethod
     def of(
         cls, keys: Sequence[str], clusters: Sequence[Sequence[str]], entries: Sequence[Mapping[str, Any]]
     ) -> Outcomes:
