@@ -13,10 +13,10 @@ from typing import Any
 
 from fastapi import APIRouter, Request, Response
 
-from mirl_core.algorithm.answers.tokens import token_texts
 from mirl_core.algorithm.mi.estimators import make_estimator
 from mirl_core.algorithm.mi.pointwise import token_mi
 from mirl_core.algorithm.mi.scoring import image_free_logprobs, resolve_weight
+from mirl_core.algorithm.token_texts import token_texts
 from mirl_core.config import MIRLOptions
 from mirl_core.engines.base import RequestContext
 from mirl_core.errors import RequestError, RequestTooLargeError
