@@ -40,10 +40,11 @@ FIELDS = ("model", "messages", "mirl", "chat_template_kwargs", "cache_salt", "pr
 
 
 def _schema() -> dict[str, Any]:
-    chat = request_schema()["properties"]
+    chat = request_schema()
     texts = {"type": "array", "items": {"type": "string", "minLength": 1}, "minItems": 1}
-    shared = {name: chat[name] for name in FIELDS if name in chat}
-    return object_schema(["messages", "descriptions"], **shared, descriptions=texts)
+    shared = {name: chat["properties"][name] for name in FIELDS if name in chat["properties"]}
+    schema = object_schema(["messages", "descriptions"], **shared, descriptions=texts)
+    return schema | {"$defs": chat["$defs"]}
 
 
 def _example() -> dict[str, Any]:
