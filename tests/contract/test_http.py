@@ -69,9 +69,11 @@ def test_our_metrics_are_beside_vllms(server: RunningServer) -> None:
 
 def test_documentation_shows_the_knobs(server: RunningServer) -> None:
     assert httpx.get(f"{server.url}/docs").status_code == 200
-    paths = httpx.get(f"{server.url}/openapi.json", timeout=60).json()["paths"]
+    document = httpx.get(f"{server.url}/openapi.json", timeout=60).json()
+    paths = document["paths"]
     schema = paths["/v1/chat/completions"]["post"]["requestBody"]["content"]["application/json"]["schema"]
-    assert "mi_weight" in schema["properties"]["mirl"]["properties"]
+    assert schema["properties"]["mirl"] == {"$ref": "#/components/schemas/MIRLOptions"}
+    assert "mi_weight" in document["components"]["schemas"]["MIRLOptions"]["properties"]
     assert "/v1/completions" in paths
 
 

@@ -48,11 +48,13 @@ from mirl_client.evidence import (
     evidence,
 )
 from mirl_client.pictures import Picture, picture_url
+from mirl_client.requests import AskSettings, ScoreSettings
 
 __version__ = "0.1.0"
 
 __all__ = [
     "Answer",
+    "AskSettings",
     "AsyncMirl",
     "Branched",
     "Budget",
@@ -75,6 +77,7 @@ __all__ = [
     "PictureError",
     "Representative",
     "Score",
+    "ScoreSettings",
     "Scores",
     "Stage",
     "Started",

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncGenerator, Iterable, Mapping, Sequence
-from typing import Any
+from collections.abc import AsyncGenerator, Sequence
+from typing import Any, Unpack
 
 from openai import APIConnectionError, APIStatusError, AsyncOpenAI
 
@@ -12,27 +12,23 @@ from mirl_client.errors import transport_errors
 from mirl_client.events import Event
 from mirl_client.pictures import Picture
 from mirl_client.reading import Clock, StreamReader, answer_of, descriptions_of, scores_of
-from mirl_client.requests import api_key_of, api_url, conversation, fields_of, gated_model
+from mirl_client.requests import (
+    AskSettings,
+    ScoreSettings,
+    api_key_of,
+    api_url,
+    ask_call,
+    gated_model,
+    score_call,
+)
 from mirl_client.tokens import token_texts
 
 
 class AsyncMirl:
     """A client of a MIRL server, for `asyncio`.
 
-    It stands on the openai package, which is `openai` here: retries, time-outs, proxies and errors
-    (`openai.OpenAIError` and those below it) are that package's.
-
-    Args:
-        base_url: the server's address; None: `MIRL_BASE_URL`, else http://127.0.0.1:8000.
-        api_key: None: `MIRL_API_KEY`, else none.
-        model: the name to ask; None: the first gated name that the server lists. `NAME:direct` is the model
-            without MIRL.
-        timeout: longest wait for a piece of a response, in seconds.
-        max_retries: most repetitions of a request that could not connect, met a full server or a failing one.
-        http_client: the HTTP client for the openai package, where its own does not fit.
-
-    Raises:
-        ValueError: `base_url` is no http(s) URL.
+    It stands on the openai package, whose client is `openai` here. The arguments and errors are those of
+    `Mirl`.
     """
 
     def __init__(
@@ -56,75 +52,38 @@ class AsyncMirl:
         self._model = model
 
     async def ask(
-        self,
-        pictures: Picture | Sequence[Picture],
-        question: str,
-        *,
-        preset: str | None = None,
-        options: Mapping[str, Any] | None = None,
-        history: Iterable[Mapping[str, Any]] = (),
-        seed: int | None = None,
-        model: str | None = None,
-        extra: Mapping[str, Any] | None = None,
-        max_pixels: int | None = None,
-        max_side: int | None = None,
+        self, pictures: Picture | Sequence[Picture], question: str, **settings: Unpack[AskSettings]
     ) -> Answer:
         """Return the answer to a question about pictures.
 
-        Args:
-            pictures: one picture or several; `()` for a follow-up, which gets a plain answer.
-            question: the question, or what to do.
-            preset: a named set of options, such as `gate` or `steered`.
-            options: options of the `mirl` object, such as `{"keep": 3}`; they win over the preset.
-            history: the conversation so far, such as the `messages` of an earlier answer.
-            seed: the seed of the sampling; the same seed gives the same answer on the same server.
-            model: a name in place of the client's.
-            extra: further fields of a chat completion, such as `{"max_completion_tokens": 400}`.
-            max_pixels: most pixels of a picture; a larger one is scaled down.
-            max_side: most pixels of a picture's longer side.
-
-        Raises:
-            PictureError: a picture can't be read.
-            ValueError: `extra` has a field that the client sets.
-            openai.OpenAIError: the request failed.
+        The arguments and errors are those of `Mirl.ask`.
         """
-        messages = conversation(pictures, question, history, max_pixels=max_pixels, max_side=max_side)
-        fields = fields_of(preset, options, seed, extra)
-        name = await self._name(model)
+        call = ask_call(pictures, question, settings, "ask")
+        name = await self._name(settings.get("model"))
         clock = Clock()
-        sent: Any = messages
-        response = await self.openai.chat.completions.create(model=name, messages=sent, extra_body=fields)
-        return answer_of(response, messages, clock)
+        sent: Any = call.messages
+        response = await self.openai.chat.completions.create(
+            model=name, messages=sent, extra_body=call.fields
+        )
+        return answer_of(response, call.messages, clock)
 
     async def stream(
-        self,
-        pictures: Picture | Sequence[Picture],
-        question: str,
-        *,
-        preset: str | None = None,
-        options: Mapping[str, Any] | None = None,
-        history: Iterable[Mapping[str, Any]] = (),
-        seed: int | None = None,
-        model: str | None = None,
-        extra: Mapping[str, Any] | None = None,
-        max_pixels: int | None = None,
-        max_side: int | None = None,
+        self, pictures: Picture | Sequence[Picture], question: str, **settings: Unpack[AskSettings]
     ) -> AsyncGenerator[Event, None]:
         """Yield the stages of an answer as they happen; the last event is `Finished`, with the answer.
 
         The arguments and errors are those of `ask`. Closing the generator (`aclose`) cancels the request.
         """
-        messages = conversation(pictures, question, history, max_pixels=max_pixels, max_side=max_side)
-        fields = fields_of(preset, options, seed, extra)
-        name = await self._name(model)
-        reader = StreamReader(messages, Clock())
-        sent: Any = messages
+        call = ask_call(pictures, question, settings, "stream")
+        name = await self._name(settings.get("model"))
+        reader = StreamReader(call.messages, Clock())
+        sent: Any = call.messages
         chunks = await self.openai.chat.completions.create(
             model=name,
             messages=sent,
             stream=True,
             stream_options={"include_usage": True},
-            extra_body=fields,
+            extra_body=call.fields,
         )
         try:
             async with chunks:
@@ -138,28 +97,15 @@ class AsyncMirl:
         yield reader.finished()
 
     async def describe(
-        self,
-        pictures: Picture | Sequence[Picture],
-        question: str,
-        *,
-        preset: str | None = None,
-        options: Mapping[str, Any] | None = None,
-        history: Iterable[Mapping[str, Any]] = (),
-        seed: int | None = None,
-        model: str | None = None,
-        extra: Mapping[str, Any] | None = None,
-        max_pixels: int | None = None,
-        max_side: int | None = None,
+        self, pictures: Picture | Sequence[Picture], question: str, **settings: Unpack[AskSettings]
     ) -> Descriptions:
         """Return the descriptions that an answer would reason from, with their MI; no chain starts.
 
         The arguments and errors are those of `ask`. The same seed gives the descriptions of the full answer.
         """
-        messages = conversation(pictures, question, history, max_pixels=max_pixels, max_side=max_side)
-        fields = fields_of(preset, options, seed, extra)
-        name = await self._name(model)
+        call = ask_call(pictures, question, settings, "describe")
+        body = call.body(await self._name(settings.get("model")))
         clock = Clock()
-        body = {"model": name, "messages": messages, **fields}
         return descriptions_of(await self.openai.post("/mirl/describe", cast_to=object, body=body), clock)
 
     async def score(
@@ -167,35 +113,15 @@ class AsyncMirl:
         pictures: Picture | Sequence[Picture],
         question: str,
         descriptions: str | Sequence[str],
-        *,
-        options: Mapping[str, Any] | None = None,
-        history: Iterable[Mapping[str, Any]] = (),
-        model: str | None = None,
-        max_pixels: int | None = None,
-        max_side: int | None = None,
+        **settings: Unpack[ScoreSettings],
     ) -> Scores:
         """Return how much descriptions owe to pictures: their MI, whole and of each token, in nats.
 
-        Args:
-            pictures: one picture or several.
-            question: the question that the descriptions are about.
-            descriptions: one text or several.
-            options: options of the `mirl` object, such as `{"mi_weight": 1.0}`; `token_mi` is on unless set.
-            history: the conversation before the question.
-            model: a name in place of the client's.
-            max_pixels: most pixels of a picture; a larger one is scaled down.
-            max_side: most pixels of a picture's longer side.
-
-        Raises:
-            PictureError: a picture can't be read.
-            openai.OpenAIError: the request failed.
+        The arguments and errors are those of `Mirl.score`.
         """
-        messages = conversation(pictures, question, history, max_pixels=max_pixels, max_side=max_side)
-        texts = [descriptions] if isinstance(descriptions, str) else list(descriptions)
-        fields = fields_of(None, {"token_mi": True} | dict(options or {}), None, None)
-        name = await self._name(model)
+        call = score_call(pictures, question, descriptions, settings)
+        body = call.body(await self._name(settings.get("model")))
         clock = Clock()
-        body = {"model": name, "messages": messages, "descriptions": texts, **fields}
         return scores_of(await self.openai.post("/mirl/score", cast_to=object, body=body), clock)
 
     async def tokens(self, text: str) -> list[str] | None:

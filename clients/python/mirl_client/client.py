@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Generator, Iterable, Mapping, Sequence
-from typing import Any
+from collections.abc import Generator, Sequence
+from typing import Any, Unpack
 
 from openai import APIConnectionError, APIStatusError, OpenAI
 
@@ -12,7 +12,15 @@ from mirl_client.errors import transport_errors
 from mirl_client.events import Event
 from mirl_client.pictures import Picture
 from mirl_client.reading import Clock, StreamReader, answer_of, descriptions_of, scores_of
-from mirl_client.requests import api_key_of, api_url, conversation, fields_of, gated_model
+from mirl_client.requests import (
+    AskSettings,
+    ScoreSettings,
+    api_key_of,
+    api_url,
+    ask_call,
+    gated_model,
+    score_call,
+)
 from mirl_client.tokens import token_texts
 
 
@@ -56,75 +64,46 @@ class Mirl:
         self._model = model
 
     def ask(
-        self,
-        pictures: Picture | Sequence[Picture],
-        question: str,
-        *,
-        preset: str | None = None,
-        options: Mapping[str, Any] | None = None,
-        history: Iterable[Mapping[str, Any]] = (),
-        seed: int | None = None,
-        model: str | None = None,
-        extra: Mapping[str, Any] | None = None,
-        max_pixels: int | None = None,
-        max_side: int | None = None,
+        self, pictures: Picture | Sequence[Picture], question: str, **settings: Unpack[AskSettings]
     ) -> Answer:
         """Return the answer to a question about pictures.
 
         Args:
             pictures: one picture or several; `()` for a follow-up, which gets a plain answer.
             question: the question, or what to do.
-            preset: a named set of options, such as `gate` or `steered`.
-            options: options of the `mirl` object, such as `{"keep": 3}`; they win over the preset.
-            history: the conversation so far, such as the `messages` of an earlier answer.
-            seed: the seed of the sampling; the same seed gives the same answer on the same server.
-            model: a name in place of the client's.
-            extra: further fields of a chat completion, such as `{"max_completion_tokens": 400}`.
-            max_pixels: most pixels of a picture; a larger one is scaled down.
-            max_side: most pixels of a picture's longer side.
+            settings: `preset`, `options`, `history`, `seed`, `model`, `extra`, `max_pixels`, `max_side`;
+                `AskSettings` says what each does.
 
         Raises:
             PictureError: a picture can't be read.
+            TypeError: there is no such setting.
             ValueError: `extra` has a field that the client sets.
             openai.OpenAIError: the request failed.
         """
-        messages = conversation(pictures, question, history, max_pixels=max_pixels, max_side=max_side)
-        fields = fields_of(preset, options, seed, extra)
-        name = self._name(model)
+        call = ask_call(pictures, question, settings, "ask")
+        name = self._name(settings.get("model"))
         clock = Clock()
-        sent: Any = messages
-        response = self.openai.chat.completions.create(model=name, messages=sent, extra_body=fields)
-        return answer_of(response, messages, clock)
+        sent: Any = call.messages
+        response = self.openai.chat.completions.create(model=name, messages=sent, extra_body=call.fields)
+        return answer_of(response, call.messages, clock)
 
     def stream(
-        self,
-        pictures: Picture | Sequence[Picture],
-        question: str,
-        *,
-        preset: str | None = None,
-        options: Mapping[str, Any] | None = None,
-        history: Iterable[Mapping[str, Any]] = (),
-        seed: int | None = None,
-        model: str | None = None,
-        extra: Mapping[str, Any] | None = None,
-        max_pixels: int | None = None,
-        max_side: int | None = None,
+        self, pictures: Picture | Sequence[Picture], question: str, **settings: Unpack[AskSettings]
     ) -> Generator[Event, None, None]:
         """Yield the stages of an answer as they happen; the last event is `Finished`, with the answer.
 
         The arguments and errors are those of `ask`. Closing the generator (`close`) cancels the request.
         """
-        messages = conversation(pictures, question, history, max_pixels=max_pixels, max_side=max_side)
-        fields = fields_of(preset, options, seed, extra)
-        name = self._name(model)
-        reader = StreamReader(messages, Clock())
-        sent: Any = messages
+        call = ask_call(pictures, question, settings, "stream")
+        name = self._name(settings.get("model"))
+        reader = StreamReader(call.messages, Clock())
+        sent: Any = call.messages
         chunks = self.openai.chat.completions.create(
             model=name,
             messages=sent,
             stream=True,
             stream_options={"include_usage": True},
-            extra_body=fields,
+            extra_body=call.fields,
         )
         try:
             with chunks:
@@ -137,28 +116,15 @@ class Mirl:
         yield reader.finished()
 
     def describe(
-        self,
-        pictures: Picture | Sequence[Picture],
-        question: str,
-        *,
-        preset: str | None = None,
-        options: Mapping[str, Any] | None = None,
-        history: Iterable[Mapping[str, Any]] = (),
-        seed: int | None = None,
-        model: str | None = None,
-        extra: Mapping[str, Any] | None = None,
-        max_pixels: int | None = None,
-        max_side: int | None = None,
+        self, pictures: Picture | Sequence[Picture], question: str, **settings: Unpack[AskSettings]
     ) -> Descriptions:
         """Return the descriptions that an answer would reason from, with their MI; no chain starts.
 
         The arguments and errors are those of `ask`. The same seed gives the descriptions of the full answer.
         """
-        messages = conversation(pictures, question, history, max_pixels=max_pixels, max_side=max_side)
-        fields = fields_of(preset, options, seed, extra)
-        name = self._name(model)
+        call = ask_call(pictures, question, settings, "describe")
+        body = call.body(self._name(settings.get("model")))
         clock = Clock()
-        body = {"model": name, "messages": messages, **fields}
         return descriptions_of(self.openai.post("/mirl/describe", cast_to=object, body=body), clock)
 
     def score(
@@ -166,12 +132,7 @@ class Mirl:
         pictures: Picture | Sequence[Picture],
         question: str,
         descriptions: str | Sequence[str],
-        *,
-        options: Mapping[str, Any] | None = None,
-        history: Iterable[Mapping[str, Any]] = (),
-        model: str | None = None,
-        max_pixels: int | None = None,
-        max_side: int | None = None,
+        **settings: Unpack[ScoreSettings],
     ) -> Scores:
         """Return how much descriptions owe to pictures: their MI, whole and of each token, in nats.
 
@@ -179,22 +140,17 @@ class Mirl:
             pictures: one picture or several.
             question: the question that the descriptions are about.
             descriptions: one text or several.
-            options: options of the `mirl` object, such as `{"mi_weight": 1.0}`; `token_mi` is on unless set.
-            history: the conversation before the question.
-            model: a name in place of the client's.
-            max_pixels: most pixels of a picture; a larger one is scaled down.
-            max_side: most pixels of a picture's longer side.
+            settings: `options`, `history`, `model`, `max_pixels`, `max_side`; `ScoreSettings` says what each
+                does. The option `token_mi` is on unless set.
 
         Raises:
             PictureError: a picture can't be read.
+            TypeError: there is no such setting.
             openai.OpenAIError: the request failed.
         """
-        messages = conversation(pictures, question, history, max_pixels=max_pixels, max_side=max_side)
-        texts = [descriptions] if isinstance(descriptions, str) else list(descriptions)
-        fields = fields_of(None, {"token_mi": True} | dict(options or {}), None, None)
-        name = self._name(model)
+        call = score_call(pictures, question, descriptions, settings)
+        body = call.body(self._name(settings.get("model")))
         clock = Clock()
-        body = {"model": name, "messages": messages, "descriptions": texts, **fields}
         return scores_of(self.openai.post("/mirl/score", cast_to=object, body=body), clock)
 
     def tokens(self, text: str) -> list[str] | None:

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterable, Mapping, Sequence
-from typing import Any
+from dataclasses import dataclass
+from typing import Any, TypedDict
 from urllib.parse import urlsplit
 
 from mirl_client.answers import Message
@@ -17,6 +18,101 @@ DIRECT = ":direct"
 """Ends the name of the plain model beside each gated one."""
 
 _OWN_FIELDS = frozenset({"model", "messages", "mirl", "n", "stream", "stream_options"})
+
+
+class ScoreSettings(TypedDict, total=False):
+    """Settings of one `score`, by keyword; all may be left out."""
+
+    options: Mapping[str, Any] | None
+    """Options of the `mirl` object, such as `{"keep": 3}`; they win over the preset."""
+    history: Iterable[Mapping[str, Any]]
+    """The conversation so far, such as the `messages` of an earlier answer."""
+    model: str | None
+    """A name in place of the client's."""
+    max_pixels: int | None
+    """Most pixels of a picture; a larger one is scaled down."""
+    max_side: int | None
+    """Most pixels of a picture's longer side."""
+
+
+class AskSettings(ScoreSettings, total=False):
+    """Settings of one `ask`, `stream` or `describe`, by keyword; all may be left out."""
+
+    preset: str | None
+    """A named set of options, such as `gate` or `steered`."""
+    seed: int | None
+    """The seed of the sampling; the same seed gives the same answer on the same server."""
+    extra: Mapping[str, Any] | None
+    """Further fields of a chat completion, such as `{"max_completion_tokens": 400}`."""
+
+
+@dataclass(frozen=True, slots=True)
+class Call:
+    """A request but for the model's name, which may have to be looked up."""
+
+    messages: list[Message]
+    fields: dict[str, Any]
+    """The body's fields beside `model` and `messages`."""
+
+    def body(self, model: str) -> dict[str, Any]:
+        """Return the whole body."""
+        return {"model": model, "messages": self.messages, **self.fields}
+
+
+def ask_call(
+    pictures: Picture | Sequence[Picture], question: str, settings: AskSettings, method: str
+) -> Call:
+    """Return the request of a question.
+
+    Args:
+        method: the caller's name, for the message of an error.
+
+    Raises:
+        PictureError: a picture can't be read.
+        TypeError: there is no such setting.
+        ValueError: `extra` has a field that the client sets.
+    """
+    _refuse_unknown(settings, AskSettings, method)
+    messages = _messages(pictures, question, settings)
+    preset, seed = settings.get("preset"), settings.get("seed")
+    return Call(messages, fields_of(preset, settings.get("options"), seed, settings.get("extra")))
+
+
+def score_call(
+    pictures: Picture | Sequence[Picture],
+    question: str,
+    descriptions: str | Sequence[str],
+    settings: ScoreSettings,
+) -> Call:
+    """Return the request of scores.
+
+    Raises:
+        PictureError: a picture can't be read.
+        TypeError: there is no such setting.
+    """
+    _refuse_unknown(settings, ScoreSettings, "score")
+    messages = _messages(pictures, question, settings)
+    texts = [descriptions] if isinstance(descriptions, str) else list(descriptions)
+    options = {"token_mi": True} | dict(settings.get("options") or {})
+    return Call(messages, {"descriptions": texts, "mirl": options})
+
+
+def _refuse_unknown(settings: Mapping[str, Any], kind: type, method: str) -> None:
+    """Raise Python's own error for an unknown keyword, which `**settings` would let through."""
+    known = kind.__required_keys__ | kind.__optional_keys__  # type: ignore[attr-defined]
+    for name in settings:
+        if name not in known:
+            raise TypeError(f"{method}() got an unexpected keyword argument '{name}'")
+
+
+def _messages(pictures: Picture | Sequence[Picture], question: str, settings: ScoreSettings) -> list[Message]:
+    return conversation(
+        pictures,
+        question,
+        settings.get("history", ()),
+        max_pixels=settings.get("max_pixels"),
+        max_side=settings.get("max_side"),
+    )
 
 
 def api_url(base_url: str | None) -> str:

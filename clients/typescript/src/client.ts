@@ -1,13 +1,12 @@
 /** The client. */
 
-import OpenAI, { APIConnectionError, APIError, APIUserAbortError, type ClientOptions } from "openai";
+import OpenAI, { APIConnectionError, APIUserAbortError, type ClientOptions } from "openai";
 import type { Answer, Descriptions, Scores } from "./answers.js";
 import type { MirlEvent } from "./events.js";
 import type { Picture } from "./pictures.js";
 import { Clock, StreamReader, answerOf, descriptionsOf, scoresOf } from "./reading.js";
 import { type AskSettings, type ScoreSettings, apiURL, conversation, fieldsOf, gatedModel } from "./requests.js";
 import { environment } from "./runtime.js";
-import { tokenTexts } from "./tokens.js";
 
 /** Settings of a client: those of the openai package's (`timeout` in milliseconds, `maxRetries`, `fetch`, …), and: */
 export interface MirlSettings extends Omit<ClientOptions, "apiKey" | "baseURL"> {
@@ -132,29 +131,6 @@ export class Mirl {
     };
     const response = await this.openai.post("/mirl/score", { body, ...requestOptions(settings) });
     return scoresOf(response, clock);
-  }
-
-  /**
-   * Return a text's tokens as texts, as the model splits it; null where the server does not say.
-   *
-   * @throws {OpenAIError} the request failed otherwise than by a refusal.
-   */
-  async tokens(text: string, settings: Pick<AskSettings, "model" | "signal"> = {}): Promise<string[] | null> {
-    const url = this.openai.baseURL.replace(/\/v1$/, "/tokenize");
-    const body = {
-      model: await this.#name(settings),
-      prompt: text,
-      add_special_tokens: false,
-      return_token_strs: true,
-    };
-    try {
-      const options = { body, ...requestOptions(settings) };
-      const { token_strs } = await this.openai.post<{ token_strs?: string[] | null }>(url, options);
-      return token_strs ? tokenTexts(token_strs, text) : null;
-    } catch (error) {
-      if (error instanceof APIError && error.status !== undefined) return null;
-      throw error;
-    }
   }
 
   /**

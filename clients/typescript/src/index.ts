@@ -5,7 +5,7 @@
  *     answers.ts    results: `Answer`, `Descriptions`, `Scores`, and the evidence
  *     events.ts     events of a streamed answer
  *     pictures.ts   pictures from files, bytes, blobs and URLs
- *     requests.ts   bodies of requests; reading.ts: bodies of responses; tokens.ts: texts of tokens
+ *     requests.ts   bodies of requests; reading.ts: bodies of responses
  *     openapi.ts    types of the server's API, generated
  *     runtime.ts    what Node has and browsers lack
  */

@@ -65,16 +65,12 @@ export interface paths {
 export type webhooks = Record<string, never>;
 export interface components {
     schemas: {
-        /** @description An error in Anthropic's form. */
-        AnthropicErrorBody: {
+        /** @description More descriptions or chains have started, where their number is not known from the beginning. */
+        BranchedStage: {
             /** @constant */
-            type: "error";
-            error: components["schemas"]["AnthropicErrorDetail"];
-        };
-        /** @description An error. */
-        AnthropicErrorDetail: {
-            type: string;
-            message: string;
+            event: "branched";
+            descriptions: number;
+            chains: number;
         };
         /** @description N, k and m of a request, set by its options or by its `reasoning_effort`. */
         Budget: {
@@ -102,6 +98,12 @@ export interface components {
              */
             votes?: number;
         };
+        /** @description One reasoning chain has ended, or was stopped. */
+        ChainStage: {
+            /** @constant */
+            event: "chain";
+            chain: components["schemas"]["Chain"];
+        };
         /** @description A chat completion. */
         ChatAnswer: {
             id: string;
@@ -122,6 +124,19 @@ export interface components {
             logprobs?: {
                 [key: string]: unknown;
             } | null;
+        };
+        /** @description A chunk of a chat completion. */
+        ChatChunk: {
+            id: string;
+            /** @constant */
+            object: "chat.completion.chunk";
+            created: number;
+            model: string;
+            /** @description Empty in the last chunk, which has the usage. */
+            choices: components["schemas"]["ChunkChoice"][];
+            usage?: components["schemas"]["ChatUsage"] | null;
+            /** @description A stage of the choice, where the request is gated. */
+            mirl?: components["schemas"]["StartedStage"] | components["schemas"]["DescribedStage"] | components["schemas"]["GatedStage"] | components["schemas"]["FellBackStage"] | components["schemas"]["BranchedStage"] | components["schemas"]["ChainStage"] | components["schemas"]["DecidedStage"] | components["schemas"]["FinishedStage"] | null;
         };
         /** @description One answer. */
         ChatMessage: {
@@ -144,6 +159,35 @@ export interface components {
         ChoicesEvidence: {
             budget: components["schemas"]["Budget"];
             choices: components["schemas"]["Evidence"][];
+        };
+        /** @description A piece of one of `n` answers. */
+        ChunkChoice: {
+            index: number;
+            delta: components["schemas"]["ChunkDelta"];
+            finish_reason?: string | null;
+            logprobs?: {
+                [key: string]: unknown;
+            } | null;
+        };
+        /** @description A piece of one answer. */
+        ChunkDelta: {
+            role?: "assistant" | null;
+            content?: string | null;
+            /** @description Description and reasoning of the chain. */
+            reasoning?: string | null;
+            tool_calls?: {
+                [key: string]: unknown;
+            }[] | null;
+        };
+        /** @description The winner is final: no chain that still runs can change it. */
+        DecidedStage: {
+            /** @constant */
+            event: "decided";
+            vote: components["schemas"]["Vote"] | null;
+            /** @description The chain whose answer wins. */
+            representative: components["schemas"]["Representative"];
+            /** @description Chains that still run, and are stopped. */
+            outstanding: number;
         };
         /** @description How a description was decoded instead of sampled. */
         Decoding: {
@@ -172,6 +216,12 @@ export interface components {
             completion_tokens: number;
             total_tokens: number;
             scored_tokens: number;
+        };
+        /** @description One description is complete: sampled and not yet scored, or decoded. */
+        DescribedStage: {
+            /** @constant */
+            event: "described";
+            description: components["schemas"]["Description"];
         };
         /** @description One sampled or decoded description with its scores and its fate. */
         Description: {
@@ -237,23 +287,248 @@ export interface components {
             mi_weight?: number | null;
             stages: components["schemas"]["Stage"][];
         };
-        /** @description A message of the Anthropic API. */
-        MessagesAnswer: {
-            id: string;
+        /** @description No description was usable; the answer is a plain one. */
+        FellBackStage: {
             /** @constant */
-            type: "message";
+            event: "fell_back";
+            reason: string;
+        };
+        /** @description The answer is complete; its evidence. */
+        FinishedStage: {
+            /** @description null where the server is too old to send it. */
+            budget?: components["schemas"]["Budget"] | null;
+            descriptions: components["schemas"]["Description"][];
+            chains: components["schemas"]["Chain"][];
+            representative: components["schemas"]["Representative"];
+            vote: components["schemas"]["Vote"] | null;
+            /** @description 0 to 1: the probability that the answer is right where `calibrated`, else `vote.share`. */
+            confidence: number | null;
+            /**
+             * @description Whether `confidence` is calibrated: the model's own options, a vote that was not cut short, and
+             *     descriptions as likely as those of the calibration.
+             * @default false
+             */
+            calibrated?: boolean;
+            /** @description Why it is not calibrated, in words; null where it is. */
+            uncalibrated?: string | null;
+            /**
+             * @description What a reader of the answer should know before they trust it, a sentence each.
+             * @default []
+             */
+            warnings?: string[];
+            /** @description Gate score of the representative's description less the best score of another text; nats. */
+            margin: number | null;
+            /** @description The rule that decided: `majority`, `mi_weighted` or `best`. */
+            aggregation: string;
+            /** @description Whether the deadline passed and this is the best answer so far. */
+            partial: boolean;
+            /** @description Why the gate was not used; null where it was. */
+            fallback: string | null;
+            /** @description λ of every description's `mi`, `auto` resolved; null where no description has an `mi`. */
+            mi_weight?: number | null;
+            stages: components["schemas"]["Stage"][];
             /** @constant */
-            role: "assistant";
-            model: string;
-            content: {
+            event: "finished";
+        };
+        /** @description A function that the model may call. */
+        Function: {
+            name: string;
+            description?: string | null;
+            parameters?: {
                 [key: string]: unknown;
-            }[];
-            stop_reason?: string | null;
-            usage: {
+            } | null;
+            strict?: boolean | null;
+        };
+        /** @description The name of a function. */
+        FunctionName: {
+            name: string;
+        };
+        /** @description All descriptions are scored, and each is kept or dropped. */
+        GatedStage: {
+            /** @constant */
+            event: "gated";
+            descriptions: components["schemas"]["Description"][];
+            /** @description λ of their MI; null where no description has one. */
+            mi_weight: number | null;
+        };
+        InputMessage: {
+            /** @enum {unknown} */
+            role: "system" | "developer" | "user" | "assistant" | "tool" | "function";
+            content?: string | ({
+                /** @constant */
+                type: "text";
+                text: string;
+            } | {
+                /** @constant */
+                type: "image_url";
+                image_url: {
+                    url: string;
+                };
+            } | {
+                type: string;
+            })[];
+        };
+        /** @description A named schema, as OpenAI's clients send it. */
+        JSONSchema: {
+            name?: string | null;
+            description?: string | null;
+            schema?: {
                 [key: string]: unknown;
-            };
-            /** @description The evidence, where the request was gated. */
-            mirl?: components["schemas"]["Evidence"] | null;
+            } | null;
+            strict?: boolean | null;
+        };
+        /** @description One request's options: `extra_body={"mirl": {...}}` in an OpenAI client. */
+        MIRLOptions: {
+            /**
+             * @description A named set of options, under those beside it: `paper`, `gate` and `waves` sample and gate;
+             *     `steered`, `triple` and `fast` decode contrastively.
+             */
+            preset?: ("paper" | "gate" | "waves" | "steered" | "triple" | "fast") | null;
+            /**
+             * @description λ of each description that is decoded instead of sampled: greedy over
+             *     log p(t | image, question) − λ · log p(t | question). Empty: descriptions are sampled and gated. With it,
+             *     the options of the gate (`keep`, `forks`, `adaptive_keep`, `gate`, `distinct`, `waves`) don't apply.
+             * @default []
+             */
+            contrast?: number[];
+            /**
+             * @description Votes of each decoded description, in the order of `contrast`; empty: one each.
+             * @default []
+             */
+            prior_votes?: number[];
+            /**
+             * @description N: how many descriptions to sample. With `contrast` at most so many, after the decoded ones and while
+             *     the vote is open; 0: only decoded ones.
+             * @default 10
+             */
+            descriptions?: number;
+            /**
+             * @description k: how many descriptions the gate keeps.
+             * @default 6
+             */
+            keep?: number;
+            /**
+             * @description m: reasoning chains per kept description.
+             * @default 2
+             */
+            forks?: number;
+            /** @description Keep fewer than `keep` descriptions once their softmax mass reaches this; null: always k. */
+            adaptive_keep?: number | null;
+            /**
+             * @description How to rank descriptions: `mi`, `confidence` (λ = 0), `random`, `none` (every description goes on).
+             * @default mi
+             * @enum {string}
+             */
+            gate?: "mi" | "confidence" | "random" | "none";
+            /**
+             * @description The image-free term: `text` (images removed), `blank` (mean-colour image), `reference`.
+             * @default text
+             * @enum {string}
+             */
+            estimator?: "text" | "blank" | "reference";
+            /**
+             * @description λ: weight of the image-free term. 1 is mutual information, 0 plain confidence, `auto` the share of the
+             *     descriptions' surprise that the image explains.
+             * @default 1
+             */
+            mi_weight?: number | "auto";
+            /**
+             * @description Rank by MI per content token, or by the plain sum.
+             * @default token
+             * @enum {string}
+             */
+            normalize?: "token" | "sum";
+            /** @description Clip every per-token log-ratio to ±this many nats; null: no clipping. */
+            clip?: number | null;
+            /**
+             * @description Rank distinct descriptions instead of samples.
+             * @default false
+             */
+            distinct?: boolean;
+            /**
+             * @description Whether chains still see the image. `drop` makes them depend on the description alone.
+             * @default keep
+             * @enum {string}
+             */
+            fork_image?: "keep" | "drop";
+            /**
+             * @description How chains become one answer: `majority`, `mi_weighted`, `best`; `auto` chooses by the answers.
+             * @default auto
+             * @enum {string}
+             */
+            aggregate?: "auto" | "majority" | "mi_weighted" | "best";
+            /**
+             * @description Abort the remaining chains once none of them can change the winner; with `contrast` or `waves` all that
+             *     still runs, once the vote is certain enough.
+             * @default true
+             */
+            early_stop?: boolean;
+            /**
+             * @description A decoded token is at least this share as likely, given the image, as the likeliest one.
+             * @default 0.1
+             */
+            plausibility?: number;
+            /**
+             * @description A decoded token takes the place of a likelier one if that pays over so many tokens; 1: the token alone
+             *     decides, as in plain contrastive decoding.
+             * @default 8
+             */
+            lookahead?: number;
+            /**
+             * @description The vote is certain enough once the leading answer stays ahead of the second with this probability.
+             * @default 0.9
+             */
+            certainty?: number;
+            /**
+             * @description Start `wave` of a gated request's chains, those of the best descriptions, and the others only while the
+             *     vote is not certain enough; else all at once.
+             * @default false
+             */
+            waves?: boolean;
+            /**
+             * @description Sequences that start together: first chains with `waves`, samples with `contrast`.
+             * @default 2
+             */
+            wave?: number;
+            /**
+             * @description Descriptions sampled beside the decoded ones, before the vote needs them: less time, more tokens.
+             * @default 0
+             */
+            ahead?: number;
+            /**
+             * @description Tokens of a decoded description that are drafted before they are verified without the image.
+             * @default 8
+             */
+            draft_tokens?: number;
+            /**
+             * @description Equal descriptions share one chain, which has all their votes; `false`: every vote has a chain. For
+             *     models whose reasoning slips: two chains of one description often give different answers.
+             * @default true
+             */
+            share_chains?: boolean;
+            /**
+             * @description Longest description; tokens. A longer one is truncated and dropped.
+             * @default 128
+             */
+            description_tokens?: number;
+            /** @description Seconds after which the best vote so far is returned, marked partial. */
+            timeout?: number | null;
+            /** @description Most tokens sampled for this request, all descriptions and chains of all its answers (`n`) together. */
+            max_total_tokens?: number | null;
+            /**
+             * @description Also return every description's MI per token, with the tokens' texts.
+             * @default false
+             */
+            token_mi?: boolean;
+        };
+        /** @description The tool that must be called. */
+        NamedChoice: {
+            /**
+             * @default function
+             * @constant
+             */
+            type?: "function";
+            function: components["schemas"]["FunctionName"];
         };
         /** @description An error in OpenAI's form. */
         OpenAIErrorBody: {
@@ -273,22 +548,11 @@ export interface components {
             description: number | null;
             fork: number;
         };
-        /** @description A response of the Responses API. */
-        ResponsesAnswer: {
-            id: string;
-            /** @constant */
-            object: "response";
-            created_at: number;
-            model: string;
-            status: string;
-            output: {
-                [key: string]: unknown;
-            }[];
-            usage?: {
-                [key: string]: unknown;
-            } | null;
-            /** @description The evidence, where the request was gated. */
-            mirl?: components["schemas"]["Evidence"] | null;
+        /** @description OpenAI's `response_format`. */
+        ResponseFormat: {
+            /** @enum {string} */
+            type: "text" | "json_object" | "json_schema";
+            json_schema?: components["schemas"]["JSONSchema"] | null;
         };
         /** @description The score of one description; nats. */
         Score: {
@@ -324,22 +588,6 @@ export interface components {
             scored_tokens: number;
             completion_tokens: number;
         };
-        /** @description A name that requests may ask for. */
-        ServedModel: {
-            id: string;
-            /** @constant */
-            object: "model";
-            created: number;
-            owned_by: string;
-            /** @description For `NAME:direct` the gated name, for an adapter its base. */
-            parent?: string | null;
-        };
-        /** @description Every served name. */
-        ServedModels: {
-            /** @constant */
-            object: "list";
-            data: components["schemas"]["ServedModel"][];
-        };
         /** @description The cost of one stage. */
         Stage: {
             stage: string;
@@ -347,6 +595,27 @@ export interface components {
             generated_tokens: number;
             scored_tokens: number;
             seconds: number;
+        };
+        /** @description The server has read the request. */
+        StartedStage: {
+            /** @constant */
+            event: "started";
+            prompt_tokens: number;
+            budget: components["schemas"]["Budget"];
+        };
+        /** @description How to stream. */
+        StreamOptions: {
+            include_usage?: boolean | null;
+            include_obfuscation?: boolean | null;
+            continuous_usage_stats?: boolean | null;
+        };
+        /** @description The honoured part of vLLM's field: exactly one of the three. */
+        StructuredOutputs: {
+            json?: {
+                [key: string]: unknown;
+            } | null;
+            json_object?: true | null;
+            choice?: string[] | null;
         };
         /** @description A position at which a decoded description takes another token than the model given the image alone. */
         Switch: {
@@ -358,6 +627,12 @@ export interface components {
             chosen: string;
             /** @description By how much the chosen token's contrast exceeds the drafted one's; nats; null where it is infinite. */
             gain: number | null;
+        };
+        /** @description A tool: a function. */
+        Tool: {
+            /** @constant */
+            type: "function";
+            function: components["schemas"]["Function"];
         };
         /** @description The result of a vote over answers that cluster. */
         Vote: {
@@ -390,169 +665,10 @@ export interface operations {
                      * @description The conversation. The newest message is the user's and carries images: data URLs, or http(s) URLs of
                      *     hosts that the operator allows.
                      */
-                    messages: {
-                        /** @enum {unknown} */
-                        role: "system" | "developer" | "user" | "assistant" | "tool" | "function";
-                        content?: string | ({
-                            /** @constant */
-                            type: "text";
-                            text: string;
-                        } | {
-                            /** @constant */
-                            type: "image_url";
-                            image_url: {
-                                url: string;
-                            };
-                        } | {
-                            type: string;
-                        })[];
-                    }[];
+                    messages: components["schemas"]["InputMessage"][];
                     /** @description A served name, answered through the gate; with `:direct` behind it, plainly by vLLM. */
                     model?: string | null;
-                    /** @description One request's options: `extra_body={"mirl": {...}}` in an OpenAI client. */
-                    mirl?: {
-                        /**
-                         * @description A named set of options, under those beside it: `paper`, `gate` and `waves` sample and gate;
-                         *     `steered`, `triple` and `fast` decode contrastively.
-                         */
-                        preset?: ("paper" | "gate" | "waves" | "steered" | "triple" | "fast") | null;
-                        /**
-                         * @description λ of each description that is decoded instead of sampled: greedy over
-                         *     log p(t | image, question) − λ · log p(t | question). Empty: descriptions are sampled and gated. With it,
-                         *     the options of the gate (`keep`, `forks`, `adaptive_keep`, `gate`, `distinct`, `waves`) don't apply.
-                         * @default []
-                         */
-                        contrast?: number[];
-                        /**
-                         * @description Votes of each decoded description, in the order of `contrast`; empty: one each.
-                         * @default []
-                         */
-                        prior_votes?: number[];
-                        /**
-                         * @description N: how many descriptions to sample. With `contrast` at most so many, after the decoded ones and while
-                         *     the vote is open; 0: only decoded ones.
-                         * @default 10
-                         */
-                        descriptions?: number;
-                        /**
-                         * @description k: how many descriptions the gate keeps.
-                         * @default 6
-                         */
-                        keep?: number;
-                        /**
-                         * @description m: reasoning chains per kept description.
-                         * @default 2
-                         */
-                        forks?: number;
-                        /** @description Keep fewer than `keep` descriptions once their softmax mass reaches this; null: always k. */
-                        adaptive_keep?: number | null;
-                        /**
-                         * @description How to rank descriptions: `mi`, `confidence` (λ = 0), `random`, `none` (every description goes on).
-                         * @default mi
-                         * @enum {string}
-                         */
-                        gate?: "mi" | "confidence" | "random" | "none";
-                        /**
-                         * @description The image-free term: `text` (images removed), `blank` (mean-colour image), `reference`.
-                         * @default text
-                         * @enum {string}
-                         */
-                        estimator?: "text" | "blank" | "reference";
-                        /**
-                         * @description λ: weight of the image-free term. 1 is mutual information, 0 plain confidence, `auto` the share of the
-                         *     descriptions' surprise that the image explains.
-                         * @default 1
-                         */
-                        mi_weight?: number | "auto";
-                        /**
-                         * @description Rank by MI per content token, or by the plain sum.
-                         * @default token
-                         * @enum {string}
-                         */
-                        normalize?: "token" | "sum";
-                        /** @description Clip every per-token log-ratio to ±this many nats; null: no clipping. */
-                        clip?: number | null;
-                        /**
-                         * @description Rank distinct descriptions instead of samples.
-                         * @default false
-                         */
-                        distinct?: boolean;
-                        /**
-                         * @description Whether chains still see the image. `drop` makes them depend on the description alone.
-                         * @default keep
-                         * @enum {string}
-                         */
-                        fork_image?: "keep" | "drop";
-                        /**
-                         * @description How chains become one answer: `majority`, `mi_weighted`, `best`; `auto` chooses by the answers.
-                         * @default auto
-                         * @enum {string}
-                         */
-                        aggregate?: "auto" | "majority" | "mi_weighted" | "best";
-                        /**
-                         * @description Abort the remaining chains once none of them can change the winner; with `contrast` or `waves` all that
-                         *     still runs, once the vote is certain enough.
-                         * @default true
-                         */
-                        early_stop?: boolean;
-                        /**
-                         * @description A decoded token is at least this share as likely, given the image, as the likeliest one.
-                         * @default 0.1
-                         */
-                        plausibility?: number;
-                        /**
-                         * @description A decoded token takes the place of a likelier one if that pays over so many tokens; 1: the token alone
-                         *     decides, as in plain contrastive decoding.
-                         * @default 8
-                         */
-                        lookahead?: number;
-                        /**
-                         * @description The vote is certain enough once the leading answer stays ahead of the second with this probability.
-                         * @default 0.9
-                         */
-                        certainty?: number;
-                        /**
-                         * @description Start `wave` of a gated request's chains, those of the best descriptions, and the others only while the
-                         *     vote is not certain enough; else all at once.
-                         * @default false
-                         */
-                        waves?: boolean;
-                        /**
-                         * @description Sequences that start together: first chains with `waves`, samples with `contrast`.
-                         * @default 2
-                         */
-                        wave?: number;
-                        /**
-                         * @description Descriptions sampled beside the decoded ones, before the vote needs them: less time, more tokens.
-                         * @default 0
-                         */
-                        ahead?: number;
-                        /**
-                         * @description Tokens of a decoded description that are drafted before they are verified without the image.
-                         * @default 8
-                         */
-                        draft_tokens?: number;
-                        /**
-                         * @description Equal descriptions share one chain, which has all their votes; `false`: every vote has a chain. For
-                         *     models whose reasoning slips: two chains of one description often give different answers.
-                         * @default true
-                         */
-                        share_chains?: boolean;
-                        /**
-                         * @description Longest description; tokens. A longer one is truncated and dropped.
-                         * @default 128
-                         */
-                        description_tokens?: number;
-                        /** @description Seconds after which the best vote so far is returned, marked partial. */
-                        timeout?: number | null;
-                        /** @description Most tokens sampled for this request, all descriptions and chains of all its answers (`n`) together. */
-                        max_total_tokens?: number | null;
-                        /**
-                         * @description Also return every description's MI per token, with the tokens' texts.
-                         * @default false
-                         */
-                        token_mi?: boolean;
-                    };
+                    mirl?: components["schemas"]["MIRLOptions"];
                     /** @description Most tokens of one trajectory, description and chain together. */
                     max_completion_tokens?: number | null;
                     /** @description The older name of `max_completion_tokens`. */
@@ -577,61 +693,18 @@ export interface operations {
                     /** @description The number of likeliest tokens to return at each position of the answer. */
                     top_logprobs?: number | null;
                     /** @description The form of answers: `text`, `json_object` or `json_schema`. Descriptions and reasoning stay free. */
-                    response_format?: {
-                        /** @enum {string} */
-                        type: "text" | "json_object" | "json_schema";
-                        json_schema?: {
-                            name?: string | null;
-                            description?: string | null;
-                            schema?: {
-                                [key: string]: unknown;
-                            } | null;
-                            strict?: boolean | null;
-                        } | null;
-                    } | null;
+                    response_format?: components["schemas"]["ResponseFormat"] | null;
                     /** @description vLLM's field for the form of answers: `json`, `json_object` or `choice`. */
-                    structured_outputs?: {
-                        json?: {
-                            [key: string]: unknown;
-                        } | null;
-                        json_object?: true | null;
-                        choice?: string[] | null;
-                    } | null;
+                    structured_outputs?: components["schemas"]["StructuredOutputs"] | null;
                     /** @description The tools that answers may call. */
-                    tools?: {
-                        /** @constant */
-                        type: "function";
-                        /** @description A function that the model may call. */
-                        function: {
-                            name: string;
-                            description?: string | null;
-                            parameters?: {
-                                [key: string]: unknown;
-                            } | null;
-                            strict?: boolean | null;
-                        };
-                    }[] | null;
+                    tools?: components["schemas"]["Tool"][] | null;
                     /** @description Whether they may (`auto`), must (`required`, or a tool by name) or must not (`none`) call. */
-                    tool_choice?: ("none" | "auto" | "required") | {
-                        /**
-                         * @default function
-                         * @constant
-                         */
-                        type?: "function";
-                        /** @description The name of a function. */
-                        function: {
-                            name: string;
-                        };
-                    } | null;
-                    /** @description False: at most one call in an answer. */
+                    tool_choice?: ("none" | "auto" | "required") | components["schemas"]["NamedChoice"] | null;
+                    /** @description false: at most one call in an answer. */
                     parallel_tool_calls?: boolean | null;
                     stream?: boolean | null;
-                    stream_options?: {
-                        include_usage?: boolean | null;
-                        include_obfuscation?: boolean | null;
-                        continuous_usage_stats?: boolean | null;
-                    } | null;
-                    /** @description False leaves description and reasoning out of the message. */
+                    stream_options?: components["schemas"]["StreamOptions"] | null;
+                    /** @description false leaves description and reasoning out of the message. */
                     include_reasoning?: boolean | null;
                     chat_template_kwargs?: {
                         [key: string]: unknown;
@@ -649,317 +722,7 @@ export interface operations {
                     [name: string]: unknown;
                 };
                 content: {
-                    "text/event-stream": {
-                        id: string;
-                        /** @constant */
-                        object: "chat.completion.chunk";
-                        created: number;
-                        model: string;
-                        /** @description Empty in the last chunk, which has the usage. */
-                        choices: {
-                            index: number;
-                            /** @description A piece of one answer. */
-                            delta: {
-                                role?: "assistant" | null;
-                                content?: string | null;
-                                /** @description Description and reasoning of the chain. */
-                                reasoning?: string | null;
-                                tool_calls?: {
-                                    [key: string]: unknown;
-                                }[] | null;
-                            };
-                            finish_reason?: string | null;
-                            logprobs?: {
-                                [key: string]: unknown;
-                            } | null;
-                        }[];
-                        usage?: {
-                            prompt_tokens: number;
-                            completion_tokens: number;
-                            total_tokens: number;
-                        } | null;
-                        /** @description A stage of the choice, where the request is gated. */
-                        mirl?: {
-                            /** @constant */
-                            event: "started";
-                            prompt_tokens: number;
-                            /** @description N, k and m of a request, set by its options or by its `reasoning_effort`. */
-                            budget: {
-                                /** @description Most sampled descriptions. */
-                                descriptions: number;
-                                /** @description null where descriptions are decoded. */
-                                keep?: number | null;
-                                /** @description null where descriptions are decoded. */
-                                forks?: number | null;
-                                /** @description Decoded descriptions; null where all are sampled. */
-                                decoded?: number | null;
-                            };
-                        } | {
-                            /** @constant */
-                            event: "described";
-                            /** @description One sampled or decoded description with its scores and its fate. */
-                            description: {
-                                index: number;
-                                text: string;
-                                tokens: number;
-                                /** @description Mutual information with the image; nats; null where it was not computed. */
-                                mi: number | null;
-                                mi_per_token: number | null;
-                                /** @description The gate's score. */
-                                score: number | null;
-                                kept: boolean;
-                                /** @description Why it was dropped; null where it was kept. */
-                                reason: string | null;
-                                /** @description MI of each content token; nats; null unless the request asks for it. */
-                                token_mi?: number[] | null;
-                                /**
-                                 * @description Pointwise mutual information of each content token with the picture; nats: `token_mi` at λ = 1, not
-                                 *     clipped.
-                                 */
-                                token_pmi?: number[] | null;
-                                /** @description Text of each content token, beside `token_mi`; empty where a token ends inside a character. */
-                                token_texts?: string[] | null;
-                                /** @description Votes that it gives to its chain's answer; null where descriptions are gated: there chains vote. */
-                                votes?: number | null;
-                                /** @description Index of the description with the same content whose chain it shares. */
-                                repeats?: number | null;
-                                /** @description How it was decoded; null: it was sampled. */
-                                decoding?: {
-                                    /** @description λ of the decode. */
-                                    mi_weight: number;
-                                    /** @description Drafts that it waited for, one after the other. */
-                                    rounds: number;
-                                    switches: {
-                                        /** @description Index in the description's tokens. */
-                                        position: number;
-                                        /** @description The token that is likelier given the image. */
-                                        drafted: string;
-                                        /** @description The token that owes more to the image. */
-                                        chosen: string;
-                                        /** @description By how much the chosen token's contrast exceeds the drafted one's; nats; null where it is infinite. */
-                                        gain: number | null;
-                                    }[];
-                                } | null;
-                            };
-                        } | {
-                            /** @constant */
-                            event: "gated";
-                            descriptions: {
-                                index: number;
-                                text: string;
-                                tokens: number;
-                                /** @description Mutual information with the image; nats; null where it was not computed. */
-                                mi: number | null;
-                                mi_per_token: number | null;
-                                /** @description The gate's score. */
-                                score: number | null;
-                                kept: boolean;
-                                /** @description Why it was dropped; null where it was kept. */
-                                reason: string | null;
-                                /** @description MI of each content token; nats; null unless the request asks for it. */
-                                token_mi?: number[] | null;
-                                /**
-                                 * @description Pointwise mutual information of each content token with the picture; nats: `token_mi` at λ = 1, not
-                                 *     clipped.
-                                 */
-                                token_pmi?: number[] | null;
-                                /** @description Text of each content token, beside `token_mi`; empty where a token ends inside a character. */
-                                token_texts?: string[] | null;
-                                /** @description Votes that it gives to its chain's answer; null where descriptions are gated: there chains vote. */
-                                votes?: number | null;
-                                /** @description Index of the description with the same content whose chain it shares. */
-                                repeats?: number | null;
-                                /** @description How it was decoded; null: it was sampled. */
-                                decoding?: {
-                                    /** @description λ of the decode. */
-                                    mi_weight: number;
-                                    /** @description Drafts that it waited for, one after the other. */
-                                    rounds: number;
-                                    switches: {
-                                        /** @description Index in the description's tokens. */
-                                        position: number;
-                                        /** @description The token that is likelier given the image. */
-                                        drafted: string;
-                                        /** @description The token that owes more to the image. */
-                                        chosen: string;
-                                        /** @description By how much the chosen token's contrast exceeds the drafted one's; nats; null where it is infinite. */
-                                        gain: number | null;
-                                    }[];
-                                } | null;
-                            }[];
-                            /** @description λ of their MI; null where no description has one. */
-                            mi_weight: number | null;
-                        } | {
-                            /** @constant */
-                            event: "fell_back";
-                            reason: string;
-                        } | {
-                            /** @constant */
-                            event: "branched";
-                            descriptions: number;
-                            chains: number;
-                        } | {
-                            /** @constant */
-                            event: "chain";
-                            /** @description One reasoning chain's outcome. */
-                            chain: {
-                                /** @description Index of the description that it continues; null: plain generation. */
-                                description: number | null;
-                                fork: number;
-                                answer: string | null;
-                                tokens: number;
-                                /** @description `stop`, `length`, or `abort`: stopped because it could no longer change the winner. */
-                                finish_reason: string;
-                                /**
-                                 * @description Votes of its answer.
-                                 * @default 1
-                                 */
-                                votes?: number;
-                            };
-                        } | {
-                            /** @constant */
-                            event: "decided";
-                            vote: {
-                                answer: string;
-                                counts: {
-                                    [key: string]: number;
-                                };
-                                share: number;
-                            } | null;
-                            /** @description The chain whose answer was returned. */
-                            representative: {
-                                description: number | null;
-                                fork: number;
-                            };
-                            /** @description Chains that still run, and are stopped. */
-                            outstanding: number;
-                        } | {
-                            /** @description null where the server is too old to send it. */
-                            budget?: {
-                                /** @description Most sampled descriptions. */
-                                descriptions: number;
-                                /** @description null where descriptions are decoded. */
-                                keep?: number | null;
-                                /** @description null where descriptions are decoded. */
-                                forks?: number | null;
-                                /** @description Decoded descriptions; null where all are sampled. */
-                                decoded?: number | null;
-                            } | null;
-                            descriptions: {
-                                index: number;
-                                text: string;
-                                tokens: number;
-                                /** @description Mutual information with the image; nats; null where it was not computed. */
-                                mi: number | null;
-                                mi_per_token: number | null;
-                                /** @description The gate's score. */
-                                score: number | null;
-                                kept: boolean;
-                                /** @description Why it was dropped; null where it was kept. */
-                                reason: string | null;
-                                /** @description MI of each content token; nats; null unless the request asks for it. */
-                                token_mi?: number[] | null;
-                                /**
-                                 * @description Pointwise mutual information of each content token with the picture; nats: `token_mi` at λ = 1, not
-                                 *     clipped.
-                                 */
-                                token_pmi?: number[] | null;
-                                /** @description Text of each content token, beside `token_mi`; empty where a token ends inside a character. */
-                                token_texts?: string[] | null;
-                                /** @description Votes that it gives to its chain's answer; null where descriptions are gated: there chains vote. */
-                                votes?: number | null;
-                                /** @description Index of the description with the same content whose chain it shares. */
-                                repeats?: number | null;
-                                /** @description How it was decoded; null: it was sampled. */
-                                decoding?: {
-                                    /** @description λ of the decode. */
-                                    mi_weight: number;
-                                    /** @description Drafts that it waited for, one after the other. */
-                                    rounds: number;
-                                    switches: {
-                                        /** @description Index in the description's tokens. */
-                                        position: number;
-                                        /** @description The token that is likelier given the image. */
-                                        drafted: string;
-                                        /** @description The token that owes more to the image. */
-                                        chosen: string;
-                                        /** @description By how much the chosen token's contrast exceeds the drafted one's; nats; null where it is infinite. */
-                                        gain: number | null;
-                                    }[];
-                                } | null;
-                            }[];
-                            chains: {
-                                /** @description Index of the description that it continues; null: plain generation. */
-                                description: number | null;
-                                fork: number;
-                                answer: string | null;
-                                tokens: number;
-                                /** @description `stop`, `length`, or `abort`: stopped because it could no longer change the winner. */
-                                finish_reason: string;
-                                /**
-                                 * @description Votes of its answer.
-                                 * @default 1
-                                 */
-                                votes?: number;
-                            }[];
-                            /** @description The chain whose answer was returned. */
-                            representative: {
-                                description: number | null;
-                                fork: number;
-                            };
-                            vote: {
-                                answer: string;
-                                counts: {
-                                    [key: string]: number;
-                                };
-                                share: number;
-                            } | null;
-                            /** @description 0 to 1: the probability that the answer is right where `calibrated`, else `vote.share`. */
-                            confidence: number | null;
-                            /**
-                             * @description Whether `confidence` is calibrated: the model's own options, a vote that was not cut short, and
-                             *     descriptions as likely as those of the calibration.
-                             * @default false
-                             */
-                            calibrated?: boolean;
-                            /** @description Why it is not calibrated, in words; null where it is. */
-                            uncalibrated?: string | null;
-                            /**
-                             * @description What a reader of the answer should know before they trust it, a sentence each.
-                             * @default []
-                             */
-                            warnings?: string[];
-                            /** @description Gate score of the representative's description less the best score of another text; nats. */
-                            margin: number | null;
-                            /** @description The rule that decided: `majority`, `mi_weighted` or `best`. */
-                            aggregation: string;
-                            /** @description Whether the deadline passed and this is the best answer so far. */
-                            partial: boolean;
-                            /** @description Why the gate was not used; null where it was. */
-                            fallback: string | null;
-                            /** @description λ of every description's `mi`, `auto` resolved; null where no description has an `mi`. */
-                            mi_weight?: number | null;
-                            stages: {
-                                stage: string;
-                                sequences: number;
-                                generated_tokens: number;
-                                scored_tokens: number;
-                                seconds: number;
-                            }[];
-                            /** @constant */
-                            event: "finished";
-                        } | null;
-                    } | {
-                        /** @description An error. */
-                        error: {
-                            message: string;
-                            type: string;
-                            /** @description The field at fault. */
-                            param?: string | null;
-                            /** @description A word from MIRL, the status from vLLM. */
-                            code?: string | number | null;
-                        };
-                    };
+                    "text/event-stream": components["schemas"]["ChatChunk"] | components["schemas"]["OpenAIErrorBody"];
                     "application/json": components["schemas"]["ChatAnswer"];
                 };
             };
@@ -1069,169 +832,10 @@ export interface operations {
                      * @description The conversation. The newest message is the user's and carries images: data URLs, or http(s) URLs of
                      *     hosts that the operator allows.
                      */
-                    messages: {
-                        /** @enum {unknown} */
-                        role: "system" | "developer" | "user" | "assistant" | "tool" | "function";
-                        content?: string | ({
-                            /** @constant */
-                            type: "text";
-                            text: string;
-                        } | {
-                            /** @constant */
-                            type: "image_url";
-                            image_url: {
-                                url: string;
-                            };
-                        } | {
-                            type: string;
-                        })[];
-                    }[];
+                    messages: components["schemas"]["InputMessage"][];
                     /** @description A served name, answered through the gate; with `:direct` behind it, plainly by vLLM. */
                     model?: string | null;
-                    /** @description One request's options: `extra_body={"mirl": {...}}` in an OpenAI client. */
-                    mirl?: {
-                        /**
-                         * @description A named set of options, under those beside it: `paper`, `gate` and `waves` sample and gate;
-                         *     `steered`, `triple` and `fast` decode contrastively.
-                         */
-                        preset?: ("paper" | "gate" | "waves" | "steered" | "triple" | "fast") | null;
-                        /**
-                         * @description λ of each description that is decoded instead of sampled: greedy over
-                         *     log p(t | image, question) − λ · log p(t | question). Empty: descriptions are sampled and gated. With it,
-                         *     the options of the gate (`keep`, `forks`, `adaptive_keep`, `gate`, `distinct`, `waves`) don't apply.
-                         * @default []
-                         */
-                        contrast?: number[];
-                        /**
-                         * @description Votes of each decoded description, in the order of `contrast`; empty: one each.
-                         * @default []
-                         */
-                        prior_votes?: number[];
-                        /**
-                         * @description N: how many descriptions to sample. With `contrast` at most so many, after the decoded ones and while
-                         *     the vote is open; 0: only decoded ones.
-                         * @default 10
-                         */
-                        descriptions?: number;
-                        /**
-                         * @description k: how many descriptions the gate keeps.
-                         * @default 6
-                         */
-                        keep?: number;
-                        /**
-                         * @description m: reasoning chains per kept description.
-                         * @default 2
-                         */
-                        forks?: number;
-                        /** @description Keep fewer than `keep` descriptions once their softmax mass reaches this; null: always k. */
-                        adaptive_keep?: number | null;
-                        /**
-                         * @description How to rank descriptions: `mi`, `confidence` (λ = 0), `random`, `none` (every description goes on).
-                         * @default mi
-                         * @enum {string}
-                         */
-                        gate?: "mi" | "confidence" | "random" | "none";
-                        /**
-                         * @description The image-free term: `text` (images removed), `blank` (mean-colour image), `reference`.
-                         * @default text
-                         * @enum {string}
-                         */
-                        estimator?: "text" | "blank" | "reference";
-                        /**
-                         * @description λ: weight of the image-free term. 1 is mutual information, 0 plain confidence, `auto` the share of the
-                         *     descriptions' surprise that the image explains.
-                         * @default 1
-                         */
-                        mi_weight?: number | "auto";
-                        /**
-                         * @description Rank by MI per content token, or by the plain sum.
-                         * @default token
-                         * @enum {string}
-                         */
-                        normalize?: "token" | "sum";
-                        /** @description Clip every per-token log-ratio to ±this many nats; null: no clipping. */
-                        clip?: number | null;
-                        /**
-                         * @description Rank distinct descriptions instead of samples.
-                         * @default false
-                         */
-                        distinct?: boolean;
-                        /**
-                         * @description Whether chains still see the image. `drop` makes them depend on the description alone.
-                         * @default keep
-                         * @enum {string}
-                         */
-                        fork_image?: "keep" | "drop";
-                        /**
-                         * @description How chains become one answer: `majority`, `mi_weighted`, `best`; `auto` chooses by the answers.
-                         * @default auto
-                         * @enum {string}
-                         */
-                        aggregate?: "auto" | "majority" | "mi_weighted" | "best";
-                        /**
-                         * @description Abort the remaining chains once none of them can change the winner; with `contrast` or `waves` all that
-                         *     still runs, once the vote is certain enough.
-                         * @default true
-                         */
-                        early_stop?: boolean;
-                        /**
-                         * @description A decoded token is at least this share as likely, given the image, as the likeliest one.
-                         * @default 0.1
-                         */
-                        plausibility?: number;
-                        /**
-                         * @description A decoded token takes the place of a likelier one if that pays over so many tokens; 1: the token alone
-                         *     decides, as in plain contrastive decoding.
-                         * @default 8
-                         */
-                        lookahead?: number;
-                        /**
-                         * @description The vote is certain enough once the leading answer stays ahead of the second with this probability.
-                         * @default 0.9
-                         */
-                        certainty?: number;
-                        /**
-                         * @description Start `wave` of a gated request's chains, those of the best descriptions, and the others only while the
-                         *     vote is not certain enough; else all at once.
-                         * @default false
-                         */
-                        waves?: boolean;
-                        /**
-                         * @description Sequences that start together: first chains with `waves`, samples with `contrast`.
-                         * @default 2
-                         */
-                        wave?: number;
-                        /**
-                         * @description Descriptions sampled beside the decoded ones, before the vote needs them: less time, more tokens.
-                         * @default 0
-                         */
-                        ahead?: number;
-                        /**
-                         * @description Tokens of a decoded description that are drafted before they are verified without the image.
-                         * @default 8
-                         */
-                        draft_tokens?: number;
-                        /**
-                         * @description Equal descriptions share one chain, which has all their votes; `false`: every vote has a chain. For
-                         *     models whose reasoning slips: two chains of one description often give different answers.
-                         * @default true
-                         */
-                        share_chains?: boolean;
-                        /**
-                         * @description Longest description; tokens. A longer one is truncated and dropped.
-                         * @default 128
-                         */
-                        description_tokens?: number;
-                        /** @description Seconds after which the best vote so far is returned, marked partial. */
-                        timeout?: number | null;
-                        /** @description Most tokens sampled for this request, all descriptions and chains of all its answers (`n`) together. */
-                        max_total_tokens?: number | null;
-                        /**
-                         * @description Also return every description's MI per token, with the tokens' texts.
-                         * @default false
-                         */
-                        token_mi?: boolean;
-                    };
+                    mirl?: components["schemas"]["MIRLOptions"];
                     /** @description Most tokens of one trajectory, description and chain together. */
                     max_completion_tokens?: number | null;
                     /** @description The older name of `max_completion_tokens`. */
@@ -1248,31 +852,9 @@ export interface operations {
                     frequency_penalty?: number | null;
                     seed?: number | null;
                     /** @description The tools that answers may call. */
-                    tools?: {
-                        /** @constant */
-                        type: "function";
-                        /** @description A function that the model may call. */
-                        function: {
-                            name: string;
-                            description?: string | null;
-                            parameters?: {
-                                [key: string]: unknown;
-                            } | null;
-                            strict?: boolean | null;
-                        };
-                    }[] | null;
+                    tools?: components["schemas"]["Tool"][] | null;
                     /** @description Whether they may (`auto`), must (`required`, or a tool by name) or must not (`none`) call. */
-                    tool_choice?: ("none" | "auto" | "required") | {
-                        /**
-                         * @default function
-                         * @constant
-                         */
-                        type?: "function";
-                        /** @description The name of a function. */
-                        function: {
-                            name: string;
-                        };
-                    } | null;
+                    tool_choice?: ("none" | "auto" | "required") | components["schemas"]["NamedChoice"] | null;
                     chat_template_kwargs?: {
                         [key: string]: unknown;
                     } | null;
@@ -1391,167 +973,8 @@ export interface operations {
                      * @description The conversation. The newest message is the user's and carries images: data URLs, or http(s) URLs of
                      *     hosts that the operator allows.
                      */
-                    messages: {
-                        /** @enum {unknown} */
-                        role: "system" | "developer" | "user" | "assistant" | "tool" | "function";
-                        content?: string | ({
-                            /** @constant */
-                            type: "text";
-                            text: string;
-                        } | {
-                            /** @constant */
-                            type: "image_url";
-                            image_url: {
-                                url: string;
-                            };
-                        } | {
-                            type: string;
-                        })[];
-                    }[];
-                    /** @description One request's options: `extra_body={"mirl": {...}}` in an OpenAI client. */
-                    mirl?: {
-                        /**
-                         * @description A named set of options, under those beside it: `paper`, `gate` and `waves` sample and gate;
-                         *     `steered`, `triple` and `fast` decode contrastively.
-                         */
-                        preset?: ("paper" | "gate" | "waves" | "steered" | "triple" | "fast") | null;
-                        /**
-                         * @description λ of each description that is decoded instead of sampled: greedy over
-                         *     log p(t | image, question) − λ · log p(t | question). Empty: descriptions are sampled and gated. With it,
-                         *     the options of the gate (`keep`, `forks`, `adaptive_keep`, `gate`, `distinct`, `waves`) don't apply.
-                         * @default []
-                         */
-                        contrast?: number[];
-                        /**
-                         * @description Votes of each decoded description, in the order of `contrast`; empty: one each.
-                         * @default []
-                         */
-                        prior_votes?: number[];
-                        /**
-                         * @description N: how many descriptions to sample. With `contrast` at most so many, after the decoded ones and while
-                         *     the vote is open; 0: only decoded ones.
-                         * @default 10
-                         */
-                        descriptions?: number;
-                        /**
-                         * @description k: how many descriptions the gate keeps.
-                         * @default 6
-                         */
-                        keep?: number;
-                        /**
-                         * @description m: reasoning chains per kept description.
-                         * @default 2
-                         */
-                        forks?: number;
-                        /** @description Keep fewer than `keep` descriptions once their softmax mass reaches this; null: always k. */
-                        adaptive_keep?: number | null;
-                        /**
-                         * @description How to rank descriptions: `mi`, `confidence` (λ = 0), `random`, `none` (every description goes on).
-                         * @default mi
-                         * @enum {string}
-                         */
-                        gate?: "mi" | "confidence" | "random" | "none";
-                        /**
-                         * @description The image-free term: `text` (images removed), `blank` (mean-colour image), `reference`.
-                         * @default text
-                         * @enum {string}
-                         */
-                        estimator?: "text" | "blank" | "reference";
-                        /**
-                         * @description λ: weight of the image-free term. 1 is mutual information, 0 plain confidence, `auto` the share of the
-                         *     descriptions' surprise that the image explains.
-                         * @default 1
-                         */
-                        mi_weight?: number | "auto";
-                        /**
-                         * @description Rank by MI per content token, or by the plain sum.
-                         * @default token
-                         * @enum {string}
-                         */
-                        normalize?: "token" | "sum";
-                        /** @description Clip every per-token log-ratio to ±this many nats; null: no clipping. */
-                        clip?: number | null;
-                        /**
-                         * @description Rank distinct descriptions instead of samples.
-                         * @default false
-                         */
-                        distinct?: boolean;
-                        /**
-                         * @description Whether chains still see the image. `drop` makes them depend on the description alone.
-                         * @default keep
-                         * @enum {string}
-                         */
-                        fork_image?: "keep" | "drop";
-                        /**
-                         * @description How chains become one answer: `majority`, `mi_weighted`, `best`; `auto` chooses by the answers.
-                         * @default auto
-                         * @enum {string}
-                         */
-                        aggregate?: "auto" | "majority" | "mi_weighted" | "best";
-                        /**
-                         * @description Abort the remaining chains once none of them can change the winner; with `contrast` or `waves` all that
-                         *     still runs, once the vote is certain enough.
-                         * @default true
-                         */
-                        early_stop?: boolean;
-                        /**
-                         * @description A decoded token is at least this share as likely, given the image, as the likeliest one.
-                         * @default 0.1
-                         */
-                        plausibility?: number;
-                        /**
-                         * @description A decoded token takes the place of a likelier one if that pays over so many tokens; 1: the token alone
-                         *     decides, as in plain contrastive decoding.
-                         * @default 8
-                         */
-                        lookahead?: number;
-                        /**
-                         * @description The vote is certain enough once the leading answer stays ahead of the second with this probability.
-                         * @default 0.9
-                         */
-                        certainty?: number;
-                        /**
-                         * @description Start `wave` of a gated request's chains, those of the best descriptions, and the others only while the
-                         *     vote is not certain enough; else all at once.
-                         * @default false
-                         */
-                        waves?: boolean;
-                        /**
-                         * @description Sequences that start together: first chains with `waves`, samples with `contrast`.
-                         * @default 2
-                         */
-                        wave?: number;
-                        /**
-                         * @description Descriptions sampled beside the decoded ones, before the vote needs them: less time, more tokens.
-                         * @default 0
-                         */
-                        ahead?: number;
-                        /**
-                         * @description Tokens of a decoded description that are drafted before they are verified without the image.
-                         * @default 8
-                         */
-                        draft_tokens?: number;
-                        /**
-                         * @description Equal descriptions share one chain, which has all their votes; `false`: every vote has a chain. For
-                         *     models whose reasoning slips: two chains of one description often give different answers.
-                         * @default true
-                         */
-                        share_chains?: boolean;
-                        /**
-                         * @description Longest description; tokens. A longer one is truncated and dropped.
-                         * @default 128
-                         */
-                        description_tokens?: number;
-                        /** @description Seconds after which the best vote so far is returned, marked partial. */
-                        timeout?: number | null;
-                        /** @description Most tokens sampled for this request, all descriptions and chains of all its answers (`n`) together. */
-                        max_total_tokens?: number | null;
-                        /**
-                         * @description Also return every description's MI per token, with the tokens' texts.
-                         * @default false
-                         */
-                        token_mi?: boolean;
-                    };
+                    messages: components["schemas"]["InputMessage"][];
+                    mirl?: components["schemas"]["MIRLOptions"];
                     chat_template_kwargs?: {
                         [key: string]: unknown;
                     } | null;

@@ -87,37 +87,16 @@ test("scores have the MI of every token", async (context) => {
   const client = clientOf(stub);
   const result = await client.score(PNG, QUESTION, ["6 limes", "a dog here"], { options: { mi_weight: 1 } });
   assert.deepEqual(
-    result.scores.map(({ text, mi, token_mi }) => [text, mi, token_mi]),
-    [["6 limes", 0.5, [-0.5, 1]], ["a dog here", 1.5, [-0.5, 1, 1]]],
+    result.scores.map(({ mi, token_mi, token_texts }) => [mi, token_mi, token_texts]),
+    [
+      [0.5, [-0.5, 1], ["6", " limes"]],
+      [1.5, [-0.5, 1, 1], ["a", " dog", " here"]],
+    ],
   );
   assert.deepEqual([result.mi_weight, result.cost.prompt_tokens, result.cost.sampled_tokens], [1, 70, 0]);
   assert.deepEqual(stub.body["mirl"], { token_mi: true, mi_weight: 1 });
   await client.score(PNG, QUESTION, "a dog", { options: { token_mi: false } });
   assert.deepEqual([stub.body.descriptions, stub.body["mirl"]], [["a dog"], { token_mi: false }]);
-});
-
-test("tokens spell their text, of both kinds of vocabulary", async (context) => {
-  const stub = await Stub.start(context);
-  const client = clientOf(stub);
-  const tokens = async (strings: string[], text: string) => {
-    stub.tokens = strings;
-    return client.tokens(text);
-  };
-  assert.deepEqual(await tokens(["two", "Ġdogs", "Ċ"], "two dogs\n"), ["two", " dogs", "\n"]);
-  assert.deepEqual(stub.body, {
-    model: "toy",
-    prompt: "two dogs\n",
-    add_special_tokens: false,
-    return_token_strs: true,
-  });
-  assert.deepEqual(await tokens(["▁two", "▁dogs", "<0x0A>"], "two dogs\n"), ["two", " dogs", "\n"]);
-  // U+20AC has three bytes, in two tokens; U+FEFF at the beginning is text.
-  assert.deepEqual(await tokens(["âĤ", "¬", "!"], "€!"), ["", "€", "!"]);
-  assert.deepEqual(await tokens(["ï»¿", "a"], "\ufeffa"), ["\ufeff", "a"]);
-  assert.equal(await tokens(["two", "cats"], "two dogs"), null);
-  assert.equal(await tokens([], "two"), null);
-  stub.failure = [404, { error: { message: "no such route" } }];
-  assert.equal(await client.tokens("two dogs"), null);
 });
 
 test("errors are those of the openai package", async (context) => {
@@ -130,7 +109,7 @@ test("errors are those of the openai package", async (context) => {
   });
   stub.failure = [503, { error: { message: "draining", code: "draining" } }];
   await assert.rejects(clientOf(stub).score(PNG, QUESTION, "a dog"), InternalServerError);
-  await assert.rejects(clientOf(stub).tokens("a", { signal: AbortSignal.abort() }), APIError);
+  await assert.rejects(clientOf(stub).models({ signal: AbortSignal.abort() }), APIError);
 });
 
 test("answers of another form are no MIRL server's", async (context) => {

@@ -63,9 +63,8 @@ test("tokens of scores spell their text", { skip }, async () => {
   const { scores, mi_weight } = await mirl.score(picture, QUESTION, [text, text], { options: { mi_weight: 1 } });
   assert.equal(mi_weight, 1);
   const [score] = scores;
-  const tokens = await mirl.tokens(text);
-  assert.equal(tokens?.join(""), text);
-  assert.equal(tokens?.length, score?.token_mi?.length);
+  assert.equal(score?.token_texts?.join(""), text);
+  assert.equal(score?.token_texts?.length, score?.token_mi?.length);
   assert.equal(score?.tokens, score?.token_mi?.length);
 });
 

@@ -65,8 +65,6 @@ export class Stub {
   /** What ends a stream after its first event; undefined: its end. */
   streamEnd: "error" | "break" | "early" | "wait" | undefined;
   names = ["lora", "toy", "toy:direct"];
-  /** The tokens of every text. */
-  tokens: string[] = [];
   url = "";
   #left = 0;
   #onLeave: (() => void) | undefined;
@@ -110,7 +108,6 @@ export class Stub {
     if (path.endsWith(".png")) return void response.end(PNG);
     if (this.failure) return void send(this.failure[1], this.failure[0]);
     if (body["temperature"] === -1) return void send(TOO_COLD, 400);
-    if (path === "/tokenize") return void send({ token_strs: this.tokens });
     if (path === "/v1/mirl/score") return void send(scores(body));
     if (path === "/v1/mirl/describe") {
       const usage = { ...USAGE, scored_tokens: 18 };
@@ -185,10 +182,11 @@ function* chunks(body: Body): Generator<object> {
 /** Each word has one nat, but the first has -0.5. */
 function scores(body: Body): object {
   const data = body.descriptions.map((text, index) => {
-    const token_mi = text.split(" ").map((_, position) => (position ? 1 : -0.5));
+    const token_texts = text.split(/(?= )/);
+    const token_mi = token_texts.map((_, position) => (position ? 1 : -0.5));
     const mi = token_mi.reduce((total, value) => total + value, 0);
     const tokens = token_mi.length;
-    return { index, text, tokens, logprob: -1, marginal: -1 - mi, mi, mi_per_token: mi / tokens, token_mi };
+    return { index, text, tokens, logprob: -1, marginal: -1 - mi, mi, mi_per_token: mi / tokens, token_mi, token_texts };
   });
   const usage = { prompt_tokens: 70, scored_tokens: 8, completion_tokens: 0 };
   return { object: "mirl.score", model: body.model, mi_weight: 1, data, usage };

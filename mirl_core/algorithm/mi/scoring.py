@@ -6,10 +6,10 @@ import asyncio
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 
-from mirl_core.algorithm.answers.tokens import token_texts
 from mirl_core.algorithm.gates import GATES
 from mirl_core.algorithm.mi.estimators import Estimator
 from mirl_core.algorithm.mi.pointwise import information_share, token_mi
+from mirl_core.algorithm.token_texts import token_texts
 from mirl_core.config import MIRLOptions, MIWeight
 from mirl_core.engines.base import Engine, RequestContext
 from mirl_core.types import Conversation, Description

@@ -118,6 +118,7 @@ async def _each(
             for _ in range(concurrency):
                 group.create_task(worker())
     except BaseExceptionGroup as errors:
+        # A KeyboardInterrupt may be in it too. Callers handle MIRLError, which a group would hide.
         failure: BaseException = errors
         while isinstance(failure, BaseExceptionGroup):
             failure = failure.exceptions[0]

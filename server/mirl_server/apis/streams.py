@@ -15,7 +15,6 @@ from mirl_server.apis.openapi import (
     OpenAIErrorBody,
     ResponsesAnswer,
 )
-from mirl_server.handling.reading.openapi import inlined
 
 
 class _Document(BaseModel):
@@ -150,12 +149,10 @@ def event_stream(kind: Any, error: type[BaseModel], done: bool = False) -> Json:
         error: the type of its data after an error, which ends the stream.
         done: whether the data of the last event is `[DONE]`.
     """
-    schema = TypeAdapter(kind | error).json_schema(mode="serialization")
-    definitions = schema.pop("$defs")
     data: Json = {
         "type": "string",
         "contentMediaType": "application/json",
-        "contentSchema": inlined(schema, definitions),
+        "contentSchema": TypeAdapter(kind | error).json_schema(mode="serialization"),
     }
     if done:
         data = {"anyOf": [{"const": "[DONE]"}, data]}

@@ -104,6 +104,7 @@ def check_hub(model: str, revision: str | None = None) -> Path | None:
     try:
         hub.get_hf_file_metadata(hub.hf_hub_url(name, CONFIGS[0], revision=revision), timeout=HUB_SECONDS)
     except Exception as error:
+        # The hub's errors have no common base. vLLM reports those that have no name here.
         kinds = {kind.__name__ for kind in type(error).__mro__}
         if kinds & {*_UNREACHABLE}:
             raise UsageError(f"{nowhere}; the hub can't be reached: {error}{hint}") from error

@@ -144,6 +144,7 @@ def run(args: argparse.Namespace, settings: ServerSettings) -> int:
     except (UsageError, MIRLError):
         raise
     except Exception as error:
+        # vLLM and torch fail in a start with errors of any type; the user gets one line, not a traceback.
         if not quiet_start.is_starting():
             raise
         return _not_started(args, error)

@@ -45,6 +45,7 @@ def test_tokens_of_scores_spell_their_text(client: Mirl) -> None:
     assert tokens is not None
     assert "".join(tokens) == text
     assert score.token_mi is not None
+    assert score.token_texts == tuple(tokens)
     assert len(tokens) == score.tokens == len(score.token_mi)
     # Each token's MI is clipped, so that it is not logprob - marginal.
     assert sum(score.token_mi) == pytest.approx(score.mi, abs=1e-4)

@@ -23,8 +23,6 @@ class Stub:
     requests: list[tuple[str, Any]] = field(default_factory=list)
     failure: httpx.Response | None = None
     """The answer to every request but the list of models; None: the usual ones."""
-    sends_token_texts: bool = False
-    """Whether scores have the texts of their tokens."""
     broken_stream: bool = False
     """Whether a stream ends with an error after its first event."""
 
@@ -48,7 +46,7 @@ class Stub:
             pieces = re.findall(r" ?\w+|[^\w\s]", body["prompt"])
             return httpx.Response(200, json={"token_strs": [piece.replace(" ", "Ġ") for piece in pieces]})
         if path == "/v1/mirl/score":
-            return httpx.Response(200, json=scores(body, self.sends_token_texts))
+            return httpx.Response(200, json=scores(body))
         if path == "/v1/mirl/describe":
             data = [each.model_dump(exclude_none=False) for each in GATED.descriptions]
             usage = USAGE | {"scored_tokens": 18}
@@ -129,7 +127,7 @@ def stream(body: dict[str, Any], broken: bool) -> Iterator[dict[str, Any]]:
     yield {**chunk({}), "choices": [], "usage": USAGE}
 
 
-def scores(body: dict[str, Any], with_texts: bool) -> dict[str, Any]:
+def scores(body: dict[str, Any]) -> dict[str, Any]:
     """Each word has one nat, but the first has -0.5."""
     data = []
     for index, text in enumerate(body["descriptions"]):
@@ -137,9 +135,8 @@ def scores(body: dict[str, Any], with_texts: bool) -> dict[str, Any]:
         per_token = [-0.5, *[1.0] * (len(words) - 1)]
         mi = sum(per_token)
         score = {"index": index, "text": text, "tokens": len(words), "logprob": -1.0, "marginal": -1.0 - mi,
-                 "mi": mi, "mi_per_token": mi / len(words), "token_mi": per_token}  # fmt: skip
-        if with_texts:
-            score["token_texts"] = [words[0], *(f" {word}" for word in words[1:])]
+                 "mi": mi, "mi_per_token": mi / len(words), "token_mi": per_token,
+                 "token_texts": [words[0], *(f" {word}" for word in words[1:])]}  # fmt: skip
         data.append(score)
     usage = {"prompt_tokens": 70, "scored_tokens": 8, "completion_tokens": 0}
     return {"object": "mirl.score", "model": body["model"], "mi_weight": 1.0, "data": data, "usage": usage}

@@ -43,6 +43,18 @@ def test_both_clients_have_the_same_calls() -> None:
     assert inspect.signature(Mirl).parameters.keys() == inspect.signature(AsyncMirl).parameters.keys()
 
 
+@pytest.mark.parametrize("method", ["ask", "stream", "describe", "score"])
+def test_a_setting_that_a_method_does_not_have_is_pythons_own_error(method: str) -> None:
+    unknown = {"seed": 1} if method == "score" else {"sed": 1}
+    texts = ["a dog"] if method == "score" else []
+    stub = Stub()
+    with stub.client() as client, pytest.raises(TypeError) as error:
+        list(getattr(client, method)(png(), "?", *texts, **unknown))
+    (name,) = unknown
+    assert str(error.value) == f"{method}() got an unexpected keyword argument '{name}'"
+    assert stub.requests == []
+
+
 def test_a_steered_stream_in_the_servers_order_without_unknown_events() -> None:
     stub = Stub()
     with stub.client() as client:

@@ -21,6 +21,7 @@ from starlette.routing import BaseRoute
 from mirl_core.config import ModelSettings
 from mirl_core.engines.fake import FakeEngine, FakeText
 from mirl_core.pipeline.run import Pipeline
+from mirl_server.apis.pages.document import name_document
 from mirl_server.apis.router import make_router
 from mirl_server.handling.service import Service
 from mirl_server.media.images import Images
@@ -99,6 +100,7 @@ def make_harness(
     metrics = Metrics(registry)
     app = FastAPI()
     app.router.routes.extend(_routes())
+    name_document(app)
     loaded = ServerSettings.load(**settings)
     model = model or ModelSettings(instruction="")
     handed: list[dict[str, Any]] = []

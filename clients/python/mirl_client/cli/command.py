@@ -202,13 +202,8 @@ def score(options: argparse.Namespace) -> None:
                 )
             )
             return
-        split = {
-            score.text: client.tokens(score.text) if score.token_texts is None else list(score.token_texts)
-            for score in result.scores
-        }
     show_pictures(console, pictures)
-    tokens = {text: pieces for text, pieces in split.items() if pieces is not None}
-    console.print(scores_table(result, tokens))
+    console.print(scores_table(result))
     console.print(Text(legend(result), "dim"))
 
 

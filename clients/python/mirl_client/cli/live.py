@@ -37,7 +37,10 @@ class Painter:
         self._tokens: dict[str, list[str]] = {}
 
     def learn(self, description: Description) -> None:
-        """Note the tokens of a description; ask the server for them, once for each text with switches."""
+        """Note the tokens of a description; ask the server for them, once for each text with switches.
+
+        The server sends them only beside `token_mi`, which would cost the forward passes of a further score.
+        """
         has_switches = description.decoding is not None and description.decoding.switches
         if description.token_texts is not None:
             self._tokens[description.text] = list(description.token_texts)

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-
 from rich.style import Style
 from rich.table import Column, Table
 from rich.text import Text
@@ -21,12 +19,8 @@ def legend(result: Scores) -> str:
     )
 
 
-def scores_table(result: Scores, tokens: Mapping[str, Sequence[str]]) -> Table:
-    """Return a table of descriptions in descending order of their MI per token.
-
-    Args:
-        tokens: the tokens of each text, where the server says them.
-    """
+def scores_table(result: Scores) -> Table:
+    """Return a table of descriptions in descending order of their MI per token."""
     table = new_table(
         Column("MI", justify="right", no_wrap=True),
         Column("MI/token", justify="right", no_wrap=True),
@@ -39,13 +33,14 @@ def scores_table(result: Scores, tokens: Mapping[str, Sequence[str]]) -> Table:
             format_nats(score.mi),
             format_nats(score.mi_per_token),
             bar(score.mi_per_token, largest),
-            coloured(score, tokens.get(score.text)),
+            coloured(score),
         )
     return table
 
 
-def coloured(score: Score, tokens: Sequence[str] | None) -> Text:
+def coloured(score: Score) -> Text:
     """Return a description whose tokens have the colour of their MI; plain where its tokens are unknown."""
+    tokens = score.token_texts
     if tokens is None or score.token_mi is None or len(tokens) != len(score.token_mi):
         return Text(score.text)
     largest = max((abs(value) for value in score.token_mi), default=0.0)

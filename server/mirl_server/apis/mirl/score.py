@@ -13,10 +13,10 @@ from typing import Any
 
 from fastapi import APIRouter, Request, Response
 
-from mirl_core.algorithm.answers.tokens import token_texts
 from mirl_core.algorithm.mi.estimators import make_estimator
 from mirl_core.algorithm.mi.pointwise import token_mi
 from mirl_core.algorithm.mi.scoring import image_free_logprobs, resolve_weight
+from mirl_core.algorithm.token_texts import token_texts
 from mirl_core.config import MIRLOptions
 from mirl_core.engines.base import RequestContext
 from mirl_core.errors import RequestError, RequestTooLargeError
@@ -40,10 +40,11 @@ FIELDS = ("model", "messages", "mirl", "chat_template_kwargs", "cache_salt", "pr
 
 
 def _schema() -> dict[str, Any]:
-    chat = request_schema()["properties"]
+    chat = request_schema()
     texts = {"type": "array", "items": {"type": "string", "minLength": 1}, "minItems": 1}
-    shared = {name: chat[name] for name in FIELDS if name in chat}
-    return object_schema(["messages", "descriptions"], **shared, descriptions=texts)
+    shared = {name: chat["properties"][name] for name in FIELDS if name in chat["properties"]}
+    schema = object_schema(["messages", "descriptions"], **shared, descriptions=texts)
+    return schema | {"$defs": chat["$defs"]}
 
 
 def _example() -> dict[str, Any]:

@@ -1,4 +1,4 @@
-"""The API's document: its title, and a tag for every route, MIRL's and the backend's."""
+"""The API's document: its title, named components, and a tag for every route, MIRL's and the backend's."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ from typing import Any
 from fastapi import FastAPI
 
 from mirl_core import __version__
+from mirl_server.apis.pages.components import name_components, speak_json
 
 TITLE = "MIRL"
 DESCRIPTION = """\
@@ -41,12 +42,14 @@ def tag_of(path: str) -> str:
 
 
 def name_document(app: FastAPI) -> None:
-    """Give an app's document MIRL's title and version, and each of its operations the tag of its path."""
+    """Give an app's document MIRL's title, version and components, and each operation the tag of its path."""
     app.title, app.version, app.description = TITLE, __version__, DESCRIPTION
     make: Callable[[], dict[str, Any]] = app.openapi
 
     def document() -> dict[str, Any]:
         made = make()
+        name_components(made)
+        speak_json(made)
         for path, operations in made.get("paths", {}).items():
             for operation in operations.values():
                 operation["tags"] = [tag_of(path)]

@@ -18,8 +18,17 @@ def request_body(
     Args:
         own: the schemas of the fields that chat does not have.
     """
-    chat = request_schema()["properties"]
+    chat = request_schema()
     names = {name: name for name in fields.same} | dict(fields.renamed)
-    shared = {own_name: chat[name] for own_name, name in sorted(names.items()) if name in chat}
-    schema = {"type": "object", "required": list(required), "properties": {**own, **shared}}
+    shared = {
+        own_name: chat["properties"][name]
+        for own_name, name in sorted(names.items())
+        if name in chat["properties"]
+    }
+    schema = {
+        "type": "object",
+        "required": list(required),
+        "properties": {**own, **shared},
+        "$defs": chat["$defs"],
+    }
     return json_body(schema, example)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from typing import Any
 
 from mirl_core.config import MIRLOptions
@@ -11,24 +10,21 @@ from mirl_server.handling.reading.request import ChatRequest
 
 
 def request_schema() -> dict[str, Any]:
-    """Return the gated request's JSON schema. It is open: the backend's own handler takes more fields."""
+    """Return the gated request's JSON schema, its definitions in `$defs`.
+
+    It is open: the backend's own handler takes more fields.
+    """
     schema = ChatRequest.model_json_schema()
     schema.pop("additionalProperties")
-    definitions = schema.pop("$defs", {})
-    schema["properties"]["mirl"] = MIRLOptions.model_json_schema()
-    whole: dict[str, Any] = inlined(schema, definitions)
-    return whole
-
-
-def inlined(node: Any, definitions: Mapping[str, Any]) -> Any:
-    """Return a schema with its definitions inlined: an OpenAPI document keeps them elsewhere."""
-    if isinstance(node, list):
-        return [inlined(item, definitions) for item in node]
-    if not isinstance(node, dict):
-        return node
-    if "$ref" in node:
-        return inlined(definitions[node["$ref"].rpartition("/")[2]], definitions)
-    return {name: inlined(value, definitions) for name, value in node.items()}
+    properties = schema["properties"]
+    definitions = schema.setdefault("$defs", {})
+    options = MIRLOptions.model_json_schema()
+    definitions |= options.pop("$defs", {})
+    definitions["MIRLOptions"] = options
+    definitions["InputMessage"] = properties["messages"]["items"]
+    properties["messages"]["items"] = {"$ref": "#/$defs/InputMessage"}
+    properties["mirl"] = {"$ref": "#/$defs/MIRLOptions"}
+    return schema
 
 
 def request_example() -> dict[str, Any]:

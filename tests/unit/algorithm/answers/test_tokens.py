@@ -9,15 +9,12 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from mirl_core.algorithm.answers.tokens import answer_tokens, token_span, token_texts
+from mirl_core.algorithm.answers.tokens import answer_tokens, token_span
+from mirl_core.algorithm.token_texts import token_texts
 from mirl_core.engines.base import Sample
 from mirl_core.engines.fake import FakeEngine
 from mirl_core.types import Chain
-
-
-def by_byte(ids: Sequence[int]) -> str:
-    """A vocabulary of bytes, the hardest case: every character beyond ASCII takes several tokens."""
-    return bytes(ids).decode(errors="replace")
+from tests.unit.algorithm.vocabularies import by_byte
 
 
 @given(st.text(max_size=12), st.text(max_size=12), st.text(max_size=12))
@@ -46,13 +43,6 @@ def test_tokens_of_words_cover_the_answer_and_no_more(words: list[str], data: st
         assert first == last
 
 
-def test_a_character_belongs_to_the_token_that_completes_it() -> None:
-    ids = list("a\u20acb".encode())
-    assert token_texts(ids, 0, by_byte) == ["a", "", "", "\u20ac", "b"]
-    # A byte that is really broken is told as it reads.
-    assert "".join(token_texts([0xFF, 0x61], 0, by_byte)) == "\ufffda"
-
-
 @pytest.mark.parametrize(("answer", "expected"), [("7", ["7"]), ("red one", ["red", " one"]), (None, [])])
 def test_tokens_carry_their_logprobs_and_rivals(answer: str | None, expected: list[str]) -> None:
     engine = FakeEngine()
@@ -65,33 +55,6 @@ def test_tokens_carry_their_logprobs_and_rivals(answer: str | None, expected: li
     assert [one.text for one in told] == expected
     assert [one.logprob for one in told] == [-float(ids.index(one.token_id)) for one in told]
     assert all(one.likeliest == ((one.text, -0.5), ("<think>", -1.5)) for one in told)
-
-
-def test_tokens_are_decoded_behind_the_four_before_them() -> None:
-    seen: list[tuple[int, ...]] = []
-
-    def decode(ids: Sequence[int]) -> str:
-        # A vocabulary that leaves out the space before the first word.
-        seen.append(tuple(ids))
-        return "".join(f" {token}" for token in ids).removeprefix(" ")
-
-    assert token_texts(range(8), 6, decode) == [" 6", " 7"]
-    assert set(seen) == {(2, 3, 4, 5), (2, 3, 4, 5, 6), (3, 4, 5, 6), (3, 4, 5, 6, 7)}
-    assert token_texts(range(2), 0, decode) == ["0", " 1"]
-
-
-@pytest.mark.parametrize(
-    ("ids", "texts"),
-    [
-        # A character of four bytes, the longest that there is.
-        ([0x61, *"\U0001f600".encode(), 0x62], ["a", "", "", "", "\U0001f600", "b"]),
-        # Broken at the end of the text, or for longer than a character can be.
-        ([0x61, 0xF0, 0x9F], ["a", "", "\ufffd"]),
-        ([0xFF, 0xFF, 0xFF, 0xFF, 0xFF, 0x61], ["", "", "", "\ufffd" * 4, "", "\ufffda"]),
-    ],
-)
-def test_how_long_a_broken_end_is_waited_for(ids: list[int], texts: list[str]) -> None:
-    assert token_texts(ids, 0, by_byte) == texts
 
 
 @pytest.mark.parametrize(

@@ -122,13 +122,9 @@ def test_scores_are_ordered_by_mi(stub: Stub, run: Run) -> None:
     assert body["descriptions"] == ["a dog", "a big red dog"]
 
 
-@pytest.mark.parametrize("sends", [True, False])
-def test_the_texts_of_tokens_are_asked_for_only_where_the_server_does_not_send_them(
-    stub: Stub, run: Run, sends: bool
-) -> None:
-    stub.sends_token_texts = sends
+def test_scores_come_with_the_texts_of_their_tokens(stub: Stub, run: Run) -> None:
     assert run("score", "a.png", "a dog")[0] == 0
-    assert ("/tokenize" in [path for path, _ in stub.requests]) is not sends
+    assert [path for path, _ in stub.requests] == ["/v1/models", "/v1/mirl/score"]
 
 
 def test_a_terminal_gets_picture_colours_and_stages(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -94,7 +94,8 @@ async def test_every_event_of_a_stream_is_as_documented(server: Harness, path: s
     # Other names than those of the schema are refused in stages, where the client's types come from it.
     stages = [event["mirl"] for event in map(json.loads, lines) if "mirl" in event]
     assert {"started", "described", "gated", "chain", "decided"} <= {stage.get("event") for stage in stages}
-    variants = data["contentSchema"]["anyOf"][0]["properties"]["mirl"]["anyOf"]
+    event_schema = component(document, data["contentSchema"]["anyOf"][0])
+    variants = [component(document, variant) for variant in event_schema["properties"]["mirl"]["anyOf"]]
     for variant in variants:
         variant["additionalProperties"] = False
     for line in lines:
@@ -107,6 +108,13 @@ async def test_the_error_that_ends_a_stream_is_as_documented(server: Harness) ->
     check(document, schema, error_body(RequestError("no", param="mirl")))
     with pytest.raises(ValidationError):
         check(document, schema, {"id": "1", "mirl": {"event": "started"}})
+
+
+def component(document: dict[str, Any], schema: dict[str, Any]) -> dict[str, Any]:
+    """Return the component that a schema refers to; the schema itself where it refers to none."""
+    name = schema.get("$ref", "").rpartition("/")[2]
+    named: dict[str, Any] = document["components"]["schemas"][name] if name else schema
+    return named
 
 
 def event_data(asked: dict[str, Any]) -> dict[str, Any]:

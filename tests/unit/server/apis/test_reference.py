@@ -41,14 +41,18 @@ def test_it_has_every_route_and_body() -> None:
 
 
 def test_it_has_every_option_of_a_request() -> None:
-    chat = current().partition("## `POST /v1/responses`")[0]
-    assert [name for name in MIRLOptions.model_fields if f"| `mirl.{name}` |" not in chat] == []
+    options = current().partition("\n### MIRLOptions\n")[2].partition("\n### ")[0]
+    assert [name for name in MIRLOptions.model_fields if f"| `{name}` |" not in options] == []
+    gated = ("/v1/chat/completions", "/v1/messages", "/v1/mirl/describe", "/v1/mirl/score", "/v1/responses")
+    for path in gated:
+        section = current().partition(f"\n## `POST {path}`\n")[2].partition("\n## ")[0]
+        assert "| `mirl` | [MIRLOptions](#mirloptions) |" in section, path
 
 
 def test_rows_say_type_bounds_default_and_meaning() -> None:
     lines = current().splitlines()
-    assert "| `mirl.keep` | integer, ≥ 1 | `6` | k: how many descriptions the gate keeps. |" in lines
+    assert "| `keep` | integer, ≥ 1 | `6` | k: how many descriptions the gate keeps. |" in lines
     assert "| 200 | The answer: [ScoreAnswer](#scoreanswer) |" in lines
-    (preset,) = {line.split(" | ")[1] for line in lines if line.startswith("| `mirl.preset` |")}
+    (preset,) = {line.split(" | ")[1] for line in lines if line.startswith("| `preset` |")}
     assert preset.startswith('`"paper"` or ')
     assert preset.endswith(" or null")

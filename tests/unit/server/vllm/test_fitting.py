@@ -277,7 +277,7 @@ def said(messages: list[dict[str, Any]]) -> list[dict[str, Any]]:
     ]
 
 
-def check(name: str, turns: list[Turn]) -> None:
+def assert_vllm_reads_what_the_gate_reads(name: str, turns: list[Turn]) -> None:
     api_class, field = APIS[name]
     body = {"model": "m", "max_tokens": 9} if name != "responses" else {"model": "m"}
     gated = api_class({**body, field: [*deepcopy(turns), PICTURE[name]]})
@@ -297,6 +297,6 @@ def test_generated_turns(name: str) -> None:
     @settings(max_examples=30, suppress_health_check=[HealthCheck.too_slow, HealthCheck.data_too_large])
     @given(TURNS[name])
     def holds(turns: list[Turn]) -> None:
-        check(name, turns)
+        assert_vllm_reads_what_the_gate_reads(name, turns)
 
     holds()

@@ -2,6 +2,7 @@
 
 import inspect
 import json
+import re
 from typing import Any
 
 import pytest
@@ -323,7 +324,9 @@ async def test_a_tool_turn_keeps_its_fields() -> None:
     assert read.messages[2]["tool_call_id"] == "1"
 
 
-def test_the_schema_refers_to_nothing() -> None:
-    text = json.dumps(request_schema())
-    assert "$ref" not in text
-    assert "descriptions" in text
+def test_the_schema_refers_to_its_own_definitions_alone() -> None:
+    schema = request_schema()
+    references = set(re.findall(r'"\$ref": "([^"]*)"', json.dumps(schema)))
+    assert {"#/$defs/InputMessage", "#/$defs/MIRLOptions"} <= references
+    assert references == {f"#/$defs/{name}" for name in schema["$defs"]}
+    assert "descriptions" in schema["$defs"]["MIRLOptions"]["properties"]
