@@ -40,8 +40,8 @@ def name_components(document: Json) -> None:
 
 def _is_free(name: str, schema: Json, components: Json) -> bool:
     """Return whether a component may have a name: nothing has it, or the same schema does."""
-    taken = components.get(name)
-    return taken is None or _unrooted(taken) == _unrooted(schema)
+    present = components.get(name)
+    return present is None or _unrooted(present) == _unrooted(schema)
 
 
 def _unrooted(schema: Any) -> Any:

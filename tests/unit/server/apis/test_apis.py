@@ -183,10 +183,11 @@ def test_places_do_not_overlap_and_chat_has_what_it_is_handed(fields: Fields) ->
 
 
 def test_openapi_documents_the_requests(server: Harness) -> None:
-    paths = server.app.openapi()["paths"]
+    document = server.app.openapi()
+    assert "descriptions" in document["components"]["schemas"]["MIRLOptions"]["properties"]
     for path in PATHS:
-        operation = paths[path]["post"]
+        operation = document["paths"][path]["post"]
         schema = operation["requestBody"]["content"]["application/json"]["schema"]
-        assert "descriptions" in schema["properties"]["mirl"]["properties"]
+        assert schema["properties"]["mirl"] == {"$ref": "#/components/schemas/MIRLOptions"}
         assert set(schema["required"]) <= set(schema["properties"])
         assert {"400", "404", "413", "500", "503", "504"} <= set(operation["responses"])

@@ -318,7 +318,9 @@ async def test_metrics_count_stages_and_fates(server: Harness) -> None:
 
 
 def test_openapi_documents_the_request(server: Harness) -> None:
-    operation = server.app.openapi()["paths"]["/v1/chat/completions"]["post"]
+    document = server.app.openapi()
+    operation = document["paths"]["/v1/chat/completions"]["post"]
     properties = operation["requestBody"]["content"]["application/json"]["schema"]["properties"]
-    assert "descriptions" in properties["mirl"]["properties"]
+    assert properties["mirl"] == {"$ref": "#/components/schemas/MIRLOptions"}
+    assert "descriptions" in document["components"]["schemas"]["MIRLOptions"]["properties"]
     assert {"400", "404", "413", "500", "503", "504"} <= set(operation["responses"])
