@@ -93,6 +93,7 @@ def compare_runs(a: Side, b: Side) -> list[ComparisonRow]:
     common = [name for name in read_summary(a.folder)["data"] if name in read_summary(b.folder)["data"]]
     if not common:
         raise ConfigError(f"{a.folder} and {b.folder} have no data set in common", param="data")
+    same_run = a.folder.resolve() == b.folder.resolve()
     rows: list[ComparisonRow] = []
     sides: dict[tuple[str, str], list[tuple[Outcomes, Outcomes]]] = {}
     for data in common:
@@ -115,14 +116,15 @@ def compare_runs(a: Side, b: Side) -> list[ComparisonRow]:
             raise ConfigError(
                 f"the runs share no method on {data}; name two with --method-a and --method-b", param="method"
             )
-        left_out, unchecked = _differing(our_contents, their_contents)
+        # Two methods of one run had the same questions, whatever an earlier version noted of them.
+        left_out, unchecked = ((), 0) if same_run else _differing(our_contents, their_contents)
         resampling: Resampling | None = None
         for pair, left, right in _aligned(data, ours, theirs, pairs, left_out):
             resampling = resampling or Resampling(left.clusters)
             row = _row(data, pair, left, right, resampling)
             rows.append(replace(row, left_out=left_out, unchecked=unchecked))
             sides.setdefault(pair, []).append((left, right))
-    if all(row.method_a == row.method_b for row in rows) and a.folder.resolve() == b.folder.resolve():
+    if all(row.method_a == row.method_b for row in rows) and same_run:
         raise ConfigError("this compares a run with itself; name two methods", param="method")
     return [*rows, *_rows_of_all(sides)]
 

@@ -276,6 +276,9 @@ async def test_compare_leaves_out_what_is_not_the_same_question(tmp_path: Path) 
     strip_content(tmp_path / "old" / "questions")
     (row,) = compare_runs(a, Side(tmp_path / "old", "sc@4"))
     assert (row.left_out, row.unchecked) == (("q1",), COUNT - 1)
+    # Within a run there is nothing to check.
+    (row,) = compare_runs(Side(tmp_path / "old", "sc@4"), Side(tmp_path / "old", "direct"))
+    assert (row.left_out, row.unchecked, row.comparison.difference.n) == ((), 0, COUNT)
     for line in entries:
         line["image"] = "blue.png"
     write(tmp_path / "set", entries)
