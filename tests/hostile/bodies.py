@@ -52,11 +52,15 @@ def broken() -> list[tuple[str, bytes]]:
     ]  # fmt: skip
 
 
+OTHER_ENCODINGS = {"UTF-16", "a mark before UTF-8"}
+"""Bodies that are whole requests: the parser, Python's as vLLM's, detects how they are encoded."""
+
+
 def wrong_bodies() -> Cases:
     for target in TARGETS:
         if target.gated or target is DIRECT:  # what they read is the same
             for name, body in broken():
-                yield target.case("broken bodies", name, body)
+                yield target.case("broken bodies", name, body, harmless=name in OTHER_ENCODINGS)
     for path in VLLMS:
         for name, body in broken():
             # A gated request is one of some of them too; most refuse it.
