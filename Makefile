@@ -15,8 +15,12 @@ help:  ## list the targets
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
 
 # torch comes first, by itself: its CPU wheel has an index of its own, which has none of the other packages.
+# An environment that is there stays: another python3 would rewrite its settings and not its links.
 $(VENV)/.torch: Makefile
-	$(PYTHON) -m venv $(VENV)
+	@test -x $(BIN)/pip || $(PYTHON) -c 'import ensurepip, sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null \
+	  || { echo "$(PYTHON) is no Python 3.11+ with venv (Debian: apt install python3-venv);" \
+	            "name another: make PYTHON=/path/to/python3" >&2; exit 2; }
+	test -x $(BIN)/pip || $(PYTHON) -m venv $(VENV)
 	$(BIN)/pip install -q --no-deps '$(TORCH)+cpu' 2>/dev/null || $(BIN)/pip install -q --no-deps --index-url $(TORCH_CPU_INDEX) '$(TORCH)+cpu'
 	@touch $@
 
