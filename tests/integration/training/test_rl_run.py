@@ -266,7 +266,7 @@ def test_one_step_off_asynchronous_training_on_vllm(tmp_path: Path) -> None:
 @pytest.mark.timeout(600)
 def test_a_ruined_update_is_one_line_and_leaves_the_last_good_state(tmp_path: Path) -> None:
     config = tmp_path / "recipe.yaml"
-    optimizer = {"learning_rate": 1e-4, "stop_grad_norm": 1e-9}
+    optimizer = {"learning_rate": 1e-4, "max_grad_norm": 1e-9, "stop_grad_norm": 1e-9}
     config.write_text(yaml.safe_dump({**SMALL, "output": str(tmp_path / "run"), "optimizer": optimizer}))
     code, errors = Command(config).end()
     assert code == 1
