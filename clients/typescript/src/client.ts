@@ -54,7 +54,7 @@ export class Mirl {
    */
   async ask(pictures: Picture | readonly Picture[], question: string, settings: AskSettings = {}): Promise<Answer> {
     const fields = fieldsOf(settings);
-    const messages = await conversation(pictures, question, settings.history);
+    const messages = await conversation(pictures, question, settings);
     const model = await this.#name(settings);
     const clock = new Clock();
     const body = { ...fields, model, messages };
@@ -73,7 +73,7 @@ export class Mirl {
     settings: AskSettings = {},
   ): AsyncGenerator<MirlEvent, void, undefined> {
     const fields = fieldsOf(settings);
-    const messages = await conversation(pictures, question, settings.history);
+    const messages = await conversation(pictures, question, settings);
     const model = await this.#name(settings);
     const reader = new StreamReader(messages, new Clock());
     const chunks = await this.openai.chat.completions.create(
@@ -97,7 +97,7 @@ export class Mirl {
     settings: AskSettings = {},
   ): Promise<Descriptions> {
     const fields = fieldsOf(settings);
-    const messages = await conversation(pictures, question, settings.history);
+    const messages = await conversation(pictures, question, settings);
     const model = await this.#name(settings);
     const clock = new Clock();
     const body = { ...fields, model, messages };
@@ -120,7 +120,7 @@ export class Mirl {
     descriptions: string | readonly string[],
     settings: ScoreSettings = {},
   ): Promise<Scores> {
-    const messages = await conversation(pictures, question, settings.history);
+    const messages = await conversation(pictures, question, settings);
     const model = await this.#name(settings);
     const clock = new Clock();
     const body = {

@@ -5,6 +5,7 @@
  *     answers.ts    results: `Answer`, `Descriptions`, `Scores`, and the evidence
  *     events.ts     events of a streamed answer
  *     pictures.ts   pictures from files, bytes, blobs and URLs
+ *     scaling.ts    pictures within bounds
  *     requests.ts   bodies of requests; reading.ts: bodies of responses
  *     openapi.ts    types of the server's API, generated
  *     runtime.ts    what Node has and browsers lack
@@ -46,3 +47,4 @@ export type {
 } from "./events.js";
 export { type Picture, pictureURL } from "./pictures.js";
 export type { AskSettings, Extra, ScoreSettings } from "./requests.js";
+export type { Bounds } from "./scaling.js";

@@ -2,6 +2,7 @@
 
 import { PictureError } from "./errors.js";
 import { fileReader } from "./runtime.js";
+import { type Bounds, isBounded, scaledDown } from "./scaling.js";
 
 /**
  * A picture: a file's bytes, a `Blob` or `File`, a data or http(s) URL, or in Node a path or `file:` URL.
@@ -22,18 +23,27 @@ const WEBP = [0x57, 0x45, 0x42, 0x50];
 /**
  * Return the URL of a picture for an `image_url` part: a data URL, or the picture's own http(s) URL.
  *
- * @throws {PictureError} the picture can't be read, or is in a format that the server does not take.
+ * A picture within the bounds goes out as the bytes that it is.
+ *
+ * @throws {PictureError} the picture can't be read, is in a format that the server does not take, or can't be scaled
+ *   down: only browsers do that, and the server fetches a picture by http(s) URL.
  */
-export async function pictureURL(picture: Picture): Promise<string> {
+export async function pictureURL(picture: Picture, bounds: Bounds = {}): Promise<string> {
   if (typeof picture === "string" || picture instanceof URL) {
     const address = String(picture);
-    // The server decides about these: it fetches, or refuses them.
-    if (/^(https?|data):/i.test(address)) return address;
-    return dataURL(await fileBytes(picture), address);
+    if (/^https?:/i.test(address)) {
+      if (isBounded(bounds)) throw new PictureError("the server fetches a picture by URL: the client can't scale it down");
+      return address;
+    }
+    if (/^data:/i.test(address)) {
+      // The server decides about these.
+      return isBounded(bounds) ? dataURL(await dataBytes(address), "the picture", bounds) : address;
+    }
+    return dataURL(await fileBytes(picture), address, bounds);
   }
-  if (picture instanceof Uint8Array) return dataURL(picture, "the picture");
-  if (picture instanceof ArrayBuffer) return dataURL(new Uint8Array(picture), "the picture");
-  if (picture instanceof Blob) return dataURL(new Uint8Array(await picture.arrayBuffer()), "the picture");
+  if (picture instanceof Uint8Array) return dataURL(picture, "the picture", bounds);
+  if (picture instanceof ArrayBuffer) return dataURL(new Uint8Array(picture), "the picture", bounds);
+  if (picture instanceof Blob) return dataURL(new Uint8Array(await picture.arrayBuffer()), "the picture", bounds);
   throw new PictureError("a picture is a path, a URL, bytes or a Blob");
 }
 
@@ -57,10 +67,21 @@ async function fileBytes(path: string | URL): Promise<Uint8Array> {
   }
 }
 
-function dataURL(data: Uint8Array, name: string): string {
+async function dataBytes(address: string): Promise<Uint8Array> {
+  const encoded = /^data:[^,]*;base64,(.*)$/is.exec(address)?.[1];
+  try {
+    if (encoded !== undefined) return Uint8Array.from(atob(encoded), (character) => character.charCodeAt(0));
+  } catch (error) {
+    throw new PictureError("the data URL is no base64", { cause: error });
+  }
+  throw new PictureError("the data URL is no base64");
+}
+
+async function dataURL(data: Uint8Array, name: string, bounds: Bounds): Promise<string> {
   const kind = mediaType(data);
   if (kind === undefined) throw new PictureError(`${name}: no PNG, JPEG, WebP, GIF or BMP file`);
-  return `data:${kind};base64,${base64(data)}`;
+  const [bytes, type] = isBounded(bounds) ? await scaledDown(data, kind, bounds, name) : [data, kind];
+  return `data:${type};base64,${base64(bytes)}`;
 }
 
 function base64(data: Uint8Array): string {

@@ -5,6 +5,7 @@ import { NotMIRLError } from "./errors.js";
 import type { paths } from "./openapi.js";
 import { type Picture, pictureURL } from "./pictures.js";
 import { environment } from "./runtime.js";
+import type { Bounds } from "./scaling.js";
 
 /** The address of `mirl-serve` with its defaults. */
 const DEFAULT_URL = "http://127.0.0.1:8000";
@@ -17,7 +18,7 @@ type ChatBody = paths["/v1/chat/completions"]["post"]["requestBody"]["content"][
 export type Extra = Partial<Omit<ChatBody, (typeof OWN_FIELDS)[number]>> & Record<string, unknown>;
 
 /** Settings of one question. */
-export interface AskSettings {
+export interface AskSettings extends Bounds {
   /** A named set of options. */
   preset?: Preset;
   /** Options of the `mirl` object, such as `{ keep: 3 }`; they win over the preset. */
@@ -35,7 +36,7 @@ export interface AskSettings {
 }
 
 /** Settings of one call of `score`; `token_mi` is on unless `options` sets it. */
-export type ScoreSettings = Pick<AskSettings, "options" | "history" | "model" | "signal">;
+export type ScoreSettings = Bounds & Pick<AskSettings, "options" | "history" | "model" | "signal">;
 
 /**
  * Return the address of a server's API, which ends with `/v1`.
@@ -65,15 +66,15 @@ export function gatedModel(names: readonly string[]): string {
 /**
  * Return a conversation that ends with a question about pictures; without pictures it is text alone.
  *
- * @throws {PictureError} a picture can't be read.
+ * @throws {PictureError} a picture can't be read, or not scaled down to the bounds.
  */
 export async function conversation(
   pictures: Picture | readonly Picture[],
   question: string,
-  history: readonly Message[] = [],
+  { history = [], ...bounds }: Bounds & Pick<AskSettings, "history"> = {},
 ): Promise<Message[]> {
   const list = Array.isArray(pictures) ? (pictures as readonly Picture[]) : [pictures as Picture];
-  const urls = await Promise.all(list.map(pictureURL));
+  const urls = await Promise.all(list.map((picture) => pictureURL(picture, bounds)));
   const images = urls.map((url) => ({ type: "image_url", image_url: { url } }) as const);
   const content = images.length ? [...images, { type: "text", text: question } as const] : question;
   return [...history, { role: "user", content }];

@@ -55,3 +55,16 @@ test("what can't be read is a PictureError", async (context) => {
   context.mock.method(process, "getBuiltinModule", () => undefined);
   await assert.rejects(pictureURL("chart.png"), { name: "PictureError", message: /^chart\.png: only Node reads files/ });
 });
+
+test("bounds take a browser, and bytes that the client has", async () => {
+  assert.equal(await pictureURL(PNG, {}), PNG_URL);
+  for (const picture of [PNG, PNG_URL]) {
+    await assert.rejects(pictureURL(picture, { maxSide: 64 }), {
+      name: "PictureError",
+      message: "the picture: only browsers scale pictures; leave maxPixels and maxSide out, or scale it before",
+    });
+  }
+  await assert.rejects(pictureURL(PNG, { maxPixels: 0 }), { message: /at least one pixel; the bound is 0$/ });
+  await assert.rejects(pictureURL("https://host/a.png", { maxSide: 64 }), { message: /^the server fetches a picture/ });
+  await assert.rejects(pictureURL("data:image/png,abc", { maxSide: 64 }), { message: "the data URL is no base64" });
+});

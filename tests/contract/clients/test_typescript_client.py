@@ -2,16 +2,22 @@
 
 from __future__ import annotations
 
+import base64
 import json
 import os
 import shutil
 import subprocess
 import sys
+from io import BytesIO
 from pathlib import Path
+from typing import Any
+from urllib.parse import urlsplit
 
 import pytest
+from PIL import Image
 
 from mirl_core.bundled import DIGITS
+from tests.browser.opened import launch
 from tests.helpers.servers import RunningServer
 
 pytestmark = [pytest.mark.full, pytest.mark.timeout(600)]
@@ -78,3 +84,58 @@ def test_its_lock_has_hashes_and_no_hosts() -> None:
     assert not [package for package in packages if "resolved" in package or "integrity" not in package]
     own = lock["packages"][""]
     assert own["dependencies"].keys() == {"openai"}
+
+
+def test_a_browser_scales_pictures_down(checkout: Path) -> None:
+    if shutil.which("chromium") is None:
+        pytest.skip("chromium is not installed: `make browser` installs it from Debian's packages")
+    pytest.importorskip("playwright", reason="playwright is not installed: `make install-dev` installs it")
+    with launch() as browser:
+        page = browser.new_page()
+        page.route(
+            "http://client.test/**", lambda route: route.fulfill(**served(checkout, route.request.url))
+        )
+        page.goto("http://client.test/")
+        page.wait_for_function("window.client")
+        for kind, size, bounds, expected in (
+            ("PNG", (300, 200), {"maxSide": 150}, ("PNG", (150, 100))),
+            ("PNG", (300, 200), {"maxPixels": 600}, ("PNG", (30, 20))),
+            ("PNG", (300, 1), {"maxPixels": 5}, ("PNG", (5, 1))),
+            ("JPEG", (300, 200), {"maxSide": 90, "maxPixels": 1_000_000}, ("JPEG", (90, 60))),
+            ("BMP", (300, 200), {"maxSide": 299}, ("PNG", (299, 199))),
+        ):
+            original = data_url(kind, size)
+            scaled = page.evaluate("([url, bounds]) => client.pictureURL(url, bounds)", [original, bounds])
+            image = Image.open(BytesIO(base64.b64decode(scaled.partition(",")[2])))
+            assert (image.format, image.size) == expected
+            assert image.convert("RGB").getpixel((0, 0)) == pytest.approx((200, 100, 50), abs=3)
+            assert scaled.startswith(f"data:image/{expected[0].lower()};base64,")
+            # Within the bounds a picture's bytes stay.
+            assert page.evaluate("(url) => client.pictureURL(url, {maxSide: 300})", original) == original
+        message = page.evaluate(
+            "() => client.pictureURL(new Uint8Array([66, 77]), {maxSide: 9}).catch((error) => error.message)"
+        )
+        assert message == "the picture: can't be decoded"
+
+
+def served(checkout: Path, url: str) -> dict[str, Any]:
+    """Return what a page of the client gets for a URL: the page, or a file of the client and its packages."""
+    path = urlsplit(url).path
+    if path != "/":
+        return {"path": checkout / path.lstrip("/"), "content_type": "text/javascript"}
+    imports = {
+        "openai": "/node_modules/openai/index.mjs",
+        "openai/": "/node_modules/openai/",
+    }
+    return {
+        "content_type": "text/html",
+        "body": f'<script type="importmap">{json.dumps({"imports": imports})}</script>'
+        '<script type="module">import * as client from "/dist/index.js"; window.client = client;</script>',
+    }
+
+
+def data_url(kind: str, size: tuple[int, int]) -> str:
+    """Return a picture of one colour as a data URL."""
+    file = BytesIO()
+    Image.new("RGB", size, (200, 100, 50)).save(file, kind)
+    return f"data:image/{kind.lower()};base64,{base64.b64encode(file.getvalue()).decode()}"
