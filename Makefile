@@ -9,18 +9,22 @@ export PIP_DISABLE_PIP_VERSION_CHECK := 1
 TORCH := torch==2.13.0
 TORCH_CPU_INDEX := https://download.pytorch.org/whl/cpu
 
+# An environment that is there stays: another python3 would rewrite its settings and not its links.
+define environment
+	@test -x $(1)/bin/pip || $(PYTHON) -c 'import ensurepip, sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null \
+	  || { echo "$(PYTHON) is no Python 3.11+ with venv (Debian: apt install python3-venv);" \
+	            "name another: make PYTHON=/path/to/python3" >&2; exit 2; }
+	test -x $(1)/bin/pip || $(PYTHON) -m venv $(1)
+endef
+
 .PHONY: help install install-dev browser demo serve test test-full mutants docs check format model lock clean
 
 help:  ## list the targets
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
 
 # torch comes first, by itself: its CPU wheel has an index of its own, which has none of the other packages.
-# An environment that is there stays: another python3 would rewrite its settings and not its links.
 $(VENV)/.torch: Makefile
-	@test -x $(BIN)/pip || $(PYTHON) -c 'import ensurepip, sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null \
-	  || { echo "$(PYTHON) is no Python 3.11+ with venv (Debian: apt install python3-venv);" \
-	            "name another: make PYTHON=/path/to/python3" >&2; exit 2; }
-	test -x $(BIN)/pip || $(PYTHON) -m venv $(VENV)
+	$(call environment,$(VENV))
 	$(BIN)/pip install -q --no-deps '$(TORCH)+cpu' 2>/dev/null || $(BIN)/pip install -q --no-deps --index-url $(TORCH_CPU_INDEX) '$(TORCH)+cpu'
 	@touch $@
 
@@ -54,7 +58,7 @@ test: install-dev  ## at most 15 minutes on two cores, real vLLM included
 
 # In an environment of their own: what they require contradicts what vLLM does.
 $(VENV)/clients/.done: requirements/clients.lock
-	$(PYTHON) -m venv $(VENV)/clients
+	$(call environment,$(VENV)/clients)
 	$(VENV)/clients/bin/pip install -q --no-deps -r requirements/clients.lock
 	@touch $@
 
@@ -81,7 +85,7 @@ mutants: $(VENV)/.mutants  ## mutation testing of all groups, or MUTANTS="media 
 	$(BIN)/python -m tests.mutants --jobs $(MUTANTS_JOBS) $(MUTANTS)
 
 $(VENV)/docs/.done: requirements/docs.lock
-	$(PYTHON) -m venv $(VENV)/docs
+	$(call environment,$(VENV)/docs)
 	$(VENV)/docs/bin/pip install -q --no-deps -r requirements/docs.lock
 	@touch $@
 

@@ -67,14 +67,13 @@ async function fileBytes(path: string | URL): Promise<Uint8Array> {
   }
 }
 
+/** Return what a data URL holds. */
 async function dataBytes(address: string): Promise<Uint8Array> {
-  const encoded = /^data:[^,]*;base64,(.*)$/is.exec(address)?.[1];
   try {
-    if (encoded !== undefined) return Uint8Array.from(atob(encoded), (character) => character.charCodeAt(0));
+    return new Uint8Array(await (await fetch(address)).arrayBuffer());
   } catch (error) {
-    throw new PictureError("the data URL is no base64", { cause: error });
+    throw new PictureError("the data URL can't be read", { cause: error });
   }
-  throw new PictureError("the data URL is no base64");
 }
 
 async function dataURL(data: Uint8Array, name: string, bounds: Bounds): Promise<string> {

@@ -66,7 +66,7 @@ function factor([width, height]: Size, { maxPixels, maxSide }: Bounds): number {
 }
 
 /** Return the largest size of about the same shape within the bounds, each side at least 1. */
-export function boundedSize(whole: Size, bounds: Bounds): Size {
+function boundedSize(whole: Size, bounds: Bounds): Size {
   const scale = factor(whole, bounds);
   const [width, height] = whole.map((side) => Math.max(1, Math.floor(side * scale))) as [number, number];
   const most = bounds.maxPixels === undefined ? Infinity : Math.floor(bounds.maxPixels);

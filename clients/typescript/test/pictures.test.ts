@@ -66,5 +66,6 @@ test("bounds take a browser, and bytes that the client has", async () => {
   }
   await assert.rejects(pictureURL(PNG, { maxPixels: 0 }), { message: /at least one pixel; the bound is 0$/ });
   await assert.rejects(pictureURL("https://host/a.png", { maxSide: 64 }), { message: /^the server fetches a picture/ });
-  await assert.rejects(pictureURL("data:image/png,abc", { maxSide: 64 }), { message: "the data URL is no base64" });
+  await assert.rejects(pictureURL("data:image/png,abc", { maxSide: 64 }), { message: /no PNG, JPEG/ });
+  await assert.rejects(pictureURL("data:no comma", { maxSide: 64 }), { message: "the data URL can't be read" });
 });
