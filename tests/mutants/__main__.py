@@ -8,6 +8,7 @@ import fcntl
 import hashlib
 import json
 import os
+import random
 import shutil
 import subprocess
 import sys
@@ -87,8 +88,10 @@ def forget(folder: Path, modules: Iterable[str], tests: list[Path]) -> None:
     record.write_text(digest)
 
 
-def run_mutmut(folder: Path, modules: Mapping[str, Path], tests: list[Path], arguments: list[str]) -> None:
-    """Test the mutants that have no result yet; exit if mutmut fails or already runs in the folder."""
+def run_mutmut(
+    folder: Path, modules: Mapping[str, Path], tests: list[Path], arguments: list[str], *, check: bool = True
+) -> None:
+    """Test mutants that have no result; exit if mutmut already runs in the folder or, with `check`, fails."""
     command = [str(Path(sys.executable).with_name("mutmut")), "run", *arguments]
     environment = {**os.environ, "PYTEST_DISABLE_PLUGIN_AUTOLOAD": "1"}
     with (folder / "mutmut.log").open("a") as log:
@@ -100,17 +103,43 @@ def run_mutmut(folder: Path, modules: Mapping[str, Path], tests: list[Path], arg
         forget(folder, modules, tests)
         log.truncate(0)
         ended = subprocess.run(command, cwd=folder, env=environment, stdout=log, stderr=log, check=False)
-    if ended.returncode:
+    if check and ended.returncode:
         sys.exit(f"mutmut ended with {ended.returncode}; its output is in {log.name}")
 
 
-def read_results(folder: Path, modules: Iterable[str]) -> Iterator[Module]:
-    """Yield the recorded results of each module that has mutants."""
+def recorded(folder: Path, path: str) -> dict[str, Any]:
+    """Return what mutmut has recorded of a module's mutants: exit codes and durations by name."""
+    meta = folder / "mutants" / f"{path}.meta"
+    return json.loads(meta.read_text()) if meta.exists() else {"exit_code_by_key": {}}
+
+
+def run_sample(
+    folder: Path, modules: Mapping[str, Path], tests: list[Path], arguments: list[str], size: int
+) -> set[str]:
+    """Test a random sample of the mutants, the same in every run of the same code; return their names."""
+    # Mutmut makes all mutants before it refuses a name that none of them has.
+    run_mutmut(folder, modules, tests, [*arguments, "no mutant"], check=False)
+    codes: dict[str, int | None] = {}
+    for path in modules:
+        codes |= recorded(folder, path)["exit_code_by_key"]
+    names = sorted(codes)
+    random.Random(folder.name).shuffle(names)
+    sample = names[:size]
+    if untested := [name for name in sample if codes[name] is None]:
+        run_mutmut(folder, modules, tests, [*arguments, *untested])
+    return set(sample)
+
+
+def read_results(folder: Path, modules: Iterable[str], sample: set[str] | None = None) -> Iterator[Module]:
+    """Yield the recorded results of each module that has mutants, or has some in the sample."""
     with contextlib.chdir(folder):
         for path in modules:
-            meta = Path("mutants") / f"{path}.meta"
-            data = json.loads(meta.read_text()) if meta.exists() else {"exit_code_by_key": {}}
-            codes = data["exit_code_by_key"]
+            data = recorded(Path(), path)
+            codes = {
+                name: code
+                for name, code in data["exit_code_by_key"].items()
+                if sample is None or name in sample
+            }
             tested = {name: status_by_exit_code[code] for name, code in codes.items() if code is not None}
             survivors = []
             for name, status in tested.items():
@@ -119,7 +148,7 @@ def read_results(folder: Path, modules: Iterable[str]) -> Iterator[Module]:
                     change = results.changed_lines(get_diff_for_mutant(name, path=path))
                     survivors.append(Survivor(f"{owner}.{function}" if owner else function, change))
             if codes:
-                seconds = sum(data["durations_by_key"].values())
+                seconds = sum(data["durations_by_key"].get(name, 0.0) for name in tested)
                 yield Module(path, len(tested), len(codes) - len(tested), tuple(survivors), seconds)
 
 
@@ -137,7 +166,10 @@ def main() -> int:
         help="names of mutants: 'mirl_core.algorithm.voting.*'",
     )
     parser.add_argument("--report", action="store_true", help="only show the recorded results")
+    parser.add_argument("--sample", type=int, metavar="N", help="N mutants of each group, drawn at random")
     options = parser.parse_args()
+    if options.sample is not None and (options.sample < 1 or options.only or options.report):
+        parser.error("--sample takes a number from 1, and neither --only nor --report")
     if unknown := set(options.groups) - set(groups):
         parser.error(f"no such group: {', '.join(sorted(unknown))}")
     equivalent = results.read_equivalent((HERE / "equivalent.toml").read_text())
@@ -147,15 +179,20 @@ def main() -> int:
         folder = BUILD / group
         roots = {str(path.relative_to(import_root(path))): import_root(path) for path in sources}
         folder.mkdir(parents=True, exist_ok=True)
-        if not options.report:
-            run_mutmut(folder, roots, tests, [f"--max-children={options.jobs}", *options.only])
-        modules = list(read_results(folder, roots))
+        arguments, sample = [f"--max-children={options.jobs}"], None
+        if options.sample:
+            sample = run_sample(folder, roots, tests, arguments, options.sample)
+        elif not options.report:
+            run_mutmut(folder, roots, tests, [*arguments, *options.only])
+        modules = list(read_results(folder, roots, sample))
         totals[group] = results.merged(group, modules)
         same = equivalent.setdefault(group, set())
         (folder / "survived.toml").write_text(results.as_entries(group, modules, same))
         table = [results.row(module, same) for module in [*modules, totals[group]]]
         print("\n".join([results.HEADER, *table, ""]), flush=True)
-    for line in results.stale(totals, equivalent):
+        if sample:
+            print(f"{group}: {results.estimate(totals[group], same)}\n", flush=True)
+    for line in [] if options.sample else results.stale(totals, equivalent):
         print(line)
     below = [name for name, total in totals.items() if results.kill_rate(total, equivalent[name]) < REQUIRED]
     unfinished = [f"{name} ({total.untested} left)" for name, total in totals.items() if total.untested]

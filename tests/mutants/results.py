@@ -7,6 +7,8 @@ import tomllib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
+from mirl_core.evaluation.measures.statistics import wilson
+
 HEADER = f"{'module':46}{'mutants':>8}{'killed':>8}{'survived':>9}{'equivalent':>11}{'%':>7}{'s each':>8}"
 
 
@@ -61,6 +63,14 @@ def kill_rate(module: Module, equivalent: set[Survivor]) -> float:
     same = sum(survivor in equivalent for survivor in module.survivors)
     real = module.tested - same
     return 100.0 * (module.tested - len(module.survivors)) / real if real else 100.0
+
+
+def estimate(module: Module, equivalent: set[Survivor]) -> str:
+    """Return the kill rate of a random sample with its 95% interval (Wilson), as a sentence."""
+    real = module.tested - sum(survivor in equivalent for survivor in module.survivors)
+    share = kill_rate(module, equivalent) / 100
+    low, high = wilson(share, real)
+    return f"{100 * share:.1f}% [{100 * low:.1f}, {100 * high:.1f}] killed, n = {real} drawn at random"
 
 
 def row(module: Module, equivalent: set[Survivor]) -> str:

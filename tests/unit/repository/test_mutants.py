@@ -12,6 +12,7 @@ from tests.mutants.results import (
     Survivor,
     as_entries,
     changed_lines,
+    estimate,
     kill_rate,
     merged,
     read_equivalent,
@@ -44,6 +45,11 @@ def test_a_group_is_the_sum_of_its_modules() -> None:
     second = Module("b.py", tested=6, untested=0, survivors=(OTHER,), seconds=2.0)
     assert merged("group", [first, second]) == Module("group", 10, 1, (STRICT, OTHER), 3.5)
     assert kill_rate(Module("c.py", 0, 0, (), 0.0), set()) == 100.0
+
+
+def test_a_sample_is_reported_with_its_size_and_interval() -> None:
+    module = Module("group", tested=101, untested=0, survivors=(STRICT, *[OTHER] * 10), seconds=1.0)
+    assert estimate(module, {STRICT}) == "90.0% [82.6, 94.5] killed, n = 100 drawn at random"
 
 
 def test_survivors_are_written_as_entries_that_only_lack_a_reason() -> None:
