@@ -148,7 +148,8 @@ class Decoding:
 class Description:
     """One sampled or decoded description with its scores and its fate.
 
-    `token_ids` are exactly the sampled ones, closing tag included, so that a fork continues them. The first
+    `token_ids` are exactly the sampled ones, closing tag included, so that a fork continues them; only where
+    a model's settings are `lenient` may the closing tag be added. The first
     `content_tokens` of them are the content, which is scored; its length normalises the score.
     """
 

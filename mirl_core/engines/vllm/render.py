@@ -88,7 +88,7 @@ async def render_prompt(renderer: BaseRenderer, conversation: Conversation, chat
     tokenize = renderer.default_chat_tok_params.with_kwargs(add_special_tokens=False)
     if mistral:
         # Encoding takes milliseconds an image.
-        messages = await asyncio.to_thread(messages_with, conversation, _data_url)
+        messages = await asyncio.to_thread(messages_with, conversation, data_url_part)
     else:
         messages = vllm_messages(conversation)
     try:
@@ -115,7 +115,7 @@ def vllm_messages(conversation: Conversation) -> list[dict[str, Any]]:
     return messages_with(conversation, lambda image: {"type": "image_pil", "image_pil": image})
 
 
-def _data_url(image: Image) -> dict[str, Any]:
+def data_url_part(image: Image) -> dict[str, Any]:
     """Return an image as a part that mistral-common reads too, which knows no decoded images; lossless."""
     file = io.BytesIO()
     image.save(file, "PNG", compress_level=0)  # it is decoded again at once

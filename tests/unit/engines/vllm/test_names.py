@@ -81,7 +81,10 @@ USED: list[tuple[str, str, str]] = [
     (
         "vllm.config.model",
         "ModelConfig",
-        "hf_config max_model_len max_logprobs logprobs_mode tokenizer_mode get_vocab_size",
+        (
+            "hf_config max_model_len max_logprobs logprobs_mode tokenizer_mode get_vocab_size "
+            "try_get_generation_config"
+        ),
     ),
     ("vllm.platforms.interface", "Platform", "is_cpu"),
     ("vllm.tool_parsers.abstract_tool_parser", "ToolParserManager.get_tool_parser", "name"),
