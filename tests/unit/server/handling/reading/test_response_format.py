@@ -184,7 +184,7 @@ async def test_forms_that_would_keep_the_engine_compiling_are_refused(build: Bui
 
 @pytest.mark.parametrize("stop", ["e", ["x", "blue"], "red"])
 async def test_a_stop_that_would_cut_a_choice_is_refused(build: Build, stop: str | list[str]) -> None:
-    harness = await build()
+    harness = build(chains("red"))
     response = await harness.ask(structured_outputs={"choice": ["red", "blue"]}, stop=stop, **SMALL)
     assert response.status_code == 400
     error = response.json()["error"]
