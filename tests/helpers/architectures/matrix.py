@@ -19,6 +19,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from mirl_core.algorithm.answers.forms import one_of
 from mirl_core.config import MIRLOptions, ModelSettings
 from mirl_core.engines.base import Engine, RequestContext, Sample, Sampling
 from mirl_core.pipeline.events import ChainDone, Decided, Described, Finished, Gated, Started
@@ -56,6 +57,7 @@ async def examine(name: str, folder: Path) -> dict[str, Any]:
 
     started = time.perf_counter()
     model = str(write_checkpoint(name, folder))
+    _inspect_here(Path(model))
     arguments = {**ENGINE, **OWN_ARGUMENTS.get(name, {})}
     if name == MISTRAL_FORMAT:
         arguments["limit_mm_per_prompt"] = {"image": 4}
@@ -63,7 +65,10 @@ async def examine(name: str, folder: Path) -> dict[str, Any]:
     report: dict[str, Any] = {}
     try:
         own = None if name == MISTRAL_FORMAT else await HFEngine.start(model, dtype="float32")
-        for check, run in _checks(vllm, own).items():
+        checks = _checks(vllm, own)
+        if own is not None:
+            checks["export"] = lambda: export(own, folder, name)
+        for check, run in checks.items():
             try:
                 report[check] = await run()
             except Exception as error:  # noqa: BLE001 - the next check may pass
@@ -74,6 +79,18 @@ async def examine(name: str, folder: Path) -> dict[str, Any]:
         await vllm.close()
     report["seconds"] = round(time.perf_counter() - started, 1)
     return report
+
+
+def _inspect_here(folder: Path) -> None:
+    """Let vLLM inspect the model's class in this process; it would start one, for 13 s of imports."""
+    from vllm.model_executor.models.registry import ModelRegistry, _RegisteredModel
+
+    config = folder / "config.json"
+    architecture = "PixtralForConditionalGeneration"  # of Mistral's own format
+    if config.is_file():
+        (architecture,) = json.loads(config.read_text(encoding="utf-8"))["architectures"]
+    known = ModelRegistry.models
+    known[architecture] = _RegisteredModel.from_model_cls(known[architecture].load_model_cls())
 
 
 def _checks(vllm: VLLMEngine, own: HFEngine | None) -> dict[str, Check]:
@@ -92,6 +109,8 @@ def _checks(vllm: VLLMEngine, own: HFEngine | None) -> dict[str, Check]:
         options = MIRLOptions.model_validate({**OPTIONS.model_dump(exclude_unset=True), **changes})
         checks[name] = lambda options=options: answer(vllm, question, options)
     checks["fork"] = lambda: exact_fork(vllm, question)
+    checks["choice"] = lambda: held_to_a_choice(vllm, question)
+    checks["preprocessed"] = lambda: preprocessed(vllm)
     checks["refused picture"] = lambda: refused(vllm)
     return checks
 
@@ -181,6 +200,64 @@ async def exact_fork(engine: Engine, conversation: Conversation) -> dict[str, An
     assert all(fork.token_ids == whole.token_ids[at:] for fork in forks)
     apart = max(abs(a - b) for fork in forks for a, b in zip(fork.logprobs, whole.logprobs[at:], strict=True))
     return {"tokens": len(whole.token_ids), "deviation": apart}
+
+
+async def held_to_a_choice(engine: Engine, conversation: Conversation) -> dict[str, Any]:
+    """Check that every chain that ended by itself has one of the choices."""
+    form = one_of(["red", " blue"])
+    events = [
+        event
+        async for event in Pipeline(engine, SETTINGS).run(
+            conversation, OPTIONS.model_copy(update={"forks": 3}), SAMPLING, context(), form=form
+        )
+    ]
+    chains = [event.chain for event in events if isinstance(event, ChainDone)]
+    ended = [chain.answer for chain in chains if chain.finish_reason == "stop"]
+    assert set(ended) <= {"red", " blue"}, ended
+    return {"chains": len(chains), "ended": len(ended)}
+
+
+async def preprocessed(engine: VLLMEngine) -> dict[str, Any]:
+    """Return how many pictures the model's processor is given by a request with a new picture, by the same
+    request again, and by one with that picture and another new one."""
+    from vllm.multimodal.processing.context import InputProcessingContext
+
+    from tests.helpers.architectures.conversations import picture, text, user
+
+    given: list[int] = []
+    call = InputProcessingContext.call_hf_processor
+
+    def counting(self: Any, processor: Any, data: Any, *rest: Any, **more: Any) -> Any:
+        images = data.get("images")
+        given.append(len(images) if isinstance(images, list | tuple) else 0 if images is None else 1)
+        return call(self, processor, data, *rest, **more)
+
+    old, new = picture("green", (40, 40)), picture("orange", (44, 52))
+    counts = []
+    InputProcessingContext.call_hf_processor = counting
+    try:
+        for parts in ((old,), (old,), (old, new)):
+            given.clear()
+            await engine.render(Conversation((user(*parts, text("What is it?")),)), context())
+            counts.append(sum(given))
+    finally:
+        InputProcessingContext.call_hf_processor = call
+    first, again, half = counts
+    return {"new": first, "the same": again, "one of two new": half}
+
+
+async def export(engine: HFEngine, folder: Path, name: str) -> dict[str, Any]:
+    """Check that a model that was loaded is saved under the published names, which vLLM knows."""
+    from safetensors import safe_open
+
+    def names(of: Path) -> set[str]:
+        with safe_open(of / "model.safetensors", "pt") as file:
+            return set(file.keys())
+
+    again = folder / f"{name}-again"
+    engine._model.save_pretrained(again)
+    assert names(again) == names(folder / name)
+    return {"tensors": len(names(again))}
 
 
 async def refused(engine: Engine) -> dict[str, Any]:
