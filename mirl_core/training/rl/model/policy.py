@@ -199,7 +199,7 @@ class Policy:
     def weights_in_file(self) -> dict[str, Tensor]:
         """Return the same weights under the names in the start's file, which vLLM knows.
 
-        transformers renames as it loads: without `vision_model.` vLLM finds no place for the image encoders of
+        transformers renames as it loads: without `vision_model.` vLLM finds no place for the encoders of
         LLaVA, Gemma 3 and PaliGemma. Ranks are as for `weights`.
         """
         from transformers.core_model_loading import revert_weight_conversion
