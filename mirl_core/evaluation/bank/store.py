@@ -338,7 +338,7 @@ class LiveBank(Store[LiveRun]):
 
 
 def _shaping(settings: ModelSettings, *more: str) -> dict[str, Any]:
-    """Return the settings that shape samples: tags, instruction, `more`, and a lenient reading if there is one.
+    """Return the settings that shape samples: tags, instruction, `more`, and a lenient reading.
 
     A strict reading is not noted: banks that are older than the choice hold no other.
     """

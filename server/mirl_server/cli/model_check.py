@@ -112,10 +112,7 @@ def check_packages(folder: Path) -> None:
     Raises:
         UsageError: one is missing.
     """
-    try:
-        model_type = json.loads((folder / CONFIGS[0]).read_text(encoding="utf-8")).get("model_type")
-    except (OSError, ValueError, AttributeError):
-        return
+    model_type = _model_type(folder)
     for package, types in NEEDS.items():
         if model_type in types and find_spec(package) is None:
             hint = (
@@ -125,6 +122,19 @@ def check_packages(folder: Path) -> None:
                 f"models of the type {model_type} need {package}, which is not installed: "
                 f"pip install {package}{hint}"
             )
+
+
+def _model_type(folder: Path) -> str | None:
+    """Return the type of a folder's model; None: it is not known. What is wrong in a file is said elsewhere."""
+    for name in CONFIGS:
+        try:
+            config = json.loads((folder / name).read_text(encoding="utf-8"))
+        except (OSError, ValueError):
+            continue
+        if isinstance(config, dict):
+            # Mistral's own format has no type; with an encoder of images vLLM loads it as Pixtral.
+            return config.get("model_type") or ("pixtral" if config.get("vision_encoder") else None)
+    return None
 
 
 def check_hub(model: str, revision: str | None = None) -> Path | None:

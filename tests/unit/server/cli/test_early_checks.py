@@ -379,3 +379,14 @@ def test_a_missing_package_is_named(
         ) as caught:
             check_packages(model)
         assert f"pip install {missing}" in str(caught.value)
+
+
+def test_mistrals_own_format_needs_torchvision_for_pictures(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(model_check, "find_spec", lambda name: None)
+    (tmp_path / "params.json").write_text(json.dumps({"dim": 64}))
+    check_packages(tmp_path)
+    (tmp_path / "params.json").write_text(json.dumps({"dim": 64, "vision_encoder": {"hidden_size": 64}}))
+    with pytest.raises(UsageError, match="pixtral need torchvision"):
+        check_packages(tmp_path)
