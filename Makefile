@@ -17,7 +17,7 @@ define environment
 	test -x $(1)/bin/pip || $(PYTHON) -m venv $(1)
 endef
 
-.PHONY: help install install-dev browser demo serve test test-full mutants docs check format model lock clean
+.PHONY: help install install-dev browser demo serve test test-full vllm-next mutants docs check format model lock clean
 
 help:  ## list the targets
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
@@ -52,7 +52,13 @@ serve: install  ## the same server, staying up, on http://127.0.0.1:8000
 UNIT := -n logical --maxprocesses 8 --dist loadfile tests/unit
 REST := --ignore tests/unit
 
-test: install-dev  ## at most 15 minutes on two cores, real vLLM included
+# Beside the environment, not in it: with torchvision's CUDA build on the path, transformers fails (requirements/).
+$(VENV)/vision/.done: $(VENV)/.dev requirements/vision.lock
+	rm -rf $(VENV)/vision
+	$(BIN)/pip install -q --no-deps --target $(VENV)/vision -r requirements/vision.lock
+	@touch $@
+
+test: install-dev $(VENV)/vision/.done  ## at most 15 minutes on two cores, real vLLM included
 	$(BIN)/pytest -m 'not full' $(UNIT)
 	$(BIN)/pytest -m 'not full' $(REST)
 
@@ -69,9 +75,28 @@ browser:  ## Chromium for the tests of the playground, where this user may insta
 	       && apt-get install -qq -y --no-install-recommends chromium fonts-inter >/dev/null; } \
 	  || echo "chromium is not installed: the tests of the playground are skipped"
 
-test-full: install-dev browser $(VENV)/clients/.done  ## everything
+test-full: install-dev browser $(VENV)/clients/.done $(VENV)/vision/.done  ## everything
 	$(BIN)/pytest $(UNIT)
 	$(BIN)/pytest $(REST)
+	$(MAKE) vllm-next
+
+# The newest vLLM that MIRL supports and does not run here: its wheel for GPUs is unpacked, not installed.
+VLLM_NEXT := 0.33.0
+NEXT := build/vllm-$(VLLM_NEXT)
+
+$(NEXT)/.done:
+	mkdir -p $(NEXT)
+	$(BIN)/pip download -q --no-deps --only-binary :all: --platform manylinux_2_28_x86_64 --python-version 3.11 \
+	  --dest $(NEXT) vllm==$(VLLM_NEXT)
+	$(BIN)/python -c 'import sys, zipfile; wheel = zipfile.ZipFile(sys.argv[1]); \
+	  wheel.extractall(sys.argv[2], [name for name in wheel.namelist() if name.endswith(".py")])' \
+	  $(NEXT)/*.whl $(NEXT)
+	rm $(NEXT)/*.whl
+	@touch $@
+
+vllm-next: install-dev $(NEXT)/.done  ## every name of vLLM that MIRL uses, held against the newest version's source
+	MIRL_VLLM_SOURCE=$(CURDIR)/$(NEXT) $(BIN)/pytest tests/unit/engines/vllm/test_names.py \
+	  tests/unit/engines/vllm/test_routes.py tests/unit/engines/vllm/test_weight_source.py
 
 # Beside everything else: it has no plugin of pytest, and nothing else sees it.
 $(VENV)/.mutants: $(VENV)/.dev requirements/mutants.lock

@@ -246,6 +246,9 @@ class ModelSettings(Settings):
     """Markup of the segments."""
     instruction: str = DEFAULT_INSTRUCTION
     """Appended to the newest user message of a gated request; empty for a model trained on the format."""
+    lenient: bool = False
+    """Whether descriptions are read leniently, for a model that was never trained on the tags: one may end
+    with another spelling of its closing tag, with the next segment's tag or with the turn."""
     options: MIRLOptions = MIRLOptions()
     """Defaults of a request's knobs."""
     temperature: Annotated[float, Field(ge=0)] = 1.0

@@ -14,6 +14,8 @@ if TYPE_CHECKING:
 
 FinishReason = Literal["stop", "length", "abort"]
 Stage = Literal["describe", "score", "fork", "plain"]
+PARAGRAPH = "\n\n"
+"""Separates the instruction from the question."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,7 +43,11 @@ class Conversation:
         return bool(image_parts(self.messages[-1]))
 
     def with_images(self, images: Sequence[Image] | None) -> Conversation:
-        """Return the same conversation with other images in the same positions, or without any (`None`)."""
+        """Return the same conversation with other images in the same positions, or without any (`None`).
+
+        A message that consists of images keeps its turn, as an empty text: chat templates read the first part
+        of a list without looking whether there is one, and insist on alternating roles.
+        """
         queue = list(images or ())
         messages: list[Mapping[str, Any]] = []
         for message in self.messages:
@@ -54,20 +60,44 @@ class Conversation:
                     parts.append(part)
                 elif images is not None:
                     parts.append({**part, "image": queue.pop(0)})
-            messages.append({**message, "content": parts})
+            messages.append({**message, "content": parts or [_text_part("")]})
         return Conversation(tuple(messages), self.template_kwargs, self.tools)
 
     def with_instruction(self, text: str) -> Conversation:
-        """Return the same conversation with `text` appended to the newest message as a separate text part."""
+        """Return the same conversation with `text` as the last paragraph of the newest message's text.
+
+        It joins the last text part of the message, behind a blank line: chat templates put nothing, a blank
+        or a line break between parts, some strip each part, and some move the images to the front. Where the
+        message has no text, `text` becomes its last part.
+        """
         if not text:
             return self
         last = self.messages[-1]
         content = last.get("content") or ""
-        parts = [{"type": "text", "text": content}] if isinstance(content, str) else list(content)
-        parts.append({"type": "text", "text": text})
+        parts = [_text_part(content)] if isinstance(content, str) else list(content)
+        for index in range(len(parts) - 1, -1, -1):
+            if (before := _text_of(parts[index])) and before.strip():
+                parts[index] = _text_part(f"{before.rstrip()}{PARAGRAPH}{text}", parts[index])
+                break
+        else:
+            parts = [part for part in parts if _text_of(part) is None] + [_text_part(text)]
         return Conversation(
             (*self.messages[:-1], {**last, "content": parts}), self.template_kwargs, self.tools
         )
+
+
+def _text_part(text: str, part: object = None) -> dict[str, Any]:
+    """Return a text part, with the other fields of `part` where that is one."""
+    return {**(part if isinstance(part, Mapping) else {}), "type": "text", "text": text}
+
+
+def _text_of(part: object) -> str | None:
+    """Return the text of a text part; None for other parts."""
+    if isinstance(part, str):
+        return part
+    if isinstance(part, Mapping) and part.get("type") == "text":
+        return str(part.get("text") or "")
+    return None
 
 
 def is_image(part: object) -> bool:
@@ -118,7 +148,8 @@ class Decoding:
 class Description:
     """One sampled or decoded description with its scores and its fate.
 
-    `token_ids` are exactly the sampled ones, closing tag included, so that a fork continues them. The first
+    `token_ids` are exactly the sampled ones, closing tag included, so that a fork continues them; only where
+    a model's settings are `lenient` may the closing tag be added. The first
     `content_tokens` of them are the content, which is scored; its length normalises the score.
     """
 

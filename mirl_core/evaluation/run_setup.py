@@ -23,6 +23,7 @@ from mirl_core.evaluation.bank.store import Bank
 from mirl_core.evaluation.methods import Method, parse_methods
 from mirl_core.evaluation.needs import plan_for
 from mirl_core.evaluation.progress import Bars
+from mirl_core.families import find_settings
 from mirl_core.tasks.data import open_data
 from mirl_core.tasks.questions import DataSet
 
@@ -112,7 +113,7 @@ class RunSetup:
         """Open model facts, questions and bank; `status` shows a line on what takes a while."""
         self.settings = settings
         self._unchecked: dict[str, int] = {}
-        self.model_settings = ModelSettings.load(settings.model) or ModelSettings()
+        self.model_settings = find_settings(settings.model).settings
         self.plan = settings.plan(self.model_settings)
         self.opening_tokens = _opening_tokens(settings.model, self.model_settings)
         self.data = []

@@ -6,11 +6,12 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 from mirl_core.algorithm.answers.forms import Form
+from mirl_core.algorithm.segments import read_description
 from mirl_core.config import MIRLOptions, ModelSettings
-from mirl_core.engines.base import TOO_LONG, Engine, Rendered, RequestContext, Sampling
+from mirl_core.engines.base import TOO_LONG, Engine, Rendered, RequestContext, Sample, Sampling
 from mirl_core.errors import ContextLengthError
 from mirl_core.pipeline.deadline import Deadline
-from mirl_core.types import Conversation
+from mirl_core.types import Conversation, Description
 
 if TYPE_CHECKING:
     from PIL.Image import Image
@@ -44,6 +45,15 @@ class Request:
     def prompt(self) -> Conversation:
         """The conversation with the model's instruction to look first."""
         return self.conversation.with_instruction(self.settings.instruction)
+
+    def read_description(self, sample: Sample) -> Description:
+        """Return the description that `sample` spells, `truncated` where no token is left for a chain."""
+        encode = self.engine.encode if self.settings.lenient else None
+        description = read_description(sample, self.settings.tags, self.engine.decode, encode)
+        length = max(len(sample.token_ids), len(description.token_ids))
+        if length >= self.sampling.max_tokens and description.reason is None:
+            return replace(description, reason="truncated")
+        return description
 
     def stage_context(self, stage: str) -> RequestContext:
         """Return the context of one stage's engine call, with its own request id."""

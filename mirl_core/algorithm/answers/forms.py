@@ -83,8 +83,9 @@ class AnswerFormat:
             reasoning = without_tags(before, tags.description, tags.reasoning)
             start = len(before) + len(opened)
             answer = answer.removesuffix(tags.answer[1])
-        start += len(answer) - len(answer.lstrip())
-        answer = answer.strip()
+        if self.is_json:  # a choice is returned word for word, with its white space
+            start += len(answer) - len(answer.lstrip())
+            answer = answer.strip()
         if not finished or not answer or (self.is_json and not _is_json(answer)):
             return Extract(reasoning, None)
         return Extract(reasoning, answer, start, self.calls)

@@ -356,15 +356,15 @@ class HFEngine:
             # without images doesn't write it, and would use an earlier prompt's.
             module.rope_deltas = None
         cache = DynamicCache(config=self._model.config)
-        inputs = dict(rendered.inputs)
+        output = self._model(
+            **rendered.inputs, past_key_values=cache, use_cache=True, **self._last_logits_only
+        )
         if suffix:
+            # In a pass of its own: some models attend to a prompt in both directions, and to no suffix.
             tail = torch.tensor([list(suffix)], device=self._model.device)
-            inputs["input_ids"] = torch.cat([inputs["input_ids"], tail], dim=1)
-            for name in ("attention_mask", "token_type_ids", "mm_token_type_ids"):
-                if name in inputs:
-                    fill = torch.full_like(tail, 1 if name == "attention_mask" else 0)
-                    inputs[name] = torch.cat([inputs[name], fill], dim=1)
-        output = self._model(**inputs, past_key_values=cache, use_cache=True, **self._last_logits_only)
+            output = self._model(
+                input_ids=tail, past_key_values=cache, use_cache=True, **self._last_logits_only
+            )
         return cache, output.logits[:, -1].float().cpu()
 
     def _stops(self, ids: Sequence[int], stop: Sequence[str]) -> bool:

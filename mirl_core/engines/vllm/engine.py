@@ -159,6 +159,8 @@ class VLLMEngine:
                 yield empty_sample(index, "length")
             return
         banned = self._banned | rendered.inputs.media_tokens
+        if sampling.structure is not None:
+            banned |= self._other_ends()
         ending = self._ending(sampling)
         params = [self._sampling_params(sampling, index, banned, **ending) for index in range(n)]
         with registered(self._calls, context.request_id, _RunningCall()) as call:
@@ -329,6 +331,16 @@ class VLLMEngine:
         else:
             by_token = None
         return by_token or {"stop": list(sampling.stop), "include_stop_str_in_output": True}
+
+    def _other_ends(self) -> frozenset[int]:
+        """Return the tokens that end a turn beside the tokenizer's own.
+
+        xgrammar knows the tokenizer's alone. To it the others, such as Gemma's `<end_of_turn>`, are text,
+        with which a sample would end before it has reached the form.
+        """
+        ends = self.client.vllm_config.model_config.try_get_generation_config().get("eos_token_id")
+        own = getattr(self.client.renderer.get_tokenizer(), "eos_token_id", None)
+        return frozenset([ends] if isinstance(ends, int) else ends or ()) - {own}
 
     def _sampling_params(
         self, sampling: Sampling, index: int, banned: frozenset[int], **ending: Any

@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import asyncio
+import base64
+import io
+import re
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from vllm.exceptions import VLLMClientError, VLLMError
 from vllm.renderers import BaseRenderer, ChatParams
@@ -12,10 +16,16 @@ from vllm.v1.engine.exceptions import EngineDeadError as VLLMEngineDeadError
 
 from mirl_core.engines.base import error_from_vllm
 from mirl_core.engines.common.messages import messages_with
+from mirl_core.engines.common.refusals import processor_refusal, without_addresses
 from mirl_core.engines.vllm.media_cache import engine_keeps_media
 from mirl_core.errors import EngineDeadError, EngineError, MIRLError, RequestError
 from mirl_core.types import Conversation
 
+if TYPE_CHECKING:
+    from PIL.Image import Image
+
+_PROCESSOR_FAILED = re.compile(r"Failed to apply (\w+) on data=")
+"""How vLLM reports an error inside a model's processor; the rest of its message is the request's content."""
 DEAD = "the engine has stopped; the server must be restarted"
 
 
@@ -59,6 +69,7 @@ async def render_prompt(renderer: BaseRenderer, conversation: Conversation, chat
 
     The rendering goes through the cache that keeps the media (see `media_cache`), so it always has them.
     """
+    mistral = renderer.config.model_config.tokenizer_mode == "mistral"
     params = ChatParams(
         chat_template=chat.chat_template,
         chat_template_content_format=chat.chat_template_content_format,
@@ -68,17 +79,26 @@ async def render_prompt(renderer: BaseRenderer, conversation: Conversation, chat
             **chat.chat_template_kwargs,
             **conversation.template_kwargs,
             "tools": [dict(tool) for tool in conversation.tools] or None,
-            "tokenize": renderer.config.model_config.tokenizer_mode == "mistral",
+            "tokenize": mistral,
         },
         media_io_kwargs=chat.media_io_kwargs,
         mm_processor_kwargs=chat.mm_processor_kwargs,
     )
     extras = {"mm_processor_kwargs": chat.mm_processor_kwargs} if chat.mm_processor_kwargs else None
     tokenize = renderer.default_chat_tok_params.with_kwargs(add_special_tokens=False)
-    messages = vllm_messages(conversation)
-    _, (engine_input,) = await renderer.render_chat_async(
-        [messages], params, tokenize, prompt_extras=extras, skip_mm_cache=True
-    )
+    if mistral:
+        # Encoding takes milliseconds an image.
+        messages = await asyncio.to_thread(messages_with, conversation, data_url_part)
+    else:
+        messages = vllm_messages(conversation)
+    try:
+        _, (engine_input,) = await renderer.render_chat_async(
+            [messages], params, tokenize, prompt_extras=extras, skip_mm_cache=True
+        )
+    except ValueError as error:
+        if wrapped := _PROCESSOR_FAILED.match(str(error)):
+            raise processor_refusal(error, conversation.images, wrapped[1]) from error
+        raise
     # With the arrival time of the rendering, vLLM would count the time until a fork as queueing.
     engine_input = {
         key: value for key, value in engine_input.items() if key not in ("arrival_time", "prompt")
@@ -93,6 +113,14 @@ def vllm_messages(conversation: Conversation) -> list[dict[str, Any]]:
         RequestError: a part is neither text nor a decoded image; vLLM would fetch the URL in it.
     """
     return messages_with(conversation, lambda image: {"type": "image_pil", "image_pil": image})
+
+
+def data_url_part(image: Image) -> dict[str, Any]:
+    """Return an image as a part that mistral-common reads too, which knows no decoded images; lossless."""
+    file = io.BytesIO()
+    image.save(file, "PNG", compress_level=0)  # it is decoded again at once
+    url = f"data:image/png;base64,{base64.b64encode(file.getbuffer()).decode()}"
+    return {"type": "image_url", "image_url": {"url": url}}
 
 
 def _media_tokens(engine_input: dict[str, Any]) -> frozenset[int]:
@@ -132,9 +160,10 @@ def vllm_errors_translated(action: str, param: str | None = None) -> Iterator[No
         raise EngineError(f"vLLM failed to {action}: {error}") from error
     except (ValueError, TypeError, KeyError, TimeoutError) as error:
         # vLLM and the models' processors also refuse bad requests with built-in exceptions.
+        reason = without_addresses(str(error))
         if param is None:
-            raise EngineError(f"vLLM failed to {action}: {error}") from error
-        raise RequestError(f"{param} can't be rendered: {error}", param=param) from error
+            raise EngineError(f"vLLM failed to {action}: {reason}") from error
+        raise RequestError(f"{param} can't be rendered: {reason}", param=param) from error
     except Exception as error:
         # vLLM, torch and model code raise exceptions of any type; callers handle MIRLError only.
         raise EngineError(f"vLLM failed to {action}: {type(error).__name__}: {error}") from error

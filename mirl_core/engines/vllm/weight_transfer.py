@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Coroutine, Iterable, Iterator
+from functools import cached_property
 from typing import TYPE_CHECKING, Any, Protocol
 
 if TYPE_CHECKING:
@@ -60,17 +61,24 @@ def start_sender(settings: Any, client: Any, stream: WeightStreamLike) -> Any:
 
 
 def _source(stream: WeightStreamLike) -> Any:
-    """Return `stream` as vLLM's `WeightSource`."""
+    """Return `stream` as vLLM's `WeightSource`.
+
+    vLLM 0.32 calls `metadata()` and iterates over the source; 0.33 reads the property `metadata` and calls
+    `iter_full()`.
+    """
     from vllm.distributed.weight_transfer import ParamMeta, WeightSource
 
-    class Source(WeightSource):  # type: ignore[misc]
-        def metadata(self) -> list[Any]:
-            return [ParamMeta(*weight) for weight in stream.metadata()]
+    def metadata(_: Any) -> list[Any]:
+        return [ParamMeta(*weight) for weight in stream.metadata()]
 
-        def __iter__(self) -> Iterator[tuple[str, Tensor]]:
-            return iter(stream)
+    def weights(_: Any) -> Iterator[tuple[str, Tensor]]:
+        return iter(stream)
 
-    return Source()
+    if hasattr(WeightSource, "iter_full"):
+        members = {"metadata": cached_property(metadata), "iter_full": weights}
+    else:
+        members = {"metadata": metadata, "__iter__": weights}
+    return type("StreamSource", (WeightSource,), members)()
 
 
 class EngineClient:

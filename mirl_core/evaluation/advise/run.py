@@ -32,6 +32,7 @@ from mirl_core.evaluation.needs import check
 from mirl_core.evaluation.progress import Bars
 from mirl_core.evaluation.run import EngineFactory, once, one_line, vllm_engine
 from mirl_core.evaluation.run_setup import RunSettings, RunSetup
+from mirl_core.families import find_settings
 from mirl_core.tasks.file_names import file_name
 
 __all__ = ["UNDECIDED", "AdviseSettings", "advise_blocking", "advise_run"]
@@ -104,7 +105,7 @@ class AdviseSettings:
 def advise_blocking(settings: AdviseSettings) -> int:
     """Run `advise_run` for a command line, print its result, and return the exit code."""
     # The target may be the model's own file, which the advice changes.
-    run = settings.run_settings(ModelSettings.load(settings.model) or ModelSettings())
+    run = settings.run_settings(find_settings(settings.model).settings)
     advice = one_line(advise_run(settings))
     for line in (terminal(advice), "", *_written(settings, run, advice)):
         typer.echo(line)
@@ -121,7 +122,7 @@ async def advise_run(settings: AdviseSettings, engine_factory: EngineFactory | N
         ConfigError: settings, data, folders or the `mirl.json` don't fit.
         RequestError, EngineError: the engine refused a question, or failed; finished questions stay.
     """
-    model = ModelSettings.load(settings.model) or ModelSettings()
+    model = find_settings(settings.model).settings
     if settings.output.is_file():
         raise ConfigError(f"output: {settings.output} is a file; name a folder", param="output")
     bars = Bars()

@@ -267,7 +267,7 @@ class Bank(Store[BankedQuestion]):
         """
         header = {
             "model": fingerprint(model),
-            "settings": settings.model_dump(mode="json", include={"tags", "instruction"}),
+            "settings": _shaping(settings),
             "plan": plan.resolved(settings).to_header(),
             "references": references_of(settings, plan.references > 0),
             "part": part,
@@ -324,7 +324,7 @@ class LiveBank(Store[LiveRun]):
         calibration = calibration_for(settings, options)
         header = {
             "model": fingerprint(model),
-            "settings": settings.model_dump(mode="json", include={"tags", "instruction", "temperature"}),
+            "settings": _shaping(settings, "temperature"),
             "options": options.model_dump(mode="json"),
             "calibration": calibration.model_dump(mode="json") if calibration else None,
             "seed": seed,
@@ -335,6 +335,15 @@ class LiveBank(Store[LiveRun]):
         }
         held = ("model", "settings", "options", "calibration", "seed", "references", "max_tokens", "part")
         return cls(folder, LiveRun.from_json, header, held, model)
+
+
+def _shaping(settings: ModelSettings, *more: str) -> dict[str, Any]:
+    """Return the settings that shape samples: tags, instruction, `more`, and a lenient reading.
+
+    A strict reading is not noted: banks that are older than the choice hold no other.
+    """
+    names = {"tags", "instruction", *more, *(["lenient"] if settings.lenient else [])}
+    return settings.model_dump(mode="json", include=names)
 
 
 def _write_whole(path: Path, text: str) -> None:

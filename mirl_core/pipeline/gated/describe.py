@@ -8,7 +8,7 @@ from contextlib import aclosing
 from dataclasses import dataclass, replace
 
 from mirl_core.algorithm.budget import description_limit
-from mirl_core.algorithm.segments import read_description
+from mirl_core.algorithm.segments import description_stops
 from mirl_core.engines.base import Sample, derive_seed
 from mirl_core.pipeline.events import Described
 from mirl_core.pipeline.request import Request
@@ -41,13 +41,13 @@ async def describe(request: Request) -> AsyncGenerator[Described | SampledDescri
         DeadlineError, DrainingError: the deadline passed.
     """
     started = time.perf_counter()
-    options, tags = request.options, request.settings.tags
+    options = request.options
     limit = description_limit(options, request.sampling.max_tokens)
     sampling = replace(
         request.sampling,
         max_tokens=request.within_context_length(limit, len(request.opening)),
         top_logprobs=None,
-        stop=(tags.description[1],),
+        stop=description_stops(request.settings.tags, request.settings.lenient),
         seed=derive_seed(request.sampling.seed, "describe"),
     )
     descriptions: dict[int, Description] = {}
@@ -59,10 +59,7 @@ async def describe(request: Request) -> AsyncGenerator[Described | SampledDescri
         )
         async with aclosing(source):
             async for sample in source:
-                description = read_description(sample, tags, request.engine.decode)
-                # It leaves no token of the trajectory for a chain.
-                if len(sample.token_ids) >= request.sampling.max_tokens and description.reason is None:
-                    description = replace(description, reason="truncated")
+                description = request.read_description(sample)
                 samples[sample.index] = sample
                 descriptions[sample.index] = description
                 yield Described(description, len(sample.token_ids))

@@ -8,7 +8,7 @@ from dataclasses import replace
 from mirl_core.algorithm.budget import description_limit
 from mirl_core.algorithm.gates import GATES
 from mirl_core.algorithm.mi.scoring import measure
-from mirl_core.algorithm.segments import read_description
+from mirl_core.algorithm.segments import description_stops
 from mirl_core.config import MIRLOptions
 from mirl_core.engines.base import Sample, derive_seed
 from mirl_core.pipeline.request import Request
@@ -50,7 +50,7 @@ class Readings:
             request.sampling,
             max_tokens=request.within_context_length(limit, len(request.opening)),
             top_logprobs=None,
-            stop=(request.settings.tags.description[1],),
+            stop=description_stops(request.settings.tags, request.settings.lenient),
             # The branch that it would be among the descriptions of a gated request.
             seed=derive_seed(request.sampling.seed, "describe"),
             first_branch=number,
@@ -63,12 +63,9 @@ class Readings:
     async def _measured(self, sample: Sample, marginals: tuple[float, ...] | None) -> Description:
         """Return a sample as description; `marginals` are its image-free terms where they are known."""
         request = self._request
-        description = read_description(sample, request.settings.tags, request.engine.decode)
+        description = request.read_description(sample)
         if sample.finish_reason == "abort":
             return replace(description, reason="stopped")
-        if len(sample.token_ids) >= request.sampling.max_tokens and description.reason is None:
-            # It leaves no token of the trajectory for a chain.
-            description = replace(description, reason="truncated")
         if description.reason is not None:
             return description
         content = description.token_ids[: description.content_tokens]

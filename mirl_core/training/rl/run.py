@@ -25,9 +25,9 @@ import numpy as np
 import typer
 
 from mirl_core.algorithm.mi.estimators import ESTIMATORS
-from mirl_core.config import ModelSettings
 from mirl_core.engines.base import Engine
 from mirl_core.errors import ConfigError, MIRLError
+from mirl_core.families import find_settings
 from mirl_core.tasks.model_files import fingerprint
 from mirl_core.training.rl.dev_evaluation import DevEvaluation
 from mirl_core.training.rl.distributed.process_group import ProcessGroup
@@ -181,7 +181,8 @@ async def _opened(
     async with AsyncExitStack() as stack:
         # Errors in data or packages surface before minutes are spent on models.
         source = QuestionSource.open(recipe.data, recipe.seed)
-        settings = ModelSettings.load(model_folder(recipe)) or ModelSettings()
+        # No repairs: training teaches the format, and its rows hold sampled tokens alone.
+        settings = find_settings(model_folder(recipe)).settings.model_copy(update={"lenient": False})
         if process_group.first:
             origin = {"model": fingerprint(model_folder(recipe)), "data": source.digests}
             check_origin(recipe, origin, say)

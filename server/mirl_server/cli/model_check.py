@@ -6,6 +6,7 @@ import json
 import os
 import re
 from difflib import get_close_matches
+from importlib.util import find_spec
 from pathlib import Path
 
 from mirl_core.bundled import CHARTS, MODELS, resolve
@@ -16,6 +17,28 @@ from mirl_server.settings.server import ServerSettings, default_options, load_ca
 
 CONFIGS = ("config.json", "params.json")
 """Files of which each model has one; the second is Mistral's."""
+NEEDS: dict[str, tuple[str, ...]] = {
+    "torchvision": (
+        "gemma3",
+        "gemma4",
+        "glm4v",
+        "internvl",
+        "llava",
+        "llava_next",
+        "llava_onevision",
+        "mistral3",
+        "pixtral",
+        "qwen2_vl",
+        "qwen2_5_vl",
+        "qwen3_vl",
+        "qwen3_vl_moe",
+        "qwen3_5",
+        "qwen3_5_moe",
+        "smolvlm",
+    ),
+    "num2words": ("smolvlm",),
+}
+"""Packages that the processors of some model types import, and that a MIRL installation may lack."""
 HUB_SECONDS = 3.0
 """Seconds for the hub to answer. Where it answers later, vLLM asks it again."""
 _HUB_NAME = re.compile(r"[\w.-]+(/[\w.-]+)?(:[\w.-]+)?")
@@ -27,10 +50,12 @@ def check_model(flags: VLLMFlags, settings: ServerSettings, ask_hub: bool = True
     """Check that there is a model, and its settings.
 
     Args:
-        ask_hub: whether a model that is not on this machine is looked for at its hub.
+        ask_hub: whether the server is to start: a model that is not on this machine is looked for at its hub,
+            and packages that a model needs must be here.
 
     Raises:
-        UsageError: there is no such model, or it can't be had without a network.
+        UsageError: there is no such model, it can't be had without a network, or a package that it needs is
+            missing.
         ConfigError: its `mirl.json`, or the operator's, is wrong.
     """
     model = flags.model or CHARTS.name
@@ -40,10 +65,14 @@ def check_model(flags: VLLMFlags, settings: ServerSettings, ask_hub: bool = True
     own: ModelSettings | None = None
     if model in MODELS or path.exists() or model.startswith((".", "/", "~")):
         check_folder(path, own_config=bool(flags.values.get("hf-config-path")))
+        if ask_hub:
+            check_packages(path)
         own = ModelSettings.load(path)
     elif ask_hub and os.environ.get("VLLM_USE_MODELSCOPE", "").lower() not in ("1", "true"):
         cached = check_hub(model, flags.values.get("revision"))
-        own = ModelSettings.load(cached) if cached else None
+        if cached:
+            check_packages(cached)
+            own = ModelSettings.load(cached)
     if settings.calibration is not None:
         own = load_calibration(settings.calibration)
     default_options(own or ModelSettings(), settings)
@@ -73,6 +102,39 @@ def check_folder(path: Path, own_config: bool = False) -> None:
             json.loads(config.read_text(encoding="utf-8"))
         except (OSError, ValueError) as error:
             raise UsageError(f"{config} is not readable JSON: {error}") from error
+
+
+def check_packages(folder: Path) -> None:
+    """Check that the packages are installed which the processor of a folder's model imports.
+
+    Without them vLLM fails half a minute later, in words that don't name them.
+
+    Raises:
+        UsageError: one is missing.
+    """
+    model_type = _model_type(folder)
+    for package, types in NEEDS.items():
+        if model_type in types and find_spec(package) is None:
+            hint = (
+                ", from the index of your torch: other builds don't load" if package == "torchvision" else ""
+            )
+            raise UsageError(
+                f"models of the type {model_type} need {package}, which is not installed: "
+                f"pip install {package}{hint}"
+            )
+
+
+def _model_type(folder: Path) -> str | None:
+    """Return the type of a folder's model; None: it is not known. Faults of files are found elsewhere."""
+    for name in CONFIGS:
+        try:
+            config = json.loads((folder / name).read_text(encoding="utf-8"))
+        except (OSError, ValueError):
+            continue
+        if isinstance(config, dict):
+            # Mistral's own format has no type; with an encoder of images vLLM loads it as Pixtral.
+            return config.get("model_type") or ("pixtral" if config.get("vision_encoder") else None)
+    return None
 
 
 def check_hub(model: str, revision: str | None = None) -> Path | None:

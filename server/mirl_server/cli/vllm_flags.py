@@ -26,6 +26,8 @@ from mirl_server.cli.flags import UsageError, mirl_parser
 from mirl_server.settings.files import SECTION, read_config
 
 LIST = Path(__file__).with_name("vllm_flags.json")
+SUPPORTED = ((0, 32), (0, 33))
+"""The versions of vLLM that MIRL runs on, by their first two numbers; as in the extra `gpu`."""
 Kind = Literal["flag", "switch", "text", "int", "float", "size", "json"]
 """`flag`: no value; `switch`: no value, and a `--no-` form; `size`: a number such as `4k`; else a value."""
 _SIZE = re.compile(r"(-?\d+)|(\d+(?:\.\d+)?)([kmgt])|(\d+)([KMGT])")
@@ -119,6 +121,23 @@ def vllm_version() -> str | None:
     """Return the installed vLLM's version without importing it; None: there is none."""
     distribution = _distribution()
     return distribution.version if distribution else None
+
+
+def check_version(version: str | None) -> None:
+    """Check that MIRL runs on this version of vLLM; None: one without metadata, of which nothing is known.
+
+    Raises:
+        UsageError: it is older or newer than the supported ones.
+    """
+    if version is None:
+        return
+    numbers = re.match(r"(\d+)\.(\d+)", version)
+    if numbers is None or (int(numbers[1]), int(numbers[2])) not in SUPPORTED:
+        names = " and ".join(f"{major}.{minor}" for major, minor in SUPPORTED)
+        raise UsageError(
+            f"vLLM {version} is installed, and this mirl-serve runs on {names}: on a GPU, "
+            "pip install -U 'mirl[gpu]'; on a CPU, make install"
+        )
 
 
 def runs_on_cpu() -> bool:

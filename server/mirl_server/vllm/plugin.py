@@ -29,6 +29,7 @@ from vllm.v1.engine.exceptions import EngineDeadError as VLLMEngineDeadError
 from mirl_core.config import ModelSettings
 from mirl_core.engines.vllm.engine import VLLMEngine
 from mirl_core.engines.vllm.structure import BACKEND
+from mirl_core.families import of_family
 from mirl_core.pipeline.run import Pipeline
 from mirl_server.apis.pages.playground import Playground, find_files
 from mirl_server.apis.pages.routes import add_pages
@@ -172,11 +173,15 @@ class MIRLPlugin:
         if engine_client is not None:
             tool_parser = find_tool_parser(args, engine_client.renderer.get_tokenizer())
             model = await asyncio.to_thread(
-                find_model_settings, engine_client.model_config, settings.calibration
+                find_model_settings,
+                engine_client.model_config,
+                settings.calibration,
+                _template(engine_client.renderer.get_tokenizer(), args),
             )
             references = await asyncio.to_thread(read_references, model.reference_images)
             pipeline = Pipeline(_engine(engine_client, model, args), model, references, life.closing)
-            split_answers(state, model.tags, engine_client.renderer.get_tokenizer())
+            if not model.lenient:  # a model that was never trained on the tags writes them only where asked
+                split_answers(state, model.tags, engine_client.renderer.get_tokenizer())
             watch_engine(engine_client, args)
             life.engine_dead = lambda: bool(engine_client.errored)
             life.outlives_engine = envs.VLLM_KEEP_ALIVE_ON_ENGINE_DEATH
@@ -281,8 +286,12 @@ def _sequences(client: EngineClient | None, args: Namespace) -> int:
     return max(2, 2 * most // max(1, servers))
 
 
-def find_model_settings(model_config: Any, calibration: Path | None) -> ModelSettings:
-    """Return the model's settings: the operator's `mirl.json`, the one beside the weights, or the paper's.
+def find_model_settings(model_config: Any, calibration: Path | None, template: str | None) -> ModelSettings:
+    """Return the model's settings: the operator's `mirl.json`, the one beside the weights, the family's, or
+    the paper's.
+
+    Args:
+        template: the chat template.
 
     Raises:
         ConfigError: the file is wrong, or the operator's does not exist.
@@ -293,11 +302,17 @@ def find_model_settings(model_config: Any, calibration: Path | None) -> ModelSet
     get_hf_file_to_dict("mirl.json", *where)  # downloads it into the local cache, if the hub's model has it
     path = try_get_local_file(where[0], "mirl.json", where[1])
     settings = ModelSettings.load(path.parent) if isinstance(path, Path) else None
-    if settings is None:
-        logger.warning(
-            "%s has no mirl.json: tags, prompts, N, k and m are the paper's, not this model's own", where[0]
-        )
-    return settings or ModelSettings()
+    if settings is not None:
+        return settings
+    found = of_family(getattr(model_config.hf_config, "model_type", None), template)
+    logger.warning("%s %s", where[0], found.notice)
+    return found.settings
+
+
+def _template(tokenizer: Any, args: Namespace) -> str | None:
+    """Return the chat template that requests are rendered with; None: one that isn't Jinja, or not known."""
+    template = load_chat_template(args.chat_template) or getattr(tokenizer, "chat_template", None)
+    return template if isinstance(template, str) else None
 
 
 def _engine(client: EngineClient, model: ModelSettings, args: Namespace) -> VLLMEngine:

@@ -196,6 +196,18 @@ class Policy:
             weights = merge(weights, self.settings.lora)
         return weights
 
+    def weights_in_file(self) -> dict[str, Tensor]:
+        """Return the same weights under the names in the start's file, which vLLM knows.
+
+        transformers renames as it loads: without `vision_model.` vLLM finds no place for the encoders of
+        LLaVA, Gemma 3 and PaliGemma. Ranks are as for `weights`.
+        """
+        from transformers.core_model_loading import revert_weight_conversion
+
+        weights = self.weights()
+        converted: dict[str, Tensor] = revert_weight_conversion(self.model, weights) if weights else weights
+        return converted
+
     def stream(self, dtype: torch.dtype | None = None) -> WeightStream:
         """Return all weights one at a time, under the names in the start's file, for a transfer.
 

@@ -12,6 +12,7 @@ from typing import Any
 from mirl_core.algorithm.mi.estimators import ESTIMATORS
 from mirl_core.config import ModelSettings
 from mirl_core.errors import ConfigError
+from mirl_core.families import find_settings
 from mirl_core.tasks.data import WORLDS, names, open_data
 from mirl_core.tasks.data.mappings import READY
 from mirl_core.training.recipe import read_yaml, validated
@@ -201,7 +202,7 @@ def _check_model(recipe: RLRecipe) -> None:
     if Path(model).is_dir():
         if not (Path(model) / "config.json").is_file():
             raise _wrong("model", f"{model} holds no model (config.json is missing)")
-        _check_references(recipe, ModelSettings.load(model) or ModelSettings())
+        _check_references(recipe, find_settings(model).settings)
     elif not _HUB_NAME.fullmatch(model):
         raise _wrong("model", f"{model} does not exist")
 

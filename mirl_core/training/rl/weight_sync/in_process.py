@@ -38,9 +38,11 @@ __all__ = ["IPCSync", "NCCLSync", "ReloadSync", "WeightSync", "Weights"]
 class Weights(Protocol):
     """The policy as a weight sync uses it."""
 
-    def weights(self) -> dict[str, Tensor]:
-        """Return all weights under transformers' names, whole and on the CPU, adapters merged. All ranks call
-        it."""
+    def weights_in_file(self) -> dict[str, Tensor]:
+        """Return all weights under the names in the start's file, whole and on the CPU, adapters merged.
+
+        All ranks call it; those but the first get an empty dictionary.
+        """
         ...
 
     def stream(self, dtype: dtype | None = None) -> WeightStream:
@@ -114,7 +116,7 @@ def _write(policy: Weights, folder: Path, dtype: Any) -> None:
     from safetensors.torch import save_file
     from torch import distributed
 
-    weights = policy.weights()
+    weights = policy.weights_in_file()
     has_ranks = distributed.is_initialized()
     if not has_ranks or distributed.get_rank() == 0:
         shutil.rmtree(folder, ignore_errors=True)

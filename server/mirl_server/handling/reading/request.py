@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from typing import Annotated, Any, TypeVar
 
-from pydantic import BaseModel, ConfigDict, Field, WithJsonSchema
+from pydantic import BaseModel, ConfigDict, Field, ValidationInfo, WithJsonSchema, field_validator
+from pydantic_core import PydanticCustomError
 
 from mirl_core.engines.base import Sampling
 from mirl_server.handling.reading.effort import Effort
@@ -99,6 +100,21 @@ class ChatRequest(BaseModel):
     cache_salt: Annotated[str, Field(min_length=1, max_length=1024)] | None = None
     request_id: Annotated[str, Field(max_length=128)] | None = None
 
+    @field_validator("structured_outputs")
+    @classmethod
+    def _choices_stay_whole(
+        cls, structured: StructuredOutputs | None, info: ValidationInfo
+    ) -> StructuredOutputs | None:
+        for stop in _strings(info.data.get("stop")):
+            for choice in (structured and structured.choice) or ():
+                if stop and stop in choice:
+                    raise PydanticCustomError(
+                        "stop",
+                        "{stop} in stop would cut the choice {choice}; leave it out",
+                        {"stop": repr(stop), "choice": repr(choice)},
+                    )
+        return structured
+
     def sampling(self, temperature: float, longest: int) -> Sampling:
         """Return how to sample.
 
@@ -107,7 +123,6 @@ class ChatRequest(BaseModel):
             longest: most tokens of one trajectory; the default too.
         """
         limit = self.max_completion_tokens if self.max_completion_tokens is not None else self.max_tokens
-        stops = (self.stop,) if isinstance(self.stop, str) else tuple(self.stop or ())
         return Sampling(
             max_tokens=min(limit or longest, longest),
             temperature=_or(self.temperature, temperature),
@@ -117,10 +132,14 @@ class ChatRequest(BaseModel):
             repetition_penalty=_or(self.repetition_penalty, 1.0),
             presence_penalty=_or(self.presence_penalty, 0.0),
             frequency_penalty=_or(self.frequency_penalty, 0.0),
-            stop=stops,
+            stop=_strings(self.stop),
             seed=self.seed,
             top_logprobs=(self.top_logprobs or 0) if self.logprobs else None,
         )
+
+
+def _strings(stop: str | list[str] | None) -> tuple[str, ...]:
+    return (stop,) if isinstance(stop, str) else tuple(stop or ())
 
 
 def _or(value: Number | None, default: Number) -> Number:

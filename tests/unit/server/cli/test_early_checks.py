@@ -17,9 +17,10 @@ from huggingface_hub import constants
 
 from mirl_core.bundled import CHARTS, MODELS
 from mirl_core.errors import ConfigError
-from mirl_server.cli import early_checks
+from mirl_server.cli import early_checks, model_check
 from mirl_server.cli.early_checks import address_problem, check_address, check_early, is_address_error
 from mirl_server.cli.flags import UsageError
+from mirl_server.cli.model_check import check_packages
 from mirl_server.cli.vllm_flags import VLLMFlags
 from mirl_server.settings.server import ServerSettings
 
@@ -350,3 +351,42 @@ def test_a_dry_run_needs_no_vllm_and_no_free_port(tmp_path: Path) -> None:
     for line in (f"port: {flags[1]}", "enable-log-requests: true", "host: 127.0.0.1", "block-size: 32",
                  "distributed-executor-backend: uni", f"model: {CHARTS.path}", "- mirl-charts"):  # fmt: skip
         assert line in lines
+
+
+@pytest.mark.parametrize(
+    ("model_type", "missing"),
+    [
+        ("qwen2_5_vl", "torchvision"),
+        ("llava", "torchvision"),
+        ("smolvlm", "num2words"),
+        ("smolvlm", "torchvision"),
+        ("idefics3", None),
+        ("a_new_type", None),
+        (None, None),
+    ],
+)
+def test_a_missing_package_is_named(
+    model: Path, monkeypatch: pytest.MonkeyPatch, model_type: str | None, missing: str | None
+) -> None:
+    (model / "config.json").write_text(json.dumps({} if model_type is None else {"model_type": model_type}))
+    gone = (missing,) if missing else ("torchvision", "num2words")
+    monkeypatch.setattr(model_check, "find_spec", lambda name: None if name in gone else object())
+    if missing is None:
+        check_packages(model)
+    else:
+        with pytest.raises(
+            UsageError, match=f"{model_type} need {missing}, which is not installed"
+        ) as caught:
+            check_packages(model)
+        assert f"pip install {missing}" in str(caught.value)
+
+
+def test_mistrals_own_format_needs_torchvision_for_pictures(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(model_check, "find_spec", lambda name: None)
+    (tmp_path / "params.json").write_text(json.dumps({"dim": 64}))
+    check_packages(tmp_path)
+    (tmp_path / "params.json").write_text(json.dumps({"dim": 64, "vision_encoder": {"hidden_size": 64}}))
+    with pytest.raises(UsageError, match="pixtral need torchvision"):
+        check_packages(tmp_path)

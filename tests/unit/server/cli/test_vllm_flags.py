@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import re
+import tomllib
 from difflib import SequenceMatcher
 from pathlib import Path
 from typing import Any
@@ -15,8 +17,9 @@ from hypothesis import strategies as st
 from mirl_core.errors import ConfigError
 from mirl_server.cli import vllm_flags
 from mirl_server.cli.flags import UsageError, mirl_parser
-from mirl_server.cli.vllm_flags import LIST, names, read_vllm_flags, similar
+from mirl_server.cli.vllm_flags import LIST, SUPPORTED, check_version, names, read_vllm_flags, similar
 
+ROOT = Path(__file__).parents[4]
 LISTED: list[dict[str, Any]] = json.loads(LIST.read_text(encoding="utf-8"))["flags"]
 LONG = sorted(name for name in names() if name.startswith("--"))
 VALUES: dict[str, Any] = {"int": 7, "float": 0.5, "size": 4096, "json": {"a": 1}, "text": "some"}
@@ -186,3 +189,21 @@ def test_another_vllm_may_have_other_flags(monkeypatch: pytest.MonkeyPatch) -> N
 def test_no_flag_is_both_vllms_and_mirls() -> None:
     own = set(mirl_parser()._option_string_actions) - {"--config"}
     assert not own & {name for flag in LISTED for name in flag["names"]}
+
+
+@pytest.mark.parametrize("version", ["0.32.0", "0.32.7", "0.33.0", "0.33.1+cpu", "0.33.2.dev5+gabc", None])
+def test_supported_versions_pass(version: str | None) -> None:
+    check_version(version)
+
+
+@pytest.mark.parametrize("version", ["0.31.4", "0.34.0", "0.34.0rc1", "1.0.0", "0.3.2", "dev"])
+def test_other_versions_are_refused_by_both_names(version: str) -> None:
+    with pytest.raises(UsageError, match=re.escape(f"vLLM {version} is installed")) as caught:
+        check_version(version)
+    assert "runs on 0.32 and 0.33" in str(caught.value)
+
+
+def test_the_extra_takes_the_supported_versions() -> None:
+    extras = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["optional-dependencies"]
+    first, last = SUPPORTED[0], SUPPORTED[-1]
+    assert f"vllm>={first[0]}.{first[1]},<{last[0]}.{last[1] + 1}" in extras["gpu"]

@@ -180,3 +180,13 @@ async def test_forms_that_would_keep_the_engine_compiling_are_refused(build: Bui
     # Tools that nothing is held to may be many.
     free = {"tools": forms[2][1]["tools"], "tool_choice": "auto"}
     assert (await harness.ask(model="m:direct", mirl=None, **free)).status_code == 200
+
+
+@pytest.mark.parametrize("stop", ["e", ["x", "blue"], "red"])
+async def test_a_stop_that_would_cut_a_choice_is_refused(build: Build, stop: str | list[str]) -> None:
+    harness = build(chains("red"))
+    response = await harness.ask(structured_outputs={"choice": ["red", "blue"]}, stop=stop, **SMALL)
+    assert response.status_code == 400
+    error = response.json()["error"]
+    assert error["param"] == "structured_outputs"
+    assert "in stop would cut the choice" in error["message"]

@@ -43,7 +43,7 @@ class Policy:
     def stream(self, dtype: torch.dtype | None = None) -> WeightStream:
         return WeightStream(Network(self.model), self.model, None, dtype or torch.float32)
 
-    def weights(self) -> dict[str, torch.Tensor]:
+    def weights_in_file(self) -> dict[str, torch.Tensor]:
         return dict(self.model.state_dict())
 
 

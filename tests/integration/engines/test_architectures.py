@@ -1,0 +1,69 @@
+"""The same conversations on tiny checkpoints of the models that people serve: vLLM against transformers.
+
+What is checked of each is in `tests/helpers/architectures/matrix.py`, which runs in a process of its own.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from tests.helpers.architectures.conversations import CONVERSATIONS
+from tests.helpers.architectures.overlay import PACKAGES, run_matrix
+from tests.helpers.architectures.weights import ARCHITECTURES, MISTRAL_FORMAT
+
+pytestmark = [
+    pytest.mark.usefixtures("real_vllm"),
+    pytest.mark.skipif(
+        not (PACKAGES / "torchvision").is_dir(),
+        reason="requirements/vision.lock is not there; `make test` puts it",
+    ),
+]
+
+SMALL = ("qwen2_5_vl", "qwen3_vl", "gemma3", "llava", "smolvlm")
+OTHERS = tuple(name for name in (*ARCHITECTURES, MISTRAL_FORMAT) if name not in SMALL)
+MOST = 2e-3
+"""Largest deviation of MI from transformers' own; nats per token, in float32."""
+
+
+@pytest.fixture(scope="module")
+def small(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
+    """Return the report of the architectures of `make test`."""
+    return run_matrix(tmp_path_factory.mktemp("small"), SMALL)
+
+
+@pytest.fixture(scope="module")
+def others(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
+    """Return the report of all other architectures."""
+    return run_matrix(tmp_path_factory.mktemp("others"), OTHERS)
+
+
+def check(report: dict[str, Any]) -> None:
+    """Check what one architecture reported."""
+    errors = {
+        name: entry["error"] for name, entry in report.items() if isinstance(entry, dict) and "error" in entry
+    }
+    assert errors == {}
+    for name in CONVERSATIONS:
+        assert report[f"gate: {name}"]["tokens"] > 0
+        assert report[f"same prompt: {name}"]["prompt_tokens"] > 0
+        if f"MI: {name}" in report:
+            mi = report[f"MI: {name}"]
+            assert mi["deviation"] < MOST
+            # The image matters, or the agreement would show nothing.
+            assert mi["largest_mi"] > 100 * mi["deviation"]
+    assert report["fork"]["deviation"] < MOST
+
+
+@pytest.mark.timeout(1200)
+@pytest.mark.parametrize("name", SMALL)
+def test_the_small_matrix(small: dict[str, Any], name: str) -> None:
+    check(small[name])
+
+
+@pytest.mark.full
+@pytest.mark.timeout(3600)
+@pytest.mark.parametrize("name", OTHERS)
+def test_the_other_architectures(others: dict[str, Any], name: str) -> None:
+    check(others[name])
