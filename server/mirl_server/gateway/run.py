@@ -7,8 +7,10 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import os
 import socket
 import sys
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -70,6 +72,7 @@ def serve(flags: VLLMFlags, settings: ServerSettings) -> int:
     Raises: as `check_gateway`.
     """
     chosen = check_gateway(flags, settings, to_start=True)
+    keep_torch_out()
     configure_logs(settings, chosen["log-level"])
     listening = None if chosen["uds"] else _listen(chosen["host"], chosen["port"])
     gateway = make_gateway(settings, chosen)
@@ -88,11 +91,17 @@ async def _run(
     gateway: Gateway, server: uvicorn.Server, listening: socket.socket | None, flags: GatewayFlags
 ) -> None:
     announcing = asyncio.create_task(_announce(gateway, server, listening, flags))
+
+    def end(_: asyncio.Task[None]) -> None:
+        server.should_exit = True
+
+    announcing.add_done_callback(end)
     try:
         await server.serve(sockets=[listening] if listening is not None else None)
     finally:
         announcing.cancel()
-        await asyncio.gather(announcing, return_exceptions=True)
+        with suppress(asyncio.CancelledError):
+            await announcing
 
 
 async def _announce(
@@ -113,7 +122,7 @@ async def _announce(
         if text and service.pipeline is not None:
             serving = Serving(
                 service.names[0],
-                service.pipeline.model,
+                service.pipeline.settings,
                 service.options,
                 keys=bool(gateway.assembly.access.keyring),
                 pages=bool(gateway.app.openapi_url),
@@ -122,6 +131,15 @@ async def _announce(
             )
             print(serving.summary(url), flush=True)
         await asyncio.Event().wait()  # the signals are handled until this task is cancelled
+
+
+def keep_torch_out() -> None:
+    """Keep torch from this process where it is installed: transformers would import it for the tokenizer.
+
+    It takes some 400 MB, and nothing here uses it.
+    """
+    sys.modules.setdefault("torch", None)  # type: ignore[arg-type] # Python's mark of a module that is not there
+    os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")  # it warns that there is no torch
 
 
 def configure_logs(settings: ServerSettings, level: str) -> None:
