@@ -13,7 +13,14 @@ import pytest
 import pytest_asyncio
 
 from mirl_core.bundled import DIGITS
-from tests.helpers.servers import GuardedServer, RunningServer, key_lines, running
+from tests.helpers.servers import (
+    GatewayServer,
+    GuardedServer,
+    RunningServer,
+    key_lines,
+    running,
+    running_gateway,
+)
 
 if TYPE_CHECKING:
     from mirl_core.engines.vllm.engine import VLLMEngine
@@ -61,9 +68,31 @@ async def vllm_engine(real_vllm: None, bundled_model: Path) -> AsyncIterator[VLL
 
 
 @pytest.fixture(scope="session")
-def server(real_vllm: None, tmp_path_factory: pytest.TempPathFactory) -> Iterator[RunningServer]:
+def in_process(real_vllm: None, tmp_path_factory: pytest.TempPathFactory) -> Iterator[RunningServer]:
     """Yield `mirl-serve` with its defaults, on the bundled model; shared, so leave nothing running in it."""
     with running(tmp_path_factory.mktemp("server")) as started:
+        yield started
+
+
+@pytest.fixture(scope="session")
+def server(real_vllm: None, request: pytest.FixtureRequest) -> RunningServer:
+    """Return `in_process`. Packages whose tests hold for a gateway too override it with a parameter."""
+    return request.getfixturevalue("in_process")  # type: ignore[no-any-return]
+
+
+@pytest.fixture(scope="session")
+def gateway_engine(real_vllm: None, tmp_path_factory: pytest.TempPathFactory) -> Iterator[RunningServer]:
+    """Yield `mirl-serve` on the bundled model, with the token routes that a gateway needs."""
+    with running(tmp_path_factory.mktemp("engine"), ["--enable-scale-out"]) as started:
+        yield started
+
+
+@pytest.fixture(scope="session")
+def gateway(
+    gateway_engine: RunningServer, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[GatewayServer]:
+    """Yield a gateway before `gateway_engine`; shared, so leave nothing running in either."""
+    with running_gateway(tmp_path_factory.mktemp("gateway"), gateway_engine) as started:
         yield started
 
 

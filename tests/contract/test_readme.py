@@ -102,7 +102,7 @@ def test_the_start_page_has_a_request_that_works(
     shell: NewcomersShell, server: RunningServer, tmp_path: Path
 ) -> None:
     app = FastAPI()
-    add_pages(app, "mirl-charts", tmp_path)
+    add_pages(app, lambda: "mirl-charts", tmp_path)
     page = TestClient(app, base_url=server.url).get("/").text
     request = page.partition("<pre>")[2].partition("</pre>")[0]
     picture = "mirl_core/bundled/charts/questions/1-charts-iid.png"

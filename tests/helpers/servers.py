@@ -113,6 +113,27 @@ def _answers(url: str) -> bool:
 
 
 @dataclass(frozen=True)
+class GatewayServer(RunningServer):
+    """A gateway before one server with an engine."""
+
+    engine: RunningServer
+
+    def gauge(self, name: str) -> float:
+        """The sum of a metric's samples, of the engine where it is vLLM's."""
+        return self.engine.gauge(name) if name.startswith("vllm:") else super().gauge(name)
+
+
+@contextlib.contextmanager
+def running_gateway(
+    folder: Path, engine: RunningServer, flags: Sequence[str] = (), **how: Any
+) -> Iterator[GatewayServer]:
+    """Start a gateway before an engine's server, and yield it once it is ready."""
+    command = (*MIRL_SERVE, "--engine-url", engine.url)
+    with running(folder, flags, command, **how) as started:
+        yield GatewayServer(started.url, started.process, started.log, started.clients, engine)
+
+
+@dataclass(frozen=True)
 class GuardedServer(RunningServer):
     """A server that wants keys, takes little at a time, and has short limits on connections."""
 

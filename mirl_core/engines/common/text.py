@@ -11,7 +11,8 @@ class TextCodec:
 
     Args:
         tokenizer: transformers' tokenizer.
-        keep_special: special tokens that stay in text: for tokenizers whose tags are special tokens.
+        keep_special: special tokens that stay in text: for tokenizers whose tags are special tokens. Others
+            among them change nothing.
         decoding: further arguments of the tokenizer's `decode`.
     """
 
@@ -20,7 +21,7 @@ class TextCodec:
         self._decoding = decoding
         self._dropped = (
             tuple(token for token in tokenizer.all_special_tokens if token not in keep_special)
-            if keep_special
+            if set(keep_special).intersection(tokenizer.all_special_tokens)
             else ()
         )
 

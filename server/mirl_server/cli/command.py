@@ -40,6 +40,8 @@ def run(arguments: list[str]) -> int:
         for name in stray_variables(ServerSettings):
             print(f"mirl-serve: {name} is not a setting (docs/configuration.md lists them)", file=sys.stderr)
         flags = read_vllm_flags(rest, settings.config)
+        if settings.engine.urls:
+            return _gateway(flags, settings, dry=args.dry_run)
         if settings.config is not None:
             rest += ["--config", str(settings.config)]
         _prepare_environment(settings)
@@ -111,6 +113,24 @@ def _serve(arguments: list[str], settings: ServerSettings, flags: VLLMFlags) -> 
     from mirl_server.vllm import launch
 
     return launch.serve(arguments, settings, flags)
+
+
+def _gateway(flags: VLLMFlags, settings: ServerSettings, *, dry: bool) -> int:
+    """Run a gateway before the engines of the settings, or print its settings; return the exit code.
+
+    Raises:
+        UsageError: a package of the gateway is not installed, or a flag or the address is wrong.
+        ConfigError: a setting is wrong.
+    """
+    missing = [name for name in ("fastapi", "uvicorn", "transformers") if find_spec(name) is None]
+    if missing:
+        raise UsageError(f"{missing[0]} is not installed: pip install 'mirl[gateway]'")
+    from mirl_server.gateway import run as gateway
+
+    if dry:
+        print(gateway.dry_run(flags, settings), end="")
+        return 0
+    return gateway.serve(flags, settings)
 
 
 def message_line(error: Exception) -> str:

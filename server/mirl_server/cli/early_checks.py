@@ -42,7 +42,7 @@ def check_early(flags: VLLMFlags, settings: ServerSettings, to_start: bool = Tru
     values = flags.values
     make_keyring(settings.access)
     _check_values(values)
-    _check_tls(values)
+    check_tls(values)
     check_model(flags, settings, ask_hub=to_start)
     if to_start and not any(values.get(name) for name in _NO_SERVER):
         check_address(values.get("host", HOST), values.get("port", PORT), values.get("uds"))
@@ -115,7 +115,7 @@ def _is_installed(module: str) -> bool:
         return False
 
 
-def _check_tls(values: Mapping[str, Any]) -> None:
+def check_tls(values: Mapping[str, Any]) -> None:
     """Check that the files of TLS can be read, and that key and certificate belong together.
 
     Raises:

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 from mirl_core.config import Limits, MIRLOptions
+from mirl_server.cli.engine_flags import add_engine_flags, read_engine_flags
 from mirl_server.cli.limit_flags import add_limit_flags, read_limit_flags
 from mirl_server.media.rules import ImageFetching
 from mirl_server.settings.files import merge, nest
@@ -96,6 +97,7 @@ def mirl_parser() -> argparse.ArgumentParser:
     )  # fmt: skip
     _add_image_flags(parser)
     add_limit_flags(parser)
+    add_engine_flags(parser)
     return parser
 
 
@@ -150,6 +152,7 @@ def settings_from_flags(args: argparse.Namespace) -> dict[str, Any]:
         "keep_alive": args.mirl_keep_alive,
         "shutdown_seconds": args.shutdown_seconds,
         "images": image_settings(args),
+        "engine": read_engine_flags(args),
         **read_limit_flags(args, pairs),
     }
     settings = {name: value for name, value in fields.items() if value not in (None, {})}

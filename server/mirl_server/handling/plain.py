@@ -65,7 +65,7 @@ async def answer_plain(service: Service, request: Request, api: Api) -> Response
         await take_turn(service, request, turn, *plain_cost(body, service.max_model_len))
         response = await handler(body, request)
         if model != backend_model:
-            response = _rename_model(response, str(model), {str(backend_model), *service.names})
+            response = rename_model(response, str(model), {str(backend_model), *service.names})
         if isinstance(response, StreamingResponse):
             return HeldResponse(response, turn.pop_all().aclose)
         return response
@@ -132,7 +132,7 @@ def _check_part_types(messages: object) -> None:
                 raise RequestError(f"{path}: its type must be text, like 'image_url'", param=path)
 
 
-def _rename_model(response: Response, model: str, backend_names: Iterable[str]) -> Response:
+def rename_model(response: Response, model: str, backend_names: Iterable[str]) -> Response:
     """Replace a backend name in the answer's `model` field with `model`."""
     # In compact JSON an unescaped key can't occur inside a string, so the first match is the field itself.
     names = "|".join(re.escape(json.dumps(name, ensure_ascii=False)) for name in sorted(backend_names))

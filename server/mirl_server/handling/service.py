@@ -36,7 +36,7 @@ class Service:
     """The service of one app, in `app.state.mirl`."""
 
     pipeline: Pipeline | None
-    """None on a server without an engine, which can gate nothing."""
+    """None on a server without an engine, or while no engine is ready: it can gate nothing."""
     options: MIRLOptions
     """The options of a request that sets none."""
     settings: ServerSettings
@@ -64,13 +64,17 @@ class Service:
     checks_plain_forms: bool = True
     """Whether the engine holds answers to plain requests as it holds those of the gate, so that the gate's
     check of a form is right for both."""
+    no_engine: Callable[[], str] = lambda: "this server has no engine: it can't answer questions about images"
+    """Return why there is no pipeline."""
+    engines: Callable[[], list[dict[str, Any]]] | None = None
+    """Return each engine's state, for `/ready`, on a gateway; None: the engine is in process."""
     force_usage: bool = False
     """Whether every stream ends with its usage (vLLM's `--enable-force-include-usage`)."""
 
     def engine_pipeline(self) -> Pipeline:
         """Return the pipeline; raise EngineDeadError on a server without an engine."""
         if self.pipeline is None:
-            raise EngineDeadError("this server has no engine: it can't answer questions about images")
+            raise EngineDeadError(self.no_engine())
         return self.pipeline
 
     def form_checker(self) -> Engine | None:

@@ -19,6 +19,7 @@ from starlette.types import Receive, Scope, Send
 from mirl_core.errors import EngineDeadError, EngineError, MIRLError
 from mirl_core.pipeline.choices import ChoiceEvent
 from mirl_core.types import Result
+from mirl_server.http.errors import error_body, is_messages, messages_error
 from mirl_server.observability.logs import trail
 
 logger = logging.getLogger(__name__)
@@ -219,3 +220,15 @@ def data(chunk: dict[str, Any], event: str | None = None) -> str:
     """Return a chunk as a server-sent event, with its name where the API names events."""
     name = f"event: {event}\n" if event else ""
     return f"{name}data: {json.dumps(chunk, ensure_ascii=False, separators=(',', ':'))}\n\n"
+
+
+def error_event(path: str, error: MIRLError) -> str:
+    """Return the event that ends a stream with an error, in the form of the API that `path` belongs to."""
+    if is_messages(path):
+        return data(messages_error(error), "error")
+    if path.startswith("/v1/responses"):
+        fields = error_body(error)["error"]
+        return data(
+            {"type": "error", **{name: fields[name] for name in ("code", "message", "param")}}, "error"
+        )
+    return data(error_body(error)) + DONE

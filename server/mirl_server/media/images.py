@@ -14,7 +14,7 @@ from PIL import Image
 
 from mirl_core.config import Limits
 from mirl_core.errors import RequestTooLargeError
-from mirl_server.media.decoding import ImageBudget, check_bytes, decode_bytes, decode_url
+from mirl_server.media.decoding import ImageBudget, check_bytes, data_bytes, decode_bytes, decode_url
 from mirl_server.media.fetching import ImageFetcher, ignore
 from mirl_server.media.rules import FetchOutcome, ImageFetching, refused_url
 
@@ -104,6 +104,22 @@ class Images:
 
         inlined = await self._thread(lambda: {url: data_url(raw, where[url]) for url, raw in fetched.items()})
         return [inlined[url] for url, _ in urls]
+
+    async def check(self, urls: Located) -> None:
+        """Check the images of data URLs by their files' headers, for a handler that decodes them itself.
+
+        Raises:
+            ImageError, RequestTooLargeError: as in `decode`, for all but the files' pixels.
+        """
+        budget = ImageBudget.of(self.limits)
+
+        def check_all() -> None:
+            for url, part in urls:
+                check_bytes(data_bytes(url, part, budget), part, budget)
+
+        if urls:
+            with self._timed("decode"):
+                await self._thread(check_all)
 
     def _distinct(self, urls: Located) -> dict[str, str]:
         """Return each distinct URL with its first content part."""

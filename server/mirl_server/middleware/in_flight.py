@@ -16,9 +16,9 @@ from mirl_core.errors import MIRLError
 from mirl_server.access.authentication import READING
 from mirl_server.handling.lifetime import Lifetime
 from mirl_server.handling.service import service_of
-from mirl_server.handling.streaming import DONE, data
+from mirl_server.handling.streaming import error_event
 from mirl_server.http.body_limits import refuse
-from mirl_server.http.errors import error_body, error_response, is_messages, messages_error
+from mirl_server.http.errors import error_response
 from mirl_server.http.scope import is_event_stream, route_path
 from mirl_server.middleware.request_log import CutShortError
 from mirl_server.observability.logs import trail
@@ -121,7 +121,7 @@ class _Response:
             await self._send({"type": "http.response.body", "body": response.body})
         elif self._stream:
             await self._send(
-                {"type": "http.response.body", "body": _error_event(self._scope, error).encode()}
+                {"type": "http.response.body", "body": error_event(route_path(self._scope), error).encode()}
             )
         else:
             raise CutShortError
@@ -130,16 +130,3 @@ class _Response:
 def _count(scope: Scope, error: MIRLError) -> None:
     request = Request(scope)
     count_error(service_of(request), request, error)
-
-
-def _error_event(scope: Scope, error: MIRLError) -> str:
-    """Return the event that ends a cut stream, in the form of its API."""
-    path = route_path(scope)
-    if is_messages(path):
-        return data(messages_error(error), "error")
-    if path.startswith("/v1/responses"):
-        fields = error_body(error)["error"]
-        return data(
-            {"type": "error", **{name: fields[name] for name in ("code", "message", "param")}}, "error"
-        )
-    return data(error_body(error)) + DONE

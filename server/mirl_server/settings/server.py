@@ -17,6 +17,7 @@ from mirl_core.config import Limits, MIRLOptions, ModelSettings
 from mirl_core.errors import ConfigError, RequestError
 from mirl_server.media.rules import ImageFetching
 from mirl_server.observability.logs import LogSettings
+from mirl_server.settings.engines import EngineSettings
 from mirl_server.settings.files import FileSource, cause_line, problem
 from mirl_server.settings.limits import AccessSettings, AdmissionSettings, HTTPSettings
 
@@ -53,6 +54,8 @@ class ServerSettings(BaseSettings):
     """Limits of a connection. Environment: `MIRL_HTTP__MAX_BODY_BYTES=1000000`."""
     admission: AdmissionSettings = AdmissionSettings()
     """Limits of the work that runs and waits. Environment: `MIRL_ADMISSION__MAX_QUEUE=64`."""
+    engine: EngineSettings = EngineSettings()
+    """The vLLM servers behind a gateway (docs/gateway.md); without any, vLLM runs in this process."""
 
     log: LogSettings = LogSettings()
     """The log's content and format."""

@@ -9,7 +9,6 @@ import asyncio
 import logging
 import multiprocessing
 import os
-import signal
 from argparse import Namespace
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
@@ -31,18 +30,15 @@ from mirl_core.engines.vllm.engine import VLLMEngine
 from mirl_core.engines.vllm.structure import BACKEND
 from mirl_core.families import of_family
 from mirl_core.pipeline.run import Pipeline
-from mirl_server.apis.pages.playground import Playground, find_files
-from mirl_server.apis.pages.routes import add_pages
-from mirl_server.apis.router import make_router
+from mirl_server.assembly.app import assemble
+from mirl_server.assembly.stopping import stopping, until_listening
 from mirl_server.handling.admission import SEQUENCES, Admission
 from mirl_server.handling.lifetime import Lifetime, patience
 from mirl_server.handling.reading.request import MAX_TOP_LOGPROBS
 from mirl_server.handling.service import Service
 from mirl_server.media.decoding import read_references
 from mirl_server.media.images import Images
-from mirl_server.middleware.in_flight import InFlight
-from mirl_server.middleware.request_log import RequestLog
-from mirl_server.middleware.stack import install_middleware, watch_load
+from mirl_server.middleware.stack import watch_load
 from mirl_server.observability import quiet_start
 from mirl_server.observability.logs import share_handlers
 from mirl_server.observability.metrics import EngineState, process_metrics
@@ -70,14 +66,10 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 
-LINGER = 2
-"""Seconds for clients to read the rest of their connections' buffers, once nothing runs."""
-LISTEN_POLL_SECONDS = 0.05
 FIRST_SERVERS = ("MainProcess", "ApiServer_0")
 """Names of the process that prints the summary, with one API server and with several."""
 SWAGGER = Path(instrumentator.__file__).parent / "static"
 """Swagger UI's files, which vLLM ships for `--enable-offline-docs`."""
-LOOPBACK = ("127.0.0.1", "localhost", "::1")
 
 
 class MIRLPlugin:
@@ -95,14 +87,17 @@ class MIRLPlugin:
         settings = _settings(args)
         self._life = _life(args)
         self._serves: Serving | None = None
-        app.add_middleware(InFlight, life=self._life)
         check_images(app, settings.limits)
-        files = find_files() if settings.playground else None
-        self._playground = Playground(files) if files is not None else None
-        pages = self._playground.paths if self._playground is not None else ()
-        app.state.mirl_access = install_middleware(app, settings, _take_keys(args), GENERATING, pages)
-        app.include_router(make_router())
-        add_pages(app, _names(args)[0], SWAGGER, self._playground)
+        name = _names(args)[0]
+        self._assembly = assemble(
+            app,
+            settings,
+            self._life,
+            lambda: name,
+            keys=_take_keys(args),
+            generating=GENERATING,
+            swagger=SWAGGER,
+        )
         app.include_router(APIRouter(lifespan=self._serving))
         app.add_exception_handler(RecursionError, too_deep)
         app.add_exception_handler(VLLMEngineDeadError, engine_dead)
@@ -111,30 +106,20 @@ class MIRLPlugin:
             app.router.routes[:] = [
                 route for route in app.routes if getattr(route, "path", "") not in SCALING
             ]
-        self._app = app
 
     @asynccontextmanager
     async def _serving(self, app: FastAPI) -> AsyncIterator[None]:
         """Take over the signals and the shutdown, after vLLM has set its own handlers."""
-        life, server, client = self._life, app.state.server, app.state.engine_client
-        loop = asyncio.get_running_loop()
-        for number in (signal.SIGINT, signal.SIGTERM):
-            loop.add_signal_handler(number, life.stop)
-
-        async def end() -> None:
-            await life.over()
-            # The connections that are left are idle, or their clients don't read.
-            server.config.timeout_graceful_shutdown = LINGER
-            server.should_exit = True
-
-        tasks = [asyncio.create_task(end()), asyncio.create_task(self._announce(server, app.state.args))]
+        server, client = app.state.server, app.state.engine_client
         try:
-            yield
+            async with stopping(self._life, server):
+                announcing = asyncio.create_task(self._announce(server, app.state.args))
+                try:
+                    yield
+                finally:
+                    announcing.cancel()
+                    await asyncio.gather(announcing, return_exceptions=True)
         finally:
-            life.note_death()
-            for task in tasks:
-                task.cancel()
-            await asyncio.gather(*tasks, return_exceptions=True)
             if client is not None:
                 # vLLM would wait for a hanging engine as long as for requests. It blocks the loop on purpose:
                 # otherwise vLLM's output handler would take the shutdown for the engine's death.
@@ -145,8 +130,7 @@ class MIRLPlugin:
 
         Ends the server where another process has taken its port while the engine loaded.
         """
-        while not server.started:  # noqa: ASYNC110 - uvicorn has no event for it
-            await asyncio.sleep(LISTEN_POLL_SECONDS)
+        await until_listening(server)
         quiet_start.end()
         sockets = [sock for listener in server.servers for sock in listener.sockets]
         if None in sockets:
@@ -222,27 +206,17 @@ class MIRLPlugin:
             draining=lambda: life.draining,
         )
         # vLLM's SageMaker support builds the middleware stack early; no request is served yet.
-        self._app.middleware_stack = None
-        # Added last, so that it is outermost: requests that another layer refuses are logged too.
-        self._app.add_middleware(
-            RequestLog,
-            settings=settings.log,
-            quiet=[
-                *(path.strip() for path in (args.disable_access_log_for_endpoints or "").split(",")),
-                *(self._playground.files if self._playground is not None else ()),
-            ],
-            ended=metrics.refresh,
-        )
-        if not state.mirl_access.keyring and args.host not in LOOPBACK and not args.uds:
-            logger.warning("no API keys: whoever reaches the port may use the model (--api-key-file)")
+        self._assembly.app.middleware_stack = None
+        self._assembly.log_requests(args.disable_access_log_for_endpoints)
+        self._assembly.warn_if_open(args.host, args.uds)
         if settings.log.format == "text":
             self._serves = Serving(
                 names[0],
                 model,
                 state.mirl.options,
                 keys=bool(state.mirl_access.keyring),
-                pages=bool(self._app.openapi_url),
-                playground=self._playground is not None,
+                pages=bool(self._assembly.app.openapi_url),
+                playground=self._assembly.playground is not None,
                 quiet=quiet_start.is_quiet(),
             )
         else:

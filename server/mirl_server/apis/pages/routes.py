@@ -33,14 +33,17 @@ SWAGGER_FILES = ("swagger-ui-bundle.js", "swagger-ui.css")
 _REPLACED = ("/", "/docs", "/docs/oauth2-redirect", "/redoc")
 
 
-def add_pages(app: FastAPI, name: str, swagger: Path, playground: Playground | None = None) -> None:
+def add_pages(
+    app: FastAPI, name: Callable[[], str], swagger: Path | None, playground: Playground | None = None
+) -> None:
     """Name the app's document and add the pages, in place of FastAPI's, which load files from other hosts.
 
     Where the app has no document (`--disable-fastapi-docs`), there is no `/docs`.
 
     Args:
         name: the served model's name, for the request on the page.
-        swagger: the folder with Swagger UI's files; where one is missing, `/docs` leads to the document.
+        swagger: the folder with Swagger UI's files; where it or a file is missing, `/docs` leads to the
+            document.
         playground: the page at `/`; None: the start page is there.
     """
     name_document(app)
@@ -49,21 +52,23 @@ def add_pages(app: FastAPI, name: str, swagger: Path, playground: Playground | N
     if playground is not None:
         own = [*playground.routes(documented)]
     if app.openapi_url:
-        complete = all((swagger / file).is_file() for file in SWAGGER_FILES)
-        own += _docs_routes(swagger) if complete else [Route("/docs", _redirect("openapi.json"))]
+        if swagger is not None and all((swagger / file).is_file() for file in SWAGGER_FILES):
+            own += _docs_routes(swagger)
+        else:
+            own.append(Route("/docs", _redirect("openapi.json")))
         own.append(Route("/redoc", _redirect("docs")))
     others = [route for route in app.router.routes if getattr(route, "path", None) not in _REPLACED]
     app.router.routes[:] = [*own, *others]
 
 
-def _start_page(name: str, documented: bool) -> Endpoint:
+def _start_page(name: Callable[[], str], documented: bool) -> Endpoint:
     template = Template((_HERE / "start.html").read_text(encoding="utf-8"))
     docs = '<li><a href="docs">docs</a>: every endpoint and field</li>' if documented else ""
 
     async def start_page(request: Request) -> Response:
         page = template.substitute(
             version=__version__,
-            model=escape(name),
+            model=escape(name()),
             url=escape(str(request.base_url).rstrip("/")),
             docs=docs,
         )

@@ -36,7 +36,7 @@ def client_of(swagger: Path, **how: object) -> TestClient:
     async def tokenize() -> None: ...
 
     app.include_router(make_router())
-    add_pages(app, "a/<model>", swagger)
+    add_pages(app, lambda: "a/<model>", swagger)
     return TestClient(app, follow_redirects=False)
 
 

@@ -35,7 +35,7 @@ SERVED = sorted(file for file in FOLDER.rglob("*") if file.suffix in MEDIA_TYPES
 def app_of(playground: Playground | None, **how: object) -> FastAPI:
     app = FastAPI(**how)  # type: ignore[arg-type]
     app.include_router(make_router())
-    add_pages(app, "m", FOLDER / "no-swagger", playground)
+    add_pages(app, lambda: "m", FOLDER / "no-swagger", playground)
     return app
 
 

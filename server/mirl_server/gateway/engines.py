@@ -1,0 +1,246 @@
+"""The gateway's engines: connected to as soon as one is ready, and checked again and again.
+
+The gateway starts before its engines and outlives them: whatever is wrong with them is a reason in `/ready`
+and a line in the log, never the end of the process.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import inspect
+import logging
+from collections.abc import Awaitable, Callable, Iterator, Sequence
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
+from typing import Any
+
+import httpx
+
+from mirl_core.bundled import MODELS, resolve
+from mirl_core.config import ModelSettings
+from mirl_core.engines.remote.engine import RemoteEngine
+from mirl_core.engines.remote.server import Server
+from mirl_core.errors import ConfigError, EngineDeadError, MIRLError, ServerError
+from mirl_server.gateway.model import Cards, find_model_settings, served_cards
+from mirl_server.gateway.upstream import Engine
+from mirl_server.observability.logs import trail
+from mirl_server.settings.engines import EngineSettings
+from mirl_server.settings.server import ServerSettings
+
+logger = logging.getLogger(__name__)
+
+RETRY_SECONDS = 1.0
+"""Between two checks while no engine is ready."""
+NOT_YET = "no engine has been reached yet"
+Start = Callable[..., Awaitable[RemoteEngine]]
+
+
+@dataclass(frozen=True, slots=True)
+class Connected:
+    """The engines, once one of them is ready."""
+
+    engine: RemoteEngine
+    model: ModelSettings
+    cards: Cards
+
+
+class _Member:
+    """A server of the remote engine, as one that requests are passed on to."""
+
+    def __init__(self, server: Server) -> None:
+        self.server = server
+        self.passed = 0
+
+    @property
+    def name(self) -> str:
+        return str(getattr(self.server, "name", self.server.url))
+
+    @property
+    def url(self) -> str:
+        return self.server.url
+
+    @property
+    def address(self) -> str | None:
+        address: str | None = getattr(self.server, "address", None)
+        return address
+
+    @property
+    def in_flight(self) -> int:
+        return self.passed + int(getattr(self.server, "in_flight", 0))
+
+    @contextmanager
+    def working(self) -> Iterator[None]:
+        self.passed += 1
+        try:
+            yield
+        finally:
+            self.passed -= 1
+
+
+class GatewayEngines:
+    """The vLLM servers of a gateway. Run `run` in a task for as long as the gateway lives.
+
+    Args:
+        settings: the operator's.
+        client: sends requests to the servers, with the gateway's key.
+        connected: called once, when an engine is ready for the first time.
+        start: replaces RemoteEngine.start in tests.
+    """
+
+    def __init__(
+        self,
+        settings: ServerSettings,
+        client: Callable[[], httpx.AsyncClient],
+        connected: Callable[[Connected], Awaitable[None]],
+        start: Start = RemoteEngine.start,
+    ) -> None:
+        self._settings = settings
+        self._client = client
+        self._connected = connected
+        self._start = start
+        self._members: dict[int, _Member] = {}
+        self._reason = NOT_YET
+        self._check_now = asyncio.Event()
+        self.engine: RemoteEngine | None = None
+
+    @property
+    def settings(self) -> EngineSettings:
+        return self._settings.engine
+
+    def ready(self) -> Sequence[Engine]:
+        """Return the engines that are ready."""
+        return [self._member(server) for server in self._servers() if server.up]
+
+    def why_none(self) -> str:
+        """Return why no engine is ready."""
+        reasons = dict.fromkeys(server.reason for server in self._servers() if not server.up)
+        return f"no engine is ready: {'; '.join(reasons) or self._reason}"
+
+    def suspect(self) -> None:
+        """Check the engines soon: a request has failed."""
+        self._check_now.set()
+
+    def states(self) -> list[dict[str, Any]]:
+        """Return each engine's state, with the reason where it is not ready."""
+        servers = self._servers()
+        if not servers:
+            return [{"engine": url, "ready": False, "reason": self._reason} for url in self.settings.urls]
+        return [
+            {"engine": self._member(server).name, "ready": server.up}
+            | ({} if server.up else {"reason": server.reason})
+            for server in servers
+        ]
+
+    async def run(self) -> None:
+        """Connect to the engines, then check them for ever; close them when cancelled."""
+        try:
+            while not await self._connect():
+                await self._wait(RETRY_SECONDS)
+            while True:
+                await self._wait(self.settings.check_seconds if self.ready() else RETRY_SECONDS)
+                await self._check()
+        finally:
+            if self.engine is not None:
+                await self.engine.close()
+
+    async def _connect(self) -> bool:
+        """Connect to the engines; return whether one is ready."""
+        try:
+            connected = await self._try_to_connect()
+            await self._connected(connected)
+        except MIRLError as error:
+            self._note(error.message)
+            return False
+        except Exception as error:  # noqa: BLE001
+            # A library's error (of the tokenizer's files, say) is a reason like any other.
+            logger.error("the engines can't be used: %s", trail(error))
+            self._note(f"{type(error).__name__} while the engines were connected to; see the gateway's log")
+            return False
+        self.engine = connected.engine
+        return True
+
+    async def _try_to_connect(self) -> Connected:
+        settings = self.settings
+        cards = await self.cards()
+        chosen = cards.base(settings.model)
+        model = await asyncio.to_thread(find_model_settings, chosen, self._settings)
+        tokenizer = settings.tokenizer
+        if tokenizer is None and chosen["id"] in MODELS:
+            # A bundled model is here too, wherever the server has it.
+            tokenizer = resolve(chosen["id"])
+        key = settings.api_key.get_secret_value() if settings.api_key else None
+        tags = (*model.tags.description, *model.tags.reasoning, *model.tags.answer)
+        engine = await self._start(
+            settings.urls,
+            model=chosen["id"],
+            tokenizer=tokenizer,
+            api_key=key,
+            timeout=settings.seconds,
+            keep_special=tags,
+            **({"mode": settings.mode} if settings.mode != "tokens" else {}),
+        )
+        return Connected(engine, model, cards)
+
+    async def cards(self) -> Cards:
+        """Return the models that the first engine lists that answers.
+
+        Raises:
+            EngineDeadError: none answers.
+            ServerError: an engine refuses the gateway's key.
+            ConfigError: its answer is no list of models.
+        """
+        ready = [member.url for member in self.ready()]
+        reasons = []
+        for url in ready or self.settings.urls:
+            try:
+                response = await self._client().get(f"{url}/v1/models", timeout=10.0)
+            except httpx.HTTPError as error:
+                reasons.append(f"{url} can't be reached: {type(error).__name__}")
+                continue
+            if response.status_code in (401, 403):
+                raise ServerError(f"{url} refuses the gateway's key (--engine-api-key)", response.status_code)
+            if response.is_success:
+                return served_cards(url, response)
+            reasons.append(f"{url} answers /v1/models with status {response.status_code}")
+        raise EngineDeadError("; ".join(reasons))
+
+    async def _check(self) -> None:
+        assert self.engine is not None, "checked once connected"
+        before = bool(self.ready())
+        with suppress(EngineDeadError):
+            await self.engine.health()
+        after = bool(self.ready())
+        if before and not after:
+            logger.error("%s", self.why_none())
+        elif after and not before:
+            logger.info("an engine is ready again")
+
+    def _note(self, reason: str) -> None:
+        if reason != self._reason:
+            logger.warning("no engine is ready: %s", reason)
+        self._reason = reason
+
+    async def _wait(self, seconds: float) -> None:
+        with suppress(TimeoutError):
+            async with asyncio.timeout(seconds):
+                await self._check_now.wait()
+        self._check_now.clear()
+
+    def _servers(self) -> Sequence[Server]:
+        return self.engine.servers if self.engine is not None else ()
+
+    def _member(self, server: Server) -> _Member:
+        member = self._members.get(id(server))
+        if member is None or member.server is not server:
+            member = self._members[id(server)] = _Member(server)
+        return member
+
+
+def check_mode(settings: EngineSettings, start: Start = RemoteEngine.start) -> None:
+    """Raise ConfigError where the remote engine does not know the mode."""
+    if settings.mode != "tokens" and "mode" not in inspect.signature(start).parameters:
+        raise ConfigError(
+            f"engine.mode: the remote engine has no mode '{settings.mode}' yet; use tokens, with servers "
+            "that run with --enable-scale-out",
+            param="engine.mode",
+        )

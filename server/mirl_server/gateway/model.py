@@ -1,0 +1,112 @@
+"""The model behind a gateway: how its engines list it, and its settings. Its weights are usually not here."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Sequence
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import httpx
+
+from mirl_core.bundled import MODELS, resolve
+from mirl_core.config import ModelSettings
+from mirl_core.errors import ConfigError
+from mirl_server.handling.service import DIRECT
+from mirl_server.settings.server import ServerSettings, load_calibration
+
+logger = logging.getLogger(__name__)
+
+Card = dict[str, Any]
+SETTINGS_FILE = "mirl.json"
+
+
+@dataclass(frozen=True, slots=True)
+class Cards:
+    """The models that an engine lists."""
+
+    all: Sequence[Card]
+    """Without those of `:direct`, which MIRL's own server adds to its list, as a gateway does."""
+    gating: frozenset[str]
+    """Names that the engine gates itself: there, `NAME:direct` is the plain model."""
+    url: str
+    """The engine that lists them."""
+
+    def base(self, model: str | None) -> Card:
+        """Return the card of the model that the gate uses.
+
+        Args:
+            model: its name; None: the first that is no adapter.
+
+        Raises:
+            ConfigError: the engine does not list it.
+        """
+        # Adapters are listed without a length.
+        models = [card for card in self.all if card.get("max_model_len")]
+        for card in models:
+            if model in (None, card["id"]):
+                return card
+        names = ", ".join(str(card["id"]) for card in models) or "no model"
+        raise ConfigError(f"{self.url} does not serve {model or 'a model'}, but {names} (--engine-model)")
+
+    def names(self, base: Card) -> tuple[str, ...]:
+        """Return all names of the model, the base card's first."""
+        root = base.get("root")
+        others = [
+            str(card["id"])
+            for card in self.all
+            if card.get("max_model_len") and card["id"] != base["id"] and root and card.get("root") == root
+        ]
+        return (str(base["id"]), *others)
+
+
+def served_cards(url: str, response: httpx.Response) -> Cards:
+    """Return the cards in an engine's answer to `GET /v1/models`.
+
+    Raises:
+        ConfigError: it has another form.
+    """
+    try:
+        cards = [dict(card) for card in response.json()["data"]]
+        ids = {str(card["id"]) for card in cards}
+    except (TypeError, KeyError, ValueError) as error:
+        raise ConfigError(f"{url} lists its models in another form than vLLM") from error
+    doubled = frozenset(name for name in ids if f"{name}{DIRECT}" in ids)
+    kept = [card for card in cards if card["id"] not in {f"{name}{DIRECT}" for name in doubled}]
+    return Cards(kept, doubled, url)
+
+
+def find_model_settings(card: Card, settings: ServerSettings) -> ModelSettings:
+    """Return the model's settings: the operator's `mirl.json`, that of its tokenizer's folder, the paper's.
+
+    Where the model is a name of a hub, the file is fetched from there as the tokenizer's are.
+
+    Raises:
+        ConfigError: a file is wrong, or the operator's does not exist.
+    """
+    if settings.calibration is not None:
+        return load_calibration(settings.calibration)
+    name = str(card["id"])
+    where = settings.engine.tokenizer or (resolve(name) if name in MODELS else str(card.get("root") or name))
+    folder = Path(where).expanduser() if Path(where).expanduser().is_dir() else _from_hub(where)
+    own = ModelSettings.load(folder) if folder is not None else None
+    if own is None:
+        logger.warning(
+            "no mirl.json of %s is here: tags, prompts, N, k and m are the paper's, not this model's own "
+            "(--mirl-calibration names a file)", name,
+        )  # fmt: skip
+    return own or ModelSettings()
+
+
+def _from_hub(name: str) -> Path | None:
+    """Return the folder of a hub's `mirl.json` in the local cache; None where there is none."""
+    if name.startswith(("/", ".", "~")):
+        return None
+    from huggingface_hub import hf_hub_download
+
+    # The hub's errors have no common base; what it lacks is the usual case.
+    with suppress(Exception):
+        return Path(hf_hub_download(name, SETTINGS_FILE)).parent
+    return None

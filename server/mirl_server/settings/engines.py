@@ -1,0 +1,58 @@
+"""The operator's settings of a gateway: the vLLM servers in place of an engine in process."""
+
+from __future__ import annotations
+
+import re
+from typing import Annotated, Literal
+
+import httpx
+from pydantic import BeforeValidator, Field, SecretStr, field_validator
+from pydantic_settings import NoDecode
+
+from mirl_core.config import Settings
+
+
+def _listed(value: object) -> object:
+    """Split `a, b`, the environment's form, into a list; return any other value unchanged."""
+    return [item for item in re.split(r"[\s,]+", value) if item] if isinstance(value, str) else value
+
+
+URLs = Annotated[tuple[str, ...], NoDecode, BeforeValidator(_listed)]
+EngineMode = Literal["tokens", "chat"]
+
+
+class EngineSettings(Settings):
+    """The vLLM servers of a gateway. The docstring under each field is its documentation."""
+
+    urls: URLs = ()
+    """Base URLs of vLLM servers of one model. With any, `mirl-serve` is a gateway and runs no engine of its
+    own. Environment: `MIRL_ENGINE__URLS=http://a:8000,http://b:8000`."""
+    mode: EngineMode = "tokens"
+    """How the gate uses the servers: `tokens` needs servers with `--enable-scale-out`, `chat` takes any vLLM
+    server and is not token-exact."""
+    api_key: SecretStr | None = None
+    """The gateway's own key at the servers. Clients' keys never reach them."""
+    model: str | None = None
+    """The model, as the servers list it; None: the first in their lists."""
+    tokenizer: str | None = None
+    """Folder or hub name of the model, for its tokenizer, its config and its `mirl.json`; None: the name
+    under which the servers loaded it."""
+    seconds: Annotated[float, Field(gt=0, allow_inf_nan=False)] = 600.0
+    """Longest wait for the next part of a server's answer; seconds."""
+    check_seconds: Annotated[float, Field(gt=0, allow_inf_nan=False)] = 5.0
+    """Seconds between two checks of the servers. While none is ready, they are checked every second."""
+
+    @field_validator("urls")
+    @classmethod
+    def _are_urls(cls, urls: tuple[str, ...]) -> tuple[str, ...]:
+        for url in urls:
+            try:
+                parsed = httpx.URL(url)
+            except httpx.InvalidURL:
+                parsed = httpx.URL("")
+            if parsed.scheme not in ("http", "https") or not parsed.host:
+                # A URL may hold a password, which messages don't quote.
+                raise ValueError("an engine's URL reads http://HOST:PORT or https://HOST:PORT")
+            if parsed.userinfo:
+                raise ValueError("an engine's URL holds no password: give it as --engine-api-key")
+        return tuple(dict.fromkeys(url.rstrip("/").removesuffix("/v1").rstrip("/") for url in urls))
