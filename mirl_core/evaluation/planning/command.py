@@ -29,7 +29,8 @@ def plan_command(
         str, typer.Option(help="Methods, with commas: sc@16, presets, 'paper(keep=3;forks=1)', ….")
     ] = METHODS,
     model: Annotated[
-        Path | None, typer.Option(help="Model folder, whose mirl.json has the options of mirl and gates.")
+        str | None,
+        typer.Option(help="Model folder, mirl-charts or mirl-tiny, whose mirl.json has the options of mirl."),
     ] = None,
     prefill_rate: Annotated[float | None, typer.Option(help="Prefilled tokens/s of one GPU.")] = None,
     decode_rate: Annotated[
@@ -60,7 +61,9 @@ def plan_command(
 
     Nothing is loaded and nothing runs. The rates are those of your GPU with your model, as measured by you.
     """
+    from mirl_core.bundled import resolve
     from mirl_core.config import ModelSettings
+    from mirl_core.errors import ConfigError
     from mirl_core.evaluation.planning.inputs import Workload, read_expected, read_rates, validated
     from mirl_core.evaluation.planning.plan import plan
     from mirl_core.evaluation.planning.report import print_plan
@@ -90,7 +93,9 @@ def plan_command(
         image=image_seconds,
         render=render_seconds,
     )
-    settings = (ModelSettings.load(model) if model else None) or ModelSettings()
+    settings = ModelSettings() if model is None else ModelSettings.load(resolve(model))
+    if settings is None:
+        raise ConfigError(f"model: {model} holds no mirl.json; leave --model out", param="model")
     result = plan(planned_methods(methods, settings, workload, expected), workload, expected, measured)
     if as_json:
         typer.echo(json.dumps(result.to_json(), indent=1, allow_nan=False))

@@ -66,24 +66,24 @@ class Workload(Settings):
 
 
 class Expected(Settings):
-    """What adaptive methods do on average; the values are measurements of the bundled models."""
+    """What adaptive methods do on average; defaults follow from runs of `mirl-charts` (docs/scaling.md)."""
 
-    distinct: Annotated[float, Field(gt=0, le=1)] = 0.78
-    """Share of a request's sampled descriptions that are distinct; each is scored once."""
+    distinct: Annotated[float, Field(gt=0, le=1)] = 0.82
+    """Share of a request's sampled descriptions after the first that are distinct; each is scored once."""
     chain_share: Share = 0.98
     """Share of the tokens of all chains but the first that are sampled before the vote is decided."""
-    second_wave: Share = 0.28
+    second_wave: Share = 0.24
     """Share of requests by `waves` whose remaining chains start."""
-    second_wave_share: Share = 0.84
+    second_wave_share: Share = 1.0
     """Share of the second wave's tokens that are sampled before the vote is certain."""
-    switches: Annotated[float, Field(ge=0, le=64)] = 1.0
-    """Switches of a decode with λ > 0, each a draft anew."""
-    waste: Annotated[float, Field(ge=0, le=16)] = 0.0
-    """Drafted tokens that no decode uses, as a share of a description, for each decode with λ > 0."""
-    own_chains: Annotated[float, Field(gt=0, le=1)] = 1.0
-    """Share of a steered request's descriptions that are distinct, and so have a chain of their own."""
-    sample_waves: Annotated[float, Field(ge=0, le=64)] = 1.0
-    """Waves of samples that a steered request starts after its decoded descriptions."""
+    switches: Annotated[float, Field(ge=0, le=64)] = 0.5
+    """Switches of a decode with λ > 0; each drafts the rest of a round anew."""
+    waste: Annotated[float, Field(ge=0, le=16)] = 0.3
+    """Drafted tokens that a decode with λ > 0 doesn't use, as a share of a description."""
+    own_chains: Annotated[float, Field(gt=0, le=1)] = 0.35
+    """Share of a steered request's descriptions after the first that are distinct, and so have a chain."""
+    sample_waves: Annotated[float, Field(ge=0, le=64)] = 1.3
+    """Waves of samples that a steered request starts after its first descriptions."""
 
 
 class _RatesFile(Settings):
