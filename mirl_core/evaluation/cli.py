@@ -14,10 +14,12 @@ from typing import Annotated, NoReturn
 import typer
 
 from mirl_core.errors import ConfigError
+from mirl_core.evaluation.planning.command import plan_command
 from mirl_core.tasks.command_line import run as run_app
 from mirl_core.tasks.command_line import status
 
 app = typer.Typer(name="mirl-eval", help="Measure models and gates.", add_completion=False)
+app.command("plan")(plan_command)
 
 
 class Part(StrEnum):

@@ -20,10 +20,10 @@ from typing import Annotated, Any
 import typer
 from rich.console import Console
 
+from mirl_core.algorithm.costs import decode_rates
 from mirl_core.bundled import DIGITS
 from mirl_core.errors import ConfigError
 from tests.benchmarks.latency import report, run
-from tests.benchmarks.latency.costs import decode_rates
 from tests.benchmarks.latency.real_size.forced import Lengths
 from tests.benchmarks.tables import write
 

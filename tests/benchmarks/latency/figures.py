@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from tests.benchmarks.latency.costs import Rates, predict
+from mirl_core.algorithm.costs import Rates, predict
 from tests.benchmarks.latency.measure import Pass, TimedRun
 from tests.benchmarks.latency.meter import rounds
 from tests.benchmarks.tables import markdown

@@ -17,11 +17,12 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
+from mirl_core.algorithm.costs import Work
 from mirl_core.config import ModelSettings
 from mirl_core.engines.base import Engine
 from mirl_core.evaluation.bank.live import LiveRun
 from mirl_core.tasks.questions import Question
-from tests.benchmarks.latency.meter import Meter, Work
+from tests.benchmarks.latency.meter import Meter
 from tests.benchmarks.latency.methods import LiveMethod
 
 if TYPE_CHECKING:

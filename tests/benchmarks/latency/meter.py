@@ -12,38 +12,16 @@ from collections.abc import AsyncGenerator, Sequence
 from contextlib import aclosing
 from dataclasses import dataclass, field
 
+from mirl_core.algorithm.costs import Work
 from mirl_core.engines.base import Engine, Rendered, RequestContext, Sample, Sampling
 from mirl_core.engines.common.scoring import LONG_PROMPT
 from mirl_core.engines.wrappers.forwarding import ForwardingEngine
 from mirl_core.types import Conversation
 
-__all__ = ["Meter", "Work", "rounds"]
+__all__ = ["Meter", "rounds"]
 
 _STAGE = re.compile(r"-(describe|score|fork|plain|sample)(?=-|$)")
 Tokens = tuple[int, ...]
-
-
-@dataclass(frozen=True, slots=True)
-class Work:
-    """The work of an engine call in vLLM."""
-
-    stage: str
-    """`render`, `describe`, `score`, `fork`, `plain`, or `sample`: whole trajectories."""
-    start: float
-    """Seconds since the request's first call."""
-    end: float
-    sequences: int = 0
-    """vLLM requests."""
-    prefill: int = 0
-    """Tokens that the call had to prefill before it sampled, without those in the prefix cache."""
-    scored: int = 0
-    """Tokens of scoring passes, the prompts' included."""
-    steps: int = 0
-    """Tokens of the longest sample: decoding steps."""
-    generated: int = 0
-    """Tokens of all samples."""
-    images: int = 0
-    """Images that the call encoded."""
 
 
 @dataclass(slots=True)

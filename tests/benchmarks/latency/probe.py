@@ -10,11 +10,11 @@ from contextlib import aclosing
 from statistics import fmean, median
 from typing import TYPE_CHECKING, Any
 
+from mirl_core.algorithm.costs import Rates, fitted
 from mirl_core.engines.base import Rendered, RequestContext
 from mirl_core.engines.common.placeholders import placeholder_ids
 from mirl_core.tasks.questions import Question
 from mirl_core.types import Conversation
-from tests.benchmarks.latency.costs import Rates, fitted
 from tests.benchmarks.latency.measure import marked
 
 if TYPE_CHECKING:

@@ -7,9 +7,9 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from mirl_core.algorithm.costs import Rates
 from mirl_core.errors import ConfigError
 from tests.benchmarks.about import line
-from tests.benchmarks.latency.costs import Rates
 from tests.benchmarks.latency.figures import cost_table, costs, latency_table
 from tests.benchmarks.latency.measure import Pass, TimedRun
 from tests.benchmarks.latency.score_stage.profile import profile_table

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 from rich.console import Console
 from rich.progress import Progress
 
+from mirl_core.algorithm.costs import Rates
 from mirl_core.bundled import resolve
 from mirl_core.config import ModelSettings
 from mirl_core.engines.base import Engine
@@ -18,7 +19,6 @@ from mirl_core.errors import ConfigError
 from mirl_core.tasks.data import open_data
 from mirl_core.tasks.questions import Question
 from tests.benchmarks.about import COLUMNS, about
-from tests.benchmarks.latency.costs import Rates
 from tests.benchmarks.latency.figures import costs, summarise
 from tests.benchmarks.latency.measure import Interleaved, Pass, TimedRun
 from tests.benchmarks.latency.methods import live_methods

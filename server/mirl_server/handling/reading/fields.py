@@ -20,6 +20,7 @@ TEMPLATE_RESERVED = ("chat_template", "tokenize", "tools", "add_generation_promp
 """Template arguments that would change what is rendered, or bring a template of the caller's."""
 PLAIN_MODEL = "leave it out, or ask the model's ':direct' name"
 """The remedy for a field that only a plain request can have."""
+SMALLER_PICTURE = "send a smaller picture (the clients' max_pixels), or ask the model's ':direct' name"
 Refusals = Mapping[str, tuple[tuple[object, ...], str]]
 """By field: the values that ask for nothing, and the remedy."""
 
@@ -60,7 +61,7 @@ REFUSED: Refusals = {
     "documents": (([],), PLAIN_MODEL),
     "chat_template": ((), PLAIN_MODEL),
     "media_io_kwargs": (({},), PLAIN_MODEL),
-    "mm_processor_kwargs": (({},), PLAIN_MODEL),
+    "mm_processor_kwargs": (({},), SMALLER_PICTURE),
     "return_tokens_as_token_ids": ((False,), PLAIN_MODEL),
     "return_token_ids": ((False,), PLAIN_MODEL),
     "return_token_offsets": ((False,), PLAIN_MODEL),

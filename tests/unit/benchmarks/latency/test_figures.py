@@ -7,11 +7,10 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
+from mirl_core.algorithm.costs import Rates, Work
 from mirl_core.evaluation.bank.live import LiveRun
-from tests.benchmarks.latency.costs import Rates
 from tests.benchmarks.latency.figures import cost_table, costs, latency_table, ratio, summarise
 from tests.benchmarks.latency.measure import Pass, TimedRun
-from tests.benchmarks.latency.meter import Work
 
 RUN = LiveRun("q", "1", "2", True, 100, 20, 2, None, 1.0, {"describe": 0.5, "fork": 0.3})
 WORKS = (

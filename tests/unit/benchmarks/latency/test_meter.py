@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from PIL import Image
 
+from mirl_core.algorithm.costs import Work
 from mirl_core.engines.base import RequestContext, Sampling
 from mirl_core.engines.fake import FakeEngine, FakeText
 from mirl_core.types import Conversation
-from tests.benchmarks.latency.meter import Meter, Work, rounds
+from tests.benchmarks.latency.meter import Meter, rounds
 
 PICTURE = {"type": "image", "image": Image.new("RGB", (2, 2))}
 SHOWN = Conversation(({"role": "user", "content": [PICTURE, {"type": "text", "text": "a b"}]},))

@@ -155,3 +155,18 @@ async def test_no_picture_is_blown_up_over_the_limit(build: Build, given: object
     response = await harness.ask(model="m:direct", mirl=None, mm_processor_kwargs=given)
     assert response.status_code == status
     assert len(harness.handed) == (status == 200)
+
+
+@pytest.mark.parametrize("detail", ["low", "high", "auto"])
+async def test_a_gated_request_takes_a_detail_and_refuses_the_processors_arguments(
+    build: Build, detail: str
+) -> None:
+    harness = build()
+    part = {"type": "image_url", "image_url": {"url": data_url("blue"), "detail": detail}}
+    messages = [{"role": "user", "content": [part, {"type": "text", "text": "How many?"}]}]
+    assert (await harness.ask(messages=messages, mm_processor_kwargs={})).status_code == 200
+    refused = await harness.ask(messages=messages, mm_processor_kwargs={"max_pixels": 100})
+    error = refused.json()["error"]
+    assert (refused.status_code, error["param"]) == (400, "mm_processor_kwargs")
+    assert "smaller picture" in error["message"]
+    assert not harness.handed

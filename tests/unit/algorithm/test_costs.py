@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from tests.benchmarks.latency.costs import Rates, decode_rates, fitted, predict
-from tests.benchmarks.latency.meter import Work
+from mirl_core.algorithm.costs import Load, Rates, Work, decode_rates, engine_seconds, fitted, predict
 
 RATES = Rates(prefill=1000.0, steps=((1, 0.01), (11, 0.03)), score=500.0, call=0.002, image=0.1, render=0.05)
 GATED = (
@@ -61,6 +60,20 @@ def test_decode_rates_become_steps() -> None:
     assert decode_rates("50") == ((1, 1 / 50),)
     with pytest.raises(ValueError, match="positive"):
         decode_rates("4:0")
+    with pytest.raises(ValueError, match="twice"):
+        decode_rates("4:10,4:20")
+
+
+def test_a_load_in_all_phases_slows_every_call() -> None:
+    loaded = predict(GATED[1:2], RATES, load=Load(batch=10, busy=0.5)).stages["describe"]
+    assert loaded == pytest.approx(0.002 + 2 * (0.1 + 0.2 + 60 * RATES.step(21)))
+
+
+def test_a_token_takes_its_share_of_a_full_step() -> None:
+    describe = GATED[1]
+    assert engine_seconds(describe, RATES, 11) == pytest.approx(0.1 + 0.2 + 660 * 0.03 / 11)
+    assert engine_seconds(GATED[2], RATES, 11) == pytest.approx(1000 / 500)
+    assert engine_seconds(GATED[0], RATES, 11) == 0.0
 
 
 def test_a_line_through_measured_prefills() -> None:

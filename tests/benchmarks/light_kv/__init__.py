@@ -1,0 +1,1 @@
+"""What a lighter KV cache or smaller pictures change on the bundled models: MI, choices, accuracy, memory."""
