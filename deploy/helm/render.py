@@ -1,4 +1,4 @@
-"""Lint and render the chart with Helm as a library (requirements/deploy.lock, `make deploy-tools`).
+"""Lint and render the chart with Helm as a library (requirements/deploy.lock, `make manifests` installs it).
 
 Reads JSON lines from standard input, `{"name", "namespace", "values"}`, and writes one JSON line for each:
 `{"objects": [...], "notes": "...", "lint": [...]}`, or `{"error": "..."}` where Helm refuses the values. The

@@ -13,6 +13,9 @@
 {{- if and (eq $values.engine.program "vllm") (not $values.model.name) -}}
 {{- fail "model.name: vllm serve needs a model; only mirl-serve has a bundled one" -}}
 {{- end -}}
+{{- if and $values.gateway.engineKey.secretName (ne $values.mode "gateway") -}}
+{{- fail (printf "gateway.engineKey.secretName: the engines of mode %s take no key, the NetworkPolicy guards them" $values.mode) -}}
+{{- end -}}
 {{- if and $values.keys.existingSecret $values.keys.values -}}
 {{- fail "keys.values: keys.existingSecret is set too; keep one of them" -}}
 {{- end -}}

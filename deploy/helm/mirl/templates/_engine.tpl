@@ -6,7 +6,7 @@
 {{- $downloads := include "mirl.usesHub" . -}}
 metadata:
   labels:
-    {{- include "mirl.objectLabels" $labels | nindent 4 }}
+    {{- include "mirl.podLabels" $labels | nindent 4 }}
   {{- include "mirl.podAnnotations" (dict "root" $ "component" "engine" "annotations" $engine.podAnnotations) | nindent 2 }}
 spec:
   {{- include "mirl.podStart" . | nindent 2 }}
@@ -49,9 +49,7 @@ spec:
         - {name: tmp, mountPath: /tmp}
         - {name: shm, mountPath: /dev/shm}
         - {name: cache, mountPath: /cache}
-        {{- if .Values.model.hubToken.secretName }}
-        - {name: hub, mountPath: /etc/mirl/hub, readOnly: true}
-        {{- end }}
+        {{- include "mirl.hubMount" . | nindent 8 }}
         {{- if $alone }}
         {{- include "mirl.frontMounts" . | nindent 8 }}
         {{- end }}
@@ -71,15 +69,7 @@ spec:
       emptyDir: {}
       {{- end }}
     {{- end }}
-    {{- with .Values.model.hubToken }}
-    {{- if .secretName }}
-    - name: hub
-      secret:
-        secretName: {{ .secretName }}
-        defaultMode: 0440
-        items: [{key: {{ .key }}, path: token}]
-    {{- end }}
-    {{- end }}
+    {{- include "mirl.hubVolume" . | nindent 4 }}
     {{- if $alone }}
     {{- include "mirl.frontVolumes" . | nindent 4 }}
     {{- end }}

@@ -35,6 +35,14 @@ app.kubernetes.io/component: {{ .component }}
 {{ include "mirl.labels" .root }}
 {{- end -}}
 
+{{/* Labels of pods: without the chart's version, so that a new chart alone starts no pod again. */}}
+{{- define "mirl.podLabels" -}}
+{{ include "mirl.selector" . }}
+{{- with .root.Values.commonLabels }}
+{{ toYaml . }}
+{{- end }}
+{{- end -}}
+
 {{/* Takes (dict "root" $ "image" IMAGE). */}}
 {{- define "mirl.image" -}}
 {{- if .image.digest -}}
@@ -63,4 +71,15 @@ app.kubernetes.io/component: {{ .component }}
 {{/* "true" where the model is one of a hub: neither bundled nor a folder. */}}
 {{- define "mirl.usesHub" -}}
 {{- if and .Values.model.name (not (hasPrefix "/" .Values.model.name)) -}}true{{- end -}}
+{{- end -}}
+
+{{/* Where the gateway finds the tokenizer; empty: where the engines say. */}}
+{{- define "mirl.tokenizer" -}}
+{{- default (ternary .Values.model.name "" (eq .Values.mode "fleet")) .Values.gateway.tokenizer -}}
+{{- end -}}
+
+{{/* "true" where the gateway may fetch the tokenizer from a hub. */}}
+{{- define "mirl.gatewayUsesHub" -}}
+{{- $tokenizer := include "mirl.tokenizer" . -}}
+{{- if and (not (hasPrefix "/" $tokenizer)) (or $tokenizer (eq .Values.mode "gateway")) -}}true{{- end -}}
 {{- end -}}

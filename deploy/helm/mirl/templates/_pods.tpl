@@ -98,22 +98,45 @@ topologySpreadConstraints:
 {{- add .Values.server.preStopSeconds (ceil .Values.server.shutdownSeconds) 12 -}}
 {{- end -}}
 
-{{/* Writable folders for a read-only root. */}}
-{{- define "mirl.cacheEnv" -}}
+{{/* A hub's files, under /cache. */}}
+{{- define "mirl.hubEnv" -}}
 - name: HOME
   value: /tmp
 - name: XDG_CACHE_HOME
   value: /cache
 - name: HF_HOME
   value: /cache/huggingface
+{{- if .Values.model.hubToken.secretName }}
+- name: HF_TOKEN_PATH
+  value: /etc/mirl/hub/token
+{{- end }}
+{{- end -}}
+
+{{- define "mirl.hubMount" -}}
+{{- if .Values.model.hubToken.secretName }}
+- {name: hub, mountPath: /etc/mirl/hub, readOnly: true}
+{{- end }}
+{{- end -}}
+
+{{- define "mirl.hubVolume" -}}
+{{- with .Values.model.hubToken }}
+{{- if .secretName }}
+- name: hub
+  secret:
+    secretName: {{ .secretName }}
+    defaultMode: 0440
+    items: [{key: {{ .key }}, path: token}]
+{{- end }}
+{{- end }}
+{{- end -}}
+
+{{/* Writable folders for a read-only root. */}}
+{{- define "mirl.cacheEnv" -}}
+{{ include "mirl.hubEnv" . }}
 - name: VLLM_CACHE_ROOT
   value: /cache/vllm
 - name: TRITON_CACHE_DIR
   value: /cache/triton
 - name: TORCHINDUCTOR_CACHE_DIR
   value: /cache/torchinductor
-{{- if .Values.model.hubToken.secretName }}
-- name: HF_TOKEN_PATH
-  value: /etc/mirl/hub/token
-{{- end }}
 {{- end -}}

@@ -32,7 +32,7 @@
 - --tensor-parallel-size={{ .Values.engine.gpu.count }}
 {{- end }}
 {{- if eq .Values.mode "fleet" }}
-{{- if .Values.engine.scaleOut }}
+{{- if eq .Values.gateway.engineMode "tokens" }}
 - --enable-scale-out
 {{- end }}
 - --host={{ .Values.server.host }}

@@ -27,7 +27,7 @@ spec:
   template:
     metadata:
       labels:
-        {{- include "mirl.objectLabels" $labels | nindent 8 }}
+        {{- include "mirl.podLabels" $labels | nindent 8 }}
     spec:
       {{- include "mirl.podStart" $root | nindent 6 }}
       restartPolicy: Never
@@ -53,9 +53,7 @@ spec:
             - {name: shm, mountPath: /dev/shm}
             - {name: cache, mountPath: /cache}
             - {name: runs, mountPath: /runs}
-            {{- if $root.Values.model.hubToken.secretName }}
-            - {name: hub, mountPath: /etc/mirl/hub, readOnly: true}
-            {{- end }}
+            {{- include "mirl.hubMount" $root | nindent 12 }}
             {{- if .recipe }}
             - {name: recipe, mountPath: /etc/mirl/recipe, readOnly: true}
             {{- end }}
@@ -72,15 +70,7 @@ spec:
           {{- else }}
           emptyDir: {}
           {{- end }}
-        {{- with $root.Values.model.hubToken }}
-        {{- if .secretName }}
-        - name: hub
-          secret:
-            secretName: {{ .secretName }}
-            defaultMode: 0440
-            items: [{key: {{ .key }}, path: token}]
-        {{- end }}
-        {{- end }}
+        {{- include "mirl.hubVolume" $root | nindent 8 }}
         {{- if .recipe }}
         - name: recipe
           configMap: {name: {{ $fullname }}}

@@ -43,9 +43,9 @@
 {{- end -}}
 {{- end -}}
 
-{{/* The model's hub. */}}
+{{/* The model's hub. Takes (dict "uses" "true" or ""). */}}
 {{- define "mirl.egressHub" -}}
-{{- if include "mirl.usesHub" . -}}
+{{- if .uses -}}
 {{- include "mirl.egressPublic" (dict "ports" (list 443) "private" false) -}}
 {{- end -}}
 {{- end -}}
