@@ -54,8 +54,9 @@ def test_mirl_serve_takes_its_flags_and_settings(answers: Answers, tmp_path: Pat
     for args, objects in containers(answers, "mirl-serve"):
         if any(text.startswith("--engine-url") for text in args) and not gateway:
             continue  # this tree has no gateway yet
-        paths = files(objects, tmp_path)
-        here = [re.sub(r"/etc/mirl/\S+", lambda match: paths.get(match[0], match[0]), text) for text in args]
+        here = list(args)
+        for path, local in files(objects, tmp_path).items():
+            here = [text.replace(path, local) for text in here]
         own, rest = mirl_parser().parse_known_args(here)
         settings = ServerSettings.load(**settings_from_flags(own))
         flags = read_vllm_flags(rest, settings.config)

@@ -77,7 +77,8 @@ def test_probes(answers: Answers) -> None:
             container = item["spec"]["template"]["spec"]["containers"][0]
             ports = {port["name"]: port["containerPort"] for port in container["ports"]}
             assert f"--port={ports['http']}" in container["args"]
-            paths = {name: container[f"{name}Probe"]["httpGet"]["path"] for name in ("startup", "readiness", "liveness")}  # fmt: skip
+            probes = ("startup", "readiness", "liveness")
+            paths = {name: container[f"{name}Probe"]["httpGet"]["path"] for name in probes}
             assert paths == {"startup": "/health", "readiness": "/ready", "liveness": "/health"}
             tls = any(text.startswith("--ssl-keyfile") for text in container["args"])
             assert container["readinessProbe"]["httpGet"]["scheme"] == ("HTTPS" if tls else "HTTP")
@@ -143,7 +144,7 @@ def test_selectors_select_one_workload(answers: Answers) -> None:
 
 
 def test_only_the_server_s_port_is_open(answers: Answers) -> None:
-    """Ports for weights (NCCL), for vLLM's own processes and for anything else are closed, by policies for all pods."""
+    """Ports for weights (NCCL), for vLLM's own processes and for anything else are closed for all pods."""
     for objects in releases(answers):
         covered: list[str] = []
         for policy in of_kind(objects, "NetworkPolicy"):
@@ -230,6 +231,15 @@ def test_a_change_of_settings_starts_the_pods_again(helm: Helm) -> None:
     after = changed(example("cpu-demo"), "server.settings", {"admission": {"max_queue": 9}})
     assert template(before) == template(before)
     assert template(before) != template(after)
+
+
+def test_an_update_waits_for_no_claim_that_the_old_pod_has(helm: Helm) -> None:
+    def strategy(modes: list[str]) -> Any:
+        values = {"cache": {"persistent": True, "accessModes": modes}}
+        return of_kind(helm.objects(values), "Deployment")[0]["spec"]["strategy"]["type"]
+
+    assert strategy(["ReadWriteOnce"]) == "Recreate"
+    assert strategy(["ReadWriteMany"]) == "RollingUpdate"
 
 
 def test_a_changed_job_is_another_job(helm: Helm) -> None:

@@ -34,7 +34,7 @@ def faults(objects: list[Object], versions: tuple[str, ...] = (OLDEST, NEWEST)) 
 
 
 def install_types(folder: Path) -> Path:
-    """Install the packages of custom resources' types; return the folder. Skip the test where npm is absent."""
+    """Install the packages of custom resources' types; return the folder. Skip the test without npm."""
     if shutil.which("node") is None or shutil.which("npm") is None:
         pytest.skip("node and npm are not installed")
     shutil.copytree(PACKAGES, folder, ignore=shutil.ignore_patterns("node_modules"))
@@ -47,7 +47,8 @@ def install_types(folder: Path) -> Path:
 def custom_faults(folder: Path, objects: list[Object]) -> list[str]:
     """Return what the types of other projects refuse in their custom resources."""
     done = subprocess.run(
-        ["node", "check.mjs"], cwd=folder, input=json.dumps(objects), capture_output=True, text=True, check=False
+        ["node", "check.mjs"], cwd=folder, input=json.dumps(objects),
+        capture_output=True, text=True, check=False,
     )  # fmt: skip
     assert done.returncode == 0, done.stderr
     found: list[str] = json.loads(done.stdout)

@@ -44,7 +44,7 @@ spec:
       resources:
         {{- include "mirl.resources" (dict "resources" $engine.resources "gpus" $engine.gpu.count "resource" $engine.gpu.resource) | nindent 8 }}
       securityContext:
-        {{- include "mirl.containerSecurity" . | nindent 8 }}
+        {{- include "mirl.containerSecurity" (dict "readOnlyRoot" $engine.readOnlyRoot) | nindent 8 }}
       volumeMounts:
         - {name: tmp, mountPath: /tmp}
         - {name: shm, mountPath: /dev/shm}

@@ -19,11 +19,12 @@ seccompProfile:
   type: RuntimeDefault
 {{- end -}}
 
+{{/* Takes (dict "readOnlyRoot" BOOL). */}}
 {{- define "mirl.containerSecurity" -}}
 allowPrivilegeEscalation: false
 capabilities:
   drop: [ALL]
-readOnlyRootFilesystem: true
+readOnlyRootFilesystem: {{ .readOnlyRoot }}
 runAsNonRoot: true
 {{- end -}}
 

@@ -1,7 +1,7 @@
-"""Validate objects strictly by Kubernetes' own schemas; runs in the environment of requirements/deploy.lock.
+"""Validate objects strictly by Kubernetes' own schemas, in the environment of requirements/deploy.lock.
 
-Reads `{"versions": [...], "objects": [...]}` from standard input and prints a JSON array of faults. A kind that
-Kubernetes does not have is a fault.
+Reads `{"versions": [...], "objects": [...]}` from standard input and prints a JSON array of faults. A kind
+that Kubernetes does not have is a fault.
 """
 
 from __future__ import annotations

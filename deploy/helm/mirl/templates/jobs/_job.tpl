@@ -47,7 +47,7 @@ spec:
           resources:
             {{- include "mirl.resources" (dict "resources" $job.resources "gpus" $job.gpus "resource" $resource) | nindent 12 }}
           securityContext:
-            {{- include "mirl.containerSecurity" . | nindent 12 }}
+            {{- include "mirl.containerSecurity" (dict "readOnlyRoot" $root.Values.engine.readOnlyRoot) | nindent 12 }}
           volumeMounts:
             - {name: tmp, mountPath: /tmp}
             - {name: shm, mountPath: /dev/shm}
