@@ -17,7 +17,7 @@ define environment
 	test -x $(1)/bin/pip || $(PYTHON) -m venv $(1)
 endef
 
-.PHONY: help install install-dev browser demo serve test test-full vllm-next mutants docs check format model lock clean
+.PHONY: help install install-dev browser demo serve test test-full vllm-next mutants manifests docs check format model lock clean
 
 help:  ## list the targets
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
@@ -68,6 +68,20 @@ $(VENV)/clients/.done: requirements/clients.lock
 	$(VENV)/clients/bin/pip install -q --no-deps -r requirements/clients.lock
 	@touch $@
 
+# Helm as a library, and Kubernetes' schemas. Checkov is apart: it requires other versions of the same packages.
+$(VENV)/deploy/.done: requirements/deploy.lock
+	$(call environment,$(VENV)/deploy)
+	$(VENV)/deploy/bin/pip install -q --no-deps -r requirements/deploy.lock
+	@touch $@
+
+$(VENV)/checkov/.done: requirements/checkov.lock
+	$(call environment,$(VENV)/checkov)
+	$(VENV)/checkov/bin/pip install -q --no-deps -r requirements/checkov.lock
+	@touch $@
+
+manifests: $(VENV)/deploy/.done  ## deploy/kubernetes from the Helm chart
+	$(VENV)/deploy/bin/python deploy/kubernetes/generate.py
+
 # Debian's package, which Playwright drives: it downloads nothing. Without it the tests of the playground are skipped.
 browser:  ## Chromium for the tests of the playground, where this user may install it
 	@command -v chromium >/dev/null \
@@ -75,7 +89,7 @@ browser:  ## Chromium for the tests of the playground, where this user may insta
 	       && apt-get install -qq -y --no-install-recommends chromium fonts-inter >/dev/null; } \
 	  || echo "chromium is not installed: the tests of the playground are skipped"
 
-test-full: install-dev browser $(VENV)/clients/.done $(VENV)/vision/.done  ## everything
+test-full: install-dev browser $(VENV)/clients/.done $(VENV)/vision/.done $(VENV)/deploy/.done $(VENV)/checkov/.done  ## everything
 	$(BIN)/pytest $(UNIT)
 	$(BIN)/pytest $(REST)
 	$(MAKE) vllm-next
