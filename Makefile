@@ -69,6 +69,12 @@ browser:  ## Chromium for the tests of the playground, where this user may insta
 	       && apt-get install -qq -y --no-install-recommends chromium fonts-inter >/dev/null; } \
 	  || echo "chromium is not installed: the tests of the playground are skipped"
 
+# hadolint, and what writes a release's bill of materials.
+$(VENV)/tools/.done: requirements/tools.lock
+	$(call environment,$(VENV)/tools)
+	$(VENV)/tools/bin/pip install -q --no-deps -r requirements/tools.lock
+	@touch $@
+
 # Debian's packages. Without one of them the tests that need it are skipped.
 DEPLOY_PACKAGES := buildah mmdebstrap podman prometheus prometheus-alertmanager runc
 
@@ -78,7 +84,7 @@ deploy-tools:  ## Prometheus, Alertmanager, buildah and podman for the tests of 
 	       && DEBIAN_FRONTEND=noninteractive apt-get install -qq -y --no-install-recommends $(DEPLOY_PACKAGES) >/dev/null; } \
 	  || echo "not installed: $(DEPLOY_PACKAGES); the tests of images and alerts are skipped"
 
-test-full: install-dev browser deploy-tools $(VENV)/clients/.done  ## everything
+test-full: install-dev browser deploy-tools $(VENV)/clients/.done $(VENV)/tools/.done  ## everything
 	$(BIN)/pytest $(UNIT)
 	$(BIN)/pytest $(REST)
 
