@@ -25,6 +25,7 @@ PAGES = {
     "deploy/compose/README.md": "deploy/compose.md",
     "deploy/grafana/README.md": "deploy/grafana.md",
     "deploy/prometheus/README.md": "deploy/prometheus.md",
+    "deploy/systemd/README.md": "deploy/systemd.md",
     "deploy/training/README.md": "deploy/training.md",
 }
 """Files outside docs/ and their pages."""
