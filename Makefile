@@ -17,7 +17,8 @@ define environment
 	test -x $(1)/bin/pip || $(PYTHON) -m venv $(1)
 endef
 
-.PHONY: help install install-dev browser demo serve test test-full vllm-next mutants manifests docs check format model lock clean
+.PHONY: help install install-dev browser deploy-tools demo serve test test-full vllm-next mutants manifests docs check format \
+  model lock clean
 
 help:  ## list the targets
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
@@ -89,7 +90,24 @@ browser:  ## Chromium for the tests of the playground, where this user may insta
 	       && apt-get install -qq -y --no-install-recommends chromium fonts-inter >/dev/null; } \
 	  || echo "chromium is not installed: the tests of the playground are skipped"
 
-test-full: install-dev browser $(VENV)/clients/.done $(VENV)/vision/.done $(VENV)/deploy/.done $(VENV)/checkov/.done  ## everything
+# hadolint, and what writes a release's bill of materials.
+$(VENV)/tools/.done: requirements/tools.lock
+	$(call environment,$(VENV)/tools)
+	$(VENV)/tools/bin/pip install -q --no-deps -r requirements/tools.lock
+	@touch $@
+
+# Debian's packages. Without one of them the tests that need it are skipped.
+DEPLOY_PACKAGES := buildah mmdebstrap podman prometheus prometheus-alertmanager runc
+
+deploy-tools:  ## Prometheus, Alertmanager, buildah and podman for the tests of deploy/, where this user may install them
+	@(for name in promtool amtool mmdebstrap buildah podman runc; do command -v $$name >/dev/null || exit 1; done) \
+	  || { [ "$$(id -u)" = 0 ] && command -v apt-get >/dev/null && apt-get update -qq \
+	       && DEBIAN_FRONTEND=noninteractive apt-get install -qq -y --no-install-recommends $(DEPLOY_PACKAGES) >/dev/null; } \
+	  || echo "not installed: $(DEPLOY_PACKAGES); the tests of images and alerts are skipped"
+
+ENVIRONMENTS := clients vision tools deploy checkov
+
+test-full: install-dev browser deploy-tools $(ENVIRONMENTS:%=$(VENV)/%/.done)  ## everything
 	$(BIN)/pytest $(UNIT)
 	$(BIN)/pytest $(REST)
 	$(MAKE) vllm-next

@@ -22,7 +22,10 @@ PAGES = {
     "clients/python/README.md": "clients/python.md",
     "clients/typescript/README.md": "clients/typescript.md",
     "clients/playground/README.md": "clients/playground.md",
+    "deploy/compose/README.md": "deploy/compose.md",
     "deploy/grafana/README.md": "deploy/grafana.md",
+    "deploy/prometheus/README.md": "deploy/prometheus.md",
+    "deploy/systemd/README.md": "deploy/systemd.md",
     "deploy/training/README.md": "deploy/training.md",
 }
 """Files outside docs/ and their pages."""
