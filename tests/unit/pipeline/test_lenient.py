@@ -67,8 +67,11 @@ async def test_a_lenient_describe_call_ends_at_every_tag() -> None:
 
 
 async def test_words_as_tags_through_all_stages() -> None:
-    engine = engine_of(
-        " a red seven.\nReasoning:", " a red one.", chains=(" it is red.\nAnswer: 7", " so.\nAnswer: 7 ###")
+    engine = FakeEngine(
+        [FakeText(" a red seven.\nReasoning:"), FakeText(" a red one.")],
+        (" it is red.\nAnswer: 7", " so.\nAnswer: 7 ###"),
+        tags=shipped("words").tags.description,
+        **SCORED,
     )
     result: Result = await result_of(
         engine, settings=shipped("words"), descriptions=2, keep=2, forks=1, early_stop=False
