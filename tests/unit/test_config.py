@@ -230,7 +230,7 @@ def test_a_models_settings_lie_beside_its_weights(tmp_path: Path) -> None:
         (
             {"frob": 1},
             "frob",
-            "unknown key 'frob'; known keys: calibration, instruction, options, reference_images, tags,",
+            "unknown key 'frob'; known keys: calibration, instruction, lenient, options, reference_images,",
         ),
         (
             {"calibration": {"intercept": 1, "vote_share": 2}},

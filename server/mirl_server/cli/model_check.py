@@ -125,7 +125,7 @@ def check_packages(folder: Path) -> None:
 
 
 def _model_type(folder: Path) -> str | None:
-    """Return the type of a folder's model; None: it is not known. Faults of files are found elsewhere."""
+    """Return the type of a folder's model; None: it is not known. Faults of files are reported elsewhere."""
     for name in CONFIGS:
         try:
             config = json.loads((folder / name).read_text(encoding="utf-8"))

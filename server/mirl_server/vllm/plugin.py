@@ -164,7 +164,7 @@ class MIRLPlugin:
             )
             references = await asyncio.to_thread(read_references, model.reference_images)
             pipeline = Pipeline(_engine(engine_client, model, args), model, references, life.closing)
-            if not model.lenient:  # a model that was never trained on the tags writes them only where asked
+            if not model.lenient:  # others write tags only where an instruction has them
                 split_answers(state, model.tags, engine_client.renderer.get_tokenizer())
             watch_engine(engine_client, args)
             life.engine_dead = lambda: bool(engine_client.errored)
@@ -278,9 +278,9 @@ def find_model_settings(model_config: Any, calibration: Path | None, template: s
     settings = ModelSettings.load(path.parent) if isinstance(path, Path) else None
     if settings is not None:
         return settings
-    found = of_family(getattr(model_config.hf_config, "model_type", None), template)
-    logger.warning("%s %s", where[0], found.notice)
-    return found.settings
+    shipped = of_family(getattr(model_config.hf_config, "model_type", None), template)
+    logger.warning("%s %s", where[0], shipped.notice)
+    return shipped.settings
 
 
 def _template(tokenizer: Any, args: Namespace) -> str | None:

@@ -277,7 +277,7 @@ async def test_a_rendering_is_used_again_and_the_instruction_rendered_with_it() 
     engine = FakeEngine(THREE)
     pipeline = Pipeline(engine, ModelSettings(instruction="Look first."))
     rendered = await pipeline.render(CONVERSATION, RequestContext("r0"))
-    assert engine.rendered[0].messages[-1]["content"][-1] == {"type": "text", "text": "Look first."}
+    assert engine.rendered[0].messages[-1]["content"][-1]["text"] == "What is it?\n\nLook first."
     run = pipeline.run(CONVERSATION, OPTIONS, Sampling(max_tokens=64), RequestContext("r1"), rendered)
     result = finished([event async for event in run])
     # The conversation once, and once more without its images, to score under.
