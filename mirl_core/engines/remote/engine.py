@@ -333,7 +333,7 @@ class RemoteEngine:
 
     @property
     def pool(self) -> Pool:
-        """The servers: `pick` one to pass a request on with `Server.stream`, `remember` it, `states`."""
+        """The servers: `pick` one for other requests, `remember` it for a key; `states` of all."""
         return self._pool
 
     @property

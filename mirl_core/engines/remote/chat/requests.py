@@ -164,7 +164,7 @@ class ChatRequests:
                 param="response_format",
             )
         body = {
-            "model": self._profile.model.name,
+            "model": self._profile.model.chat_name,
             "messages": PROBE_MESSAGES,
             "max_tokens": 1,
             "structured_outputs": {"structural_tag": structure},
@@ -174,7 +174,7 @@ class ChatRequests:
 
     async def probe(self, server: Server) -> None:
         """Have a server generate a token."""
-        body = {"model": self._profile.model.name, "messages": PROBE_MESSAGES, "max_tokens": 1}
+        body = {"model": self._profile.model.chat_name, "messages": PROBE_MESSAGES, "max_tokens": 1}
         await server.control("POST", CHAT, body, timeout=600.0)
 
     async def abort(self, call: RunningCall) -> None:
@@ -235,7 +235,7 @@ class ChatRequests:
     ) -> dict[str, Any]:
         body = {
             **prompt.body(text, with_images=with_images),
-            "model": getattr(context.lora, "lora_name", context.lora) or self._profile.model.name,
+            "model": getattr(context.lora, "lora_name", context.lora) or self._profile.model.chat_name,
             **settings,
         }
         if self._abilities.token_ids:

@@ -302,10 +302,10 @@ class Pool:
                     self._prepare(server)
                     self._servers.append(server)
             # An empty answer is rather a fault of the name service than the end of all servers.
-            for address, server in known.items() if addresses else ():
-                if address not in addresses:
-                    logger.info("%s leaves: its name no longer stands for it", server.name)
-                    server.left, server.up, server.reason = True, False, "its name no longer stands for it"
+            gone = [server for server in known.values() if addresses and server.address not in addresses]
+            for server in gone:
+                logger.info("%s leaves: its name no longer stands for it", server.name)
+                server.left, server.up, server.reason = True, False, "its name no longer stands for it"
 
     async def _retry(self, *, wait: bool = True) -> None:
         """Start checks of the servers that are due; wait for them only if no server is up."""

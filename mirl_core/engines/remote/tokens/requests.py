@@ -78,7 +78,7 @@ class TokenRequests:
             body = await asyncio.to_thread(lambda: to_json(request.with_images()))
             return read_rendering(await self._render(server, body, context), request, server)
 
-        prompt = await send_to(self._pool, lambda: home, ask, request.key)
+        prompt = await send_to(self._pool, lambda: home, ask, request.key, proves=False)
         return len(prompt.token_ids), prompt
 
     async def sample(
