@@ -60,7 +60,8 @@ from mirl_core.engines.remote.chat.requests import ChatRequests, Deviation
 from mirl_core.engines.remote.checks import ServedModel
 from mirl_core.engines.remote.joining import Joining, Profile, WantedMode
 from mirl_core.engines.remote.pool.addresses import Resolve, addresses_of
-from mirl_core.engines.remote.pool.pool import Pool, PoolSettings
+from mirl_core.engines.remote.pool.pool import Pool
+from mirl_core.engines.remote.pool.settings import PoolSettings
 from mirl_core.engines.remote.prompt import render_request
 from mirl_core.engines.remote.server import Server, checked_url
 from mirl_core.engines.remote.tokens.requests import TokenRequests

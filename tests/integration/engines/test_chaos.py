@@ -14,7 +14,7 @@ import pytest
 from mirl_core.engines.base import RequestContext, Sampling
 from mirl_core.engines.remote import checks
 from mirl_core.engines.remote.engine import RemoteEngine
-from mirl_core.engines.remote.pool.pool import PoolSettings
+from mirl_core.engines.remote.pool.settings import PoolSettings
 from mirl_core.types import Conversation
 from tests.helpers.ports import reserved_port
 from tests.helpers.servers import SERVE_DIGITS

@@ -11,7 +11,7 @@ import pytest
 
 from mirl_core.engines.base import Sampling
 from mirl_core.engines.remote.engine import RemoteEngine
-from mirl_core.engines.remote.pool.pool import PoolSettings
+from mirl_core.engines.remote.pool.settings import PoolSettings
 from mirl_core.engines.remote.server import Server
 from mirl_core.engines.remote.tokens import requests as _remote_requests
 from mirl_core.errors import ConfigError, EngineDeadError, EngineError, RequestError

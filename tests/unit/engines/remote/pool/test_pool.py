@@ -12,7 +12,7 @@ import pytest
 from mirl_core.engines.base import RequestContext, Sampling
 from mirl_core.engines.remote.engine import RemoteEngine
 from mirl_core.engines.remote.pool.addresses import addresses_of
-from mirl_core.engines.remote.pool.pool import PoolSettings
+from mirl_core.engines.remote.pool.settings import PoolSettings
 from mirl_core.errors import ConfigError, EngineDeadError, EngineError
 from mirl_core.types import Conversation
 from tests.helpers.waiting import until
