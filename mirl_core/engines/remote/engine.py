@@ -53,7 +53,7 @@ from mirl_core.engines.common.scoring import (
     score_suffixes,
     scores_in_order,
 )
-from mirl_core.engines.common.structures import check_structural_tag, structure_refused
+from mirl_core.engines.common.structures import check_structural_tag
 from mirl_core.engines.common.text import TextCodec
 from mirl_core.engines.remote.calls import Requester, RunningCall
 from mirl_core.engines.remote.chat.requests import ChatRequests, Deviation
@@ -65,7 +65,7 @@ from mirl_core.engines.remote.pool.settings import PoolSettings
 from mirl_core.engines.remote.prompt import render_request
 from mirl_core.engines.remote.server import Server, checked_url
 from mirl_core.engines.remote.tokens.requests import TokenRequests
-from mirl_core.errors import ConfigError, RequestError
+from mirl_core.errors import ConfigError
 from mirl_core.types import Conversation
 
 if TYPE_CHECKING:
@@ -273,10 +273,7 @@ class RemoteEngine:
         if structure in self._structures:
             return
         await asyncio.to_thread(check_structural_tag, structure)
-        try:
-            await self._requests.check_structure(structure)
-        except RequestError as error:
-            raise structure_refused(error.message) from error
+        await self._requests.check_structure(structure)
         self._structures[structure] = None
         while len(self._structures) > STRUCTURES:
             self._structures.popitem(last=False)

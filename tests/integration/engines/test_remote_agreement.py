@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import AsyncIterator, Sequence
+from typing import TYPE_CHECKING
 
 import pytest
 import pytest_asyncio
@@ -13,13 +14,15 @@ from mirl_core.bundled import DIGITS
 from mirl_core.config import MIRLOptions, ModelSettings
 from mirl_core.engines.base import Engine, Sampling
 from mirl_core.engines.remote.engine import RemoteEngine
-from mirl_core.engines.vllm.engine import VLLMEngine
 from mirl_core.errors import RequestError
 from mirl_core.pipeline.events import Finished
 from mirl_core.pipeline.run import Pipeline
 from mirl_core.types import Conversation
 from tests.helpers.servers import RunningServer
 from tests.integration.engines.remote_cases import context, picture, question, sample
+
+if TYPE_CHECKING:
+    from mirl_core.engines.vllm.engine import VLLMEngine
 
 EXACT = 1e-3
 """Largest difference of a description's MI between two ways to the same float32 model, nats."""
@@ -33,6 +36,8 @@ TEXTS = (
 
 @pytest_asyncio.fixture(scope="module", loop_scope="session")
 async def in_process(real_vllm: None) -> AsyncIterator[VLLMEngine]:
+    from mirl_core.engines.vllm.engine import VLLMEngine
+
     engine = await VLLMEngine.start(str(DIGITS.path), dtype="float32")
     yield engine
     await engine.close()
@@ -56,7 +61,7 @@ async def mutual_information(
     return [with_image - without for with_image, without in zip(*sums, strict=True)]
 
 
-async def test_the_same_tokens_have_the_same_mi(remote: RemoteEngine, in_process: VLLMEngine) -> None:
+async def test_the_same_tokens_have_the_same_mi(in_process: VLLMEngine, remote: RemoteEngine) -> None:
     suffixes = [remote.encode(text) for text in TEXTS]
     assert suffixes == [in_process.encode(text) for text in TEXTS]
     for number in range(3):

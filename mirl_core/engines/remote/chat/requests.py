@@ -20,6 +20,7 @@ from typing import Any
 
 from mirl_core.engines.base import RequestContext, Sample, Sampling
 from mirl_core.engines.common.scoring import Positions, Suffix
+from mirl_core.engines.common.structures import structure_refused
 from mirl_core.engines.remote.calls import RunningCall
 from mirl_core.engines.remote.chat.answers import read_sample, read_suffix
 from mirl_core.engines.remote.chat.checks import CONTINUED
@@ -170,7 +171,10 @@ class ChatRequests:
             "structured_outputs": {"structural_tag": structure},
         }
         home = await self._pool.pick()
-        await send_to(self._pool, lambda: home, lambda server: server.ask(CHAT, body))
+        try:
+            await send_to(self._pool, lambda: home, lambda server: server.ask(CHAT, body))
+        except RequestError as error:
+            raise structure_refused(error.message) from error
 
     async def probe(self, server: Server) -> None:
         """Have a server generate a token."""

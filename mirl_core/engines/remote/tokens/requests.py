@@ -13,6 +13,7 @@ from typing import Any
 
 from mirl_core.engines.base import RequestContext, Sample, Sampling
 from mirl_core.engines.common.scoring import Positions
+from mirl_core.engines.common.structures import structure_refused
 from mirl_core.engines.remote.calls import RunningCall
 from mirl_core.engines.remote.checks import generate
 from mirl_core.engines.remote.joining import Profile
@@ -119,7 +120,10 @@ class TokenRequests:
             "sampling_params": {**settings, "detokenize": True},
         }
         home = await self._pool.pick()
-        await send_to(self._pool, lambda: home, lambda server: server.ask(GENERATE, body))
+        try:
+            await send_to(self._pool, lambda: home, lambda server: server.ask(GENERATE, body))
+        except RequestError as error:
+            raise structure_refused(error.message) from error
 
     async def probe(self, server: Server) -> None:
         """Have a server generate a token."""
