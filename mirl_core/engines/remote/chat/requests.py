@@ -21,7 +21,7 @@ from typing import Any
 from mirl_core.engines.base import RequestContext, Sample, Sampling
 from mirl_core.engines.common.scoring import Positions, Suffix
 from mirl_core.engines.common.structures import structure_refused
-from mirl_core.engines.remote.calls import RunningCall
+from mirl_core.engines.remote.calls import RunningCall, check_not_cut
 from mirl_core.engines.remote.chat.answers import read_sample, read_suffix
 from mirl_core.engines.remote.chat.checks import CONTINUED
 from mirl_core.engines.remote.joining import Profile
@@ -129,7 +129,7 @@ class ChatRequests:
         if call.aborted:
             return None
         settings = self._settings(sampling, index)
-        answer = await self._run(prompt, suffix, settings, context)
+        answer = await self._run(prompt, suffix, settings, context, call)
         return read_sample(index, answer, sampling, self._profile.text)
 
     async def positions(self, prompt: ChatPrompt, prompt_tokens: int, context: RequestContext) -> Positions:
@@ -145,7 +145,7 @@ class ChatRequests:
         async def positions(suffix: Suffix, name: str, start: int, top: int) -> list[dict[int, float]]:
             del name
             settings = {"max_tokens": 1, "temperature": 0.0, "prompt_logprobs": top}
-            answer = await self._run(prompt, suffix, settings, context)
+            answer = await self._run(prompt, suffix, settings, context, RunningCall())
             scored = read_suffix(answer, prompt.token_ids, suffix, self._profile.text)
             self.deviation.suffixes += 1
             self.deviation.exact += scored.exact
@@ -193,13 +193,16 @@ class ChatRequests:
         suffix: Sequence[int],
         settings: Mapping[str, Any],
         context: RequestContext,
+        call: RunningCall,
     ) -> Any:
         text = self._profile.text.verbatim(suffix) if suffix else ""
 
         async def ask(server: Server) -> Any:
             prompt.server = server
             async with server.slots:
-                return await self._ask(prompt, server, text, settings, context)
+                answer = await self._ask(prompt, server, text, settings, context)
+            check_not_cut(answer, server, call)
+            return answer
 
         return await send_to(self._pool, lambda: prompt.server, ask, prompt.key)
 

@@ -14,7 +14,7 @@ from typing import Any
 from mirl_core.engines.base import RequestContext, Sample, Sampling
 from mirl_core.engines.common.scoring import Positions
 from mirl_core.engines.common.structures import structure_refused
-from mirl_core.engines.remote.calls import RunningCall
+from mirl_core.engines.remote.calls import RunningCall, check_not_cut
 from mirl_core.engines.remote.checks import generate
 from mirl_core.engines.remote.joining import Profile
 from mirl_core.engines.remote.pool.pool import Pool
@@ -169,6 +169,7 @@ class TokenRequests:
                     answer = await self._ask(server, prompt, suffix, params, request_id, context)
             finally:
                 del call.running[request_id]
+            check_not_cut(answer, server, call)
             if version is not None and not weight_versions(answer) <= {version, server.version}:
                 raise self._pool.restarted(server)
             return answer

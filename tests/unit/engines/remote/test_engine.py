@@ -24,6 +24,7 @@ from tests.unit.engines.remote.remote_cases import (
     TEXT,
     FakeServers,
     engine,
+    refusal,
     sampled,
     samples,
     without_id,
@@ -94,6 +95,32 @@ async def test_sampling_parameters_are_all_said() -> None:
     ids = [body["request_id"] for body in bodies]
     assert ids[0] != ids[1]
     assert all("-id-" in name for name in ids)
+
+
+async def test_a_structure_is_sent_and_leaves_stop_strings_as_text() -> None:
+    """A grammar would never allow the token of a stop string before the sample's end."""
+    fake = FakeServers({RENDER: RENDERED, GENERATE: sampled("a")})
+    one = engine(fake)
+    await samples(one, await one.render(TEXT, CONTEXT), stop=("b",), top_logprobs=2, structure='{"a": 1}')
+    params = fake.bodies(GENERATE)[0]["sampling_params"]
+    assert params["structured_outputs"] == {"structural_tag": '{"a": 1}'}
+    assert (params["stop"], params["detokenize"]) == (["b"], True)
+    assert "stop_token_ids" not in params
+
+
+async def test_structures_are_checked_by_a_server_once() -> None:
+    tag = '{"format": {"type": "json_schema", "json_schema": {"type": "string"}}}'
+    fake = FakeServers({GENERATE: sampled("a")})
+    one = engine(fake)
+    await one.check_structure(tag)
+    await one.check_structure(tag)
+    (body,) = fake.bodies(GENERATE)
+    assert body["sampling_params"]["structured_outputs"] == {"structural_tag": tag}
+    fake.answers[GENERATE] = refusal(400, "Unsupported type 'x'")
+    with pytest.raises(RequestError, match="the schema can't be used: a type in it"):
+        await one.check_structure(tag.replace("string", "x"))
+    with pytest.raises(RequestError, match="keyword"):
+        await one.check_structure(tag.replace('"string"', '"number", "multipleOf": 2'))
 
 
 async def test_samples_are_read_whole() -> None:

@@ -96,6 +96,18 @@ async def test_a_dead_engine_behind_a_live_server_is_dead() -> None:
         await samples(one, rendered)
 
 
+async def test_a_sample_that_a_server_cut_is_sampled_elsewhere() -> None:
+    """As vLLM cuts what runs when it shuts down."""
+    fake = FakeServers({RENDER: RENDERED, GENERATE: [sampled("hal", "abort"), sampled("half")]})
+    one = engine(fake, "http://one", "http://two")
+    (sample,) = await samples(one, await one.render(TEXT, CONTEXT))
+    assert (sample.text, sample.finish_reason) == ("half", "stop")
+    assert len(set(fake.hosts(GENERATE))) == 2
+    fake.answers[GENERATE] = lambda _: sampled("hal", "abort")
+    with pytest.raises(EngineError, match="shutting down"):
+        await samples(one, await one.render(TEXT, CONTEXT))
+
+
 async def test_weights_that_nobody_pushed_are_not_sampled_from() -> None:
     def while_pushed(_: Asked) -> Any:
         one.expect("7")
