@@ -40,6 +40,11 @@ class TextCodec:
             self._tokenizer.decode(list(token_ids), skip_special_tokens=self.skips_special, **self._decoding)
         )
 
+    def verbatim(self, token_ids: Sequence[int]) -> str:
+        """Return the text of token ids with all special tokens."""
+        text: str = self._tokenizer.decode(list(token_ids), skip_special_tokens=False, **self._decoding)
+        return text
+
     def token(self, token_id: int) -> str:
         """Return the text of a single token, special or not."""
         text: str = self._tokenizer.decode([token_id], skip_special_tokens=False, **self._decoding)

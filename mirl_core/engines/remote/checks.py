@@ -3,18 +3,23 @@
 from __future__ import annotations
 
 import math
+import re
 import uuid
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from mirl_core.engines.common.placeholders import placeholder_ids
 from mirl_core.engines.remote.prompt import render_request
-from mirl_core.engines.remote.score import parameters, values
 from mirl_core.engines.remote.server import Server
-from mirl_core.errors import ConfigError, EngineError, RequestError, ServerError
+from mirl_core.engines.remote.tokens.score import parameters, values
+from mirl_core.errors import ConfigError, EngineError, ModelNotFoundError, RequestError, ServerError
 from mirl_core.types import Conversation
 
+SUPPORTED = ("0.32", "0.33")
+"""Versions of vLLM whose token routes MIRL knows."""
+UNKNOWN_LENGTH = 1 << 20
+"""Tokens of a prompt plus completion that are assumed of a server that doesn't list its limit."""
 PROBE = "<description>Two red 7s,\n née</description> <think>a + b</think>"
 CHECK_SECONDS = 120.0
 """Longest wait for the first tokens, which may need the server's compiler."""
@@ -32,8 +37,11 @@ class ServedModel:
     max_model_len: int
 
 
-async def find_model(server: Server, model: str | None) -> ServedModel:
+async def find_model(server: Server, model: str | None, *, any_length: bool = False) -> ServedModel:
     """Return the served model of that name; None: the first in the server's list.
+
+    Args:
+        any_length: whether the list may leave out how long prompts may be, as servers other than vLLM do.
 
     Raises:
         ConfigError: the server does not serve it.
@@ -42,18 +50,66 @@ async def find_model(server: Server, model: str | None) -> ServedModel:
     answer = await server.control("GET", "/v1/models")
     try:
         served_models = [
-            ServedModel(str(entry["id"]), str(entry["root"]), int(entry["max_model_len"]))
+            ServedModel(
+                str(entry["id"]),
+                str(entry.get("root") or entry["id"]),
+                int(entry.get("max_model_len") or UNKNOWN_LENGTH),
+            )
             for entry in answer["data"]
             # LoRA adapters and the like are listed without a length.
-            if entry.get("max_model_len")
+            if entry.get("max_model_len") or (any_length and not entry.get("parent"))
         ]
-    except (TypeError, KeyError, ValueError) as error:
-        raise EngineError(f"{server.url} lists its models in another form") from error
+    except (TypeError, KeyError, ValueError, AttributeError) as error:
+        raise EngineError(f"{server.name} lists its models in another form") from error
     for served_model in served_models:
         if model in (None, served_model.name):
             return served_model
     names = ", ".join(served_model.name for served_model in served_models) or "nothing"
-    raise ConfigError(f"{server.url} does not serve {model}, but {names}")
+    raise ConfigError(f"{server.name} does not serve {model}, but {names}")
+
+
+async def read_version(server: Server) -> str | None:
+    """Return the version of vLLM that the server runs; None if it is another server."""
+    try:
+        answer = await server.control("GET", "/version")
+        return str(answer["version"])
+    except (RequestError, TypeError, KeyError):
+        return None
+    except ServerError as error:
+        if error.status is None or error.status >= 500:
+            raise
+        return None
+
+
+def check_version(server: Server) -> None:
+    """Check that the token routes of the server's vLLM are known.
+
+    Raises:
+        ConfigError: they are of a version that MIRL doesn't support.
+    """
+    version = server.vllm_version
+    numbers = re.match(r"(\d+)\.(\d+)", version or "")
+    if numbers and numbers[0] not in SUPPORTED:
+        raise ConfigError(
+            f"{server.name} runs vLLM {version}; MIRL supports {' and '.join(SUPPORTED)}: run one of them, "
+            "or use the servers in chat mode"
+        )
+
+
+async def has_token_routes(server: Server) -> bool:
+    """Return whether the server was started with `--enable-scale-out`."""
+    try:
+        await server.control("POST", "/inference/v1/generate", {})
+    except ModelNotFoundError:
+        return False
+    except RequestError:
+        # The route is there, and misses the request's fields.
+        return True
+    except ServerError as error:
+        if error.status is None or error.status >= 500:
+            raise
+        return False
+    return True
 
 
 async def check(server: Server, model: ServedModel, encode: Callable[[str], tuple[int, ...]]) -> None:
@@ -67,16 +123,16 @@ async def check(server: Server, model: ServedModel, encode: Callable[[str], tupl
         text = {"model": model.name, "prompt": PROBE, "add_special_tokens": False}
         tokens = await server.control("POST", "/tokenize", text)
         question = Conversation(({"role": "user", "content": "Hello"},))
-        body, _ = render_request(question, model.name)
-        rendered = await server.ask("/v1/chat/completions/render", body)
+        body = render_request(question, model.name).body
+        rendered = await server.control("POST", "/v1/chat/completions/render", body)
         prompt = [int(token) for token in rendered["token_ids"]]
         # Processed log-probabilities would show this temperature.
         sampling = {**parameters(), "max_tokens": 8, "temperature": 2.0, "ignore_eos": True, "logprobs": 5}
-        sampled = await _generate(server, model, prompt, sampling)
+        sampled = await generate(server, model, prompt, sampling)
         content = sampled["choices"][0]["logprobs"]["content"]
         ids = tuple(int(position["token_id"]) for position in content)
         scoring = parameters(prompt_logprobs=0, skip_reading_prefix_cache=True)
-        scored = values(await _generate(server, model, [*prompt, *ids], scoring), ids)
+        scored = values(await generate(server, model, [*prompt, *ids], scoring), ids)
         server.counts_cached = bool((sampled.get("usage") or {}).get("prompt_tokens_details"))
         mass = max(
             sum(math.exp(min(top["logprob"], 1.0)) for top in position["top_logprobs"])
@@ -86,20 +142,20 @@ async def check(server: Server, model: ServedModel, encode: Callable[[str], tupl
             abs(position["logprob"] - value) for position, value in zip(content, scored, strict=True)
         )
     except (TypeError, KeyError, IndexError, ValueError) as error:
-        raise EngineError(f"{server.url} answers in another form than vLLM 0.32") from error
+        raise EngineError(f"{server.name} answers in another form than vLLM 0.32") from error
     except RequestError as error:
-        raise ConfigError(f"{server.url} can't be used: {error.message}") from error
+        raise ConfigError(f"{server.name} can't be used: {error.message}") from error
     except ServerError as error:
         if error.status not in (401, 403, 404, 405):
             raise
         raise ConfigError(error.message) from error
     if tuple(tokens["tokens"]) != encode(PROBE):
         raise ConfigError(
-            f"the tokenizer here is not that of {server.url}; name the folder of {model.name}'s own"
+            f"the tokenizer here is not that of {server.name}; name the folder of {model.name}'s own"
         )
     if mass > 1.01 or difference > MAX_DIFFERENCE:
         raise ConfigError(
-            f"the log-probabilities of {server.url} are not the model's own; mutual information needs "
+            f"the log-probabilities of {server.name} are not the model's own; mutual information needs "
             "--logprobs-mode raw_logprobs, vLLM's default"
         )
 
@@ -120,11 +176,18 @@ def load_tokenizer(name: str) -> tuple[Any, frozenset[int]]:
     return tokenizer, placeholder_ids(config, int(config.get_text_config().vocab_size))
 
 
-async def _generate(server: Server, model: ServedModel, ids: list[int], sampling: dict[str, Any]) -> Any:
+async def generate(
+    server: Server,
+    model: ServedModel,
+    ids: Sequence[int],
+    sampling: Mapping[str, Any],
+    seconds: float = CHECK_SECONDS,
+) -> Any:
+    """Return the answer to a request for tokens that is no user's."""
     body = {
         "request_id": f"mirl-check-{uuid.uuid4().hex}",
         "model": model.name,
-        "token_ids": ids,
+        "token_ids": list(ids),
         "sampling_params": sampling,
     }
-    return await server.control("POST", "/inference/v1/generate", body, timeout=CHECK_SECONDS)
+    return await server.control("POST", "/inference/v1/generate", body, timeout=seconds)

@@ -1,20 +1,28 @@
-"""The engine over HTTP: one or more vLLM servers of one model, for training beside a fleet of samplers and
-for processes without a GPU. Needs neither vLLM nor torch.
+"""The engine over HTTP: one or more vLLM servers of one model, for gateways, for training beside a fleet of
+samplers and for processes without a GPU. Needs neither vLLM nor torch.
 
-Servers run vLLM 0.32 or newer with `--enable-scale-out`: `mirl-serve MODEL --enable-scale-out`.
+Servers run vLLM 0.32 or 0.33 with `--enable-scale-out`: `mirl-serve MODEL --enable-scale-out`. Servers
+without it, and other servers of the OpenAI API, can be used in chat mode, which is not token-exact
+(see `chat.requests`).
 
 - The tokenizer is loaded in this process (transformers, no torch), because encoding and decoding are
   synchronous in the protocol and `/detokenize` keeps special tokens. Every server must have the same
   tokenizer; a check compares them.
-- A conversation stays on the server that rendered it, where its prefix is cached; new conversations go round
-  robin. A server that fails is left out, and its conversations move. A request whose connection breaks is
-  sent only once more: a request that kills engines must not go from server to server.
+- A conversation stays on the server that rendered it, where its prefix is cached: drafts, forks and scores.
+  New conversations go to the least loaded server, or to the one that had their image or their beginning
+  before, if that is not much busier (`pool.balance`).
+- A server that fails is left out and checked again after a growing wait (`pool.breaker`); its conversations
+  move. A request moves only as long as nothing of it was delivered, and is sent twice at most (`sending`).
 - Each branch is a separate request for tokens: it has a seed and an end that no other branch shares. A
-  cancelled or aborted branch ends on the server too.
+  cancelled or aborted branch ends on the server too. A finished branch is never sampled again.
 - A server that samples with other weights than were pushed to it (after a restart) is left out.
+- A server that joins is checked: version of vLLM, model, context length, tokenizer, raw log-probabilities.
+  What is wrong stands in its state (`Pool.states`). With `required=False` the engine outlives its servers: it
+  starts without any, and is ready once one has joined.
 
 Differences from the engine in process:
-- An image is preprocessed twice on its server (vLLM separates rendering from sampling), never more often.
+- Images are preprocessed once, but for the first prompt with images, which is also rendered in full (see
+  `tokens.requests`).
 - `Sampling.ranked` must be below the server's `--max-logprobs` (20): vLLM returns as many values as the
   request asks for, the sampled token's among them. `score_likeliest` takes all 20.
 - Long prompts are scored through the prefix cache only with `--enable-prompt-tokens-details`; the values are
@@ -26,6 +34,7 @@ Differences from the engine in process:
 from __future__ import annotations
 
 import asyncio
+from collections import OrderedDict
 from collections.abc import AsyncGenerator, Awaitable, Callable, Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -44,49 +53,78 @@ from mirl_core.engines.common.scoring import (
     score_suffixes,
     scores_in_order,
 )
+from mirl_core.engines.common.structures import check_structural_tag, structure_refused
 from mirl_core.engines.common.text import TextCodec
-from mirl_core.engines.remote.checks import ServedModel, check, find_model, load_tokenizer
-from mirl_core.engines.remote.pool import Pool
-from mirl_core.engines.remote.prompt import RemotePrompt, render_request
-from mirl_core.engines.remote.requests import Requests, RunningCall
-from mirl_core.engines.remote.sampling import read_sample, sampling_params
-from mirl_core.engines.remote.score import position_reader
-from mirl_core.engines.remote.server import ConnectionLost, Server
-from mirl_core.errors import ConfigError, EngineDeadError, EngineError, RequestError
+from mirl_core.engines.remote.calls import Requester, RunningCall
+from mirl_core.engines.remote.chat.requests import ChatRequests, Deviation
+from mirl_core.engines.remote.checks import ServedModel
+from mirl_core.engines.remote.joining import Joining, Profile, WantedMode
+from mirl_core.engines.remote.pool.addresses import Resolve, addresses_of
+from mirl_core.engines.remote.pool.pool import Pool, PoolSettings
+from mirl_core.engines.remote.prompt import render_request
+from mirl_core.engines.remote.server import Server, checked_url
+from mirl_core.engines.remote.tokens.requests import TokenRequests
+from mirl_core.errors import ConfigError, RequestError
 from mirl_core.types import Conversation
 
 if TYPE_CHECKING:
     import httpx
 
 
+STRUCTURES = 256
+"""Most structural tags that are remembered as parsed."""
+
+
 class RemoteEngine:
     """Runs one model on vLLM servers. `start` connects to them and returns an engine.
 
     Args:
-        servers: at least one.
-        model: the model, as the servers list it.
-        tokenizer: transformers' tokenizer of the model.
+        servers: at least one, unless `names` are looked up.
+        model: the model, as the servers list it; None: see `joining`.
+        tokenizer: transformers' tokenizer of the model; None: see `joining`.
         banned: tokens that are never sampled: media placeholders.
         score_batch_tokens: most prompt-plus-suffix tokens that one `score` call has in flight.
         keep_special: special tokens that stay in text: for tokenizers whose tags are special tokens.
+        joining: checks servers, and learns model and tokenizer from the first; None: they are given.
+        settings: of the pool.
+        names: base URLs whose names stand for several servers.
+        make: makes a server from a base URL and an address.
+        resolve: looks names up.
     """
 
     def __init__(
         self,
         servers: Sequence[Server],
-        model: ServedModel,
-        tokenizer: Any,
+        model: ServedModel | None = None,
+        tokenizer: Any = None,
         banned: frozenset[int] = frozenset(),
         *,
         score_batch_tokens: int = 8192,
         keep_special: Sequence[str] = (),
+        joining: Joining | None = None,
+        settings: PoolSettings | None = None,
+        names: Sequence[str] = (),
+        make: Callable[[str, str], Server] | None = None,
+        resolve: Resolve = addresses_of,
     ) -> None:
-        self._pool = Pool(servers, self._admit)
-        self._model = model
+        if joining is None:
+            if model is None:
+                raise ValueError("neither a model nor how to learn it is given")
+            joining = Joining(profile=Profile(model, TextCodec(tokenizer, keep_special), banned))
+        self._joining = joining
+        self._pool = Pool(
+            servers,
+            self._admit,
+            settings=settings,
+            probe=self._probe,
+            names=names,
+            make=make,
+            resolve=resolve,
+        )
         self._score_batch_tokens = score_batch_tokens
-        self._text = TextCodec(tokenizer, keep_special)
-        self._requests = Requests(self._pool, model.name, banned)
+        self._requester: Requester | None = None
         self._calls: dict[str, RunningCall] = {}
+        self._structures: OrderedDict[str, None] = OrderedDict()
 
     @classmethod
     async def start(
@@ -95,72 +133,90 @@ class RemoteEngine:
         *,
         model: str | None = None,
         tokenizer: str | None = None,
+        mode: WantedMode = "tokens",
         api_key: str | None = None,
         connections: int = 512,
         timeout: float = 600.0,  # noqa: ASYNC109 - limits each answer, not this call
         score_batch_tokens: int = 8192,
         keep_special: Sequence[str] = (),
+        required: bool = True,
+        settings: PoolSettings | None = None,
         transport: httpx.AsyncBaseTransport | None = None,
+        resolve: Resolve = addresses_of,
     ) -> RemoteEngine:
         """Connect to servers and check them.
 
         Args:
-            urls: base URLs, with or without `/v1`.
+            urls: base URLs, with or without `/v1`. With `settings.resolve_seconds`, a URL's name stands for
+                as many servers as it has addresses.
             model: the servers' name of it; None: the first model in their lists.
             tokenizer: folder or hub name of the model, for its tokenizer and config; None: the name under
                 which the servers loaded it, which must then be valid here too.
+            mode: `tokens`: token routes, exact; `chat`: chat completions; `auto`: token routes if the server
+                that joins first has them.
             api_key: sent as bearer token.
             connections: most requests in flight to one server; further requests wait.
             timeout: longest wait for one answer; seconds.
             score_batch_tokens: see the class.
             keep_special: see the class.
+            required: whether a server must be up by the time this returns.
+            settings: when servers are left out, checked and looked up.
             transport: replaces httpx's transport in tests.
+            resolve: looks names up.
 
         Raises:
-            ConfigError: a URL, the model, the tokenizer or a server's flags are wrong.
-            EngineDeadError: no server answers.
+            ConfigError: a URL is wrong; or, if a server is required, the model, the tokenizer or a server's
+                flags are.
+            EngineDeadError: a server is required and none answers.
         """
         if not urls:
             raise ConfigError("no server is named")
-        servers = [
-            Server(url, api_key=api_key, connections=connections, timeout=timeout, transport=transport)
-            for url in dict.fromkeys(urls)
-        ]
-        try:
-            answers = await asyncio.gather(*(_served_model(server, model) for server in servers))
-            served_model = next((answer for answer in answers if answer is not None), None)
-            if served_model is None:
-                reasons = "; ".join(server.reason for server in servers)
-                raise EngineDeadError(f"no server answers: {reasons}")
-            loaded, banned = await asyncio.to_thread(load_tokenizer, tokenizer or served_model.root)
-            engine = cls(
-                servers,
-                served_model,
-                loaded,
-                banned,
-                score_batch_tokens=score_batch_tokens,
-                keep_special=keep_special,
+        chosen = settings or PoolSettings()
+
+        def make(url: str, address: str | None) -> Server:
+            return Server(
+                url,
+                address=address,
+                api_key=api_key,
+                connections=connections,
+                timeout=timeout,
+                transport=transport,
             )
-            await engine._pool.start()
+
+        checked = list(dict.fromkeys(checked_url(url) for url in urls))
+        names = checked if chosen.resolve_seconds is not None else []
+        engine = cls(
+            [make(url, None) for url in checked if url not in names],
+            score_batch_tokens=score_batch_tokens,
+            joining=Joining(model, tokenizer, mode, keep_special),
+            settings=chosen,
+            names=names,
+            make=make,
+            resolve=resolve,
+        )
+        try:
+            await engine._pool.start(required=required)
         except BaseException:
             # On cancellation too: otherwise the connections would stay open without an owner.
-            await asyncio.gather(*(server.close() for server in servers))
+            await engine.close()
             raise
         return engine
 
     async def render(self, conversation: Conversation, context: RequestContext) -> Rendered:
-        body, pictures = await asyncio.to_thread(render_request, conversation, self._model.name)
-        prompt = await self._requests.render(body, pictures, context)
-        return checked_rendering(len(prompt.token_ids), prompt, self.max_model_len)
+        await self._pool.ensure()
+        name = self.profile.model.name
+        request = await asyncio.to_thread(render_request, conversation, name, context.cache_salt)
+        tokens, prompt = await self._requests.render(request, context)
+        return checked_rendering(tokens, prompt, self.max_model_len)
 
     def encode(self, text: str) -> tuple[int, ...]:
-        return self._text.encode(text)
+        return self.profile.text.encode(text)
 
     def decode(self, token_ids: Sequence[int]) -> str:
-        return self._text.decode(token_ids)
+        return self.profile.text.decode(token_ids)
 
     def token_text(self, token_id: int) -> str:
-        return self._text.token(token_id)
+        return self.profile.text.token(token_id)
 
     async def generate(
         self,
@@ -174,24 +230,19 @@ class RemoteEngine:
             for index in range(n):
                 yield empty_sample(index, "length")
             return
-        prompt: RemotePrompt = rendered.inputs
         with registered(self._calls, context.request_id, RunningCall()) as call:
 
             async def sample(index: int) -> Sample:
-                settings = sampling_params(sampling, index, self.encode)
-                branch_context = context.of_branch(index)
                 try:
-                    answer = await self._requests.run(
-                        prompt, suffix_ids, settings, str(index), branch_context, call, no_media=True
+                    found = await self._requests.sample(
+                        rendered.inputs, suffix_ids, index, sampling, context.of_branch(index), call
                     )
                 except asyncio.CancelledError:
                     # `abort` cancels the branches that their server doesn't end.
                     if not call.aborted:
                         raise
-                    answer = None
-                if answer is None:
-                    return empty_sample(index, "abort")
-                return read_sample(index, answer, sampling, self.decode)
+                    found = None
+                return empty_sample(index, "abort") if found is None else found
 
             # A cancelled branch closes its connection, whereupon vLLM ends its request.
             async with Branches(sample, n) as branches:
@@ -217,7 +268,17 @@ class RemoteEngine:
         return await positions(tuple(suffix_ids), "0", start, top)
 
     async def check_structure(self, structure: str) -> None:
-        raise RequestError("answers can't be constrained over HTTP; run vLLM in process")
+        """See `Engine.check_structure`; a server parses the structure."""
+        if structure in self._structures:
+            return
+        await asyncio.to_thread(check_structural_tag, structure)
+        try:
+            await self._requests.check_structure(structure)
+        except RequestError as error:
+            raise structure_refused(error.message) from error
+        self._structures[structure] = None
+        while len(self._structures) > STRUCTURES:
+            self._structures.popitem(last=False)
 
     async def abort(self, request_id: str) -> None:
         """See `Engine.abort`; returns when all branches of the call have ended."""
@@ -233,8 +294,47 @@ class RemoteEngine:
         await self._pool.close()
 
     @property
+    def profile(self) -> Profile:
+        """What all servers have in common: the model, its tokenizer, the mode.
+
+        Raises:
+            EngineDeadError: no server has joined yet.
+        """
+        return self._joining.profile
+
+    @property
     def max_model_len(self) -> int:
-        return self._model.max_model_len
+        return self.profile.model.max_model_len
+
+    @property
+    def ready(self) -> bool:
+        """Whether a server is up."""
+        return self._pool.ready
+
+    @property
+    def token_exact(self) -> bool:
+        """Whether forks and scores are of exactly the sampled tokens; False in chat mode."""
+        return self.profile.mode == "tokens"
+
+    @property
+    def inexact_reason(self) -> str | None:
+        """Why the engine is not token-exact; None if it is."""
+        if self.token_exact:
+            return None
+        return (
+            "descriptions travel as text through chat completions, and servers may read them as other "
+            "tokens; start the servers with --enable-scale-out for token-exact forks and scores"
+        )
+
+    @property
+    def deviation(self) -> Deviation | None:
+        """How often servers read a scored suffix as other tokens; None where the engine is token-exact."""
+        return self._requester.deviation if isinstance(self._requester, ChatRequests) else None
+
+    @property
+    def pool(self) -> Pool:
+        """The servers: `pick` one to pass a request on with `Server.stream`, `remember` it, `states`."""
+        return self._pool
 
     @property
     def servers(self) -> tuple[Server, ...]:
@@ -265,39 +365,18 @@ class RemoteEngine:
         """
         if rendered.prompt_tokens + longest >= self.max_model_len:
             raise too_long_to_score(self.max_model_len)
-        prompt: RemotePrompt = rendered.inputs
-        call = RunningCall()
-        return await position_reader(
-            lambda suffix, settings, name: self._requests.run(prompt, suffix, settings, name, context, call),
-            rendered.prompt_tokens,
-            counts_cached=rendered.inputs.server.counts_cached,
-        )
+        return await self._requests.positions(rendered.inputs, rendered.prompt_tokens, context)
+
+    @property
+    def _requests(self) -> Requester:
+        if self._requester is None:
+            profile = self.profile
+            kind = TokenRequests if profile.mode == "tokens" else ChatRequests
+            self._requester = kind(self._pool, profile)
+        return self._requester
 
     async def _admit(self, server: Server) -> None:
-        """Check a server before it is used.
+        await self._joining.admit(server, self._pool.version)
 
-        Raises:
-            ConnectionLost: it doesn't answer.
-            MIRLError: it serves another model, other weights, or not as MIRL needs.
-        """
-        await server.control("GET", "/health", timeout=5.0)
-        model = await find_model(server, self._model.name)
-        if model.max_model_len < self.max_model_len:
-            raise ConfigError(
-                f"{server.url} takes {model.max_model_len} tokens, other servers {self.max_model_len}"
-            )
-        if self._pool.version is not None:
-            info = await server.control("GET", "/weight_info")
-            if info["weight_version"] != self._pool.version:
-                raise EngineError(f"{server.url} has other weights")
-            server.version = self._pool.version
-        await check(server, model, self.encode)
-
-
-async def _served_model(server: Server, model: str | None) -> ServedModel | None:
-    """Return the server's model; None, with the reason on the server, if it doesn't answer."""
-    try:
-        return await find_model(server, model)
-    except (ConnectionLost, EngineError) as error:
-        server.reason = str(error)
-        return None
+    async def _probe(self, server: Server) -> None:
+        await self._requests.probe(server)

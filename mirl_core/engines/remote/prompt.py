@@ -19,12 +19,24 @@ from typing import TYPE_CHECKING, Any
 
 from mirl_core.engines.common.images import upright_rgb
 from mirl_core.engines.common.messages import messages_with
-from mirl_core.engines.remote.server import Server, to_json
+from mirl_core.engines.remote.server import Server
 from mirl_core.errors import EngineError
 from mirl_core.types import Conversation
 
 if TYPE_CHECKING:
     from PIL.Image import Image
+
+STAND_IN: dict[str, Any] = {
+    "type": "image_url",
+    "image_url": {
+        "url": (
+            "data:image/png;base64,iVBORw0KGgoAAAANSUhEUgAAAEAAAABACAIAAAAlC+aJAAAAS0lEQVR42u3PMQ0AAAwDoEqv9"
+            "ErYvQQckD4XAQEBAQEBAQEBAQEBAQEBAQEBAQEBAQEBAQEBAQEBAQEBAQEBAQEBAQEBAQEBAYHLAB8+AWnmfUycAAAAAElFTkSuQmCC"
+        )
+    },
+    "uuid": "mirl-stand-in",
+}
+"""The part of a message with a small grey image, of 64 × 64 pixels. It is recognised by identity."""
 
 # Fields of the request, which override template arguments of the same name in vLLM.
 _REQUEST_FIELDS = ("add_generation_prompt", "continue_final_message")
@@ -50,6 +62,8 @@ class RemotePrompt:
     pictures: tuple[Picture, ...]
     server: Server
     """The server that new requests go to; another one after it fails."""
+    key: str | None = None
+    """What this prompt has in common with others that may share its cached prefix."""
     servers_with_images: set[Server] = field(default_factory=set)
     lock: asyncio.Lock = field(default_factory=asyncio.Lock)
 
@@ -58,6 +72,15 @@ class RemotePrompt:
         return frozenset(
             self.token_ids[at] for start, size in self.image_ranges for at in range(start, start + size)
         )
+
+    def around_images(self) -> list[tuple[int, ...]]:
+        """Return the tokens before, between and after the images."""
+        pieces = []
+        end = 0
+        for start, size in self.image_ranges:
+            pieces.append(self.token_ids[end:start])
+            end = start + size
+        return [*pieces, self.token_ids[end:]]
 
     def fields(self, suffix: Sequence[int], placeholder: int | None, *, with_images: bool) -> dict[str, Any]:
         """Return a request's fields for the prompt plus `suffix`.
@@ -69,19 +92,40 @@ class RemotePrompt:
         """
         if placeholder is None or not self.pictures:
             return {"token_ids": [*self.token_ids, *suffix]}
-        ids: list[int] = []
-        end = 0
-        for start, size in self.image_ranges:
-            ids += (*self.token_ids[end:start], placeholder)
-            end = start + size
+        first, *others = self.around_images()
+        ids = [*first]
+        for piece in others:
+            ids += (placeholder, *piece)
         parts = [
             {"type": "image_url", "url": picture.url if with_images else None, "uuid": picture.name}
             for picture in self.pictures
         ]
-        return {"token_ids": [*ids, *self.token_ids[end:], *suffix], "content_parts": parts}
+        return {"token_ids": [*ids, *suffix], "content_parts": parts}
 
 
-def render_request(conversation: Conversation, model: str) -> tuple[bytes, tuple[Picture, ...]]:
+@dataclass(frozen=True, slots=True)
+class RenderRequest:
+    """A conversation as the body of a request for its rendering, or of a chat completion."""
+
+    body: Mapping[str, Any]
+    """Its images are stand-ins: `part_of` makes the parts of the true ones, in order."""
+    pictures: tuple[Picture, ...]
+    key: str
+    """Equal for conversations of one tenant with the same images, or without images the same beginning."""
+
+    def with_images(self, *, by_name: bool = False) -> dict[str, Any]:
+        """Return the body with the true images, or with their names where the server has them."""
+        parts = (part_of(picture, by_name=by_name) for picture in self.pictures)
+        messages = [
+            {**message, "content": [next(parts) if part is STAND_IN else part for part in content]}
+            if isinstance(content := message.get("content"), list)
+            else message
+            for message in self.body["messages"]
+        ]
+        return {**self.body, "messages": messages}
+
+
+def render_request(conversation: Conversation, model: str, cache_salt: str | None = None) -> RenderRequest:
     """Return the body for `/v1/chat/completions/render` and the images in it.
 
     Encodes the images: call it in a thread.
@@ -92,14 +136,14 @@ def render_request(conversation: Conversation, model: str) -> tuple[bytes, tuple
     pictures: list[Picture] = []
 
     def part(image: Image) -> dict[str, Any]:
-        picture = encoded(image)
-        pictures.append(picture)
-        return {"type": "image_url", "image_url": {"url": picture.url}, "uuid": picture.name}
+        pictures.append(encoded(image))
+        return STAND_IN
 
     arguments = dict(conversation.template_kwargs)
+    messages = messages_with(conversation, part)
     body = {
         "model": model,
-        "messages": messages_with(conversation, part),
+        "messages": messages,
         # vLLM refuses a prompt that leaves no room for this many tokens.
         "max_tokens": 1,
         # Without this, the answer carries the preprocessed pixels.
@@ -111,27 +155,60 @@ def render_request(conversation: Conversation, model: str) -> tuple[bytes, tuple
     if conversation.tools:
         # The template shows the tools with any choice; other choices need flags that the server may lack.
         body |= {"tools": [dict(tool) for tool in conversation.tools], "tool_choice": "none"}
-    return to_json(body), tuple(pictures)
+    return RenderRequest(body, tuple(pictures), _key(messages, pictures, cache_salt))
 
 
-def read_rendering(answer: Any, pictures: tuple[Picture, ...], server: Server) -> RemotePrompt:
+def part_of(picture: Picture, *, by_name: bool = False) -> dict[str, Any]:
+    """Return the part of a message that carries an image, or its name."""
+    image = None if by_name else {"url": picture.url}
+    return {"type": "image_url", "image_url": image, "uuid": picture.name}
+
+
+def read_rendering(answer: Any, request: RenderRequest, server: Server) -> RemotePrompt:
     """Return the prompt in a server's answer to a rendering request.
 
     Raises:
         EngineError: the answer's form is not vLLM's, or it has another number of images.
     """
     try:
-        features: Mapping[str, Any] = answer["features"] or {"mm_placeholders": {}}
-        spans: Iterable[Any] = (
-            span for modality in features["mm_placeholders"].values() for span in modality
-        )
-        image_ranges = sorted((int(span["offset"]), int(span["length"])) for span in spans)
+        image_ranges = ranges((answer["features"] or {"mm_placeholders": {}})["mm_placeholders"])
         ids = tuple(int(token) for token in answer["token_ids"])
-    except (TypeError, KeyError, ValueError) as error:
-        raise EngineError(f"{server.url} answered a rendering of another form") from error
-    if len(image_ranges) != len(pictures):
-        raise EngineError(f"{server.url} rendered {len(image_ranges)} images of {len(pictures)}")
-    return RemotePrompt(ids, tuple(image_ranges), pictures, server)
+    except (TypeError, KeyError, ValueError, AttributeError) as error:
+        raise EngineError(f"{server.name} answered a rendering of another form") from error
+    if len(image_ranges) != len(request.pictures):
+        raise EngineError(f"{server.name} rendered {len(image_ranges)} images of {len(request.pictures)}")
+    return RemotePrompt(ids, image_ranges, request.pictures, server, request.key)
+
+
+def read_expansion(answer: Any, short: RemotePrompt) -> RemotePrompt | None:
+    """Return a prompt with its true images from the answer to a request for tokens after it.
+
+    Args:
+        answer: of a request with `return_token_ids`.
+        short: the rendering with stand-ins for the images.
+
+    Returns:
+        None where the answer doesn't say where the images are, or has other tokens around them than `short`.
+    """
+    try:
+        image_ranges = ranges(answer["mm_placeholders"])
+        ids = tuple(int(token) for token in answer["prompt_token_ids"])
+    except (TypeError, KeyError, ValueError, AttributeError):
+        return None
+    prompt = RemotePrompt(ids, image_ranges, short.pictures, short.server, short.key)
+    return prompt if prompt.around_images() == short.around_images() else None
+
+
+def ranges(placeholders: Mapping[str, Iterable[Any]]) -> tuple[tuple[int, int], ...]:
+    """Return offset and length of every image's tokens, ascending, from vLLM's `mm_placeholders`."""
+    spans = (span for modality in placeholders.values() for span in modality)
+    return tuple(sorted((int(span["offset"]), int(span["length"])) for span in spans))
+
+
+def _key(messages: Sequence[Mapping[str, Any]], pictures: Sequence[Picture], salt: str | None) -> str:
+    # A conversation that goes on keeps its first picture, or its first two messages.
+    beginning: Any = pictures[0].name if pictures else messages[:2]
+    return hashlib.sha256(repr((salt, beginning)).encode()).hexdigest()
 
 
 def encoded(image: Image) -> Picture:

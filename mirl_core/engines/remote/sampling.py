@@ -35,8 +35,13 @@ def sampling_params(
     if seed is not None:
         params["seed"] = seed
     if sampling.stop:
-        by_token = stop_by_token(sampling.stop, encode) if sampling.ranked else None
+        # A grammar allows a stop token only where the whole sample ends, not where an answer does: such a
+        # sample would go on until its tokens are used up.
+        by_text = sampling.structure is not None or not sampling.ranked
+        by_token = None if by_text else stop_by_token(sampling.stop, encode)
         params |= by_token or {"stop": list(sampling.stop), "include_stop_str_in_output": True}
+    if sampling.structure is not None:
+        params["structured_outputs"] = {"structural_tag": sampling.structure}
     return params
 
 

@@ -9,19 +9,21 @@ import asyncio
 import json
 import math
 import socket
-from collections.abc import Mapping
+from collections.abc import AsyncIterable, AsyncIterator, Coroutine, Iterator, Mapping, Sequence
+from contextlib import asynccontextmanager, contextmanager
+from dataclasses import dataclass
 from typing import Any
 
 import httpx
 
-from mirl_core.engines.base import error_from_vllm
+from mirl_core.engines.common.concurrency import cancel_and_wait
+from mirl_core.engines.remote.answers import read_answer, short
+from mirl_core.engines.remote.pool.breaker import Breaker
 from mirl_core.errors import (
     ConfigError,
     EngineDeadError,
     EngineError,
-    ModelNotFoundError,
     RequestError,
-    RequestTooLargeError,
     ServerError,
 )
 
@@ -29,7 +31,6 @@ CONNECT_SECONDS = 10.0
 HEALTH_SECONDS = 5.0
 IDLE_SECONDS = 3.0
 """Idle connections are closed before vLLM closes them, after 5 s: a request on a closed one is lost."""
-MESSAGE_CHARACTERS = 500
 
 
 class ConnectionLost(Exception):  # noqa: N818 - an event that the engine handles or turns into an error
@@ -44,11 +45,29 @@ class ConnectionLost(Exception):  # noqa: N818 - an event that the engine handle
         self.sent = sent
 
 
+@dataclass(slots=True)
+class Counters:
+    """What happened at a server since it joined, for metrics."""
+
+    requests: int = 0
+    """Requests for rendering or tokens that were sent to it."""
+    failures: int = 0
+    """Those that failed by the server's fault."""
+    moved: int = 0
+    """Those that were sent again, to another server, after they failed here."""
+    openings: int = 0
+    """How often it was left out because it failed."""
+    stalls: int = 0
+    """How often it was left out because it stopped answering."""
+
+
 class Server:
     """A server and its connections; the pool sets its public fields.
 
     Args:
         url: base URL, with or without `/v1`.
+        address: IP address to connect to, where the URL's name stands for several servers. The `Host` header
+            and the name that a certificate is checked against stay the URL's.
         api_key: sent as bearer token.
         connections: most requests in flight; further requests wait for a slot. Health checks and aborts use
             separate connections and never wait.
@@ -64,29 +83,51 @@ class Server:
         self,
         url: str,
         *,
+        address: str | None = None,
         api_key: str | None = None,
         connections: int = 512,
         timeout: float = 600.0,
         transport: httpx.AsyncBaseTransport | None = None,
     ) -> None:
         self.url = checked_url(url)
+        self.address = address
         self.slots = asyncio.Semaphore(connections)
         self.up = False
-        self.reason = "not asked yet"
+        """Whether it has joined, and neither failed nor left since."""
+        self.reason = "not checked yet"
         """Why the server is not up."""
-        self.checked_at = -math.inf
-        """Time of the last check; seconds of the event loop's clock."""
+        self.refused = False
+        """Whether it answered, but is not what the engine needs."""
+        self.left = False
+        """Whether its name no longer stands for it."""
+        self.breaker = Breaker()
         self.version: str | None = None
         """Version of the weights last pushed to the server; None before the first push."""
+        self.vllm_version: str | None = None
+        """Version of vLLM that it runs; None: not known."""
         self.counts_cached = False
         """Whether it reports how much of a prompt was cached (`--enable-prompt-tokens-details`)."""
+        self.picked = 0
+        """How often it was chosen for new work."""
+        self.in_flight = 0
+        """Sequences that it works on for this process."""
+        self.counters = Counters()
+        self.silent_since = math.inf
+        """Time of its last answer, or of its oldest work after that, on the event loop's clock; seconds."""
+        self._lost: asyncio.Future[None] | None = None
         if api_key and not (api_key.isascii() and api_key.isprintable()):
             raise ConfigError("the API key has characters that no header can carry")
         headers = {"Authorization": f"Bearer {api_key}"} if api_key else {}
+        base = httpx.URL(self.url)
+        self._extensions: dict[str, Any] = {}
+        if address is not None:
+            headers["Host"] = base.netloc.decode()
+            self._extensions["sni_hostname"] = base.host
+            base = base.copy_with(host=address)
 
         def client(connections: int) -> httpx.AsyncClient:
             return httpx.AsyncClient(
-                base_url=self.url,
+                base_url=base,
                 headers=headers,
                 timeout=httpx.Timeout(timeout, connect=CONNECT_SECONDS, pool=None),
                 transport=transport or _transport(connections),
@@ -94,6 +135,39 @@ class Server:
 
         self._work = client(connections)
         self._control = client(8)
+
+    @property
+    def name(self) -> str:
+        """The URL, with the address where the URL's name stands for several servers."""
+        return self.url if self.address is None else f"{self.url} ({self.address})"
+
+    @contextmanager
+    def working(self) -> Iterator[None]:
+        """Count one sequence, for as long as the block runs, to the server's load."""
+        if not self.in_flight:
+            self.silent_since = asyncio.get_running_loop().time()
+        self.in_flight += 1
+        try:
+            yield
+        finally:
+            self.in_flight -= 1
+            if not self.in_flight:
+                self.silent_since = math.inf
+
+    def silent_for(self, now: float) -> float:
+        """Return how long the server has answered nothing though it has work; seconds."""
+        return now - self.silent_since
+
+    def answered(self) -> None:
+        """Note that the server has answered just now."""
+        if self.in_flight:
+            self.silent_since = asyncio.get_running_loop().time()
+
+    def abandon(self) -> None:
+        """End all requests in flight as lost connections: the server hangs."""
+        if self._lost is not None and not self._lost.done():
+            self._lost.set_result(None)
+        self._lost = None
 
     async def ask(
         self,
@@ -104,7 +178,13 @@ class Server:
         param: str | None = None,
     ) -> Any:
         """POST a request for rendering or tokens and return its answer; see `_request`."""
-        return await self._request(self._work, "POST", path, body, headers=headers, param=param)
+        self.counters.requests += 1
+        with self.working():
+            answer = await self._unless_abandoned(
+                self._request(self._work, "POST", path, body, headers=headers, param=param)
+            )
+            self.answered()
+        return answer
 
     async def control(
         self,
@@ -118,10 +198,63 @@ class Server:
         """Send a control request on separate connections and return its answer; see `_request`."""
         return await self._request(self._control, method, path, body, query=query, timeout=timeout)
 
+    @asynccontextmanager
+    async def stream(
+        self,
+        method: str,
+        path: str,
+        *,
+        content: bytes | AsyncIterable[bytes] | None = None,
+        headers: Sequence[tuple[str, str]] = (),
+        query: str = "",
+        idle: float | None = None,
+    ) -> AsyncIterator[httpx.Response]:
+        """Pass a request on and yield the response with its body unread, whatever its status.
+
+        Leaving the block closes the connection, whereupon vLLM ends the request.
+
+        Args:
+            headers: sent beside the server's own; a `host` or `authorization` among them is ignored.
+            query: the URL's query, without the question mark.
+            idle: longest wait for the next part of the answer, seconds; None: the client's. While the body is
+                read, httpx.ReadTimeout and httpx.ReadError may be raised.
+
+        Raises:
+            ConnectionLost: the connection failed before the response's first line.
+            ServerError: no response came in time.
+            EngineDeadError: the engine is closed.
+        """
+        self.counters.requests += 1
+        kept = [(name, value) for name, value in headers if name.lower() not in ("host", "authorization")]
+        if idle is None:
+            timeout = self._work.timeout
+        else:
+            timeout = httpx.Timeout(idle, connect=CONNECT_SECONDS, pool=None)
+        with self.working():
+            try:
+                request = self._work.build_request(
+                    method,
+                    f"{path}?{query}" if query else path,
+                    content=content,
+                    headers=kept,
+                    timeout=timeout,
+                    extensions=self._extensions,
+                )
+                response = await self._work.send(request, stream=True)
+            except (httpx.HTTPError, RuntimeError) as error:
+                raise self._failure(error, self._work, path) from error
+            self.answered()
+            try:
+                yield response
+            finally:
+                await response.aclose()
+
     async def healthy(self) -> bool:
-        """Return whether server and engine live, by vLLM's health check."""
+        """Return whether server and engine live, by vLLM's health check; other servers may have none."""
         try:
             await self.control("GET", "/health", timeout=HEALTH_SECONDS)
+        except ServerError as error:
+            return error.status in (404, 405)
         except (ConnectionLost, EngineError, RequestError):
             return False
         return True
@@ -129,6 +262,23 @@ class Server:
     async def close(self) -> None:
         await self._work.aclose()
         await self._control.aclose()
+
+    async def _unless_abandoned(self, request: Coroutine[Any, Any, Any]) -> Any:
+        if self._lost is None:
+            self._lost = asyncio.get_running_loop().create_future()
+        lost = self._lost
+        task = asyncio.ensure_future(request)
+        try:
+            await asyncio.wait({task, lost}, return_when=asyncio.FIRST_COMPLETED)
+            if not task.done():
+                raise ConnectionLost(f"{self.name} hangs: it answers nothing", sent=True)
+            return task.result()
+        finally:
+            if task.done():
+                # Its error is retrieved also where this call is cancelled at the same moment.
+                _ = task.cancelled() or task.exception()
+            else:
+                await cancel_and_wait([task])
 
     async def _request(
         self,
@@ -165,44 +315,28 @@ class Server:
                 content=content,
                 params=query,
                 headers={**({"Content-Type": "application/json"} if content else {}), **(headers or {})},
+                extensions=self._extensions,
                 **options,
             )
-        except (httpx.ConnectError, httpx.ConnectTimeout) as error:
-            raise ConnectionLost(f"{self.url} can't be reached: {_short(error)}", sent=False) from error
-        except httpx.TimeoutException as error:
-            raise ServerError(f"{self.url} did not answer {path} in time", None) from error
-        except (httpx.NetworkError, httpx.RemoteProtocolError) as error:
-            raise ConnectionLost(
-                f"the connection to {self.url} was lost: {_short(error)}", sent=True
-            ) from error
-        except httpx.HTTPError as error:
-            # The error's text may quote a header, which may hold the key.
-            raise EngineError(f"no request to {self.url} is possible: {type(error).__name__}") from error
-        except RuntimeError as error:
-            if not client.is_closed:
-                raise
-            raise EngineDeadError("the engine is closed") from error
-        return self._answer(response, path, param)
+        except (httpx.HTTPError, RuntimeError) as error:
+            raise self._failure(error, client, path) from error
+        return read_answer(response, f"{self.name}{path}", param)
 
-    def _answer(self, response: httpx.Response, path: str, param: str | None) -> Any:
-        status = response.status_code
-        if response.is_success:
-            if not response.content:
-                return None
-            try:
-                return response.json()
-            except ValueError as error:
-                raise EngineError(f"{self.url}{path} answered something that is not JSON") from error
-        message, field, kind = _error_details(response)
-        if status == 404 and kind == "NotFoundError":
-            raise ModelNotFoundError(message, param=field)
-        if status in (404, 405):
-            raise ServerError(f"{self.url} has no {path}: it is another server than vLLM 0.32", status)
-        if status == 413:
-            raise RequestTooLargeError(message, param=param or field)
-        if status in (400, 422):
-            raise error_from_vllm(message, param or field)
-        raise ServerError(f"{self.url}{path} failed with status {status}: {message}", status)
+    def _failure(self, error: Exception, client: httpx.AsyncClient, path: str) -> Exception:
+        """Return what to raise for an error of httpx."""
+        match error:
+            case httpx.ConnectError() | httpx.ConnectTimeout():
+                return ConnectionLost(f"{self.name} can't be reached: {short(error)}", sent=False)
+            case httpx.TimeoutException():
+                return ServerError(f"{self.name} did not answer {path} in time", None)
+            case httpx.NetworkError() | httpx.RemoteProtocolError():
+                return ConnectionLost(f"the connection to {self.name} was lost: {short(error)}", sent=True)
+            case httpx.HTTPError():
+                # The error's text may quote a header, which may hold the key.
+                return EngineError(f"no request to {self.name} is possible: {type(error).__name__}")
+            case _ if client.is_closed:
+                return EngineDeadError("the engine is closed")
+        return error
 
 
 def checked_url(url: str) -> str:
@@ -244,20 +378,3 @@ def _transport(connections: int) -> httpx.AsyncHTTPTransport:
         max_connections=connections, max_keepalive_connections=connections, keepalive_expiry=IDLE_SECONDS
     )
     return httpx.AsyncHTTPTransport(limits=limits, socket_options=options)
-
-
-def _error_details(response: httpx.Response) -> tuple[str, str | None, str | None]:
-    """Return message, field and error type of a refusal."""
-    try:
-        body = response.json()
-    except ValueError:
-        body = None
-    error = body.get("error", body.get("detail")) if isinstance(body, dict) else response.text
-    if not isinstance(error, dict):
-        return _short(error), None, None
-    return _short(error.get("message")), error.get("param"), error.get("type")
-
-
-def _short(message: object) -> str:
-    text = " ".join(str(message or "").split()) or type(message).__name__
-    return text if len(text) <= MESSAGE_CHARACTERS else f"{text[:MESSAGE_CHARACTERS]}…"

@@ -18,7 +18,7 @@ from mirl_core.bundled import DIGITS
 from mirl_core.config import MIRLOptions, ModelSettings
 from mirl_core.engines.base import Sampling
 from mirl_core.engines.hf.engine import HFEngine
-from mirl_core.engines.remote import score as _remote_score
+from mirl_core.engines.remote.tokens import score as _remote_score
 from mirl_core.engines.remote.engine import RemoteEngine
 from mirl_core.errors import ConfigError, EngineDeadError, EngineError, RequestError
 from mirl_core.pipeline.events import Finished

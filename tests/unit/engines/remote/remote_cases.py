@@ -163,3 +163,27 @@ async def samples(
 
 def without_id(body: dict[str, Any]) -> dict[str, Any]:
     return {key: value for key, value in body.items() if key != "request_id"}
+
+
+def good_server() -> FakeServers:
+    """What every check likes."""
+    model = {"id": "the-model", "root": "/models/it", "max_model_len": 100}
+    adapter = {"id": "adapter", "root": "/models/lora", "parent": "the-model", "max_model_len": None}
+
+    def answer(asked: Asked) -> Any:
+        ids = asked.body["token_ids"]
+        if "prompt_logprobs" in asked.body["sampling_params"]:
+            return {
+                **scored(ids),
+                "prompt_logprobs": [None, *({str(token): {"logprob": -1.0}} for token in ids[1:])],
+            }
+        return sampled("ab") | {"usage": {"prompt_tokens_details": {"cached_tokens": 0}}}
+
+    return FakeServers(
+        {
+            "/v1/models": {"data": [adapter, model]},
+            "/tokenize": lambda asked: {"tokens": [ord(letter) for letter in asked.body["prompt"]]},
+            RENDER: RENDERED,
+            GENERATE: answer,
+        }
+    )

@@ -53,7 +53,7 @@ from tests.unit.engines.remote.remote_cases import (
             httpx.Response(404, json={"detail": "Not Found"}),
             ServerError,
             None,
-            f"http://one:8000 has no {GENERATE}",
+            f"http://one:8000{GENERATE} does not exist",
         ),
         (refusal(429, "later"), ServerError, None, "status 429: later"),
         (refusal(500, "Internal", "InternalServerError"), ServerError, None, "status 500: Internal"),

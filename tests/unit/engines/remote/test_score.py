@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from mirl_core.engines.remote import score as _remote_score
+from mirl_core.engines.remote.tokens import score as _remote_score
 from mirl_core.errors import EngineError, RequestError
 from tests.unit.engines.remote.remote_cases import (
     CONTEXT,

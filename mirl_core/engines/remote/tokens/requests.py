@@ -5,19 +5,26 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import hashlib
+import itertools
+import logging
 import uuid
-from collections.abc import Awaitable, Callable, Mapping, Sequence
-from typing import Any, TypeVar
+from collections.abc import Mapping, Sequence
+from typing import Any
 
-from mirl_core.engines.base import RequestContext, Sample
-from mirl_core.engines.remote.pool import Pool
-from mirl_core.engines.remote.prompt import Picture, RemotePrompt, read_rendering
-from mirl_core.engines.remote.sampling import weight_versions
-from mirl_core.engines.remote.score import parameters
+from mirl_core.engines.base import RequestContext, Sample, Sampling
+from mirl_core.engines.common.scoring import Positions
+from mirl_core.engines.remote.calls import RunningCall
+from mirl_core.engines.remote.checks import generate
+from mirl_core.engines.remote.joining import Profile
+from mirl_core.engines.remote.pool.pool import Pool
+from mirl_core.engines.remote.prompt import RemotePrompt, RenderRequest, read_expansion, read_rendering
+from mirl_core.engines.remote.sampling import read_sample, sampling_params, weight_versions
+from mirl_core.engines.remote.sending import send_to
 from mirl_core.engines.remote.server import ConnectionLost, Server, to_json
+from mirl_core.engines.remote.tokens.score import parameters, position_reader
 from mirl_core.errors import EngineError, RequestError, ServerError
 
-T = TypeVar("T")
+logger = logging.getLogger(__name__)
 
 RENDER = "/v1/chat/completions/render"
 GENERATE = "/inference/v1/generate"
@@ -30,45 +37,94 @@ CANDIDATES = 8
 """How many tokens are tried as image placeholder."""
 
 
-class RunningCall:
-    """A running `generate` or `score` call."""
-
-    def __init__(self) -> None:
-        self.aborted = False
-        self.running: dict[str, Server] = {}
-        """The server of each unanswered request, by request id."""
-        self.tasks: list[asyncio.Task[Sample]] = []
-
-
-class Requests:
-    """Sends the requests of one engine.
+class TokenRequests:
+    """Sends the requests of one engine to vLLM's token routes.
 
     Args:
         pool: the servers.
-        model: the servers' name of the model.
-        banned: tokens that stand for media.
+        profile: what they have in common.
     """
 
-    def __init__(self, pool: Pool, model: str, banned: frozenset[int]) -> None:
+    def __init__(self, pool: Pool, profile: Profile) -> None:
         self._pool = pool
-        self._model = model
-        self._banned = banned
+        self._profile = profile
+        self._model = profile.model.name
+        self._banned = profile.banned
         # Request ids must differ between the engines that use the same server.
         self._name = uuid.uuid4().hex[:12]
+        self._numbers = itertools.count()
         self._placeholder: int | None = None
+        self._expands = True
+        """Whether the servers' answers say where images are in a prompt."""
 
-    async def render(
-        self, body: bytes, pictures: tuple[Picture, ...], context: RequestContext
-    ) -> RemotePrompt:
-        """Return the rendering by the server whose turn it is."""
-        home = await self._pool.next()
+    async def render(self, request: RenderRequest, context: RequestContext) -> tuple[int, RemotePrompt]:
+        """Return a prompt's length in tokens, and the prompt, by the server that `Pool.pick` chooses.
+
+        vLLM's route for renderings preprocesses images and keeps nothing of them, so that the first request
+        for tokens preprocesses them again. Its rendering with tensors would spare that, but is not exact (see
+        `prompt`). So once the placeholder is known, the rendering is of small stand-ins, and the server puts
+        the true images in their places when it gets them with the first request for tokens, whose answer has
+        the prompt as the model sees it. Images are then preprocessed once. In full they are rendered for the
+        first prompt with images, on servers whose answer lacks the images' places, and for a prompt that a
+        server refuses, so that the refusal is the conversation's own.
+        """
+        home = await self._pool.pick(request.key)
 
         async def ask(server: Server) -> RemotePrompt:
-            headers = dict(context.trace_headers)
-            answer = await server.ask(RENDER, body, headers=headers, param="messages")
-            return read_rendering(answer, pictures, server)
+            if request.pictures and self._placeholder is not None and self._expands:
+                prompt = await self._expanded(self._placeholder, server, request, context)
+                if prompt is not None:
+                    return prompt
+            body = await asyncio.to_thread(lambda: to_json(request.with_images()))
+            return read_rendering(await self._render(server, body, context), request, server)
 
-        return await self._with_failover(lambda: home, ask)
+        prompt = await send_to(self._pool, lambda: home, ask, request.key)
+        return len(prompt.token_ids), prompt
+
+    async def sample(
+        self,
+        prompt: RemotePrompt,
+        suffix: Sequence[int],
+        index: int,
+        sampling: Sampling,
+        context: RequestContext,
+        call: RunningCall,
+    ) -> Sample | None:
+        """Return the sample of branch `index`; None if its call was aborted before it began."""
+        text = self._profile.text
+        settings = sampling_params(sampling, index, text.encode)
+        answer = await self.run(prompt, suffix, settings, str(index), context, call, no_media=True)
+        return None if answer is None else read_sample(index, answer, sampling, text.decode)
+
+    async def positions(self, prompt: RemotePrompt, prompt_tokens: int, context: RequestContext) -> Positions:
+        """Return the function that scores suffixes after a prompt; see `position_reader`."""
+        call = RunningCall()
+        return await position_reader(
+            lambda suffix, settings, name: self.run(prompt, suffix, settings, name, context, call),
+            prompt_tokens,
+            counts_cached=prompt.server.counts_cached,
+        )
+
+    async def check_structure(self, structure: str) -> None:
+        """Have a server parse a structural tag.
+
+        Raises:
+            RequestError: it can't hold samples to it.
+        """
+        settings = parameters(structured_outputs={"structural_tag": structure})
+        body = {
+            "request_id": f"mirl-{self._name}-structure-{next(self._numbers)}",
+            "model": self._model,
+            "token_ids": list(self._profile.text.encode("Hello")) or [0],
+            "sampling_params": {**settings, "detokenize": True},
+        }
+        home = await self._pool.pick()
+        await send_to(self._pool, lambda: home, lambda server: server.ask(GENERATE, body))
+
+    async def probe(self, server: Server) -> None:
+        """Have a server generate a token."""
+        ids = self._profile.text.encode("Hello") or (0,)
+        await generate(server, self._profile.model, ids, parameters(), seconds=600.0)
 
     async def run(
         self,
@@ -113,7 +169,7 @@ class Requests:
                 raise self._pool.restarted(server)
             return answer
 
-        return await self._with_failover(lambda: prompt.server, ask)
+        return await send_to(self._pool, lambda: prompt.server, ask, prompt.key)
 
     async def abort(self, call: RunningCall) -> None:
         """End a call's requests and return when they have ended.
@@ -131,6 +187,44 @@ class Requests:
                 return
         for task in call.tasks:
             task.cancel()
+
+    async def _render(self, server: Server, body: Mapping[str, Any] | bytes, context: RequestContext) -> Any:
+        return await server.ask(RENDER, body, headers=dict(context.trace_headers), param="messages")
+
+    async def _expanded(
+        self, placeholder: int, server: Server, request: RenderRequest, context: RequestContext
+    ) -> RemotePrompt | None:
+        """Render with stand-ins and send the images; return the prompt, None if this way doesn't work."""
+        try:
+            short = read_rendering(await self._render(server, request.body, context), request, server)
+            answer = await self._sent_images(short, placeholder, server, context)
+        except RequestError:
+            return None
+        prompt = read_expansion(answer, short)
+        if prompt is None:
+            self._expands = False
+            logger.info("%s renders images twice: it doesn't say where they are in a prompt", server.name)
+            return None
+        prompt.servers_with_images.add(server)
+        return prompt
+
+    async def _sent_images(
+        self, prompt: RemotePrompt, placeholder: int, server: Server, context: RequestContext
+    ) -> Any:
+        """Send a prompt's images to a server, and return its answer, with the prompt as the model saw it.
+
+        The request samples a token that is discarded; the prompt stays in the server's prefix cache.
+        """
+        body = {
+            "request_id": self._id(context, f"images-{next(self._numbers)}"),
+            "model": self._model,
+            **prompt.fields((), placeholder, with_images=True),
+            "sampling_params": parameters(),
+            "return_token_ids": True,
+            **_sharing_fields(context),
+        }
+        async with server.slots:
+            return await server.ask(GENERATE, await asyncio.to_thread(to_json, body), param="messages")
 
     async def _ask(
         self,
@@ -162,8 +256,7 @@ class Requests:
     async def _send_images(self, prompt: RemotePrompt, server: Server, context: RequestContext) -> None:
         """Send the images to the server, so that further requests only name them.
 
-        The request samples a token that is discarded; the prompt stays in the server's prefix cache. The
-        answer has the prompt's tokens as the model saw them, which must equal the rendering's.
+        The prompt's tokens in the answer must equal the rendering's.
 
         Raises:
             EngineError: they differ.
@@ -174,17 +267,8 @@ class Requests:
                 return
             first_error: RequestError | ServerError | None = None
             for placeholder in self._placeholders(prompt):
-                body = {
-                    "request_id": self._id(context, "images"),
-                    "model": self._model,
-                    **prompt.fields((), placeholder, with_images=True),
-                    "sampling_params": parameters(),
-                    "return_token_ids": True,
-                    **_sharing_fields(context),
-                }
                 try:
-                    async with server.slots:
-                        answer = await server.ask(GENERATE, await asyncio.to_thread(to_json, body))
+                    answer = await self._sent_images(prompt, placeholder, server, context)
                 except (RequestError, ServerError) as error:
                     first_error = first_error or error
                     continue
@@ -208,30 +292,6 @@ class Requests:
             return [self._placeholder]
         tokens = prompt.image_tokens()
         return [*sorted(tokens & self._banned), *sorted(tokens - self._banned)][:CANDIDATES]
-
-    async def _with_failover(self, home: Callable[[], Server], ask: Callable[[Server], Awaitable[T]]) -> T:
-        """Return the result of `ask` for the home server, or for another if that can't be reached.
-
-        `home` is called before each try: where one branch of a prompt has moved, the others follow.
-        """
-        sent = 0
-        for _ in range(len(self._pool.servers) + 1):
-            server = await self._pool.keep(home())
-            try:
-                return await ask(server)
-            except ConnectionLost as error:
-                last = error
-                sent += error.sent
-                await self._pool.failed(server, error)
-                if sent == 2:
-                    break
-            except EngineError as error:
-                # If the engine died, leave its server out; if no server is left, raise EngineDeadError.
-                await self._pool.failed(server, error)
-                await self._pool.keep(server)
-                raise
-        await self._pool.keep(server)
-        raise EngineError(str(last)) from last
 
     def _id(self, context: RequestContext, name: str) -> str:
         return f"mirl-{self._name}-{context.request_id}-{name}"

@@ -1,0 +1,83 @@
+"""Requests that move to another server where theirs fails, as long as nothing was delivered."""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable
+from typing import TypeVar
+
+from mirl_core.engines.remote.pool.pool import Pool
+from mirl_core.engines.remote.server import ConnectionLost, Server
+from mirl_core.errors import EngineError, RequestError, ServerError
+
+T = TypeVar("T")
+
+MOST_SENT = 2
+"""How often a request may reach a server: one that kills engines must not go from server to server."""
+PASSING = frozenset({429, 500, 502, 503, 504})
+"""Statuses of failures that another server may not have."""
+BUSY = frozenset({429})
+"""Statuses of servers that are busy, not broken."""
+
+
+async def send_to(
+    pool: Pool,
+    home: Callable[[], Server],
+    ask: Callable[[Server], Awaitable[T]],
+    key: str | None = None,
+) -> T:
+    """Return the result of `ask` for the home server, or for another if that fails.
+
+    `ask` delivers nothing before it returns, so a repeated request loses and duplicates nothing. It is
+    repeated where the connection failed or the server hung, and on another server after a status in PASSING;
+    never after a refusal, which is the request's own fault and no failure of the server.
+
+    Args:
+        home: the server that holds the request's prefix; called before each try, because where one branch of
+            a prompt has moved, the others follow.
+        ask: sends the request to a server.
+        key: see `Pool.pick`.
+
+    Raises:
+        EngineDeadError: no server is up.
+        EngineError: the request failed, as often as it was sent.
+        RequestError: the server refuses the request.
+    """
+    sent = tries = 0
+    failed: set[Server] = set()
+    while True:
+        tries += 1
+        server = await pool.keep(home(), key, without=failed)
+        try:
+            answer = await ask(server)
+        except RequestError:
+            pool.succeeded(server)
+            raise
+        except ConnectionLost as error:
+            sent += error.sent
+            failed.add(server)
+            await pool.failed(server, error)
+            # A server that lives may only have closed an idle connection: if it is alone, it is tried again.
+            if sent < MOST_SENT and tries <= len(pool.servers):
+                server.counters.moved += 1
+                continue
+            await pool.keep(server)
+            raise EngineError(str(error)) from error
+        except ServerError as error:
+            sent += 1
+            failed.add(server)
+            counts = error.status is None or (error.status >= 500 and error.status not in BUSY)
+            if counts:
+                await pool.failed(server, error)
+            passing = error.status is None or error.status in PASSING
+            if passing and sent < MOST_SENT and pool.has_other(server, failed):
+                server.counters.moved += 1
+                continue
+            # If the engine died, its server is left out now; if no server is left, raise EngineDeadError.
+            await pool.keep(server)
+            raise
+        except EngineError as error:
+            await pool.failed(server, error)
+            await pool.keep(server)
+            raise
+        pool.succeeded(server)
+        return answer
