@@ -23,13 +23,14 @@ from mirl_server.cli.early_checks import address_problem, check_address, check_t
 from mirl_server.cli.flags import UsageError
 from mirl_server.cli.vllm_flags import VLLMFlags
 from mirl_server.gateway.app import Gateway, make_gateway
-from mirl_server.gateway.engines import check_mode
 from mirl_server.gateway.flags import GatewayFlags, gateway_flags
 from mirl_server.http.uvicorn_protocol import http_protocol
 from mirl_server.observability.logs import LOGGERS, json_formatter
 from mirl_server.observability.serving_summary import Serving, base_url
 from mirl_server.settings.files import as_yaml
 from mirl_server.settings.server import ServerSettings, load_calibration
+
+logger = logging.getLogger(__name__)
 
 SUMMARY_POLL_SECONDS = 0.2
 BACKLOG = 2048
@@ -48,7 +49,6 @@ def check_gateway(flags: VLLMFlags, settings: ServerSettings, *, to_start: bool)
         ConfigError: a setting, the key file or the `mirl.json` is wrong.
     """
     chosen = gateway_flags(flags)
-    check_mode(settings.engine)
     make_keyring(settings.access)
     if settings.calibration is not None:
         load_calibration(settings.calibration)
@@ -119,6 +119,8 @@ async def _announce(
         while not gateway.service.names:  # noqa: ASYNC110 - a start is no time to save milliseconds
             await asyncio.sleep(SUMMARY_POLL_SECONDS)
         service = gateway.service
+        if (reason := gateway.engines.inexact_reason()) is not None:
+            logger.warning("%s", reason)
         if text and service.pipeline is not None:
             serving = Serving(
                 service.names[0],

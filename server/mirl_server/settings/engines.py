@@ -39,6 +39,9 @@ class EngineSettings(Settings):
     under which the servers loaded it."""
     seconds: Annotated[float, Field(gt=0, allow_inf_nan=False)] = 600.0
     """Longest wait for the next part of a server's answer; seconds."""
+    resolve_seconds: Annotated[float, Field(ge=0, allow_inf_nan=False)] = 10.0
+    """Seconds between two look-ups of the names in the URLs: each address of a name is an engine of its own.
+    0: a name is one engine."""
     check_seconds: Annotated[float, Field(gt=0, allow_inf_nan=False)] = 5.0
     """Seconds between two checks of the servers. While none is ready, they are checked every second."""
 
