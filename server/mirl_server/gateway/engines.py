@@ -19,7 +19,7 @@ from mirl_core.bundled import MODELS, resolve
 from mirl_core.config import ModelSettings
 from mirl_core.engines.remote.engine import RemoteEngine
 from mirl_core.engines.remote.pool.pool import PoolSettings
-from mirl_core.engines.remote.server import Server
+from mirl_core.engines.remote.server import Server, checked_url
 from mirl_core.errors import EngineDeadError, MIRLError, ServerError
 from mirl_server.gateway.model import Cards, find_model_settings, served_cards
 from mirl_server.gateway.upstream import Engine
@@ -93,6 +93,7 @@ class GatewayEngines:
         self._client = client
         self._connected = connected
         self._start = start
+        self._urls = [checked_url(url) for url in settings.engine.urls]
         self._connection: Connected | None = None
         self._reason = NOT_YET
         self._check_now = asyncio.Event()
@@ -128,7 +129,7 @@ class GatewayEngines:
         """Return each engine's state, with the reason where it is not ready."""
         servers = self._servers()
         if not servers:
-            return [{"engine": url, "ready": False, "reason": self._reason} for url in self.settings.urls]
+            return [{"engine": url, "ready": False, "reason": self._reason} for url in self._urls]
         return [
             {"engine": _Member(server).name, "ready": server.up}
             | ({} if server.up else {"reason": server.reason})
@@ -184,7 +185,7 @@ class GatewayEngines:
             # An engine that gates the name by itself has the plain model beside it.
             name = f"{name}{DIRECT}"
         engine = await self._start(
-            settings.urls,
+            self._urls,
             model=name,
             tokenizer=tokenizer,
             mode=settings.mode,
@@ -208,7 +209,7 @@ class GatewayEngines:
         """
         ready = [member.url for member in self.ready()]
         reasons = []
-        for url in ready or self.settings.urls:
+        for url in ready or self._urls:
             try:
                 response = await self._client().get(f"{url}/v1/models", timeout=10.0)
             except httpx.HTTPError as error:

@@ -60,7 +60,7 @@ def test_the_same_descriptions_have_the_same_mi(gateway: GatewayServer) -> None:
     body = {
         "model": NAME,
         "messages": image_question(),
-        "descriptions": list(dict.fromkeys(told)),
+        "descriptions": list(dict.fromkeys([*told, "a red 7 at the top left", "two digits, 3 and 5"])),
     }
     here, there = (ask(server, body, "/v1/mirl/score") for server in (gateway, gateway.engine))
     mine, theirs = ([one["mi"] for one in scored["data"]] for scored in (here, there))

@@ -16,6 +16,8 @@ from tests.unit.server.harness import question
 CHAT = "/v1/chat/completions"
 GATED = {"model": NAME, "messages": [question()], "mirl": {"descriptions": 2, "keep": 1}}
 
+SCORED = {"model": NAME, "messages": [question()], "descriptions": ["a seven"]}
+
 
 @pytest.fixture(autouse=True)
 def _soon(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -63,7 +65,7 @@ async def test_before_its_engines() -> None:
         ]
         for path, body in (
             (CHAT, GATED), (CHAT, {"model": NAME, "messages": []}), ("/v1/completions", {"prompt": "x"}),
-            ("/v1/messages/count_tokens", {"model": NAME, "messages": []}), ("/v1/mirl/score", GATED),
+            ("/v1/messages/count_tokens", {"model": NAME, "messages": []}), ("/v1/mirl/score", SCORED),
         ):  # fmt: skip
             answer = await behind.post(path, body)
             assert answer.status_code == 503, (path, answer.text)
