@@ -101,11 +101,16 @@ def _check_values(values: Mapping[str, Any]) -> None:
     mode = values.get("logprobs-mode", "raw_logprobs")
     if mode != "raw_logprobs":
         raise UsageError(f"--logprobs-mode {mode}: mutual information needs raw_logprobs, the default")
-    if values.get("otlp-traces-endpoint") and not _is_installed("opentelemetry.sdk"):
-        raise UsageError("--otlp-traces-endpoint needs OpenTelemetry: pip install 'mirl[tracing]'")
+    check_tracing(values)
     template = values.get("chat-template")
     if template and not any(sign in template for sign in "{}\n") and not Path(template).is_file():
         raise UsageError(f"--chat-template {template}: there is no such file")
+
+
+def check_tracing(values: Mapping[str, Any]) -> None:
+    """Raise UsageError where traces are to be exported and OpenTelemetry is not installed."""
+    if values.get("otlp-traces-endpoint") and not _is_installed("opentelemetry.sdk"):
+        raise UsageError("--otlp-traces-endpoint needs OpenTelemetry: pip install 'mirl[tracing]'")
 
 
 def _is_installed(module: str) -> bool:

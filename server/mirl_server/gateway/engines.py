@@ -7,10 +7,9 @@ and a line in the log, never the end of the process.
 from __future__ import annotations
 
 import asyncio
-import inspect
 import logging
-from collections.abc import Awaitable, Callable, Iterator, Sequence
-from contextlib import contextmanager, suppress
+from collections.abc import Awaitable, Callable, Sequence
+from contextlib import AbstractContextManager, suppress
 from dataclasses import dataclass
 from typing import Any
 
@@ -19,10 +18,12 @@ import httpx
 from mirl_core.bundled import MODELS, resolve
 from mirl_core.config import ModelSettings
 from mirl_core.engines.remote.engine import RemoteEngine
-from mirl_core.engines.remote.server import Server
-from mirl_core.errors import ConfigError, EngineDeadError, MIRLError, ServerError
+from mirl_core.engines.remote.pool.pool import PoolSettings
+from mirl_core.engines.remote.server import Server, checked_url
+from mirl_core.errors import EngineDeadError, MIRLError, ServerError
 from mirl_server.gateway.model import Cards, find_model_settings, served_cards
 from mirl_server.gateway.upstream import Engine
+from mirl_server.handling.service import DIRECT
 from mirl_server.observability.logs import trail
 from mirl_server.settings.engines import EngineSettings
 from mirl_server.settings.server import ServerSettings
@@ -49,11 +50,11 @@ class _Member:
 
     def __init__(self, server: Server) -> None:
         self.server = server
-        self.passed = 0
 
     @property
     def name(self) -> str:
-        return str(getattr(self.server, "name", self.server.url))
+        # A URL that is an address says all there is to say.
+        return self.url if self.address in (None, httpx.URL(self.url).host) else self.server.name
 
     @property
     def url(self) -> str:
@@ -61,20 +62,14 @@ class _Member:
 
     @property
     def address(self) -> str | None:
-        address: str | None = getattr(self.server, "address", None)
-        return address
+        return self.server.address
 
     @property
     def in_flight(self) -> int:
-        return self.passed + int(getattr(self.server, "in_flight", 0))
+        return self.server.in_flight
 
-    @contextmanager
-    def working(self) -> Iterator[None]:
-        self.passed += 1
-        try:
-            yield
-        finally:
-            self.passed -= 1
+    def working(self) -> AbstractContextManager[None]:
+        return self.server.working()
 
 
 class GatewayEngines:
@@ -98,10 +93,15 @@ class GatewayEngines:
         self._client = client
         self._connected = connected
         self._start = start
-        self._members: dict[int, _Member] = {}
+        self._urls = [checked_url(url) for url in settings.engine.urls]
+        self._connection: Connected | None = None
         self._reason = NOT_YET
         self._check_now = asyncio.Event()
-        self.engine: RemoteEngine | None = None
+
+    @property
+    def engine(self) -> RemoteEngine | None:
+        """The remote engine; None until the servers' model is known."""
+        return self._connection.engine if self._connection is not None else None
 
     @property
     def settings(self) -> EngineSettings:
@@ -109,12 +109,17 @@ class GatewayEngines:
 
     def ready(self) -> Sequence[Engine]:
         """Return the engines that are ready."""
-        return [self._member(server) for server in self._servers() if server.up]
+        return [_Member(server) for server in self._servers() if server.up]
 
     def why_none(self) -> str:
         """Return why no engine is ready."""
         reasons = dict.fromkeys(server.reason for server in self._servers() if not server.up)
         return f"no engine is ready: {'; '.join(reasons) or self._reason}"
+
+    def inexact_reason(self) -> str | None:
+        """Return why forks and scores are not of exactly the sampled tokens; None: they are."""
+        ready = self.engine is not None and self.ready()
+        return self.engine.inexact_reason if ready and self.engine is not None else None
 
     def suspect(self) -> None:
         """Check the engines soon: a request has failed."""
@@ -124,9 +129,9 @@ class GatewayEngines:
         """Return each engine's state, with the reason where it is not ready."""
         servers = self._servers()
         if not servers:
-            return [{"engine": url, "ready": False, "reason": self._reason} for url in self.settings.urls]
+            return [{"engine": url, "ready": False, "reason": self._reason} for url in self._urls]
         return [
-            {"engine": self._member(server).name, "ready": server.up}
+            {"engine": _Member(server).name, "ready": server.up}
             | ({} if server.up else {"reason": server.reason})
             for server in servers
         ]
@@ -146,8 +151,14 @@ class GatewayEngines:
     async def _connect(self) -> bool:
         """Connect to the engines; return whether one is ready."""
         try:
-            connected = await self._try_to_connect()
-            await self._connected(connected)
+            if self._connection is None:
+                self._connection = await self._first_connection()
+            else:
+                await self._connection.engine.health()
+            if not self.ready():
+                self._note(self.why_none())
+                return False
+            await self._connected(self._connection)
         except MIRLError as error:
             self._note(error.message)
             return False
@@ -156,10 +167,9 @@ class GatewayEngines:
             logger.error("the engines can't be used: %s", trail(error))
             self._note(f"{type(error).__name__} while the engines were connected to; see the gateway's log")
             return False
-        self.engine = connected.engine
         return True
 
-    async def _try_to_connect(self) -> Connected:
+    async def _first_connection(self) -> Connected:
         settings = self.settings
         cards = await self.cards()
         chosen = cards.base(settings.model)
@@ -170,14 +180,22 @@ class GatewayEngines:
             tokenizer = resolve(chosen["id"])
         key = settings.api_key.get_secret_value() if settings.api_key else None
         tags = (*model.tags.description, *model.tags.reasoning, *model.tags.answer)
+        name = str(chosen["id"])
+        if settings.mode == "chat" and name in cards.gating:
+            # An engine that gates the name by itself has the plain model beside it.
+            name = f"{name}{DIRECT}"
         engine = await self._start(
-            settings.urls,
-            model=chosen["id"],
+            self._urls,
+            model=name,
             tokenizer=tokenizer,
+            mode=settings.mode,
             api_key=key,
             timeout=settings.seconds,
             keep_special=tags,
-            **({"mode": settings.mode} if settings.mode != "tokens" else {}),
+            required=False,
+            settings=PoolSettings(
+                check_seconds=settings.check_seconds, resolve_seconds=settings.resolve_seconds or None
+            ),
         )
         return Connected(engine, model, cards)
 
@@ -191,7 +209,7 @@ class GatewayEngines:
         """
         ready = [member.url for member in self.ready()]
         reasons = []
-        for url in ready or self.settings.urls:
+        for url in ready or self._urls:
             try:
                 response = await self._client().get(f"{url}/v1/models", timeout=10.0)
             except httpx.HTTPError as error:
@@ -205,10 +223,15 @@ class GatewayEngines:
         raise EngineDeadError("; ".join(reasons))
 
     async def _check(self) -> None:
-        assert self.engine is not None, "checked once connected"
+        assert self.engine is not None, "engines are checked once connected"
         before = bool(self.ready())
-        with suppress(EngineDeadError):
+        try:
             await self.engine.health()
+        except MIRLError:
+            pass  # the servers' states say why
+        except Exception as error:  # noqa: BLE001
+            # The next check may succeed, and without checks no engine would ever come back.
+            logger.error("the engines can't be checked: %s", trail(error))
         after = bool(self.ready())
         if before and not after:
             logger.error("%s", self.why_none())
@@ -217,7 +240,7 @@ class GatewayEngines:
 
     def _note(self, reason: str) -> None:
         if reason != self._reason:
-            logger.warning("no engine is ready: %s", reason)
+            logger.warning("%s", reason)
         self._reason = reason
 
     async def _wait(self, seconds: float) -> None:
@@ -228,19 +251,3 @@ class GatewayEngines:
 
     def _servers(self) -> Sequence[Server]:
         return self.engine.servers if self.engine is not None else ()
-
-    def _member(self, server: Server) -> _Member:
-        member = self._members.get(id(server))
-        if member is None or member.server is not server:
-            member = self._members[id(server)] = _Member(server)
-        return member
-
-
-def check_mode(settings: EngineSettings, start: Start = RemoteEngine.start) -> None:
-    """Raise ConfigError where the remote engine does not know the mode."""
-    if settings.mode != "tokens" and "mode" not in inspect.signature(start).parameters:
-        raise ConfigError(
-            f"engine.mode: the remote engine has no mode '{settings.mode}' yet; use tokens, with servers "
-            "that run with --enable-scale-out",
-            param="engine.mode",
-        )

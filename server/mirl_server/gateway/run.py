@@ -17,19 +17,21 @@ from typing import Any
 import uvicorn
 
 from mirl_core import __version__
+from mirl_core.engines.remote.server import checked_url
 from mirl_server.access.keys import make_keyring
 from mirl_server.assembly.stopping import stopping, until_listening
-from mirl_server.cli.early_checks import address_problem, check_address, check_tls
+from mirl_server.cli.early_checks import address_problem, check_address, check_tls, check_tracing
 from mirl_server.cli.flags import UsageError
 from mirl_server.cli.vllm_flags import VLLMFlags
 from mirl_server.gateway.app import Gateway, make_gateway
-from mirl_server.gateway.engines import check_mode
 from mirl_server.gateway.flags import GatewayFlags, gateway_flags
 from mirl_server.http.uvicorn_protocol import http_protocol
 from mirl_server.observability.logs import LOGGERS, json_formatter
 from mirl_server.observability.serving_summary import Serving, base_url
 from mirl_server.settings.files import as_yaml
 from mirl_server.settings.server import ServerSettings, load_calibration
+
+logger = logging.getLogger(__name__)
 
 SUMMARY_POLL_SECONDS = 0.2
 BACKLOG = 2048
@@ -48,11 +50,13 @@ def check_gateway(flags: VLLMFlags, settings: ServerSettings, *, to_start: bool)
         ConfigError: a setting, the key file or the `mirl.json` is wrong.
     """
     chosen = gateway_flags(flags)
-    check_mode(settings.engine)
+    for url in settings.engine.urls:
+        checked_url(url)
     make_keyring(settings.access)
     if settings.calibration is not None:
         load_calibration(settings.calibration)
     check_tls(flags.values)
+    check_tracing(flags.values)
     if to_start:
         check_address(chosen["host"], chosen["port"], chosen["uds"])
     return chosen
@@ -73,6 +77,7 @@ def serve(flags: VLLMFlags, settings: ServerSettings) -> int:
     """
     chosen = check_gateway(flags, settings, to_start=True)
     keep_torch_out()
+    os.environ.setdefault("OTEL_SERVICE_NAME", "mirl")
     configure_logs(settings, chosen["log-level"])
     listening = None if chosen["uds"] else _listen(chosen["host"], chosen["port"])
     gateway = make_gateway(settings, chosen)
@@ -119,6 +124,8 @@ async def _announce(
         while not gateway.service.names:  # noqa: ASYNC110 - a start is no time to save milliseconds
             await asyncio.sleep(SUMMARY_POLL_SECONDS)
         service = gateway.service
+        if (reason := gateway.engines.inexact_reason()) is not None:
+            logger.warning("%s", reason)
         if text and service.pipeline is not None:
             serving = Serving(
                 service.names[0],

@@ -5,8 +5,7 @@ from __future__ import annotations
 import re
 from typing import Annotated, Literal
 
-import httpx
-from pydantic import BeforeValidator, Field, SecretStr, field_validator
+from pydantic import BeforeValidator, Field, SecretStr
 from pydantic_settings import NoDecode
 
 from mirl_core.config import Settings
@@ -39,20 +38,8 @@ class EngineSettings(Settings):
     under which the servers loaded it."""
     seconds: Annotated[float, Field(gt=0, allow_inf_nan=False)] = 600.0
     """Longest wait for the next part of a server's answer; seconds."""
+    resolve_seconds: Annotated[float, Field(ge=0, allow_inf_nan=False)] = 10.0
+    """Seconds between two look-ups of the names in the URLs: each address of a name is an engine of its own.
+    0: a name is one engine."""
     check_seconds: Annotated[float, Field(gt=0, allow_inf_nan=False)] = 5.0
     """Seconds between two checks of the servers. While none is ready, they are checked every second."""
-
-    @field_validator("urls")
-    @classmethod
-    def _are_urls(cls, urls: tuple[str, ...]) -> tuple[str, ...]:
-        for url in urls:
-            try:
-                parsed = httpx.URL(url)
-            except httpx.InvalidURL:
-                parsed = httpx.URL("")
-            if parsed.scheme not in ("http", "https") or not parsed.host:
-                # A URL may hold a password, which messages don't quote.
-                raise ValueError("an engine's URL reads http://HOST:PORT or https://HOST:PORT")
-            if parsed.userinfo:
-                raise ValueError("an engine's URL holds no password: give it as --engine-api-key")
-        return tuple(dict.fromkeys(url.rstrip("/").removesuffix("/v1").rstrip("/") for url in urls))

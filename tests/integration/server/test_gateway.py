@@ -29,7 +29,8 @@ TOOL = {
         "name": "note",
         "parameters": {
             "type": "object",
-            "properties": {"sum": {"type": "integer"}},
+            # Bounded: this model knows no JSON, and would write one number to the end of its tokens.
+            "properties": {"sum": {"type": "integer", "minimum": 0, "maximum": 9}},
             "required": ["sum"],
             "additionalProperties": False,
         },
@@ -60,7 +61,7 @@ def test_the_same_descriptions_have_the_same_mi(gateway: GatewayServer) -> None:
     body = {
         "model": NAME,
         "messages": image_question(),
-        "descriptions": list(dict.fromkeys(told)),
+        "descriptions": list(dict.fromkeys([*told, "a red 7 at the top left", "two digits, 3 and 5"])),
     }
     here, there = (ask(server, body, "/v1/mirl/score") for server in (gateway, gateway.engine))
     mine, theirs = ([one["mi"] for one in scored["data"]] for scored in (here, there))
@@ -137,7 +138,6 @@ def test_images_are_checked_here(gateway: GatewayServer) -> None:
     [
         {"tools": [TOOL], "tool_choice": "required"},
         {"tools": [TOOL], "tool_choice": {"type": "function", "function": {"name": "note"}}},
-        {"response_format": {"type": "json_object"}},
         {
             "response_format": {
                 "type": "json_schema",
@@ -145,24 +145,22 @@ def test_images_are_checked_here(gateway: GatewayServer) -> None:
             }
         },
     ],
-    ids=["required", "named", "json_object", "json_schema"],
+    ids=["required", "named", "json_schema"],
 )
 def test_forms_of_answers(gateway: GatewayServer, fields: dict[str, Any]) -> None:
-    """Through the gate they are honoured, or refused at once and in words; the plain model takes them all."""
     started = time.monotonic()
-    answer = httpx.post(
-        f"{gateway.url}/v1/chat/completions", json={**GATED, "max_tokens": 300, **fields}, timeout=120
-    )
-    print(f"{answer.status_code} after {time.monotonic() - started:.1f} s")
-    if answer.status_code == 200:
-        message = answer.json()["choices"][0]["message"]
-        calls = message.get("tool_calls") or []
-        values = [json.loads(call["function"]["arguments"]) for call in calls]
-        values = values or [json.loads(message["content"])]
-        assert all(isinstance(value, dict) for value in values)
+    body = {"model": NAME, "messages": image_question(), "seed": 1, "max_tokens": 400}
+    answer = ask(gateway, {**body, **small_fan_out(), **fields})
+    print(f"{time.monotonic() - started:.1f} s")
+    message = answer["choices"][0]["message"]
+    if "tools" in fields:
+        (call,) = message["tool_calls"]
+        assert call["function"]["name"] == "note"
+        value = json.loads(call["function"]["arguments"])
     else:
-        assert answer.status_code == 400, answer.text
-        assert "over HTTP" in answer.json()["error"]["message"]
+        value = json.loads(message["content"])
+    assert 0 <= value["sum"] <= 9
+    assert answer["mirl"]["vote"]
 
 
 def test_a_client_that_leaves_frees_the_engine(gateway: GatewayServer) -> None:

@@ -20,7 +20,7 @@ router = APIRouter()
     responses=documented(None, {**OPEN_GET_ERRORS, 503: "Draining, or the engine is gone"}),
 )
 async def ready(request: Request) -> Response:
-    """200 while the engine can serve, 503 otherwise. A gateway adds the state of each of its engines."""
+    """200 while the engine can serve, 503 otherwise."""
     service = service_of(request)
     engines = service.engines() if service.engines is not None else None
     try:

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import json
-from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
-from contextlib import AsyncExitStack, asynccontextmanager
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Sequence
+from contextlib import AsyncExitStack, asynccontextmanager, contextmanager
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -86,6 +86,20 @@ class FakeServer:
     url: str
     up: bool = True
     reason: str = "it is down"
+    address: str | None = None
+    in_flight: int = 0
+
+    @property
+    def name(self) -> str:
+        return self.url
+
+    @contextmanager
+    def working(self) -> Iterator[None]:
+        self.in_flight += 1
+        try:
+            yield
+        finally:
+            self.in_flight -= 1
 
 
 class FakeFleet(FakeEngine):
@@ -97,6 +111,7 @@ class FakeFleet(FakeEngine):
             lambda suffix, _: f"<think>so</think><answer>{7 if 'seven' in suffix else 1}</answer>",
         )
         self.servers = tuple(FakeServer(url) for url in urls)
+        self.inexact_reason = None
 
     async def health(self) -> None:
         if not any(server.up for server in self.servers):

@@ -23,7 +23,7 @@ FORBIDDEN = {
     "/v1/chat/completions/render", "/v1/completions/render", "/v1/messages/render", "/v1/responses/render",
     "/v1/chat/completions/derender", "/start_profile", "/abort_requests", "/invocations",
 }  # fmt: skip
-METHODS = ("get", "post", "put", "delete", "patch", "websocket", "api_route")
+METHODS = ("get", "post", "put", "delete", "patch", "websocket")
 
 
 def vllms_routes() -> set[tuple[str, str]]:
@@ -40,9 +40,12 @@ def _routes(tree: ast.AST) -> Iterator[tuple[str, str]]:
         if not (isinstance(node, ast.Call) and isinstance(node.func, ast.Attribute) and node.args):
             continue
         path = node.args[0]
-        if node.func.attr not in METHODS or not isinstance(path, ast.Constant):
+        if not (isinstance(path, ast.Constant) and isinstance(path.value, str) and path.value[:1] == "/"):
             continue
-        if isinstance(path.value, str) and path.value.startswith("/"):
+        if node.func.attr == "add_api_route":
+            named = [word.value for word in node.keywords if word.arg == "methods"]
+            yield from ((method, path.value) for method in ast.literal_eval(named[0]))
+        elif node.func.attr in METHODS:
             yield ("GET" if node.func.attr == "websocket" else node.func.attr.upper(), path.value)
 
 

@@ -34,7 +34,7 @@ def test_flags_that_are_taken_are_vllms() -> None:
         (["--served-model-name", "m"], "--served-model-name is an engine's flag"),
         (["--no-such-flag"], "--no-such-flag"),
         (["--engine-url", "ftp://a"], "http://HOST:PORT"),
-        (["--engine-url", "http://user:secret-word@a"], "--engine-api-key"),
+        (["--engine-url", "http://user:secret-word@a"], "the URL of a carries a password"),
         (["--engine-url", "nonsense"], "http://HOST:PORT"),
         (["--engine-mode", "other"], "--engine-mode"),
         (["--ssl-keyfile", "/nowhere"], "--ssl-keyfile /nowhere"),
@@ -64,7 +64,7 @@ def test_a_dry_run_prints_what_a_file_may_hold(
     content = yaml.safe_load(told)
     assert content["port"] == 9001
     assert content["allowed-origins"] == ["http://a"]
-    assert content["mirl"]["engine"]["urls"] == ["http://127.0.0.1:9", "http://b:8000"]
+    assert content["mirl"]["engine"]["urls"] == ["http://127.0.0.1:9", "http://b:8000/v1/"]
     file = tmp_path / "gateway.yaml"
     monkeypatch.delenv("MIRL_ENGINE__API_KEY")
     file.write_text("port: 9002\nmirl: {engine: {urls: ['http://c:1'], model: m}}\n")

@@ -9,13 +9,14 @@ import pytest
 
 from mirl_core.errors import ConfigError, EngineDeadError
 from mirl_server.gateway import engines as gateway_engines
-from mirl_server.settings.engines import EngineSettings
 from tests.helpers.waiting import until
 from tests.unit.server.gateway.gateway_cases import NAME, FakeVLLM, gateway_before
 from tests.unit.server.harness import question
 
 CHAT = "/v1/chat/completions"
 GATED = {"model": NAME, "messages": [question()], "mirl": {"descriptions": 2, "keep": 1}}
+
+SCORED = {"model": NAME, "messages": [question()], "descriptions": ["a seven"]}
 
 
 @pytest.fixture(autouse=True)
@@ -52,7 +53,7 @@ async def test_names_and_cards_are_the_engines() -> None:
 async def test_before_its_engines() -> None:
     server = FakeVLLM()
     cards, server.cards = server.cards, []
-    errors = [EngineDeadError("no server answers"), ConfigError("start it with --enable-scale-out")]
+    errors = [EngineDeadError("no server answers"), ConfigError("the tokenizer is not here")]
     async with gateway_before(server, connect=False, fail=errors) as behind:
         assert (await behind.get("/health")).status_code == 200
         ready = await behind.get("/ready")
@@ -64,7 +65,7 @@ async def test_before_its_engines() -> None:
         ]
         for path, body in (
             (CHAT, GATED), (CHAT, {"model": NAME, "messages": []}), ("/v1/completions", {"prompt": "x"}),
-            ("/v1/messages/count_tokens", {"model": NAME, "messages": []}), ("/v1/mirl/score", GATED),
+            ("/v1/messages/count_tokens", {"model": NAME, "messages": []}), ("/v1/mirl/score", SCORED),
         ):  # fmt: skip
             answer = await behind.post(path, body)
             assert answer.status_code == 503, (path, answer.text)
@@ -149,17 +150,17 @@ async def test_the_settings_reach_the_remote_engine() -> None:
     async with gateway_before(server, engine=engine) as behind:
         started = dict(behind.started[0])
         assert set(started.pop("keep_special")) >= {"<description>", "</description>"}
+        pool = started.pop("settings")
+        assert (pool.check_seconds, pool.resolve_seconds) == (5.0, 10.0)
         assert started == {
             "urls": (server.url,), "model": "alias", "tokenizer": "/nowhere", "api_key": "k", "timeout": 7.0,
-            "mode": "chat",
+            "mode": "chat", "required": False,
         }  # fmt: skip
         assert behind.gateway.service.names == ("alias", NAME)
 
 
-def test_a_mode_that_the_remote_engine_does_not_know_is_refused() -> None:
-    def tokens_only(urls: object) -> None:
-        """Stand for a remote engine without modes."""
-
-    with pytest.raises(ConfigError, match=r"engine\.mode.*no mode 'chat'"):
-        gateway_engines.check_mode(EngineSettings(mode="chat"), tokens_only)  # type: ignore[arg-type]
-    gateway_engines.check_mode(EngineSettings(mode="tokens"), tokens_only)  # type: ignore[arg-type]
+async def test_the_chat_mode_uses_the_plain_model_of_an_engine_that_gates() -> None:
+    for mode, name in (("chat", f"{NAME}:direct"), ("tokens", NAME)):
+        async with gateway_before(FakeVLLM(gates=True), engine={"mode": mode}) as behind:
+            assert behind.started[0]["model"] == name
+            assert behind.gateway.service.names == (NAME,)
