@@ -17,7 +17,7 @@ define environment
 	test -x $(1)/bin/pip || $(PYTHON) -m venv $(1)
 endef
 
-.PHONY: help install install-dev browser demo serve test test-full mutants manifests docs check format model lock clean
+.PHONY: help install install-dev browser demo serve test test-full mutants docs check format model lock clean
 
 help:  ## list the targets
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
@@ -73,6 +73,9 @@ $(VENV)/checkov/.done: requirements/checkov.lock
 	$(VENV)/checkov/bin/pip install -q --no-deps -r requirements/checkov.lock
 	@touch $@
 
+test-full: $(VENV)/deploy/.done $(VENV)/checkov/.done
+
+.PHONY: manifests
 manifests: $(VENV)/deploy/.done  ## deploy/kubernetes from the Helm chart
 	$(VENV)/deploy/bin/python deploy/kubernetes/generate.py
 
@@ -83,7 +86,7 @@ browser:  ## Chromium for the tests of the playground, where this user may insta
 	       && apt-get install -qq -y --no-install-recommends chromium fonts-inter >/dev/null; } \
 	  || echo "chromium is not installed: the tests of the playground are skipped"
 
-test-full: install-dev browser $(VENV)/clients/.done $(VENV)/deploy/.done $(VENV)/checkov/.done  ## everything
+test-full: install-dev browser $(VENV)/clients/.done  ## everything
 	$(BIN)/pytest $(UNIT)
 	$(BIN)/pytest $(REST)
 
