@@ -1,7 +1,7 @@
 """Cut the part out of another project's schema that a file of deploy/platforms uses.
 
-`python -m tests.deploy.platforms.excerpt SCHEMA FILE SOURCE` prints what goes to schemas/NAME.json. SCHEMA is a
-values.schema.json or a CRD (YAML), SOURCE says where it is from. At every level that the file uses, all
+`python -m tests.deploy.platforms.excerpt SCHEMA FILE SOURCE` prints what goes to schemas/NAME.json. SCHEMA is
+a values.schema.json or a CRD (YAML), SOURCE says where it is from. At every level that the file uses, all
 properties keep their names, so that a misspelt key is an error; those that it does not use keep nothing else.
 """
 

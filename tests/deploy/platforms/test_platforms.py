@@ -91,7 +91,7 @@ def test_the_schemas_say_where_they_are_from(name: str) -> None:
         ("kserve", "spec.template.terminationGraceSeconds", 60),
         ("kserve", "spec.router.schedule", {}),
         ("llm-d", "routing.proxies", {}),
-        ("llm-d", "modelArtifacts.name", 7),
+        ("llm-d", "decode.create", "yes"),
         ("llm-d", "accelerator.kind", "nvidia"),
         ("production-stack", "servingEngineSpec.modelSpecs", []),
         ("production-stack", "routerSpec.routingLogic", "cleverly"),
