@@ -19,15 +19,15 @@ PAGES = {
     README: OVERVIEW,
     "CONTRIBUTING.md": "contributing.md",
     "CHANGELOG.md": "changelog.md",
-    "deploy/README.md": "deploy/overview.md",
-    "deploy/helm/mirl/README.md": "deploy/helm.md",
-    "deploy/kubernetes/README.md": "deploy/kubernetes.md",
-    "deploy/platforms/README.md": "deploy/platforms.md",
     "clients/python/README.md": "clients/python.md",
     "clients/typescript/README.md": "clients/typescript.md",
     "clients/playground/README.md": "clients/playground.md",
     "deploy/grafana/README.md": "deploy/grafana.md",
     "deploy/training/README.md": "deploy/training.md",
+    "deploy/README.md": "deploy/overview.md",
+    "deploy/helm/mirl/README.md": "deploy/helm.md",
+    "deploy/kubernetes/README.md": "deploy/kubernetes.md",
+    "deploy/platforms/README.md": "deploy/platforms.md",
 }
 """Files outside docs/ and their pages."""
 ALIASES = {"clients/playground": "clients/playground/README.md"}
