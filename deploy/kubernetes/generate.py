@@ -16,6 +16,7 @@ import yaml
 HERE = Path(__file__).parent
 HELM = HERE.parent / "helm"
 NAMESPACE = "mirl"
+KEYS_FIRST = "Before it: kubectl -n mirl create secret generic mirl-keys --from-file=keys.yaml"
 MANIFESTS: dict[str, tuple[str, dict[str, Any]]] = {
     "cpu-demo.yaml": (
         "The bundled model on CPUs: to look at MIRL without a GPU and without a download.",
@@ -33,8 +34,7 @@ MANIFESTS: dict[str, tuple[str, dict[str, Any]]] = {
         },
     ),
     "engine.yaml": (
-        "One model on one GPU: mirl-serve with vLLM in the pod, open to holders of a key.\n"
-        "Before it: kubectl -n mirl create secret generic mirl-keys --from-file=keys.yaml",
+        f"One model on one GPU: mirl-serve with vLLM in the pod, open to holders of a key.\n{KEYS_FIRST}",
         {
             "model": {"name": "Qwen/Qwen2.5-VL-7B-Instruct", "servedName": "qwen2.5-vl-7b"},
             "cache": {"persistent": True},
@@ -42,8 +42,7 @@ MANIFESTS: dict[str, tuple[str, dict[str, Any]]] = {
         },
     ),
     "fleet.yaml": (
-        "A gateway over two vLLM servers of one GPU each, open to holders of a key.\n"
-        "Before it: kubectl -n mirl create secret generic mirl-keys --from-file=keys.yaml",
+        f"A gateway over two vLLM servers of one GPU each, open to holders of a key.\n{KEYS_FIRST}",
         {
             "mode": "fleet",
             "model": {"name": "Qwen/Qwen2.5-VL-7B-Instruct", "servedName": "qwen2.5-vl-7b"},
@@ -53,8 +52,7 @@ MANIFESTS: dict[str, tuple[str, dict[str, Any]]] = {
         },
     ),
     "gateway.yaml": (
-        "A gateway over vLLM servers that are there already: put their URL in --engine-url.\n"
-        "Before it: kubectl -n mirl create secret generic mirl-keys --from-file=keys.yaml",
+        f"A gateway over vLLM servers that are there already: put their URL in --engine-url.\n{KEYS_FIRST}",
         {
             "mode": "gateway",
             "gateway": {"engineUrls": ["http://vllm.models.svc:8000"]},
@@ -91,7 +89,7 @@ def render(values: dict[str, Any]) -> list[dict[str, Any]]:
         SystemExit: Helm refuses the values.
     """
     request = json.dumps({"name": "mirl", "namespace": NAMESPACE, "values": values})
-    done = subprocess.run(
+    done = subprocess.run(  # noqa: S603
         [sys.executable, HELM / "render.py"], input=request, capture_output=True, text=True, check=True
     )
     answer = json.loads(done.stdout)

@@ -27,6 +27,10 @@ PAGES = {
     "deploy/prometheus/README.md": "deploy/prometheus.md",
     "deploy/systemd/README.md": "deploy/systemd.md",
     "deploy/training/README.md": "deploy/training.md",
+    "deploy/README.md": "deploy/overview.md",
+    "deploy/helm/mirl/README.md": "deploy/helm.md",
+    "deploy/kubernetes/README.md": "deploy/kubernetes.md",
+    "deploy/platforms/README.md": "deploy/platforms.md",
 }
 """Files outside docs/ and their pages."""
 ALIASES = {"clients/playground": "clients/playground/README.md"}

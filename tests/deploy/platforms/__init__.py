@@ -1,0 +1,1 @@
+"""Files for other people's platforms, by the schemas of those projects."""
