@@ -150,4 +150,4 @@ lock: install-dev  ## resolve requirements/*.in anew
 	requirements/lock $(BIN)
 
 clean:  ## remove .venv and caches
-	rm -rf $(VENV) build/docs build/mutants build/site .pytest_cache .mypy_cache .ruff_cache .hypothesis .import_linter_cache
+	rm -rf $(VENV) build/containers build/docs build/mutants build/site .pytest_cache .mypy_cache .ruff_cache .hypothesis .import_linter_cache

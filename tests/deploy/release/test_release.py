@@ -16,11 +16,11 @@ from pathlib import Path
 from types import ModuleType
 
 import pytest
+from packaging.utils import canonicalize_name
 
-from tests.deploy.tools import ROOT, tool
+from tests.deploy.tools import ROOT, TOOLS, tool
 
 SCRIPT = ROOT / "deploy" / "release" / "release.py"
-TOOLS = Path(os.environ.get("MIRL_TOOLS", ROOT / ".venv" / "tools" / "bin"))
 
 
 def script() -> ModuleType:
@@ -137,9 +137,10 @@ def test_a_source_distribution_has_all_that_the_wheel_has(releases: tuple[Path, 
 
 def test_the_page_of_licenses_has_every_locked_package() -> None:
     rows = re.findall(r"^\| ([\w.-]+) \| (\S+) \| .+ \|$", (ROOT / "docs" / "licenses.md").read_text(), re.M)
-    locked = {
-        line.lower().replace("_", "-").replace(".", "-", line.partition("==")[0].count("."))
+    lines = [
+        line.split("==")
         for name in ("cpu", "gateway")
         for line in (ROOT / "requirements" / f"{name}.lock").read_text().split()
-    }
+    ]
+    locked = {f"{canonicalize_name(name)}=={version}" for name, version in lines}
     assert {f"{name}=={version}" for name, version in rows if name != "package"} == locked
