@@ -80,9 +80,9 @@ RELEASE ?= dist/release
 release: install $(VENV)/tools/.done  ## wheels, TypeScript package, chart, bills of material and checksums of HEAD, in dist/release
 	$(BIN)/python deploy/release/release.py --tools $(VENV)/tools/bin $(RELEASE)
 
-# Asks the index for advisories about each locked package.
+# Asks the index for advisories about each locked package, and fails where it has no answer.
 audit: $(VENV)/tools/.done  ## known vulnerabilities of the locked packages that are served
-	for name in cpu gateway; do $(VENV)/tools/bin/pip-audit --no-deps --disable-pip -r requirements/$$name.lock || exit 1; done
+	for name in cpu gateway; do $(VENV)/tools/bin/pip-audit --strict --no-deps --disable-pip -r requirements/$$name.lock || exit 1; done
 
 licenses: install $(VENV)/tools/.done  ## docs/licenses.md from the packages that are installed
 	$(BIN)/python deploy/release/licenses.py --tools $(VENV)/tools/bin docs/licenses.md
