@@ -17,8 +17,8 @@ define environment
 	test -x $(1)/bin/pip || $(PYTHON) -m venv $(1)
 endef
 
-.PHONY: help install install-dev browser deploy-tools demo serve test test-full vllm-next mutants manifests docs check format \
-  model lock clean
+.PHONY: help install install-dev browser deploy-tools demo serve test test-full vllm-next mutants manifests docs \
+  release audit licenses check format model lock clean
 
 help:  ## list the targets
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
@@ -95,6 +95,18 @@ $(VENV)/tools/.done: requirements/tools.lock
 	$(call environment,$(VENV)/tools)
 	$(VENV)/tools/bin/pip install -q --no-deps -r requirements/tools.lock
 	@touch $@
+
+RELEASE ?= dist/release
+
+release: install $(VENV)/tools/.done  ## wheels, TypeScript package, chart, bills of material and checksums of HEAD, in dist/release
+	$(BIN)/python deploy/release/release.py --tools $(VENV)/tools/bin $(RELEASE)
+
+# Asks the index for advisories about each locked package, and fails where it has no answer.
+audit: $(VENV)/tools/.done  ## known vulnerabilities of the locked packages that are served
+	for name in cpu gateway; do $(VENV)/tools/bin/pip-audit --strict --no-deps --disable-pip -r requirements/$$name.lock || exit 1; done
+
+licenses: install $(VENV)/tools/.done  ## docs/licenses.md from the packages that are installed
+	$(BIN)/python deploy/release/licenses.py --tools $(VENV)/tools/bin docs/licenses.md
 
 # Debian's packages. Without one of them the tests that need it are skipped.
 DEPLOY_PACKAGES := buildah mmdebstrap podman prometheus prometheus-alertmanager runc
@@ -180,4 +192,4 @@ lock: install-dev  ## resolve requirements/*.in anew
 	requirements/lock $(BIN)
 
 clean:  ## remove .venv and caches
-	rm -rf $(VENV) build/docs build/mutants build/site .pytest_cache .mypy_cache .ruff_cache .hypothesis .import_linter_cache
+	rm -rf $(VENV) build/containers build/docs build/mutants build/site .pytest_cache .mypy_cache .ruff_cache .hypothesis .import_linter_cache

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import shutil
 import subprocess
 from pathlib import Path
@@ -9,6 +10,8 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parents[2]
+TOOLS = Path(os.environ.get("MIRL_TOOLS", ROOT / ".venv" / "tools" / "bin"))
+"""Programs of requirements/tools.lock, which `make test-full` installs."""
 
 
 def tool(name: str) -> str:
