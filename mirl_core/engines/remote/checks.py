@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import re
 import uuid
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -13,11 +12,10 @@ from mirl_core.engines.common.placeholders import placeholder_ids
 from mirl_core.engines.remote.prompt import render_request
 from mirl_core.engines.remote.server import Server
 from mirl_core.engines.remote.tokens.score import parameters, values
+from mirl_core.engines.vllm_versions import SUPPORTED, is_supported
 from mirl_core.errors import ConfigError, EngineError, ModelNotFoundError, RequestError, ServerError
 from mirl_core.types import Conversation
 
-SUPPORTED = ("0.32", "0.33")
-"""Versions of vLLM whose token routes MIRL knows."""
 UNKNOWN_LENGTH = 1 << 20
 """Tokens of a prompt plus completion that are assumed of a server that doesn't list its limit."""
 DIRECT = ":direct"
@@ -94,8 +92,7 @@ def check_version(server: Server) -> None:
         ConfigError: they are of a version that MIRL doesn't support.
     """
     version = server.vllm_version
-    numbers = re.match(r"(\d+)\.(\d+)", version or "")
-    if numbers and numbers[0] not in SUPPORTED:
+    if version is not None and not is_supported(version):
         raise ConfigError(
             f"{server.name} runs vLLM {version}; MIRL supports {' and '.join(SUPPORTED)}: run one of them, "
             "or use the servers in chat mode"

@@ -21,13 +21,12 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any, Literal, NoReturn
 
+from mirl_core.engines.vllm_versions import SUPPORTED, is_supported
 from mirl_core.errors import ConfigError
 from mirl_server.cli.flags import UsageError, mirl_parser
 from mirl_server.settings.files import SECTION, read_config
 
 LIST = Path(__file__).with_name("vllm_flags.json")
-SUPPORTED = ((0, 32), (0, 33))
-"""The versions of vLLM that MIRL runs on, by their first two numbers; as in the extra `gpu`."""
 Kind = Literal["flag", "switch", "text", "int", "float", "size", "json"]
 """`flag`: no value; `switch`: no value, and a `--no-` form; `size`: a number such as `4k`; else a value."""
 _SIZE = re.compile(r"(-?\d+)|(\d+(?:\.\d+)?)([kmgt])|(\d+)([KMGT])")
@@ -129,13 +128,9 @@ def check_version(version: str | None) -> None:
     Raises:
         UsageError: it is older or newer than the supported ones.
     """
-    if version is None:
-        return
-    numbers = re.match(r"(\d+)\.(\d+)", version)
-    if numbers is None or (int(numbers[1]), int(numbers[2])) not in SUPPORTED:
-        names = " and ".join(f"{major}.{minor}" for major, minor in SUPPORTED)
+    if version is not None and not is_supported(version):
         raise UsageError(
-            f"vLLM {version} is installed, and this mirl-serve runs on {names}: on a GPU, "
+            f"vLLM {version} is installed, and this mirl-serve runs on {' and '.join(SUPPORTED)}: on a GPU, "
             "pip install -U 'mirl[gpu]'; on a CPU, make install"
         )
 
