@@ -22,7 +22,7 @@ TOOL = {
 def picture(colour: str, size: tuple[int, int] = (64, 48)) -> dict[str, Any]:
     """Return the content part of a picture of a square."""
     image = Image.new("RGB", size, "white")
-    ImageDraw.Draw(image).rectangle((8, 8, size[0] // 2, size[1] // 2), fill=colour)
+    ImageDraw.Draw(image).rectangle((size[0] // 8, size[1] // 8, size[0] // 2, size[1] // 2), fill=colour)
     return {"type": "image", "image": image}
 
 

@@ -33,8 +33,8 @@ if TYPE_CHECKING:
     from mirl_core.engines.vllm.engine import VLLMEngine
 
 SETTINGS = ModelSettings(instruction=INSTRUCTION)
-OPTIONS = MIRLOptions(descriptions=4, keep=2, forks=1, description_tokens=24)
-SAMPLING = Sampling(max_tokens=48, seed=1)
+OPTIONS = MIRLOptions(descriptions=3, keep=2, forks=1, description_tokens=16)
+SAMPLING = Sampling(max_tokens=32, seed=1)
 ENGINE = {
     "dtype": "float32",
     "max_model_len": 1024,

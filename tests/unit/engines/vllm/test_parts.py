@@ -79,6 +79,15 @@ def test_special_tags_can_be_kept() -> None:
     assert engine._text.cleaned("<think>so</s>") == "<think>so"
 
 
+@pytest.mark.parametrize(
+    ("ends", "others"), [(None, set()), (1, set()), (5, {5}), ([1, 5], {5}), ([5, 6], {5, 6}), ([], set())]
+)
+def test_under_a_form_only_the_tokenizers_own_end_is_left(
+    ends: int | list[int] | None, others: set[int]
+) -> None:
+    assert VLLMEngine(fake_client(ends=ends))._other_ends() == others
+
+
 def test_placeholders_named_by_a_config() -> None:
     config = SimpleNamespace(
         image_token_id=5, video_token_index=6, vision_start_token_id=7, audio_token_id=99, eos_token_id=1
@@ -169,15 +178,18 @@ def test_batches_are_bounded() -> None:
     assert [suffix for group in groups for suffix in group] == suffixes
 
 
-def fake_client(*, chunked: bool = False, logprobs_mode: str = "raw_logprobs") -> Any:
+def fake_client(
+    *, chunked: bool = False, logprobs_mode: str = "raw_logprobs", ends: int | list[int] | None = None
+) -> Any:
     """As much of vLLM's engine client as VLLMEngine reads when it is made."""
     model_config = SimpleNamespace(
         logprobs_mode=logprobs_mode,
         hf_config=SimpleNamespace(image_token_id=2),
         get_vocab_size=lambda: 10,
         max_model_len=100,
+        try_get_generation_config=lambda: {} if ends is None else {"eos_token_id": ends},
     )
-    tokenizer = SimpleNamespace(all_special_tokens=["</s>", "<think>"])
+    tokenizer = SimpleNamespace(all_special_tokens=["</s>", "<think>"], eos_token_id=1)
     return SimpleNamespace(
         vllm_config=SimpleNamespace(
             model_config=model_config,
