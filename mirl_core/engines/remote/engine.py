@@ -332,7 +332,7 @@ class RemoteEngine:
     @property
     def deviation(self) -> Deviation | None:
         """How often servers read a scored suffix as other tokens; None where the engine is token-exact."""
-        return self._requester.deviation if isinstance(self._requester, ChatRequests) else None
+        return self._requests.deviation if isinstance(self._requests, ChatRequests) else None
 
     @property
     def pool(self) -> Pool:
