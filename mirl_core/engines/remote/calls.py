@@ -9,7 +9,7 @@ from typing import Any, Protocol
 from mirl_core.engines.base import RequestContext, Sample, Sampling
 from mirl_core.engines.common.scoring import Positions
 from mirl_core.engines.remote.prompt import RenderRequest
-from mirl_core.engines.remote.server import Server
+from mirl_core.engines.remote.server import ConnectionLost, Server
 
 
 class RunningCall:
@@ -20,6 +20,18 @@ class RunningCall:
         self.running: dict[str, Server] = {}
         """The server of each unanswered request, by request id."""
         self.tasks: list[asyncio.Task[Sample]] = []
+
+
+def check_not_cut(answer: Any, server: Server, call: RunningCall) -> None:
+    """Check that a server has not ended a request that nobody aborted: a cut sample is no answer.
+
+    Raises:
+        ConnectionLost: it has, as vLLM does when it shuts down.
+    """
+    choices = answer.get("choices") if isinstance(answer, dict) else None
+    reasons = {choice.get("finish_reason") for choice in choices or () if isinstance(choice, dict)}
+    if "abort" in reasons and not call.aborted:
+        raise ConnectionLost(f"{server.name} ended a request: it is shutting down", sent=True)
 
 
 class Requester(Protocol):

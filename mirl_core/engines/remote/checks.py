@@ -6,7 +6,7 @@ import math
 import re
 import uuid
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from mirl_core.engines.common.placeholders import placeholder_ids
@@ -20,6 +20,8 @@ SUPPORTED = ("0.32", "0.33")
 """Versions of vLLM whose token routes MIRL knows."""
 UNKNOWN_LENGTH = 1 << 20
 """Tokens of a prompt plus completion that are assumed of a server that doesn't list its limit."""
+DIRECT = ":direct"
+"""What the name of a MIRL server's model without the gate ends with."""
 PROBE = "<description>Two red 7s,\n née</description> <think>a + b</think>"
 CHECK_SECONDS = 120.0
 """Longest wait for the first tokens, which may need the server's compiler."""
@@ -35,6 +37,8 @@ class ServedModel:
     root: str
     """The folder or hub name that the server loaded it from."""
     max_model_len: int
+    chat_name: str = ""
+    """Its name in chat completions: of a MIRL server, the one that answers without the gate."""
 
 
 async def find_model(server: Server, model: str | None, *, any_length: bool = False) -> ServedModel:
@@ -59,11 +63,13 @@ async def find_model(server: Server, model: str | None, *, any_length: bool = Fa
             # LoRA adapters and the like are listed without a length.
             if entry.get("max_model_len") or (any_length and not entry.get("parent"))
         ]
+        listed = {str(entry["id"]) for entry in answer["data"]}
     except (TypeError, KeyError, ValueError, AttributeError) as error:
         raise EngineError(f"{server.name} lists its models in another form") from error
     for served_model in served_models:
         if model in (None, served_model.name):
-            return served_model
+            direct = f"{served_model.name}{DIRECT}"
+            return replace(served_model, chat_name=direct if direct in listed else served_model.name)
     names = ", ".join(served_model.name for served_model in served_models) or "nothing"
     raise ConfigError(f"{server.name} does not serve {model}, but {names}")
 

@@ -53,18 +53,19 @@ from mirl_core.engines.common.scoring import (
     score_suffixes,
     scores_in_order,
 )
-from mirl_core.engines.common.structures import check_structural_tag, structure_refused
+from mirl_core.engines.common.structures import check_structural_tag
 from mirl_core.engines.common.text import TextCodec
 from mirl_core.engines.remote.calls import Requester, RunningCall
 from mirl_core.engines.remote.chat.requests import ChatRequests, Deviation
 from mirl_core.engines.remote.checks import ServedModel
 from mirl_core.engines.remote.joining import Joining, Profile, WantedMode
 from mirl_core.engines.remote.pool.addresses import Resolve, addresses_of
-from mirl_core.engines.remote.pool.pool import Pool, PoolSettings
+from mirl_core.engines.remote.pool.pool import Pool
+from mirl_core.engines.remote.pool.settings import PoolSettings
 from mirl_core.engines.remote.prompt import render_request
 from mirl_core.engines.remote.server import Server, checked_url
 from mirl_core.engines.remote.tokens.requests import TokenRequests
-from mirl_core.errors import ConfigError, RequestError
+from mirl_core.errors import ConfigError
 from mirl_core.types import Conversation
 
 if TYPE_CHECKING:
@@ -272,10 +273,7 @@ class RemoteEngine:
         if structure in self._structures:
             return
         await asyncio.to_thread(check_structural_tag, structure)
-        try:
-            await self._requests.check_structure(structure)
-        except RequestError as error:
-            raise structure_refused(error.message) from error
+        await self._requests.check_structure(structure)
         self._structures[structure] = None
         while len(self._structures) > STRUCTURES:
             self._structures.popitem(last=False)
@@ -333,7 +331,7 @@ class RemoteEngine:
 
     @property
     def pool(self) -> Pool:
-        """The servers: `pick` one to pass a request on with `Server.stream`, `remember` it, `states`."""
+        """The servers: `pick` one for other requests, `remember` it for a key; `states` of all."""
         return self._pool
 
     @property

@@ -24,6 +24,8 @@ async def send_to(
     home: Callable[[], Server],
     ask: Callable[[Server], Awaitable[T]],
     key: str | None = None,
+    *,
+    proves: bool = True,
 ) -> T:
     """Return the result of `ask` for the home server, or for another if that fails.
 
@@ -36,6 +38,7 @@ async def send_to(
             a prompt has moved, the others follow.
         ask: sends the request to a server.
         key: see `Pool.pick`.
+        proves: whether an answer shows that the server works: a rendering says nothing of its engine.
 
     Raises:
         EngineDeadError: no server is up.
@@ -50,7 +53,8 @@ async def send_to(
         try:
             answer = await ask(server)
         except RequestError:
-            pool.succeeded(server)
+            if proves:
+                pool.succeeded(server)
             raise
         except ConnectionLost as error:
             sent += error.sent
@@ -79,5 +83,6 @@ async def send_to(
             await pool.failed(server, error)
             await pool.keep(server)
             raise
-        pool.succeeded(server)
+        if proves:
+            pool.succeeded(server)
         return answer

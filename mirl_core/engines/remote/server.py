@@ -9,8 +9,8 @@ import asyncio
 import json
 import math
 import socket
-from collections.abc import AsyncIterable, AsyncIterator, Coroutine, Iterator, Mapping, Sequence
-from contextlib import asynccontextmanager, contextmanager
+from collections.abc import Coroutine, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
@@ -197,57 +197,6 @@ class Server:
     ) -> Any:
         """Send a control request on separate connections and return its answer; see `_request`."""
         return await self._request(self._control, method, path, body, query=query, timeout=timeout)
-
-    @asynccontextmanager
-    async def stream(
-        self,
-        method: str,
-        path: str,
-        *,
-        content: bytes | AsyncIterable[bytes] | None = None,
-        headers: Sequence[tuple[str, str]] = (),
-        query: str = "",
-        idle: float | None = None,
-    ) -> AsyncIterator[httpx.Response]:
-        """Pass a request on and yield the response with its body unread, whatever its status.
-
-        Leaving the block closes the connection, whereupon vLLM ends the request.
-
-        Args:
-            headers: sent beside the server's own; a `host` or `authorization` among them is ignored.
-            query: the URL's query, without the question mark.
-            idle: longest wait for the next part of the answer, seconds; None: the client's. While the body is
-                read, httpx.ReadTimeout and httpx.ReadError may be raised.
-
-        Raises:
-            ConnectionLost: the connection failed before the response's first line.
-            ServerError: no response came in time.
-            EngineDeadError: the engine is closed.
-        """
-        self.counters.requests += 1
-        kept = [(name, value) for name, value in headers if name.lower() not in ("host", "authorization")]
-        if idle is None:
-            timeout = self._work.timeout
-        else:
-            timeout = httpx.Timeout(idle, connect=CONNECT_SECONDS, pool=None)
-        with self.working():
-            try:
-                request = self._work.build_request(
-                    method,
-                    f"{path}?{query}" if query else path,
-                    content=content,
-                    headers=kept,
-                    timeout=timeout,
-                    extensions=self._extensions,
-                )
-                response = await self._work.send(request, stream=True)
-            except (httpx.HTTPError, RuntimeError) as error:
-                raise self._failure(error, self._work, path) from error
-            self.answered()
-            try:
-                yield response
-            finally:
-                await response.aclose()
 
     async def healthy(self) -> bool:
         """Return whether server and engine live, by vLLM's health check; other servers may have none."""

@@ -4,13 +4,11 @@ from __future__ import annotations
 
 import asyncio
 import shutil
-from collections.abc import AsyncIterator, Iterator
 from dataclasses import replace
 from pathlib import Path
 
 import httpx
 import pytest
-import pytest_asyncio
 import torch
 from PIL import Image
 
@@ -18,49 +16,19 @@ from mirl_core.bundled import DIGITS
 from mirl_core.config import MIRLOptions, ModelSettings
 from mirl_core.engines.base import Sampling
 from mirl_core.engines.hf.engine import HFEngine
-from mirl_core.engines.remote.tokens import score as _remote_score
 from mirl_core.engines.remote.engine import RemoteEngine
+from mirl_core.engines.remote.tokens import score as _remote_score
 from mirl_core.errors import ConfigError, EngineDeadError, EngineError, RequestError
 from mirl_core.pipeline.events import Finished
 from mirl_core.pipeline.run import Pipeline
 from mirl_core.training.rl.weight_sync.shared_folder import RemoteReloadSync
 from mirl_core.types import Conversation
-from tests.helpers.servers import RunningServer, running
+from tests.helpers.servers import RunningServer
 from tests.integration.engines.likeliest_cases import check_likeliest
 from tests.integration.engines.remote_cases import Perturbed, apart, context, picture, question, sample
 
 # What this goes on from repeats itself until the context is full: half a minute for 16 branches.
 ENDLESS = Sampling(max_tokens=1500, temperature=0.2, frequency_penalty=-2.0)
-FLAGS = (
-    "--enable-scale-out",
-    "--enable-prompt-tokens-details",
-    "--dtype=float32",
-    "--worker-extension-cls=tests.fixtures.vllm_worker.EncoderCounter",
-)
-
-
-@pytest.fixture(scope="module")
-def fleet(real_vllm: None, tmp_path_factory: pytest.TempPathFactory) -> Iterator[RunningServer]:
-    """One server as a fleet has it; leave nothing running in it."""
-    environment = {"VLLM_SERVER_DEV_MODE": "1", "VLLM_LOGGING_LEVEL": "WARNING"}
-    with running(tmp_path_factory.mktemp("fleet"), FLAGS, environment=environment) as started:
-        yield started
-
-
-@pytest_asyncio.fixture(scope="module", loop_scope="session")
-async def remote(fleet: RunningServer) -> AsyncIterator[RemoteEngine]:
-    # The same server by two names, and one that nobody ever started.
-    other = fleet.url.replace("127.0.0.1", "localhost")
-    engine = await RemoteEngine.start([fleet.url, f"{other}/v1/", "http://127.0.0.1:1"])
-    yield engine
-    await engine.close()
-
-
-@pytest_asyncio.fixture(scope="module", loop_scope="session")
-async def hf() -> AsyncIterator[HFEngine]:
-    engine = await HFEngine.start(str(DIGITS.path), dtype=torch.float32)
-    yield engine
-    await engine.close()
 
 
 async def settles(fleet: RunningServer, *, quiet: bool) -> None:
@@ -302,18 +270,19 @@ async def test_pipeline_runs_over_it(remote: RemoteEngine, fleet: RunningServer)
     await settles(fleet, quiet=True)
 
 
-async def test_conversations_take_turns_and_stay(remote: RemoteEngine) -> None:
-    homes = []
-    for number in range(4):
+async def test_conversations_spread_and_stay(remote: RemoteEngine) -> None:
+    homes = {}
+    for number in range(12):
         rendered = await remote.render(question(picture(20 + number)), context())
         home = rendered.inputs.server
         await sample(remote, rendered, 2, Sampling(max_tokens=2))
         await remote.score(rendered, [(10,)], context())
         assert rendered.inputs.server is home
-        homes.append(home.url)
-    assert homes[0] != homes[1]
-    assert homes[:2] == homes[2:]
-    assert "http://127.0.0.1:1" not in homes
+        homes[number] = home.url
+    assert len(set(homes.values())) == 2
+    assert "http://127.0.0.1:1" not in homes.values()
+    again = await remote.render(question(picture(20)), context())
+    assert again.inputs.server.url == homes[0]
     await remote.health()
 
 
@@ -385,3 +354,5 @@ async def test_weights_reach_the_servers(
         await sample(remote, before[0], 1, Sampling(max_tokens=1))
     await sync.push(policy, 10)
     assert await sample(remote, before[0], 1, Sampling(max_tokens=1))
+    # The server is shared: give it its own weights back.
+    await sync.push(Perturbed(0.0), 11)

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from mirl_core.engines.base import Sample, Sampling
-from mirl_core.engines.common.stop_strings import cut_at_stop_string
+from mirl_core.engines.common.stop_strings import cut_at_stop_string, stop_string_end
 from mirl_core.engines.common.text import TextCodec
 from mirl_core.engines.remote.chat.alignment import ends, spread
 from mirl_core.errors import EngineError
@@ -36,6 +36,8 @@ def read_sample(index: int, answer: Any, sampling: Sampling, text: TextCodec) ->
             lengths = [len(str(position["token"])) for position in content]
             at_ends = [sum(lengths[: count + 1]) for count in range(len(lengths))]
             values = tuple(spread(logprobs, at_ends, ends(ids, text.verbatim)))
+            if stop_string_end(said, sampling.stop) is not None:
+                reason = "stop"
             return cut_at_stop_string(Sample(index, ids, values, "", reason), sampling.stop, text.decode)
         ids = tuple(int(token) for token in choice["token_ids"])
         tops = [_by_token(position) for position in content]
@@ -129,7 +131,7 @@ def _confidence(top: Mapping[int, float], alternatives: int) -> float:
 
 def _reason(reason: object) -> FinishReason:
     if reason in ("stop", "length", "abort"):
-        return reason  # type: ignore[return-value]
+        return reason
     # Other servers' parsers have words of their own for an end by the model.
     if reason in ("tool_calls", "function_call"):
         return "stop"

@@ -31,7 +31,13 @@ async def check_chat(server: Server, model: ServedModel) -> Abilities:
         ConfigError: they have no log-probabilities, or not the model's own.
         EngineError: they have another form than OpenAI's.
     """
-    plain = {"model": model.name, "messages": MESSAGES, "max_tokens": 1, "logprobs": True, "top_logprobs": 5}
+    plain = {
+        "model": model.chat_name,
+        "messages": MESSAGES,
+        "max_tokens": 1,
+        "logprobs": True,
+        "top_logprobs": 5,
+    }
     extended = plain | CONTINUED | {"return_token_ids": True, "prompt_logprobs": 0}
     try:
         try:

@@ -20,7 +20,8 @@ from typing import Any
 
 from mirl_core.engines.base import RequestContext, Sample, Sampling
 from mirl_core.engines.common.scoring import Positions, Suffix
-from mirl_core.engines.remote.calls import RunningCall
+from mirl_core.engines.common.structures import structure_refused
+from mirl_core.engines.remote.calls import RunningCall, check_not_cut
 from mirl_core.engines.remote.chat.answers import read_sample, read_suffix
 from mirl_core.engines.remote.chat.checks import CONTINUED
 from mirl_core.engines.remote.joining import Profile
@@ -128,7 +129,7 @@ class ChatRequests:
         if call.aborted:
             return None
         settings = self._settings(sampling, index)
-        answer = await self._run(prompt, suffix, settings, context)
+        answer = await self._run(prompt, suffix, settings, context, call)
         return read_sample(index, answer, sampling, self._profile.text)
 
     async def positions(self, prompt: ChatPrompt, prompt_tokens: int, context: RequestContext) -> Positions:
@@ -144,7 +145,7 @@ class ChatRequests:
         async def positions(suffix: Suffix, name: str, start: int, top: int) -> list[dict[int, float]]:
             del name
             settings = {"max_tokens": 1, "temperature": 0.0, "prompt_logprobs": top}
-            answer = await self._run(prompt, suffix, settings, context)
+            answer = await self._run(prompt, suffix, settings, context, RunningCall())
             scored = read_suffix(answer, prompt.token_ids, suffix, self._profile.text)
             self.deviation.suffixes += 1
             self.deviation.exact += scored.exact
@@ -164,17 +165,20 @@ class ChatRequests:
                 param="response_format",
             )
         body = {
-            "model": self._profile.model.name,
+            "model": self._profile.model.chat_name,
             "messages": PROBE_MESSAGES,
             "max_tokens": 1,
             "structured_outputs": {"structural_tag": structure},
         }
         home = await self._pool.pick()
-        await send_to(self._pool, lambda: home, lambda server: server.ask(CHAT, body))
+        try:
+            await send_to(self._pool, lambda: home, lambda server: server.ask(CHAT, body))
+        except RequestError as error:
+            raise structure_refused(error.message) from error
 
     async def probe(self, server: Server) -> None:
         """Have a server generate a token."""
-        body = {"model": self._profile.model.name, "messages": PROBE_MESSAGES, "max_tokens": 1}
+        body = {"model": self._profile.model.chat_name, "messages": PROBE_MESSAGES, "max_tokens": 1}
         await server.control("POST", CHAT, body, timeout=600.0)
 
     async def abort(self, call: RunningCall) -> None:
@@ -189,13 +193,16 @@ class ChatRequests:
         suffix: Sequence[int],
         settings: Mapping[str, Any],
         context: RequestContext,
+        call: RunningCall,
     ) -> Any:
         text = self._profile.text.verbatim(suffix) if suffix else ""
 
         async def ask(server: Server) -> Any:
             prompt.server = server
             async with server.slots:
-                return await self._ask(prompt, server, text, settings, context)
+                answer = await self._ask(prompt, server, text, settings, context)
+            check_not_cut(answer, server, call)
+            return answer
 
         return await send_to(self._pool, lambda: prompt.server, ask, prompt.key)
 
@@ -235,7 +242,7 @@ class ChatRequests:
     ) -> dict[str, Any]:
         body = {
             **prompt.body(text, with_images=with_images),
-            "model": getattr(context.lora, "lora_name", context.lora) or self._profile.model.name,
+            "model": getattr(context.lora, "lora_name", context.lora) or self._profile.model.chat_name,
             **settings,
         }
         if self._abilities.token_ids:

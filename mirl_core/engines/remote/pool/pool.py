@@ -6,7 +6,6 @@ import asyncio
 import logging
 from collections import OrderedDict
 from collections.abc import Awaitable, Callable, Collection, Sequence
-from dataclasses import dataclass
 
 import httpx
 
@@ -14,38 +13,17 @@ from mirl_core.engines.common.concurrency import cancel_and_wait
 from mirl_core.engines.remote.pool.addresses import Resolve, addresses_of, is_address
 from mirl_core.engines.remote.pool.balance import choose
 from mirl_core.engines.remote.pool.breaker import Breaker
+from mirl_core.engines.remote.pool.settings import PoolSettings
 from mirl_core.engines.remote.pool.state import ServerState, state_of
 from mirl_core.engines.remote.server import ConnectionLost, Server
 from mirl_core.errors import ConfigError, EngineDeadError, EngineError, MIRLError, ServerError
 
 logger = logging.getLogger(__name__)
 
+START_SECONDS = 10.0
+"""Longest wait at the start for servers that need not be up."""
 REMEMBERED = 10_000
 """Most keys whose server is remembered."""
-
-
-@dataclass(frozen=True, slots=True)
-class PoolSettings:
-    """When servers are left out, checked and looked up; seconds."""
-
-    failures: int = 3
-    """How many consecutive failures leave a server out, if it passes its health check meanwhile."""
-    first_wait: float = 1.0
-    """First wait before a server that was left out is checked again; it doubles each time."""
-    longest_wait: float = 30.0
-    """Longest such wait."""
-    slack: int = 16
-    """By how many sequences a server may be busier than the least busy one and still get a request whose
-    prefix it may have cached. About the fan-out of one request."""
-    check_seconds: float = 10.0
-    """Time between two health checks of a server that is up; 0: none."""
-    resolve_seconds: float | None = None
-    """Time between two lookups of the servers' names; None: a name is one server."""
-    stall_seconds: float = 60.0
-    """How long a server may answer nothing, though it has work, before it is probed. If the probe has no
-    answer for that long either, the server's requests end as lost."""
-    tick: float = 0.5
-    """Time between two looks at what is due."""
 
 
 class Pool:
@@ -117,12 +95,15 @@ class Pool:
         """
         if self._names:
             await self._look_up()
-        errors = await asyncio.gather(*(self._check(server) for server in self._servers))
         if required:
-            for error in errors:
+            for error in await asyncio.gather(*(self._check(server) for server in self._servers)):
                 if isinstance(error, ConfigError):
                     raise error
             self._require_server()
+        else:
+            await self._retry(wait=False)
+            if self._tasks:
+                await asyncio.wait(self._tasks, timeout=START_SECONDS)
         self._maintenance = asyncio.create_task(self._maintain())
 
     async def pick(self, key: str | None = None, *, without: Collection[Server] = ()) -> Server:
@@ -159,6 +140,7 @@ class Pool:
         Raises:
             EngineDeadError: no server is up.
         """
+        self._require_open()
         await self._retry()
         self._require_server()
 
@@ -202,7 +184,11 @@ class Pool:
         """
         self._require_open()
         await asyncio.gather(
-            *(self._check_up(server) if server.up else self._check(server) for server in self._servers)
+            *(
+                self._check_up(server) if server.up else self._check(server)
+                for server in self._servers
+                if not server.left
+            )
         )
         self._require_server()
 
@@ -262,6 +248,7 @@ class Pool:
             for server in self.servers:
                 if server.left and not server.in_flight:
                     self._servers.remove(server)
+                    self._checked_at.pop(server, None)
                     await server.close()
                 elif server.up and server not in self._checking:
                     if server.silent_for(now) > chosen.stall_seconds:
@@ -302,10 +289,10 @@ class Pool:
                     self._prepare(server)
                     self._servers.append(server)
             # An empty answer is rather a fault of the name service than the end of all servers.
-            for address, server in known.items() if addresses else ():
-                if address not in addresses:
-                    logger.info("%s leaves: its name no longer stands for it", server.name)
-                    server.left, server.up, server.reason = True, False, "its name no longer stands for it"
+            gone = [server for server in known.values() if addresses and server.address not in addresses]
+            for server in gone:
+                logger.info("%s leaves: its name no longer stands for it", server.name)
+                server.left, server.up, server.reason = True, False, "its name no longer stands for it"
 
     async def _retry(self, *, wait: bool = True) -> None:
         """Start checks of the servers that are due; wait for them only if no server is up."""

@@ -13,7 +13,8 @@ from typing import Any
 
 from mirl_core.engines.base import RequestContext, Sample, Sampling
 from mirl_core.engines.common.scoring import Positions
-from mirl_core.engines.remote.calls import RunningCall
+from mirl_core.engines.common.structures import structure_refused
+from mirl_core.engines.remote.calls import RunningCall, check_not_cut
 from mirl_core.engines.remote.checks import generate
 from mirl_core.engines.remote.joining import Profile
 from mirl_core.engines.remote.pool.pool import Pool
@@ -78,7 +79,7 @@ class TokenRequests:
             body = await asyncio.to_thread(lambda: to_json(request.with_images()))
             return read_rendering(await self._render(server, body, context), request, server)
 
-        prompt = await send_to(self._pool, lambda: home, ask, request.key)
+        prompt = await send_to(self._pool, lambda: home, ask, request.key, proves=False)
         return len(prompt.token_ids), prompt
 
     async def sample(
@@ -119,7 +120,10 @@ class TokenRequests:
             "sampling_params": {**settings, "detokenize": True},
         }
         home = await self._pool.pick()
-        await send_to(self._pool, lambda: home, lambda server: server.ask(GENERATE, body))
+        try:
+            await send_to(self._pool, lambda: home, lambda server: server.ask(GENERATE, body))
+        except RequestError as error:
+            raise structure_refused(error.message) from error
 
     async def probe(self, server: Server) -> None:
         """Have a server generate a token."""
@@ -165,6 +169,7 @@ class TokenRequests:
                     answer = await self._ask(server, prompt, suffix, params, request_id, context)
             finally:
                 del call.running[request_id]
+            check_not_cut(answer, server, call)
             if version is not None and not weight_versions(answer) <= {version, server.version}:
                 raise self._pool.restarted(server)
             return answer

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 from collections.abc import AsyncIterator, Awaitable, Callable
 from concurrent.futures import Executor
@@ -89,6 +90,7 @@ async def _servers(
     recipe: RLRecipe, process_group: ProcessGroup, thread: Executor, stack: AsyncExitStack
 ) -> Sampler:
     from mirl_core.engines.remote.engine import RemoteEngine
+    from mirl_core.engines.remote.pool.settings import PoolSettings
     from mirl_core.training.rl.weight_sync.nccl_fleet import RemoteTransferSync
     from mirl_core.training.rl.weight_sync.shared_folder import RemoteReloadSync
 
@@ -98,7 +100,9 @@ async def _servers(
     urls = [url.strip() for url in rollout.engine.split(",")]
     # The key is no recipe field: recipes are copied into run folders.
     key = os.environ.get("VLLM_API_KEY")
-    engine = await RemoteEngine.start(urls, tokenizer=model_folder(recipe), api_key=key)
+    # A server that is paused for new weights answers nothing for as long as they take.
+    settings = PoolSettings(stall_seconds=math.inf)
+    engine = await RemoteEngine.start(urls, tokenizer=model_folder(recipe), api_key=key, settings=settings)
     stack.push_async_callback(engine.close)
     sync: RemoteReloadSync | RemoteTransferSync
     if rollout.weights == "nccl":

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
 from typing import Any
 
 import httpx
+from PIL import Image
 
 from mirl_core.engines.base import Rendered, RequestContext, Sample, Sampling
 from mirl_core.engines.remote.checks import ServedModel
@@ -19,6 +21,20 @@ RENDER, GENERATE = "/v1/chat/completions/render", "/inference/v1/generate"
 ABORT = "/inference/v1/abort_requests"
 TEXT = Conversation(({"role": "user", "content": "How many?"},))
 CONTEXT = RequestContext("id")
+PICTURE = Image.effect_noise((4, 3), 50).convert("RGB")
+NAME = hashlib.sha256(b"(4, 3)" + PICTURE.tobytes()).hexdigest()
+SHOWN = Conversation(
+    (
+        {
+            "role": "user",
+            "content": [{"type": "image", "image": PICTURE}, {"type": "text", "text": "How many?"}],
+        },
+    )
+)
+EXPANDED = {
+    "token_ids": [1, 9, 7, 7, 9, 2],
+    "features": {"mm_hashes": {"image": ["x"]}, "mm_placeholders": {"image": [{"offset": 1, "length": 4}]}},
+}
 RENDERED = {"token_ids": [1, 2, 3], "features": None}
 
 
@@ -171,6 +187,8 @@ def good_server() -> FakeServers:
     adapter = {"id": "adapter", "root": "/models/lora", "parent": "the-model", "max_model_len": None}
 
     def answer(asked: Asked) -> Any:
+        if "token_ids" not in asked.body:
+            return refusal(400, "token_ids: Field required")
         ids = asked.body["token_ids"]
         if "prompt_logprobs" in asked.body["sampling_params"]:
             return {

@@ -2,17 +2,12 @@
 
 from __future__ import annotations
 
-import base64
-import hashlib
-import io
 from typing import Any
 
 import httpx
 import pytest
-from PIL import Image
 
 from mirl_core.engines.base import RequestContext, derive_seed
-from mirl_core.engines.remote.prompt import encoded
 from mirl_core.engines.remote.server import Server, checked_url
 from mirl_core.errors import (
     ConfigError,
@@ -27,7 +22,6 @@ from tests.unit.engines.remote.remote_cases import (
     RENDER,
     RENDERED,
     TEXT,
-    Asked,
     FakeServers,
     engine,
     refusal,
@@ -35,21 +29,6 @@ from tests.unit.engines.remote.remote_cases import (
     samples,
     without_id,
 )
-
-PICTURE = Image.effect_noise((4, 3), 50).convert("RGB")
-NAME = hashlib.sha256(b"(4, 3)" + PICTURE.tobytes()).hexdigest()
-SHOWN = Conversation(
-    (
-        {
-            "role": "user",
-            "content": [{"type": "image", "image": PICTURE}, {"type": "text", "text": "How many?"}],
-        },
-    )
-)
-EXPANDED = {
-    "token_ids": [1, 9, 7, 7, 9, 2],
-    "features": {"mm_hashes": {"image": ["x"]}, "mm_placeholders": {"image": [{"offset": 1, "length": 4}]}},
-}
 
 
 async def test_render_sends_the_conversation_as_it_is() -> None:
@@ -78,67 +57,6 @@ async def test_render_sends_the_conversation_as_it_is() -> None:
     assert asked.headers["content-type"] == "application/json"
     assert asked.headers["traceparent"] == "00-1"
     assert rendered.prompt_tokens == 3
-
-
-async def test_images_go_losslessly_once_and_by_name_from_then_on() -> None:
-    fake = FakeServers(
-        {RENDER: EXPANDED, GENERATE: lambda _: {**sampled("ab"), "prompt_token_ids": [1, 9, 7, 7, 9, 2]}}
-    )
-    one = engine(fake)
-    tenant = RequestContext("id", cache_salt="salt", priority=3)
-    rendered = await one.render(SHOWN, tenant)
-    await samples(one, rendered, 2, tenant)
-    await samples(one, rendered, 1, tenant)
-    (part, text) = fake.bodies(RENDER)[0]["messages"][0]["content"]
-    url = part["image_url"]["url"]
-    assert part == {"type": "image_url", "image_url": {"url": url}, "uuid": NAME}
-    assert text == {"type": "text", "text": "How many?"}
-    kind, data = url.split(",")
-    assert kind == "data:image/png;base64"
-    assert Image.open(io.BytesIO(base64.b64decode(data))).tobytes() == PICTURE.tobytes()
-    first, *others = fake.bodies(GENERATE)
-    shared = {"model": "the-model", "cache_salt": hashlib.sha256(b"salt").hexdigest(), "priority": 3}
-    assert without_id(first) == {
-        **shared,
-        "token_ids": [1, 7, 2],
-        "content_parts": [{"type": "image_url", "url": url, "uuid": NAME}],
-        "sampling_params": {"max_tokens": 1, "temperature": 0.0, "detokenize": False},
-        "return_token_ids": True,
-    }
-    assert len(others) == 3
-    for body in others:
-        assert body["token_ids"] == [1, 7, 2, 5]
-        assert body["content_parts"] == [{"type": "image_url", "url": None, "uuid": NAME}]
-
-
-async def test_an_image_that_the_server_forgot_is_sent_again() -> None:
-    whole = {**sampled("ab"), "prompt_token_ids": EXPANDED["token_ids"]}
-    fake = FakeServers({RENDER: EXPANDED, GENERATE: [whole, refusal(400, "Cache miss"), whole]})
-    one = engine(fake)
-    (sample,) = await samples(one, await one.render(SHOWN, CONTEXT))
-    assert sample.text == "ab"
-    assert [body["content_parts"][0]["url"] is None for body in fake.bodies(GENERATE)] == [False, True, False]
-
-
-async def test_the_placeholder_is_found_by_what_the_server_makes_of_it() -> None:
-    """A model whose template has the 9, which no setting names; with another the prompt would be another."""
-
-    def answer(asked: Asked) -> Any:
-        if asked.body["token_ids"][1] == 7:
-            return {**sampled("x"), "prompt_token_ids": [1, 9, 7, 7, 9, 7, 9, 2]}
-        return {**sampled("x"), "prompt_token_ids": EXPANDED["token_ids"]}
-
-    fake = FakeServers({RENDER: EXPANDED, GENERATE: answer})
-    one = engine(fake)
-    rendered = await one.render(SHOWN, CONTEXT)
-    await samples(one, rendered)
-    *_, last = fake.bodies(GENERATE)
-    assert last["token_ids"] == [1, 9, 2, 5]
-    assert set(last["sampling_params"]["logit_bias"]) == {"7", "9"}
-    fake = FakeServers({RENDER: EXPANDED, GENERATE: {**sampled("x"), "prompt_token_ids": [1]}})
-    one = engine(fake)
-    with pytest.raises(EngineError, match="in process"):
-        await samples(one, await one.render(SHOWN, CONTEXT))
 
 
 async def test_sampling_parameters_are_all_said() -> None:
@@ -177,6 +95,32 @@ async def test_sampling_parameters_are_all_said() -> None:
     ids = [body["request_id"] for body in bodies]
     assert ids[0] != ids[1]
     assert all("-id-" in name for name in ids)
+
+
+async def test_a_structure_is_sent_and_leaves_stop_strings_as_text() -> None:
+    """A grammar would never allow the token of a stop string before the sample's end."""
+    fake = FakeServers({RENDER: RENDERED, GENERATE: sampled("a")})
+    one = engine(fake)
+    await samples(one, await one.render(TEXT, CONTEXT), stop=("b",), top_logprobs=2, structure='{"a": 1}')
+    params = fake.bodies(GENERATE)[0]["sampling_params"]
+    assert params["structured_outputs"] == {"structural_tag": '{"a": 1}'}
+    assert (params["stop"], params["detokenize"]) == (["b"], True)
+    assert "stop_token_ids" not in params
+
+
+async def test_structures_are_checked_by_a_server_once() -> None:
+    tag = '{"format": {"type": "json_schema", "json_schema": {"type": "string"}}}'
+    fake = FakeServers({GENERATE: sampled("a")})
+    one = engine(fake)
+    await one.check_structure(tag)
+    await one.check_structure(tag)
+    (body,) = fake.bodies(GENERATE)
+    assert body["sampling_params"]["structured_outputs"] == {"structural_tag": tag}
+    fake.answers[GENERATE] = refusal(400, "Unsupported type 'x'")
+    with pytest.raises(RequestError, match="the schema can't be used: a type in it"):
+        await one.check_structure(tag.replace("string", "x"))
+    with pytest.raises(RequestError, match="keyword"):
+        await one.check_structure(tag.replace('"string"', '"number", "multipleOf": 2'))
 
 
 async def test_samples_are_read_whole() -> None:
@@ -249,16 +193,6 @@ async def test_lora_is_a_model_of_its_own() -> None:
     rendered = await one.render(TEXT, CONTEXT)
     await samples(one, rendered, context=RequestContext("id", lora="adapter"))
     assert fake.bodies(GENERATE)[0]["model"] == "adapter"
-
-
-def test_pictures_keep_their_pixels_and_nothing_else() -> None:
-    grey = Image.effect_noise((5, 2), 50)
-    grey.info["icc_profile"] = b"profile"
-    picture = encoded(grey)
-    image = Image.open(io.BytesIO(base64.b64decode(picture.url.split(",")[1])))
-    assert (image.mode, image.info) == ("RGB", {})
-    assert image.tobytes() == grey.convert("RGB").tobytes()
-    assert encoded(PICTURE).name == NAME != encoded(PICTURE.resize((3, 4))).name
 
 
 @pytest.mark.parametrize(

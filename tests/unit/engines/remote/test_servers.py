@@ -11,7 +11,7 @@ import pytest
 
 from mirl_core.engines.base import Sampling
 from mirl_core.engines.remote.engine import RemoteEngine
-from mirl_core.engines.remote.pool.pool import PoolSettings
+from mirl_core.engines.remote.pool.settings import PoolSettings
 from mirl_core.engines.remote.server import Server
 from mirl_core.engines.remote.tokens import requests as _remote_requests
 from mirl_core.errors import ConfigError, EngineDeadError, EngineError, RequestError
@@ -94,6 +94,18 @@ async def test_a_dead_engine_behind_a_live_server_is_dead() -> None:
     rendered = await one.render(TEXT, CONTEXT)
     with pytest.raises(EngineDeadError, match="EngineCore"):
         await samples(one, rendered)
+
+
+async def test_a_sample_that_a_server_cut_is_sampled_elsewhere() -> None:
+    """As vLLM cuts what runs when it shuts down."""
+    fake = FakeServers({RENDER: RENDERED, GENERATE: [sampled("hal", "abort"), sampled("half")]})
+    one = engine(fake, "http://one", "http://two")
+    (sample,) = await samples(one, await one.render(TEXT, CONTEXT))
+    assert (sample.text, sample.finish_reason) == ("half", "stop")
+    assert len(set(fake.hosts(GENERATE))) == 2
+    fake.answers[GENERATE] = lambda _: sampled("hal", "abort")
+    with pytest.raises(EngineError, match="shutting down"):
+        await samples(one, await one.render(TEXT, CONTEXT))
 
 
 async def test_weights_that_nobody_pushed_are_not_sampled_from() -> None:

@@ -12,8 +12,7 @@ import pytest
 from mirl_core.engines.base import RequestContext, Sampling
 from mirl_core.engines.remote.engine import RemoteEngine
 from mirl_core.engines.remote.pool.addresses import addresses_of
-from mirl_core.engines.remote.pool.pool import PoolSettings
-from mirl_core.engines.remote.server import ConnectionLost, Server
+from mirl_core.engines.remote.pool.settings import PoolSettings
 from mirl_core.errors import ConfigError, EngineDeadError, EngineError
 from mirl_core.types import Conversation
 from tests.helpers.waiting import until
@@ -289,31 +288,6 @@ async def test_an_idle_server_that_dies_is_noticed(letters: list[str]) -> None:
     fake.answers["/health"] = httpx.Response(503)
     await holds(lambda: not one.ready)
     await one.close()
-
-
-async def test_passing_on_counts_and_cleans_up() -> None:
-    async def answer(request: httpx.Request) -> httpx.Response:
-        if request.url.path == "/gone":
-            raise httpx.ConnectError("refused")
-        assert request.url.query == b"stream=true"
-        assert request.headers["authorization"] == "Bearer secret"
-        assert request.headers["x-trace"] == "1"
-        return httpx.Response(404, content=await request.aread())
-
-    server = Server("http://one", api_key="secret", transport=httpx.MockTransport(answer))
-    headers = [("Authorization", "Bearer of-the-client"), ("Host", "gateway"), ("x-trace", "1")]
-    how: dict[str, Any] = {"content": b"body", "headers": headers, "query": "stream=true"}
-    async with server.stream("POST", "/v1/completions", **how) as response:
-        assert server.in_flight == 1
-        assert (response.status_code, await response.aread()) == (404, b"body")
-    with pytest.raises(ConnectionLost):
-        async with server.stream("GET", "/gone"):
-            pass
-    assert (server.in_flight, server.counters.requests) == (0, 2)
-    await server.close()
-    with pytest.raises(EngineDeadError):
-        async with server.stream("GET", "/"):
-            pass
 
 
 async def test_nothing_is_left_in_flight_after_cancellation() -> None:

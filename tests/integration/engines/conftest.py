@@ -1,0 +1,45 @@
+"""What the tests of the engine over HTTP share: a real server, an engine on it, and transformers."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Iterator
+
+import pytest
+import pytest_asyncio
+import torch
+
+from mirl_core.bundled import DIGITS
+from mirl_core.engines.hf.engine import HFEngine
+from mirl_core.engines.remote.engine import RemoteEngine
+from tests.helpers.servers import RunningServer, running
+
+FLAGS = (
+    "--enable-scale-out",
+    "--enable-prompt-tokens-details",
+    "--dtype=float32",
+    "--worker-extension-cls=tests.fixtures.vllm_worker.EncoderCounter",
+)
+
+
+@pytest.fixture(scope="session")
+def fleet(real_vllm: None, tmp_path_factory: pytest.TempPathFactory) -> Iterator[RunningServer]:
+    """One server as a fleet has it; leave nothing running in it."""
+    environment = {"VLLM_SERVER_DEV_MODE": "1", "VLLM_LOGGING_LEVEL": "WARNING"}
+    with running(tmp_path_factory.mktemp("fleet"), FLAGS, environment=environment) as started:
+        yield started
+
+
+@pytest_asyncio.fixture(scope="session", loop_scope="session")
+async def remote(fleet: RunningServer) -> AsyncIterator[RemoteEngine]:
+    # The same server by two names, and one that nobody ever started.
+    other = fleet.url.replace("127.0.0.1", "localhost")
+    engine = await RemoteEngine.start([fleet.url, f"{other}/v1/", "http://127.0.0.1:1"])
+    yield engine
+    await engine.close()
+
+
+@pytest_asyncio.fixture(scope="session", loop_scope="session")
+async def hf() -> AsyncIterator[HFEngine]:
+    engine = await HFEngine.start(str(DIGITS.path), dtype=torch.float32)
+    yield engine
+    await engine.close()
