@@ -18,7 +18,7 @@ import httpx
 from mirl_core.bundled import MODELS, resolve
 from mirl_core.config import ModelSettings
 from mirl_core.engines.remote.engine import RemoteEngine
-from mirl_core.engines.remote.pool.pool import PoolSettings
+from mirl_core.engines.remote.pool.settings import PoolSettings
 from mirl_core.engines.remote.server import Server, checked_url
 from mirl_core.errors import EngineDeadError, MIRLError, ServerError
 from mirl_server.gateway.model import Cards, find_model_settings, served_cards
