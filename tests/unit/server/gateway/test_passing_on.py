@@ -404,4 +404,5 @@ async def test_an_engines_metrics_are_counted() -> None:
         assert f'mirl_gateway_requests_total{{engine="{url}",status="2xx"}} 1.0' in metrics
         assert 'mirl_gateway_engines{state="ready"} 1.0' in metrics
         assert f'mirl_gateway_requests_in_flight{{engine="{url}"}} 0.0' in metrics
+        assert f'mirl_gateway_engine_requests_total{{engine="{url}"}} 0.0' in metrics
         assert "mirl_requests_total" in metrics
