@@ -94,9 +94,10 @@ def _endpoint(upstream: Upstream, template: str) -> Callable[[Request], Any]:
         service = service_of(request)
         try:
             response_id = request.path_params.get("response_id")
-            if response_id is not None:
-                if request.method not in PASSED[template] or not _SAFE_ID.fullmatch(response_id):
-                    raise HTTPException(404)
+            if response_id is not None and not (
+                request.method in PASSED[template] and _SAFE_ID.fullmatch(response_id)
+            ):
+                raise HTTPException(404)
             content = await request.body()
             if content and template not in _FORMS and "{" not in template:
                 content = await _checked(request, content)
