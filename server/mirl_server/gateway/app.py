@@ -102,7 +102,9 @@ def make_gateway(
         return "draining" if life.draining else "ready" if engines.ready() else "dead"
 
     metrics.watch_engine(state)
-    gateway_metrics.watch(lambda: len(engines.ready()), lambda: len(engines.states()))
+    gateway_metrics.watch(
+        lambda: len(engines.ready()), lambda: len(engines.states()), lambda: engines.servers
+    )
     # Outside the keys and limits, so that browsers can read refusals.
     app.add_middleware(
         CORSMiddleware,

@@ -18,7 +18,7 @@ import httpx
 from mirl_core.bundled import MODELS, resolve
 from mirl_core.config import ModelSettings
 from mirl_core.engines.remote.engine import RemoteEngine
-from mirl_core.engines.remote.pool.pool import PoolSettings
+from mirl_core.engines.remote.pool.settings import PoolSettings
 from mirl_core.engines.remote.server import Server, checked_url
 from mirl_core.errors import EngineDeadError, MIRLError, ServerError
 from mirl_server.gateway.model import Cards, find_model_settings, served_cards
@@ -109,11 +109,11 @@ class GatewayEngines:
 
     def ready(self) -> Sequence[Engine]:
         """Return the engines that are ready."""
-        return [_Member(server) for server in self._servers() if server.up]
+        return [_Member(server) for server in self.servers if server.up]
 
     def why_none(self) -> str:
         """Return why no engine is ready."""
-        reasons = dict.fromkeys(server.reason for server in self._servers() if not server.up)
+        reasons = dict.fromkeys(server.reason for server in self.servers if not server.up)
         return f"no engine is ready: {'; '.join(reasons) or self._reason}"
 
     def inexact_reason(self) -> str | None:
@@ -127,7 +127,7 @@ class GatewayEngines:
 
     def states(self) -> list[dict[str, Any]]:
         """Return each engine's state, with the reason where it is not ready."""
-        servers = self._servers()
+        servers = self.servers
         if not servers:
             return [{"engine": url, "ready": False, "reason": self._reason} for url in self._urls]
         return [
@@ -249,5 +249,7 @@ class GatewayEngines:
                 await self._check_now.wait()
         self._check_now.clear()
 
-    def _servers(self) -> Sequence[Server]:
+    @property
+    def servers(self) -> Sequence[Server]:
+        """The servers of the remote engine; none before it is connected."""
         return self.engine.servers if self.engine is not None else ()

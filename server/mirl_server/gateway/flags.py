@@ -10,7 +10,7 @@ from mirl_server.cli.early_checks import HOST, PORT
 from mirl_server.cli.flags import UsageError
 from mirl_server.cli.vllm_flags import VLLMFlags
 
-TAKEN: Mapping[str, Any] = {
+DEFAULTS: Mapping[str, Any] = {
     "host": HOST,
     "port": PORT,
     "uds": None,
@@ -47,7 +47,7 @@ class GatewayFlags:
     """Those that are on the command line or in the file of `--config`."""
 
     def __getitem__(self, name: str) -> Any:
-        return self.values.get(name, TAKEN[name])
+        return self.values.get(name, DEFAULTS[name])
 
     @property
     def changed(self) -> dict[str, Any]:
@@ -55,7 +55,7 @@ class GatewayFlags:
         return {
             name: value
             for name, value in sorted(self.values.items())
-            if value != TAKEN[name] and name != "config"
+            if value != DEFAULTS[name] and name != "config"
         }
 
 
@@ -65,7 +65,7 @@ def gateway_flags(flags: VLLMFlags) -> GatewayFlags:
     Raises:
         UsageError: one of them is an engine's.
     """
-    engines = [f"--{name}" for name in flags.values if name not in TAKEN and name != "model_tag"]
+    engines = [f"--{name}" for name in flags.values if name not in DEFAULTS and name != "model_tag"]
     if flags.values.get("model_tag") is not None or "--model" in engines:
         raise UsageError(
             f"{flags.model}: the engines choose the model of a gateway; name one of several with "

@@ -96,14 +96,15 @@ def find_media(body: Any) -> Iterator[Medium]:
 
 def _media_of(part: dict[str, Any], path: str) -> Iterator[Medium]:
     for name in (*_IMAGES, *_OTHERS):
-        holder, key = part, name
-        if isinstance(part.get(name), dict):
-            holder, key = part[name], "url"
+        inner = part.get(name)
+        holder, key = (inner, "url") if isinstance(inner, dict) else (part, name)
         if isinstance(url := holder.get(key), str):
             yield Medium(url, path or name, name in _IMAGES, partial(holder.__setitem__, key))
     for name in _LISTS:
         urls = part.get(name)
-        for i, url in enumerate(urls if isinstance(urls, list) else ()):
+        if not isinstance(urls, list):
+            continue
+        for i, url in enumerate(urls):
             if isinstance(url, str):
                 yield Medium(url, f"{path}.{name}[{i}]".lstrip("."), True, partial(urls.__setitem__, i))
     yield from _source(part, path)

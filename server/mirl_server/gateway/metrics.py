@@ -3,9 +3,22 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Sequence
 
 from prometheus_client import REGISTRY, CollectorRegistry, Counter, Gauge
+from prometheus_client.metrics_core import CounterMetricFamily
+from prometheus_client.registry import Collector
+
+from mirl_core.engines.remote.server import Server
+
+REMOTE = {
+    "requests": "Requests of the gate for rendering or tokens, by engine.",
+    "failures": "Requests of the gate that failed by the engine's fault.",
+    "moved": "Requests of the gate that were sent to another engine after they failed at this one.",
+    "openings": "How often an engine was left out because it failed.",
+    "stalls": "How often an engine was left out because it stopped answering.",
+}
+"""The remote engine's counters of a server, without the prefix `mirl_gateway_engine_`."""
 
 
 class GatewayMetrics:
@@ -39,14 +52,34 @@ class GatewayMetrics:
             registry=registry,
         )
 
-    def watch(self, ready: Callable[[], int], total: Callable[[], int]) -> None:
-        """Show the number of engines by state.
+        self._remote = _RemoteCounters()
+        registry.register(self._remote)
+
+    def watch(
+        self, ready: Callable[[], int], total: Callable[[], int], servers: Callable[[], Sequence[Server]]
+    ) -> None:
+        """Show the number of engines by state, and what the gate asked of each.
 
         Args:
-            ready, total: called whenever the metrics are read.
+            ready, total, servers: called whenever the metrics are read.
         """
+        self._remote.servers = servers
         self.engines.labels("ready").set_function(ready)
         self.engines.labels("down").set_function(lambda: total() - ready())
+
+
+class _RemoteCounters(Collector):
+    """The counters that the remote engine keeps of each of its servers."""
+
+    def __init__(self) -> None:
+        self.servers: Callable[[], Sequence[Server]] = tuple
+
+    def collect(self) -> Iterator[CounterMetricFamily]:
+        for name, text in REMOTE.items():
+            family = CounterMetricFamily(f"mirl_gateway_engine_{name}", text, labels=["engine"])
+            for server in self.servers():
+                family.add_metric([server.name], getattr(server.counters, name))
+            yield family
 
 
 @functools.cache

@@ -15,7 +15,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from fastapi import APIRouter, Request, Response
+from fastapi import APIRouter, HTTPException, Request, Response
 from starlette.requests import ClientDisconnect
 
 from mirl_core.errors import MIRLError, RequestError
@@ -43,7 +43,8 @@ PASSED: Mapping[str, Sequence[str]] = {
 }
 """Methods by path. Chat, responses, messages, their token counts and models have routes of MIRL's own."""
 _RESPONSE_ID = re.compile(r"resp_[0-9a-f]{32}([0-9a-f]{8})")
-_SAFE_ID = re.compile(r"[A-Za-z0-9_.-]{1,256}")
+_SAFE_ID = re.compile(r"resp[A-Za-z0-9_-][A-Za-z0-9_.-]{0,255}")
+"""vLLM takes ids that begin with `resp`, and no others."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,7 +81,8 @@ def make_pass_through(upstream: Upstream) -> APIRouter:
         router.add_api_route(
             path,
             _endpoint(upstream, path),
-            methods=list(methods),
+            # A path with an id would hide others (`/v1/responses/render`) behind a 405.
+            methods=["GET", "POST"] if "{" in path else list(methods),
             response_class=Response,
             include_in_schema=False,
         )
@@ -92,8 +94,10 @@ def _endpoint(upstream: Upstream, template: str) -> Callable[[Request], Any]:
         service = service_of(request)
         try:
             response_id = request.path_params.get("response_id")
-            if response_id is not None and not _SAFE_ID.fullmatch(response_id):
-                raise RequestError("that is no id of a response", param="response_id")
+            if response_id is not None and not (
+                request.method in PASSED[template] and _SAFE_ID.fullmatch(response_id)
+            ):
+                raise HTTPException(404)
             content = await request.body()
             if content and template not in _FORMS and "{" not in template:
                 content = await _checked(request, content)

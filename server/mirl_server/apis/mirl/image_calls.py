@@ -47,11 +47,14 @@ def read_image_request(service: Service, body: dict[str, Any], allowed: Collecti
     Raises:
         RequestError: another field is set, a field is wrong, or the newest message brings no image.
         ModelNotFoundError: the model is not gated here.
+        EngineDeadError: no engine is there yet.
     """
     for name, value in body.items():
         if name not in allowed and value is not None:
             raise unknown_field(name)
     request = read_request(body)
+    if not service.names:
+        service.engine_pipeline()  # nobody knows yet which models are served
     if request.model and request.model not in service.names:
         raise ModelNotFoundError(f"the model '{request.model[:64]}' is not served here", param="model")
     if not brings_image(request.messages):

@@ -7,10 +7,11 @@ from typing import Any
 from fastapi import APIRouter, Request, Response
 from fastapi.responses import JSONResponse
 
-from mirl_core.errors import ModelNotFoundError
+from mirl_core.errors import MIRLError, ModelNotFoundError
 from mirl_server.apis.openapi import GET_ERRORS, MODEL_ERRORS, ServedModel, ServedModels, documented
 from mirl_server.handling.service import DIRECT, Service, service_of
 from mirl_server.http.errors import error_response
+from mirl_server.observability.request_observer import refuse
 
 router = APIRouter()
 
@@ -19,7 +20,11 @@ router = APIRouter()
 @router.get("/v1/models", response_class=Response, responses=documented(ServedModels, GET_ERRORS))
 async def list_models(request: Request) -> Response:
     """The served models."""
-    return JSONResponse({"object": "list", "data": await _cards(service_of(request))})
+    service = service_of(request)
+    try:
+        return JSONResponse({"object": "list", "data": await _cards(service)})
+    except MIRLError as error:
+        return refuse(service, request, error)
 
 
 # A path: names have slashes (`Qwen/Qwen2.5-VL-7B-Instruct`), and not every client encodes them.
@@ -38,7 +43,12 @@ async def one_model(request: Request) -> Response:
     model: str = request.path_params["model"]
     if not model:
         return await list_models(request)
-    for card in await _cards(service_of(request)):
+    service = service_of(request)
+    try:
+        cards = await _cards(service)
+    except MIRLError as error:
+        return refuse(service, request, error)
+    for card in cards:
         if card["id"] == model:
             return JSONResponse(card)
     return error_response(

@@ -14,6 +14,7 @@ from fastapi import FastAPI, Request, Response
 from fastapi.responses import JSONResponse, StreamingResponse
 
 from mirl_core.engines.fake import FakeEngine
+from mirl_core.engines.remote.server import Counters
 from mirl_core.errors import EngineDeadError
 from mirl_server.gateway.app import Gateway, make_gateway
 from mirl_server.gateway.flags import GatewayFlags
@@ -88,6 +89,7 @@ class FakeServer:
     reason: str = "it is down"
     address: str | None = None
     in_flight: int = 0
+    counters: Counters = field(default_factory=Counters)
 
     @property
     def name(self) -> str:

@@ -12,7 +12,7 @@ import yaml
 
 from mirl_server.cli.main import main
 from mirl_server.cli.vllm_flags import names
-from mirl_server.gateway.flags import TAKEN
+from mirl_server.gateway.flags import DEFAULTS
 from tests.unit.server.gateway.gateway_cases import NAME, FakeVLLM
 from tests.unit.server.http.serving import serving
 
@@ -20,7 +20,7 @@ URL = ("--engine-url", "http://127.0.0.1:9")
 
 
 def test_flags_that_are_taken_are_vllms() -> None:
-    assert {f"--{name}" for name in TAKEN} <= names()
+    assert {f"--{name}" for name in DEFAULTS} <= names()
 
 
 @pytest.mark.parametrize(
