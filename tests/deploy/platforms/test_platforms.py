@@ -137,6 +137,9 @@ def test_requests_drain() -> None:
         flags = read_vllm_flags(engine_flags(name), None).values
         # The pods' grace is Kubernetes' default of 30 s, and the server ends 8 s after this time.
         assert 0 < flags["shutdown-timeout"] <= 30 - 8
+    grace = content("kserve")["spec"]["template"]["terminationGracePeriodSeconds"]
+    pre_stop = 15  # in KServe's template
+    assert pre_stop + float(environment("kserve")["MIRL_SHUTDOWN_SECONDS"]) + 8 <= grace
 
 
 def test_keda_counts_the_queue_of_mirl() -> None:
