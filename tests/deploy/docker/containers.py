@@ -30,7 +30,7 @@ STORAGE = ("--root", str(STORE / "storage"), "--runroot", str(STORE / "run"))
 PYTHON_IMAGE = "docker.io/library/python:3.11-slim"
 CERTIFICATES = Path("/etc/ssl/certs/ca-certificates.crt")
 PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
-START_SECONDS = 300
+START_SECONDS = 600
 
 
 def buildah(*arguments: str | Path) -> str:
