@@ -65,12 +65,14 @@ def same_choice(mi: Sequence[float], full: Sequence[float], keep: int) -> float:
 def shared_blocks(prompt: int, branches: Sequence[int], block: int) -> int:
     """Return the KV blocks of sequences that share the full blocks of a prompt.
 
+    vLLM computes the prompt's last token anew for each, so a block that it completes is not shared.
+
     Args:
         prompt: tokens.
         branches: tokens of each sequence after the prompt.
         block: size of a block; tokens.
     """
-    full = prompt // block
+    full = (prompt - 1) // block
     return full + sum(math.ceil((prompt + branch) / block) - full for branch in branches)
 
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 import pytest
 
 from tests.benchmarks.light_kv.blocks import peaks
@@ -10,12 +12,13 @@ from tests.benchmarks.light_kv.figures import shared_blocks, unshared_blocks
 
 @pytest.mark.parametrize("prompt", [64, 70])
 def test_branches_share_the_prompt_and_forks_their_description(prompt: int) -> None:
-    found = peaks(prompt, description=20, chain=40, descriptions=4, keep=2, forks=2, block=16)
-    described, forked, sampled = found.values()
+    stages = peaks(prompt, description=20, chain=40, descriptions=4, keep=2, forks=2, block=16)
+    described, forked, sampled = stages.values()
     # The last token of a sequence needs no keys and values.
     assert described == (shared_blocks(prompt, [19] * 4, 16), unshared_blocks(prompt, [19] * 4, 16))
     assert sampled == (shared_blocks(prompt, [59] * 16, 16), unshared_blocks(prompt, [59] * 16, 16))
-    # The full blocks of each of the two descriptions are in both of its chains.
-    own = (prompt + 20) // 16 - prompt // 16
-    chains = shared_blocks(prompt, [59] * 4, 16)
-    assert forked == (chains - 2 * own, unshared_blocks(prompt, [59] * 4, 16))
+    # All chains share the prompt's full blocks, and both chains of a description its full blocks.
+    whole, described_blocks = prompt // 16, (prompt + 19) // 16
+    longest = math.ceil((prompt + 59) / 16)
+    shared = whole + 2 * (described_blocks - whole) + 4 * (longest - described_blocks)
+    assert forked == (shared, unshared_blocks(prompt, [59] * 4, 16))

@@ -34,7 +34,9 @@ def test_choices_agree_where_the_best_do() -> None:
 
 
 def test_branches_share_the_full_blocks_of_their_prompt() -> None:
-    assert shared_blocks(64, [10, 10], 32) == 2 + 2
+    assert shared_blocks(65, [10, 10], 32) == 2 + 2
+    # The last token is computed anew, and its block with it.
+    assert shared_blocks(64, [10, 10], 32) == 1 + 4
     assert unshared_blocks(64, [10, 10], 32) == 3 + 3
     # A prompt below a block is in every branch.
     assert shared_blocks(30, [10, 40], 32) == unshared_blocks(30, [10, 40], 32) == 2 + 3
