@@ -50,7 +50,8 @@ def check(report: dict[str, Any]) -> None:
         assert report[f"same prompt: {name}"]["prompt_tokens"] > 0
         if f"MI: {name}" in report:
             mi = report[f"MI: {name}"]
-            assert mi["deviation"] < MOST
+            # Random weights may give values of thousands of nats, of which float32 keeps seven digits.
+            assert mi["deviation"] < MOST * max(1.0, mi["largest_mi"] / 100)
             # The image matters, or the agreement would show nothing.
             assert mi["largest_mi"] > 100 * mi["deviation"]
     assert report["fork"]["deviation"] < MOST
