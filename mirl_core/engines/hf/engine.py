@@ -268,7 +268,7 @@ class HFEngine:
             for branch in range(n)
         ]
         cache, logits = self._prefill(rendered, suffix)
-        cache.batch_repeat_interleave(n)
+        cache.reorder_cache(torch.zeros(n, dtype=torch.long))  # every kind of layer has it
         logits = logits.expand(n, -1)
         while True:
             raw = logits.log_softmax(-1)
@@ -295,7 +295,7 @@ class HFEngine:
                 return
             if len(alive) < len(rows):
                 keep = torch.tensor([rows.index(branch) for branch in alive], device=self._model.device)
-                cache.batch_select_indices(keep)
+                cache.reorder_cache(keep)
             tokens = torch.tensor([[ids[branch][-1]] for branch in alive], device=self._model.device)
             output = self._model(input_ids=tokens, past_key_values=cache, use_cache=True)
             logits = output.logits[:, -1].float().cpu()
@@ -344,7 +344,7 @@ class HFEngine:
             (N, T, V) float32.
         """
         cache, first = self._prefill(rendered, before)
-        cache.batch_repeat_interleave(len(suffixes))
+        cache.reorder_cache(torch.zeros(len(suffixes), dtype=torch.long))
         output = self._model(input_ids=suffixes.to(self._model.device), past_key_values=cache, use_cache=True)
         following = output.logits[:, :-1].float().cpu()
         return torch.cat([first.expand(len(suffixes), -1).unsqueeze(1), following], dim=1).log_softmax(-1)

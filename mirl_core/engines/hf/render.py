@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import jinja2
 import torch
@@ -12,6 +12,9 @@ import torch
 from mirl_core.engines.common.refusals import processor_refusal, without_addresses
 from mirl_core.errors import EngineError, MIRLError, RequestError
 from mirl_core.types import Conversation, is_image
+
+if TYPE_CHECKING:
+    from PIL.Image import Image
 
 _PROBE = "probe 8f3e"
 
@@ -36,19 +39,24 @@ def render_conversation(processor: Any, conversation: Conversation) -> dict[str,
             **{"add_generation_prompt": True, **conversation.template_kwargs},
             tools=[dict(tool) for tool in conversation.tools] or None,
         )
-        try:
-            inputs = processor(
-                text=[text],
-                images=[images] if images else None,
-                return_tensors="pt",
-                add_special_tokens=False,
-            )
-        except (ValueError, ArithmeticError) as error:
-            raise processor_refusal(error, images, type(processor).__name__) from error
+        inputs = _processed(processor, text, images)
     # PaliGemma's processor adds labels, from which its model would compute a loss.
     return {
         name: value for name, value in inputs.items() if isinstance(value, torch.Tensor) and name != "labels"
     }
+
+
+def _processed(processor: Any, text: str, images: Sequence[Image]) -> Mapping[str, Any]:
+    """Return what the processor makes of a prompt's text and images."""
+    how = {"return_tensors": "pt", "add_special_tokens": False}
+    try:
+        processed: Mapping[str, Any] = processor(text=[text], images=[images] if images else None, **how)
+    except (ValueError, ArithmeticError) as error:
+        if images:
+            raise processor_refusal(error, images, type(processor).__name__) from error
+        # PaliGemma's processor refuses prompts without images, which its model can read.
+        processed = processor.tokenizer([text], **how)
+    return processed
 
 
 def reads_parts(processor: Any) -> bool:

@@ -111,6 +111,7 @@ def _checks(vllm: VLLMEngine, own: HFEngine | None) -> dict[str, Check]:
     for name, conversation in CONVERSATIONS.items():
         checks[f"gate: {name}"] = lambda talk=conversation: answer(vllm, talk, OPTIONS)
         checks[f"same prompt: {name}"] = lambda talk=conversation: same_prompt(vllm, talk)
+        checks[f"image-free: {name}"] = lambda talk=conversation: image_free(vllm, talk)
         if own is not None:
             checks[f"MI: {name}"] = lambda talk=conversation: deviation(vllm, own, talk)
     question = CONVERSATIONS["question"]
@@ -199,6 +200,12 @@ async def deviation(vllm: Engine, own: Engine, conversation: Conversation) -> di
     ]
     pairs = [pair for values in zip(mi, own_mi, strict=True) for pair in zip(*values, strict=True)]
     return {"deviation": max(abs(a - b) for a, b in pairs), "largest_mi": max(abs(a) for a, _ in pairs)}
+
+
+async def image_free(engine: Engine, conversation: Conversation) -> dict[str, Any]:
+    """Return the length of the prompt without its pictures; tokens."""
+    blind = conversation.with_instruction(INSTRUCTION).with_images(None)
+    return {"prompt_tokens": (await engine.render(blind, context())).prompt_tokens}
 
 
 async def exact_fork(engine: Engine, conversation: Conversation) -> dict[str, Any]:

@@ -14,10 +14,11 @@ from tests.helpers.architectures.overlay import PACKAGES, run_matrix
 from tests.helpers.architectures.weights import ARCHITECTURES, MISTRAL_FORMAT
 
 pytestmark = [
+    pytest.mark.full,
     pytest.mark.usefixtures("real_vllm"),
     pytest.mark.skipif(
         not (PACKAGES / "torchvision").is_dir(),
-        reason="requirements/vision.lock is not there; `make test` puts it",
+        reason="requirements/vision.lock is not there; `make test-full` puts it",
     ),
 ]
 
@@ -29,7 +30,7 @@ MOST = 2e-3
 
 @pytest.fixture(scope="module")
 def small(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
-    """Return the report of the architectures of `make test`."""
+    """Return the report of the architectures that are served most."""
     return run_matrix(tmp_path_factory.mktemp("small"), SMALL)
 
 
@@ -50,7 +51,8 @@ def check(report: dict[str, Any]) -> None:
         assert report[f"same prompt: {name}"]["prompt_tokens"] > 0
         if f"MI: {name}" in report:
             mi = report[f"MI: {name}"]
-            assert mi["deviation"] < MOST
+            # Random weights may give values of thousands of nats, of which float32 keeps seven digits.
+            assert mi["deviation"] < MOST * max(1.0, mi["largest_mi"] / 100)
             # The image matters, or the agreement would show nothing.
             assert mi["largest_mi"] > 100 * mi["deviation"]
     assert report["fork"]["deviation"] < MOST
@@ -62,7 +64,6 @@ def test_the_small_matrix(small: dict[str, Any], name: str) -> None:
     check(small[name])
 
 
-@pytest.mark.full
 @pytest.mark.timeout(3600)
 @pytest.mark.parametrize("name", OTHERS)
 def test_the_other_architectures(others: dict[str, Any], name: str) -> None:

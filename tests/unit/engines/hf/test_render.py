@@ -67,6 +67,13 @@ def test_no_templates_strings_are_lost(template: str, parts: bool) -> None:
     assert "'type'" not in processor.text
 
 
+def test_a_processor_that_wants_images_leaves_text_to_its_tokenizer() -> None:
+    processor: Any = Processor(templates.PALIGEMMA, ValueError("`images` are expected"))
+    ids = torch.tensor([[1, 2]])
+    processor.tokenizer = lambda text, **how: {"input_ids": ids}
+    assert render_conversation(processor, TURNS) == {"input_ids": ids}
+
+
 def test_labels_are_left_out() -> None:
     inputs = render_conversation(Processor(templates.PALIGEMMA), TURNS)
     assert set(inputs) == {"input_ids", "token_type_ids"}

@@ -51,7 +51,7 @@ def test_the_start_s_file_names_them(tmp_path: Path) -> None:
     assert any(name.startswith("backbone.") for name in names)
     assert not any(name.startswith("model.") for name in names)
     assert set(names) == set(exported(policy, tmp_path))
-    assert set(policy.weights_in_file()) == {*names, "lm_head.weight"}
+    assert set(policy.weights_in_file()) >= set(names)
 
 
 def test_weights_that_a_file_keeps_joined_are_refused() -> None:
