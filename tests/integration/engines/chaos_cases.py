@@ -17,7 +17,7 @@ from mirl_core.engines.remote.server import Server
 from mirl_core.errors import MIRLError
 from tests.helpers.waiting import until
 
-WAIT_SECONDS = 240.0
+WAIT_SECONDS = 600.0
 
 
 @dataclass
