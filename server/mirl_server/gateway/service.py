@@ -16,8 +16,8 @@ from mirl_server.gateway.engines import Connected, GatewayEngines
 from mirl_server.gateway.flags import GatewayFlags
 from mirl_server.gateway.media import check_media
 from mirl_server.gateway.model import Cards
-from mirl_server.gateway.routes import Sticky, mark_of, new_response_id, sticky
-from mirl_server.gateway.upstream import Upstream
+from mirl_server.gateway.routes import new_response_id, sticky
+from mirl_server.gateway.upstream import Engine, Upstream
 from mirl_server.handling.admission import SEQUENCES, Admission
 from mirl_server.handling.lifetime import Lifetime
 from mirl_server.handling.plain import rename_model
@@ -128,14 +128,14 @@ class ServiceMaker:
     async def _send(self, request: Request, path: str, body: dict[str, Any]) -> Response:
         if path != RESPONSES:
             return await self.upstream.send(request, path, _json(body))
+
+        def content(engine: Engine) -> bytes:
+            # vLLM takes the id of a response from the request. It names the engine, for what comes later.
+            return _json({"request_id": new_response_id(engine), **body})
+
         # The engine that stores the previous response answers the next one.
-        chosen: Sticky | None = sticky(body.get("previous_response_id"))
-        engine = self.upstream.choose(set(), chosen)
-        if engine is None or body.get("request_id") is not None:
-            return await self.upstream.send(request, path, _json(body), chosen)
-        # vLLM takes the id of a response from the request. It names the engine, for what comes later.
-        body = {**body, "request_id": new_response_id(engine)}
-        return await self.upstream.send(request, path, _json(body), Sticky(mark_of(engine)))
+        chosen = sticky(body.get("previous_response_id"))
+        return await self.upstream.send(request, path, content, chosen)
 
     def _states(self) -> list[dict[str, Any]]:
         states = self.engines.states()
