@@ -325,9 +325,14 @@ class RemoteEngine:
         )
 
     @property
+    def scores(self) -> bool:
+        """Whether servers return log-probabilities of prompts; without, only mi_weight 0 can be served."""
+        return self.token_exact or self.profile.abilities.prompt_logprobs
+
+    @property
     def deviation(self) -> Deviation | None:
         """How often servers read a scored suffix as other tokens; None where the engine is token-exact."""
-        return self._requester.deviation if isinstance(self._requester, ChatRequests) else None
+        return self._requests.deviation if isinstance(self._requests, ChatRequests) else None
 
     @property
     def pool(self) -> Pool:

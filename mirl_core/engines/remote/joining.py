@@ -70,11 +70,6 @@ class Joining:
             raise EngineDeadError("no server has joined yet")
         return self._profile
 
-    @property
-    def known(self) -> bool:
-        """Whether a server has joined."""
-        return self._profile is not None
-
     async def admit(self, server: Server, weights: str | None) -> None:
         """Check a server before it is used.
 
@@ -104,23 +99,34 @@ class Joining:
             profile = replace(profile, abilities=abilities)
         if self._profile is None:
             self._profile = profile
-        elif (self._profile.mode, self._profile.abilities) != (profile.mode, profile.abilities):
+            return
+        # Another server may have joined meanwhile.
+        await self._compared(server, model)
+        if self._profile.mode != profile.mode:
             raise ConfigError(
-                f"{server.name} returns other parts of a chat completion than the other servers: "
-                f"{profile.abilities}"
+                f"{server.name} is used by {profile.mode}, the other servers by {self._profile.mode}: start "
+                "all with --enable-scale-out, or choose the mode chat"
             )
-        else:
-            await self._compared(server, model)
+        if self._profile.abilities != profile.abilities:
+            raise ConfigError(
+                f"the chat completions of {server.name} have other parts than those of the other servers: "
+                "run the same server everywhere"
+            )
 
     async def _compared(self, server: Server, model: ServedModel) -> Profile:
         """Return the profile, or the one that there will be if the server joins.
 
         Raises:
-            ConfigError: the server takes prompts of another length than the others.
+            ConfigError: the server serves another model than the others, or takes prompts of another length.
         """
         profile = self._profile
         if profile is None:
             return await self._new_profile(server, model)
+        if model.name != profile.model.name:
+            raise ConfigError(
+                f"{server.name} serves {model.name}, the other servers {profile.model.name}: serve one model "
+                "under one name"
+            )
         if model.max_model_len != profile.model.max_model_len:
             raise ConfigError(
                 f"{server.name} takes {model.max_model_len} tokens, the other servers "

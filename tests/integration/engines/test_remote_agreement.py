@@ -19,7 +19,7 @@ from mirl_core.pipeline.events import Finished
 from mirl_core.pipeline.run import Pipeline
 from mirl_core.types import Conversation
 from tests.helpers.servers import RunningServer
-from tests.integration.engines.remote_cases import context, picture, question, sample
+from tests.integration.engines.remote_cases import apart, context, picture, question, sample
 
 if TYPE_CHECKING:
     from mirl_core.engines.vllm.engine import VLLMEngine
@@ -104,11 +104,11 @@ async def test_chat_mode_says_how_far_off_it_is(
     with capsys.disabled():
         print("\nchat mode against token routes:", *lines, sep="\n  ")
     greedy = Sampling(max_tokens=12, temperature=0.0, alternatives=3)
-    (there,) = await sample(remote, rendered, 1, greedy, opening)
-    (here,) = await sample(chat, await chat.render(conversation, context()), 1, greedy, opening)
-    assert here.token_ids == there.token_ids
-    assert max(abs(one - other) for one, other in zip(here.logprobs, there.logprobs, strict=True)) < EXACT
-    assert max(abs(one - other) for one, other in zip(here.confidence, there.confidence, strict=True)) < EXACT
+    (by_tokens,) = await sample(remote, rendered, 1, greedy, opening)
+    (by_chat,) = await sample(chat, await chat.render(conversation, context()), 1, greedy, opening)
+    assert by_chat.token_ids == by_tokens.token_ids
+    assert apart(by_chat.logprobs, by_tokens.logprobs) < EXACT
+    assert apart(by_chat.confidence, by_tokens.confidence) < EXACT
 
 
 @pytest.mark.parametrize("name", ["remote", "chat"])

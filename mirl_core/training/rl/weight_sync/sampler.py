@@ -100,8 +100,8 @@ async def _servers(
     urls = [url.strip() for url in rollout.engine.split(",")]
     # The key is no recipe field: recipes are copied into run folders.
     key = os.environ.get("VLLM_API_KEY")
-    # A server that is paused for new weights answers nothing for as long as they take.
-    settings = PoolSettings(stall_seconds=math.inf)
+    # A server that takes new weights answers nothing for as long as that takes.
+    settings = PoolSettings(stall_seconds=math.inf, check_seconds=0.0)
     engine = await RemoteEngine.start(urls, tokenizer=model_folder(recipe), api_key=key, settings=settings)
     stack.push_async_callback(engine.close)
     sync: RemoteReloadSync | RemoteTransferSync

@@ -63,7 +63,7 @@ async def test_sampling_parameters_are_all_said() -> None:
     fake = FakeServers({RENDER: RENDERED, GENERATE: lambda _: sampled("abc")})
     one = engine(fake)
     rendered = await one.render(TEXT, CONTEXT)
-    tuned = {
+    tuned: dict[str, Any] = {
         "temperature": 0.5, "top_p": 0.9, "top_k": 3, "min_p": 0.1, "repetition_penalty": 1.1,
         "presence_penalty": 0.2, "frequency_penalty": 0.3,
     }  # fmt: skip

@@ -111,6 +111,7 @@ async def test_auto_falls_to_chat_and_says_so(letters: list[str], caplog: pytest
     caplog.set_level(logging.WARNING)
     one = await start(chat_server(complete()), "auto")
     assert not one.token_exact
+    assert one.scores
     assert "--enable-scale-out" in (one.inexact_reason or "")
     assert "not token-exact" in caplog.text
     await one.close()
@@ -229,6 +230,7 @@ async def test_other_servers_serve_what_needs_no_prompt_log_probabilities(letter
     one = await start(fake)
     rendered = await one.render(TEXT, CONTEXT)
     assert rendered.prompt_tokens == 3
+    assert not one.scores
     (sample,) = await samples(one, rendered, stop=("y",))
     assert (sample.text, sample.finish_reason) == ("xy", "stop")
     assert sample.logprobs == (-1.0, -1.0)

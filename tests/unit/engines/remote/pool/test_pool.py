@@ -85,7 +85,9 @@ async def test_what_is_wrong_with_a_server_stands_in_its_state(letters: list[str
     old.answers["/version"] = {"version": "0.31.2"}
     new = good_server()
     new.answers["/version"] = {"version": "0.33.1+cpu"}
-    fakes = {"good": good_server(), "longer": longer, "old": old, "new": new}
+    other = good_server()
+    other.answers["/v1/models"] = {"data": [{"id": "another", "root": "/m", "max_model_len": 100}]}
+    fakes = {"good": good_server(), "longer": longer, "old": old, "new": new, "other": other}
 
     async def by_host(request: httpx.Request) -> httpx.Response:
         return await fakes[request.url.host](request)
@@ -94,7 +96,9 @@ async def test_what_is_wrong_with_a_server_stands_in_its_state(letters: list[str
     transport = httpx.MockTransport(by_host)
     one = await RemoteEngine.start(urls[:1], transport=transport, settings=FAST)
     await one.close()
-    for url, says in (("http://longer", "max-model-len"), ("http://old", "0.31.2")):
+    for url, says in (
+        ("http://longer", "max-model-len"), ("http://old", "0.31.2"), ("http://other", "another")
+    ):  # fmt: skip
         with pytest.raises(ConfigError, match=says):
             await RemoteEngine.start(["http://good", url], transport=transport)
     one = await RemoteEngine.start(urls, transport=transport, required=False, settings=FAST)
@@ -102,7 +106,7 @@ async def test_what_is_wrong_with_a_server_stands_in_its_state(letters: list[str
     assert states["http://good"].ready
     assert states["http://new"].vllm_version == "0.33.1+cpu"
     refused = [state for state in states.values() if state.status == "refused"]
-    assert len(refused) == 2
+    assert len(refused) == 3
     assert all(state.retry_in is not None for state in refused)
     await one.close()
 
