@@ -118,7 +118,9 @@ class ServiceMaker:
             await check_media(service_of(request).images, body, request.receive)
             name = body.get("model")
             # An engine that gates the name by itself has the plain model beside it.
-            plain = f"{name}{DIRECT}" if name in cards.gating else name
+            # A name that is not text is the engine's to refuse.
+            gated = isinstance(name, str) and name in cards.gating
+            plain = f"{name}{DIRECT}" if gated else name
             body = {**body, "model": plain} if plain != name else body
             response = await self._send(request, path, body)
             return rename_model(response, str(name), {str(plain)}) if plain != name else response
