@@ -117,8 +117,8 @@ class ServiceMaker:
         async def handle(body: dict[str, Any], request: Request) -> Response:
             await check_media(service_of(request).images, body, request.receive)
             name = body.get("model")
-            # An engine that gates the name by itself has the plain model beside it.
-            # A name that is not text is the engine's to refuse.
+            # An engine that gates the name by itself has the plain model beside it; a name that is not text
+            # is the engine's to refuse.
             gated = isinstance(name, str) and name in cards.gating
             plain = f"{name}{DIRECT}" if gated else name
             body = {**body, "model": plain} if plain != name else body
@@ -158,4 +158,5 @@ class ServiceMaker:
 
 
 def _json(body: dict[str, Any]) -> bytes:
-    return json.dumps(body, ensure_ascii=False, separators=(",", ":")).encode()
+    # ASCII: a text may hold half of a surrogate pair, which has no UTF-8.
+    return json.dumps(body, separators=(",", ":")).encode()
