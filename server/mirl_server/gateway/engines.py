@@ -142,8 +142,10 @@ class GatewayEngines:
             while not await self._connect():
                 await self._wait(RETRY_SECONDS)
             while True:
-                await self._wait(self.settings.check_seconds if self.ready() else RETRY_SECONDS)
-                await self._check()
+                suspected = await self._wait(self.settings.check_seconds if self.ready() else RETRY_SECONDS)
+                # Engines that are up are checked by their pool.
+                if suspected or not self.ready():
+                    await self._check()
         finally:
             if self.engine is not None:
                 await self.engine.close()
@@ -243,11 +245,14 @@ class GatewayEngines:
             logger.warning("%s", reason)
         self._reason = reason
 
-    async def _wait(self, seconds: float) -> None:
+    async def _wait(self, seconds: float) -> bool:
+        """Wait for a request that has failed, `seconds` at most; return whether one has."""
         with suppress(TimeoutError):
             async with asyncio.timeout(seconds):
                 await self._check_now.wait()
+        suspected = self._check_now.is_set()
         self._check_now.clear()
+        return suspected
 
     @property
     def servers(self) -> Sequence[Server]:

@@ -16,8 +16,8 @@ from mirl_server.gateway.engines import Connected, GatewayEngines
 from mirl_server.gateway.flags import GatewayFlags
 from mirl_server.gateway.media import check_media
 from mirl_server.gateway.model import Cards
-from mirl_server.gateway.routes import Sticky, mark_of, new_response_id, sticky
-from mirl_server.gateway.upstream import Upstream
+from mirl_server.gateway.routes import new_response_id, sticky
+from mirl_server.gateway.upstream import Engine, Upstream
 from mirl_server.handling.admission import SEQUENCES, Admission
 from mirl_server.handling.lifetime import Lifetime
 from mirl_server.handling.plain import rename_model
@@ -117,8 +117,10 @@ class ServiceMaker:
         async def handle(body: dict[str, Any], request: Request) -> Response:
             await check_media(service_of(request).images, body, request.receive)
             name = body.get("model")
-            # An engine that gates the name by itself has the plain model beside it.
-            plain = f"{name}{DIRECT}" if name in cards.gating else name
+            # An engine that gates the name by itself has the plain model beside it; a name that is not text
+            # is the engine's to refuse.
+            gated = isinstance(name, str) and name in cards.gating
+            plain = f"{name}{DIRECT}" if gated else name
             body = {**body, "model": plain} if plain != name else body
             response = await self._send(request, path, body)
             return rename_model(response, str(name), {str(plain)}) if plain != name else response
@@ -128,14 +130,14 @@ class ServiceMaker:
     async def _send(self, request: Request, path: str, body: dict[str, Any]) -> Response:
         if path != RESPONSES:
             return await self.upstream.send(request, path, _json(body))
+
+        def content(engine: Engine) -> bytes:
+            # vLLM takes the id of a response from the request. It names the engine, for what comes later.
+            return _json({"request_id": new_response_id(engine), **body})
+
         # The engine that stores the previous response answers the next one.
-        chosen: Sticky | None = sticky(body.get("previous_response_id"))
-        engine = self.upstream.choose(set(), chosen)
-        if engine is None or body.get("request_id") is not None:
-            return await self.upstream.send(request, path, _json(body), chosen)
-        # vLLM takes the id of a response from the request. It names the engine, for what comes later.
-        body = {**body, "request_id": new_response_id(engine)}
-        return await self.upstream.send(request, path, _json(body), Sticky(mark_of(engine)))
+        chosen = sticky(body.get("previous_response_id"))
+        return await self.upstream.send(request, path, content, chosen)
 
     def _states(self) -> list[dict[str, Any]]:
         states = self.engines.states()
@@ -156,4 +158,5 @@ class ServiceMaker:
 
 
 def _json(body: dict[str, Any]) -> bytes:
-    return json.dumps(body, ensure_ascii=False, separators=(",", ":")).encode()
+    # ASCII: a text may hold half of a surrogate pair, which has no UTF-8.
+    return json.dumps(body, separators=(",", ":")).encode()

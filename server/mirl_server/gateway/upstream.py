@@ -72,6 +72,9 @@ class Engine(Protocol):
         ...
 
 
+Content = bytes | Callable[[Engine], bytes]
+
+
 class Engines(Protocol):
     """The engines that requests can go to."""
 
@@ -121,12 +124,13 @@ class Upstream:
         await self.client.aclose()
 
     async def send(
-        self, request: Request, path: str, content: bytes, sticky: Callable[[Engine], bool] | None = None
+        self, request: Request, path: str, content: Content, sticky: Callable[[Engine], bool] | None = None
     ) -> Response:
         """Return an engine's response to a request whose body has been read.
 
         Args:
             path: the path at the engine.
+            content: the body; a function of the engine where it depends on it.
             sticky: whether only this engine can answer; the first that it is true of is tried.
 
         Raises:
@@ -137,7 +141,7 @@ class Upstream:
         return await unless_gone(request.receive, self._send(request, path, content, sticky))
 
     async def _send(
-        self, request: Request, path: str, content: bytes, sticky: Callable[[Engine], bool] | None
+        self, request: Request, path: str, content: Content, sticky: Callable[[Engine], bool] | None
     ) -> Response:
         tried: set[str] = set()
         while True:
@@ -148,7 +152,8 @@ class Upstream:
                 self._metrics.retries.inc()
             tried.add(engine.name)
             try:
-                response = await self._open(engine, request, path, content)
+                body = content(engine) if callable(content) else content
+                response = await self._open(engine, request, path, body)
             except (httpx.ConnectError, httpx.ConnectTimeout):
                 self._failed(engine, "unreachable")
                 continue

@@ -116,8 +116,16 @@ async def test_a_stop_drains() -> None:
     server.answers[CHAT] = server.endless
     async with gateway_before(server, shutdown_seconds=0.2) as behind:
         body = {"model": NAME, "messages": [], "stream": True}
-        asking = asyncio.create_task(behind.post(CHAT, body))
-        await until(lambda: behind.gateway.life.running == 1)
+        began, lines = asyncio.Event(), []
+
+        async def ask() -> None:
+            async with behind.client() as client, client.stream("POST", CHAT, json=body) as answer:
+                async for line in answer.aiter_lines():
+                    began.set()
+                    lines.append(line)
+
+        asking = asyncio.create_task(ask())
+        await began.wait()
         ending = asyncio.create_task(behind.gateway.life.over())
         behind.gateway.life.stop()
         refused = await behind.post(CHAT, body)
@@ -126,8 +134,10 @@ async def test_a_stop_drains() -> None:
         assert (await behind.get("/health")).status_code == 200
         assert (await behind.get("/ready")).status_code == 503
         await ending
-        last = (await asking).text.split("\n\n")[-3]
+        await asking
+        *_, last, done = filter(None, lines)
         assert json.loads(last.removeprefix("data: "))["error"]["code"] == "draining"
+        assert done == "data: [DONE]"
         async with asyncio.timeout(5):
             await server.left.wait()
 

@@ -341,3 +341,12 @@ async def test_an_engines_metrics_are_counted() -> None:
         assert f'mirl_gateway_requests_in_flight{{engine="{url}"}} 0.0' in metrics
         assert f'mirl_gateway_engine_requests_total{{engine="{url}"}} 0.0' in metrics
         assert "mirl_requests_total" in metrics
+
+
+@pytest.mark.parametrize("model", [["x"], {"a": 1}, 5, None])
+async def test_names_that_are_not_text_are_the_engines_to_refuse(model: Any) -> None:
+    async with gateway_before(FakeVLLM(gates=True)) as behind:
+        for path in (CHAT, "/v1/responses", "/v1/completions"):
+            assert (await behind.post(path, {**BODIES[path], "model": model})).status_code == 200, path
+        # A null is left out, as in process.
+        assert [received.json.get("model") for received in behind.servers[0].received] == [model] * 3
