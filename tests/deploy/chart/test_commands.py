@@ -24,15 +24,15 @@ Answers = dict[str, dict[str, Any]]
 
 def containers(answers: Answers, command: str) -> list[tuple[list[str], list[Object]]]:
     """Return the arguments of the containers that run a program, each with the objects of its release."""
-    found = [
+    running = [
         (container["args"], answer["objects"])
         for answer in answers.values()
         for item in of_kind(answer["objects"], *WORKLOADS)
         for container in item["spec"]["template"]["spec"]["containers"]
         if container["command"] == [command]
     ]
-    assert found
-    return found
+    assert running
+    return running
 
 
 def files(objects: list[Object], folder: Path) -> dict[str, str]:
