@@ -131,7 +131,9 @@ def test_selectors_select_one_workload(answers: Answers) -> None:
         for item in of_kind(objects, "ServiceMonitor"):
             wanted = item["spec"]["selector"]["matchLabels"].items()
             services = [
-                one for one in of_kind(objects, "Service") if wanted <= one["metadata"]["labels"].items()
+                service
+                for service in of_kind(objects, "Service")
+                if wanted <= service["metadata"]["labels"].items()
             ]
             assert len(services) == 1
             ports = {port["name"] for port in services[0]["spec"]["ports"]}

@@ -29,8 +29,8 @@ def faults(objects: list[Object], versions: tuple[str, ...] = (OLDEST, NEWEST)) 
     done = subprocess.run(
         [program("deploy"), SCRIPT], input=request, capture_output=True, text=True, check=True
     )
-    found: list[str] = json.loads(done.stdout)
-    return found
+    texts: list[str] = json.loads(done.stdout)
+    return texts
 
 
 def install_types(folder: Path) -> Path:
@@ -51,5 +51,5 @@ def custom_faults(folder: Path, objects: list[Object]) -> list[str]:
         capture_output=True, text=True, check=False,
     )  # fmt: skip
     assert done.returncode == 0, done.stderr
-    found: list[str] = json.loads(done.stdout)
-    return found
+    texts: list[str] = json.loads(done.stdout)
+    return texts
