@@ -46,6 +46,7 @@ def release(target: Path, commit: str, tools: Path) -> None:
     target.mkdir(parents=True, exist_ok=True)
     if any(target.iterdir()):
         raise FileExistsError(f"{target} is not empty: remove it, or name another folder")
+    tools = tools.resolve()
     seconds = int(_output("git", "log", "-1", "--format=%ct", commit))
     environment = {**os.environ, "SOURCE_DATE_EPOCH": str(seconds), "TZ": "UTC"}
     with tempfile.TemporaryDirectory() as folder:

@@ -11,6 +11,7 @@ import ast
 import contextlib
 import os
 import platform
+import secrets
 import subprocess
 import sys
 import time
@@ -147,7 +148,7 @@ class Container:
 @contextlib.contextmanager
 def running(image: Image, flags: Sequence[str] = ()) -> Iterator[Container]:
     """Run a container without any right and with a read-only root, and yield it once `/health` is 200."""
-    name = f"{image.name.rpartition('/')[2]}-{os.getpid()}"
+    name = f"{image.name.rpartition('/')[2]}-{secrets.token_hex(4)}"
     began = time.monotonic()
     # Limits that a container without rights may not raise, and this machine may not have.
     podman(
