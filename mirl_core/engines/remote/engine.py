@@ -235,15 +235,15 @@ class RemoteEngine:
 
             async def sample(index: int) -> Sample:
                 try:
-                    found = await self._requests.sample(
+                    drawn = await self._requests.sample(
                         rendered.inputs, suffix_ids, index, sampling, context.of_branch(index), call
                     )
                 except asyncio.CancelledError:
                     # `abort` cancels the branches that their server doesn't end.
                     if not call.aborted:
                         raise
-                    found = None
-                return empty_sample(index, "abort") if found is None else found
+                    drawn = None
+                return empty_sample(index, "abort") if drawn is None else drawn
 
             # A cancelled branch closes its connection, whereupon vLLM ends its request.
             async with Branches(sample, n) as branches:

@@ -146,7 +146,7 @@ class Container:
 
 
 @contextlib.contextmanager
-def running(image: Image, flags: Sequence[str] = ()) -> Iterator[Container]:
+def running_container(image: Image, flags: Sequence[str] = ()) -> Iterator[Container]:
     """Run a container without any right and with a read-only root, and yield it once `/health` is 200."""
     name = f"{image.name.rpartition('/')[2]}-{secrets.token_hex(4)}"
     began = time.monotonic()

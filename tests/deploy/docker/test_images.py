@@ -9,8 +9,7 @@ import httpx
 import pytest
 from openai import OpenAI
 
-from tests.deploy.docker.containers import Container, Image, build_image, podman, running
-from tests.deploy.tools import ROOT
+from tests.deploy.docker.containers import Container, Image, build_image, podman, running_container
 from tests.helpers.image_requests import image_question, small_fan_out
 from tests.helpers.servers import NAME
 from tests.helpers.waiting import wait_until
@@ -22,15 +21,13 @@ NO_ENGINE = "http://127.0.0.1:9"
 @pytest.fixture(scope="module")
 def gateway_image() -> Image:
     """Return the gateway's image."""
-    if not (ROOT / "server/mirl_server/gateway").is_dir():
-        pytest.skip("this version has no gateway")
     return build_image("gateway")
 
 
 @pytest.fixture(scope="module")
 def gateway(gateway_image: Image) -> Iterator[Container]:
     """Yield a gateway whose engine does not answer."""
-    with running(gateway_image, ["--engine-url", NO_ENGINE]) as container:
+    with running_container(gateway_image, ["--engine-url", NO_ENGINE]) as container:
         yield container
 
 
@@ -64,16 +61,17 @@ def test_the_health_check_of_the_image_is_kept(gateway_image: Image) -> None:
 
 
 def test_sigterm_stops_the_gateway(gateway_image: Image) -> None:
-    with running(gateway_image, ["--engine-url", NO_ENGINE]) as container:
+    with running_container(gateway_image, ["--engine-url", NO_ENGINE]) as container:
         code, seconds = container.stop()
     print(f"gateway: exit code {code} {seconds:.1f} s after SIGTERM")
     assert code == 0
     assert seconds < 30
 
 
+@pytest.mark.usefixtures("real_vllm")
 def test_a_gated_question_through_the_container_of_the_cpu_image() -> None:
     image = build_image("cpu")
-    with running(image, ["--model", NAME]) as container:
+    with running_container(image, ["--model", NAME]) as container:
         wait_until(lambda: httpx.get(f"{container.url}/ready", timeout=5).status_code == 200, 600)
         print(
             f"cpu: {image.bytes / 1e6:.0f} MB, built in {image.build_seconds:.0f} s, "

@@ -122,7 +122,7 @@ class Pool:
         if remembered is not None and remembered.up and remembered not in without:
             server = remembered
         else:
-            server = choose([one for one in up if one not in without] or up, key, self._settings.slack)
+            server = choose([other for other in up if other not in without] or up, key, self._settings.slack)
         server.picked += 1
         return server
 
@@ -153,7 +153,7 @@ class Pool:
 
     def has_other(self, server: Server, without: Collection[Server]) -> bool:
         """Return whether another server is up that is not among `without`."""
-        return any(one.up and one is not server and one not in without for one in self._servers)
+        return any(other.up and other is not server and other not in without for other in self._servers)
 
     def succeeded(self, server: Server) -> None:
         """Count a request that the server answered; a refusal by the request's own fault is an answer."""
@@ -282,7 +282,7 @@ class Pool:
                     logger.warning("%s can't be looked up: %s", parsed.host, type(error).__name__)
                     continue
             self._lookup_error = ""
-            known = {one.address: one for one in self._servers if one.url == url and not one.left}
+            known = {each.address: each for each in self._servers if each.url == url and not each.left}
             for address in addresses:
                 if address not in known:
                     server = self._make(url, address)

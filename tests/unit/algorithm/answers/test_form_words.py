@@ -125,8 +125,10 @@ def test_structural_tags(make: Make, content: Any, is_json: bool, calls: bool) -
         (lambda: json_schema(None), "", True, True, Extract("", None)),
         (lambda: json_schema(None), "[R] no answer [/R]", True, False, Extract("no answer", None)),
         (lambda: one_of(["red"]), "[A]red[A][/A]", True, False, Extract("", "red[A]", 3)),
-        (lambda: one_of(["red"]), "[A] [/A]", True, False, Extract("", None)),
-        (lambda: one_of(["red"]), " red", True, True, Extract("", "red", 1)),
+        # A choice comes word for word, with its white space.
+        (lambda: one_of(["red", " "]), "[A] [/A]", True, False, Extract("", " ", 3)),
+        (lambda: one_of([" red"]), " red", True, True, Extract("", " red", 0)),
+        (lambda: one_of(["red"]), "[A][/A]", True, False, Extract("", None)),
         (lambda: calls_of(TOOLS, 3), "so[A] [1]", True, False, Extract("so", "[1]", 6, calls=True)),
     ],
 )

@@ -45,7 +45,9 @@ def build(family: str) -> Any:
 def engine(request: pytest.FixtureRequest) -> HFEngine:
     torch.manual_seed(0)
     processor: Any = PatchProcessor(True, lambda patches: patches // 4)
-    processor.tokenizer = SimpleNamespace(decode=lambda ids, **_: " ".join(map(str, ids)))
+    processor.tokenizer = SimpleNamespace(
+        all_special_tokens=[], decode=lambda ids, **_: " ".join(map(str, ids))
+    )
     return HFEngine(build(request.param).float(), processor)
 
 
