@@ -250,10 +250,15 @@ class Pool:
                     self._servers.remove(server)
                     self._checked_at.pop(server, None)
                     await server.close()
-                elif server.up and server not in self._checking:
+                elif server not in self._checking:
+                    # Also where a health check has already left the server out: its requests still wait.
                     if server.silent_for(now) > chosen.stall_seconds:
                         self._start(server, self._probe_silent(server))
-                    elif chosen.check_seconds and self._last_check(server, now) > chosen.check_seconds:
+                    elif (
+                        server.up
+                        and chosen.check_seconds
+                        and self._last_check(server, now) > chosen.check_seconds
+                    ):
                         self._start(server, self._check_up(server))
 
     def _last_check(self, server: Server, now: float) -> float:
@@ -358,7 +363,8 @@ class Pool:
         except (ConnectionLost, MIRLError, TimeoutError) as error:
             if server.silent_since == before:
                 server.counters.stalls += 1
-                self._take_down(server, error if str(error) else ServerError("it hangs", None))
+                if server.up:
+                    self._take_down(server, error if str(error) else ServerError("it hangs", None))
                 server.abandon()
         else:
             server.answered()

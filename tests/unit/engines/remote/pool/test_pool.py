@@ -235,7 +235,10 @@ async def test_a_server_that_fails_again_and_again_is_left_out_though_it_is_heal
     assert state.counters.openings == 1
 
 
-async def test_a_server_that_hangs_loses_its_requests_to_another(letters: list[str]) -> None:
+@pytest.mark.parametrize("check_seconds", [0.0, 0.02], ids=["while it is up", "after a failed check"])
+async def test_a_server_that_hangs_loses_its_requests_to_another(
+    letters: list[str], check_seconds: float
+) -> None:
     fakes = {"one": good_server(), "two": good_server()}
     hung: set[str] = set()
     cancelled: list[str] = []
@@ -243,6 +246,8 @@ async def test_a_server_that_hangs_loses_its_requests_to_another(letters: list[s
     async def partly(request: httpx.Request) -> httpx.Response:
         host = request.url.host
         if host in hung:
+            if request.url.path == "/health" and check_seconds:
+                raise httpx.ReadTimeout("slow")
             try:
                 await asyncio.sleep(request.extensions["timeout"]["read"])
             except asyncio.CancelledError:
@@ -251,7 +256,7 @@ async def test_a_server_that_hangs_loses_its_requests_to_another(letters: list[s
             raise httpx.ReadTimeout("slow")
         return await fakes[host](request)
 
-    settings = PoolSettings(first_wait=0.02, tick=0.01, check_seconds=0.0, stall_seconds=0.1)
+    settings = PoolSettings(first_wait=0.02, tick=0.01, check_seconds=check_seconds, stall_seconds=0.1)
     one = await RemoteEngine.start(
         ["http://one", "http://two"], transport=httpx.MockTransport(partly), settings=settings
     )
