@@ -14,13 +14,15 @@ import httpx
 from mirl_core.bundled import MODELS, resolve
 from mirl_core.config import ModelSettings
 from mirl_core.errors import ConfigError
+from mirl_core.families import find_settings, of_family
 from mirl_server.handling.service import DIRECT
 from mirl_server.settings.server import ServerSettings, load_calibration
 
 logger = logging.getLogger(__name__)
 
 Card = dict[str, Any]
-SETTINGS_FILE = "mirl.json"
+HUB_FILES = ("mirl.json", "config.json", "chat_template.jinja", "tokenizer_config.json")
+"""What a model's settings, or its family, are read from."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,9 +81,9 @@ def served_cards(url: str, response: httpx.Response) -> Cards:
 
 
 def find_model_settings(card: Card, settings: ServerSettings) -> ModelSettings:
-    """Return the model's settings: the operator's `mirl.json`, that of its tokenizer's folder, the paper's.
+    """Return the model's settings: the operator's, its tokenizer's folder's, its family's, the paper's.
 
-    Where the model is a name of a hub, the file is fetched from there as the tokenizer's are.
+    Where the model is a name of a hub, the files are fetched from there as the tokenizer's are.
 
     Raises:
         ConfigError: a file is wrong, or the operator's does not exist.
@@ -91,22 +93,21 @@ def find_model_settings(card: Card, settings: ServerSettings) -> ModelSettings:
     name = str(card["id"])
     where = settings.engine.tokenizer or (resolve(name) if name in MODELS else str(card.get("root") or name))
     folder = Path(where).expanduser() if Path(where).expanduser().is_dir() else _from_hub(where)
-    own = ModelSettings.load(folder) if folder is not None else None
-    if own is None:
-        logger.warning(
-            "no mirl.json of %s is here: tags, prompts, N, k and m are the paper's, not this model's own "
-            "(--mirl-calibration names a file)", name,
-        )  # fmt: skip
-    return own or ModelSettings()
+    where_from = of_family(None, None) if folder is None else find_settings(folder)
+    if notice := where_from.notice:
+        logger.warning("%s %s (--mirl-calibration names a file)", name, notice)
+    return where_from.settings
 
 
 def _from_hub(name: str) -> Path | None:
-    """Return the folder of a hub's `mirl.json` in the local cache; None where there is none."""
+    """Return the folder of a hub's settings files in the local cache; None where there are none."""
     if name.startswith(("/", ".", "~")):
         return None
     from huggingface_hub import hf_hub_download
 
-    # The hub's errors have no common base; what it lacks is the usual case.
-    with suppress(Exception):
-        return Path(hf_hub_download(name, SETTINGS_FILE)).parent
-    return None
+    folder = None
+    for file in HUB_FILES:
+        # The hub's errors have no common base; what it lacks is the usual case.
+        with suppress(Exception):
+            folder = Path(hf_hub_download(name, file)).parent
+    return folder
