@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import json
+import os
 import signal
+import subprocess
+import sys
 import time
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -242,32 +245,38 @@ def test_the_gateway_outlives_its_engine(tmp_path: Path) -> None:
                 assert status("/health") == 200
 
 
-def test_every_route_of_vllms_app_that_is_not_passed_on_is_a_404(
-    gateway: GatewayServer, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """vLLM's app as it is built with everything that a server of a model that generates can have."""
-    from fastapi.routing import APIRoute
-    from vllm.entrypoints.launchers.app import build_app
+BUILD_APP = """
+import json
+from fastapi.routing import APIRoute
+from vllm.entrypoints.launchers.app import build_app
+from mirl_server.settings.server import ServerSettings
+from mirl_server.vllm.flags import parse_vllm
 
+args = parse_vllm(["--enable-scale-out", "--enable-elastic-ep", "--model", "none"])
+args.mirl = ServerSettings.load()
+app = build_app(args, ("generate", "transcription", "embed", "classify", "score"), None)
+routes = [route for route in app.routes if isinstance(route, APIRoute)]
+print(json.dumps([(method, route.path) for route in routes for method in route.methods]))
+"""
+"""vLLM's app as it is built with everything that a server of a model that generates can have."""
+
+
+def test_every_route_of_vllms_app_that_is_not_passed_on_is_a_404(gateway: GatewayServer) -> None:
     from mirl_server.gateway.routes import PASSED
-    from mirl_server.settings.server import ServerSettings
-    from mirl_server.vllm.flags import parse_vllm
 
-    monkeypatch.setenv("VLLM_PLUGINS", "mirl")
-    monkeypatch.setenv("VLLM_SERVER_DEV_MODE", "1")
-    args = parse_vllm(["--enable-scale-out", "--enable-elastic-ep", "--model", "none"])
-    args.mirl = ServerSettings.load()
-    app = build_app(args, ("generate", "transcription", "embed", "classify", "score"), None)
+    # In a process of its own: vLLM keeps what it has read of the flags and the environment.
+    environment = {**os.environ, "VLLM_PLUGINS": "mirl", "VLLM_SERVER_DEV_MODE": "1"}
+    built = subprocess.run(
+        [sys.executable, "-c", BUILD_APP], env=environment, capture_output=True, text=True, check=True
+    )
     own = {
         "/v1/chat/completions", "/v1/responses", "/v1/messages", "/v1/messages/count_tokens", "/v1/models",
         "/v1/models/{model:path}", "/health", "/metrics", "/ready", "/v1/mirl/score", "/v1/mirl/describe",
     }  # fmt: skip
     routes = {
-        (method, route.path)
-        for route in app.routes
-        if isinstance(route, APIRoute)
-        for method in route.methods
-        if route.path not in own and method not in PASSED.get(route.path, ())
+        (method, path)
+        for method, path in json.loads(built.stdout.splitlines()[-1])
+        if path not in own and method not in PASSED.get(path, ())
     }
     assert len(routes) > 20
     with gateway.client() as client:
