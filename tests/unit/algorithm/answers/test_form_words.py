@@ -175,3 +175,12 @@ def test_calls_are_read_back_with_their_arguments_as_text() -> None:
     answer = '[{"name": "f", "arguments": {"ä": [1, 2.5]}}, {"name": "g", "arguments": "{ }"}]'
     assert read_calls(answer) == [("f", '{"ä": [1, 2.5]}'), ("g", "{ }")]
     assert read_calls("[]") == []
+
+
+def test_the_form_of_each_call() -> None:
+    assert one_of(["red"]).each_call() == {}
+    forms = calls_of(TOOLS, 3).each_call()
+    assert list(forms) == list(TOOLS)
+    for name, form in forms.items():
+        (kind,) = json.loads(form.alone())["format"]["json_schema"]["items"]["anyOf"]
+        assert kind["properties"]["name"]["const"] == name
