@@ -49,8 +49,10 @@ demo: install  ## serve the bundled model, ask it four questions, show MIRL at w
 serve: install  ## the same server, staying up, on http://127.0.0.1:8000
 	$(BIN)/mirl-serve
 
-# What needs no engine shares the cores; what loads a real server has the machine to itself.
-UNIT := -n logical --maxprocesses 8 --dist loadfile tests/unit
+# One process has all tests that need an engine (tests/helpers/vllm_marker.py), the others share the rest.
+SHARED := -n logical --maxprocesses 8 --dist loadgroup
+# In the full suite, what loads a real server has the machine to itself: some of it measures memory and times.
+UNIT := $(SHARED) tests/unit
 REST := --ignore tests/unit
 
 # Beside the environment, not in it: with torchvision's CUDA build on the path, transformers fails (requirements/).
@@ -60,8 +62,7 @@ $(VENV)/vision/.done: $(VENV)/.dev requirements/vision.lock
 	@touch $@
 
 test: install-dev  ## at most 15 minutes on two cores, real vLLM included
-	$(BIN)/pytest -m 'not full' $(UNIT)
-	$(BIN)/pytest -m 'not full' $(REST)
+	$(BIN)/pytest -m 'not full' $(SHARED)
 
 # In an environment of their own: what they require contradicts what vLLM does.
 $(VENV)/clients/.done: requirements/clients.lock

@@ -68,10 +68,24 @@ class Received:
         if self.status != 200:
             found: dict[str, Any] = json.loads(self.text)["error"]
             return found
-        lines = [line.removeprefix("data: ") for line in self.text.splitlines() if line.startswith("data: {")]
-        events: list[dict[str, Any]] = [json.loads(line) for line in lines]
-        last = [event for event in events if event.get("error") or event.get("type") == "error"][-1]
+        last = [event for event in self._parts() if event.get("error") or event.get("type") == "error"][-1]
         return last.get("error") or last
+
+    def evidence(self) -> dict[str, Any] | None:
+        """The `mirl` object of a gated answer that ended with a vote; None where it ended with an error."""
+        objects = [part["mirl"] for part in self._parts() if "vote" in part.get("mirl", {})]
+        return objects[-1] if objects else None
+
+    def partial(self) -> bool:
+        """Whether the answer is a vote over those chains that had finished."""
+        evidence = self.evidence()
+        return evidence is not None and evidence["partial"]
+
+    def _parts(self) -> list[dict[str, Any]]:
+        lines = self.text.splitlines() if self.text.startswith(("data:", ":", "event:")) else [self.text]
+        return [
+            json.loads(line.removeprefix("data: ")) for line in lines if line.startswith(("data: {", "{"))
+        ]
 
 
 def send(server: RunningServer, which: str) -> Received:
@@ -124,7 +138,7 @@ def print_answers(received: Mapping[str, Received], began: float) -> None:
 def check_honest_ends(received: Mapping[str, Received], began: float) -> None:
     """What a stop did not let finish ended at once: with a partial vote, or with an error that says why."""
     gated = [received["gated whole"], received["gated stream"]]
-    partial = ['"partial":true' in answer.text.replace(" ", "") for answer in gated]
+    partial = [answer.partial() for answer in gated]
     assert any(partial), "some chains had finished"
     for answer, done in zip(gated, partial, strict=True):
         assert done or answer.error()["code"] == "draining"

@@ -146,17 +146,23 @@ def test_the_engine_is_killed_with_requests_in_flight(tmp_path: Path) -> None:
 
 @pytest.mark.full
 def test_a_signal_to_the_whole_group_leaves_no_empty_answers(tmp_path: Path) -> None:
-    """Ctrl-C in a terminal, and systemd unless told otherwise, signal the engine's process too."""
+    """Ctrl-C in a terminal, and systemd by default, signal the engine's process too."""
     with running(tmp_path, MANY_SEQUENCES) as server:
         processes = descendants(server)
         with in_flight(server, "gated whole", "gated stream") as sent:
             os.killpg(server.process.pid, signal.SIGINT)
             received = {one: future.result(40) for one, future in sent.items()}
         assert server.process.wait(40) == 0
-        for one, answer in received.items():
-            print(f"{one}: {answer.status}: …{answer.text[-200:]!r}")
-            assert '"finish_reason":"abort"' not in answer.text
-            assert answer.status == 503 or '"error"' in answer.text or '"partial"' in answer.text
+        for name, answer in received.items():
+            print(f"{name}: {answer.status}: …{answer.text[-200:]!r}")
+            evidence = answer.evidence()
+            if evidence is None:
+                assert answer.error()["code"] in ("draining", "engine_dead")
+                continue
+            # On a busy machine the chains outlast the server's patience: that vote is partial, and says so.
+            cut = [chain for chain in evidence["chains"] if chain["finish_reason"] == "abort"]
+            assert evidence["partial"] == bool(cut)
+            assert evidence["vote"] is not None
         assert psutil.wait_procs(processes, timeout=2)[1] == []
 
 
