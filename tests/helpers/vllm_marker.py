@@ -3,7 +3,7 @@
 A test gets it from the fixture `real_vllm`, which everything that starts an engine requests. Set by hand it
 would say something else, or nothing, so that is refused.
 
-Under pytest-xdist (`--dist loadgroup`) these tests share a worker, and with it their engines: one engine works at
+Under pytest-xdist (`--dist loadgroup`) these tests share a worker, and with it their engines: one works at
 a time. The other workers take the remaining tests, file by file.
 """
 
