@@ -113,9 +113,7 @@ async def test_messages_call_tools(build: Build, kind: str) -> None:
     assert message.stop_reason == "tool_use"
     uses = [block for block in message.content if block.type == "tool_use"]
     assert [block.type for block in message.content] == ["thinking", *["tool_use"] * len(uses)]
-    assert [(block.name, block.input) for block in uses] == [("point", {"x": 1}), ("point", {"x": 2})][
-        : len(uses)
-    ]
+    assert [(use.name, use.input) for use in uses] == [("point", {"x": 1}), ("point", {"x": 2})][: len(uses)]
     assert len(uses) == (1 if kind == "auto" else 2)
     render = next(conversation for conversation in harness.engine.rendered if conversation.images)
     assert render.tools == (CHAT_TOOL,)

@@ -167,7 +167,7 @@ def test_vllms_defaults_ask_for_nothing() -> None:
     from vllm.entrypoints.anthropic.protocol import AnthropicMessagesRequest
     from vllm.entrypoints.openai.responses.protocol import ResponsesRequest
 
-    # OpenAI's default is to store, which nothing here does; to spell it out gets a refusal.
+    # OpenAI's default is to store, which nothing here does; spelling it out gets a refusal.
     spelled = ResponsesRequest(input="x").model_dump(mode="json") | BODIES["/v1/responses"](store=False)
     assert responses.ResponsesApi(spelled).read_request()
     spelled = AnthropicMessagesRequest(model="m", messages=[], max_tokens=1).model_dump(mode="json")
