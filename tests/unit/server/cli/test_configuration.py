@@ -106,7 +106,8 @@ def test_any_setting_has_a_flag() -> None:
 
 def test_misspelt_variables_are_listed() -> None:
     variables = {"MIRL_LIMIT__MAX_KEEP": "1", "MIRL_LIMITS__MAX_KEP": "1", "MIRL_DEFAULTS__KEEP": "1",
-                 "PATH": "", "MIRL_LIMITS": "{}", "mirl_keep_alive": "3", "MIRL_LOG__FORMAT": "json"}  # fmt: skip
+                 "PATH": "", "MIRL_LIMITS": "{}", "mirl_keep_alive": "3",
+                 "MIRL_LOG__FORMAT": "json"}  # fmt: skip
     assert stray_variables(ServerSettings, variables) == ["MIRL_LIMITS__MAX_KEP", "MIRL_LIMIT__MAX_KEEP"]
 
 
