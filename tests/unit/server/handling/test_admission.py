@@ -258,7 +258,7 @@ async def test_nothing_leaks_over_a_thousand_requests() -> None:
     ends: Counter[str] = Counter()
     most = 0
 
-    async def request() -> None:
+    async def random_request() -> None:
         nonlocal most
         kind: Kind = chance.choice(KINDS)
         try:
@@ -276,7 +276,7 @@ async def test_nothing_leaks_over_a_thousand_requests() -> None:
 
     tasks = []
     for _ in range(1000):
-        tasks.append(asyncio.create_task(request()))
+        tasks.append(asyncio.create_task(random_request()))
         if chance.random() < 0.2:
             chance.choice(tasks).cancel()
         if chance.random() < 0.3:

@@ -155,8 +155,8 @@ def test_xgrammar_takes_the_constraint(choice: Any) -> None:
     from mirl_core.engines.vllm.structure import check_structure
     from mirl_server.handling.reading.request import ChatRequest
 
-    request = ChatRequest(messages=MESSAGES, tools=[POINT, OTHER], tool_choice=choice)
-    form = read_tools(request.tools, request.tool_choice, True, None)
+    chat_request = ChatRequest(messages=MESSAGES, tools=[POINT, OTHER], tool_choice=choice)
+    form = read_tools(chat_request.tools, chat_request.tool_choice, True, None)
     assert form is not None
     tag = form.after_description(Tags())
     assert tag is not None
