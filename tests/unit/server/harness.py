@@ -69,9 +69,11 @@ class Harness:
         )
 
     async def ask(self, body: dict[str, Any] | None = None, **fields: Any) -> httpx.Response:
-        asked = {"model": "m", "messages": [question()], "mirl": {"descriptions": 2, "keep": 1}}
+        default = {"model": "m", "messages": [question()], "mirl": {"descriptions": 2, "keep": 1}}
         async with self.client() as client:
-            return await client.post("/v1/chat/completions", json=(asked if body is None else body) | fields)
+            return await client.post(
+                "/v1/chat/completions", json=(default if body is None else body) | fields
+            )
 
     def metric(self, name: str, **labels: str) -> float:
         return self.registry.get_sample_value(name, labels) or 0.0

@@ -78,7 +78,7 @@ def client(app: FastAPI, **how: Any) -> httpx.AsyncClient:
     return httpx.AsyncClient(transport=httpx.ASGITransport(app), base_url="http://test", **how)
 
 
-async def test_the_sdk_hears_what_openai_would_say(server: Harness) -> None:
+async def test_the_sdk_raises_openais_errors(server: Harness) -> None:
     guarded(server.app, keys())
     async with serving(server.app) as port:
         url = f"http://127.0.0.1:{port}/v1"
@@ -310,7 +310,8 @@ async def test_requests_at_the_same_time() -> None:
     made = guarded(app, keys(concurrent=2))
     async with client(app, headers=bearer()) as http:
         statuses = [
-            one.status_code for one in await asyncio.gather(*(http.post("/v1/slow") for _ in range(5)))
+            response.status_code
+            for response in await asyncio.gather(*(http.post("/v1/slow") for _ in range(5)))
         ]
         assert sorted(statuses) == [200, 200, 429, 429, 429]
         assert (await http.post("/v1/slow")).status_code == 200
@@ -348,5 +349,5 @@ def test_a_label_is_a_name_never_a_key() -> None:
             await http.get("/health")
 
     asyncio.run(ask())
-    assert [one and one.name for one in seen] == ["a", None]
+    assert [caller and caller.name for caller in seen] == ["a", None]
     assert KEYS["a"] not in repr(seen)

@@ -140,8 +140,8 @@ async def test_a_limited_response_gets_headers_and_is_charged(
     quotas, client, app = Quotas(), Client(key=KEY), App(*RESPONSE, generated=generated, fails=fails)
     with pytest.raises(ZeroDivisionError) if fails else contextlib.nullcontext():
         await client.ask(app, quotas, tokens_per_minute=100)
-    (scope, given_receive, _), *others = app.calls
-    assert (scope, given_receive, others) == (client.scope, receive, [])
+    (scope, app_receive, _), *others = app.calls
+    assert (scope, app_receive, others) == (client.scope, receive, [])
     assert client.sent == [
         {
             **RESPONSE[0],

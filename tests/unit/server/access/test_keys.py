@@ -15,13 +15,13 @@ from mirl_server.access.keys import Keyring, find_key, make_keyring, parse_keys
 from mirl_server.settings.limits import AccessSettings, KeyLimits
 from mirl_server.settings.server import ServerSettings
 
-ONE = "0123456789abcdef-one"
-TWO = "0123456789abcdef-two"
+KEY_A = "0123456789abcdef-one"
+KEY_B = "0123456789abcdef-two"
 FILE = f"""
 # who may ask
-team-a: {ONE}
+team-a: {KEY_A}
 team-b:
-  keys: [{TWO}, 0123456789abcdef-three]
+  keys: [{KEY_B}, 0123456789abcdef-three]
   requests_per_minute: 60
   concurrent: unlimited
   weight: 2.5
@@ -39,7 +39,8 @@ def test_names_keys_and_limits() -> None:
     assert keys[0].limits == KeyLimits(requests_per_minute=5, concurrent=3)
     assert keys[1].limits == KeyLimits(requests_per_minute=60, concurrent=None, weight=2.5)
     opened = {
-        name: find_key(keys, secret.encode()) for name, secret in (("a", ONE), ("b", TWO), ("no", ONE[:-1]))
+        name: find_key(keys, secret.encode())
+        for name, secret in (("a", KEY_A), ("b", KEY_B), ("no", KEY_A[:-1]))
     }
     assert {name: key and key.name for name, key in opened.items()} == {
         "a": "team-a",
@@ -51,12 +52,12 @@ def test_names_keys_and_limits() -> None:
 
 
 @pytest.mark.parametrize(
-    "text", [f"{ONE}\n{TWO}", f"- {ONE}\n- {TWO}", f"{ONE},{TWO}", f"# first\n{ONE}\n{TWO}\n"]
+    "text", [f"{KEY_A}\n{KEY_B}", f"- {KEY_A}\n- {KEY_B}", f"{KEY_A},{KEY_B}", f"# first\n{KEY_A}\n{KEY_B}\n"]
 )
 def test_keys_alone_get_numbers(text: str) -> None:
     keys = parse_keys(text, KeyLimits(), "keys")
     assert [key.name for key in keys] == ["key-1", "key-2"]
-    assert [find_key(keys, secret.encode()) for secret in (ONE, TWO)] == list(keys)
+    assert [find_key(keys, secret.encode()) for secret in (KEY_A, KEY_B)] == list(keys)
 
 
 UNKNOWN_FIELD = (
@@ -69,24 +70,24 @@ UNKNOWN_FIELD = (
     ("text", "says"),
     [
         ("", "keys: has no keys; write one `name: key` a line"),
-        (f"a: {ONE}\nb: short-secret",
+        (f"a: {KEY_A}\nb: short-secret",
          "keys, entry 2: a key is 16 or more visible ASCII characters (openssl rand -hex 32)"),
         (f"a: {'x' * 15}",
          "keys, entry 1: a key is 16 or more visible ASCII characters (openssl rand -hex 32)"),
-        (f"a b: {ONE}", "keys, entry 1: a name has 1 to 64 letters, digits, '.', '_' or '-'"),
-        (f"a: {ONE}\nanonymous: {TWO}",
+        (f"a b: {KEY_A}", "keys, entry 1: a name has 1 to 64 letters, digits, '.', '_' or '-'"),
+        (f"a: {KEY_A}\nanonymous: {KEY_B}",
          "keys, entry 2: a name has 1 to 64 letters, digits, '.', '_' or '-'"),
-        (f"a: {{key: {ONE}, requests: 3}}",
+        (f"a: {{key: {KEY_A}, requests: 3}}",
          UNKNOWN_FIELD),
-        (f"a: {{key: {ONE}, weight: 0}}", "keys, entry 1: weight: Input should be greater than 0"),
-        (f"a: {ONE}\na: {TWO}", "keys: a name occurs twice; give one name several keys as `keys: […]`"),
-        (f"a: {ONE}\nb: {ONE}",
+        (f"a: {{key: {KEY_A}, weight: 0}}", "keys, entry 1: weight: Input should be greater than 0"),
+        (f"a: {KEY_A}\na: {KEY_B}", "keys: a name occurs twice; give one name several keys as `keys: […]`"),
+        (f"a: {KEY_A}\nb: {KEY_A}",
          "keys: a name or a key occurs twice (environment and --api-key included)"),
-        (f"a: {ONE}\nb: [", "keys, line 2: not readable as YAML"),
+        (f"a: {KEY_A}\nb: [", "keys, line 2: not readable as YAML"),
         ("a: \x01", "keys: not readable as YAML"),  # an error without a line
         ("a: {weight: 2}",
          "keys, entry 1: a key is 16 or more visible ASCII characters (openssl rand -hex 32)"),
-        (f"{ONE}\nshort",
+        (f"{KEY_A}\nshort",
          "keys, entry 2: a key is 16 or more visible ASCII characters (openssl rand -hex 32)"),
     ],
 )  # fmt: skip
@@ -100,33 +101,33 @@ def test_the_entry_and_the_remedy_are_named(text: str, says: str) -> None:
 def test_the_longest_names_and_the_shortest_keys(name: str, secret: str) -> None:
     (key,) = parse_keys(f"{name}: '{secret}'", KeyLimits(), "keys")
     assert find_key([key], secret.encode()) is key
-    for wrong in (f"{'n' * 65}: {ONE}", f"a: {'s' * 4097}", f"a: '{ONE} x'"):
+    for wrong in (f"{'n' * 65}: {KEY_A}", f"a: {'s' * 4097}", f"a: '{KEY_A} x'"):
         with pytest.raises(ConfigError):
             parsed(wrong)
 
 
 @pytest.mark.parametrize("word", ["", "~", "null", "none", "None", "unlimited"])
 def test_a_key_may_be_without_a_limit_that_others_have(word: str) -> None:
-    limits = parsed(f"a: {{key: {ONE}, concurrent: '{word}'}}", concurrent=3, tokens_per_minute=9)["a"]
+    limits = parsed(f"a: {{key: {KEY_A}, concurrent: '{word}'}}", concurrent=3, tokens_per_minute=9)["a"]
     assert limits == KeyLimits(concurrent=None, tokens_per_minute=9)
 
 
 @pytest.mark.parametrize(
     "text",
     [
-        "", "# nothing", "[]", "a: short-secret", "a:", f"a b: {ONE}", f"anonymous: {ONE}",
-        f"a: {ONE}\na: {TWO}",
-        f"a: {ONE}\nb: {ONE}", f"a: {{key: {ONE}, requests: 3}}", f"a: {{key: {ONE}, weight: 0}}",
-        f"a: {{key: {ONE}, weight: nan}}", f"a: {{key: {ONE}, concurrent: {TWO}}}", f"{ONE}: {{key: a}}",
-        f"a: {{keys: [{ONE}, []]}}", f"a: [{ONE}", f"? {ONE}: b", f"a: !!python/name:os.system {ONE}\n  - b",
-        f"{ONE}:\n  {TWO}:\n - x",
+        "", "# nothing", "[]", "a: short-secret", "a:", f"a b: {KEY_A}", f"anonymous: {KEY_A}",
+        f"a: {KEY_A}\na: {KEY_B}",
+        f"a: {KEY_A}\nb: {KEY_A}", f"a: {{key: {KEY_A}, requests: 3}}", f"a: {{key: {KEY_A}, weight: 0}}",
+        f"a: {{key: {KEY_A}, weight: nan}}", f"a: {{key: {KEY_A}, concurrent: {KEY_B}}}",
+        f"{KEY_A}: {{key: a}}", f"a: {{keys: [{KEY_A}, []]}}", f"a: [{KEY_A}", f"? {KEY_A}: b",
+        f"a: !!python/name:os.system {KEY_A}\n  - b", f"{KEY_A}:\n  {KEY_B}:\n - x",
     ],
 )  # fmt: skip
 def test_what_is_wrong_is_said_without_the_content(text: str) -> None:
     with pytest.raises(ConfigError) as caught:
         parsed(text)
-    assert ONE not in str(caught.value)
-    assert TWO not in str(caught.value)
+    assert KEY_A not in str(caught.value)
+    assert KEY_B not in str(caught.value)
     assert "short-secret" not in str(caught.value)
     assert caught.value.__suppress_context__ or caught.value.__context__ is None
 
@@ -136,36 +137,36 @@ def test_every_key_is_compared(monkeypatch: pytest.MonkeyPatch) -> None:
     compared: list[tuple[bytes, bytes]] = []
     real = hmac.compare_digest
 
-    def counting(one: bytes, other: bytes) -> bool:
-        compared.append((one, other))
-        return real(one, other)
+    def counting(left: bytes, right: bytes) -> bool:
+        compared.append((left, right))
+        return real(left, right)
 
     monkeypatch.setattr("mirl_server.access.keys.hmac.compare_digest", counting)
-    for presented in (ONE, TWO, "nobody's", ""):
+    for presented in (KEY_A, KEY_B, "nobody's", ""):
         compared.clear()
         find_key(keys, presented.encode())
         assert len(compared) == 4
-        assert all(len(one) == len(other) == 32 for one, other in compared)
+        assert all(len(left) == len(right) == 32 for left, right in compared)
 
 
 async def test_the_file_is_read_again_when_it_changes(tmp_path: Path) -> None:
     file = tmp_path / "keys"
-    file.write_text(f"a: {ONE}")
+    file.write_text(f"a: {KEY_A}")
     ring = Keyring(file, interval=0)
     await ring.refresh()
-    assert find_key(ring.keys, ONE.encode()) is not None
-    file.write_text(f"a: {{keys: [{ONE}, {TWO}]}}")
+    assert find_key(ring.keys, KEY_A.encode()) is not None
+    file.write_text(f"a: {{keys: [{KEY_A}, {KEY_B}]}}")
     await ring.refresh()
-    assert find_key(ring.keys, TWO.encode()) is not None
-    file.write_text(f"a: {TWO}")
+    assert find_key(ring.keys, KEY_B.encode()) is not None
+    file.write_text(f"a: {KEY_B}")
     await ring.refresh()
-    assert find_key(ring.keys, ONE.encode()) is None
-    assert find_key(ring.keys, TWO.encode()) is not None
+    assert find_key(ring.keys, KEY_A.encode()) is None
+    assert find_key(ring.keys, KEY_B.encode()) is not None
 
 
 async def test_a_swapped_link_is_a_change(tmp_path: Path) -> None:
     """How Kubernetes changes a mounted secret: same size, and the time may be older."""
-    for name, key in (("old", ONE), ("new", TWO)):
+    for name, key in (("old", KEY_A), ("new", KEY_B)):
         (tmp_path / name).write_text(f"a: {key}")
         os.utime(tmp_path / name, ns=(0, 0))
     link = tmp_path / "keys"
@@ -174,8 +175,8 @@ async def test_a_swapped_link_is_a_change(tmp_path: Path) -> None:
     (tmp_path / "next").symlink_to("new")
     (tmp_path / "next").replace(link)
     await ring.refresh()
-    assert find_key(ring.keys, TWO.encode()) is not None
-    assert find_key(ring.keys, ONE.encode()) is None
+    assert find_key(ring.keys, KEY_B.encode()) is not None
+    assert find_key(ring.keys, KEY_A.encode()) is None
 
 
 @pytest.mark.parametrize(
@@ -185,7 +186,7 @@ async def test_a_swapped_link_is_a_change(tmp_path: Path) -> None:
          ", entry 1: a key is 16 or more visible ASCII characters (openssl rand -hex 32)"),
         (b"a: {", ", line 1: not readable as YAML"),
         (b"", ": has no keys; write one `name: key` a line"),
-        (f"a: {ONE}\nb: {ONE}".encode(),
+        (f"a: {KEY_A}\nb: {KEY_A}".encode(),
          ": a name or a key occurs twice (environment and --api-key included)"),
         (b"\xff", ": can't be read (UnicodeDecodeError)"),
         (None, ": can't be read (FileNotFoundError)"),
@@ -195,7 +196,7 @@ async def test_a_broken_file_leaves_the_keys_and_one_line(
     tmp_path: Path, caplog: pytest.LogCaptureFixture, broken: bytes | None, says: str
 ) -> None:
     file = tmp_path / "keys"
-    file.write_text(f"a: {ONE}")
+    file.write_text(f"a: {KEY_A}")
     ring = Keyring(file, interval=0)
     file.unlink()
     if broken is not None:
@@ -206,11 +207,11 @@ async def test_a_broken_file_leaves_the_keys_and_one_line(
     assert [record.levelname for record in caplog.records] == ["ERROR"]
     assert caplog.messages == [f"the API keys stay as they were: API key file {file}{says}"]
     assert "short-secret" not in caplog.text
-    assert ONE not in caplog.text
-    assert find_key(ring.keys, ONE.encode()) is not None
-    file.write_text(f"a: {TWO}")
+    assert KEY_A not in caplog.text
+    assert find_key(ring.keys, KEY_A.encode()) is not None
+    file.write_text(f"a: {KEY_B}")
     await ring.refresh()
-    assert find_key(ring.keys, TWO.encode()) is not None
+    assert find_key(ring.keys, KEY_B.encode()) is not None
 
 
 async def test_the_file_is_looked_at_once_in_a_while(
@@ -218,18 +219,18 @@ async def test_the_file_is_looked_at_once_in_a_while(
 ) -> None:
     now = 50.0
     file = tmp_path / "keys"
-    file.write_text(f"a: {ONE}")
+    file.write_text(f"a: {KEY_A}")
     ring = Keyring(file, clock=lambda: now)  # once a second
-    file.write_text(f"a: {TWO}")
+    file.write_text(f"a: {KEY_B}")
     now = 50.96875
     await ring.refresh()
-    assert find_key(ring.keys, TWO.encode()) is None
+    assert find_key(ring.keys, KEY_B.encode()) is None
     now = 51.0
     with caplog.at_level(logging.INFO, "mirl_server"):
         await ring.refresh()
-    assert find_key(ring.keys, TWO.encode()) is not None
+    assert find_key(ring.keys, KEY_B.encode()) is not None
     assert caplog.messages == ["read the API keys again: 1 names"]
-    file.write_text(f"b: {ONE}")
+    file.write_text(f"b: {KEY_A}")
     now = 51.96875
     await ring.refresh()
     assert ring.keys[0].name == "a"
@@ -239,12 +240,12 @@ async def test_a_file_that_stays_as_it_is_is_not_read_again(
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     file = tmp_path / "keys"
-    file.write_text(f"# Schlüssel\na: {ONE}", encoding="utf-8")
+    file.write_text(f"# Schlüssel\na: {KEY_A}", encoding="utf-8")
     ring = Keyring(file, interval=0)
     keys = ring.keys
     with caplog.at_level(logging.INFO, "mirl_server"):
         await ring.refresh()
-        await Keyring(text=f"a: {ONE}", interval=0).refresh()
+        await Keyring(text=f"a: {KEY_A}", interval=0).refresh()
     assert ring.keys is keys
     assert caplog.messages == []
 
@@ -254,10 +255,11 @@ async def test_a_file_that_stays_as_it_is_is_not_read_again(
     [
         ("a: short", [],
          "MIRL_ACCESS__KEYS, entry 1: a key is 16 or more visible ASCII characters (openssl rand -hex 32)"),
-        (f"a: {ONE}\nb: {ONE}", [],
+        (f"a: {KEY_A}\nb: {KEY_A}", [],
          "MIRL_ACCESS__KEYS: a name or a key occurs twice (environment and --api-key included)"),
-        (f"a: {ONE}", [ONE], "API keys: a name or a key occurs twice (environment and --api-key included)"),
-        (f"vllm-2: {ONE}", ["x", "y"],
+        (f"a: {KEY_A}", [KEY_A],
+         "API keys: a name or a key occurs twice (environment and --api-key included)"),
+        (f"vllm-2: {KEY_A}", ["x", "y"],
          "API keys: a name or a key occurs twice (environment and --api-key included)"),
     ],
 )  # fmt: skip
@@ -276,16 +278,16 @@ def test_keys_without_names_are_numbered_and_unlimited() -> None:
 
 def test_keys_from_everywhere_together(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     file = tmp_path / "keys"
-    file.write_text(f"a: {ONE}")
-    monkeypatch.setenv("MIRL_ACCESS__KEYS", f"b: {TWO}")
+    file.write_text(f"a: {KEY_A}")
+    monkeypatch.setenv("MIRL_ACCESS__KEYS", f"b: {KEY_B}")
     settings = ServerSettings.load(access={"key_file": file, "limits": {"concurrent": 2}})
     ring = make_keyring(settings.access, ["vllm's own", "vllm's own"])
     assert [key.name for key in ring.keys] == ["b", "vllm-1", "a"]
     assert all(key.limits.concurrent == 2 for key in ring.keys)
-    assert TWO not in repr(settings)
-    assert TWO not in settings.model_dump_json()
+    assert KEY_B not in repr(settings)
+    assert KEY_B not in settings.model_dump_json()
     with pytest.raises(ConfigError):
-        make_keyring(settings.access, [TWO])
+        make_keyring(settings.access, [KEY_B])
     with pytest.raises(ConfigError):
         make_keyring(AccessSettings(key_file=tmp_path / "none"))
     assert not make_keyring(AccessSettings())

@@ -65,7 +65,7 @@ async def test_too_many_at_the_same_time_may_try_again_at_once() -> None:
     assert dict(quotas.running) == {}
 
 
-async def test_what_is_left_is_told_by_openais_names(now: list[float]) -> None:
+async def test_what_is_left_is_in_openais_headers(now: list[float]) -> None:
     quotas, limits = Quotas(), KeyLimits(requests_per_minute=3, tokens_per_minute=100)
     await use(quotas, limits)
     for tokens in (30, 0, -5):
@@ -112,7 +112,7 @@ async def test_a_request_that_tokens_refuse_is_no_request(now: list[float]) -> N
     assert dict(await quotas.headers("a", limits))[b"x-ratelimit-remaining-requests"] == b"2"
 
 
-def test_what_guards_a_server_that_is_told_nothing() -> None:
+def test_what_guards_a_server_without_settings() -> None:
     assert KeyLimits().model_dump() == {
         "requests_per_minute": None, "tokens_per_minute": None, "concurrent": None, "weight": 1.0,
     }  # fmt: skip

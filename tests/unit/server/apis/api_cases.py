@@ -56,12 +56,12 @@ async def post(harness: Harness, path: str, body: dict[str, Any], **headers: str
 
 def named_events(text: str) -> list[dict[str, Any]]:
     """The data of a finished stream whose events have names; each must be the data's type."""
-    told = []
+    events = []
     for block in text.removesuffix("\n\n").split("\n\n"):
         name, data = block.split("\n")
-        told.append(json.loads(data.removeprefix("data: ")))
-        assert told[-1]["type"] == name.removeprefix("event: ")
-    return told
+        events.append(json.loads(data.removeprefix("data: ")))
+        assert events[-1]["type"] == name.removeprefix("event: ")
+    return events
 
 
 @asynccontextmanager

@@ -1,4 +1,4 @@
-"""Tools, formats and efforts in the words of the Responses and the Anthropic API, asked by their own SDKs."""
+"""Tools, formats and efforts in the words of the Responses and the Anthropic API, by their own SDKs."""
 
 from __future__ import annotations
 
@@ -65,36 +65,36 @@ async def anthropic_client(harness: Harness) -> AsyncIterator[AsyncAnthropic]:
 @pytest.mark.parametrize("choice", ["required", {"type": "function", "name": "point"}])
 async def test_responses_call_tools(build: Build, choice: Any) -> None:
     harness = chains(build, CALLS)
-    asked: Any = {"model": "m", "input": responses_body()["input"], "tools": [R_TOOL], "tool_choice": choice}
+    body: Any = {"model": "m", "input": responses_body()["input"], "tools": [R_TOOL], "tool_choice": choice}
     async with openai_client(harness) as client:
-        told = await client.responses.create(**asked, extra_body={"mirl": SMALL})
-    Response.model_validate(told.model_dump(), strict=True)
-    assert told.status == "completed"
-    assert [item.type for item in told.output] == ["reasoning", "function_call", "function_call"]
-    calls = [item for item in told.output if item.type == "function_call"]
-    assert [(one.name, json.loads(one.arguments)) for one in calls] == [
+        response = await client.responses.create(**body, extra_body={"mirl": SMALL})
+    Response.model_validate(response.model_dump(), strict=True)
+    assert response.status == "completed"
+    assert [item.type for item in response.output] == ["reasoning", "function_call", "function_call"]
+    calls = [item for item in response.output if item.type == "function_call"]
+    assert [(call.name, json.loads(call.arguments)) for call in calls] == [
         ("point", {"x": 1}),
         ("point", {"x": 2}),
     ]
-    assert len({one.call_id for one in calls} | {one.id for one in calls}) == 4
-    assert told.model_dump()["tools"][0]["name"] == "point"
-    render = next(one for one in harness.engine.rendered if one.images)
+    assert len({call.call_id for call in calls} | {call.id for call in calls}) == 4
+    assert response.model_dump()["tools"][0]["name"] == "point"
+    render = next(conversation for conversation in harness.engine.rendered if conversation.images)
     function = CHAT_TOOL["function"] | {"strict": True}  # type: ignore[operator]
     assert render.tools == ({"type": "function", "function": function},)
 
 
 async def test_responses_stream_calls(build: Build) -> None:
     harness = chains(build, CALLS)
-    asked: Any = {"model": "m", "input": responses_body()["input"], "tools": [R_TOOL]}
+    body: Any = {"model": "m", "input": responses_body()["input"], "tools": [R_TOOL]}
     async with (
         openai_client(harness) as client,
-        client.responses.stream(**asked, tool_choice="required", extra_body={"mirl": SMALL}) as stream,
+        client.responses.stream(**body, tool_choice="required", extra_body={"mirl": SMALL}) as stream,
     ):
-        told = [event async for event in stream]
+        events = [event async for event in stream]
         final = await stream.get_final_response()
-    done = [event.arguments for event in told if event.type == "response.function_call_arguments.done"]
-    assert [json.loads(one) for one in done] == [{"x": 1}, {"x": 2}]
-    added = [event.item for event in told if event.type == "response.output_item.done"]
+    done = [event.arguments for event in events if event.type == "response.function_call_arguments.done"]
+    assert [json.loads(arguments) for arguments in done] == [{"x": 1}, {"x": 2}]
+    added = [event.item for event in events if event.type == "response.output_item.done"]
     # A client that read the items as they came knows the calls by the same names.
     assert [item.id for item in added] == [item.id for item in final.output]
     assert [item.call_id for item in added if item.type == "function_call"] == [
@@ -109,13 +109,13 @@ async def test_messages_call_tools(build: Build, kind: str) -> None:
     body = messages_body(tools=[M_TOOL], tool_choice=choice)
     mirl = body.pop("mirl")
     async with anthropic_client(harness) as client:
-        told = await client.messages.create(**body, extra_body={"mirl": mirl})
-    assert told.stop_reason == "tool_use"
-    uses = [block for block in told.content if block.type == "tool_use"]
-    assert [block.type for block in told.content] == ["thinking", *["tool_use"] * len(uses)]
-    assert [(one.name, one.input) for one in uses] == [("point", {"x": 1}), ("point", {"x": 2})][: len(uses)]
+        message = await client.messages.create(**body, extra_body={"mirl": mirl})
+    assert message.stop_reason == "tool_use"
+    uses = [block for block in message.content if block.type == "tool_use"]
+    assert [block.type for block in message.content] == ["thinking", *["tool_use"] * len(uses)]
+    assert [(use.name, use.input) for use in uses] == [("point", {"x": 1}), ("point", {"x": 2})][: len(uses)]
     assert len(uses) == (1 if kind == "auto" else 2)
-    render = next(one for one in harness.engine.rendered if one.images)
+    render = next(conversation for conversation in harness.engine.rendered if conversation.images)
     assert render.tools == (CHAT_TOOL,)
 
 
@@ -148,11 +148,11 @@ async def test_messages_stream_calls(build: Build) -> None:
 async def test_answers_of_a_form(build: Build, path: str, fields: dict[str, Any]) -> None:
     harness = chains(build, SEVEN)
     body = {"/v1/responses": responses_body, "/v1/messages": messages_body}[path](**fields)
-    told = (await post(harness, path, body)).json()
-    content = told["output"][-1]["content"] if path == "/v1/responses" else told["content"]
+    answer = (await post(harness, path, body)).json()
+    content = answer["output"][-1]["content"] if path == "/v1/responses" else answer["content"]
     assert content[-1]["text"] == '{"digit": 7}'
     if "text" in fields:
-        assert told["text"] == fields["text"]
+        assert answer["text"] == fields["text"]
     (fork,) = harness.engine.of_kind("fork")
     assert fork.sampling is not None
     assert (
@@ -170,11 +170,15 @@ async def test_answers_of_a_form(build: Build, path: str, fields: dict[str, Any]
 async def test_an_effort_is_a_budget(build: Build, path: str, fields: dict[str, Any]) -> None:
     harness = build(defaults={"descriptions": 4, "keep": 2})
     body = {"/v1/responses": responses_body, "/v1/messages": messages_body}[path](mirl={}, **fields)
-    told = (await post(harness, path, body)).json()
-    found = evidence(told)
-    assert found is not None
-    assert found.budget is not None
-    assert found.budget.descriptions == len(found.descriptions) == (1 if "reasoning" in fields else 2)
+    answer = (await post(harness, path, body)).json()
+    answer_evidence = evidence(answer)
+    assert answer_evidence is not None
+    assert answer_evidence.budget is not None
+    assert (
+        answer_evidence.budget.descriptions
+        == len(answer_evidence.descriptions)
+        == (1 if "reasoning" in fields else 2)
+    )
 
 
 @pytest.mark.parametrize(

@@ -31,12 +31,12 @@ def handing(server: Harness) -> Harness:
 
     async def handle(body: dict[str, Any], request: Request) -> Response:
         server.handed.append({**body, "path": request.url.path})
-        told = {"metadata": {"model": "x"}, "model": "m"}
+        content = {"metadata": {"model": "x"}, "model": "m"}
         if body.get("stream"):
             return StreamingResponse(
                 iter(['data: {"message":{"model":"m"}}\n\n', 'data: {"text":"\\"model\\":"}\n\n'])
             )
-        return JSONResponse(told)
+        return JSONResponse(content)
 
     handlers = {"responses": handle, "messages": handle}
     server.app.state.mirl = dataclasses.replace(server.service, handlers=handlers)
@@ -90,7 +90,7 @@ async def test_direct_is_handed_on_and_answers_by_its_own_name(handing: Harness,
     assert whole.json() == {"metadata": {"model": "x"}, "model": "m:direct"}
     streamed = await post(handing, path, {**body, "stream": True})
     assert streamed.text == 'data: {"message":{"model":"m:direct"}}\n\ndata: {"text":"\\"model\\":"}\n\n'
-    assert [one["model"] for one in handing.handed] == ["m", "m"]
+    assert [sent["model"] for sent in handing.handed] == ["m", "m"]
 
 
 @pytest.mark.parametrize("path", PATHS)
@@ -99,7 +99,7 @@ async def test_knobs_and_keys_are_as_for_chat(handing: Harness, path: str) -> No
     assert (await post(handing, path, BODIES[path](**text, mirl={"kep": 1}))).status_code == 400
     for key in ("Bearer one", "Bearer two"):
         await post(handing, path, BODIES[path](**text), authorization=key)
-    salts = [one["cache_salt"] for one in handing.handed]
+    salts = [sent["cache_salt"] for sent in handing.handed]
     assert salts[0] != salts[1]
 
 
@@ -167,7 +167,7 @@ def test_vllms_defaults_ask_for_nothing() -> None:
     from vllm.entrypoints.anthropic.protocol import AnthropicMessagesRequest
     from vllm.entrypoints.openai.responses.protocol import ResponsesRequest
 
-    # OpenAI's default is to store, which nothing here does; whoever spells it out is told so.
+    # OpenAI's default is to store, which nothing here does; spelling it out gets a refusal.
     spelled = ResponsesRequest(input="x").model_dump(mode="json") | BODIES["/v1/responses"](store=False)
     assert responses.ResponsesApi(spelled).read_request()
     spelled = AnthropicMessagesRequest(model="m", messages=[], max_tokens=1).model_dump(mode="json")

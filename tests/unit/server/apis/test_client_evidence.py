@@ -11,15 +11,15 @@ from tests.unit.server.harness import Harness, events
 
 
 def test_models_name_what_the_server_sends() -> None:
-    told = ANSWER.completion([RESULT])["mirl"]
-    assert set(Evidence.model_fields) == set(told)
+    sent = ANSWER.completion([RESULT])["mirl"]
+    assert set(Evidence.model_fields) == set(sent)
     decoded = description_json(DECODED)
     assert set(Description.model_fields) == set(description_json(KEPT)) | set(decoded)
     assert set(Decoding.model_fields) == set(decoded["decoding"])
     assert set(Switch.model_fields) == set(decoded["decoding"]["switches"][0])
     assert set(Chain.model_fields) == set(chain_json(CHAIN))
-    assert set(Vote.model_fields) == set(told["vote"])
-    assert set(Stage.model_fields) == set(told["stages"][0])
+    assert set(Vote.model_fields) == set(sent["vote"])
+    assert set(Stage.model_fields) == set(sent["stages"][0])
 
 
 def test_models_name_the_budget() -> None:
@@ -32,7 +32,9 @@ def test_models_name_the_budget() -> None:
 
 
 def test_steered_descriptions() -> None:
-    decoded, repeated = (Description.model_validate(description_json(one)) for one in (DECODED, REPEATED))
+    decoded, repeated = (
+        Description.model_validate(description_json(description)) for description in (DECODED, REPEATED)
+    )
     assert (decoded.votes, decoded.repeats, repeated.votes, repeated.repeats) == (2, None, 1, 0)
     assert repeated.decoding is None
     assert decoded.decoding == Decoding(
@@ -48,27 +50,30 @@ def test_steered_descriptions() -> None:
 async def test_evidence_of_several_answers(server: Harness) -> None:
     response = (await server.ask(n=2)).json()
     for form in (response, ChatCompletion.model_validate(response)):
-        found = [evidence(form, choice) for choice in range(2)]
-        assert [one.budget == Budget(descriptions=2, keep=1, forks=2) for one in found if one] == [True, True]
-        assert evidence(form) == found[0]
+        evidences = [evidence(form, choice) for choice in range(2)]
+        assert [item.budget == Budget(descriptions=2, keep=1, forks=2) for item in evidences if item] == [
+            True,
+            True,
+        ]
+        assert evidence(form) == evidences[0]
         with pytest.raises(IndexError):
             evidence(form, 2)
 
 
 async def test_evidence_of_json_and_of_openais_objects(server: Harness) -> None:
     response = (await server.ask()).json()
-    found = evidence(response)
-    assert found is not None
-    assert found == evidence(ChatCompletion.model_validate(response))
-    assert found.best is not None
-    assert found.best.text == "a red seven"
-    assert [one.index for one in found.kept] == [0]
+    answer_evidence = evidence(response)
+    assert answer_evidence is not None
+    assert answer_evidence == evidence(ChatCompletion.model_validate(response))
+    assert answer_evidence.best is not None
+    assert answer_evidence.best.text == "a red seven"
+    assert [description.index for description in answer_evidence.kept] == [0]
 
 
 async def test_evidence_of_a_stream_is_in_its_last_stage_event(server: Harness) -> None:
     chunks = [ChatCompletionChunk.model_validate(chunk) for chunk in events(await server.ask(stream=True))]
-    found = [evidence(chunk) for chunk in chunks]
-    assert [one is not None for one in found].count(True) == 1
+    evidences = [evidence(chunk) for chunk in chunks]
+    assert [item is not None for item in evidences].count(True) == 1
 
 
 def test_plain_answers_have_none() -> None:

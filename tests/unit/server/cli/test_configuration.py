@@ -80,9 +80,9 @@ def test_a_wrong_file_is_one_line_that_names_the_key(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], text: str, said: str
 ) -> None:
     assert main(["--config", str(file(tmp_path, text)), "--dry-run"]) == 2
-    told = capsys.readouterr().err
-    assert said in told
-    assert len(told.splitlines()) == 1
+    stderr = capsys.readouterr().err
+    assert said in stderr
+    assert len(stderr.splitlines()) == 1
 
 
 def test_a_file_that_is_not_there(tmp_path: Path) -> None:
@@ -104,10 +104,11 @@ def test_any_setting_has_a_flag() -> None:
     assert merge({"a": {"b": 1, "c": 1}}, {"a": {"b": 2}}) == {"a": {"b": 2, "c": 1}}
 
 
-def test_misspelt_variables_are_found() -> None:
-    given = {"MIRL_LIMIT__MAX_KEEP": "1", "MIRL_LIMITS__MAX_KEP": "1", "MIRL_DEFAULTS__KEEP": "1", "PATH": "",
-             "MIRL_LIMITS": "{}", "mirl_keep_alive": "3", "MIRL_LOG__FORMAT": "json"}  # fmt: skip
-    assert stray_variables(ServerSettings, given) == ["MIRL_LIMITS__MAX_KEP", "MIRL_LIMIT__MAX_KEEP"]
+def test_misspelt_variables_are_listed() -> None:
+    variables = {"MIRL_LIMIT__MAX_KEEP": "1", "MIRL_LIMITS__MAX_KEP": "1", "MIRL_DEFAULTS__KEEP": "1",
+                 "PATH": "", "MIRL_LIMITS": "{}", "mirl_keep_alive": "3",
+                 "MIRL_LOG__FORMAT": "json"}  # fmt: skip
+    assert stray_variables(ServerSettings, variables) == ["MIRL_LIMITS__MAX_KEP", "MIRL_LIMIT__MAX_KEEP"]
 
 
 class Door(Settings):
@@ -141,17 +142,17 @@ def test_a_model_that_is_added_is_read_shown_and_masked(
     assert house.door.keys_file == Path("/keys")
     shown = as_yaml(house, {"api-key": ["sk-three"], "port": 8000})
     assert "sk-" not in shown
-    told = yaml.safe_load(shown)
-    assert told["mirl"]["door"] == {
+    config = yaml.safe_load(shown)
+    assert config["mirl"]["door"] == {
         "keys": {"team-a": MASK}, "keys_file": "/keys", "api_key": MASK, "allow": ["b"],
     }  # fmt: skip
-    assert told["api-key"] == [MASK]
-    assert told["port"] == 8000
+    assert config["api-key"] == [MASK]
+    assert config["port"] == 8000
     assert {"door.keys", "door.allow"} <= {leaf.name for leaf in leaves(House)}
     assert "MIRL_DOOR__API_KEY" in {leaf.variable for leaf in leaves(House)}
 
 
-def test_a_wrong_secret_is_not_told(tmp_path: Path) -> None:
+def test_a_wrong_secret_is_not_quoted(tmp_path: Path) -> None:
     path = file(tmp_path, "mirl: {door: {keys: {team-a: [sk-one]}}}\n")
     with pytest.raises(ConfigError) as caught:
         House.load(config=path)
@@ -174,9 +175,9 @@ sys.exit(main({["--dry-run", *flags]!r}))
 def test_a_dry_run_prints_a_file_that_says_the_same_again(tmp_path: Path) -> None:
     first = dry_run("--mirl-limit", "max_keep=2", "--log-format", "json", "--mirl-default", "keep=1")
     assert (first.returncode, first.stderr) == (0, "")
-    told: dict[str, Any] = yaml.safe_load(first.stdout)
-    assert told["mirl"]["limits"]["max_keep"] == 2
-    assert told["mirl"]["defaults"] == {"keep": 1}
+    config: dict[str, Any] = yaml.safe_load(first.stdout)
+    assert config["mirl"]["limits"]["max_keep"] == 2
+    assert config["mirl"]["defaults"] == {"keep": 1}
     again = dry_run("--config", str(file(tmp_path, first.stdout)))
     assert again.stdout == first.stdout
 

@@ -55,7 +55,7 @@ def model(tmp_path: Path) -> Path:
 
 
 @pytest.mark.parametrize("host", ["127.0.0.1", "localhost", "0.0.0.0", "", "::1"])
-def test_a_taken_port_is_refused_and_a_free_one_stays_free(host: str) -> None:
+def test_a_taken_port_is_refused_and_a_free_port_stays_free(host: str) -> None:
     with socket.socket(socket.AF_INET6 if host == "::1" else socket.AF_INET) as other:
         try:
             other.bind((host, 0))

@@ -52,7 +52,7 @@ def mistyped(draw: st.DrawFn) -> tuple[str, str]:
 
 @settings(max_examples=30)
 @given(mistyped())
-def test_a_mistyped_flag_is_refused_with_one_at_least_as_similar(flags: tuple[str, str]) -> None:
+def test_a_mistyped_flag_is_refused_with_a_flag_at_least_as_similar(flags: tuple[str, str]) -> None:
     right, wrong = flags
     with pytest.raises(UsageError) as caught:
         read_vllm_flags(["--model", "m", wrong, "1"])

@@ -47,10 +47,10 @@ def test_a_wrong_command_line_is_one_line_and_exit_code_2(
     arguments: list[str], wrong: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert main([*arguments, *URL] if arguments[0][0] != "-" else [*URL, *arguments]) == 2
-    told = capsys.readouterr().err
-    assert wrong in told
-    assert told.count("\n") == 1
-    assert "secret-word" not in told
+    stderr = capsys.readouterr().err
+    assert wrong in stderr
+    assert stderr.count("\n") == 1
+    assert "secret-word" not in stderr
 
 
 def test_a_dry_run_prints_what_a_file_may_hold(
@@ -59,9 +59,9 @@ def test_a_dry_run_prints_what_a_file_may_hold(
     monkeypatch.setenv("MIRL_ENGINE__API_KEY", "secret-word")
     flags = [*URL, "--engine-url", "http://b:8000/v1/", "--port", "9001", "--allowed-origins", '["http://a"]']
     assert main([*flags, "--dry-run"]) == 0
-    told = capsys.readouterr().out
-    assert "secret-word" not in told
-    content = yaml.safe_load(told)
+    stdout = capsys.readouterr().out
+    assert "secret-word" not in stdout
+    content = yaml.safe_load(stdout)
     assert content["port"] == 9001
     assert content["allowed-origins"] == ["http://a"]
     assert content["mirl"]["engine"]["urls"] == ["http://127.0.0.1:9", "http://b:8000/v1/"]

@@ -79,14 +79,14 @@ async def test_before_its_engines() -> None:
 
 
 async def test_after_its_engines() -> None:
-    one, two = FakeVLLM(), FakeVLLM()
+    vllm_a, vllm_b = FakeVLLM(), FakeVLLM()
     engine = {"check_seconds": 0.02}
-    async with gateway_before(one, two, engine=engine) as behind:
+    async with gateway_before(vllm_a, vllm_b, engine=engine) as behind:
         first, second = behind.fleet.servers
         first.up = False
         ready = await behind.get("/ready")
         assert ready.status_code == 200
-        assert ready.json()["engines"][0] == {"engine": one.url, "ready": False, "reason": "it is down"}
+        assert ready.json()["engines"][0] == {"engine": vllm_a.url, "ready": False, "reason": "it is down"}
         second.up = False
         ready = await behind.get("/ready")
         assert ready.status_code == 503
@@ -101,7 +101,7 @@ async def test_after_its_engines() -> None:
     assert behind.fleet.closed
 
 
-async def test_with_keys_nobody_without_one_reads_where_the_engines_are() -> None:
+async def test_with_keys_nobody_without_a_key_reads_where_the_engines_are() -> None:
     async with gateway_before(FakeVLLM(), access={"keys": "team: 0123456789abcdef-t"}) as behind:
         assert (await behind.get("/ready")).json() == {"engines": [{"engine": 0, "ready": True}]}
         behind.fleet.servers[0].up = False

@@ -125,9 +125,7 @@ async def test_headers_of_the_answer() -> None:
 @pytest.mark.parametrize("gates", [False, True])
 @pytest.mark.parametrize("name", [NAME, f"{NAME}:direct"])
 @pytest.mark.parametrize("stream", [False, True])
-async def test_the_plain_model_answers_under_the_name_that_was_asked_for(
-    gates: bool, name: str, stream: bool
-) -> None:
+async def test_the_plain_model_answers_under_the_requested_name(gates: bool, name: str, stream: bool) -> None:
     server = FakeVLLM(gates=gates)
 
     async def answer(request: Request) -> Response:
@@ -246,7 +244,7 @@ async def test_errors_have_the_apis_shape(status: int, expected: int) -> None:
 
 
 async def test_a_request_goes_elsewhere_only_where_nothing_was_delivered() -> None:
-    one, two = FakeVLLM(), FakeVLLM()
+    vllm_a, vllm_b = FakeVLLM(), FakeVLLM()
     reached: list[str] = []
 
     async def unavailable(_: Request) -> Response:
@@ -257,18 +255,18 @@ async def test_a_request_goes_elsewhere_only_where_nothing_was_delivered() -> No
         reached.append("one")
         raise ConnectionResetError
 
-    one.answers[CHAT] = unavailable
-    async with gateway_before(one, two) as behind:
+    vllm_a.answers[CHAT] = unavailable
+    async with gateway_before(vllm_a, vllm_b) as behind:
         for _ in range(4):
             assert (await behind.post(CHAT, TEXT)).status_code == 200
         assert reached
-        assert len(two.received) == 4
+        assert len(vllm_b.received) == 4
         reached.clear()
-        one.answers[CHAT] = breaks
-        two.received.clear()
+        vllm_a.answers[CHAT] = breaks
+        vllm_b.received.clear()
         statuses = [(await behind.post(CHAT, TEXT)).status_code for _ in range(2)]
         # 500: the server's own answer to its error.
-        assert statuses.count(500) == len(reached) == 2 - len(two.received)
+        assert statuses.count(500) == len(reached) == 2 - len(vllm_b.received)
 
 
 async def test_an_engine_that_is_not_there_is_passed_over() -> None:
@@ -291,8 +289,8 @@ async def test_bodies_over_the_limit_are_refused() -> None:
         assert not behind.servers[0].received
 
 
-async def test_stored_responses_are_found_where_they_are() -> None:
-    one, two = FakeVLLM(), FakeVLLM()
+async def test_requests_for_stored_responses_go_to_their_engine() -> None:
+    vllm_a, vllm_b = FakeVLLM(), FakeVLLM()
 
     def answering(server: FakeVLLM) -> None:
         stored: set[str] = set()
@@ -315,9 +313,9 @@ async def test_stored_responses_are_found_where_they_are() -> None:
         stored_responses = Route("/v1/responses/{rest:path}", any_path, methods=["GET", "POST"])
         server.app.router.routes.insert(0, stored_responses)
 
-    answering(one)
-    answering(two)
-    async with gateway_before(one, two) as behind:
+    answering(vllm_a)
+    answering(vllm_b)
+    async with gateway_before(vllm_a, vllm_b) as behind:
         ids = [(await behind.post("/v1/responses", BODIES["/v1/responses"])).json()["id"] for _ in range(6)]
         chosen = "resp_chosen-by-the-client"
         await behind.post("/v1/responses", {**BODIES["/v1/responses"], "request_id": chosen})

@@ -26,7 +26,7 @@ async def test_sequences_are_what_counts() -> None:
         assert many.started == ["big", "next", "small"]
 
 
-async def test_one_larger_than_its_share_counts_as_all_of_it() -> None:
+async def test_a_request_larger_than_its_share_counts_as_all_of_it() -> None:
     async with crowd(make(10, plain_share=0.1)) as many:
         await many.ask("one", sequences=2)
         await many.ask("huge", sequences=1000)
@@ -52,7 +52,7 @@ async def test_tokens_count_too() -> None:
         assert many.started[-1] == "all"
 
 
-async def test_a_flooding_key_delays_a_polite_one_by_one_turn() -> None:
+async def test_a_flooding_key_delays_a_polite_key_by_one_turn() -> None:
     async with crowd(make(4, plain_share=0.01)) as many:
         for number in range(50):
             await many.ask(f"flood{number}", "flood", sequences=3)
@@ -258,7 +258,7 @@ async def test_nothing_leaks_over_a_thousand_requests() -> None:
     ends: Counter[str] = Counter()
     most = 0
 
-    async def one() -> None:
+    async def random_request() -> None:
         nonlocal most
         kind: Kind = chance.choice(KINDS)
         try:
@@ -276,7 +276,7 @@ async def test_nothing_leaks_over_a_thousand_requests() -> None:
 
     tasks = []
     for _ in range(1000):
-        tasks.append(asyncio.create_task(one()))
+        tasks.append(asyncio.create_task(random_request()))
         if chance.random() < 0.2:
             chance.choice(tasks).cancel()
         if chance.random() < 0.3:

@@ -114,7 +114,7 @@ async def test_of_two_keys_with_equal_lines_the_newcomer_is_refused() -> None:
         assert [task.done() for task in waiting] == [False] * 3
 
 
-async def test_no_request_overtakes_one_that_waits() -> None:
+async def test_no_request_overtakes_a_waiting_request() -> None:
     async with crowd(make(10, plain_share=0.1)) as many:
         await many.ask("runs", sequences=4)
         assert many.admission.has_room(5, 0, "gated")

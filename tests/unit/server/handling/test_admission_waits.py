@@ -92,11 +92,11 @@ async def test_a_keys_own_line_moves_at_its_share() -> None:
         assert admission.queued_sequences("gated") == 28
         # `b` has the longest line: twice its own 22, but no more than all 28, and then itself.
         assert (await refusal(admission, 7, "b")).retry_after == pytest.approx(28 + 7)
-        for one in waiting:
-            one.cancel()
+        for task in waiting:
+            task.cancel()
 
 
-async def test_the_wait_is_told() -> None:
+async def test_admission_yields_the_seconds_of_the_wait() -> None:
     now = [100.0]
     admission = make(now, 3, max_queue=9)
 

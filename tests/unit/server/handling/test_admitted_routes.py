@@ -50,11 +50,11 @@ def test_what_a_request_counts_for(options: dict[str, Any], expected: tuple[int,
 async def test_a_gated_request_holds_its_fan_out_to_its_end(build: Build, stream: bool) -> None:
     harness = build(FakeEngine(SLOW))
     admission = admitted(harness)
-    asked = asyncio.create_task(harness.ask(stream=stream, mirl={"descriptions": 3, "keep": 2, "forks": 4}))
+    task = asyncio.create_task(harness.ask(stream=stream, mirl={"descriptions": 3, "keep": 2, "forks": 4}))
     await until(lambda: harness.engine.running > 0)
     assert admission.running("gated") == 11
     assert admission.running("plain") == 0
-    assert (await asked).status_code == 200
+    assert (await task).status_code == 200
     assert idle(admission)
 
 
@@ -84,18 +84,18 @@ async def test_requests_take_turns(build: Build) -> None:
     assert harness.engine.running == 0
 
 
-async def test_a_full_line_is_found_before_images_are_decoded(
+async def test_a_full_line_refuses_before_images_are_decoded(
     build: Build, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     harness = build(FakeEngine(SLOW))
     admission = admitted(harness, max_running_sequences=4, max_queue=1)
-    asked = [asyncio.create_task(harness.ask()) for _ in range(2)]
+    tasks = [asyncio.create_task(harness.ask()) for _ in range(2)]
     await until(lambda: admission.queued("gated") == 1)
     decoded: list[Any] = []
     monkeypatch.setattr("mirl_server.handling.gated.read_conversation", lambda *what: decoded.append(what))
     assert (await harness.ask()).status_code == 429
     assert not decoded
-    await asyncio.gather(*asked)
+    await asyncio.gather(*tasks)
 
 
 async def test_a_timeout_ends_the_wait(build: Build) -> None:
@@ -121,23 +121,23 @@ async def test_the_wait_counts_in_the_timeout(
 ) -> None:
     """The turn comes after `waited` seconds, and the pipeline has the rest."""
     harness = build(FakeEngine(SLOW))
-    clock, given = [0.0], []
+    clock, timeouts = [0.0], []
     admission = Admission(AdmissionSettings(max_running_sequences=4), clock=lambda: clock[0])
     service = harness.app.state.mirl = dataclasses.replace(harness.service, admission=admission)
     run = Pipeline.run
 
     def watched(pipeline: Pipeline, conversation: Any, options: MIRLOptions, *what: Any, **more: Any) -> Any:
-        given.append(options.timeout)
+        timeouts.append(options.timeout)
         return run(pipeline, conversation, options, *what, **more)
 
     monkeypatch.setattr(Pipeline, "run", watched)
     async with service.admit(Caller(), 3):
-        asked = asyncio.create_task(harness.ask(mirl={"descriptions": 2, "keep": 1, "timeout": limit}))
+        task = asyncio.create_task(harness.ask(mirl={"descriptions": 2, "keep": 1, "timeout": limit}))
         await until(lambda: admission.queued("gated") == 1)
-        assert given == []
+        assert timeouts == []
         clock[0] = waited
-    await asked
-    assert given == [left]
+    await task
+    assert timeouts == [left]
     assert harness.metric("mirl_queue_seconds_sum") == waited
 
 
@@ -169,20 +169,20 @@ async def test_a_plain_stream_holds_its_turn_to_the_end(server: Harness, name: s
 
     server.app.state.mirl = dataclasses.replace(server.service, delegate=delegate)
     body = {"model": name, "messages": [{"role": "user", "content": "hi"}], "n": 3, "stream": True}
-    asked = asyncio.create_task(server.ask(body))
+    task = asyncio.create_task(server.ask(body))
     await until(lambda: admission.running("plain") == 3)
     await asyncio.sleep(0.02)
     assert admission.running("plain") == 3
     go.set()
-    response = await asked
+    response = await task
     assert events(response) == [{"model": name}]
     assert response.headers["content-type"].startswith("text/event-stream")
     assert idle(admission)
     go.clear()
-    asked = asyncio.create_task(server.ask(body))
+    task = asyncio.create_task(server.ask(body))
     await until(lambda: admission.running("plain") == 3)
-    asked.cancel()
-    await asyncio.gather(asked, return_exceptions=True)
+    task.cancel()
+    await asyncio.gather(task, return_exceptions=True)
     assert idle(admission)
 
 
@@ -203,12 +203,12 @@ async def test_a_plain_request_that_waits_and_leaves(server: Harness) -> None:
 
     server.app.state.mirl = dataclasses.replace(server.service, delegate=delegate)
     body = {"model": "m", "messages": [{"role": "user", "content": "hi"}], "n": 2}
-    asked = [asyncio.create_task(server.ask(body)) for _ in range(4)]
+    tasks = [asyncio.create_task(server.ask(body)) for _ in range(4)]
     await until(lambda: admission.queued("plain") == 2)
-    asked[3].cancel()
+    tasks[3].cancel()
     await until(lambda: admission.queued("plain") == 1)
     go.set()
-    answers = await asyncio.gather(*asked, return_exceptions=True)
+    answers = await asyncio.gather(*tasks, return_exceptions=True)
     assert [getattr(answer, "status_code", None) for answer in answers] == [200, 200, 200, None]
     assert idle(admission)
 
@@ -218,10 +218,10 @@ async def test_describing_counts_no_chains(build: Build) -> None:
     harness = build(FakeEngine(SLOW))
     admission = admitted(harness)
     body = {"messages": [question()], "mirl": {"descriptions": 3, "keep": 2, "forks": 4}}
-    asked = asyncio.create_task(post(harness, "/v1/mirl/describe", body))
+    task = asyncio.create_task(post(harness, "/v1/mirl/describe", body))
     await until(lambda: harness.engine.running > 0)
     assert admission.running("gated") == 3
-    assert (await asked).status_code == 200
+    assert (await task).status_code == 200
     assert idle(admission)
 
 
@@ -248,10 +248,10 @@ async def test_several_answers_count_for_all_of_them(build: Build) -> None:
     assert fan_out(MIRLOptions(max_total_tokens=500), 1000, n=2) == (44, 500)
     harness = build(FakeEngine(SLOW))
     admission = admitted(harness)
-    asked = asyncio.create_task(harness.ask(n=2, mirl={"descriptions": 3, "keep": 2, "forks": 4}))
+    task = asyncio.create_task(harness.ask(n=2, mirl={"descriptions": 3, "keep": 2, "forks": 4}))
     await until(lambda: harness.engine.running > 0)
     assert admission.running("gated") == 22
-    assert (await asked).status_code == 200
+    assert (await task).status_code == 200
     assert idle(admission)
 
 
@@ -274,7 +274,7 @@ async def test_the_load_is_in_the_metrics(build: Build) -> None:
     harness = build(FakeEngine(SLOW))
     admission, quotas = admitted(harness, max_running_sequences=12), Quotas()
     watch_load(harness.service.metrics, admission, quotas)
-    asked = [asyncio.create_task(harness.ask(mirl={"descriptions": 3, "keep": 2, "forks": 3})) for _ in "ab"]
+    tasks = [asyncio.create_task(harness.ask(mirl={"descriptions": 3, "keep": 2, "forks": 3})) for _ in "ab"]
     await until(lambda: admission.queued("gated") == 1)
     metric = harness.metric
     assert (metric("mirl_queue_requests"), metric("mirl_queue_sequences")) == (1, 9)
@@ -282,7 +282,7 @@ async def test_the_load_is_in_the_metrics(build: Build) -> None:
     longest = harness.engine.max_model_len
     assert metric("mirl_admitted_tokens") == 3 * 128 + 6 * longest
     assert metric("mirl_admission_limit_tokens") == math.inf
-    await asyncio.gather(*asked)
+    await asyncio.gather(*tasks)
     assert metric("mirl_queue_requests") == metric("mirl_admitted_sequences") == 0
     assert metric("mirl_queue_seconds_count") == 2
 
@@ -313,5 +313,5 @@ async def test_what_the_guard_refuses_is_in_the_metrics(
     assert refused.json()["error"]["code"] == code
     assert (await first).status_code == 200
     codes = ("invalid_api_key", "rate_limit_exceeded", "overloaded")
-    counts = {one: harness.metric("mirl_refusals_total", reason=one) for one in codes}
-    assert counts == {one: float(one == code) for one in codes}
+    counts = {reason: harness.metric("mirl_refusals_total", reason=reason) for reason in codes}
+    assert counts == {reason: float(reason == code) for reason in codes}

@@ -31,23 +31,23 @@ def seeded(**how: Any) -> FakeEngine:
 
 async def test_choices_come_in_order_with_their_evidence(build: Build) -> None:
     harness = build(seeded())
-    told = await client(harness).chat.completions.create(
+    completion = await client(harness).chat.completions.create(
         model="m", messages=MESSAGES, n=3, seed=5, extra_body=SMALL
     )
-    assert [choice.index for choice in told.choices] == [0, 1, 2]
-    for choice in told.choices:
-        found = evidence(told, choice.index)
-        assert found is not None
-        assert found.vote is not None
-        assert choice.message.content in found.vote.counts
+    assert [choice.index for choice in completion.choices] == [0, 1, 2]
+    for choice in completion.choices:
+        answer_evidence = evidence(completion, choice.index)
+        assert answer_evidence is not None
+        assert answer_evidence.vote is not None
+        assert choice.message.content in answer_evidence.vote.counts
         assert (choice.finish_reason, choice.message.role) == ("stop", "assistant")
-    assert told.usage is not None
-    assert told.usage.completion_tokens == harness.engine.sampled_tokens
+    assert completion.usage is not None
+    assert completion.usage.completion_tokens == harness.engine.sampled_tokens
     single = await client(build(seeded())).chat.completions.create(
         model="m", messages=MESSAGES, extra_body=SMALL
     )
     assert single.usage is not None
-    assert told.usage.prompt_tokens == single.usage.prompt_tokens
+    assert completion.usage.prompt_tokens == single.usage.prompt_tokens
     assert harness.metric("mirl_requests_total", outcome="answered") == 1
     assert harness.metric("mirl_request_seconds_count") == 1
 
@@ -58,7 +58,7 @@ async def test_the_conversation_is_rendered_once(server: Harness) -> None:
     assert len(with_image) == 1
 
 
-async def test_each_answer_has_seeds_of_its_own_and_the_first_those_of_a_single_one(build: Build) -> None:
+async def test_each_answer_has_seeds_of_its_own_and_the_first_those_of_a_single_answer(build: Build) -> None:
     def seeds(harness: Harness) -> list[Any]:
         calls = [*harness.engine.of_kind("describe"), *harness.engine.of_kind("fork")]
         return [call.sampling.seed for call in calls if call.sampling]
@@ -76,7 +76,7 @@ async def test_each_answer_has_seeds_of_its_own_and_the_first_those_of_a_single_
     assert len(set(names)) == 3
 
 
-async def test_a_stream_tells_each_choice_by_its_index(build: Build) -> None:
+async def test_a_stream_names_each_choice_by_its_index(build: Build) -> None:
     harness = build(seeded())
     stream = await client(harness).chat.completions.create(
         model="m", messages=MESSAGES, n=3, stream=True, stream_options={"include_usage": True},
@@ -126,14 +126,14 @@ async def test_the_token_budget_is_the_requests(build: Build) -> None:
     )
     harness = build(chatty)
     mirl = {"descriptions": 1, "keep": 1, "forks": 1, "max_total_tokens": 400}
-    told = (await harness.ask(n=4, mirl=mirl)).json()
-    assert told["usage"]["completion_tokens"] <= 400
-    assert {choice["finish_reason"] for choice in told["choices"]} == {"length"}
+    answer = (await harness.ask(n=4, mirl=mirl)).json()
+    assert answer["usage"]["completion_tokens"] <= 400
+    assert {choice["finish_reason"] for choice in answer["choices"]} == {"length"}
     small = await harness.ask(n=4, mirl={**mirl, "max_total_tokens": 4})
     assert (small.status_code, small.json()["error"]["param"]) == (400, "mirl.max_total_tokens")
 
 
-async def test_one_that_fails_fails_all_and_frees_the_engine(build: Build) -> None:
+async def test_a_choice_that_fails_fails_all_and_frees_the_engine(build: Build) -> None:
     harness = build(FakeEngine([FakeText("a</description>")], fail_at={"fork": EngineError("no")}))
     with pytest.raises(openai.InternalServerError):
         await client(harness).chat.completions.create(model="m", messages=MESSAGES, n=3, extra_body=SMALL)

@@ -1,4 +1,4 @@
-"""Answers that can't be voted on: whatever is asked for, by whichever API, one chain's text comes back."""
+"""Answers that can't be voted on: whatever the question, in whichever API, one chain's text comes back."""
 
 from __future__ import annotations
 
@@ -26,13 +26,13 @@ MIRL = {"descriptions": 2, "keep": 2, "forks": 2, "early_stop": False}
 
 def chains(kind: str) -> tuple[Harness, set[str]]:
     """A server whose four chains give four answers of this kind; the answers."""
-    told = {(word, j): ANSWERS[kind].format(f"{word} {j}") for word in ("seven", "one") for j in (0, 1)}
+    texts = {(word, j): ANSWERS[kind].format(f"{word} {j}") for word in ("seven", "one") for j in (0, 1)}
 
     def chain(suffix: str, j: int) -> str:
         word = "seven" if "seven" in suffix else "one"
-        return f"<think>I look at it</think><answer>{told[word, j % 2]}</answer>"
+        return f"<think>I look at it</think><answer>{texts[word, j % 2]}</answer>"
 
-    return make_harness(FakeEngine(DESCRIPTIONS, chain)), set(told.values())
+    return make_harness(FakeEngine(DESCRIPTIONS, chain)), set(texts.values())
 
 
 async def chat(harness: Harness, stream: bool) -> str:
@@ -48,8 +48,10 @@ async def chat(harness: Harness, stream: bool) -> str:
 async def responses(harness: Harness, stream: bool) -> str:
     answer = await post(harness, "/v1/responses", responses_body(mirl=MIRL, stream=stream))
     if stream:
-        told = named_events(answer.text)
-        return "".join(one["delta"] for one in told if one["type"] == "response.output_text.delta")
+        stream_events = named_events(answer.text)
+        return "".join(
+            event["delta"] for event in stream_events if event["type"] == "response.output_text.delta"
+        )
     (message,) = [item for item in answer.json()["output"] if item["type"] == "message"]
     text: str = message["content"][0]["text"]
     return text
@@ -58,7 +60,9 @@ async def responses(harness: Harness, stream: bool) -> str:
 async def messages(harness: Harness, stream: bool) -> str:
     answer = await post(harness, "/v1/messages", messages_body(mirl=MIRL, stream=stream, max_tokens=2000))
     if stream:
-        deltas = [one["delta"] for one in named_events(answer.text) if one["type"] == "content_block_delta"]
+        deltas = [
+            event["delta"] for event in named_events(answer.text) if event["type"] == "content_block_delta"
+        ]
         return "".join(delta["text"] for delta in deltas if delta["type"] == "text_delta")
     (text,) = [block["text"] for block in answer.json()["content"] if block["type"] == "text"]
     return str(text)
@@ -76,7 +80,7 @@ async def test_the_answer_is_one_chain_s_text(
     assert harness.engine.running == 0
 
 
-async def test_json_that_nobody_asked_for_is_text() -> None:
+async def test_json_without_a_requested_form_is_text() -> None:
     """Its layout, number formats and key order stay as the chain wrote them."""
     harness, answers = chains("JSON")
     content = await chat(harness, stream=False)

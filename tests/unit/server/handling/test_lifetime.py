@@ -72,13 +72,13 @@ async def test_new_work_is_refused_from_that_moment_on_and_reading_is_not(server
 async def test_what_runs_is_waited_for(build: Build) -> None:
     harness = build(FakeEngine(["a</description>"], [FakeText("<answer>7</answer>", delay=0.05)]))
     life = living(harness)
-    asked = asyncio.create_task(harness.ask())
+    task = asyncio.create_task(harness.ask())
     await until(lambda: life.running == 1)
     over = asyncio.create_task(life.over())
     life.stop()
     assert not over.done()
     async with asyncio.timeout(5):
-        assert (await asked).status_code == 200
+        assert (await task).status_code == 200
         await over
     assert life.running == 0
 
@@ -104,15 +104,15 @@ async def test_gated_requests_end_with_the_best_vote_when_time_is_up(build: Buil
     closable = Pipeline(harness.engine, service.engine_pipeline().settings, closing=life.closing)
     harness.app.state.mirl = dataclasses.replace(service, pipeline=closable)
     knobs = {"descriptions": 2, "keep": 2, "forks": 1, "early_stop": False}
-    asked = asyncio.create_task(harness.ask(stream=stream, mirl=knobs))
+    task = asyncio.create_task(harness.ask(stream=stream, mirl=knobs))
     await until(lambda: life.running == 1)
     life.stop()
     async with asyncio.timeout(1):
         await life.over()
-        answer = await asked
+        answer = await task
     assert answer.status_code == 200
-    told = events(answer)[-1] if stream else answer.json()
-    assert '"partial":true' in answer.text.replace(" ", ""), told
+    last = events(answer)[-1] if stream else answer.json()
+    assert '"partial":true' in answer.text.replace(" ", ""), last
     assert harness.engine.running == 0
 
 
@@ -124,17 +124,17 @@ async def test_gated_requests_end_with_the_best_vote_when_time_is_up(build: Buil
         ("/v1/responses/long", '"type":"error"'),
     ],
 )
-async def test_what_is_left_is_cut_and_told(server: Harness, path: str, last: str) -> None:
+async def test_what_is_left_is_cut_with_an_error(server: Harness, path: str, last: str) -> None:
     life = living(server, seconds=0.1)
     async with serving(server.app) as port, httpx.AsyncClient(base_url=f"http://127.0.0.1:{port}") as client:
-        asked = [asyncio.create_task(client.post(path, json={"stream": stream})) for stream in (False, True)]
+        tasks = [asyncio.create_task(client.post(path, json={"stream": stream})) for stream in (False, True)]
         await until(lambda: life.running == 2)
         over = asyncio.create_task(life.over())
         life.stop()
         await until(life.closing.is_set)
         life.stop()  # these know nothing of closing: no need to wait for it
         async with asyncio.timeout(1):
-            whole, stream = await asyncio.gather(*asked)
+            whole, stream = await asyncio.gather(*tasks)
             await over
     assert (whole.status_code, whole.headers["connection"]) == (503, "close")
     assert "shutting down" in whole.text
@@ -146,7 +146,7 @@ async def test_what_is_left_is_cut_and_told(server: Harness, path: str, last: st
 
 async def test_a_second_signal_hurries(server: Harness) -> None:
     life = living(server)
-    asked = asyncio.create_task(_post(server, "/v1/completions"))
+    task = asyncio.create_task(_post(server, "/v1/completions"))
     await until(lambda: life.running == 1)
     over = asyncio.create_task(life.over())
     life.stop()
@@ -158,10 +158,10 @@ async def test_a_second_signal_hurries(server: Harness) -> None:
     life.stop()
     await over
     assert time.monotonic() - began < 15  # of the 30 s that a first signal alone would take
-    assert (await asked).status_code == 503
+    assert (await task).status_code == 503
 
 
-async def test_a_request_that_loses_its_engine_is_told(server: Harness) -> None:
+async def test_a_request_that_loses_its_engine_gets_an_error(server: Harness) -> None:
     life = living(server)
     dead = False
     life.engine_dead = lambda: dead

@@ -29,36 +29,39 @@ async def test_they_are_the_contents_tokens(build: Build, top: int | None, strea
     fields: Any = {"messages": MESSAGES, "logprobs": True, "extra_body": SMALL}
     if top is not None:
         fields["top_logprobs"] = top
-    found = []
+    received = []
     if stream:
         async for chunk in await api.chat.completions.create(model="m", stream=True, **fields):
             for choice in chunk.choices:
                 if choice.logprobs is not None:
                     assert choice.delta.content == "a red seven"
-                    found.append(choice.logprobs)
+                    received.append(choice.logprobs)
     else:
         response = await api.chat.completions.create(model="m", **fields)
-        found += [choice.logprobs for choice in response.choices if choice.logprobs]
-    (told,) = found
-    assert told.content is not None
-    assert [one.token for one in told.content] == ["a", " red", " seven"]
-    assert [one.logprob for one in told.content] == [-5, -6, -7]
-    assert [bytes(one.bytes or []) for one in told.content] == [b"a", b" red", b" seven"]
-    for one in told.content:
-        assert len(one.top_logprobs) == (top or 0)
+        received += [choice.logprobs for choice in response.choices if choice.logprobs]
+    (logprobs,) = received
+    assert logprobs.content is not None
+    assert [token.token for token in logprobs.content] == ["a", " red", " seven"]
+    assert [token.logprob for token in logprobs.content] == [-5, -6, -7]
+    assert [bytes(token.bytes or []) for token in logprobs.content] == [b"a", b" red", b" seven"]
+    for token in logprobs.content:
+        assert len(token.top_logprobs) == (top or 0)
         if top:
-            assert (one.top_logprobs[0].token, one.top_logprobs[0].logprob) == (one.token, one.logprob)
-            assert one.top_logprobs[1].logprob == one.logprob - 1
+            assert (token.top_logprobs[0].token, token.top_logprobs[0].logprob) == (
+                token.token,
+                token.logprob,
+            )
+            assert token.top_logprobs[1].logprob == token.logprob - 1
 
 
-async def test_only_chains_are_asked_for_rivals(build: Build) -> None:
+async def test_rivals_are_requested_of_chains_alone(build: Build) -> None:
     harness = build(engine())
     await harness.ask(logprobs=True, top_logprobs=3, **SMALL)
-    asked = {call.kind: call.sampling.top_logprobs for call in harness.engine.calls if call.sampling}
-    assert asked == {"describe": None, "fork": 3}
+    requested = {call.kind: call.sampling.top_logprobs for call in harness.engine.calls if call.sampling}
+    assert requested == {"describe": None, "fork": 3}
 
 
-async def test_none_unless_asked_for(server: Harness) -> None:
+async def test_none_unless_requested(server: Harness) -> None:
     for fields in ({}, {"logprobs": False}, {"logprobs": None, "top_logprobs": None}):
         assert (await server.ask(**fields)).json()["choices"][0]["logprobs"] is None
         streamed = events(await server.ask(stream=True, **fields))
@@ -66,15 +69,15 @@ async def test_none_unless_asked_for(server: Harness) -> None:
 
 
 async def test_an_answer_that_was_cut_has_the_tokens_that_are_left(build: Build) -> None:
-    told = (await build(engine()).ask(logprobs=True, stop=[" seven"], **SMALL)).json()["choices"][0]
-    assert told["message"]["content"] == "a red"
-    assert [one["token"] for one in told["logprobs"]["content"]] == ["a", " red"]
+    choice = (await build(engine()).ask(logprobs=True, stop=[" seven"], **SMALL)).json()["choices"][0]
+    assert choice["message"]["content"] == "a red"
+    assert [token["token"] for token in choice["logprobs"]["content"]] == ["a", " red"]
 
 
 async def test_without_an_answer_there_are_none(build: Build) -> None:
     unfinished = FakeEngine([FakeText("a</description>")], [FakeText("<think>so", finish_reason="length")])
-    told = (await build(unfinished).ask(logprobs=True, **SMALL)).json()["choices"][0]
-    assert (told["message"]["content"], told["logprobs"]) == ("", {"content": [], "refusal": None})
+    choice = (await build(unfinished).ask(logprobs=True, **SMALL)).json()["choices"][0]
+    assert (choice["message"]["content"], choice["logprobs"]) == ("", {"content": [], "refusal": None})
 
 
 async def test_infinity_is_a_number_in_json(build: Build) -> None:
@@ -84,8 +87,8 @@ async def test_infinity_is_a_number_in_json(build: Build) -> None:
 
 
 async def test_each_choice_has_its_own(build: Build) -> None:
-    told = (await build(engine()).ask(logprobs=True, n=2, **SMALL)).json()
-    assert [len(choice["logprobs"]["content"]) for choice in told["choices"]] == [3, 3]
+    answer = (await build(engine()).ask(logprobs=True, n=2, **SMALL)).json()
+    assert [len(choice["logprobs"]["content"]) for choice in answer["choices"]] == [3, 3]
 
 
 async def test_the_engines_own_limit_is_named(server: Harness) -> None:

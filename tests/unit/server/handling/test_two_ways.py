@@ -33,7 +33,7 @@ def of_all_apis(harness: Harness) -> Harness:
     return harness
 
 
-def asked(api: str, turns: list[Any], **fields: Any) -> dict[str, Any]:
+def request_body(api: str, turns: list[Any], **fields: Any) -> dict[str, Any]:
     body = {"chat": {"messages": turns}, "responses": {"input": turns}, "messages": {"messages": turns}}[api]
     return {
         "model": "m",
@@ -70,10 +70,10 @@ async def test_a_turn_that_was_answered_is_history_of_the_next(server: Harness, 
     of_all_apis(server)
     api, part, fitted = FIRST_TURNS[name]
     first = {"role": "user", "content": [part]}
-    assert (await post(server, PATHS[api], asked(api, [first]))).status_code == 200
+    assert (await post(server, PATHS[api], request_body(api, [first]))).status_code == 200
     assert server.handed == []
     turns = [first, {"role": "assistant", "content": "7"}, {"role": "user", "content": "sure?"}]
-    assert (await post(server, PATHS[api], asked(api, turns))).status_code == 200
+    assert (await post(server, PATHS[api], request_body(api, turns))).status_code == 200
     (handed,) = server.handed
     history = handed["input" if api == "responses" else "messages"]
     assert history == [{"role": "user", "content": [fitted]}, *turns[1:]]
@@ -185,16 +185,16 @@ async def test_a_schema_is_refused_alike_on_both_ways(server: Harness, api: str,
     of_all_apis(server)
     text = {"role": "user", "content": "sure?"}
     for field, fields in formed(api, schema):
-        told = []
+        errors = []
         for turns, name in (([TURN[api]], "m"), ([TURN[api]], "m:direct"), ([TURN[api], text], "m")):
-            body = asked(api, turns, model=name, **fields)
+            body = request_body(api, turns, model=name, **fields)
             body["mirl"] = None if name == "m:direct" else body["mirl"]
             response = await post(server, PATHS[api], body)
             assert response.status_code == 400
-            told.append(response.json())
-        assert told[0] == told[1] == told[2]
-        assert field in json.dumps(told[0])
-        assert ("'f'" in json.dumps(told[0])) is (field == "tools")
+            errors.append(response.json())
+        assert errors[0] == errors[1] == errors[2]
+        assert field in json.dumps(errors[0])
+        assert ("'f'" in json.dumps(errors[0])) is (field == "tools")
     assert server.handed == []
     assert server.engine.calls == []
 
@@ -203,17 +203,21 @@ async def test_a_schema_is_refused_alike_on_both_ways(server: Harness, api: str,
 async def test_what_the_engine_cannot_do_is_refused_alike(build: Build, api: str) -> None:
     harness = of_all_apis(build(FakeEngine(fail_at={"structure": RequestError("the schema is too odd")})))
     for field, fields in formed(api, {"type": "object"}):
-        told = [
-            (await post(harness, PATHS[api], asked(api, [TURN[api]], model=name, mirl=None, **fields))).json()
+        errors = [
+            (
+                await post(
+                    harness, PATHS[api], request_body(api, [TURN[api]], model=name, mirl=None, **fields)
+                )
+            ).json()
             for name in ("m", "m:direct")
         ]
-        assert told[0] == told[1]
-        assert "too odd" in json.dumps(told[0])
-        assert field in json.dumps(told[0])
+        assert errors[0] == errors[1]
+        assert "too odd" in json.dumps(errors[0])
+        assert field in json.dumps(errors[0])
     # Of another backend of vLLM's, the engine's check says nothing.
     harness.app.state.mirl = dataclasses.replace(harness.app.state.mirl, checks_plain_forms=False)
     for _, fields in formed(api, {"type": "object"}):
-        body = asked(api, [TURN[api]], model="m:direct", mirl=None, **fields)
+        body = request_body(api, [TURN[api]], model="m:direct", mirl=None, **fields)
         assert (await post(harness, PATHS[api], body)).status_code == 200
 
 
@@ -231,7 +235,9 @@ async def test_a_form_without_its_schema_is_refused_alike(
 ) -> None:
     of_all_apis(server)
     for name in ("m", "m:direct"):
-        response = await post(server, PATHS[api], asked(api, [TURN[api]], model=name, mirl=None, **fields))
+        response = await post(
+            server, PATHS[api], request_body(api, [TURN[api]], model=name, mirl=None, **fields)
+        )
         assert response.status_code == 400
         assert "missing" in response.text
     assert server.handed == []
@@ -260,7 +266,7 @@ async def test_the_backend_is_handed_schemas_that_it_can_follow(server: Harness,
     for schema, takes, refuses in POINTERS:
         for _, fields in formed(api, schema):
             server.handed.clear()
-            body = asked(api, [TURN[api]], model="m:direct", mirl=None, **fields)
+            body = request_body(api, [TURN[api]], model="m:direct", mirl=None, **fields)
             assert (await post(server, PATHS[api], body)).status_code == 200
             (handed,) = (node for node in _schemas(server.handed[0]) if "$defs" in node)
             assert '"$ref": "#/$defs/' in json.dumps(handed)
@@ -290,9 +296,9 @@ async def test_tools_keep_definitions_apart(server: Harness) -> None:
 def _schemas(node: Any) -> list[dict[str, Any]]:
     """Return every object in a body."""
     if isinstance(node, list):
-        return [found for child in node for found in _schemas(child)]
+        return [inner for child in node for inner in _schemas(child)]
     return (
-        [node, *(found for child in node.values() for found in _schemas(child))]
+        [node, *(inner for child in node.values() for inner in _schemas(child))]
         if isinstance(node, dict)
         else []
     )

@@ -62,7 +62,7 @@ async def test_a_large_body_is_refused_while_it_is_read() -> None:
     assert echo.ended == 1
 
 
-async def test_a_client_still_sending_hears_the_413() -> None:
+async def test_a_client_still_sending_gets_the_413() -> None:
     """Megabytes on their way when the answer goes out: the connection must not be reset over it."""
     async with (
         Echo(max_body_bytes=100_000).serving() as port,
@@ -301,9 +301,9 @@ async def test_who_half_closes_and_leaves_later_frees_everything(build: Build, s
 async def test_a_half_closed_body_is_nobodys_request(build: Build, version: bytes) -> None:
     """Cut short, or of a version without interim responses: the client counts as gone."""
     harness, quotas = slow(build)
-    asked = asking(False).replace(b"HTTP/1.1", b"HTTP/" + version)
+    request_bytes = asking(False).replace(b"HTTP/1.1", b"HTTP/" + version)
     async with serving(harness.app) as port, connection(port) as (reader, writer):
-        writer.write(asked if version == b"1.0" else asked[:-10])
+        writer.write(request_bytes if version == b"1.0" else request_bytes[:-10])
         await until(lambda: bool(quotas.running))
         writer.write_eof()
         async with asyncio.timeout(3):

@@ -117,8 +117,8 @@ async def test_a_body_is_taken_to_its_last_byte(
         raise ValueError("what an app makes of a client that left")
 
     limits = HTTPSettings(max_body_bytes=10)
-    given = scope(**({"content_length": announced} if announced else {}))
-    await BodyLimits(app, limits)(given, wire.receive, wire.send)
+    request_scope = scope(**({"content_length": announced} if announced else {}))
+    await BodyLimits(app, limits)(request_scope, wire.receive, wire.send)
     statuses = [message["status"] for message in wire.sent if "status" in message]
     assert statuses == [200 if taken else 413]
     if taken:
@@ -156,11 +156,11 @@ async def test_who_was_answered_already_is_not_answered_twice(started: bool) -> 
     [("text/event-stream", True), ("text/event-stream; charset=utf-8", True), ("application/json", False)],
 )
 async def test_a_stream_is_known_by_its_type(kind: str, stream: bool) -> None:
-    wire, given = Wire(b""), scope()
+    wire, request_scope = Wire(b""), scope()
 
     async def app(scope: Any, receive: Any, send: Any) -> None:
         headers = [(b"content-type", kind.encode())]
         await send({"type": "http.response.start", "status": 200, "headers": headers})
 
-    await BodyLimits(app, HTTPSettings())(given, wire.receive, wire.send)
-    assert given[EVENT_STREAM] is stream
+    await BodyLimits(app, HTTPSettings())(request_scope, wire.receive, wire.send)
+    assert request_scope[EVENT_STREAM] is stream

@@ -94,12 +94,12 @@ async def test_every_error_is_cleaned() -> None:
     for body in (error_body(error), messages_error(error)):
         assert ".cc" not in json.dumps(body)
     for path in ("/v1/messages", "/v1/completions"):
-        for told in (
+        for content in (
             {"error": {"message": f"no {URL}", "type": "BadRequestError", "param": None, "code": 400}},
             {"type": "error", "error": {"message": f"no {URL}", "type": "invalid_request_error"}},
             {"detail": [{"loc": ["body"], "input": URL}]},
         ):
-            app = ErrorShapes(JSONResponse(told, 400))
+            app = ErrorShapes(JSONResponse(content, 400))
             async with httpx.AsyncClient(
                 transport=httpx.ASGITransport(app), base_url="http://test"
             ) as client:

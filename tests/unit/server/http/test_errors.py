@@ -12,7 +12,7 @@ from mirl_server.http.errors import STATUSES, error_body, error_response
 
 
 def leaves(kind: type[MIRLError] = MIRLError) -> list[type[MIRLError]]:
-    return [one for child in kind.__subclasses__() for one in (child, *leaves(child))]
+    return [leaf for child in kind.__subclasses__() for leaf in (child, *leaves(child))]
 
 
 @pytest.mark.parametrize("kind", leaves())
@@ -63,7 +63,7 @@ def test_statuses_and_codes(name: str, status: int, kind: str, code: str | None)
     assert len(response.headers) == 2 + len(headers)
 
 
-def test_who_is_to_wait_hears_how_long() -> None:
+def test_a_refusal_says_how_long_to_wait() -> None:
     assert error_response(BusyError("x", 2.1)).headers["retry-after"] == "3"
     assert error_response(BusyError("x", 60)).headers["retry-after"] == "60"
     assert error_response(DrainingError("x", 7)).headers["retry-after"] == "7"

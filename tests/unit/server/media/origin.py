@@ -1,4 +1,4 @@
-"""A web server that answers as told, byte by byte, and a network on which its address is any address."""
+"""A web server whose answers are set byte by byte, and a network on which its address is any address."""
 
 from __future__ import annotations
 
@@ -21,9 +21,9 @@ HOST = "images.example"
 
 def answer(body: bytes, kind: str | None = "image/png", status: str = "200 OK", **headers: str) -> bytes:
     """A whole HTTP answer; a header's underscores are dashes, and an empty one is left out."""
-    told = {"content-type": kind or "", "content-length": str(len(body))}
-    told |= {name.replace("_", "-"): value for name, value in headers.items()}
-    head = "".join(f"{name}: {value}\r\n" for name, value in told.items() if value)
+    all_headers = {"content-type": kind or "", "content-length": str(len(body))}
+    all_headers |= {name.replace("_", "-"): value for name, value in headers.items()}
+    head = "".join(f"{name}: {value}\r\n" for name, value in all_headers.items() if value)
     return f"HTTP/1.1 {status}\r\n{head}\r\n".encode() + body
 
 
@@ -33,14 +33,14 @@ def redirect(location: str, status: int = 302) -> bytes:
 
 @dataclass
 class Origin:
-    """The server: what it answers by path, and what it was asked."""
+    """The server: what it answers by path, and the requests that it received."""
 
     port: int = 0
     answers: dict[str, bytes | Write] = field(default_factory=dict)
     heads: list[str] = field(default_factory=list)
     open: int = 0
     most_open: int = 0
-    asked: asyncio.Event = field(default_factory=asyncio.Event)
+    received: asyncio.Event = field(default_factory=asyncio.Event)
     """Set from the first request on."""
     quiet: asyncio.Event = field(default_factory=asyncio.Event)
     """Set while no connection is open."""
@@ -55,17 +55,17 @@ class Origin:
         try:
             head = (await reader.readuntil(b"\r\n\r\n")).decode("latin-1")
             self.heads.append(head)
-            self.asked.set()
-            told = self.answers.get(head.split(" ", 2)[1], answer(b"", None, "404 Not Found"))
-            if callable(told):
+            self.received.set()
+            response = self.answers.get(head.split(" ", 2)[1], answer(b"", None, "404 Not Found"))
+            if callable(response):
                 # A client sends nothing more: the end of what it sends is the end of it.
-                work = [asyncio.ensure_future(told(writer)), asyncio.ensure_future(reader.read())]
+                work = [asyncio.ensure_future(response(writer)), asyncio.ensure_future(reader.read())]
                 await asyncio.wait(work, return_when=asyncio.FIRST_COMPLETED)
-                for one in work:
-                    one.cancel()
+                for task in work:
+                    task.cancel()
                 await asyncio.gather(*work, return_exceptions=True)
             else:
-                writer.write(told)
+                writer.write(response)
                 await writer.drain()
         except (OSError, asyncio.IncompleteReadError):
             pass
@@ -81,7 +81,7 @@ class Origin:
 @contextlib.asynccontextmanager
 async def origin(tls: ssl.SSLContext | None = None, **answers: bytes | Write) -> AsyncIterator[Origin]:
     """A running server; `a=…` answers `/a`."""
-    started = Origin(answers={f"/{name}": told for name, told in answers.items()})
+    started = Origin(answers={f"/{name}": response for name, response in answers.items()})
     server = await asyncio.start_server(started.serve, "127.0.0.1", 0, ssl=tls)
     started.port = server.sockets[0].getsockname()[1]
     try:
@@ -114,10 +114,10 @@ class Names:
 
     def __init__(self, hosts: Mapping[str, Sequence[Sequence[str]]]) -> None:
         self._hosts = {host: list(answers) for host, answers in hosts.items()}
-        self.asked: list[str] = []
+        self.looked_up: list[str] = []
 
     async def __call__(self, host: str, port: int) -> Sequence[str]:
-        self.asked.append(host)
+        self.looked_up.append(host)
         # What the system's resolver says of an address.
         answers = self._hosts.get(host, [[host]] if host[-1].isdigit() or ":" in host else [[]])
         return answers.pop(0) if len(answers) > 1 else answers[0]

@@ -77,7 +77,9 @@ def test_forbidden_ranges_end_where_the_registries_say(
     before: str | None, first: str, last: str, after: str | None
 ) -> None:
     assert (kind_of(first), kind_of(last)) == ("forbidden", "forbidden")
-    assert [kind_of(one) for one in (before, after) if one] == ["public"] * sum(map(bool, (before, after)))
+    assert [kind_of(neighbour) for neighbour in (before, after) if neighbour] == ["public"] * sum(
+        map(bool, (before, after))
+    )
 
 
 @pytest.mark.parametrize(
@@ -109,7 +111,7 @@ def test_private_ranges_end_where_the_registries_say(
 )
 def test_metadata_services_among_private_addresses(address: str, around: tuple[str, str]) -> None:
     assert kind_of(address) == "forbidden"
-    assert [kind_of(one) for one in around] == ["private", "private"]
+    assert [kind_of(neighbour) for neighbour in around] == ["private", "private"]
 
 
 def test_nat64_reaches_to_its_last_address() -> None:

@@ -28,8 +28,8 @@ def url(raw: bytes, kind: str = "image/png") -> str:
     return f"data:{kind};base64,{base64.b64encode(raw).decode()}"
 
 
-def decode(given: str, limits: Limits | None = None) -> Image.Image:
-    return decode_url(given, WHERE, ImageBudget.of(limits or Limits()))
+def decode(image_url: str, limits: Limits | None = None) -> Image.Image:
+    return decode_url(image_url, WHERE, ImageBudget.of(limits or Limits()))
 
 
 @pytest.mark.parametrize("format_", ["PNG", "JPEG", "WEBP", "GIF", "BMP"])
@@ -88,7 +88,7 @@ BASE64 = "the image's data is not base64: the standard alphabet, padded, without
 
 
 @pytest.mark.parametrize(
-    ("given", "message"),
+    ("image_url", "message"),
     [
         ("https://example.com/a.png",
          f"images by URL are not enabled (the operator's --allow-image-host does); {DATA}"),
@@ -122,9 +122,9 @@ BASE64 = "the image's data is not base64: the standard alphabet, padded, without
         ("data:image/png;base64,iVBORw0KGgo=", "the image is damaged or cut short; send a whole file"),
     ],
 )  # fmt: skip
-def test_refusals_name_part_and_remedy(given: str, message: str) -> None:
+def test_refusals_name_part_and_remedy(image_url: str, message: str) -> None:
     with pytest.raises(ImageError) as caught:
-        decode(given)
+        decode(image_url)
     assert (caught.value.message, caught.value.param) == (message, WHERE)
 
 
@@ -140,12 +140,12 @@ def test_padding_is_checked_before_the_decoder(padding: str) -> None:
 def test_the_head_of_a_data_url_has_a_longest_form(fill: int, accepted: bool) -> None:
     begin, end = "data:image/png;a=", ";base64,"
     head = begin + "b" * (fill - len(begin) - len(end)) + end
-    given = head + base64.b64encode(encoded(Image.new("RGB", (2, 2)))).decode()
+    image_url = head + base64.b64encode(encoded(Image.new("RGB", (2, 2)))).decode()
     if accepted:
-        assert decode(given).size == (2, 2)
+        assert decode(image_url).size == (2, 2)
         return
     with pytest.raises(ImageError) as caught:
-        decode(given)
+        decode(image_url)
     assert caught.value.message == FORM
 
 
@@ -204,8 +204,8 @@ METADATA: dict[str, tuple[bytes, ...]] = {
 def test_a_png_is_taken_without_its_metadata(name: str, behind: bool) -> None:
     raw = encoded(Image.effect_noise((20, 10), 90))
     place = len(raw) - 12 if behind else raw.index(b"IDAT") - 4
-    given = raw[:place] + b"".join(METADATA[name]) + raw[place:]
-    assert decode(url(given)).tobytes() == decode(url(raw)).tobytes()
+    altered = raw[:place] + b"".join(METADATA[name]) + raw[place:]
+    assert decode(url(altered)).tobytes() == decode(url(raw)).tobytes()
 
 
 @pytest.mark.parametrize(
@@ -319,7 +319,7 @@ async def test_number_of_images() -> None:
 
 async def test_all_images_of_a_request_together() -> None:
     raw = [encoded(Image.new("RGB", (20, 10), colour)) for colour in ("red", "blue")]
-    urls = [(url(one), f"messages[0].content[{i}]") for i, one in enumerate(raw)]
+    urls = [(url(image), f"messages[0].content[{i}]") for i, image in enumerate(raw)]
     size = sum(map(len, raw))
     assert len(await Images(Limits(max_total_image_bytes=size, max_total_image_pixels=400)).decode(urls)) == 2
     for limits in (Limits(max_total_image_bytes=size - 1), Limits(max_total_image_pixels=399)):
@@ -347,8 +347,8 @@ def test_malformed_exif_does_not_spoil_a_picture() -> None:
         b"II\x2a\x00\x08\x00\x00\x00\xff\xff" + bytes(40),
     ):
         body = b"Exif\x00\x00" + exif
-        given = raw[:2] + b"\xff\xe1" + (len(body) + 2).to_bytes(2, "big") + body + raw[2:]
-        assert decode(url(given, "image/jpeg")).size == (8, 4)
+        altered = raw[:2] + b"\xff\xe1" + (len(body) + 2).to_bytes(2, "big") + body + raw[2:]
+        assert decode(url(altered, "image/jpeg")).size == (8, 4)
 
 
 def test_the_largest_file_allowed_is_not_over_the_limit_by_its_base64() -> None:

@@ -34,13 +34,13 @@ COMPRESSED = f"the image's server sends it compressed, unasked; {DATA}"
 NOT_HERE = f"images from this host and port are not fetched here; {DATA}"
 
 
-async def fetch(found: Web, url: str = URL, **limits: int) -> bytes:
-    return (await found.fetcher.fetch({url: WHERE}, ImageBudget.of(Limits(**limits))))[url]
+async def fetch(setup: Web, url: str = URL, **limits: int) -> bytes:
+    return (await setup.fetcher.fetch({url: WHERE}, ImageBudget.of(Limits(**limits))))[url]
 
 
-async def refusal(found: Web, url: str = URL, **limits: int) -> str:
+async def refusal(setup: Web, url: str = URL, **limits: int) -> str:
     with pytest.raises((ImageError, RequestTooLargeError)) as caught:
-        await fetch(found, url, **limits)
+        await fetch(setup, url, **limits)
     assert caught.value.param == WHERE
     return caught.value.message
 
@@ -75,9 +75,9 @@ async def refusal(found: Web, url: str = URL, **limits: int) -> str:
 )  # fmt: skip
 async def test_messages_name_part_and_remedy(response: bytes, outcome: FetchOutcome, message: str) -> None:
     async with origin(a=response) as server:
-        found = web(server, {"internal.example.org": [["10.0.0.1"]]})
-        assert await refusal(found, max_image_bytes=4000) == message
-        assert found.ended == [outcome]
+        setup = web(server, {"internal.example.org": [["10.0.0.1"]]})
+        assert await refusal(setup, max_image_bytes=4000) == message
+        assert setup.ended == [outcome]
 
 
 async def test_the_time_limit_names_its_seconds() -> None:
@@ -105,9 +105,9 @@ async def test_the_time_limit_names_its_seconds() -> None:
 )
 async def test_the_file_is_returned_as_it_is(response: bytes) -> None:
     async with origin(a=response) as server:
-        found = web(server)
-        assert await fetch(found, max_image_bytes=4000) == response.partition(b"\r\n\r\n")[2]
-        assert found.ended == ["ok"]
+        setup = web(server)
+        assert await fetch(setup, max_image_bytes=4000) == response.partition(b"\r\n\r\n")[2]
+        assert setup.ended == ["ok"]
 
 
 async def test_the_request_carries_nothing_of_the_server() -> None:
@@ -133,12 +133,12 @@ async def test_as_many_redirects_as_allowed(most: int, redirects: int, reached: 
     async with origin() as server:
         server.answers |= {f"/{number}": redirect(f"/{number - 1}") for number in range(1, redirects + 1)}
         server.answers["/0"] = answer(PNG)
-        found, url = web(server, max_redirects=most), f"http://{HOST}/{redirects}"
+        setup, url = web(server, max_redirects=most), f"http://{HOST}/{redirects}"
         if reached:
-            assert await fetch(found, url) == PNG
+            assert await fetch(setup, url) == PNG
         else:
             message = f"the image's URL redirects more than {most} times; give its final URL, or {DATA}"
-            assert await refusal(found, url) == message
+            assert await refusal(setup, url) == message
         assert len(server.heads) == min(redirects, most) + 1
 
 
@@ -147,10 +147,10 @@ async def test_a_refusal_waits_until_the_other_fetches_have_ended() -> None:
         await asyncio.Event().wait()
 
     async with origin(a=silent, b=answer(b"", None, "404 Not Found")) as server:
-        found = web(server, timeout=60)
+        setup = web(server, timeout=60)
         with pytest.raises(ImageError, match="status 404") as caught:
-            await found.fetcher.fetch({URL: "x", f"http://{HOST}/b": WHERE}, ImageBudget.of(Limits()))
-        assert (caught.value.param, sorted(found.ended)) == (WHERE, ["cancelled", "status"])
+            await setup.fetcher.fetch({URL: "x", f"http://{HOST}/b": WHERE}, ImageBudget.of(Limits()))
+        assert (caught.value.param, sorted(setup.ended)) == (WHERE, ["cancelled", "status"])
 
 
 class Recording(Network):

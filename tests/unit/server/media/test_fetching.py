@@ -25,15 +25,15 @@ PNG = png()
 OK = b"HTTP/1.1 200 OK\r\ncontent-type: image/png\r\n"
 
 
-async def fetch(found: Web, *urls: str, **limits: int) -> list[bytes]:
+async def fetch(setup: Web, *urls: str, **limits: int) -> list[bytes]:
     room = ImageBudget.of(Limits(**limits))
-    return list((await found.fetcher.fetch(dict.fromkeys(urls or (URL,), WHERE), room)).values())
+    return list((await setup.fetcher.fetch(dict.fromkeys(urls or (URL,), WHERE), room)).values())
 
 
-async def refused(found: Web, *urls: str, **limits: int) -> str:
+async def refused(setup: Web, *urls: str, **limits: int) -> str:
     """What a refusal says. It names the part and a remedy, and nothing of what is behind the server."""
     with pytest.raises((ImageError, RequestTooLargeError)) as caught:
-        await fetch(found, *urls, **limits)
+        await fetch(setup, *urls, **limits)
     assert caught.value.param == WHERE
     assert "send" in caught.value.message
     for private in ("10.", "127.", "169.254", "secret", "internal"):
@@ -45,10 +45,10 @@ async def test_one_plain_request_to_the_checked_address(monkeypatch: pytest.Monk
     for name in ("HTTP_PROXY", "http_proxy", "ALL_PROXY", "all_proxy"):
         monkeypatch.setenv(name, "http://10.0.0.1:1")
     async with origin(a=answer(PNG)) as server:
-        found = web(server)
-        assert await fetch(found) == [PNG]
-        assert found.network.called == [(PUBLIC, 80)]
-        assert found.names.asked == [HOST]
+        setup = web(server)
+        assert await fetch(setup) == [PNG]
+        assert setup.network.called == [(PUBLIC, 80)]
+        assert setup.names.looked_up == [HOST]
         head = server.heads[0].lower().split("\r\n")
         assert head[0] == "get /a http/1.1"
         assert {line.split(":")[0] for line in head[1:] if line} == {
@@ -61,9 +61,9 @@ async def test_one_plain_request_to_the_checked_address(monkeypatch: pytest.Monk
 
 async def test_the_port_is_in_the_host_header() -> None:
     async with origin(a=answer(PNG)) as server:
-        found = web(server, allow_hosts=[f"{HOST}:8080", "[2606:4700::1111]:81"])
-        await fetch(found, f"http://{HOST}:8080/a", "http://[2606:4700::1111]:81/a")
-        assert sorted(found.network.called) == [("2606:4700::1111", 81), (PUBLIC, 8080)]
+        setup = web(server, allow_hosts=[f"{HOST}:8080", "[2606:4700::1111]:81"])
+        await fetch(setup, f"http://{HOST}:8080/a", "http://[2606:4700::1111]:81/a")
+        assert sorted(setup.network.called) == [("2606:4700::1111", 81), (PUBLIC, 8080)]
         hosts = {head.split("Host: ")[1].split("\r\n")[0] for head in server.heads}
         assert hosts == {f"{HOST}:8080", "[2606:4700::1111]:81"}
 
@@ -77,16 +77,16 @@ async def test_the_port_is_in_the_host_header() -> None:
 )  # fmt: skip
 async def test_internal_hosts_look_like_hosts_that_are_not_there(addresses: Sequence[str]) -> None:
     async with origin(a=answer(PNG)) as server:
-        found = web(server, {HOST: [addresses]})
-        assert "no address that this server fetches from" in await refused(found)
-        assert found.network.called == []
+        setup = web(server, {HOST: [addresses]})
+        assert "no address that this server fetches from" in await refused(setup)
+        assert setup.network.called == []
 
 
 async def test_a_name_that_changes_its_address_is_looked_up_once() -> None:
     async with origin(a=answer(PNG), b=redirect("/a")) as server:
-        found = web(server, {HOST: [[PUBLIC], ["127.0.0.1"]]})
-        assert await fetch(found) == [PNG]
-        assert (found.names.asked, found.network.called) == ([HOST], [(PUBLIC, 80)])
+        setup = web(server, {HOST: [[PUBLIC], ["127.0.0.1"]]})
+        assert await fetch(setup) == [PNG]
+        assert (setup.names.looked_up, setup.network.called) == ([HOST], [(PUBLIC, 80)])
         # A redirect to the same name is a new connection, and checked anew.
         again = web(server, {HOST: [[PUBLIC], ["127.0.0.1"]]})
         assert "no address" in await refused(again, f"http://{HOST}/b")
@@ -102,11 +102,11 @@ async def test_private_addresses_by_the_operators_word() -> None:
         await refused(web(server, inside, allow_private=True, deny_hosts=["10.0.0.0/8"]))
 
 
-async def test_the_next_address_where_one_is_dead() -> None:
+async def test_the_next_address_where_the_first_is_dead() -> None:
     async with origin(a=answer(PNG)) as server:
-        found = web(server, {HOST: [["8.8.8.8", PUBLIC]]}, dead=["8.8.8.8"])
-        assert await fetch(found) == [PNG]
-        assert found.network.called == [("8.8.8.8", 80), (PUBLIC, 80)]
+        setup = web(server, {HOST: [["8.8.8.8", PUBLIC]]}, dead=["8.8.8.8"])
+        assert await fetch(setup) == [PNG]
+        assert setup.network.called == [("8.8.8.8", 80), (PUBLIC, 80)]
         assert "can't be reached" in await refused(web(server, dead=[PUBLIC]))
 
 
@@ -114,9 +114,9 @@ async def test_the_next_address_where_one_is_dead() -> None:
 async def test_redirects_are_followed_without_what_they_set(status: int) -> None:
     async with origin(b=redirect("./a?x#y"), c=answer(PNG)) as server:
         server.answers["/a?x"] = redirect("http://b.example.org/c", status)
-        found = web(server, {"b.example.org": [["1.1.1.1"]]})
-        assert await fetch(found, f"http://{HOST}/b") == [PNG]
-        assert found.network.called == [(PUBLIC, 80), (PUBLIC, 80), ("1.1.1.1", 80)]
+        setup = web(server, {"b.example.org": [["1.1.1.1"]]})
+        assert await fetch(setup, f"http://{HOST}/b") == [PNG]
+        assert setup.network.called == [(PUBLIC, 80), (PUBLIC, 80), ("1.1.1.1", 80)]
         assert not any("cookie" in head.lower() for head in server.heads)
 
 
@@ -138,9 +138,9 @@ async def test_redirects_are_followed_without_what_they_set(status: int) -> None
 )
 async def test_redirects_are_held_against_the_rules(location: str, said: str) -> None:
     async with origin(a=redirect(location)) as server:
-        found = web(server, {"internal.example.org": [["10.0.0.1"]]})
-        assert said in await refused(found)
-        assert {address for address, _ in found.network.called} == {PUBLIC}
+        setup = web(server, {"internal.example.org": [["10.0.0.1"]]})
+        assert said in await refused(setup)
+        assert {address for address, _ in setup.network.called} == {PUBLIC}
 
 
 async def test_redirects_can_be_switched_off() -> None:
@@ -187,13 +187,13 @@ async def test_time_limit_covers_names_and_queues() -> None:
     with pytest.raises(ImageError, match=r"within 0\.1 seconds"):
         await fetcher.fetch({URL: WHERE}, ImageBudget.of(Limits()))
     async with origin(a=dribble(b""), b=answer(PNG)) as server:
-        found = web(server, timeout=0.2, max_concurrent=1)
-        assert "within 0.2 seconds" in await refused(found, URL, f"http://{HOST}/b")
-        assert await fetch(found, f"http://{HOST}/b") == [PNG]
+        setup = web(server, timeout=0.2, max_concurrent=1)
+        assert "within 0.2 seconds" in await refused(setup, URL, f"http://{HOST}/b")
+        assert await fetch(setup, f"http://{HOST}/b") == [PNG]
 
 
 @pytest.mark.parametrize(
-    ("told", "said"),
+    ("response", "said"),
     [
         (answer(PNG + bytes(5000)), "over 4000 bytes"),
         (dribble(OK + b"\r\n" + PNG, bytes(500), 0), "over 4000 bytes"),
@@ -219,13 +219,13 @@ async def test_time_limit_covers_names_and_queues() -> None:
         (b"", "breaks off"),
     ],
 )  # fmt: skip
-async def test_answers_that_are_no_image(told: bytes | Write, said: str) -> None:
-    async with origin(a=told) as server:
+async def test_answers_that_are_no_image(response: bytes | Write, said: str) -> None:
+    async with origin(a=response) as server:
         assert said in await refused(web(server), max_image_bytes=4000)
 
 
 @pytest.mark.parametrize(
-    ("told", "outcome"),
+    ("response", "outcome"),
     [
         (answer(PNG), "ok"),
         (redirect("http://evil.example/"), "refused"),
@@ -241,19 +241,19 @@ async def test_answers_that_are_no_image(told: bytes | Write, said: str) -> None
         (dribble(b""), "timeout"),
     ],
 )
-async def test_how_it_ended_is_told_once(told: bytes | Write, outcome: str) -> None:
-    async with origin(a=told) as server:
-        found = web(server, {"internal.example.org": [["10.0.0.1"]]}, timeout=0.5)
+async def test_each_outcome_is_reported_once(response: bytes | Write, outcome: str) -> None:
+    async with origin(a=response) as server:
+        setup = web(server, {"internal.example.org": [["10.0.0.1"]]}, timeout=0.5)
         with contextlib.suppress(ImageError, RequestTooLargeError):
-            await fetch(found, max_image_bytes=4000)
-        assert found.ended == [outcome]
+            await fetch(setup, max_image_bytes=4000)
+        assert setup.ended == [outcome]
         # One that is refused by its text ends the others before they begin.
-        await refused(found, "file:///etc/passwd", URL)
-        assert found.ended == [outcome, "refused"]
+        await refused(setup, "file:///etc/passwd", URL)
+        assert setup.ended == [outcome, "refused"]
 
 
 @pytest.mark.parametrize(
-    "told",
+    "response",
     [
         answer(PNG, "IMAGE/PNG; charset=binary"),
         answer(PNG, "image/jpeg"),
@@ -265,8 +265,8 @@ async def test_how_it_ended_is_told_once(told: bytes | Write, outcome: str) -> N
         answer(PNG, content_length=""),
     ],
 )
-async def test_answers_that_are_images(told: bytes) -> None:
-    async with origin(a=told) as server:
+async def test_answers_that_are_images(response: bytes) -> None:
+    async with origin(a=response) as server:
         assert await fetch(web(server)) == [PNG]
 
 
@@ -280,8 +280,8 @@ async def test_several_at_a_time_but_not_all() -> None:
         assert await fetch(web(server, per_request=3), *urls) == [PNG] * 8
         assert server.most_open == 3
         server.most_open = 0
-        found = web(server, per_request=8, max_concurrent=2)
-        await asyncio.gather(fetch(found, *urls[:4]), fetch(found, *urls[4:]))
+        setup = web(server, per_request=8, max_concurrent=2)
+        await asyncio.gather(fetch(setup, *urls[:4]), fetch(setup, *urls[4:]))
         assert server.most_open == 2
 
 
@@ -297,22 +297,22 @@ async def test_one_refusal_ends_the_others() -> None:
         async with asyncio.timeout(60):  # the other URL would take an hour
             patient = web(server, timeout=3600)
             assert "status 404" in await refused(patient, URL, f"http://{HOST}/b")
-        # Nothing is asked of anyone where one URL is refused by its text.
-        found = web(server)
-        await refused(found, URL, "http://evil.example/")
-        assert found.names.asked == []
+        # No name is looked up where one URL is refused by its text.
+        setup = web(server)
+        await refused(setup, URL, "http://evil.example/")
+        assert setup.names.looked_up == []
 
 
 async def test_cancelling_closes_the_connection() -> None:
     async with origin(a=dribble(b"HTTP/1.1 200 OK\r\ncontent-type: image/png\r\n\r\n" + PNG, b"x")) as server:
-        found = web(server)
-        task = asyncio.create_task(fetch(found))
+        setup = web(server)
+        task = asyncio.create_task(fetch(setup))
         async with asyncio.timeout(5):
-            await server.asked.wait()
+            await server.received.wait()
         task.cancel()
         with pytest.raises(asyncio.CancelledError):
             await task
-        assert found.ended == ["cancelled"]
+        assert setup.ended == ["cancelled"]
         async with asyncio.timeout(5):
             await server.quiet.wait()
 

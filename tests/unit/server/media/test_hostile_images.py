@@ -21,7 +21,7 @@ def test_the_corpus_is_large() -> None:
 
 @pytest.mark.filterwarnings("default")
 @pytest.mark.parametrize("name", CORPUS)
-def test_every_one_is_refused_soon(name: str) -> None:
+def test_every_hostile_image_is_refused_soon(name: str) -> None:
     before = time.process_time()
     with pytest.raises((ImageError, RequestTooLargeError)) as caught:
         decode_url(CORPUS[name], "messages[0].content[1]", ImageBudget.of(LIMITS))
@@ -37,9 +37,9 @@ async def test_each_is_a_4xx_and_a_good_request_works_after_it(build: Build) -> 
         for name, url in CORPUS.items():
             if "surrogate" in name:  # no JSON in UTF-8 has one
                 continue
-            asked = question()
-            asked["content"][0]["image_url"]["url"] = url
-            body = {"model": "m", "messages": [asked], "mirl": {"descriptions": 1, "keep": 1}}
+            message = question()
+            message["content"][0]["image_url"]["url"] = url
+            body = {"model": "m", "messages": [message], "mirl": {"descriptions": 1, "keep": 1}}
             response = await client.post("/v1/chat/completions", json=body)
             assert response.status_code in (400, 413), name
             assert response.json()["error"]["param"] == "messages[0].content[0]", name

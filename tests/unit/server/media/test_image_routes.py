@@ -102,7 +102,7 @@ async def test_a_follow_up_without_a_new_image_is_fetched_here_too(build: Build)
 
 
 @pytest.mark.parametrize(
-    ("told", "limits", "status"),
+    ("origin_answer", "limits", "status"),
     [
         (answer(b"\x89PNG\r\n\x1a\n and no more"), {}, 400),
         (answer(b"<svg>and so on and on</svg>"), {}, 400),
@@ -113,9 +113,9 @@ async def test_a_follow_up_without_a_new_image_is_fetched_here_too(build: Build)
 )
 @pytest.mark.parametrize("fields", [{}, DIRECT])
 async def test_what_was_fetched_is_held_against_the_limits(
-    build: Build, told: bytes | Write, limits: dict[str, int], status: int, fields: dict[str, Any]
+    build: Build, origin_answer: bytes | Write, limits: dict[str, int], status: int, fields: dict[str, Any]
 ) -> None:
-    async with origin(a=told) as served:
+    async with origin(a=origin_answer) as served:
         harness = build(images=Images(Limits(**limits), web(served).fetcher))
         response = await harness.ask(messages=[question(url=URL)], **fields)
         assert response.status_code == status
@@ -130,7 +130,7 @@ async def test_a_client_that_leaves_ends_the_fetch(build: Build) -> None:
     async with origin(a=silent) as served:
         harness = build(images=Images(Limits(), web(served, timeout=60).fetcher))
         async with leaving(harness, "/v1/chat/completions", {"messages": [question(url=URL)]}) as sent:
-            await served.asked.wait()
+            await served.received.wait()
         async with asyncio.timeout(5):
             await served.quiet.wait()
         assert sent[0]["status"] == 499
@@ -138,7 +138,7 @@ async def test_a_client_that_leaves_ends_the_fetch(build: Build) -> None:
 
 
 @pytest.mark.parametrize(
-    ("given", "status"),
+    ("arguments", "status"),
     [
         ({"min_pixels": 10**9}, 413),
         ({"size": {"shortest_edge": 56 * 56, "longest_edge": 10**10}}, 413),
@@ -150,9 +150,9 @@ async def test_a_client_that_leaves_ends_the_fetch(build: Build) -> None:
         (None, 200),
     ],
 )
-async def test_no_picture_is_blown_up_over_the_limit(build: Build, given: object, status: int) -> None:
+async def test_no_picture_is_blown_up_over_the_limit(build: Build, arguments: object, status: int) -> None:
     harness = build()
-    response = await harness.ask(model="m:direct", mirl=None, mm_processor_kwargs=given)
+    response = await harness.ask(model="m:direct", mirl=None, mm_processor_kwargs=arguments)
     assert response.status_code == status
     assert len(harness.handed) == (status == 200)
 

@@ -129,11 +129,11 @@ async def test_an_image_that_occurs_twice_is_named_by_its_first_part() -> None:
 
 async def test_a_bad_data_url_is_refused_before_any_fetch() -> None:
     async with origin(a=answer(png())) as served:
-        found = web(served)
+        setup = web(served)
         with pytest.raises(ImageError) as caught:
-            await Images(Limits(), found.fetcher).decode([(REMOTE, "part 0"), ("file:///a", "part 1")])
+            await Images(Limits(), setup.fetcher).decode([(REMOTE, "part 0"), ("file:///a", "part 1")])
         assert caught.value.param == "part 1"
-        assert found.names.asked == []
+        assert setup.names.looked_up == []
 
 
 async def test_pictures_are_decoded_outside_the_event_loop(monkeypatch: pytest.MonkeyPatch) -> None:

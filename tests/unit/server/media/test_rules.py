@@ -19,8 +19,8 @@ WHERE = "messages[0].content[0]"
 
 
 def target(url: str, *allow: str, **settings: Any) -> tuple[str, int, bool]:
-    found = Rules(ImageFetching(allow_hosts=allow or ("*",), **settings)).target(url, WHERE)
-    return found.host, found.port, found.named
+    result = Rules(ImageFetching(allow_hosts=allow or ("*",), **settings)).target(url, WHERE)
+    return result.host, result.port, result.named
 
 
 @pytest.mark.parametrize(
@@ -121,8 +121,8 @@ def test_refusals_name_part_and_remedy(url: str, message: str) -> None:
 
 def test_a_target_keeps_the_url_to_fetch() -> None:
     url = "https://example.com:8443/a%20b?c=d"
-    found = Rules(ImageFetching(allow_hosts=("*:8443", "example.com:8443"))).target(url, WHERE)
-    assert found == Target(httpx.URL(url), "example.com", 8443, named=True)
+    result = Rules(ImageFetching(allow_hosts=("*:8443", "example.com:8443"))).target(url, WHERE)
+    assert result == Target(httpx.URL(url), "example.com", 8443, named=True)
 
 
 @pytest.mark.parametrize(
@@ -204,16 +204,18 @@ def test_denied_networks_hold_for_addresses() -> None:
     rules = Rules(
         ImageFetching(allow_hosts=["*"], deny_hosts=["93.184.1.2/16", " 1.1.1.1 ", "2606:4700::/32"])
     )
-    asked = rules.target("https://example.com/", WHERE)
+    destination = rules.target("https://example.com/", WHERE)
     addresses = ("93.184.215.14", "1.1.1.1", "::ffff:1.1.1.1", "64:ff9b::101:101", "2606:4700::1111")
-    assert not any(rules.may_connect(address, asked) for address in addresses)
-    assert rules.may_connect("8.8.8.8", asked)
-    assert not any(rules.may_connect(text, asked) for text in ("", "example.com", "8.8.8.8 ", "8.8.8.8/32"))
+    assert not any(rules.may_connect(address, destination) for address in addresses)
+    assert rules.may_connect("8.8.8.8", destination)
+    assert not any(
+        rules.may_connect(text, destination) for text in ("", "example.com", "8.8.8.8 ", "8.8.8.8/32")
+    )
     # A network-specific way to IPv4 is denied as it is written; what it leads to is looked at anyway.
     translated = Rules(ImageFetching(allow_hosts=["*"], deny_hosts=["64:ff9b::/96"]))
-    assert rules.may_connect("64:ff9b::8.8.8.8", asked)
-    assert not rules.may_connect("64:ff9b::1.1.1.1", asked)
-    assert not translated.may_connect("64:ff9b::8.8.8.8", asked)
+    assert rules.may_connect("64:ff9b::8.8.8.8", destination)
+    assert not rules.may_connect("64:ff9b::1.1.1.1", destination)
+    assert not translated.may_connect("64:ff9b::8.8.8.8", destination)
 
 
 @pytest.mark.parametrize(
@@ -222,11 +224,11 @@ def test_denied_networks_hold_for_addresses() -> None:
 )
 def test_private_addresses_need_the_switch_and_a_name(allow: str, private: bool, expected: bool) -> None:
     rules = Rules(ImageFetching(allow_hosts=[allow], allow_private=private))
-    asked = rules.target("http://store.svc/", WHERE)
-    assert rules.may_connect("10.0.0.7", asked) is expected
-    assert rules.may_connect("fd00::7", asked) is expected
+    destination = rules.target("http://store.svc/", WHERE)
+    assert rules.may_connect("10.0.0.7", destination) is expected
+    assert rules.may_connect("fd00::7", destination) is expected
     for never in ("127.0.0.1", "::1", "169.254.169.254", "100.100.100.200", "fd00:ec2::254", "fe80::1"):
-        assert not rules.may_connect(never, asked)
+        assert not rules.may_connect(never, destination)
 
 
 @pytest.mark.parametrize(

@@ -166,7 +166,7 @@ async def test_what_is_fetched_is_counted_once() -> None:
         limits = Limits(max_total_image_bytes=together, max_total_image_pixels=3 * 16)
         assert len(await Images(limits, fetcher).decode([(local, WHERE), *urls])) == 3
         inlined = await Images(Limits(max_total_image_bytes=together - len(near)), fetcher).inline(urls)
-        assert [base64.b64decode(one.split(",")[1]) for one in inlined] == far
+        assert [base64.b64decode(url.split(",")[1]) for url in inlined] == far
         for short in (
             Limits(max_total_image_bytes=together - 1),
             Limits(max_total_image_pixels=3 * 16 - 1),
@@ -187,7 +187,7 @@ def test_a_file_that_is_only_checked_counts_too() -> None:
 
 
 @pytest.mark.parametrize(
-    ("given", "allowed"),
+    ("arguments", "allowed"),
     [
         ({"max_pixels": 100}, True), ({"max_pixels": 101}, False), ({"max_pixels": 100.5}, False),
         ({"height": 10, "width": 10}, True), ({"height": 10, "width": 11}, False),
@@ -195,13 +195,13 @@ def test_a_file_that_is_only_checked_counts_too() -> None:
         ([{"a": [{"b": 101}]}], False), ({"a": [1, {"b": 100}]}, True), (101, True), (None, True),
     ],
 )  # fmt: skip
-def test_how_far_a_picture_may_be_blown_up(given: object, allowed: bool) -> None:
+def test_how_far_a_picture_may_be_blown_up(arguments: object, allowed: bool) -> None:
     limits = Limits(max_image_pixels=100)
     if allowed:
-        check_processing(given, limits)
+        check_processing(arguments, limits)
         return
     with pytest.raises(RequestTooLargeError, match="more than 100 pixels") as caught:
-        check_processing(given, limits)
+        check_processing(arguments, limits)
     assert caught.value.param == "mm_processor_kwargs"
 
 

@@ -23,7 +23,7 @@ WHERE = "messages[0].content[0]"
 
 @pytest.fixture(scope="module")
 def contexts(tmp_path_factory: pytest.TempPathFactory) -> tuple[ssl.SSLContext, ssl.SSLContext, list[str]]:
-    """A server's context for `images.example`, a client's that trusts it, and the names asked for."""
+    """A server's context for `images.example`, a client's that trusts it, and the names sent to it."""
     folder: Path = tmp_path_factory.mktemp("tls")
     key = ec.generate_private_key(ec.SECP256R1())
     name = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, HOST)])
@@ -50,35 +50,35 @@ def contexts(tmp_path_factory: pytest.TempPathFactory) -> tuple[ssl.SSLContext, 
     )
     server = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
     server.load_cert_chain(pem, secret)
-    asked: list[str] = []
-    server.sni_callback = lambda _, host, __: asked.append(host)
-    return server, ssl.create_default_context(cafile=str(pem)), asked
+    server_names: list[str] = []
+    server.sni_callback = lambda _, host, __: server_names.append(host)
+    return server, ssl.create_default_context(cafile=str(pem)), server_names
 
 
-async def test_the_name_is_asked_for_and_checked(
+async def test_the_name_is_sent_and_checked(
     contexts: tuple[ssl.SSLContext, ssl.SSLContext, list[str]],
 ) -> None:
-    serves, trusts, asked = contexts
+    serves, trusts, server_names = contexts
     room = ImageBudget.of(Limits())
     async with origin(serves, a=answer(png()), b=redirect("http://images.example/a")) as server:
-        found = web(server, {"b.example.org": [["1.1.1.1"]]}, tls=trusts)
+        setup = web(server, {"b.example.org": [["1.1.1.1"]]}, tls=trusts)
         url = f"https://{HOST}/a"
-        assert await found.fetcher.fetch({url: WHERE}, room) == {url: png()}
-        assert asked == [HOST]
-        assert found.network.called[0][1] == 443
+        assert await setup.fetcher.fetch({url: WHERE}, room) == {url: png()}
+        assert server_names == [HOST]
+        assert setup.network.called[0][1] == 443
         data = "send a data URL (data:image/png;base64,…)"
         untrusted = f"the image's server has no certificate that is trusted here; try again, or {data}"
         downgraded = f"the image's URL redirects from https to http; {data}"
         for refused, message in (("https://b.example.org/a", untrusted), (f"https://{HOST}/b", downgraded)):
             with pytest.raises(ImageError) as caught:
-                await found.fetcher.fetch({refused: WHERE}, room)
+                await setup.fetcher.fetch({refused: WHERE}, room)
             assert (caught.value.message, caught.value.param) == (message, WHERE)
-        assert found.ended == ["ok", "unreachable", "refused"]
+        assert setup.ended == ["ok", "unreachable", "refused"]
         with pytest.raises(ImageError, match="no certificate that is trusted"):
             await web(server).fetcher.fetch({url: WHERE}, room)
-        # Neither a server without TLS nor TLS where none was asked for gives anything.
+        # Neither a server without TLS nor TLS for a URL of http gives anything.
         with pytest.raises(ImageError, match="can't be reached, or breaks off"):
-            await found.fetcher.fetch({f"http://{HOST}/a": WHERE}, room)
+            await setup.fetcher.fetch({f"http://{HOST}/a": WHERE}, room)
     async with origin(a=answer(png())) as server:
         with pytest.raises(ImageError, match=r"within 0\.3 seconds"):
             await web(server, tls=trusts, timeout=0.3).fetcher.fetch({f"https://{HOST}/a": WHERE}, room)

@@ -1,4 +1,4 @@
-"""The error object of each API, whoever refuses: the guard, the protocol, the router or the backend."""
+"""The error object of each API, from the guard, the protocol, the router and the backend."""
 
 from __future__ import annotations
 
@@ -52,7 +52,7 @@ def backend() -> FastAPI:
     return app
 
 
-def asked(**fields: Any) -> Any:
+def request_body(**fields: Any) -> Any:
     return {"model": "m", "max_tokens": 5, "messages": [{"role": "user", "content": "hello"}], **fields}
 
 
@@ -64,7 +64,7 @@ def asked(**fields: Any) -> Any:
         (SPENT, {}, anthropic.RateLimitError, "rate_limit_error"),
     ],
 )
-async def test_the_anthropic_sdk_hears_why_the_guard_refuses(
+async def test_the_anthropic_sdk_says_why_the_guard_refuses(
     server: Harness, key: str, fields: Any, raised: type[anthropic.APIStatusError], kind: str
 ) -> None:
     install_middleware(server.app, ServerSettings.load(access={"keys": KEYS}, http=HTTP))
@@ -73,9 +73,9 @@ async def test_the_anthropic_sdk_hears_why_the_guard_refuses(
         async with AsyncAnthropic(base_url=url, api_key=key, max_retries=0) as client:
             with contextlib.suppress(anthropic.BadRequestError):
                 if key == SPENT:
-                    await client.post("/v1/messages", cast_to=object, body=asked())
+                    await client.post("/v1/messages", cast_to=object, body=request_body())
             with pytest.raises(raised) as caught:
-                await client.post("/v1/messages", cast_to=object, body=asked(**fields))
+                await client.post("/v1/messages", cast_to=object, body=request_body(**fields))
     assert isinstance(caught.value.body, dict)
     assert caught.value.body["type"] == "error"
     assert caught.value.body["error"]["type"] == caught.value.type == kind
@@ -97,15 +97,15 @@ async def test_the_backends_errors_are_the_apis_own(method: str, path: str, stat
     async with httpx.AsyncClient(
         transport=httpx.ASGITransport(backend()), base_url="http://test", headers={"x-api-key": KEY}
     ) as client:
-        told = await client.request(method, path)
-    assert told.status_code == status
-    body = told.json()
+        response = await client.request(method, path)
+    assert response.status_code == status
+    body = response.json()
     assert (body["type"], body["error"]["type"]) == ("error", kind)
-    assert "secret" not in told.text
+    assert "secret" not in response.text
     if path.endswith("count_tokens"):
         assert body["error"]["message"] == "body.max_tokens: no"
     if status == 405:
-        assert told.headers["allow"] == "POST"
+        assert response.headers["allow"] == "POST"
 
 
 @pytest.mark.parametrize(
@@ -115,11 +115,11 @@ async def test_what_nobody_has_is_refused_in_openais_shape(method: str, path: st
     async with httpx.AsyncClient(
         transport=httpx.ASGITransport(backend()), base_url="http://test", headers={"x-api-key": KEY}
     ) as client:
-        told = await client.request(method, path)
+        response = await client.request(method, path)
         vllms = await client.post("/v1/completions")
-    assert told.status_code == status
-    assert set(told.json()["error"]) == {"message", "type", "param", "code"}
-    assert told.json()["error"]["type"] == "invalid_request_error"
+    assert response.status_code == status
+    assert set(response.json()["error"]) == {"message", "type", "param", "code"}
+    assert response.json()["error"]["type"] == "invalid_request_error"
     assert vllms.json() == VLLMS
 
 
@@ -139,8 +139,8 @@ async def test_refusals_of_the_connection_too(server: Harness, sent: bytes, stat
     install_middleware(server.app, settings)
     async with serving(server.app, settings.http) as port, connection(port) as (reader, writer):
         writer.write(sent)
-        told, body = await answer(reader)
-    assert told == status
+        code, body = await answer(reader)
+    assert code == status
     assert (json.loads(body)["type"], json.loads(body)["error"]["type"]) == ("error", kind)
 
 
@@ -176,25 +176,25 @@ async def shaped(
     await ErrorShapes(app)({"type": "http", "path": path, **scope}, None, send)  # type: ignore[arg-type]
     start, *bodies = sent
     headers = {name.decode(): value.decode() for name, value in start["headers"]}
-    return start["status"], headers, b"".join(one["body"] for one in bodies), len(bodies)
+    return start["status"], headers, b"".join(message["body"] for message in bodies), len(bodies)
 
 
 @pytest.mark.parametrize("status", sorted(TYPES))
 @pytest.mark.parametrize("parts", [1, 3])
 async def test_each_status_has_its_type(status: int, parts: int) -> None:
-    for told, said in ((VLLMS, "body.max_tokens: no"), ({"detail": "no"}, "no"), ({"detail": [1]}, "[1]")):
-        body = json.dumps(told).encode()
+    for error, said in ((VLLMS, "body.max_tokens: no"), ({"detail": "no"}, "no"), ({"detail": [1]}, "[1]")):
+        body = json.dumps(error).encode()
         code, headers, out, count = await shaped("/v1/messages", status, body, parts=parts)
         assert json.loads(out) == {"type": "error", "error": {"type": TYPES[status], "message": said}}
         assert (code, headers["content-length"], headers["x"], count) == (status, str(len(out)), "y", 1)
-        if "detail" in told:
+        if "detail" in error:
             _, _, out, _ = await shaped("/v1/completions", status, body, parts=parts)
             kind = "invalid_request_error" if status < 500 else "server_error"
             assert json.loads(out) == {"error": {"message": said, "type": kind, "param": None, "code": None}}
 
 
 @pytest.mark.parametrize(
-    ("path", "status", "kind", "told"),
+    ("path", "status", "kind", "content"),
     [
         ("/v1/messages", 200, "application/json", {"detail": "no"}),
         ("/v1/messages", 399, "application/json", {"detail": "no"}),
@@ -205,8 +205,8 @@ async def test_each_status_has_its_type(status: int, parts: int) -> None:
         ("/v1/completions", 400, "application/json", {"error": {"message": "no"}}),
     ],
 )
-async def test_what_passes_untouched(path: str, status: int, kind: str, told: Any) -> None:
-    body = json.dumps(told).encode()
+async def test_what_passes_untouched(path: str, status: int, kind: str, content: Any) -> None:
+    body = json.dumps(content).encode()
     for parts in (1, 2):
         code, headers, out, _ = await shaped(path, status, body, kind, parts)
         assert (code, headers["content-length"], out) == (status, str(len(body)), body)

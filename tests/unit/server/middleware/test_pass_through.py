@@ -91,7 +91,7 @@ def test_what_a_plain_request_counts_for(body: dict[str, Any], expected: tuple[i
 async def test_they_are_admitted_and_hold_their_turn(build: Build, stream: bool) -> None:
     backend = Backend(build, max_running_sequences=8, plain_share=0.5, max_queue=1)
     body = {"prompt": ["a", "b"], "n": 2, "stream": stream, "max_tokens": 10}
-    asked = [asyncio.create_task(backend.post(json=body)) for _ in range(3)]
+    tasks = [asyncio.create_task(backend.post(json=body)) for _ in range(3)]
     await until(lambda: len(backend.came) == 2)
     assert backend.admission.running("plain") == 8
     assert backend.admission.queued("plain") == 1
@@ -100,18 +100,18 @@ async def test_they_are_admitted_and_hold_their_turn(build: Build, stream: bool)
     assert int(refused.headers["retry-after"]) >= 1
     assert backend.harness.metric("mirl_refusals_total", reason="overloaded") == 1
     backend.go.set()
-    assert [one.status_code for one in await asyncio.gather(*asked)] == [200] * 3
+    assert [response.status_code for response in await asyncio.gather(*tasks)] == [200] * 3
     assert idle(backend.admission)
 
 
 async def test_who_leaves_the_line_is_gone(build: Build) -> None:
     backend = Backend(build, max_running_sequences=2)
-    asked = [asyncio.create_task(backend.post(json={"prompt": "a"})) for _ in range(4)]
+    tasks = [asyncio.create_task(backend.post(json={"prompt": "a"})) for _ in range(4)]
     await until(lambda: backend.admission.queued("plain") == 2)
-    asked[3].cancel()
+    tasks[3].cancel()
     await until(lambda: backend.admission.queued("plain") == 1)
     backend.go.set()
-    await asyncio.gather(*asked, return_exceptions=True)
+    await asyncio.gather(*tasks, return_exceptions=True)
     assert len(backend.came) == 3
     assert idle(backend.admission)
 
@@ -123,8 +123,8 @@ async def test_the_tenants_salt_is_in_the_body(build: Build) -> None:
     for key in (KEY, OTHER):
         assert (await backend.post(json=sent, key=key)).status_code == 200
     assert (await backend.post(json={**sent, "cache_salt": "mine"})).status_code == 200
-    came = [json.loads(one) for one in backend.came]
-    salts = [one.pop("cache_salt") for one in came]
+    came = [json.loads(raw) for raw in backend.came]
+    salts = [content.pop("cache_salt") for content in came]
     assert came == [sent] * 3
     tenant = digest(KEY.encode()).hex()
     assert salts[0] == cache_salt(tenant, None)

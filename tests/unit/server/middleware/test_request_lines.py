@@ -43,16 +43,16 @@ GETS = ("/health", "/ready", "/v1/models", "/v1/models/m", "/parts", "/docs", "/
 @pytest.mark.parametrize("path", GETS)
 @pytest.mark.parametrize("method", ["GET", "HEAD"])
 @pytest.mark.parametrize("slash", ["", "/", "//"])
-async def test_what_is_there_is_found(guarded: Harness, path: str, method: str, slash: str) -> None:
+async def test_what_is_there_is_served(guarded: Harness, path: str, method: str, slash: str) -> None:
     headers = {} if path in ("/health", "/ready") else {"authorization": f"Bearer {KEY}"}
     async with guarded.client() as client:
         usual = await client.get(path, headers=headers)
-        told = await client.request(method, path + slash, headers=headers)
+        response = await client.request(method, path + slash, headers=headers)
         # A key is needed by whatever form of the path.
         bare = await client.request(method, path + slash)
-    assert (usual.status_code, told.status_code) == (200, 200)
-    assert told.headers.get("content-type") == usual.headers.get("content-type")
-    assert told.content == (b"" if method == "HEAD" else usual.content)
+    assert (usual.status_code, response.status_code) == (200, 200)
+    assert response.headers.get("content-type") == usual.headers.get("content-type")
+    assert response.content == (b"" if method == "HEAD" else usual.content)
     assert bare.status_code == (401 if headers else 200)
 
 
@@ -60,10 +60,10 @@ async def test_requests_with_a_body_too(guarded: Harness) -> None:
     body = {"model": "m", "messages": [question()], "mirl": {"descriptions": 2, "keep": 1}}
     headers = {"authorization": f"Bearer {KEY}"}
     async with guarded.client() as client:
-        told = await client.post("/v1/chat/completions/", json=body, headers=headers)
+        response = await client.post("/v1/chat/completions/", json=body, headers=headers)
         head = await client.head("/v1/chat/completions", headers=headers)
         nowhere = await client.get("/v1/nowhere/", headers=headers)
-    assert told.status_code == 200
+    assert response.status_code == 200
     assert (head.status_code, head.content) == (405, b"")
     assert nowhere.status_code == 404
 

@@ -64,11 +64,11 @@ class Lines(logging.Handler):
         self.lines.append(self.format(record))
 
     def of_requests(self) -> list[dict[str, Any]]:
-        told = [json.loads(line) for line in self.lines]
+        entries = [json.loads(line) for line in self.lines]
         return [
-            one
-            for one in told
-            if one["logger"] == "mirl_server.middleware.request_log" and one["event"] == "request"
+            entry
+            for entry in entries
+            if entry["logger"] == "mirl_server.middleware.request_log" and entry["event"] == "request"
         ]
 
 
@@ -84,15 +84,15 @@ def lines(request: pytest.FixtureRequest) -> Iterator[Lines]:
     root.setLevel(logging.DEBUG)
     # The client that asks is not the server.
     quiet = [logging.getLogger(name) for name in ("httpx", "httpcore")]
-    for one in quiet:
-        one.setLevel(logging.WARNING)
+    for logger in quiet:
+        logger.setLevel(logging.WARNING)
     share_handlers(LogSettings())
     yield handler
     theirs.handlers = kept
     root.removeHandler(handler)
     root.setLevel(level)
-    for one in quiet:
-        one.setLevel(logging.NOTSET)
+    for logger in quiet:
+        logger.setLevel(logging.NOTSET)
 
 
 def format_of(lines: Lines) -> Any:
@@ -116,8 +116,13 @@ async def served(harness: Harness, format: str) -> AsyncIterator[httpx.AsyncClie
 
 
 def body(**fields: Any) -> dict[str, Any]:
-    asked = question(f"what is {MARK}?", marked_image()[0])
-    return {"model": "m", "messages": [asked], "mirl": {"descriptions": 2, "keep": 1}, "user": MARK} | fields
+    message = question(f"what is {MARK}?", marked_image()[0])
+    return {
+        "model": "m",
+        "messages": [message],
+        "mirl": {"descriptions": 2, "keep": 1},
+        "user": MARK,
+    } | fields
 
 
 BROKEN: list[dict[str, Any]] = [
@@ -150,8 +155,8 @@ async def test_no_prompt_image_or_key_is_logged_whatever_is_sent(build: Build, l
         [FakeText(f"a {MARK}</description>")], lambda *_: f"<think>{MARK}</think><answer>{ANSWER}</answer>"
     )
     async with served(build(engine), format_of(lines)) as client:
-        for one in BROKEN:
-            await client.post("/v1/chat/completions", json=body(**one))
+        for fields in BROKEN:
+            await client.post("/v1/chat/completions", json=body(**fields))
         for raw in (b"{", b"[]", f'"{MARK}"'.encode(), f'{{"messages": {MARK}'.encode(), b"\xff"):
             await client.post(
                 "/v1/chat/completions", content=raw, headers={"content-type": "application/json"}
@@ -213,9 +218,9 @@ async def test_nor_where_the_inside_breaks(
             assert "error" in response.text
             ids.append(response.headers["x-request-id"])
     no_marks(lines)
-    assert all(any(one in line for line in lines.lines) for one in ids)
-    told = ("RuntimeError at", "EngineError at", "EngineDeadError at")
-    assert any(one in line for line in lines.lines for one in told)
+    assert all(any(request_id in line for line in lines.lines) for request_id in ids)
+    places = ("RuntimeError at", "EngineError at", "EngineDeadError at")
+    assert any(place in line for line in lines.lines for place in places)
 
 
 async def test_nor_where_a_response_breaks_off(build: Build, lines: Lines) -> None:
@@ -256,12 +261,12 @@ async def test_a_line_says_what_a_request_cost(build: Build, lines: Lines) -> No
         plain = await client.post("/v1/chat/completions", json=body(model="m:direct", mirl=None))
         await client.get("/ready")
     first, second, third, fourth = lines.of_requests()
-    usage, told = answered.json()["usage"], answered.json()["mirl"]
+    usage, evidence = answered.json()["usage"], answered.json()["mirl"]
     assert first.items() >= {
         "request_id": "mine-1", "method": "POST", "path": "/v1/chat/completions", "status": 200,
         "level": "info", "model": "m", "endpoint": "chat", "stream": False, "outcome": "answered",
         "prompt_tokens": usage["prompt_tokens"], "completion_tokens": usage["completion_tokens"],
-        "scored_tokens": told["stages"][1]["scored_tokens"], "kept": 1, "chains": 2, "vote_share": 1.0,
+        "scored_tokens": evidence["stages"][1]["scored_tokens"], "kept": 1, "chains": 2, "vote_share": 1.0,
     }.items()  # fmt: skip
     assert first["id"] == answered.json()["id"].removeprefix("chatcmpl-")
     assert first["id"].startswith("mine-1-")
@@ -289,7 +294,7 @@ async def test_a_line_for_people_has_the_same(build: Build, lines: Lines) -> Non
 
 
 @pytest.mark.parametrize(
-    ("given", "kept"),
+    ("request_id", "kept"),
     [
         ("a.b_c:1-2", True),
         ("x" * 128, True),
@@ -300,14 +305,14 @@ async def test_a_line_for_people_has_the_same(build: Build, lines: Lines) -> Non
     ],
 )
 async def test_request_ids_are_kept_if_sane_and_always_answered(
-    server: Harness, given: str, kept: bool
+    server: Harness, request_id: str, kept: bool
 ) -> None:
     server.app.add_middleware(RequestLog, settings=LogSettings())
     async with server.client() as client:
         for path in ("/v1/models", "/nowhere"):
-            response = await client.get(path, headers={"x-request-id": given.encode("latin-1")})
+            response = await client.get(path, headers={"x-request-id": request_id.encode("latin-1")})
             said = response.headers["x-request-id"]
-            assert (said == given) is kept
+            assert (said == request_id) is kept
             assert sane_id(said) == said
             assert response.headers.get_list("x-request-id") == [said]
 
@@ -367,9 +372,9 @@ def test_exceptions_in_json_have_no_messages() -> None:
         raise ValueError(MARK)
     except ValueError:
         record = logging.LogRecord("x", logging.ERROR, "f", 1, "broke", (), __import__("sys").exc_info())
-    told = json.loads(json_formatter().format(record))
-    assert told["exception"][0]["exc_type"] == "ValueError"
-    assert MARK not in json.dumps(told)
+    entry = json.loads(json_formatter().format(record))
+    assert entry["exception"][0]["exc_type"] == "ValueError"
+    assert MARK not in json.dumps(entry)
 
 
 def test_a_backends_errors_quote_no_request(caplog: pytest.LogCaptureFixture) -> None:

@@ -31,27 +31,31 @@ def exposed(registry: CollectorRegistry) -> list[Metric]:
 
 def lint(family: Metric) -> list[str]:
     """What `promtool check metrics` complains of (prometheus/client_golang, testutil/promlint)."""
-    name, found = family.name, []
+    name, problems = family.name, []
     exported = {sample.name for sample in family.samples} or {name}
     if not family.documentation:
-        found.append("no help text")
+        problems.append("no help text")
     if family.type == "counter":
-        found += ["counters end in _total" for one in exported if not one.endswith("_total")]
+        problems += [
+            "counters end in _total" for sample_name in exported if not sample_name.endswith("_total")
+        ]
     elif name.endswith("_total"):
-        found.append("only counters end in _total")
+        problems.append("only counters end in _total")
     if family.type not in ("histogram", "summary"):
-        found += ["reserved suffix" for end in ("_bucket", "_count", "_sum") if name.endswith(end)]
-        found += ["reserved label" for one in family.samples if {"le", "quantile"} & one.labels.keys()]
+        problems += ["reserved suffix" for end in ("_bucket", "_count", "_sum") if name.endswith(end)]
+        problems += [
+            "reserved label" for sample in family.samples if {"le", "quantile"} & sample.labels.keys()
+        ]
     if ":" in name:
-        found.append("colons are for recording rules")
+        problems.append("colons are for recording rules")
     labels = {label for sample in family.samples for label in sample.labels}
-    found += [f"camelCase in {one}" for one in (name, *labels) if re.search(r"[a-z][A-Z]", one)]
+    problems += [f"camelCase in {word}" for word in (name, *labels) if re.search(r"[a-z][A-Z]", word)]
     if re.search(rf"_({UNITS})(_|$)", name):
-        found.append("not a base unit")
-    found += [
+        problems.append("not a base unit")
+    problems += [
         "the type is in the name" for kind in ("counter", "gauge", "histogram") if kind in name.split("_")
     ]
-    return found
+    return problems
 
 
 async def ask_in_every_way(harness: Harness) -> None:
@@ -63,10 +67,10 @@ async def ask_in_every_way(harness: Harness) -> None:
 
 async def test_every_metric_passes_promtools_rules(server: Harness) -> None:
     await ask_in_every_way(server)
-    families = [one for one in exposed(server.registry) if not one.name.endswith("_created")]
+    families = [family for family in exposed(server.registry) if not family.name.endswith("_created")]
     assert len(families) > 20
-    assert {one.name: lint(one) for one in families if lint(one)} == {}
-    assert all(one.name.startswith("mirl_") for one in families)
+    assert {family.name: lint(family) for family in families if lint(family)} == {}
+    assert all(family.name.startswith("mirl_") for family in families)
 
 
 @pytest.mark.parametrize(
@@ -108,7 +112,7 @@ async def test_a_request_in_numbers(server: Harness) -> None:
     assert metric("mirl_request_seconds_count") == 1
     assert metric("mirl_decision_seconds_count") == 1
     assert metric("mirl_tokens_total", stage="render", kind="prompt") == usage["prompt_tokens"]
-    sampled = sum(metric("mirl_tokens_total", stage=one, kind="sampled") for one in ("describe", "fork"))
+    sampled = sum(metric("mirl_tokens_total", stage=stage, kind="sampled") for stage in ("describe", "fork"))
     assert sampled == usage["completion_tokens"]
     assert (
         metric("mirl_tokens_total", stage="score", kind="scored")
@@ -195,7 +199,7 @@ def test_what_others_know_is_read_when_metrics_are(server: Harness) -> None:
 
 def test_several_processes_share_their_metrics(tmp_path: Path) -> None:
     """In prometheus's multiprocess mode, as vLLM sets it up for several API servers."""
-    one = """
+    script = """
 import sys
 from mirl_server.observability.metrics import process_metrics
 metrics = process_metrics()
@@ -212,7 +216,7 @@ sys.stdin.read()
     environment = {**os.environ, "PROMETHEUS_MULTIPROC_DIR": str(tmp_path)}
     running = [
         subprocess.Popen(
-            [sys.executable, "-c", one, waiting], env=environment, stdin=subprocess.PIPE,
+            [sys.executable, "-c", script, waiting], env=environment, stdin=subprocess.PIPE,
             stdout=subprocess.PIPE, text=True,
         )
         for waiting in ("2", "3")
@@ -239,8 +243,12 @@ sys.stdin.read()
 
 
 def dashboard_queries() -> list[tuple[str, str]]:
-    told = json.loads((GRAFANA / "mirl.json").read_text())
-    return [(panel["title"], one["expr"]) for panel in told["panels"] for one in panel.get("targets", ())]
+    dashboard = json.loads((GRAFANA / "mirl.json").read_text())
+    return [
+        (panel["title"], target["expr"])
+        for panel in dashboard["panels"]
+        for target in panel.get("targets", ())
+    ]
 
 
 def vllm_types() -> dict[str, str]:
@@ -261,7 +269,7 @@ def own_types() -> dict[str, str]:
 def selectors(expr: str) -> list[str]:
     """The metric names of a PromQL expression."""
     bare = re.sub(r"\{[^}]*\}|\[[^\]]*\]|\bby \([^)]*\)|\bignoring \([^)]*\)", " ", expr)
-    return [one for one in re.findall(r"[a-zA-Z_][\w:]*", bare) if one not in KEYWORDS]
+    return [word for word in re.findall(r"[a-zA-Z_][\w:]*", bare) if word not in KEYWORDS]
 
 
 @pytest.mark.parametrize(("title", "expr"), dashboard_queries(), ids=lambda text: text[:40])
@@ -288,7 +296,7 @@ def test_every_query_of_the_dashboard_reads_a_metric_that_exists(title: str, exp
         assert expr.count(opening) == expr.count(closing), title
 
 
-def test_the_names_in_a_query_are_found() -> None:
+def test_the_names_in_a_query_are_read() -> None:
     assert selectors('sum by (a) (rate(x_total{b="c"}[5m])) / y') == ["x_total", "y"]
 
 
@@ -318,6 +326,6 @@ async def test_several_answers_are_one_request(server: Harness) -> None:
     assert metric("mirl_request_seconds_count") == 1
     assert metric("mirl_decision_seconds_count") == metric("mirl_vote_share_ratio_count") == 2
     assert metric("mirl_tokens_total", stage="render", kind="prompt") == usage["prompt_tokens"]
-    sampled = sum(metric("mirl_tokens_total", stage=one, kind="sampled") for one in ("describe", "fork"))
+    sampled = sum(metric("mirl_tokens_total", stage=stage, kind="sampled") for stage in ("describe", "fork"))
     assert sampled == usage["completion_tokens"]
     assert metric("mirl_requests_in_flight") == metric("mirl_sequences_in_flight") == 0

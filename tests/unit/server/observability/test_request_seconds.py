@@ -30,7 +30,9 @@ def test_a_requests_seconds_are_measured_from_its_arrival(monkeypatch: pytest.Mo
     assert value("mirl_request_seconds_sum") == 7.25
     assert value("mirl_requests_total", {"outcome": "answered"}) == 1
     assert value("mirl_requests_in_flight") == 0
-    stages = {one: value("mirl_stage_seconds_sum", {"stage": one}) for one in ("describe", "score", "fork")}
+    stages = {
+        stage: value("mirl_stage_seconds_sum", {"stage": stage}) for stage in ("describe", "score", "fork")
+    }
     assert stages == {"describe": 0.1, "score": 0.1, "fork": 0.0}
     assert value("mirl_tokens_total", {"stage": "render", "kind": "prompt"}) == 11
     assert value("mirl_tokens_total", {"stage": "score", "kind": "scored"}) == 4

@@ -28,12 +28,12 @@ async def test_a_steered_request_in_numbers(build: Build, ahead: int, prior_vote
     harness = build(model.engine)
     answer = (await harness.ask(mirl={**STEERED, "ahead": ahead, "prior_votes": prior_votes})).json()
     metric, mirl = harness.metric, answer["mirl"]
-    sampled = sum(metric("mirl_tokens_total", stage=one, kind="sampled") for one in ("describe", "fork"))
+    sampled = sum(metric("mirl_tokens_total", stage=stage, kind="sampled") for stage in ("describe", "fork"))
     # Drafts and what was stopped are in both.
     assert sampled == answer["usage"]["completion_tokens"] == model.engine.sampled_tokens
     scored = metric("mirl_tokens_total", stage="score", kind="scored")
     assert scored == mirl["stages"][1]["scored_tokens"] > 0
-    fates = [one["reason"] or "kept" for one in mirl["descriptions"]]
+    fates = [description["reason"] or "kept" for description in mirl["descriptions"]]
     for fate in ("kept", "stopped"):
         assert metric("mirl_descriptions_total", fate=fate) == fates.count(fate)
     assert metric("mirl_chains_started_total") == len(mirl["chains"]) == ended(harness)

@@ -42,7 +42,7 @@ class Spans:
     def named(self, name: str) -> list[ReadableSpan]:
         return [span for span in self.all() if span.name == name]
 
-    def one(self, name: str) -> ReadableSpan:
+    def single(self, name: str) -> ReadableSpan:
         (span,) = self.named(name)
         return span
 
@@ -69,8 +69,8 @@ def attributes(span: ReadableSpan) -> dict[str, Any]:
 class Contexts(FakeEngine):
     """Remembers the contexts of its calls."""
 
-    def __init__(self, *given: Any, **named: Any) -> None:
-        super().__init__(*given, **named)
+    def __init__(self, *arguments: Any, **named: Any) -> None:
+        super().__init__(*arguments, **named)
         self.contexts: list[RequestContext] = []
 
     def generate(self, rendered: Any, suffix_ids: Any, n: Any, sampling: Any, context: RequestContext) -> Any:
@@ -98,11 +98,11 @@ async def test_a_span_for_the_request_each_stage_and_each_sequence(
     body = {"messages": [question()], "mirl": {"descriptions": 2, "keep": 2, "forks": 2}, "stream": stream}
     async with harness.client() as client:
         await client.post("/v1/chat/completions", json=body, headers={"traceparent": PARENT})
-    root = spans.one("chat m")
+    root = spans.single("chat m")
     assert root.kind is SpanKind.SERVER
     assert f"{parent_of(root):016x}" == "b7ad6b7169203331"
     assert f"{root.context.trace_id:032x}" == "0af7651916cd43dd8448eb211c80319c"
-    stages = {name: spans.one(name) for name in ("render", "describe", "score", "fork")}
+    stages = {name: spans.single(name) for name in ("render", "describe", "score", "fork")}
     for stage in stages.values():
         assert parent_of(stage) == root.context.span_id
         assert stage.context.trace_id == root.context.trace_id
@@ -139,7 +139,7 @@ async def test_the_engine_gets_the_context_of_each_sequence(build: Build, spans:
     for context, name in ((describe, "describe sequence"), (fork, "fork sequence")):
         for span in spans.named(name):
             assert handed(context, attributes(span)["mirl.sequence"]) == f"{span.context.span_id:016x}"
-    assert handed(score, 0) == f"{spans.one('score').context.span_id:016x}"
+    assert handed(score, 0) == f"{spans.single('score').context.span_id:016x}"
 
 
 async def test_nothing_of_the_request_is_in_a_span(build: Build, spans: Spans) -> None:
@@ -171,8 +171,8 @@ async def test_scores_are_traced(build: Build, spans: Spans) -> None:
     async with harness.client() as client:
         body = {"messages": [question()], "descriptions": ["a red seven"]}
         assert (await client.post("/v1/mirl/score", json=body)).status_code == 200
-    root = spans.one("score m")
-    assert {parent_of(spans.one(name)) for name in ("render", "seen", "unseen")} == {root.context.span_id}
+    root = spans.single("score m")
+    assert {parent_of(spans.single(name)) for name in ("render", "seen", "unseen")} == {root.context.span_id}
 
 
 async def test_scores_of_the_likeliest_tokens_belong_to_the_score_stage(spans: Spans) -> None:
@@ -184,15 +184,15 @@ async def test_scores_of_the_likeliest_tokens_belong_to_the_score_stage(spans: S
     rendered = await traced.render(Conversation(({"role": "user", "content": "?"},)), RequestContext("r"))
     description = engine.encode("a red seven")
     for name in ("r-describe-2", "r-score-0"):
-        found = await traced.score_likeliest(rendered, description, 1, 20, RequestContext(name))
-        assert found == [{token: -3.0} for token in description[1:]]
+        scores = await traced.score_likeliest(rendered, description, 1, 20, RequestContext(name))
+        assert scores == [{token: -3.0} for token in description[1:]]
     await traced.score(rendered, [description] * 2, RequestContext("r-score-0"))
     engine._fail_at["score"] = EngineError("lost")
     with pytest.raises(EngineError):
         await traced.score_likeliest(rendered, description, 0, 20, RequestContext("r-describe-2"))
     request.close("answered")
-    score = spans.one("score")
-    assert parent_of(score) == spans.one("chat m").context.span_id
+    score = spans.single("score")
+    assert parent_of(score) == spans.single("chat m").context.span_id
     assert attributes(score)["mirl.sequences"] == 5
     assert attributes(score)["mirl.usage.scored_tokens"] == 2 + 2 + 6 + 3
     assert attributes(score)["error.type"] == "EngineError"
@@ -208,7 +208,7 @@ async def test_a_broken_traceparent_begins_a_new_trace(build: Build, spans: Span
         body = {"messages": [question()], "mirl": {"descriptions": 2, "keep": 1}}
         response = await client.post("/v1/chat/completions", json=body, headers={"traceparent": "00-zz-1-1"})
     assert response.status_code == 200
-    assert spans.one("chat m").parent is None
+    assert spans.single("chat m").parent is None
 
 
 async def test_without_tracing_the_callers_context_reaches_the_engine(build: Build) -> None:
@@ -231,7 +231,7 @@ def test_off_unless_an_endpoint_is_set() -> None:
     assert done.returncode == 0, done.stderr
 
 
-def test_with_an_endpoint_and_no_provider_one_is_made(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_with_an_endpoint_a_missing_provider_is_made(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("OTEL_EXPORTER_OTLP_TRACES_PROTOCOL", "http/protobuf")
     code = """
 from opentelemetry import trace
@@ -253,17 +253,17 @@ async def test_each_of_several_answers_has_its_stages(build: Build, spans: Spans
     harness = build()
     spans.trace(harness)
     await harness.ask(n=2)
-    root = spans.one("chat m")
+    root = spans.single("chat m")
     assert attributes(root)["gen_ai.request.choice.count"] == 2
     assert attributes(root)["gen_ai.response.finish_reasons"] == ("stop", "stop")
     assert attributes(root)["gen_ai.usage.output_tokens"] == harness.engine.sampled_tokens
     for stage in ("describe", "score", "fork"):
-        found = spans.named(stage)
-        assert sorted(attributes(span).get("mirl.choice", 0) for span in found) == [0, 1]
-        assert [parent_of(span) for span in found] == [root.context.span_id] * 2
+        stage_spans = spans.named(stage)
+        assert sorted(attributes(span).get("mirl.choice", 0) for span in stage_spans) == [0, 1]
+        assert [parent_of(span) for span in stage_spans] == [root.context.span_id] * 2
     assert len({parent_of(span) for span in spans.named("describe sequence")}) == 2
-    told = [(event.attributes or {})["mirl.choice"] for event in root.events if event.name == "gated"]
-    assert sorted(told) == [0, 1]
+    choices = [(event.attributes or {})["mirl.choice"] for event in root.events if event.name == "gated"]
+    assert sorted(choices) == [0, 1]
 
 
 @pytest.mark.parametrize(("path", "prefix"), [("responses", "resp_"), ("messages", "msg_")])
@@ -272,10 +272,10 @@ async def test_other_apis_have_spans_of_their_name(
 ) -> None:
     harness = build()
     spans.trace(harness)
-    told = (await post(harness, f"/v1/{path}", BODIES[f"/v1/{path}"]())).json()
-    root = spans.one(f"{path} m")
-    assert attributes(root)["gen_ai.response.id"] == told["id"]
-    assert told["id"].startswith(prefix)
+    answer = (await post(harness, f"/v1/{path}", BODIES[f"/v1/{path}"]())).json()
+    root = spans.single(f"{path} m")
+    assert attributes(root)["gen_ai.response.id"] == answer["id"]
+    assert answer["id"].startswith(prefix)
 
 
 async def test_descriptions_alone_are_traced(build: Build, spans: Spans) -> None:
@@ -283,7 +283,7 @@ async def test_descriptions_alone_are_traced(build: Build, spans: Spans) -> None
     spans.trace(harness)
     body = {"model": "m", "messages": [question()], "mirl": {"descriptions": 2, "keep": 1}}
     await post(harness, "/v1/mirl/describe", body)
-    assert spans.one("describe m").kind is SpanKind.SERVER
+    assert spans.single("describe m").kind is SpanKind.SERVER
     assert len(spans.named("describe sequence")) == 2
     assert spans.named("fork") == []
     assert harness.metric("mirl_requests_in_flight") == 0

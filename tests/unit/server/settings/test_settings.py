@@ -44,15 +44,17 @@ def test_wrong_settings_are_config_errors(flags: dict[str, Any]) -> None:
         ServerSettings.load(**flags)
 
 
-@pytest.mark.parametrize("given", ["automatic", "Auto", "", -1, True, None, math.nan, math.inf, "nan", [0.5]])
-def test_a_bad_weight_is_one_sentence_about_one_field(given: object) -> None:
+@pytest.mark.parametrize(
+    "weight", ["automatic", "Auto", "", -1, True, None, math.nan, math.inf, "nan", [0.5]]
+)
+def test_a_bad_weight_is_one_sentence_about_one_field(weight: object) -> None:
     with pytest.raises(RequestError) as caught:
-        request_options({"mi_weight": given}, MIRLOptions(), Limits())
+        request_options({"mi_weight": weight}, MIRLOptions(), Limits())
     assert caught.value.param == "mirl.mi_weight"
-    says = f"mi_weight: Input should be a number of at least 0, or 'auto' (got {given!r})"
+    says = f"mi_weight: Input should be a number of at least 0, or 'auto' (got {weight!r})"
     assert caught.value.message == says
     with pytest.raises(ConfigError, match="Input should be a number of at least 0"):
-        ServerSettings.load(defaults={"mi_weight": given})
+        ServerSettings.load(defaults={"mi_weight": weight})
 
 
 def test_a_weight_may_be_auto_wherever_it_is_set(tmp_path: Path) -> None:

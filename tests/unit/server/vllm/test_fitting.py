@@ -78,7 +78,9 @@ CALLS = st.lists(
         lambda identity, kind, arguments: {**identity, **kind, "function": {"name": "f", **arguments}},
         one_of({}, {"id": None}, {"id": "c1"}),
         one_of({}, {"type": None}, {"type": "function"}, {"type": "function", "index": 0}),
-        one_of({}, *({"arguments": given} for given in (None, "", "{}", "no JSON", {}, {"a": 1}, [1]))),
+        one_of(
+            {}, *({"arguments": arguments} for arguments in (None, "", "{}", "no JSON", {}, {"a": 1}, [1]))
+        ),
     ),
     min_size=1,
     max_size=2,
@@ -184,7 +186,7 @@ RESULT = extended(
     is_error=(None, True, "x"), cache_control=(None,), name=(3,),
 )  # fmt: skip
 USE = extended(
-    st.builds(lambda given: {"type": "tool_use", "id": "t1", "name": "f", "input": given},
+    st.builds(lambda tool_input: {"type": "tool_use", "id": "t1", "name": "f", "input": tool_input},
               one_of({}, {"a": 1}, {"é": [None]}, None)),
     cache_control=(None,), is_error=(3,), caller=(None,),
 )  # fmt: skip
@@ -246,8 +248,8 @@ def plain_form(message: Mapping[str, Any]) -> dict[str, Any]:
     from vllm.renderers.chat_utils import TEXT_PART_TYPES, _parse_chat_message_content_mm_part
 
     content: list[tuple[str, str]] = []
-    given = message.get("content")
-    for part in [{"type": "text", "text": given}] if isinstance(given, str) else list(given or ()):
+    sent = message.get("content")
+    for part in [{"type": "text", "text": sent}] if isinstance(sent, str) else list(sent or ()):
         kind, value = _parse_chat_message_content_mm_part(part)
         if kind in TEXT_PART_TYPES and not value:
             continue

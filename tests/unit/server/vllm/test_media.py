@@ -32,7 +32,7 @@ def connector(monkeypatch: pytest.MonkeyPatch) -> object:
     return MEDIA_CONNECTOR_REGISTRY.load("http", allowed_media_domains=["domain.invalid"])
 
 
-def test_a_picture_is_one_of_vllms(connector: object) -> None:
+def test_a_picture_is_as_vllm_expects(connector: object) -> None:
     picture = connector.fetch_image(data_url("red", (5, 4)))  # type: ignore[attr-defined]
     assert (picture.media.size, picture.media.mode) == ((5, 4), "RGB")
 

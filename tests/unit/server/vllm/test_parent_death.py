@@ -51,9 +51,9 @@ def test_a_process_ends_with_the_launcher_that_started_it(off: int, ends: bool) 
 def test_vllm_finds_what_the_launcher_names() -> None:
     project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
     groups = project["entry-points"]
-    found = groups["vllm.endpoint_plugins"] | groups["vllm.general_plugins"]
-    assert set(found) == set(PLUGINS)
-    for place in found.values():
+    plugins = groups["vllm.endpoint_plugins"] | groups["vllm.general_plugins"]
+    assert set(plugins) == set(PLUGINS)
+    for place in plugins.values():
         module, _, name = place.partition(":")
         if module != "mirl_server.vllm.plugin":  # needs vLLM
             assert callable(getattr(import_module(module), name))

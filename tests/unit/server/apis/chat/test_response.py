@@ -26,23 +26,23 @@ from tests.unit.server.apis.result_cases import ANSWER, CHAIN, DROPPED, KEPT, RE
 
 
 def test_a_completion_parses_as_openais() -> None:
-    told = ANSWER.completion([RESULT])
-    parsed = ChatCompletion.model_validate(told, strict=True)
+    completion = ANSWER.completion([RESULT])
+    parsed = ChatCompletion.model_validate(completion, strict=True)
     assert parsed.choices[0].message.content == "7"
-    assert told["choices"][0]["message"]["reasoning"] == "a seven\n\nso"
-    assert told["choices"][0]["message"]["reasoning_content"] == "a seven\n\nso"
+    assert completion["choices"][0]["message"]["reasoning"] == "a seven\n\nso"
+    assert completion["choices"][0]["message"]["reasoning_content"] == "a seven\n\nso"
     assert parsed.usage is not None
     assert (parsed.usage.prompt_tokens, parsed.usage.completion_tokens, parsed.usage.total_tokens) == (
         11,
         10,
         21,
     )
-    assert told["mirl"]["descriptions"][0]["token_mi"] == [0.5, 1.5]
-    assert told["mirl"]["descriptions"][0]["mi_per_token"] == 1.0
-    assert told["mirl"]["descriptions"][0]["token_texts"] == ["a", " seven"]
-    assert told["mirl"]["descriptions"][0]["token_pmi"] == [0.25, 1.25]
-    assert not {"token_mi", "token_pmi", "token_texts"} & told["mirl"]["descriptions"][1].keys()
-    assert told["mirl"]["representative"] == {"description": 0, "fork": 1}
+    assert completion["mirl"]["descriptions"][0]["token_mi"] == [0.5, 1.5]
+    assert completion["mirl"]["descriptions"][0]["mi_per_token"] == 1.0
+    assert completion["mirl"]["descriptions"][0]["token_texts"] == ["a", " seven"]
+    assert completion["mirl"]["descriptions"][0]["token_pmi"] == [0.25, 1.25]
+    assert not {"token_mi", "token_pmi", "token_texts"} & completion["mirl"]["descriptions"][1].keys()
+    assert completion["mirl"]["representative"] == {"description": 0, "fork": 1}
 
 
 def test_reasoning_can_be_left_out() -> None:
@@ -108,7 +108,7 @@ BUDGET = {"descriptions": 2, "keep": 1, "forks": 1}
 
 
 @pytest.mark.parametrize(
-    ("event", "told"),
+    ("event", "expected"),
     [
         (Started(11), {"event": "started", "prompt_tokens": 11, "budget": BUDGET}),
         (Described(KEPT, 3), {"event": "described", "description": DESCRIBED}),
@@ -126,9 +126,9 @@ BUDGET = {"descriptions": 2, "keep": 1, "forks": 1}
     ],
     ids=lambda value: value.get("event") if isinstance(value, dict) else "",
 )  # fmt: skip
-def test_events_by_their_names_and_fields(event: Event, told: dict[str, Any]) -> None:
+def test_events_by_their_names_and_fields(event: Event, expected: dict[str, Any]) -> None:
     last = ANSWER.chunks(2, event)[-1]
-    assert last["mirl"] == told
+    assert last["mirl"] == expected
     frame = {"id": "chatcmpl-1", "object": "chat.completion.chunk", "created": 1, "model": "m"}
     assert {name: last[name] for name in frame} == frame
     (choice,) = last["choices"]
@@ -149,13 +149,13 @@ def test_how_a_choice_ends(ended: FinishReason, reason: str, named: bool) -> Non
 
 
 def test_a_completion_field_by_field() -> None:
-    told = ANSWER.completion([RESULT])
-    assert told.pop("mirl") == {"budget": BUDGET, **EVIDENCE}
+    completion = ANSWER.completion([RESULT])
+    assert completion.pop("mirl") == {"budget": BUDGET, **EVIDENCE}
     message = {
         "role": "assistant", "content": "7", "refusal": None,
         "reasoning": "a seven\n\nso", "reasoning_content": "a seven\n\nso",
     }  # fmt: skip
-    assert told == {
+    assert completion == {
         "id": "chatcmpl-1", "object": "chat.completion", "created": 1, "model": "m",
         "choices": [{"index": 0, "message": message, "logprobs": None, "finish_reason": "stop"}],
         "usage": {"prompt_tokens": 11, "completion_tokens": 10, "total_tokens": 21},

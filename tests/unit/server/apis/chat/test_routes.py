@@ -19,17 +19,17 @@ from tests.unit.server.harness import Build, Harness, events, question
 async def test_a_gated_answer_with_its_evidence(server: Harness) -> None:
     response = await server.ask()
     assert response.status_code == 200
-    told = ChatCompletion.model_validate(response.json())
-    assert told.choices[0].message.content == "7"
-    assert told.choices[0].finish_reason == "stop"
-    assert told.model == "m"
-    assert told.id.startswith("chatcmpl-")
+    completion = ChatCompletion.model_validate(response.json())
+    assert completion.choices[0].message.content == "7"
+    assert completion.choices[0].finish_reason == "stop"
+    assert completion.model == "m"
+    assert completion.id.startswith("chatcmpl-")
     evidence = response.json()["mirl"]
-    assert [one["kept"] for one in evidence["descriptions"]] == [True, False]
+    assert [description["kept"] for description in evidence["descriptions"]] == [True, False]
     assert evidence["descriptions"][1]["reason"] == "gate"
     assert (evidence["vote"]["answer"], evidence["vote"]["share"]) == ("7", 1.0)
-    assert told.usage is not None
-    assert told.usage.completion_tokens == server.engine.sampled_tokens
+    assert completion.usage is not None
+    assert completion.usage.completion_tokens == server.engine.sampled_tokens
     assert server.handed == []
 
 
@@ -50,11 +50,11 @@ async def test_the_answer_says_which_weight_it_was(
     mirl = {"descriptions": 2, "keep": 1, **knobs}
     answer = (await server.ask(mirl=mirl)).json()
     assert answer["mirl"]["mi_weight"] == expected
-    told = evidence(answer)
-    assert told is not None
-    assert told.mi_weight == expected
+    answer_evidence = evidence(answer)
+    assert answer_evidence is not None
+    assert answer_evidence.mi_weight == expected
     stages = [chunk["mirl"] for chunk in events(await server.ask(mirl=mirl, stream=True)) if "mirl" in chunk]
-    assert {one["event"]: one["mi_weight"] for one in stages if "mi_weight" in one} == {
+    assert {stage["event"]: stage["mi_weight"] for stage in stages if "mi_weight" in stage} == {
         "gated": expected,
         "finished": expected,
     }
@@ -73,11 +73,11 @@ async def test_the_answer_says_whether_its_confidence_is_calibrated(
     stages = [
         chunk["mirl"] for chunk in events(await harness.ask(mirl=knobs, stream=True)) if "mirl" in chunk
     ]
-    for told in (answer["mirl"], stages[-1]):
-        assert told["vote"]["share"] == 1.0
+    for mirl in (answer["mirl"], stages[-1]):
+        assert mirl["vote"]["share"] == 1.0
         # −1 + 2 · 1 − 1 · 1: two descriptions that differ.
-        assert told["confidence"] == pytest.approx(0.5 if calibrated else 1.0)
-        assert told["calibrated"] is calibrated
+        assert mirl["confidence"] == pytest.approx(0.5 if calibrated else 1.0)
+        assert mirl["calibrated"] is calibrated
     read = evidence(answer)
     assert read is not None
     assert (read.confidence, read.calibrated) == (answer["mirl"]["confidence"], calibrated)
@@ -94,7 +94,7 @@ async def test_a_bad_weight_is_a_400_that_names_it(server: Harness) -> None:
     assert response.json()["error"]["param"] == "mirl.mi_weight"
 
 
-async def test_a_stream_tells_stages_then_the_answer(server: Harness) -> None:
+async def test_a_stream_has_stages_then_the_answer(server: Harness) -> None:
     response = await server.ask(stream=True, stream_options={"include_usage": True})
     assert response.headers["content-type"].startswith("text/event-stream")
     chunks = events(response)
@@ -112,7 +112,7 @@ async def test_a_stream_tells_stages_then_the_answer(server: Harness) -> None:
     assert [c["choices"][0]["finish_reason"] for c in chunks if c["choices"]].count("stop") == 1
 
 
-async def test_no_usage_unless_asked_for(server: Harness) -> None:
+async def test_no_usage_unless_requested(server: Harness) -> None:
     assert all("usage" not in chunk for chunk in events(await server.ask(stream=True)))
     server.app.state.mirl = dataclasses.replace(server.service, force_usage=True)
     assert "usage" in events(await server.ask(stream=True))[-1]
@@ -136,7 +136,7 @@ async def test_priority_needs_an_engine_that_knows_it(server: Harness) -> None:
     assert (await server.ask(priority=2)).status_code == 200
 
 
-async def test_models_temperature_holds_where_none_is_given(server: Harness) -> None:
+async def test_models_temperature_holds_where_none_is_set(server: Harness) -> None:
     await server.ask()
     sampling = server.engine.of_kind("describe")[0].sampling
     assert sampling is not None
@@ -264,9 +264,9 @@ async def test_models_are_listed_twice_adapters_once(server: Harness) -> None:
     async with server.client() as client:
         listed = (await client.get("/v1/models")).json()
     assert listed["object"] == "list"
-    assert [one["id"] for one in listed["data"]] == ["m", "m:direct", "lora"]
-    for one in listed["data"]:
-        Model.model_validate({"created": 1, "owned_by": "x", **one})
+    assert [card["id"] for card in listed["data"]] == ["m", "m:direct", "lora"]
+    for card in listed["data"]:
+        Model.model_validate({"created": 1, "owned_by": "x", **card})
 
 
 async def test_ready(server: Harness, build: Build) -> None:
@@ -293,9 +293,9 @@ async def test_operator_defaults_and_limits(build: Build) -> None:
         limits={"max_keep": 2, "max_forks": 1},
         reasoning_content=False,
     )
-    told = (await harness.ask({"messages": [question()]})).json()
-    assert [stage["sequences"] for stage in told["mirl"]["stages"] if stage["stage"] != "score"] == [3, 2]
-    assert "reasoning_content" not in told["choices"][0]["message"]
+    answer = (await harness.ask({"messages": [question()]})).json()
+    assert [stage["sequences"] for stage in answer["mirl"]["stages"] if stage["stage"] != "score"] == [3, 2]
+    assert "reasoning_content" not in answer["choices"][0]["message"]
     assert (await harness.ask(mirl={"keep": 3})).status_code == 400
 
 

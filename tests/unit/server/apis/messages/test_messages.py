@@ -1,4 +1,4 @@
-"""The Anthropic API over the fake engine, asked by the real anthropic package through a real uvicorn."""
+"""The Anthropic API over the fake engine, called by the real anthropic package through a real uvicorn."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from mirl_core.errors import EngineDeadError, EngineError, MIRLError, RequestErr
 from tests.unit.server.apis.api_cases import SMALL, image_block, messages_body, named_events, post, serving
 from tests.unit.server.harness import Build, Harness
 
-ASKED = messages_body()
+BODY = messages_body()
 MIRL = {"mirl": SMALL}
 
 
@@ -32,27 +32,27 @@ def anthropic_client(url: str) -> AsyncAnthropic:
 
 
 async def test_a_gated_answer(client: AsyncAnthropic, server: Harness) -> None:
-    told = await client.messages.create(
-        model="m", max_tokens=50, system="Be brief.", messages=ASKED["messages"], stop_sequences=["###"],
+    message = await client.messages.create(
+        model="m", max_tokens=50, system="Be brief.", messages=BODY["messages"], stop_sequences=["###"],
         metadata={"user_id": "u"}, thinking={"type": "adaptive"}, extra_body={**MIRL, "temperature": 0.5},
     )  # fmt: skip
-    Message.model_validate(told.model_dump(), strict=True)
-    thinking, text = told.content
+    Message.model_validate(message.model_dump(), strict=True)
+    thinking, text = message.content
     assert thinking.type == "thinking"
     assert thinking.thinking == "a red seven\n\nso"
     assert text.type == "text"
     assert text.text == "7"
-    assert (told.role, told.model, told.stop_reason, told.stop_sequence) == (
+    assert (message.role, message.model, message.stop_reason, message.stop_sequence) == (
         "assistant",
         "m",
         "end_turn",
         None,
     )
-    assert told.id.startswith("msg_")
-    assert told.usage.output_tokens == server.engine.sampled_tokens
-    found = evidence(told)
-    assert found is not None
-    assert found.vote is not None
+    assert message.id.startswith("msg_")
+    assert message.usage.output_tokens == server.engine.sampled_tokens
+    answer_evidence = evidence(message)
+    assert answer_evidence is not None
+    assert answer_evidence.vote is not None
     (describe,) = server.engine.of_kind("describe")
     assert describe.conversation.messages[0] == {"role": "system", "content": "Be brief."}
     assert describe.conversation.messages[1]["content"][0]["image"].size == (4, 4)
@@ -63,7 +63,7 @@ async def test_a_gated_answer(client: AsyncAnthropic, server: Harness) -> None:
 
 async def test_the_sdks_own_stream(client: AsyncAnthropic, server: Harness) -> None:
     async with client.messages.stream(
-        model="m", max_tokens=50, messages=ASKED["messages"], extra_body=MIRL
+        model="m", max_tokens=50, messages=BODY["messages"], extra_body=MIRL
     ) as stream:
         text = "".join([piece async for piece in stream.text_stream])
         final = await stream.get_final_message()
@@ -81,20 +81,22 @@ async def test_events_are_the_apis_own_and_in_order(server: Harness) -> None:
     events = named_events((await post(server, "/v1/messages", messages_body(stream=True))).text)
     pings = [event for event in events if event["type"] == "ping"]
     assert [ping["mirl"]["event"] for ping in pings][:4] == ["started", "described", "described", "gated"]
-    told = [event for event in events if event["type"] != "ping"]
+    own_events = [event for event in events if event["type"] != "ping"]
     known: TypeAdapter[Any] = TypeAdapter(RawMessageStreamEvent)
-    for event in told:
+    for event in own_events:
         known.validate_python(event)
     block = ["content_block_start", "content_block_delta", "content_block_stop"]
-    assert [event["type"] for event in told] == [
+    assert [event["type"] for event in own_events] == [
         "message_start", *block, *block, "message_delta", "message_stop",
     ]  # fmt: skip
-    assert [event["index"] for event in told if "index" in event] == [0, 0, 0, 1, 1, 1]
+    assert [event["index"] for event in own_events if "index" in event] == [0, 0, 0, 1, 1, 1]
     assert events[0]["type"] == "message_start"
     assert events[0]["message"]["usage"]["output_tokens"] == 0
-    found = evidence(told[-2])
-    assert found is not None
-    assert told[-2]["usage"]["output_tokens"] == sum(stage.generated_tokens for stage in found.stages)
+    answer_evidence = evidence(own_events[-2])
+    assert answer_evidence is not None
+    assert own_events[-2]["usage"]["output_tokens"] == sum(
+        stage.generated_tokens for stage in answer_evidence.stages
+    )
 
 
 @pytest.mark.parametrize("stream", [False, True])
@@ -114,19 +116,19 @@ async def test_why_it_stopped(
     response = await post(harness, "/v1/messages", body)
     if stream:
         events = named_events(response.text)
-        told = next(event["delta"] for event in events if event["type"] == "message_delta")
+        final = next(event["delta"] for event in events if event["type"] == "message_delta")
         deltas = [event["delta"] for event in events if event["type"] == "content_block_delta"]
         said = "".join(delta.get("text", "") for delta in deltas)
     else:
-        told = response.json()
-        said = told["content"][-1]["text"]
-    assert (told["stop_reason"], told["stop_sequence"], said) == (reason, sequence, text)
+        final = response.json()
+        said = final["content"][-1]["text"]
+    assert (final["stop_reason"], final["stop_sequence"], said) == (reason, sequence, text)
 
 
 @pytest.mark.parametrize("thinking", [{"type": "disabled"}, {"type": "adaptive", "display": "omitted"}])
 async def test_thinking_can_be_left_out(server: Harness, thinking: dict[str, str]) -> None:
-    told = (await post(server, "/v1/messages", messages_body(thinking=thinking))).json()
-    assert [block["type"] for block in told["content"]] == ["text"]
+    answer = (await post(server, "/v1/messages", messages_body(thinking=thinking))).json()
+    assert [block["type"] for block in answer["content"]] == ["text"]
 
 
 async def test_earlier_turns_reach_the_model(server: Harness) -> None:
@@ -143,7 +145,7 @@ async def test_earlier_turns_reach_the_model(server: Harness) -> None:
             {"type": "text", "text": "go on"},
         ]},
         {"role": "assistant", "content": "done"},
-        *ASKED["messages"],
+        *BODY["messages"],
     ]  # fmt: skip
     system = [
         {"type": "text", "text": "Be ", "cache_control": {"type": "ephemeral"}},
@@ -184,7 +186,7 @@ async def test_fields_that_cannot_be_honoured_are_named(
 ) -> None:
     with pytest.raises(anthropic.BadRequestError) as caught:
         await client.messages.create(
-            model="m", max_tokens=9, messages=ASKED["messages"], stream=stream, extra_body=fields
+            model="m", max_tokens=9, messages=BODY["messages"], stream=stream, extra_body=fields
         )
     body: Any = caught.value.body
     assert set(body) == {"type", "error"}
@@ -248,7 +250,7 @@ async def test_remedies_are_in_the_apis_own_words(
 async def test_malformed_blocks_are_named_as_they_were_sent(
     server: Harness, message: Any, named: str
 ) -> None:
-    body = messages_body(system="Be brief.", messages=[message, *ASKED["messages"]])
+    body = messages_body(system="Be brief.", messages=[message, *BODY["messages"]])
     response = await post(server, "/v1/messages", body)
     assert response.status_code == 400
     said = response.json()["error"]["message"]
@@ -277,20 +279,20 @@ async def test_errors_before_the_first_event_have_their_status(
     async with serving(harness.app) as url, anthropic_client(url) as client:
         with pytest.raises(raised) as caught:
             await client.messages.create(
-                model="m", max_tokens=9, messages=ASKED["messages"], stream=stream, extra_body=MIRL
+                model="m", max_tokens=9, messages=BODY["messages"], stream=stream, extra_body=MIRL
             )
     assert caught.value.status_code == status
     assert caught.value.body == {"type": "error", "error": {"type": kind, "message": "no"}}
     assert caught.value.response.headers.get("retry-after") == ("5" if status == 503 else None)
 
 
-async def test_an_error_in_a_stream_is_told_in_it(build: Build) -> None:
+async def test_an_error_in_a_stream_is_an_event_of_it(build: Build) -> None:
     harness = build(FakeEngine(fail_at={"fork": EngineError("the engine choked")}))
     events = named_events((await post(harness, "/v1/messages", messages_body(stream=True))).text)
     assert events[-1] == {"type": "error", "error": {"type": "api_error", "message": "the engine choked"}}
     async with serving(harness.app) as url, anthropic_client(url) as client:
         stream = await client.messages.create(
-            model="m", max_tokens=9, messages=ASKED["messages"], stream=True, extra_body=MIRL
+            model="m", max_tokens=9, messages=BODY["messages"], stream=True, extra_body=MIRL
         )
         with pytest.raises(anthropic.APIError, match="choked"):
             _ = [event async for event in stream]
@@ -299,7 +301,7 @@ async def test_an_error_in_a_stream_is_told_in_it(build: Build) -> None:
 
 @pytest.mark.parametrize("kind", [{}, [], 3, None])
 async def test_a_blocks_type_may_be_anything(server: Harness, kind: Any) -> None:
-    blocks = [{"type": kind}, *ASKED["messages"][0]["content"]]
+    blocks = [{"type": kind}, *BODY["messages"][0]["content"]]
     response = await post(
         server, "/v1/messages", messages_body(messages=[{"role": "user", "content": blocks}])
     )

@@ -20,16 +20,16 @@ def body(**fields: Any) -> dict[str, Any]:
 
 
 async def test_descriptions_with_their_mi_and_no_chains(server: Harness) -> None:
-    told = (await post(server, PATH, body())).json()
-    assert (told["object"], told["model"], told["mi_weight"]) == ("mirl.describe", "m", 1.0)
-    first, second = told["data"]
+    answer = (await post(server, PATH, body())).json()
+    assert (answer["object"], answer["model"], answer["mi_weight"]) == ("mirl.describe", "m", 1.0)
+    first, second = answer["data"]
     assert (first["text"], first["mi"], first["kept"], first["reason"]) == ("a red seven", 7.5, True, None)
     assert (second["text"], second["kept"], second["reason"]) == ("a red one", False, "gate")
-    assert [stage["stage"] for stage in told["stages"]] == ["describe", "score"]
+    assert [stage["stage"] for stage in answer["stages"]] == ["describe", "score"]
     assert server.engine.of_kind("fork") == server.engine.of_kind("plain") == []
-    assert told["usage"]["completion_tokens"] == server.engine.sampled_tokens
-    assert told["usage"]["scored_tokens"] == 8
-    assert told["usage"]["prompt_tokens"] > 0
+    assert answer["usage"]["completion_tokens"] == server.engine.sampled_tokens
+    assert answer["usage"]["scored_tokens"] == 8
+    assert answer["usage"]["prompt_tokens"] > 0
 
 
 async def test_they_are_those_that_an_answer_goes_on_from(server: Harness) -> None:
@@ -44,9 +44,9 @@ async def test_they_are_those_that_an_answer_goes_on_from(server: Harness) -> No
 
 async def test_where_none_is_usable_each_says_why(build: Build) -> None:
     harness = build(FakeEngine(["</description>", FakeText("a b", finish_reason="length")]))
-    told = (await post(harness, PATH, body())).json()
-    assert [one["reason"] for one in told["data"]] == ["empty", "truncated"]
-    assert told["mi_weight"] is None
+    answer = (await post(harness, PATH, body())).json()
+    assert [description["reason"] for description in answer["data"]] == ["empty", "truncated"]
+    assert answer["mi_weight"] is None
     assert harness.engine.of_kind("plain") == []
     assert harness.engine.running == 0
 

@@ -26,11 +26,11 @@ async def ask(harness: Harness, **fields: Any) -> httpx.Response:
         return await client.post("/v1/mirl/score", json=body)
 
 
-async def test_mi_of_given_descriptions() -> None:
+async def test_mi_of_the_requests_descriptions() -> None:
     harness = make_harness(FakeEngine(score=scorer))
-    told = (await ask(harness, mirl={"token_mi": True})).json()
-    assert told["object"] == "mirl.score"
-    first, second = told["data"]
+    answer = (await ask(harness, mirl={"token_mi": True})).json()
+    assert answer["object"] == "mirl.score"
+    first, second = answer["data"]
     assert (first["text"], first["tokens"], first["mi"], first["mi_per_token"]) == (
         "a red seven",
         3,
@@ -40,7 +40,7 @@ async def test_mi_of_given_descriptions() -> None:
     assert (first["logprob"], first["marginal"], first["token_mi"]) == (-3.0, -9.0, [2.0, 2.0, 2.0])
     assert first["token_texts"] == ["a", " red", " seven"]
     assert (second["tokens"], second["mi"]) == (2, 4.0)
-    assert told["usage"]["scored_tokens"] == 10
+    assert answer["usage"]["scored_tokens"] == 10
     assert harness.engine.running == 0
 
 
@@ -56,9 +56,11 @@ async def test_weight_and_clip_apply() -> None:
 
 async def test_auto_weighs_by_the_descriptions_of_the_call() -> None:
     harness = make_harness(FakeEngine(score=scorer))
-    told = (await ask(harness, mirl={"mi_weight": "auto"})).json()
-    assert told["mi_weight"] == pytest.approx(1 - 1 / 3)
-    assert [one["mi_per_token"] for one in told["data"]] == pytest.approx([-1 + 2 / 3 * 3] * 2)
+    answer = (await ask(harness, mirl={"mi_weight": "auto"})).json()
+    assert answer["mi_weight"] == pytest.approx(1 - 1 / 3)
+    assert [description["mi_per_token"] for description in answer["data"]] == pytest.approx(
+        [-1 + 2 / 3 * 3] * 2
+    )
     assert (await ask(harness)).json()["mi_weight"] == 1.0
 
 

@@ -22,9 +22,9 @@ def descriptions(node: Any) -> Iterator[str]:
 
 
 def test_no_description_of_the_document_has_pythons_constants() -> None:
-    found = list(descriptions(json.loads(document())))
-    assert "Clip every per-token log-ratio to ±this many nats; null: no clipping." in found
-    assert [text for text in found if re.search(r"\b(None|True|False)\b", text)] == []
+    texts = list(descriptions(json.loads(document())))
+    assert "Clip every per-token log-ratio to ±this many nats; null: no clipping." in texts
+    assert [text for text in texts if re.search(r"\b(None|True|False)\b", text)] == []
 
 
 def test_every_definition_of_the_document_is_a_component() -> None:

@@ -1,4 +1,4 @@
-"""The Responses API over the fake engine, asked by the real openai package through a real uvicorn."""
+"""The Responses API over the fake engine, called by the real openai package through a real uvicorn."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from tests.unit.server.apis.api_cases import SMALL, input_image, named_events, p
 from tests.unit.server.apis.result_cases import CHAIN, RESULT
 from tests.unit.server.harness import Build, Harness
 
-ASKED = responses_body()
+BODY = responses_body()
 MIRL = {"mirl": SMALL}
 
 
@@ -49,27 +49,32 @@ def test_tokens_outside_the_answers_own_chain_are_reasoning() -> None:
 
 
 async def test_a_gated_answer(client: AsyncOpenAI, server: Harness) -> None:
-    told = await client.responses.create(
-        model="m", input=ASKED["input"], instructions="Be brief.", max_output_tokens=50, temperature=0.5,
+    response = await client.responses.create(
+        model="m", input=BODY["input"], instructions="Be brief.", max_output_tokens=50, temperature=0.5,
         metadata={"run": "1"}, user="someone", store=False, extra_body=MIRL,
     )  # fmt: skip
-    Response.model_validate(told.model_dump(), strict=True)
-    assert told.output_text == "7"
-    assert (told.status, told.model, told.error, told.incomplete_details) == ("completed", "m", None, None)
-    assert told.id.startswith("resp_")
-    assert [item.type for item in told.output] == ["reasoning", "message"]
-    reasoning = told.output[0]
+    Response.model_validate(response.model_dump(), strict=True)
+    assert response.output_text == "7"
+    assert (response.status, response.model, response.error, response.incomplete_details) == (
+        "completed",
+        "m",
+        None,
+        None,
+    )
+    assert response.id.startswith("resp_")
+    assert [item.type for item in response.output] == ["reasoning", "message"]
+    reasoning = response.output[0]
     assert reasoning.type == "reasoning"
     assert [part.text for part in reasoning.summary] == ["a red seven", "so"]
-    assert (told.temperature, told.max_output_tokens, told.instructions) == (0.5, 50, "Be brief.")
-    assert (told.metadata, told.user) == ({"run": "1"}, "someone")
-    assert told.usage is not None
-    assert told.usage.output_tokens == server.engine.sampled_tokens
-    assert told.usage.total_tokens == told.usage.input_tokens + told.usage.output_tokens
-    found = evidence(told)
-    assert found is not None
-    assert found.best is not None
-    assert found.best.text == "a red seven"
+    assert (response.temperature, response.max_output_tokens, response.instructions) == (0.5, 50, "Be brief.")
+    assert (response.metadata, response.user) == ({"run": "1"}, "someone")
+    assert response.usage is not None
+    assert response.usage.output_tokens == server.engine.sampled_tokens
+    assert response.usage.total_tokens == response.usage.input_tokens + response.usage.output_tokens
+    answer_evidence = evidence(response)
+    assert answer_evidence is not None
+    assert answer_evidence.best is not None
+    assert answer_evidence.best.text == "a red seven"
     (describe,) = server.engine.of_kind("describe")
     assert [message["role"] for message in describe.conversation.messages] == ["system", "user"]
     assert describe.sampling is not None
@@ -79,7 +84,7 @@ async def test_a_gated_answer(client: AsyncOpenAI, server: Harness) -> None:
 
 async def test_the_sdks_own_stream(client: AsyncOpenAI, server: Harness) -> None:
     text, events = "", []
-    async with client.responses.stream(model="m", input=ASKED["input"], extra_body=MIRL) as stream:
+    async with client.responses.stream(model="m", input=BODY["input"], extra_body=MIRL) as stream:
         async for event in stream:
             events.append(event)
             if event.type == "response.output_text.delta":
@@ -88,9 +93,9 @@ async def test_the_sdks_own_stream(client: AsyncOpenAI, server: Harness) -> None
     assert (text, final.output_text, final.status) == ("7", "7", "completed")
     assert final.usage is not None
     assert final.usage.output_tokens == server.engine.sampled_tokens
-    found = evidence(final)
-    assert found is not None
-    assert found.vote is not None
+    answer_evidence = evidence(final)
+    assert answer_evidence is not None
+    assert answer_evidence.vote is not None
     assert {event.type for event in events} >= {
         "response.created", "response.in_progress", "response.output_item.added",
         "response.reasoning_summary_text.delta", "response.content_part.added", "response.output_item.done",
@@ -128,15 +133,15 @@ async def test_events_are_the_apis_own_and_in_order(server: Harness) -> None:
 
 
 async def test_streamed_and_whole_are_the_same(server: Harness) -> None:
-    whole = (await post(server, "/v1/responses", ASKED)).json()
+    whole = (await post(server, "/v1/responses", BODY)).json()
     streamed = named_events((await post(server, "/v1/responses", responses_body(stream=True))).text)[-1][
         "response"
     ]
-    for told in (whole, streamed):
+    for response in (whole, streamed):
         for name in ("id", "created_at", "completed_at"):
-            told.pop(name)
-        told["mirl"].pop("stages")
-        for item in told["output"]:
+            response.pop(name)
+        response["mirl"].pop("stages")
+        for item in response["output"]:
             item.pop("id")
     assert whole == streamed
 
@@ -148,15 +153,15 @@ async def test_an_answer_that_was_cut_is_incomplete(build: Build, stream: bool) 
     if stream:
         last = named_events(response.text)[-1]
         assert last["type"] == "response.incomplete"
-        told = last["response"]
+        answer = last["response"]
     else:
-        told = response.json()
-    assert told["status"] == "incomplete"
-    assert told["incomplete_details"] == {"reason": "max_output_tokens"}
-    assert told["output"][-1]["status"] == "incomplete"
+        answer = response.json()
+    assert answer["status"] == "incomplete"
+    assert answer["incomplete_details"] == {"reason": "max_output_tokens"}
+    assert answer["output"][-1]["status"] == "incomplete"
 
 
-async def test_an_error_in_a_stream_is_told_in_it(build: Build) -> None:
+async def test_an_error_in_a_stream_is_an_event_of_it(build: Build) -> None:
     harness = build(FakeEngine(fail_at={"fork": EngineError("the engine choked")}))
     events = named_events((await post(harness, "/v1/responses", responses_body(stream=True))).text)
     assert [event["type"] for event in events[-2:]] == ["error", "response.failed"]
@@ -166,15 +171,15 @@ async def test_an_error_in_a_stream_is_told_in_it(build: Build) -> None:
     async with (
         serving(harness.app) as url,
         openai_client(url) as client,
-        client.responses.stream(model="m", input=ASKED["input"], extra_body=MIRL) as stream,
+        client.responses.stream(model="m", input=BODY["input"], extra_body=MIRL) as stream,
     ):
         assert [event.type async for event in stream][-1] == "response.failed"
     assert harness.engine.running == 0
 
 
 async def test_reasoning_can_be_left_out(server: Harness) -> None:
-    told = (await post(server, "/v1/responses", responses_body(include_reasoning=False))).json()
-    assert [item["type"] for item in told["output"]] == ["message"]
+    answer = (await post(server, "/v1/responses", responses_body(include_reasoning=False))).json()
+    assert [item["type"] for item in answer["output"]] == ["message"]
 
 
 async def test_earlier_turns_reach_the_model(server: Harness) -> None:
@@ -185,7 +190,7 @@ async def test_earlier_turns_reach_the_model(server: Harness) -> None:
          "content": [{"type": "output_text", "text": "a word", "annotations": []}]},
         {"type": "function_call", "call_id": "c1", "name": "look", "arguments": "{}"},
         {"type": "function_call_output", "call_id": "c1", "output": "seen"},
-        *ASKED["input"],
+        *BODY["input"],
     ]  # fmt: skip
     assert (await post(server, "/v1/responses", responses_body(input=turns))).status_code == 200
     (describe,) = server.engine.of_kind("describe")
@@ -230,7 +235,7 @@ async def test_fields_that_cannot_be_honoured_are_named(
     client: AsyncOpenAI, server: Harness, fields: dict[str, Any], param: str, stream: bool
 ) -> None:
     with pytest.raises(openai.BadRequestError) as caught:
-        await client.responses.create(model="m", input=ASKED["input"], stream=stream, extra_body=fields)
+        await client.responses.create(model="m", input=BODY["input"], stream=stream, extra_body=fields)
     assert caught.value.param == param
     assert param.removeprefix("mirl.") in caught.value.message
     assert server.engine.calls == []
@@ -261,7 +266,7 @@ async def test_fields_that_cannot_be_honoured_are_named(
 )
 async def test_malformed_items_are_named_as_they_were_sent(server: Harness, item: Any, param: str) -> None:
     # The instructions make a message of their own: places must not shift.
-    body = responses_body(instructions="Be brief.", input=[item, *ASKED["input"]])
+    body = responses_body(instructions="Be brief.", input=[item, *BODY["input"]])
     response = await post(server, "/v1/responses", body)
     assert response.status_code == 400
     assert response.json()["error"]["param"] == param

@@ -35,8 +35,8 @@ def test_all_that_vllm_knows_is_in_the_table() -> None:
 def test_the_documented_table_is_what_comes_out() -> None:
     wide = Limits(max_descriptions=64, max_keep=64)
     rows = [line.split("|") for line in (effort.__doc__ or "").splitlines() if line.startswith("| ")][2:]
-    told = {row[1].strip(): tuple(int(number) for number in row[3].split(",")) for row in rows}
-    assert told == {name: numbers(options_for(name, PAPER, wide)) for name in FACTORS}
+    table = {row[1].strip(): tuple(int(number) for number in row[3].split(",")) for row in rows}
+    assert table == {name: numbers(options_for(name, PAPER, wide)) for name in FACTORS}
 
 
 def test_it_is_relative_to_the_models_own_options() -> None:
@@ -85,20 +85,20 @@ def model() -> ModelSettings:
         ({"reasoning_effort": "high", "mirl": {"keep": 1}}, (8, 1, 2)),
     ],
 )
-async def test_the_response_tells_the_numbers_that_were_used(
+async def test_the_response_has_the_numbers_that_were_used(
     build: Build, fields: dict[str, Any], expected: tuple[int, int, int]
 ) -> None:
     harness: Harness = build(model=model())
     body = {"messages": [question()], **fields}
     names = ("descriptions", "keep", "forks")
-    told = (await harness.ask(body)).json()["mirl"]
-    assert told["budget"] == dict(zip(names, expected, strict=True))
+    evidence = (await harness.ask(body)).json()["mirl"]
+    assert evidence["budget"] == dict(zip(names, expected, strict=True))
     (call,) = harness.engine.of_kind("describe")
-    assert call.n == len(told["descriptions"]) == expected[0]
+    assert call.n == len(evidence["descriptions"]) == expected[0]
     forks = harness.engine.of_kind("fork")
     assert (len(forks), {fork.n for fork in forks}) == (expected[1], {expected[2]})
     stages = [chunk["mirl"] for chunk in events(await harness.ask(body, stream=True)) if "mirl" in chunk]
-    assert stages[0]["budget"] == stages[-1]["budget"] == told["budget"]
+    assert stages[0]["budget"] == stages[-1]["budget"] == evidence["budget"]
 
 
 async def test_unknown_efforts_are_named(server: Harness) -> None:

@@ -195,7 +195,7 @@ def test_stream_options_that_are_not_honoured(options: dict[str, bool]) -> None:
         read_request({**BODY, "stream": True, "stream_options": options})
 
 
-def test_sampling_takes_what_is_given_and_the_models_else() -> None:
+def test_sampling_takes_the_requests_values_and_the_models_else() -> None:
     silent = read_request(BODY).sampling(0.7, 100)
     assert (silent.temperature, silent.max_tokens, silent.top_p, silent.seed) == (0.7, 100, 1.0, None)
     fields = {
@@ -219,7 +219,7 @@ def test_sampling_takes_what_is_given_and_the_models_else() -> None:
         ({"logprobs": True, "top_logprobs": 20}, 20),
     ],
 )
-def test_logprobs_are_asked_for_by_number(fields: dict[str, Any], top: int | None) -> None:
+def test_logprobs_are_requested_by_number(fields: dict[str, Any], top: int | None) -> None:
     assert read_request({**BODY, **fields}).sampling(1, 100).top_logprobs == top
 
 

@@ -34,21 +34,21 @@ async def test_the_vote_compares_values_and_content_is_verbatim(build: Build) ->
     harness = build(
         chains('{"digit":8,"colour":"red"}', '{"digit": 7, "colour": "red"}', '{"colour":"red","digit":7.0}')
     )
-    told = (await harness.ask(response_format=OBJECT, **SMALL)).json()
-    content = told["choices"][0]["message"]["content"]
+    answer = (await harness.ask(response_format=OBJECT, **SMALL)).json()
+    content = answer["choices"][0]["message"]["content"]
     assert content in ('{"digit": 7, "colour": "red"}', '{"colour":"red","digit":7.0}')
-    assert told["mirl"]["vote"]["share"] == pytest.approx(2 / 3)
-    assert json.loads(told["mirl"]["vote"]["answer"]) == {"digit": 7, "colour": "red"}
-    assert told["mirl"]["chains"][0]["answer"] == '{"digit":8,"colour":"red"}'
-    assert told["choices"][0]["message"]["reasoning"] == "a red seven\n\nhm"
+    assert answer["mirl"]["vote"]["share"] == pytest.approx(2 / 3)
+    assert json.loads(answer["mirl"]["vote"]["answer"]) == {"digit": 7, "colour": "red"}
+    assert answer["mirl"]["chains"][0]["answer"] == '{"digit":8,"colour":"red"}'
+    assert answer["choices"][0]["message"]["reasoning"] == "a red seven\n\nhm"
 
 
 async def test_the_sdks_parse_gives_an_object(build: Build) -> None:
     harness = build(chains('{"digit": 7, "colour": "red"}'))
-    told = await client(harness).chat.completions.parse(
+    completion = await client(harness).chat.completions.parse(
         model="m", messages=MESSAGES, response_format=Seen, extra_body=SMALL
     )
-    assert told.choices[0].message.parsed == Seen(digit=7, colour="red")
+    assert completion.choices[0].message.parsed == Seen(digit=7, colour="red")
     (fork,) = harness.engine.of_kind("fork")
     assert fork.sampling is not None
     tag = json.loads(fork.sampling.structure or "")["format"]["elements"][1]
@@ -87,8 +87,8 @@ async def test_no_calibration_holds_for_answers_of_a_form(build: Build, stream: 
     async def confidence(**fields: Any) -> tuple[bool, float]:
         harness = build(chains('{"a": 1}'), model=model)
         response = await harness.ask({"model": "m", "messages": [question()], "stream": stream, **fields})
-        told = events(response)[-1]["mirl"] if stream else response.json()["mirl"]
-        return told["calibrated"], told["confidence"]
+        evidence = events(response)[-1]["mirl"] if stream else response.json()["mirl"]
+        return evidence["calibrated"], evidence["confidence"]
 
     # The logit is -1 + 3 times the whole vote.
     assert await confidence() == (True, pytest.approx(1 / (1 + math.exp(-2))))
@@ -99,9 +99,9 @@ async def test_no_calibration_holds_for_answers_of_a_form(build: Build, stream: 
 
 async def test_without_a_usable_description_the_whole_answer_is_json(build: Build) -> None:
     engine = FakeEngine([FakeText("no end", finish_reason="length")], plain=[FakeText('{"a": 1}')])
-    told = (await build(engine).ask(response_format=OBJECT, **SMALL)).json()
-    assert told["mirl"]["fallback"]
-    assert told["choices"][0]["message"]["content"] == '{"a": 1}'
+    answer = (await build(engine).ask(response_format=OBJECT, **SMALL)).json()
+    assert answer["mirl"]["fallback"]
+    assert answer["choices"][0]["message"]["content"] == '{"a": 1}'
     (plain,) = engine.of_kind("plain")
     assert plain.sampling is not None
     assert json.loads(plain.sampling.structure or "")["format"]["type"] == "json_schema"
@@ -110,14 +110,14 @@ async def test_without_a_usable_description_the_whole_answer_is_json(build: Buil
 
 async def test_each_choice_and_its_tokens(build: Build) -> None:
     harness = build(chains('{"a": 1}'))
-    told = (await harness.ask(response_format=OBJECT, n=2, logprobs=True, **SMALL)).json()
-    for choice in told["choices"]:
+    answer = (await harness.ask(response_format=OBJECT, n=2, logprobs=True, **SMALL)).json()
+    for choice in answer["choices"]:
         spelled = "".join(token["token"] for token in choice["logprobs"]["content"])
         assert spelled == choice["message"]["content"] == '{"a": 1}'
 
 
 @pytest.mark.parametrize(
-    ("given", "param"),
+    ("form", "param"),
     [
         ({"type": "xml"}, "response_format.type"),
         ({"type": "structural_tag", "format": {}}, "response_format.type"),
@@ -128,8 +128,8 @@ async def test_each_choice_and_its_tokens(build: Build) -> None:
         ("json", "response_format"),
     ],
 )
-async def test_wrong_forms_are_named(server: Harness, given: Any, param: str) -> None:
-    response = await server.ask(response_format=given)
+async def test_wrong_forms_are_named(server: Harness, form: Any, param: str) -> None:
+    response = await server.ask(response_format=form)
     assert (response.status_code, response.json()["error"]["param"]) == (400, param)
     assert server.engine.calls == []
 
@@ -149,10 +149,10 @@ async def test_an_engine_that_cannot_is_a_400_before_sampling(build: Build) -> N
 
 async def test_vllms_own_words(build: Build) -> None:
     harness = build(chains("red", "blue", "red"))
-    told = (await harness.ask(structured_outputs={"choice": ["red", "blue"]}, **SMALL)).json()
-    assert told["choices"][0]["message"]["content"] == "red"
-    for given in ({"json": {"type": "object"}}, {"json_object": True}):
-        await build(chains("{}")).ask(structured_outputs=given)
+    answer = (await harness.ask(structured_outputs={"choice": ["red", "blue"]}, **SMALL)).json()
+    assert answer["choices"][0]["message"]["content"] == "red"
+    for form in ({"json": {"type": "object"}}, {"json_object": True}):
+        await build(chains("{}")).ask(structured_outputs=form)
     for wrong in ({}, {"regex": "a+"}, {"choice": []}, {"json_object": True, "choice": ["a"]}):
         response = await harness.ask(structured_outputs=wrong)
         assert response.status_code == 400

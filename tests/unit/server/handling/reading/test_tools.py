@@ -37,8 +37,8 @@ def hermes(tools: Sequence[dict[str, Any]]) -> Callable[[str], Calls]:
     assert tools
 
     def parse(text: str) -> Calls:
-        found = [json.loads(part.split("</tool_call>")[0]) for part in text.split("<tool_call>")[1:]]
-        return [(call["name"], json.dumps(call["arguments"])) for call in found]
+        calls = [json.loads(part.split("</tool_call>")[0]) for part in text.split("<tool_call>")[1:]]
+        return [(call["name"], json.dumps(call["arguments"])) for call in calls]
 
     return parse
 
@@ -57,10 +57,10 @@ def call(x: int, y: int, layout: str = '{{"y": {y}, "x": {x}}}') -> str:
 
 async def test_chains_vote_on_calls(build: Build) -> None:
     harness = chains(build, call(3, 3), call(1, 2), call(1, 2, '{{"x": {x},    "y": {y}.0}}'))
-    told = await client(harness).chat.completions.create(
+    completion = await client(harness).chat.completions.create(
         model="m", messages=MESSAGES, tools=[POINT], extra_body=SMALL
     )
-    (choice,) = told.choices
+    (choice,) = completion.choices
     assert choice.finish_reason == "tool_calls"
     assert choice.message.content is None
     assert choice.message.tool_calls is not None
@@ -69,11 +69,11 @@ async def test_chains_vote_on_calls(build: Build) -> None:
     assert made.id.startswith("call_")
     assert made.function.name == "point"
     assert json.loads(made.function.arguments) == {"x": 1, "y": 2}
-    assert told.mirl["vote"]["share"] == pytest.approx(2 / 3)  # type: ignore[attr-defined]
+    assert completion.mirl["vote"]["share"] == pytest.approx(2 / 3)  # type: ignore[attr-defined]
     assert choice.message.reasoning == "a\n\nhm"  # type: ignore[attr-defined]
 
 
-async def test_the_model_is_told_of_its_tools(build: Build) -> None:
+async def test_the_model_gets_its_tools(build: Build) -> None:
     harness = chains(build, call(1, 2))
     await harness.ask(tools=[POINT, OTHER], **SMALL)
     assert [render.tools for render in harness.engine.rendered if render.images] == [(POINT, OTHER)]
@@ -83,18 +83,18 @@ async def test_the_model_is_told_of_its_tools(build: Build) -> None:
 
 async def test_a_chain_may_answer_instead(build: Build) -> None:
     harness = chains(build, "<answer>7</answer>", call(1, 2), "<answer>7</answer>")
-    told = (await harness.ask(tools=[POINT], **SMALL)).json()["choices"][0]
-    assert (told["message"]["content"], told["finish_reason"]) == ("7", "stop")
-    assert "tool_calls" not in told["message"]
+    choice = (await harness.ask(tools=[POINT], **SMALL)).json()["choices"][0]
+    assert (choice["message"]["content"], choice["finish_reason"]) == ("7", "stop")
+    assert "tool_calls" not in choice["message"]
 
 
 @pytest.mark.parametrize(("parallel", "count"), [(None, 2), (True, 2), (False, 1)])
 async def test_several_calls_at_once(build: Build, parallel: bool | None, count: int) -> None:
     harness = chains(build, call(1, 2) + call(3, 4))
-    told = (await harness.ask(tools=[POINT], parallel_tool_calls=parallel, logprobs=True, **SMALL)).json()
-    calls = told["choices"][0]["message"]["tool_calls"]
-    assert [json.loads(one["function"]["arguments"])["x"] for one in calls] == [1, 3][:count]
-    assert told["choices"][0]["logprobs"]["content"] == []
+    answer = (await harness.ask(tools=[POINT], parallel_tool_calls=parallel, logprobs=True, **SMALL)).json()
+    calls = answer["choices"][0]["message"]["tool_calls"]
+    assert [json.loads(made["function"]["arguments"])["x"] for made in calls] == [1, 3][:count]
+    assert answer["choices"][0]["logprobs"]["content"] == []
 
 
 async def test_the_sdk_puts_a_stream_of_calls_together(build: Build) -> None:
@@ -108,7 +108,7 @@ async def test_the_sdk_puts_a_stream_of_calls_together(build: Build) -> None:
     (choice,) = final.choices
     assert choice.finish_reason == "tool_calls"
     assert choice.message.tool_calls is not None
-    assert [json.loads(one.function.arguments)["x"] for one in choice.message.tool_calls] == [1, 3]
+    assert [json.loads(made.function.arguments)["x"] for made in choice.message.tool_calls] == [1, 3]
     assert not choice.message.content
 
 
@@ -128,15 +128,15 @@ async def test_calls_by_constraint_need_no_parser(
     harness.app.state.mirl = dataclasses.replace(harness.service, tool_parser=None)
     response = await harness.ask(tools=[POINT, OTHER], tool_choice=choice, stream=stream, **SMALL)
     if stream:
-        deltas = [one for chunk in events(response) for one in chunk["choices"]]
-        (calls,) = [one["delta"]["tool_calls"] for one in deltas if "tool_calls" in one["delta"]]
+        deltas = [part for chunk in events(response) for part in chunk["choices"]]
+        (calls,) = [part["delta"]["tool_calls"] for part in deltas if "tool_calls" in part["delta"]]
         assert calls[0]["index"] == 0
-        assert [one["finish_reason"] for one in deltas][-1] == ending
+        assert [part["finish_reason"] for part in deltas][-1] == ending
     else:
-        told = response.json()["choices"][0]
-        calls = told["message"]["tool_calls"]
-        assert (told["message"]["content"], told["finish_reason"]) == (None, ending)
-    assert [(one["function"]["name"], json.loads(one["function"]["arguments"])) for one in calls] == [
+        whole = response.json()["choices"][0]
+        calls = whole["message"]["tool_calls"]
+        assert (whole["message"]["content"], whole["finish_reason"]) == (None, ending)
+    assert [(made["function"]["name"], json.loads(made["function"]["arguments"])) for made in calls] == [
         ("point", {"x": 1, "y": 2})
     ]
     (fork,) = harness.engine.of_kind("fork")
@@ -147,7 +147,7 @@ async def test_calls_by_constraint_need_no_parser(
 
 
 @pytest.mark.parametrize("choice", ["required", {"type": "function", "function": {"name": "point"}}])
-def test_the_constraint_is_one_that_xgrammar_takes(choice: Any) -> None:
+def test_xgrammar_takes_the_constraint(choice: Any) -> None:
     from xgrammar import Grammar
     from xgrammar.testing import _is_grammar_accept_string
 
@@ -155,8 +155,8 @@ def test_the_constraint_is_one_that_xgrammar_takes(choice: Any) -> None:
     from mirl_core.engines.vllm.structure import check_structure
     from mirl_server.handling.reading.request import ChatRequest
 
-    asked = ChatRequest(messages=MESSAGES, tools=[POINT, OTHER], tool_choice=choice)
-    form = read_tools(asked.tools, asked.tool_choice, True, None)
+    chat_request = ChatRequest(messages=MESSAGES, tools=[POINT, OTHER], tool_choice=choice)
+    form = read_tools(chat_request.tools, chat_request.tool_choice, True, None)
     assert form is not None
     tag = form.after_description(Tags())
     assert tag is not None
@@ -233,8 +233,8 @@ def test_vllms_own_parser_finds_calls() -> None:
     assert parser is not None
     parse = parser([POINT])
     assert parse("just 7") == ()
-    (found,) = parse("Let me see. " + call(1, 2))
-    assert (found[0], json.loads(found[1])) == ("point", {"x": 1, "y": 2})
+    (parsed,) = parse("Let me see. " + call(1, 2))
+    assert (parsed[0], json.loads(parsed[1])) == ("point", {"x": 1, "y": 2})
     assert list(parse("<tool_call>{broken")) == []
     assert set(marker_tokens(args, tokenizer)) == {"<tool_call>", "</tool_call>"}
     assert (
