@@ -42,7 +42,10 @@ def _scene(
     posterior = PRIOR * np.exp(strength * evidence)
     posterior /= posterior.sum(axis=1, keepdims=True)
     descriptions = [_describe(rng, posterior, truth) for _ in range(described)]
-    chains = [reasoned(j, 0, "1" if one.right else one.text) for j, one in enumerate(descriptions)]
+    chains = [
+        reasoned(j, 0, "1" if description.right else description.text)
+        for j, description in enumerate(descriptions)
+    ]
     return question(descriptions, chains, key=f"s{number}")
 
 
