@@ -1,4 +1,4 @@
-"""Confidence: the formula, what it holds for, and what the pipeline tells of it."""
+"""Confidence: the formula, what it holds for, and what the pipeline reports of it."""
 
 from __future__ import annotations
 
@@ -57,16 +57,18 @@ def test_an_example() -> None:
 
 
 @given(WEIGHTS, WEIGHTS, WEIGHTS, SHARES, SHARES)
-def test_never_certain(intercept: float, share: float, distinct: float, one: float, other: float) -> None:
+def test_never_certain(
+    intercept: float, share: float, distinct: float, observed_share: float, observed_distinct: float
+) -> None:
     calibration = Calibration(intercept=intercept, vote_share=share, distinct_share=distinct)
-    assert 0 < probability(calibration, one, other) < 1
+    assert 0 < probability(calibration, observed_share, observed_distinct) < 1
 
 
 @given(st.floats(-5, 5), st.floats(0.01, 5), st.floats(-5, 5), SHARES, SHARES, SHARES)
 def test_more_votes_more_confidence(
-    intercept: float, weight: float, other: float, one: float, two: float, distinct: float
+    intercept: float, weight: float, other: float, first_share: float, second_share: float, distinct: float
 ) -> None:
-    low, high = sorted((one, two))
+    low, high = sorted((first_share, second_share))
     calibration = Calibration(intercept=intercept, vote_share=weight, distinct_share=other)
     assert probability(calibration, low, distinct) <= probability(calibration, high, distinct)
     if high - low > 1e-6:
@@ -92,7 +94,7 @@ def test_traits_are_the_same_before_and_after_the_gate(distinct: bool) -> None:
     assert before is not None
     assert before.distinct == pytest.approx(2 / 3)
     gated = select(some, MIRLOptions(keep=1, distinct=distinct), None)
-    assert {one.reason for one in gated} > {None, "gate"}
+    assert {description.reason for description in gated} > {None, "gate"}
     assert traits_of(gated) == before
     assert traits_of(some[3:]) is None
 
@@ -220,8 +222,8 @@ def engine() -> FakeEngine:
 
 
 async def ask(settings: ModelSettings = SETTINGS, **changed: Any) -> Result:
-    given = settings.options.model_dump() | changed
-    return await result_of(engine(), settings=settings, sampling=SAMPLING, **given)
+    options = settings.options.model_dump() | changed
+    return await result_of(engine(), settings=settings, sampling=SAMPLING, **options)
 
 
 @pytest.mark.parametrize("aggregate", ["auto", "majority", "mi_weighted"])
@@ -258,8 +260,8 @@ async def test_a_description_that_owes_nothing_to_the_image_is_reported(
     marginal: float, warned: bool
 ) -> None:
     texts = [replace(text, marginal=marginal) for text in FOUR]
-    one_engine = FakeEngine(texts, chains=[chain("cat")])
-    result = await result_of(one_engine, settings=SETTINGS, sampling=SAMPLING, **OPTIONS.model_dump())
+    fake = FakeEngine(texts, chains=[chain("cat")])
+    result = await result_of(fake, settings=SETTINGS, sampling=SAMPLING, **OPTIONS.model_dump())
     assert [warning.startswith("The answer's description owes nothing") for warning in result.warnings] == [
         True
     ] * warned

@@ -29,7 +29,7 @@ def description(
 
 
 def kept(descriptions: tuple[Description, ...]) -> list[int]:
-    return [one.index for one in descriptions if one.kept]
+    return [candidate.index for candidate in descriptions if candidate.kept]
 
 
 def test_every_gate_the_settings_name_exists() -> None:
@@ -38,9 +38,9 @@ def test_every_gate_the_settings_name_exists() -> None:
 
 
 def test_mi_keeps_the_best_in_their_original_order_and_says_why_not() -> None:
-    given_ = [description(0, 1.0), description(1, 5.0), description(2, 3.0), description(3, 4.0)]
-    chosen = select(given_, MIRLOptions(keep=2), None)
-    assert [(one.index, one.score, one.kept, one.reason) for one in chosen] == [
+    descriptions = [description(0, 1.0), description(1, 5.0), description(2, 3.0), description(3, 4.0)]
+    chosen = select(descriptions, MIRLOptions(keep=2), None)
+    assert [(candidate.index, candidate.score, candidate.kept, candidate.reason) for candidate in chosen] == [
         (0, 0.5, False, "gate"),
         (1, 2.5, True, None),
         (2, 1.5, False, "gate"),
@@ -53,13 +53,13 @@ def test_per_token_and_plain_sum_rank_differently() -> None:
     assert kept(select([short, long], MIRLOptions(keep=1), None)) == [0]
     chosen = select([short, long], MIRLOptions(keep=1, normalize="sum"), None)
     assert kept(chosen) == [1]
-    assert [one.score for one in chosen] == [4.0, 6.0]
+    assert [candidate.score for candidate in chosen] == [4.0, 6.0]
 
 
 def test_confidence_ranks_by_logprob_and_needs_no_mi() -> None:
-    given_ = [description(0, None, logprob=-4.0), description(1, None, logprob=-1.0)]
-    chosen = select(given_, MIRLOptions(gate="confidence", keep=1), None)
-    assert [one.score for one in chosen] == [-2.0, -0.5]
+    descriptions = [description(0, None, logprob=-4.0), description(1, None, logprob=-1.0)]
+    chosen = select(descriptions, MIRLOptions(gate="confidence", keep=1), None)
+    assert [candidate.score for candidate in chosen] == [-2.0, -0.5]
     assert kept(chosen) == [1]
 
 
@@ -87,21 +87,21 @@ def test_nothing_usable_keeps_nothing(gate: GateName) -> None:
     assert select([], MIRLOptions(gate=gate), 1) == ()
 
 
-def test_none_keeps_every_usable_one_whatever_k_and_mass_say() -> None:
+def test_none_keeps_every_usable_description_whatever_k_and_mass_say() -> None:
     chosen = select(
         [description(i, None) for i in range(5)], MIRLOptions(gate="none", keep=2, adaptive_keep=0.1), None
     )
     assert kept(chosen) == [0, 1, 2, 3, 4]
-    assert {one.score for one in chosen} == {0.0}
+    assert {candidate.score for candidate in chosen} == {0.0}
 
 
 def test_random_repeats_with_its_seed_and_is_fair() -> None:
-    given_ = [description(i, None) for i in range(4)]
+    descriptions = [description(i, None) for i in range(4)]
     options = MIRLOptions(gate="random", keep=1)
-    assert select(given_, options, 5) == select(given_, options, 5)
+    assert select(descriptions, options, 5) == select(descriptions, options, 5)
     counts = [0] * 4
     for seed in range(400):
-        counts[kept(select(given_, options, seed))[0]] += 1
+        counts[kept(select(descriptions, options, seed))[0]] += 1
     assert min(counts) > 60
 
 
@@ -117,20 +117,23 @@ def test_identical_descriptions_keep_their_multiplicity() -> None:
 @pytest.mark.parametrize("gate", get_args(GateName))
 def test_distinct_drops_repetitions_before_ranking(gate: GateName) -> None:
     # The third differs from the first only behind its content: in how the closing tag was cut into tokens.
-    given_ = [
+    descriptions = [
         description(0, 4.0, tokens=(1, 2, 7)),
         description(1, 3.0),
         description(2, 4.0, tokens=(1, 2, 8, 9)),
     ]
-    chosen = select(given_, MIRLOptions(gate=gate, keep=2, distinct=True), 1)
+    chosen = select(descriptions, MIRLOptions(gate=gate, keep=2, distinct=True), 1)
     assert kept(chosen) == [0, 1]
     assert (chosen[2].reason, chosen[2].score) == ("duplicate", None)
 
 
 def test_distinct_does_not_confuse_an_unusable_twin() -> None:
-    # Cut off in the middle, with the same content: it must not stand for the usable one.
-    given_ = [description(0, None, tokens=(1, 2), reason="truncated"), description(1, 1.0, tokens=(1, 2, 7))]
-    assert kept(select(given_, MIRLOptions(distinct=True), None)) == [1]
+    # Cut off in the middle, with the same content: it must not stand for the usable description.
+    descriptions = [
+        description(0, None, tokens=(1, 2), reason="truncated"),
+        description(1, 1.0, tokens=(1, 2, 7)),
+    ]
+    assert kept(select(descriptions, MIRLOptions(distinct=True), None)) == [1]
 
 
 def test_adaptive_keeps_one_where_one_holds_the_mass_and_k_where_all_are_alike() -> None:
@@ -176,40 +179,42 @@ def test_invariants(
     adaptive: float | None,
     normalize: str,
 ) -> None:
-    given_ = [
+    descriptions = [
         description(index, mi, logprob=mi, content=content, reason=reason, tokens=tokens)
         for index, (mi, content, reason, tokens) in enumerate(rows)
     ]
     options = MIRLOptions.model_validate(
         {"gate": gate, "keep": keep, "distinct": distinct, "adaptive_keep": adaptive, "normalize": normalize}
     )
-    chosen = select(given_, options, 3)
+    chosen = select(descriptions, options, 3)
     # Only the three fields that are a gate's to fill have changed, and nothing has moved.
     assert [
-        replace(one, score=None, kept=False, reason=before.reason)
-        for one, before in zip(chosen, given_, strict=True)
-    ] == given_
-    usable = [one for one in chosen if one.reason in (None, "gate")]
-    assert all(one.kept == (one.reason is None) for one in chosen)
-    assert all((one.score is None) == (one not in usable) for one in chosen)
+        replace(candidate, score=None, kept=False, reason=before.reason)
+        for candidate, before in zip(chosen, descriptions, strict=True)
+    ] == descriptions
+    usable = [candidate for candidate in chosen if candidate.reason in (None, "gate")]
+    assert all(candidate.kept == (candidate.reason is None) for candidate in chosen)
+    assert all((candidate.score is None) == (candidate not in usable) for candidate in chosen)
     assert bool(kept(chosen)) == bool(usable)
-    dropped = [one.score for one in usable if not one.kept and one.score is not None]
+    dropped = [candidate.score for candidate in usable if not candidate.kept and candidate.score is not None]
     if gate == "none":
         assert not dropped
     else:
         assert len(kept(chosen)) <= keep
         assert all(
-            one.score is not None and one.score >= max(dropped) for one in usable if one.kept and dropped
+            candidate.score is not None and candidate.score >= max(dropped)
+            for candidate in usable
+            if candidate.kept and dropped
         )
     if distinct:
-        contents = [one.token_ids[: one.content_tokens] for one in usable]
+        contents = [candidate.token_ids[: candidate.content_tokens] for candidate in usable]
         assert len(set(contents)) == len(contents)
 
 
 def test_what_an_earlier_selection_left_is_forgotten() -> None:
     stale = replace(description(0, None, reason="empty"), score=9.0, kept=True)
     chosen = select([stale, replace(description(1, 2.0), score=9.0, kept=True)], MIRLOptions(keep=1), None)
-    assert [(one.score, one.kept, one.reason) for one in chosen] == [
+    assert [(candidate.score, candidate.kept, candidate.reason) for candidate in chosen] == [
         (None, False, "empty"),
         (1.0, True, None),
     ]

@@ -13,7 +13,7 @@ from tests.unit.algorithm.vocabularies import by_byte
 def test_a_character_belongs_to_the_token_that_completes_it() -> None:
     ids = list("a\u20acb".encode())
     assert token_texts(ids, 0, by_byte) == ["a", "", "", "\u20ac", "b"]
-    # A byte that is really broken is told as it reads.
+    # A byte that is really broken is returned as it reads.
     assert "".join(token_texts([0xFF, 0x61], 0, by_byte)) == "\ufffda"
 
 

@@ -149,7 +149,7 @@ def test_auto_waits_while_the_rest_could_still_change_the_rule() -> None:
     best = [Pending(7, 0, 9.0), Pending(7, 1, 9.0)]
     assert decided([*four, *captions], best, "majority")
     assert not decided([*four, *captions], best, "auto")
-    assert not decided([*four, *(replace(one, score=2.0) for one in captions)], worst, "auto")
+    assert not decided([*four, *(replace(caption, score=2.0) for caption in captions)], worst, "auto")
     assert decided([*four, *captions], worst, "auto")
     # One more "4", and the captions can't outnumber them any more.
     assert decided([*four, chain(8, 0, "4", 1.0), *captions], best[:1], "auto")
@@ -171,12 +171,23 @@ SCORES: list[float | None] = [None, 0.0, 0.5, math.log(2), 3.0, -800.0]
 
 def completions(done: list[Chain], outstanding: list[Pending]) -> Iterator[list[Chain]]:
     """Every way in which the outstanding chains can end: any answer there is, a new one, or none."""
-    ends = [*{normalize(one.answer): one.answer for one in done if one.answer is not None}.values(), *NEW]
+    ends = [
+        *{
+            normalize(settled.answer): settled.answer for settled in done if settled.answer is not None
+        }.values(),
+        *NEW,
+    ]
     for chosen in itertools.product(ends, repeat=len(outstanding)):
         yield done + [
             # Without an answer, by the end of its text or because it was aborted.
-            chain(one.description, one.fork, end, one.score, "abort" if end is None and one.fork else "stop")
-            for one, end in zip(outstanding, chosen, strict=True)
+            chain(
+                pending.description,
+                pending.fork,
+                end,
+                pending.score,
+                "abort" if end is None and pending.fork else "stop",
+            )
+            for pending, end in zip(outstanding, chosen, strict=True)
         ]
 
 
@@ -240,7 +251,7 @@ def test_outcome_does_not_depend_on_who_finished_first(
 def test_votes_add_up(race: tuple[list[Chain], list[Pending]]) -> None:
     done, _ = race
     outcome = tally(done, "majority")
-    voters = [one for one in done if one.finished and one.answer is not None]
+    voters = [voter for voter in done if voter.finished and voter.answer is not None]
     if outcome is None:
         assert voters == []
         return
@@ -279,13 +290,13 @@ def test_auto_at_the_edge_between_its_rules(
 @pytest.mark.parametrize("forks", range(2, 12))
 def test_totals_that_differ_by_rounding_are_a_tie(forks: int) -> None:
     # One chain of weight `forks` against `forks` chains of weight 1, summed with rounding.
-    one = chain(0, 0, "4", math.log(forks))
+    single = chain(0, 0, "4", math.log(forks))
     many = [chain(1, fork, "5", 0.0) for fork in range(forks)]
-    assert won([one, *many], "mi_weighted").representative is one
+    assert won([single, *many], "mi_weighted").representative is single
     # The better score is with the many now, and the tie is theirs.
-    one, many = chain(1, 0, "4", -math.log(forks)), [chain(0, 0, "5", 0.0)]
+    single, many = chain(1, 0, "4", -math.log(forks)), [chain(0, 0, "5", 0.0)]
     rest = [chain(2, fork, "4", -math.log(forks)) for fork in range(forks - 1)]
-    assert won([one, *rest, *many], "mi_weighted").representative.answer == "5"
+    assert won([single, *rest, *many], "mi_weighted").representative.answer == "5"
 
 
 @pytest.mark.parametrize(
@@ -359,7 +370,7 @@ def test_a_tie_that_may_come_goes_to_the_side_with_the_best_description(
     done += [chain(5 + i, 0, "5", score) for i, score in enumerate(rival)]
     pending = [Pending(8 + i, 0, score) for i, score in enumerate(outstanding)]
     assert decided(done, pending, "majority") is certain
-    joined = [*done, *(chain(one.description, one.fork, "5", one.score) for one in pending)]
+    joined = [*done, *(chain(missing.description, missing.fork, "5", missing.score) for missing in pending)]
     assert (won(joined, "majority").representative.answer == "4") is certain
     assert (won(joined[::-1], "majority").representative.answer == "4") is certain
 

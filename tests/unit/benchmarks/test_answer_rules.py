@@ -58,10 +58,10 @@ PAIRS = [
 
 
 def test_counts() -> None:
-    found = compare("ChartQA", chartqa, PAIRS)
-    assert found == Agreement("ChartQA", 5, 3, 0, 1, 1, (("numbers", 1),), (("words", 2), ("yes", 1)))
+    agreement = compare("ChartQA", chartqa, PAIRS)
+    assert agreement == Agreement("ChartQA", 5, 3, 0, 1, 1, (("numbers", 1),), (("words", 2), ("yes", 1)))
     assert compare("POPE", pope, PAIRS) == Agreement("POPE", 1, 1, 1, 0, 1, (), ())
-    assert report([found]).split("\n")[2] == (
+    assert report([agreement]).split("\n")[2] == (
         "| ChartQA | 5 | 0 of 3 | 1 of 2 | 20% | numbers (1) | words (2), yes (1) |"
     )
 

@@ -12,17 +12,17 @@ from tests.benchmarks.ratios import ratio
 
 def test_a_ratio_of_pairs_is_free_of_what_both_share() -> None:
     shared = [1.0, 5.0, 0.2, 40.0]
-    found = ratio([0.98 * value for value in shared], shared)
-    assert found.mean == pytest.approx(0.98)
-    assert (found.low, found.high) == (pytest.approx(0.98), pytest.approx(0.98))
+    estimate = ratio([0.98 * value for value in shared], shared)
+    assert estimate.mean == pytest.approx(0.98)
+    assert (estimate.low, estimate.high) == (pytest.approx(0.98), pytest.approx(0.98))
 
 
 def test_mean_is_geometric_and_spread_is_reported() -> None:
-    found = ratio([2.0, 1.0], [1.0, 2.0])
-    assert found.mean == pytest.approx(1.0)
-    assert (found.smallest, found.largest, found.rounds) == (0.5, 2.0, 2)
+    estimate = ratio([2.0, 1.0], [1.0, 2.0])
+    assert estimate.mean == pytest.approx(1.0)
+    assert (estimate.smallest, estimate.largest, estimate.rounds) == (0.5, 2.0, 2)
     # Student's t with one degree of freedom: 12.706 standard errors of log 2.
-    assert math.log(found.high) == pytest.approx(12.706 * math.log(2), rel=1e-3)
+    assert math.log(estimate.high) == pytest.approx(12.706 * math.log(2), rel=1e-3)
 
 
 def test_the_interval_covers() -> None:
@@ -31,8 +31,8 @@ def test_the_interval_covers() -> None:
     for _ in range(400):
         theirs = rng.lognormal(0, 0.5, 8)
         ours = 1.02 * theirs * rng.lognormal(0, 0.05, 8)
-        found = ratio(ours.tolist(), theirs.tolist())
-        covered += found.low <= 1.02 <= found.high
+        estimate = ratio(ours.tolist(), theirs.tolist())
+        covered += estimate.low <= 1.02 <= estimate.high
     assert 0.92 <= covered / 400 <= 0.98
 
 

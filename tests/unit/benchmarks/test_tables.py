@@ -26,10 +26,10 @@ QUESTIONS = [question(number) for number in range(4)]
 
 
 def four(**answers: list[str | None]) -> Pass:
-    given = {
+    replies = {
         arm: {f"q{number}": reply(answer) for number, answer in enumerate(of)} for arm, of in answers.items()
     }
-    return Pass("digits/iid", 1, given, dict.fromkeys(answers, 2.0))
+    return Pass("digits/iid", 1, replies, dict.fromkeys(answers, 2.0))
 
 
 def test_every_arm_gets_every_turn_equally_often() -> None:
@@ -58,7 +58,7 @@ def test_accuracy_and_pairs() -> None:
     assert "reference_minus_this" not in figures["ours"]
 
 
-def test_an_arm_that_was_asked_less_is_compared_on_what_both_were_asked() -> None:
+def test_an_arm_with_fewer_questions_is_compared_on_the_questions_of_both() -> None:
     figures = summarise(four(ours=["3", "3", "2", "2"], slow=["2", "3"]), QUESTIONS, "ours")
     assert figures["slow"]["n"] == 2
     assert figures["slow"]["reference_minus_this"]["accuracy"] == pytest.approx(-0.5)
@@ -70,8 +70,8 @@ def test_costs_count_scored_tokens() -> None:
         "ours": {"q0": reply("2", seconds=1.0, sampled=20, scored=10)},
         "theirs": {"q0": reply("2", seconds=2.0, sampled=60)},
     }
-    one = Pass("digits/iid", 1, answers, {"ours": 1.0, "theirs": 2.0})
-    paired = summarise(one, QUESTIONS[:1], "ours")["theirs"]["reference_minus_this"]
+    measured = Pass("digits/iid", 1, answers, {"ours": 1.0, "theirs": 2.0})
+    paired = summarise(measured, QUESTIONS[:1], "ours")["theirs"]["reference_minus_this"]
     assert paired["tokens_ratio"] == pytest.approx(0.5)
     assert paired["p50_ratio"] == pytest.approx(0.5)
 

@@ -82,7 +82,7 @@ def test_a_bounded_size_is_within_the_bounds_and_keeps_the_shape(
         assert (width, height) == size
 
 
-def test_a_larger_picture_is_scaled_down_and_a_smaller_one_is_not() -> None:
+def test_a_larger_picture_is_scaled_down_and_a_smaller_picture_is_not() -> None:
     large = saved(Image.new("RGB", (80, 40), "red"), "JPEG")
     url = picture_url(large, max_side=20)
     assert url.startswith("data:image/jpeg;")

@@ -137,7 +137,7 @@ def test_addresses(monkeypatch: pytest.MonkeyPatch) -> None:
             api_url(wrong)
 
 
-def test_the_first_gated_name_is_asked() -> None:
+def test_the_first_gated_name_is_used() -> None:
     assert gated_model(["adapter", "b", "b:direct", "a", "a:direct"]) == "b"
     with pytest.raises(NotMIRLError):
         gated_model(["gpt", "a:direct"])

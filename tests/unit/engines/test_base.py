@@ -36,7 +36,7 @@ def test_a_description_that_cannot_be_scored_blames_the_messages() -> None:
     )
 
 
-def test_a_refusal_is_told_apart_by_vllms_words() -> None:
+def test_a_refusal_is_classified_by_vllms_words() -> None:
     long = error_from_vllm("This model's maximum context length is 9 tokens", "input")
     assert (type(long), long.param) == (ContextLengthError, "input")
     assert long.message == "the prompt is too long: This model's maximum context length is 9 tokens"
@@ -48,7 +48,7 @@ def test_a_refusal_is_told_apart_by_vllms_words() -> None:
     ("likeliest", "ranked"),
     [((0, None), 0), ((5, None), 5), ((5, 3), 5), ((5, 8), 8), ((0, 2), 2), ((0, 0), 0)],
 )
-def test_an_engine_looks_at_as_many_tokens_as_the_greedier_wish(
+def test_an_engine_ranks_as_many_tokens_as_the_larger_setting(
     likeliest: tuple[int, int | None], ranked: int
 ) -> None:
     assert Sampling(max_tokens=1, alternatives=likeliest[0], top_logprobs=likeliest[1]).ranked == ranked

@@ -196,8 +196,8 @@ async def test_without_likeliest_tokens_each_position_has_what_score_returns() -
     suffix = engine.encode("<description>a b")
     (scores,) = await engine.score(prompt, [suffix], context())
     assert scores == (-1.0, -3.0, -4.0)
-    found = await engine.score_likeliest(prompt, suffix, 1, 20, context())
-    assert found == [{suffix[1]: -3.0}, {suffix[2]: -4.0}]
+    likeliest = await engine.score_likeliest(prompt, suffix, 1, 20, context())
+    assert likeliest == [{suffix[1]: -3.0}, {suffix[2]: -4.0}]
     other = FakeEngine(score=lambda _, suffix: [-math.pi] * len(suffix))
     assert await other.score_likeliest(prompt, (5,), 0, 20, context()) == [{5: -math.pi}]
 

@@ -54,10 +54,10 @@ def test_models_have_their_familys_settings(
     model_type: str | None, template: str | None, family: Any
 ) -> None:
     assert family_of(model_type, template) == family
-    found = of_family(model_type, template)
-    assert found.settings == (ModelSettings() if family is None else shipped(family))
-    assert found.notice is not None
-    assert (f"'{family}'" if family else "the paper's") in found.notice
+    result = of_family(model_type, template)
+    assert result.settings == (ModelSettings() if family is None else shipped(family))
+    assert result.notice is not None
+    assert (f"'{family}'" if family else "the paper's") in result.notice
 
 
 def test_no_type_is_in_two_families() -> None:
@@ -88,14 +88,14 @@ def test_a_folder_has_its_own_settings_first(tmp_path: Path) -> None:
     (tmp_path / "chat_template.jinja").write_text(THINKING)
     assert find_settings(tmp_path).family == "thinking"
     (tmp_path / "mirl.json").write_text(json.dumps({"instruction": "Look."}))
-    found = find_settings(tmp_path)
-    assert found.own
-    assert found.settings == ModelSettings(instruction="Look.")
-    assert found.notice is None
+    result = find_settings(tmp_path)
+    assert result.own
+    assert result.settings == ModelSettings(instruction="Look.")
+    assert result.notice is None
 
 
 @pytest.mark.parametrize("name", ["chat_template.json", "processor_config.json", "tokenizer_config.json"])
-def test_the_template_is_found_wherever_it_is_kept(tmp_path: Path, name: str) -> None:
+def test_the_template_is_read_wherever_it_is_kept(tmp_path: Path, name: str) -> None:
     (tmp_path / "config.json").write_text(json.dumps({"model_type": "qwen3_vl"}))
     (tmp_path / name).write_text(json.dumps({"chat_template": THINKING}))
     assert find_settings(tmp_path).family == "thinking"
@@ -105,5 +105,5 @@ def test_the_template_is_found_wherever_it_is_kept(tmp_path: Path, name: str) ->
 def test_without_a_family_the_papers_settings_hold(tmp_path: Path, config: str | None) -> None:
     if config is not None:
         (tmp_path / "config.json").write_text(config)
-    found = find_settings(tmp_path)
-    assert (found.family, found.settings) == (None, ModelSettings())
+    result = find_settings(tmp_path)
+    assert (result.family, result.settings) == (None, ModelSettings())

@@ -47,8 +47,8 @@ async def events_of(
     return [event async for event in pipeline.run(conversation, MIRLOptions(**options), sampling, CONTEXT)]
 
 
-async def result_of(engine: FakeEngine, **given: Any) -> Result:
-    last = (await events_of(engine, **given))[-1]
+async def result_of(engine: FakeEngine, **arguments: Any) -> Result:
+    last = (await events_of(engine, **arguments))[-1]
     assert isinstance(last, Finished)
     return last.result
 

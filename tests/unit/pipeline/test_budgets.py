@@ -114,7 +114,7 @@ async def test_a_description_as_long_as_the_whole_answer_is_truncated() -> None:
         keep=2,
         forks=1,
     )
-    assert [one.reason for one in result.descriptions] == ["truncated", None]
+    assert [description.reason for description in result.descriptions] == ["truncated", None]
 
 
 @pytest.mark.parametrize(
@@ -140,17 +140,19 @@ async def test_what_every_stage_cost() -> None:
     engine = FakeEngine(THREE, [chain("1", "so so")], delay=0.001)
     events = await events_of(engine, descriptions=3, keep=2, forks=2, early_stop=False)
     result = finished(events)
-    told = [(one.stage, one.sequences, one.generated_tokens, one.scored_tokens) for one in result.stages]
-    assert told == [("describe", 3, 9, 0), ("score", 3, 0, 9), ("fork", 4, 28, 0)]
-    assert all(0 < one.seconds < 60 for one in result.stages)
+    costs = [
+        (stage.stage, stage.sequences, stage.generated_tokens, stage.scored_tokens) for stage in result.stages
+    ]
+    assert costs == [("describe", 3, 9, 0), ("score", 3, 0, 9), ("fork", 4, 28, 0)]
+    assert all(0 < stage.seconds < 60 for stage in result.stages)
     # Four tokens of a description and seven of a chain, one after the other.
     assert result.stages[0].seconds >= 0.004
     assert result.stages[2].seconds >= 0.007
-    assert [one.stages for one in events if isinstance(one, Gated)] == [result.stages[:2]]
-    assert [one.prompt_tokens for one in events if isinstance(one, Started)] == [PROMPT]
+    assert [event.stages for event in events if isinstance(event, Gated)] == [result.stages[:2]]
+    assert [event.prompt_tokens for event in events if isinstance(event, Started)] == [PROMPT]
     assert result.prompt_tokens == PROMPT
     fallen = await events_of(FakeEngine([UNUSABLE], delay=0.001), descriptions=2)
-    assert [one.stages for one in fallen if isinstance(one, FellBack)] == [finished(fallen).stages[:1]]
+    assert [event.stages for event in fallen if isinstance(event, FellBack)] == [finished(fallen).stages[:1]]
     describe, plain = finished(fallen).stages
     assert (plain.stage, plain.sequences, plain.generated_tokens) == ("plain", 1, 6)
     assert (describe.sequences, describe.generated_tokens) == (2, 12)
@@ -207,14 +209,14 @@ async def test_log_probabilities_keep_a_calibration_and_a_form_does_not(
     assert (result.content_tokens is None) is (top is None)
     if top is not None:
         assert result.content_tokens is not None
-        assert [(one.text, len(one.likeliest)) for one in result.content_tokens] == [("{}", top)]
-    # Only answers are held to a form, and only chains tell their tokens' rivals.
+        assert [(token.text, len(token.likeliest)) for token in result.content_tokens] == [("{}", top)]
+    # Only answers are held to a form, and only chains report their tokens' rivals.
     assert only(engine, "describe")[1].structure is None
     assert only(engine, "describe")[1].top_logprobs is None
     held = [call.sampling for call in engine.of_kind("fork") if call.sampling]
-    assert {one.top_logprobs for one in held} == {top}
+    assert {call_sampling.top_logprobs for call_sampling in held} == {top}
     expected = form.after_description(CALIBRATED.tags) if form else None
-    assert {one.structure for one in held} == {expected}
+    assert {call_sampling.structure for call_sampling in held} == {expected}
 
 
 @pytest.mark.parametrize("form", [json_schema(None), FreeCalls(lambda text: [])])
@@ -242,12 +244,12 @@ async def test_stop_strings_cut_answers_but_not_calls() -> None:
 async def test_request_ids_seeds_and_stops_of_every_call() -> None:
     engine = FakeEngine(THREE)
     await result_of(engine, sampling=Sampling(max_tokens=64, seed=7, stop=("x",)), descriptions=3, keep=2)
-    told = {
+    requests = {
         call.request_id: (call.n, call.sampling.seed, call.sampling.stop)
         for call in engine.calls
         if call.sampling
     }
-    assert told == {
+    assert requests == {
         "r1-describe": (3, derive_seed(7, "describe"), ("</description>",)),
         "r1-fork-0": (2, derive_seed(7, "fork", 0), ("</answer>",)),
         "r1-fork-1": (2, derive_seed(7, "fork", 1), ("</answer>",)),
@@ -269,7 +271,7 @@ async def test_the_random_gates_seed_is_the_requests() -> None:
             for _ in range(2)
         ]
         assert runs[0].descriptions == runs[1].descriptions
-        kept.add(next(one.index for one in runs[0].descriptions if one.kept))
+        kept.add(next(description.index for description in runs[0].descriptions if description.kept))
     assert len(kept) > 1
 
 
@@ -281,7 +283,7 @@ async def test_a_rendering_is_used_again_and_the_instruction_rendered_with_it() 
     run = pipeline.run(CONVERSATION, OPTIONS, Sampling(max_tokens=64), RequestContext("r1"), rendered)
     result = finished([event async for event in run])
     # The conversation once, and once more without its images, to score under.
-    assert [len(one.images) for one in engine.rendered] == [1, 0]
+    assert [len(conversation.images) for conversation in engine.rendered] == [1, 0]
     assert "Look first." in str(engine.rendered[1].messages)
     assert result.prompt_tokens == rendered.prompt_tokens
     assert engine.of_kind("describe")[0].conversation is rendered.inputs
@@ -310,7 +312,7 @@ async def test_the_decision_comes_as_soon_as_it_is_certain_and_once() -> None:
     assert engine.aborted == ["r1-fork-0"]
     result = finished(events)
     assert (result.vote, result.representative) == (decision.vote, decision.representative)
-    assert [one.finish_reason for one in result.chains] == ["stop", "stop", "abort"]
+    assert [each.finish_reason for each in result.chains] == ["stop", "stop", "abort"]
     assert (result.partial, result.finish_reason) == (False, "stop")
     waited = await events_of(FakeEngine(THREE), descriptions=3, keep=3, forks=1, early_stop=False)
     assert [event.outstanding for event in waited if isinstance(event, Decided)] == [0]

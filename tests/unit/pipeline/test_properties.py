@@ -82,7 +82,7 @@ def test_every_sampled_token_is_counted_once_and_finished_is_last(
     sampled = sum(stage.sequences for stage in result.stages if stage.stage != "score")
     assert sampled == sum(call.n for call in engine.calls)
     assert len(result.descriptions) == chosen.descriptions
-    assert (result.mi_weight is None) == all(one.mi is None for one in result.descriptions)
+    assert (result.mi_weight is None) == all(description.mi is None for description in result.descriptions)
     if result.content:
         assert result.content == result.representative.answer
         assert result.content in result.representative.text

@@ -81,10 +81,10 @@ async def test_auto_weighs_by_what_the_image_explains_of_all_usable_samples() ->
     events = await events_of(engine, descriptions=4, keep=1, forks=1, mi_weight="auto")
     result = finished(events)
     assert result.mi_weight == pytest.approx(1 - 7 / 18)
-    assert [one.mi_weight for one in events if isinstance(one, Gated)] == [result.mi_weight]
+    assert [event.mi_weight for event in events if isinstance(event, Gated)] == [result.mi_weight]
     assert result.description is not None
     assert result.description.mi == pytest.approx(3 * (-1 + result.mi_weight * 4))
-    assert [one.score for one in result.descriptions[:2]] == pytest.approx(
+    assert [description.score for description in result.descriptions[:2]] == pytest.approx(
         [-1 + result.mi_weight * 1.5, -1 + result.mi_weight * 4]
     )
     assert result.descriptions[3].mi is None
@@ -108,21 +108,23 @@ async def test_auto_scores_even_where_it_comes_to_confidence() -> None:
 
 
 @pytest.mark.parametrize("gate", ["confidence", "random", "none"])
-async def test_auto_asks_no_marginals_of_gates_that_need_none(gate: str) -> None:
+async def test_auto_scores_no_marginals_for_gates_that_need_none(gate: str) -> None:
     engine = FakeEngine(THREE)
     result = await result_of(engine, descriptions=3, gate=gate, mi_weight="auto")
     assert not engine.of_kind("score")
-    assert {one.mi for one in result.descriptions} == {result.mi_weight} == {None}
-    asked = await result_of(FakeEngine(THREE), descriptions=3, gate=gate, mi_weight="auto", token_mi=True)
-    assert asked.mi_weight == pytest.approx(1 - (2 + 3 + 0.1) / (3 + 12 + 0.1))
-    assert all(one.token_mi for one in asked.descriptions)
+    assert {description.mi for description in result.descriptions} == {result.mi_weight} == {None}
+    with_token_mi = await result_of(
+        FakeEngine(THREE), descriptions=3, gate=gate, mi_weight="auto", token_mi=True
+    )
+    assert with_token_mi.mi_weight == pytest.approx(1 - (2 + 3 + 0.1) / (3 + 12 + 0.1))
+    assert all(description.token_mi for description in with_token_mi.descriptions)
 
 
 @pytest.mark.parametrize(
     ("options", "weight"),
     [({}, 1.0), ({"mi_weight": 0.5}, 0.5), ({"mi_weight": 0}, 0.0), ({"gate": "random"}, None)],
 )
-async def test_the_weight_that_was_used_is_told(options: dict[str, Any], weight: float | None) -> None:
+async def test_the_weight_that_was_used_is_reported(options: dict[str, Any], weight: float | None) -> None:
     assert (await result_of(FakeEngine(THREE), descriptions=3, **options)).mi_weight == weight
 
 
@@ -171,7 +173,7 @@ async def test_without_a_usable_description_it_falls_back_and_says_so() -> None:
     assert [stage.stage for stage in last.result.stages] == ["describe", "plain"]
 
 
-async def test_fallback_asks_without_the_instruction() -> None:
+async def test_fallback_prompts_without_the_instruction() -> None:
     engine = FakeEngine([FakeText("never ends", finish_reason="length")])
     await result_of(engine, settings=ModelSettings(instruction="Look first."), descriptions=1)
     assert "Look first." in str(engine.rendered[0].messages)
@@ -280,7 +282,7 @@ async def test_the_users_stop_applies_to_the_answer() -> None:
     assert result.reasoning == "apples and so on"
 
 
-async def test_token_mi_is_returned_when_asked_for() -> None:
+async def test_token_mi_is_returned_when_requested() -> None:
     plain = await result_of(FakeEngine(THREE), descriptions=3)
     assert all(description.token_mi is None for description in plain.descriptions)
     result = await result_of(FakeEngine(THREE), descriptions=3, token_mi=True)

@@ -27,9 +27,9 @@ def shell(tmp_path_factory: pytest.TempPathFactory) -> NewcomersShell:
 
 
 def documented(wanted: Way) -> list[str]:
-    found = [command for command in commands() if way(command) == wanted]
-    assert found, f"no command is tried as {wanted}"
-    return found
+    matching = [command for command in commands() if way(command) == wanted]
+    assert matching, f"no command is tried as {wanted}"
+    return matching
 
 
 @pytest.mark.parametrize("command", commands())

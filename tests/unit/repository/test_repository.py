@@ -51,14 +51,14 @@ def imported_modules(file: Path) -> set[str]:
 
 
 def test_no_test_file_or_conftest_is_imported_by_another() -> None:
-    found = {
+    imports = {
         f"{file.relative_to(ROOT)} imports {name}"
         for file in sorted((ROOT / "tests").rglob("*.py"))
         for name in imported_modules(file)
         if name.startswith(("tests.", "."))
         and any(part == "conftest" or part.startswith("test_") for part in name.split("."))
     }
-    assert found == set()
+    assert imports == set()
 
 
 def test_the_repository_stays_small() -> None:

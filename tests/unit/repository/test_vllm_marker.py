@@ -80,7 +80,7 @@ def starts_without_fixture(source: str) -> Iterator[str]:
         if isinstance(function, ast.FunctionDef | ast.AsyncFunctionDef):
             calls = {ast.unparse(node.func) for node in ast.walk(function) if isinstance(node, ast.Call)}
             requested = {argument.arg for argument in function.args.args}
-            decorated = any(FIXTURE in ast.unparse(one) for one in function.decorator_list)
+            decorated = any(FIXTURE in ast.unparse(decorator) for decorator in function.decorator_list)
             if calls & STARTERS and FIXTURE not in requested and not decorated:
                 yield function.name
 
@@ -97,9 +97,9 @@ def test_whatever_starts_an_engine_requests_the_fixture() -> None:
     files = [TESTS / "conftest.py", *TESTS.glob("*/**/test_*.py")]
     files = [file for file in files if "unit" not in file.relative_to(TESTS).parts]
     assert len(files) > 30
-    found = {
+    missing = {
         f"{file.relative_to(TESTS)}: {name}"
         for file in files
         for name in starts_without_fixture(file.read_text())
     }
-    assert found == set()
+    assert missing == set()

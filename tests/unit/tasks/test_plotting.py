@@ -38,7 +38,7 @@ def test_every_method_has_a_colour_of_its_own_kind() -> None:
     assert len(set(METHOD_COLOURS.values())) == len(METHOD_COLOURS)
 
 
-def test_unknown_methods_keep_a_colour_that_no_known_one_has() -> None:
+def test_unknown_methods_keep_a_colour_that_no_known_method_has() -> None:
     colours = {name: method_colour(name) for name in ("newcomer", "newcomer@4", "newcomer(k=1)")}
     assert set(colours.values()) == {"#000044"}
     others = {method_colour(f"method{number}") for number in range(100)}

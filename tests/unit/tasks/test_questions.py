@@ -75,8 +75,8 @@ def test_a_rule_of_the_data_set_comes_first() -> None:
 def test_a_conversation_has_all_pictures_and_then_the_text() -> None:
     sizes = [(4, 4), (5, 5), (6, 6)]
     first, *more = [lambda size=size: Image.new("RGB", size) for size in sizes]
-    asked = Question("q", "Which?", "A", first, more_images=tuple(more))
-    conversation = asked.conversation()
+    several_images = Question("q", "Which?", "A", first, more_images=tuple(more))
+    conversation = several_images.conversation()
     assert conversation.brings_image
     assert [image.size for image in conversation.images] == sizes
     assert conversation.messages[0]["content"][-1] == {"type": "text", "text": "Which?"}

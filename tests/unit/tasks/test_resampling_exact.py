@@ -20,10 +20,10 @@ def wilson(share: float, n: float) -> tuple[float, float]:
 def test_a_proportion_of_cases_that_cancel_within_scenes_is_wilsons(right: int, n: int) -> None:
     """Every scene's residuals sum to nothing: the floor, the simple random sample's variance, is exact."""
     values = np.array([1.0] * right + [0.0] * (n - right))
-    found = Resampling([("one scene",)] * n).proportion(values)
+    interval = Resampling([("one scene",)] * n).proportion(values)
     theirs = binomtest(right, n).proportion_ci(method="wilson")
-    assert (found.mean, found.n) == (right / n, n)
-    assert (found.low, found.high) == pytest.approx((theirs.low, theirs.high), rel=1e-6)
+    assert (interval.mean, interval.n) == (right / n, n)
+    assert (interval.low, interval.high) == pytest.approx((theirs.low, theirs.high), rel=1e-6)
 
 
 @pytest.mark.parametrize("value", [0.0, 1.0])
@@ -42,24 +42,24 @@ def test_equal_values_count_kishs_effective_number(
     value: float, sizes: tuple[int, ...], effective: float
 ) -> None:
     clusters = [(f"scene-{number}",) for number, size in enumerate(sizes) for _ in range(size)]
-    found = Resampling(clusters).proportion([value] * len(clusters))
+    interval = Resampling(clusters).proportion([value] * len(clusters))
     expected = wilson(value, effective)
-    assert (found.low, found.high) == pytest.approx(expected, abs=1e-9)
-    assert (found.low, found.high)[int(value)] == value
-    assert found.mean == value
+    assert (interval.low, interval.high) == pytest.approx(expected, abs=1e-9)
+    assert (interval.low, interval.high)[int(value)] == value
+    assert interval.mean == value
 
 
 def test_equal_shares_within_scenes_count_scenes_too() -> None:
-    found = Resampling([("x",), ("x",), ("y",), ("y",)]).proportion([0.25] * 4)
-    assert (found.low, found.high) == pytest.approx(wilson(0.25, 2.0), abs=1e-9)
+    interval = Resampling([("x",), ("x",), ("y",), ("y",)]).proportion([0.25] * 4)
+    assert (interval.low, interval.high) == pytest.approx(wilson(0.25, 2.0), abs=1e-9)
 
 
 def test_a_clustered_proportion_has_its_design_effect() -> None:
     """Forty scenes of two equal cases: Wilson at half the cases."""
     values = np.repeat([1.0] * 10 + [0.0] * 30, 2)
     clusters = [(f"scene-{place // 2}",) for place in range(80)]
-    found = Resampling(clusters, draws=40_000).proportion(values)
-    assert (found.low, found.high) == pytest.approx(wilson(0.25, 40.0), rel=0.02)
+    interval = Resampling(clusters, draws=40_000).proportion(values)
+    assert (interval.low, interval.high) == pytest.approx(wilson(0.25, 40.0), rel=0.02)
 
 
 def test_two_cases_move_by_the_skellam_distribution() -> None:
@@ -69,17 +69,22 @@ def test_two_cases_move_by_the_skellam_distribution() -> None:
     assert counts == pytest.approx(np.round(counts))
     for k in range(-3, 4):
         assert float((counts <= k + 0.5).mean()) == pytest.approx(skellam.cdf(k, 1, 1), abs=0.015)
-    found = resampling.mean([0.0, 1.0])
-    assert (found.low, found.high) == (0.5 + skellam.ppf(0.025, 1, 1) / 4, 0.5 + skellam.ppf(0.975, 1, 1) / 4)
-    assert (found.low, found.mean, found.high, found.n) == (-0.25, 0.5, 1.25, 2)
+    interval = resampling.mean([0.0, 1.0])
+    assert (interval.low, interval.high) == (
+        0.5 + skellam.ppf(0.025, 1, 1) / 4,
+        0.5 + skellam.ppf(0.975, 1, 1) / 4,
+    )
+    assert (interval.low, interval.mean, interval.high, interval.n) == (-0.25, 0.5, 1.25, 2)
 
 
 def test_a_mean_of_many_has_the_normal_interval() -> None:
     values = np.tile([0.0, 2.0, 7.0, 11.0], 100)
-    found = Resampling([(f"{place}",) for place in range(400)], draws=20_000).mean(values)
+    interval = Resampling([(f"{place}",) for place in range(400)], draws=20_000).mean(values)
     error = float(values.std()) / 20
-    assert found.mean == 5.0
-    assert (found.mean - found.low, found.high - found.mean) == pytest.approx((1.96 * error,) * 2, rel=0.03)
+    assert interval.mean == 5.0
+    assert (interval.mean - interval.low, interval.high - interval.mean) == pytest.approx(
+        (1.96 * error,) * 2, rel=0.03
+    )
 
 
 def test_a_glyph_that_explains_everything_adds_its_own_variance() -> None:
@@ -110,8 +115,8 @@ def test_cases_of_a_scene_share_its_glyphs_once() -> None:
 
 
 def test_a_case_without_clusters_is_no_scene_that_has_a_name() -> None:
-    found = Resampling([(), ("0",), (), ("2",)]).proportion([1.0] * 4)
-    assert found.low == pytest.approx(wilson(1.0, 4.0)[0])
+    interval = Resampling([(), ("0",), (), ("2",)]).proportion([1.0] * 4)
+    assert interval.low == pytest.approx(wilson(1.0, 4.0)[0])
 
 
 def test_there_are_2000_draws_of_seed_0_and_1_is_the_least() -> None:
@@ -147,9 +152,9 @@ def unseen(n: float) -> float:
 @pytest.mark.parametrize("n", [1, 2, 8, 20, 1000])
 def test_a_difference_without_a_discordant_case_has_clopper_and_pearsons_bound(n: int) -> None:
     bound = binomtest(0, n).proportion_ci(0.95, "exact").high
-    found = Resampling(alone(n), draws=50).difference([1.0] * n, [1.0] * n)
-    assert (found.mean, found.n) == (0.0, n)
-    assert (found.low, found.high) == pytest.approx((-bound, bound), rel=1e-9)
+    interval = Resampling(alone(n), draws=50).difference([1.0] * n, [1.0] * n)
+    assert (interval.mean, interval.n) == (0.0, n)
+    assert (interval.low, interval.high) == pytest.approx((-bound, bound), rel=1e-9)
 
 
 def test_cases_of_one_scene_count_once_in_that_bound() -> None:
@@ -164,8 +169,8 @@ def test_cases_of_one_scene_count_once_in_that_bound() -> None:
 @pytest.mark.parametrize(("n", "low"), [(5, 1 - 2 * unseen(5)), (2, 1 - 2 * unseen(2)), (1, -0.95)])
 def test_equal_differences_leave_room_for_others_between_the_extremes(n: int, low: float) -> None:
     better = Resampling(alone(n), draws=50)
-    found = better.difference([1.0] * n, [0.0] * n)
-    assert (found.mean, found.low, found.high) == pytest.approx((1.0, low, 1.0))
+    interval = better.difference([1.0] * n, [0.0] * n)
+    assert (interval.mean, interval.low, interval.high) == pytest.approx((1.0, low, 1.0))
     back = better.difference([0.0] * n, [1.0] * n)
     assert (back.low, back.high) == pytest.approx((-1.0, -low))
     half = better.difference([0.75] * n, [0.25] * n)
@@ -175,11 +180,11 @@ def test_equal_differences_leave_room_for_others_between_the_extremes(n: int, lo
 def test_one_discordant_case_of_eight_reaches_as_far_as_none_would() -> None:
     a, b = [1.0] * 8, [1.0] * 7 + [0.0]
     resampling = Resampling(alone(8))
-    found, bootstrap = resampling.difference(a, b), resampling.mean(np.subtract(a, b))
-    assert found.mean == 0.125
-    assert found.low == pytest.approx(0.125 - 1.125 * unseen(8))
-    assert found.high == pytest.approx(0.125 + 0.875 * unseen(8))
-    assert found.low < bootstrap.low < bootstrap.high < found.high
+    interval, bootstrap = resampling.difference(a, b), resampling.mean(np.subtract(a, b))
+    assert interval.mean == 0.125
+    assert interval.low == pytest.approx(0.125 - 1.125 * unseen(8))
+    assert interval.high == pytest.approx(0.125 + 0.875 * unseen(8))
+    assert interval.low < bootstrap.low < bootstrap.high < interval.high
 
 
 def test_many_discordant_cases_have_the_bootstraps_interval() -> None:
@@ -211,8 +216,8 @@ def coverages(n: int, only_a: float, only_b: float, cases: int = 1) -> tuple[flo
         a = np.repeat([1.0] * a_alone + [0.0] * b_alone + [1.0] * rest, cases)
         b = np.repeat([0.0] * a_alone + [1.0] * b_alone + [1.0] * rest, cases)
         chance = multinomial.pmf((a_alone, b_alone, rest), n, (only_a, only_b, 1 - only_a - only_b))
-        found, bootstrap = resampling.difference(a, b), resampling.mean(a - b)
-        held += chance * (found.low <= only_a - only_b + 1e-9 <= found.high + 2e-9)
+        interval, bootstrap = resampling.difference(a, b), resampling.mean(a - b)
+        held += chance * (interval.low <= only_a - only_b + 1e-9 <= interval.high + 2e-9)
         plain += chance * (bootstrap.low <= only_a - only_b + 1e-9 <= bootstrap.high + 2e-9)
     return held, plain
 
@@ -269,9 +274,9 @@ def test_p_values_of_many_cases_are_the_normal_tests() -> None:
     a = np.array([1.0] * 60 + [0.0] * 40 + [1.0] * 900)
     b = np.array([0.0] * 60 + [1.0] * 40 + [1.0] * 900)
     z = 20 / np.sqrt(100 - 20**2 / 1000)
-    found = Resampling(alone(1000), draws=15_000)
-    assert found.difference_p(a, b) == pytest.approx(2 * norm.sf(z), rel=0.1)
-    assert found.difference_p(a, b) == found.difference_p(b, a)
+    resampling = Resampling(alone(1000), draws=15_000)
+    assert resampling.difference_p(a, b) == pytest.approx(2 * norm.sf(z), rel=0.1)
+    assert resampling.difference_p(a, b) == resampling.difference_p(b, a)
 
 
 def test_p_values_respect_scenes() -> None:
@@ -291,8 +296,8 @@ def test_p_values_and_intervals_agree() -> None:
         for _ in range(100):
             kind = rng.choice(3, n, p=(0.45, 0.1, 0.45))
             a, b = (kind == 0).astype(float), (kind == 1).astype(float)
-            p, found = resampling.difference_p(a, b), resampling.difference(a, b)
-            outside = not found.low <= 0 <= found.high
+            p, interval = resampling.difference_p(a, b), resampling.difference(a, b)
+            outside = not interval.low <= 0 <= interval.high
             excluded += outside
             # Near 0.05 a quantile between two draws may lie on either side.
             assert outside if p < 0.045 else not outside or p < 0.055
@@ -308,25 +313,25 @@ def test_no_cases_have_no_p_value() -> None:
 def test_equal_values_have_the_reach_of_cases_that_were_not_seen(
     least: float, most: float, value: float, n: int
 ) -> None:
-    found = Resampling([(f"{place}",) for place in range(n)]).bounded([value] * n, least, most)
+    interval = Resampling([(f"{place}",) for place in range(n)]).bounded([value] * n, least, most)
     unseen = 1 - 0.025 ** (1 / n)
-    assert (found.mean, found.n) == (value, n)
-    assert found.low == pytest.approx(value - unseen * (value - least))
-    assert found.high == pytest.approx(value + unseen * (most - value))
+    assert (interval.mean, interval.n) == (value, n)
+    assert interval.low == pytest.approx(value - unseen * (value - least))
+    assert interval.high == pytest.approx(value + unseen * (most - value))
 
 
 def test_bounded_is_the_percentile_interval_where_that_is_wider() -> None:
     values = np.tile([0.1, 0.3, 0.6, 0.9], 50)
     resampling = Resampling([(f"{place}",) for place in range(200)])
-    drawn, found = resampling.mean(values), resampling.bounded(values, 0.0, 1.0)
-    assert (found.low, found.high) == (drawn.low, drawn.high)
+    drawn, interval = resampling.mean(values), resampling.bounded(values, 0.0, 1.0)
+    assert (interval.low, interval.high) == (drawn.low, drawn.high)
     with pytest.raises(ValueError, match=r"within 0\.\.0\.5"):
         resampling.bounded(values, 0.0, 0.5)
     nothing = Resampling([]).bounded([], 0.0, 1.0)
     assert np.isnan([nothing.mean, nothing.low, nothing.high]).all()
 
 
-def test_one_scene_tells_nothing_of_an_unbounded_mean() -> None:
-    found = Resampling([("x",), ("x",)]).mean([3.0, 5.0])
-    assert (found.mean, found.n) == (4.0, 2)
-    assert np.isnan([found.low, found.high]).all()
+def test_one_scene_gives_no_interval_of_an_unbounded_mean() -> None:
+    interval = Resampling([("x",), ("x",)]).mean([3.0, 5.0])
+    assert (interval.mean, interval.n) == (4.0, 2)
+    assert np.isnan([interval.low, interval.high]).all()

@@ -313,7 +313,7 @@ def test_a_stages_files_are_checked_before_torch(tmp_path: Path, mirl_train: Cal
         assert complaint in mirl_train("sft", "--config", path, *words)
 
 
-def test_a_contradiction_is_found_before_torch_and_vllm(tmp_path: Path) -> None:
+def test_a_contradiction_is_reported_before_torch_and_vllm(tmp_path: Path) -> None:
     rl = written(tmp_path, {**GRPO, "rollout.trajectories": 1})
     sft = tmp_path / "sft.yaml"
     sft.write_text(yaml.safe_dump({**LM, "text_rows": 0, "output": str(tmp_path / "out")}))

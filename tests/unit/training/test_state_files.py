@@ -69,7 +69,7 @@ def test_a_whole_file_is_read(tmp_path: Path, mmap: bool) -> None:
 @example(place=whole().find(CENTRAL) + 42, bit=0, mmap=False)
 @example(place=whole().find(CENTRAL) + 16, bit=0, mmap=False)
 @example(place=len(whole()) - 6, bit=7, mmap=False)
-def test_a_flipped_bit_is_found_or_changes_nothing(
+def test_a_flipped_bit_is_detected_or_changes_nothing(
     tmp_path_factory: pytest.TempPathFactory, place: int, bit: int, mmap: bool
 ) -> None:
     data = bytearray(whole())
@@ -81,7 +81,7 @@ def test_a_flipped_bit_is_found_or_changes_nothing(
     assert "\n" not in damage
 
 
-def test_most_flipped_bits_are_found(tmp_path: Path) -> None:
+def test_most_flipped_bits_are_detected(tmp_path: Path) -> None:
     """All of a tensor's and of the structure's."""
     begin = whole().find(torch.arange(300.0).numpy().tobytes())
     pickled = whole().find(b"weights")
@@ -96,7 +96,7 @@ def test_most_flipped_bits_are_found(tmp_path: Path) -> None:
 @given(length=st.integers(0, len(whole()) - 1))
 @example(length=0)
 @example(length=len(whole()) - 1)
-def test_a_file_that_is_cut_off_is_found(tmp_path_factory: pytest.TempPathFactory, length: int) -> None:
+def test_a_file_that_is_cut_off_is_detected(tmp_path_factory: pytest.TempPathFactory, length: int) -> None:
     path = tmp_path_factory.getbasetemp() / "cut.pt"
     path.write_bytes(whole()[:length])
     assert read_state(path)[1].startswith("it can't be read: ")

@@ -217,9 +217,9 @@ KEYS = {
 
 @pytest.mark.parametrize("text", KEYS, ids=lambda text: text[:24])
 def test_kind_and_key(text: str) -> None:
-    found = normalize(text)
-    assert (found.kind, found.key) == KEYS[text]
-    assert found.text == found.key
+    answer = normalize(text)
+    assert (answer.kind, answer.key) == KEYS[text]
+    assert answer.text == answer.key
 
 
 # Whether a text is read as mathematics, at each of the bounds.
@@ -305,8 +305,8 @@ def test_how_close_to_a_fraction_a_value_is_that_fraction(text: str, value: Frac
 
 
 def test_the_form_for_people_is_the_spelling_of_mathematics_and_the_key_of_json() -> None:
-    found = normalize("  \\pi  \\cdot 2.")
-    assert (found.kind, found.key, found.text) == ("math", "≈6.28318530718", r"\pi \cdot 2")
+    answer = normalize("  \\pi  \\cdot 2.")
+    assert (answer.kind, answer.key, answer.text) == ("math", "≈6.28318530718", r"\pi \cdot 2")
     assert normalize('{"b": 1.0, "a": 2}').text == '{"a":2,"b":1}'
 
 

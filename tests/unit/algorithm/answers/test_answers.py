@@ -78,9 +78,9 @@ CHAINS = {
 @pytest.mark.parametrize("name", CHAINS)
 def test_extract(name: str) -> None:
     text, reasoning, finished, cut = CHAINS[name]
-    found, answer = extract(text, TAGS, finished=True)
+    extracted, answer = extract(text, TAGS, finished=True)
     assert answer == finished
-    assert reasoning is None or found == reasoning
+    assert reasoning is None or extracted == reasoning
     assert extract(text, TAGS, finished=False)[1] == cut
 
 
@@ -131,11 +131,11 @@ def test_extract_never_returns_a_tag_nor_what_the_model_did_not_say(text: str, f
     reasoning, answer = extract(text, TAGS, finished)
     every = (*TAGS.description, *TAGS.reasoning, *TAGS.answer)
     assert not any(tag in reasoning for tag in every)
-    found = locate(text, TAGS, finished)
-    assert (found.reasoning, found.answer) == (reasoning, answer)
+    located = locate(text, TAGS, finished)
+    assert (located.reasoning, located.answer) == (reasoning, answer)
     if answer is not None:
         # With a tag inside it, it stands nowhere in one piece.
-        rest = text[found.start :]
+        rest = text[located.start :]
         assert rest.startswith(answer) or any(tag in rest for tag in every)
         assert answer == answer.strip() != ""
         assert not any(tag in answer for tag in every)
@@ -261,9 +261,9 @@ def test_integers_survive_in_every_digit(value: int) -> None:
 @given(
     st.recursive(
         st.none() | st.booleans() | st.integers() | st.text(),
-        lambda one: st.lists(one) | st.dictionaries(st.text(), one),
+        lambda children: st.lists(children) | st.dictionaries(st.text(), children),
         max_leaves=8,
-    ).filter(lambda one: isinstance(one, dict | list))
+    ).filter(lambda value: isinstance(value, dict | list))
 )
 @settings(max_examples=100, deadline=None)
 def test_json_does_not_depend_on_its_layout(value: object) -> None:
@@ -313,12 +313,12 @@ def test_hostile_answers_end_quickly(text: str) -> None:
 
 def test_mathematics_works_off_the_main_thread() -> None:
     # Where math-verify's own time limits, which are signals, would raise.
-    found: list[bool] = []
+    equal: list[bool] = []
     mathematics.canonical.cache_clear()
-    thread = threading.Thread(target=lambda: found.append(normalize(r"\frac{x}{2}") == normalize("0.5x")))
+    thread = threading.Thread(target=lambda: equal.append(normalize(r"\frac{x}{2}") == normalize("0.5x")))
     thread.start()
     thread.join()
-    assert found == [True]
+    assert equal == [True]
 
 
 def test_without_math_verify_equal_spelling_still_counts(monkeypatch: pytest.MonkeyPatch) -> None:

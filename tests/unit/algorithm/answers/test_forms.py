@@ -1,4 +1,4 @@
-"""The form of an answer: what the engine is told, and what is read of what it sampled."""
+"""The form of an answer: what the engine receives, and what is read of what it sampled."""
 
 from __future__ import annotations
 
@@ -109,8 +109,8 @@ def test_vllm_chooses_no_backend_by_its_first_request() -> None:
 
     from mirl_core.engines.vllm.structure import choose_backend
 
-    for given, used in (("auto", "xgrammar"), ("guidance", "guidance")):
-        config = StructuredOutputsConfig(backend=given)
+    for configured, used in (("auto", "xgrammar"), ("guidance", "guidance")):
+        config = StructuredOutputsConfig(backend=configured)
         choose_backend(config)
         assert config.backend == used
 

@@ -51,10 +51,10 @@ def test_tokens_carry_their_logprobs_and_rivals(answer: str | None, expected: li
     rivals = tuple(((token, -0.5), (ids[0], -1.5)) for token in ids)
     sample = Sample(0, ids, tuple(-float(place) for place in range(len(ids))), text, "stop", likeliest=rivals)
     start = text.index("<answer>") + len("<answer>")
-    told = answer_tokens(Chain(0, 0, text, "so", answer, len(ids), "stop", start=start), sample, engine)
-    assert [one.text for one in told] == expected
-    assert [one.logprob for one in told] == [-float(ids.index(one.token_id)) for one in told]
-    assert all(one.likeliest == ((one.text, -0.5), ("<think>", -1.5)) for one in told)
+    tokens = answer_tokens(Chain(0, 0, text, "so", answer, len(ids), "stop", start=start), sample, engine)
+    assert [token.text for token in tokens] == expected
+    assert [token.logprob for token in tokens] == [-float(ids.index(token.token_id)) for token in tokens]
+    assert all(token.likeliest == ((token.text, -0.5), ("<think>", -1.5)) for token in tokens)
 
 
 @pytest.mark.parametrize(

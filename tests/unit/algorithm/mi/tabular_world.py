@@ -13,7 +13,7 @@ from mirl_core.evaluation.bank.records import BankedDescription, BankedQuestion
 from tests.unit.evaluation.bank.bank_cases import question, reasoned, said
 
 VALUES, SLOTS, USUAL = 4, 2, 0.75
-# A little uneven, as learned priors are, so that a value's prior tells it from the others.
+# A little uneven, as learned priors are, so that a value's prior distinguishes it from the others.
 PRIOR = np.array([[0.75, 0.09, 0.084, 0.076], [0.081, 0.751, 0.077, 0.091]])
 STYLE = np.array([0.7, 0.3])
 
@@ -42,7 +42,10 @@ def _scene(
     posterior = PRIOR * np.exp(strength * evidence)
     posterior /= posterior.sum(axis=1, keepdims=True)
     descriptions = [_describe(rng, posterior, truth) for _ in range(described)]
-    chains = [reasoned(j, 0, "1" if one.right else one.text) for j, one in enumerate(descriptions)]
+    chains = [
+        reasoned(j, 0, "1" if description.right else description.text)
+        for j, description in enumerate(descriptions)
+    ]
     return question(descriptions, chains, key=f"s{number}")
 
 

@@ -88,7 +88,7 @@ def test_expected_pointwise_mi_is_exact_on_random_tables(seed: int, length: int)
     assert expected_mi(prior, table) == pytest.approx(exact_mi(prior, table), abs=NATS)
 
 
-def test_given_a_question_it_is_the_conditional_information() -> None:
+def test_with_questions_it_is_the_conditional_information() -> None:
     # p(q) and for each q its own prior of images and its own table: I(D; I | Q) = Σ_q p(q) I(D; I | Q = q).
     questions = [0.3, 0.7]
     priors = [np.array([0.5, 0.25, 0.25]), np.array([0.1, 0.1, 0.8])]
@@ -96,8 +96,8 @@ def test_given_a_question_it_is_the_conditional_information() -> None:
     conditional = 0.0
     for p_q, prior, table in zip(questions, priors, tables, strict=True):
         joint = p_q * prior[:, None, None] * table
-        d_given_q = joint.sum(axis=0) / p_q
-        conditional += float((joint * np.log(table / d_given_q)).sum())
+        conditional_table = joint.sum(axis=0) / p_q
+        conditional += float((joint * np.log(table / conditional_table)).sum())
     estimate = sum(
         p * expected_mi(prior, table) for p, prior, table in zip(questions, priors, tables, strict=True)
     )
@@ -110,7 +110,7 @@ def test_reference_over_every_image_is_the_marginal_of_a_uniform_prior(seed: int
     table = random_table(seed, length=length)
     marginal = table.mean(axis=0)
     for d in sentences(table):
-        combined = ReferenceEstimator().combine([token_logprobs(one, d) for one in table])
+        combined = ReferenceEstimator().combine([token_logprobs(row, d) for row in table])
         assert combined == pytest.approx(token_logprobs(marginal, d), abs=NATS)
 
 
@@ -323,8 +323,8 @@ def test_token_mi_leaves_its_arguments_alone() -> None:
     assert logprobs.tolist() == [-1.0, -3.0]
     for weight in (0.0, 1.0):
         for kind in (np.int64, np.float32):
-            given_ = np.array([-1, -2], dtype=kind)
-            assert token_mi(given_, given_, weight).dtype == np.float64
+            values = np.array([-1, -2], dtype=kind)
+            assert token_mi(values, values, weight).dtype == np.float64
     assert token_mi([-1.0], [-4.0]).tolist() == [3.0]
 
 

@@ -66,10 +66,10 @@ def test_mi_of_the_usable_descriptions(
 ) -> None:
     measured, used = measure(THREE, LOGPROBS, MARGINALS, MIRLOptions(**options))
     assert used == weight
-    assert [one.index for one in measured] == [0, 2, 5]
-    assert [one.mi for one in measured[:2]] == pytest.approx(mi)
-    assert [one.marginal for one in measured[:2]] == [-6.5, -1.5]
-    assert [one.token_mi for one in measured[:2]] == (per_token or [None, None])
+    assert [description.index for description in measured] == [0, 2, 5]
+    assert [description.mi for description in measured[:2]] == pytest.approx(mi)
+    assert [description.marginal for description in measured[:2]] == [-6.5, -1.5]
+    assert [description.token_mi for description in measured[:2]] == (per_token or [None, None])
     assert measured[2] == THREE[2]
 
 
@@ -79,21 +79,28 @@ def test_token_texts_are_beside_the_mi_of_tokens() -> None:
 
     options = MIRLOptions(token_mi=True, mi_weight=0.5, clip=0.25)
     measured, _ = measure(THREE, LOGPROBS, MARGINALS, options, decode)
-    assert [one.token_texts for one in measured] == [("a", " b"), ("c",), None]
+    assert [description.token_texts for description in measured] == [("a", " b"), ("c",), None]
     # Of any weight, and not clipped.
-    assert [one.token_pmi for one in measured] == [(3.0, 0.5), (0.5,), None]
+    assert [description.token_pmi for description in measured] == [(3.0, 0.5), (0.5,), None]
     assert measured[0].token_mi == (0.25, -0.25)
     plain, _ = measure(THREE, LOGPROBS, MARGINALS, MIRLOptions(), decode)
-    assert [(one.token_texts, one.token_pmi) for one in plain] == [(None, None)] * 3
+    assert [(description.token_texts, description.token_pmi) for description in plain] == [(None, None)] * 3
 
 
 def test_without_marginals_there_is_mi_only_at_weight_zero() -> None:
     assert measure(THREE, LOGPROBS, {}, MIRLOptions()) == (tuple(THREE), None)
     measured, used = measure(THREE, LOGPROBS, {}, MIRLOptions(mi_weight=0, clip=1.5))
     assert used == 0
-    assert [(one.mi, one.marginal) for one in measured] == [(-2.5, None), (-1.0, None), (None, None)]
+    assert [(description.mi, description.marginal) for description in measured] == [
+        (-2.5, None),
+        (-1.0, None),
+        (None, None),
+    ]
     scored, _ = measure(THREE, LOGPROBS, MARGINALS, MIRLOptions(mi_weight=0))
-    assert [(one.mi, one.marginal) for one in scored[:2]] == [(-3.0, -6.5), (-1.0, -1.5)]
+    assert [(description.mi, description.marginal) for description in scored[:2]] == [
+        (-3.0, -6.5),
+        (-1.0, -1.5),
+    ]
 
 
 async def scored(estimator: Any, engine: FakeEngine) -> list[tuple[float, ...]]:
@@ -110,7 +117,7 @@ async def test_descriptions_are_scored_behind_their_opening_tag_and_without_it()
     assert await scored(TextEstimator(), engine) == [(-1.0, -2.0), (-3.0,)]
     (call,) = engine.of_kind("score")
     assert call.suffixes == ((8, 8, 1, 2), (8, 8, 3))
-    assert [one.request_id for one in engine.calls] == ["r1-score-0"] * 2
+    assert [call.request_id for call in engine.calls] == ["r1-score-0"] * 2
 
 
 async def test_every_reference_is_scored_at_once_under_an_id_and_the_tag_says_nothing_of_it() -> None:
@@ -130,8 +137,8 @@ async def test_every_reference_is_scored_at_once_under_an_id_and_the_tag_says_no
         return [-5.0 * -sizes[image.size], 0.0, *[sizes[image.size]] * (len(suffix) - 2)]
 
     references = tuple(IMAGE.resize(size) for size in sizes)
-    found = await scored(ReferenceEstimator(references), Engine(score=score))
+    marginals = await scored(ReferenceEstimator(references), Engine(score=score))
     expected = ReferenceEstimator().combine([[-1.0] * 2, [-2.0] * 2, [-3.0] * 2])
-    assert found == [expected, expected[:1]]
-    assert sorted(one.request_id for one in contexts) == ["r1-score-0", "r1-score-1", "r1-score-2"]
-    assert {(one.cache_salt, one.priority) for one in contexts} == {("s", 3)}
+    assert marginals == [expected, expected[:1]]
+    assert sorted(context.request_id for context in contexts) == ["r1-score-0", "r1-score-1", "r1-score-2"]
+    assert {(context.cache_salt, context.priority) for context in contexts} == {("s", 3)}

@@ -66,7 +66,7 @@ async def test_a_long_prompt_is_scored_through_the_cache() -> None:
     assert without_times(meter.works(block=32)[1]) == ("score", 2, 0, prompt + 2 * left + 3, 0, 0, 0)
 
 
-def test_rounds_are_calls_one_after_the_other() -> None:
+def test_rounds_are_consecutive_calls() -> None:
     works = [Work("fork", 0, 2), Work("fork", 1, 3), Work("fork", 2, 4), Work("score", 3.5, 5)]
     assert rounds(works) == 2
     assert rounds([Work("render", 0, 1)]) == 0

@@ -41,27 +41,30 @@ async def test_from_questions_to_tables(monkeypatch: pytest.MonkeyPatch, tmp_pat
     fakes = [Fake(GATED, "2"), Fake("other", "no number"), Fake("peer", "2", slow=True)]
 
     @contextlib.asynccontextmanager
-    async def given(folder: Path, logs: Path, console: Console) -> AsyncIterator[list[Arm]]:
+    async def fake_arms(folder: Path, logs: Path, console: Console) -> AsyncIterator[list[Arm]]:
         yield list(fakes)
 
-    monkeypatch.setattr(rivals, "arms", given)
+    monkeypatch.setattr(rivals, "arms", fake_arms)
     console = Console(quiet=True)
-    found = await rivals.measure(["digits/iid"], "dev", 30, 26, 5, tmp_path, console)
+    figures = await rivals.measure(["digits/iid"], "dev", 30, 26, 5, tmp_path, console)
 
-    one, eight = found["passes"]
-    assert [(each["concurrency"], each["arms"][GATED]["n"]) for each in found["passes"]] == [(1, 30), (8, 26)]
-    assert one["arms"]["peer"]["n"] == eight["arms"]["peer"]["n"] == 5
-    assert one["arms"]["other"]["accuracy"] == 0
+    alone, together = figures["passes"]
+    assert [(each["concurrency"], each["arms"][GATED]["n"]) for each in figures["passes"]] == [
+        (1, 30),
+        (8, 26),
+    ]
+    assert alone["arms"]["peer"]["n"] == together["arms"]["peer"]["n"] == 5
+    assert alone["arms"]["other"]["accuracy"] == 0
     assert 1 < fakes[0].most_at_once <= 8
     # The same seed for the same question, in every arm and in both passes; the warm-up's come first.
     assert fakes[0].seeds[3:] == [*range(30), *range(26)]
     assert fakes[2].seeds[3:] == [*range(5), *range(5)]
-    text = rivals.report(found)
+    text = rivals.report(figures)
     assert text.count("| peer | 5 |") == 2
-    assert found["about"]["weights"][:12] in text
+    assert figures["about"]["weights"][:12] in text
 
 
 def test_peers_are_installed_away_from_the_project() -> None:
-    asked = [" ".join(command) for command in commands(Path("/somewhere"))]
-    assert all("/somewhere/" in command for command in asked)
-    assert any("--no-deps optillm==0.4.0" in command for command in asked)
+    command_lines = [" ".join(command) for command in commands(Path("/somewhere"))]
+    assert all("/somewhere/" in command for command in command_lines)
+    assert any("--no-deps optillm==0.4.0" in command for command in command_lines)

@@ -90,7 +90,7 @@ def test_a_question_may_be_longer_than_a_path(stub: Stub, run: Run) -> None:
     assert run("ask", question, "why?")[0] == 2
 
 
-def test_comparison_asks_the_plain_model_with_the_same_messages(stub: Stub, run: Run) -> None:
+def test_comparison_sends_the_plain_model_the_same_messages(stub: Stub, run: Run) -> None:
     code, out, _ = run("ask", "a.png", "b.png", "how many?", "--compare", "--seed", "1")
     assert code == 0
     rows = [line.split()[:3] for line in out.splitlines()[-3:]]

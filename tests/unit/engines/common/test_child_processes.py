@@ -71,6 +71,6 @@ def test_a_block_that_ends_leaves_no_guard_and_harms_nothing(tmp_path: Path) -> 
     (guard,) = (process for process in children if process != child)
     with running:
         (tmp_path / "end").touch()
-        told, _ = running.communicate(timeout=30)
-    assert told.strip() == "None"
+        output, _ = running.communicate(timeout=30)
+    assert output.strip() == "None"
     wait_until_gone(guard)

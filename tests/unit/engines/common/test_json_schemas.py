@@ -275,12 +275,12 @@ def test_parts_are_copied_once_each() -> None:
 
 
 def test_definitions_of_several_tools_have_names_of_their_own() -> None:
-    one = record(a={"$ref": "#/$defs/C"}) | {"$defs": {"C": DIGIT}}
-    two = record(a={"$ref": "#/$defs/C"}) | {"$defs": {"C": {"type": "string"}}}
-    apart = side_by_side({"one": one, "two": two})
+    first = record(a={"$ref": "#/$defs/C"}) | {"$defs": {"C": DIGIT}}
+    second = record(a={"$ref": "#/$defs/C"}) | {"$defs": {"C": {"type": "string"}}}
+    apart = side_by_side({"one": first, "two": second})
     names = [set(schema["$defs"]) for schema in apart.values()]
     assert not names[0] & names[1]
-    for own, moved in zip((one, two), apart.values(), strict=True):
+    for own, moved in zip((first, second), apart.values(), strict=True):
         for value in ({"a": 1}, {"a": "x"}):
             assert Draft202012Validator(own).is_valid(value) is Draft202012Validator(moved).is_valid(value)
 

@@ -85,8 +85,8 @@ def furthest(ours: Sequence[tuple[float, ...]], theirs: Sequence[tuple[float, ..
     """The largest difference of any two values; nats."""
     return max(
         abs(mine - yours)
-        for one, other in zip(ours, theirs, strict=True)
-        for mine, yours in zip(one, other, strict=True)
+        for our_row, their_row in zip(ours, theirs, strict=True)
+        for mine, yours in zip(our_row, their_row, strict=True)
     )
 
 
@@ -106,12 +106,14 @@ async def test_the_likeliest_tokens_are_those_of_one_forward_pass(engine: HFEngi
     for number in (0, 1, 0):
         rows = logprobs(engine, prompts[number], suffix)
         for start in range(len(suffix) + 1):
-            found = await engine.score_likeliest(prompts[number], suffix, start, 3, context())
-            assert len(found) == len(suffix) - start
-            for position, token, row in zip(found, suffix[start:], rows[start:], strict=True):
+            positions = await engine.score_likeliest(prompts[number], suffix, start, 3, context())
+            assert len(positions) == len(suffix) - start
+            for position, token, row in zip(positions, suffix[start:], rows[start:], strict=True):
                 best = row.topk(3).indices.tolist()
                 assert set(position) == {*best, token}
-                assert position == pytest.approx({one: float(row[one]) for one in position}, abs=1e-4)
+                assert position == pytest.approx(
+                    {token_id: float(row[token_id]) for token_id in position}, abs=1e-4
+                )
     (everything,) = await engine.score_likeliest(prompts[0], suffix[:1], 0, 100, context())
     assert set(everything) == set(range(64))
     room = engine.max_model_len - prompts[0].prompt_tokens

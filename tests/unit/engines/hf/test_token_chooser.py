@@ -13,11 +13,11 @@ LOGITS = torch.tensor([2.0, 1.0, 0.0, -1.0])
 
 def drawn(sampling: Sampling, *, banned: tuple[int, ...] = (), prompt: tuple[int, ...] = ()) -> set[int]:
     """Every token drawn in 200 first draws."""
-    found = set()
+    tokens = set()
     for seed in range(200):
         settings = Sampling(**{name: getattr(sampling, name) for name in sampling.__slots__} | {"seed": seed})
-        found.add(TokenChooser(settings, prompt, banned, 4).choose(LOGITS))
-    return found
+        tokens.add(TokenChooser(settings, prompt, banned, 4).choose(LOGITS))
+    return tokens
 
 
 @pytest.mark.parametrize(

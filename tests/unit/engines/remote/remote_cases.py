@@ -1,4 +1,4 @@
-"""A vLLM server that isn't one: it keeps what it is asked, and answers what a test says."""
+"""A fake vLLM server: it keeps the requests that it receives, and answers what a test says."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ RENDERED = {"token_ids": [1, 2, 3], "features": None}
 
 
 @dataclass(frozen=True)
-class Asked:
+class FakeRequest:
     url: str
     path: str
     query: dict[str, str]
@@ -51,14 +51,14 @@ class Asked:
 
 @dataclass
 class FakeServers:
-    """Answers by path; a list is answered item by item, a function is called with what was asked."""
+    """Answers by path; a list is answered item by item, a function is called with the request."""
 
     answers: dict[str, Any] = field(default_factory=dict)
-    asked: list[Asked] = field(default_factory=list)
+    requests: list[FakeRequest] = field(default_factory=list)
 
     async def __call__(self, request: httpx.Request) -> httpx.Response:
         content = request.content
-        asked = Asked(
+        received = FakeRequest(
             url=f"{request.url.scheme}://{request.url.netloc.decode()}",
             path=request.url.path,
             query=dict(request.url.params),
@@ -66,12 +66,12 @@ class FakeServers:
             headers=dict(request.headers),
             seconds=request.extensions["timeout"]["read"],
         )
-        self.asked.append(asked)
-        answer = self.answers.get(asked.path, {} if asked.path == "/health" else None)
+        self.requests.append(received)
+        answer = self.answers.get(received.path, {} if received.path == "/health" else None)
         if isinstance(answer, list):
             answer = answer.pop(0)
         if callable(answer):
-            answer = answer(asked)
+            answer = answer(received)
             if isinstance(answer, Awaitable):
                 answer = await answer
         if isinstance(answer, Exception):
@@ -81,10 +81,10 @@ class FakeServers:
         return httpx.Response(200, json=answer)
 
     def bodies(self, path: str) -> list[Any]:
-        return [one.body for one in self.asked if one.path == path]
+        return [request.body for request in self.requests if request.path == path]
 
     def hosts(self, path: str) -> list[str]:
-        return [one.url for one in self.asked if one.path == path]
+        return [request.url for request in self.requests if request.path == path]
 
 
 class Letters:
@@ -97,8 +97,10 @@ class Letters:
         return [ord(letter) for letter in text]
 
     def decode(self, ids: list[int], skip_special_tokens: bool = False) -> str:
-        kept = (chr(one) for one in ids)
-        return "".join(one for one in kept if not (skip_special_tokens and one in self.all_special_tokens))
+        kept = (chr(token) for token in ids)
+        return "".join(
+            letter for letter in kept if not (skip_special_tokens and letter in self.all_special_tokens)
+        )
 
 
 def engine(
@@ -168,13 +170,13 @@ def refusal(
 
 
 async def samples(
-    one: RemoteEngine, rendered: Rendered, n: int = 1, context: RequestContext = CONTEXT, **how: Any
+    remote: RemoteEngine, rendered: Rendered, n: int = 1, context: RequestContext = CONTEXT, **how: Any
 ) -> list[Sample]:
-    found = [
+    drawn = [
         sample
-        async for sample in one.generate(rendered, (5,), n, Sampling(**{"max_tokens": 4, **how}), context)
+        async for sample in remote.generate(rendered, (5,), n, Sampling(**{"max_tokens": 4, **how}), context)
     ]
-    return sorted(found, key=lambda sample: sample.index)
+    return sorted(drawn, key=lambda sample: sample.index)
 
 
 def without_id(body: dict[str, Any]) -> dict[str, Any]:
@@ -186,11 +188,11 @@ def good_server() -> FakeServers:
     model = {"id": "the-model", "root": "/models/it", "max_model_len": 100}
     adapter = {"id": "adapter", "root": "/models/lora", "parent": "the-model", "max_model_len": None}
 
-    def answer(asked: Asked) -> Any:
-        if "token_ids" not in asked.body:
+    def answer(request: FakeRequest) -> Any:
+        if "token_ids" not in request.body:
             return refusal(400, "token_ids: Field required")
-        ids = asked.body["token_ids"]
-        if "prompt_logprobs" in asked.body["sampling_params"]:
+        ids = request.body["token_ids"]
+        if "prompt_logprobs" in request.body["sampling_params"]:
             return {
                 **scored(ids),
                 "prompt_logprobs": [None, *({str(token): {"logprob": -1.0}} for token in ids[1:])],
@@ -200,7 +202,7 @@ def good_server() -> FakeServers:
     return FakeServers(
         {
             "/v1/models": {"data": [adapter, model]},
-            "/tokenize": lambda asked: {"tokens": [ord(letter) for letter in asked.body["prompt"]]},
+            "/tokenize": lambda request: {"tokens": [ord(letter) for letter in request.body["prompt"]]},
             RENDER: RENDERED,
             GENERATE: answer,
         }

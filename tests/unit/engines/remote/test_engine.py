@@ -39,8 +39,8 @@ async def test_render_sends_the_conversation_as_it_is() -> None:
         Conversation(TEXT.messages, kwargs, (tool,)),
         RequestContext("id", cache_salt="salt", trace_headers=(("traceparent", "00-1"),)),
     )
-    (asked,) = fake.asked
-    assert (asked.path, asked.body) == (
+    (request,) = fake.requests
+    assert (request.path, request.body) == (
         RENDER,
         {
             "model": "the-model",
@@ -53,22 +53,22 @@ async def test_render_sends_the_conversation_as_it_is() -> None:
             "tool_choice": "none",
         },
     )
-    assert asked.headers["authorization"] == "Bearer secret-key"
-    assert asked.headers["content-type"] == "application/json"
-    assert asked.headers["traceparent"] == "00-1"
+    assert request.headers["authorization"] == "Bearer secret-key"
+    assert request.headers["content-type"] == "application/json"
+    assert request.headers["traceparent"] == "00-1"
     assert rendered.prompt_tokens == 3
 
 
 async def test_sampling_parameters_are_all_said() -> None:
     fake = FakeServers({RENDER: RENDERED, GENERATE: lambda _: sampled("abc")})
-    one = engine(fake)
-    rendered = await one.render(TEXT, CONTEXT)
+    remote = engine(fake)
+    rendered = await remote.render(TEXT, CONTEXT)
     tuned: dict[str, Any] = {
         "temperature": 0.5, "top_p": 0.9, "top_k": 3, "min_p": 0.1, "repetition_penalty": 1.1,
         "presence_penalty": 0.2, "frequency_penalty": 0.3,
     }  # fmt: skip
-    await samples(one, rendered, 2, seed=1, stop=("bc", "d"), **tuned)
-    await samples(one, rendered, 1, alternatives=4, stop=("b",))
+    await samples(remote, rendered, 2, seed=1, stop=("bc", "d"), **tuned)
+    await samples(remote, rendered, 1, alternatives=4, stop=("b",))
     first, second, third = sorted(fake.bodies(GENERATE), key=lambda body: body["request_id"])[:3]
     if first["sampling_params"]["logprobs"]:
         first, second, third = second, third, first
@@ -100,8 +100,10 @@ async def test_sampling_parameters_are_all_said() -> None:
 async def test_a_structure_is_sent_and_leaves_stop_strings_as_text() -> None:
     """A grammar would never allow the token of a stop string before the sample's end."""
     fake = FakeServers({RENDER: RENDERED, GENERATE: sampled("a")})
-    one = engine(fake)
-    await samples(one, await one.render(TEXT, CONTEXT), stop=("b",), top_logprobs=2, structure='{"a": 1}')
+    remote = engine(fake)
+    await samples(
+        remote, await remote.render(TEXT, CONTEXT), stop=("b",), top_logprobs=2, structure='{"a": 1}'
+    )
     params = fake.bodies(GENERATE)[0]["sampling_params"]
     assert params["structured_outputs"] == {"structural_tag": '{"a": 1}'}
     assert (params["stop"], params["detokenize"]) == (["b"], True)
@@ -111,16 +113,16 @@ async def test_a_structure_is_sent_and_leaves_stop_strings_as_text() -> None:
 async def test_structures_are_checked_by_a_server_once() -> None:
     tag = '{"format": {"type": "json_schema", "json_schema": {"type": "string"}}}'
     fake = FakeServers({GENERATE: sampled("a")})
-    one = engine(fake)
-    await one.check_structure(tag)
-    await one.check_structure(tag)
+    remote = engine(fake)
+    await remote.check_structure(tag)
+    await remote.check_structure(tag)
     (body,) = fake.bodies(GENERATE)
     assert body["sampling_params"]["structured_outputs"] == {"structural_tag": tag}
     fake.answers[GENERATE] = refusal(400, "Unsupported type 'x'")
     with pytest.raises(RequestError, match="the schema can't be used: a type in it"):
-        await one.check_structure(tag.replace("string", "x"))
+        await remote.check_structure(tag.replace("string", "x"))
     with pytest.raises(RequestError, match="keyword"):
-        await one.check_structure(tag.replace('"string"', '"number", "multipleOf": 2'))
+        await remote.check_structure(tag.replace('"string"', '"number", "multipleOf": 2'))
 
 
 async def test_samples_are_read_whole() -> None:
@@ -131,19 +133,19 @@ async def test_samples_are_read_whole() -> None:
         {"token_id": 98, "logprob": -5.0}, {"token_id": 7, "logprob": -0.5}, {"token_id": 8, "logprob": -1.5},
     ]}  # fmt: skip
     fake = FakeServers({RENDER: RENDERED, GENERATE: answer})
-    one = engine(fake)
-    (sample,) = await samples(one, await one.render(TEXT, CONTEXT), alternatives=2)
+    remote = engine(fake)
+    (sample,) = await samples(remote, await remote.render(TEXT, CONTEXT), alternatives=2)
     assert sample.token_ids == tuple(map(ord, "abEc"))
     assert sample.text == "abc"
     assert sample.logprobs == (-1.0, -5.0, -1.0, -1.0)
     assert sample.confidence == (1.0, 1.0, 1.0, 1.0)
     assert sample.likeliest == ()
-    (sample,) = await samples(one, await one.render(TEXT, CONTEXT), top_logprobs=2)
+    (sample,) = await samples(remote, await remote.render(TEXT, CONTEXT), top_logprobs=2)
     assert sample.likeliest[1] == ((7, -0.5), (8, -1.5))
     assert sample.confidence == ()
     assert sample.finish_reason == "length"
     fake.answers[GENERATE] = sampled("abc", "stop")
-    (sample,) = await samples(one, await one.render(TEXT, CONTEXT), stop=("b",))
+    (sample,) = await samples(remote, await remote.render(TEXT, CONTEXT), stop=("b",))
     assert (sample.text, sample.finish_reason) == ("ab", "stop")
 
 
@@ -158,40 +160,40 @@ async def test_samples_are_read_whole() -> None:
     ],
 )
 async def test_nonsense_is_an_engine_error(answer: Any) -> None:
-    one = engine(FakeServers({RENDER: RENDERED, GENERATE: answer}))
-    rendered = await one.render(TEXT, CONTEXT)
+    remote = engine(FakeServers({RENDER: RENDERED, GENERATE: answer}))
+    rendered = await remote.render(TEXT, CONTEXT)
     with pytest.raises(EngineError):
-        await samples(one, rendered)
+        await samples(remote, rendered)
     with pytest.raises(EngineError):
-        await one.score(rendered, [(5,)], CONTEXT)
+        await remote.score(rendered, [(5,)], CONTEXT)
     with pytest.raises(EngineError):
         await engine(FakeServers({RENDER: answer})).render(TEXT, CONTEXT)
 
 
 async def test_keeping_special_tokens() -> None:
     fake = FakeServers({RENDER: RENDERED, GENERATE: sampled("aABEb")})
-    one = engine(fake, keep_special=("A",))
-    (sample,) = await samples(one, await one.render(TEXT, CONTEXT))
-    assert sample.text == one.decode(sample.token_ids) == "aAb"
+    remote = engine(fake, keep_special=("A",))
+    (sample,) = await samples(remote, await remote.render(TEXT, CONTEXT))
+    assert sample.text == remote.decode(sample.token_ids) == "aAb"
 
 
 async def test_no_room_is_no_request() -> None:
     fake = FakeServers({RENDER: {"token_ids": [1] * 99, "features": None}})
-    one = engine(fake)
-    rendered = await one.render(TEXT, CONTEXT)
-    assert [sample.finish_reason for sample in await samples(one, rendered, 2)] == ["length"] * 2
+    remote = engine(fake)
+    rendered = await remote.render(TEXT, CONTEXT)
+    assert [sample.finish_reason for sample in await samples(remote, rendered, 2)] == ["length"] * 2
     with pytest.raises(RequestError):
-        await one.score(rendered, [(5,)], CONTEXT)
+        await remote.score(rendered, [(5,)], CONTEXT)
     with pytest.raises(ContextLengthError):
-        await one.score_likeliest(rendered, (5,), 0, 20, CONTEXT)
+        await remote.score_likeliest(rendered, (5,), 0, 20, CONTEXT)
     assert not fake.bodies(GENERATE)
 
 
 async def test_lora_is_a_model_of_its_own() -> None:
     fake = FakeServers({RENDER: RENDERED, GENERATE: sampled("a")})
-    one = engine(fake)
-    rendered = await one.render(TEXT, CONTEXT)
-    await samples(one, rendered, context=RequestContext("id", lora="adapter"))
+    remote = engine(fake)
+    rendered = await remote.render(TEXT, CONTEXT)
+    await samples(remote, rendered, context=RequestContext("id", lora="adapter"))
     assert fake.bodies(GENERATE)[0]["model"] == "adapter"
 
 

@@ -74,9 +74,9 @@ from tests.unit.engines.remote.remote_cases import (
 )
 async def test_refusals(answer: Any, kind: type[MIRLError], param: str | None, says: str) -> None:
     fake = FakeServers({RENDER: RENDERED, GENERATE: answer})
-    one = engine(fake)
+    remote = engine(fake)
     with pytest.raises(MIRLError) as caught:
-        await samples(one, await one.render(TEXT, CONTEXT))
+        await samples(remote, await remote.render(TEXT, CONTEXT))
     assert type(caught.value) is kind
     assert caught.value.param == param
     assert says in caught.value.message
@@ -87,20 +87,20 @@ async def test_refusals(answer: Any, kind: type[MIRLError], param: str | None, s
 
 
 async def test_a_conversation_is_blamed_for_what_the_server_says_of_it() -> None:
-    one = engine(FakeServers({RENDER: refusal(400, "too long", param="input_tokens")}))
+    remote = engine(FakeServers({RENDER: refusal(400, "too long", param="input_tokens")}))
     with pytest.raises(RequestError, match="too long") as caught:
-        await one.render(TEXT, CONTEXT)
+        await remote.render(TEXT, CONTEXT)
     assert caught.value.param == "messages"
-    one = engine(FakeServers({RENDER: {"token_ids": [1] * 100, "features": None}}))
+    remote = engine(FakeServers({RENDER: {"token_ids": [1] * 100, "features": None}}))
     with pytest.raises(RequestError) as caught:
-        await one.render(TEXT, CONTEXT)
+        await remote.render(TEXT, CONTEXT)
     assert caught.value.param == "messages"
     with pytest.raises(RequestError) as caught:
-        await one.render(Conversation(({"role": "user", "content": [{"type": "image_url"}]},)), CONTEXT)
+        await remote.render(Conversation(({"role": "user", "content": [{"type": "image_url"}]},)), CONTEXT)
     assert caught.value.param == "messages"
 
 
 async def test_what_json_cannot_say_is_refused() -> None:
-    one = engine(FakeServers({RENDER: RENDERED}))
+    remote = engine(FakeServers({RENDER: RENDERED}))
     with pytest.raises(RequestError):
-        await samples(one, await one.render(TEXT, CONTEXT), temperature=float("nan"))
+        await samples(remote, await remote.render(TEXT, CONTEXT), temperature=float("nan"))

@@ -18,7 +18,7 @@ from tests.unit.engines.remote.remote_cases import (
     RENDER,
     RENDERED,
     TEXT,
-    Asked,
+    FakeRequest,
     FakeServers,
     engine,
     refusal,
@@ -42,19 +42,19 @@ class Fleet:
     answered: Counter[str] = field(default_factory=Counter)
     refused: set[str] = field(default_factory=set)
     failed_at: set[str] = field(default_factory=set)
-    asked_at: dict[str, list[str]] = field(default_factory=dict)
+    urls_by_branch: dict[str, list[str]] = field(default_factory=dict)
 
-    async def generate(self, asked: Asked) -> Any:
-        name = asked.body["request_id"].rsplit("-", 1)[1]
+    async def generate(self, request: FakeRequest) -> Any:
+        name = request.body["request_id"].rsplit("-", 1)[1]
         behaviour = self.behaviours.pop(0) if self.behaviours else "well"
         await asyncio.sleep(0)
-        if asked.url in self.dead:
+        if request.url in self.dead:
             behaviour = "refused"
         if behaviour == "dead":
-            self.dead.add(asked.url)
-        self.asked_at.setdefault(name, []).append(asked.url)
+            self.dead.add(request.url)
+        self.urls_by_branch.setdefault(name, []).append(request.url)
         if behaviour in FAILURES:
-            self.failed_at.add(asked.url)
+            self.failed_at.add(request.url)
         if behaviour == "refused":
             return httpx.ConnectError("refused")
         self.begun[name] += 1
@@ -71,8 +71,8 @@ class Fleet:
         self.answered[name] += 1
         return sampled(f"{name}")
 
-    def health(self, asked: Asked) -> Any:
-        return httpx.ConnectError("refused") if asked.url in self.dead else {}
+    def health(self, request: FakeRequest) -> Any:
+        return httpx.ConnectError("refused") if request.url in self.dead else {}
 
 
 @given(
@@ -86,26 +86,26 @@ def test_no_answer_is_lost_or_duplicated(behaviours: list[str], branches: int, c
     fake = FakeServers({RENDER: RENDERED, GENERATE: fleet.generate, "/health": fleet.health})
 
     async def run() -> None:
-        one = engine(fake, *URLS[:count])
-        rendered = await one.render(TEXT, RequestContext("id"))
+        remote = engine(fake, *URLS[:count])
+        rendered = await remote.render(TEXT, RequestContext("id"))
         try:
-            found = await samples(one, rendered, branches, RequestContext("id"))
+            drawn = await samples(remote, rendered, branches, RequestContext("id"))
         except RequestError:
             assert fleet.refused
         except EngineError:
             assert FAILURES & set(behaviours)
         else:
             # Each branch has its own answer, once.
-            assert [sample.index for sample in found] == list(range(branches))
-            assert [sample.text for sample in found] == [str(index) for index in range(branches)]
+            assert [sample.index for sample in drawn] == list(range(branches))
+            assert [sample.text for sample in drawn] == [str(index) for index in range(branches)]
             assert not fleet.refused
-        assert all(server.in_flight == 0 for server in one.servers)
+        assert all(server.in_flight == 0 for server in remote.servers)
         assert max(fleet.answered.values(), default=0) <= 1, "no answer is generated twice"
         assert max(fleet.begun.values(), default=0) <= 2
-        # Another server is asked only after one has failed.
-        asked = {url for urls in fleet.asked_at.values() for url in urls}
-        assert len(asked) <= 1 + len(fleet.failed_at)
-        await one.close()
+        # Another server gets a request only after one has failed.
+        reached = {url for urls in fleet.urls_by_branch.values() for url in urls}
+        assert len(reached) <= 1 + len(fleet.failed_at)
+        await remote.close()
 
     asyncio.run(run())
 
@@ -116,18 +116,18 @@ def test_refusals_are_never_repeated_and_do_no_harm(behaviours: list[str]) -> No
     fake = FakeServers({RENDER: RENDERED, GENERATE: fleet.generate, "/health": fleet.health})
 
     async def run() -> None:
-        one = engine(fake, *URLS)
-        rendered = await one.render(TEXT, RequestContext("id"))
+        remote = engine(fake, *URLS)
+        rendered = await remote.render(TEXT, RequestContext("id"))
         for number, behaviour in enumerate(behaviours):
             try:
-                await samples(one, rendered, 1, RequestContext(f"id-{number}"))
+                await samples(remote, rendered, 1, RequestContext(f"id-{number}"))
             except RequestError:
                 assert behaviour == "400"
             else:
                 assert behaviour == "well"
         assert len(fake.bodies(GENERATE)) == len(behaviours)
         assert len(set(fake.hosts(GENERATE))) == 1
-        assert all(server.up and server.breaker.failures == 0 for server in one.servers)
-        await one.close()
+        assert all(server.up and server.breaker.failures == 0 for server in remote.servers)
+        await remote.close()
 
     asyncio.run(run())

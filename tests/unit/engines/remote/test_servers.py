@@ -24,7 +24,7 @@ from tests.unit.engines.remote.remote_cases import (
     RENDER,
     RENDERED,
     TEXT,
-    Asked,
+    FakeRequest,
     FakeServers,
     engine,
     good_server,
@@ -39,142 +39,142 @@ async def test_a_server_that_dies_is_left_out_and_its_conversations_move() -> No
     dead: set[str] = set()
 
     def unless_dead(answer: Any) -> Any:
-        return lambda asked: httpx.ConnectError("refused") if asked.url in dead else answer
+        return lambda request: httpx.ConnectError("refused") if request.url in dead else answer
 
     answers = {path: unless_dead(answer) for path, answer in ((RENDER, RENDERED), ("/health", {}))}
     fake = FakeServers({**answers, GENERATE: unless_dead(sampled("a"))})
     urls = ("http://one:1", "http://two:2", "http://three:3")
-    one = engine(fake, *urls)
-    rendered = [await one.render(TEXT, CONTEXT) for _ in range(6)]
+    remote = engine(fake, *urls)
+    rendered = [await remote.render(TEXT, CONTEXT) for _ in range(6)]
     (home,) = set(fake.hosts(RENDER))
-    await samples(one, rendered[0], 2)
+    await samples(remote, rendered[0], 2)
     assert set(fake.hosts(GENERATE)) == {home}
     dead.add(home)
-    assert len(await samples(one, rendered[0], 3)) == 3
-    await one.health()
-    fake.asked.clear()
-    assert len(await samples(one, rendered[0], 3)) == 3
+    assert len(await samples(remote, rendered[0], 3)) == 3
+    await remote.health()
+    fake.requests.clear()
+    assert len(await samples(remote, rendered[0], 3)) == 3
     assert len(set(fake.hosts(GENERATE))) == 1, "its branches stay together"
-    await one.render(TEXT, CONTEXT)
+    await remote.render(TEXT, CONTEXT)
     (second,) = set(fake.hosts(RENDER))
     assert second != home
     dead.update(urls)
     with pytest.raises(EngineDeadError, match="can't be reached"):
-        await samples(one, rendered[0])
+        await samples(remote, rendered[0])
     with pytest.raises(EngineDeadError):
-        await one.health()
+        await remote.health()
     with pytest.raises(EngineDeadError):
-        await one.render(TEXT, CONTEXT)
+        await remote.render(TEXT, CONTEXT)
 
 
 async def test_a_request_that_breaks_connections_is_sent_twice_at_most() -> None:
     """It may be what kills the engines."""
     fake = FakeServers({RENDER: RENDERED, GENERATE: httpx.ReadError("reset")})
-    fake.answers["/health"] = lambda asked: (
-        httpx.ConnectError("gone") if asked.url in fake.hosts(GENERATE) else {}
+    fake.answers["/health"] = lambda request: (
+        httpx.ConnectError("gone") if request.url in fake.hosts(GENERATE) else {}
     )
-    one = engine(fake, "http://1", "http://2", "http://3", "http://4")
-    rendered = await one.render(TEXT, CONTEXT)
+    remote = engine(fake, "http://1", "http://2", "http://3", "http://4")
+    rendered = await remote.render(TEXT, CONTEXT)
     with pytest.raises(EngineError, match="lost") as caught:
-        await samples(one, rendered)
+        await samples(remote, rendered)
     assert not isinstance(caught.value, EngineDeadError)
     assert len(fake.bodies(GENERATE)) == 2
     # A server that closed an idle connection is not left out.
     fake.answers["/health"] = {}
     fake.answers[GENERATE] = [httpx.RemoteProtocolError("Server disconnected"), sampled("a")]
-    assert len(await samples(one, rendered)) == 1
-    assert sum(server.up for server in one.servers) == 2
+    assert len(await samples(remote, rendered)) == 1
+    assert sum(server.up for server in remote.servers) == 2
 
 
 async def test_a_dead_engine_behind_a_live_server_is_dead() -> None:
     fake = FakeServers(
         {RENDER: RENDERED, GENERATE: refusal(500, "EngineCore"), "/health": httpx.Response(503)}
     )
-    one = engine(fake)
-    rendered = await one.render(TEXT, CONTEXT)
+    remote = engine(fake)
+    rendered = await remote.render(TEXT, CONTEXT)
     with pytest.raises(EngineDeadError, match="EngineCore"):
-        await samples(one, rendered)
+        await samples(remote, rendered)
 
 
 async def test_a_sample_that_a_server_cut_is_sampled_elsewhere() -> None:
     """As vLLM cuts what runs when it shuts down."""
     fake = FakeServers({RENDER: RENDERED, GENERATE: [sampled("hal", "abort"), sampled("half")]})
-    one = engine(fake, "http://one", "http://two")
-    (sample,) = await samples(one, await one.render(TEXT, CONTEXT))
+    remote = engine(fake, "http://one", "http://two")
+    (sample,) = await samples(remote, await remote.render(TEXT, CONTEXT))
     assert (sample.text, sample.finish_reason) == ("half", "stop")
     assert len(set(fake.hosts(GENERATE))) == 2
     fake.answers[GENERATE] = lambda _: sampled("hal", "abort")
     with pytest.raises(EngineError, match="shutting down"):
-        await samples(one, await one.render(TEXT, CONTEXT))
+        await samples(remote, await remote.render(TEXT, CONTEXT))
 
 
 async def test_weights_that_nobody_pushed_are_not_sampled_from() -> None:
-    def while_pushed(_: Asked) -> Any:
-        one.expect("7")
+    def while_pushed(_: FakeRequest) -> Any:
+        remote.expect("7")
         return sampled("a", versions=("6", "7"))
 
     fake = FakeServers({RENDER: RENDERED, GENERATE: [while_pushed, sampled("a")]})
-    one = engine(fake)
-    one.expect("6")
-    rendered = await one.render(TEXT, CONTEXT)
-    assert len(await samples(one, rendered)) == 1
+    remote = engine(fake)
+    remote.expect("6")
+    rendered = await remote.render(TEXT, CONTEXT)
+    assert len(await samples(remote, rendered)) == 1
     with pytest.raises(EngineError, match="other weights"):
-        await samples(one, rendered)
+        await samples(remote, rendered)
 
 
 async def test_an_update_leaves_out_where_it_fails() -> None:
     fake = FakeServers({RENDER: RENDERED})
-    one = engine(fake, "http://one", "http://two")
+    remote = engine(fake, "http://one", "http://two")
     broken = {"http://one"}
 
     async def update(server: Server) -> None:
         if server.url in broken:
             raise EngineError("no such folder")
 
-    await one.update(update, "1")
-    assert [server.up for server in one.servers] == [False, True]
-    assert one.servers[1].version == "1"
+    await remote.update(update, "1")
+    assert [server.up for server in remote.servers] == [False, True]
+    assert remote.servers[1].version == "1"
     broken.add("http://two")
     with pytest.raises(EngineError, match="no such folder"):
-        await one.update(update, "2")
+        await remote.update(update, "2")
 
 
 async def test_abort_ends_what_runs_and_what_is_on_its_way() -> None:
     ended = asyncio.Event()
 
-    async def slow(asked: Asked) -> Any:
-        if asked.body["request_id"].endswith("-0"):
+    async def slow(request: FakeRequest) -> Any:
+        if request.body["request_id"].endswith("-0"):
             return sampled("done")
         await ended.wait()
         return sampled("cut", "abort")
 
-    def abort(_: Asked) -> Any:
+    def abort(_: FakeRequest) -> Any:
         # The first one comes before the server knows the request.
         if len(fake.bodies(ABORT)) > 1:
             ended.set()
         return httpx.Response(200)
 
     fake = FakeServers({RENDER: RENDERED, GENERATE: slow, ABORT: abort})
-    one = engine(fake, connections=3)
-    rendered = await one.render(TEXT, CONTEXT)
-    stream = one.generate(rendered, (), 5, Sampling(max_tokens=9), CONTEXT)
-    found = [await anext(stream)]
-    await one.abort("id")
-    found += [sample async for sample in stream]
-    reasons = {sample.index: (sample.finish_reason, sample.text) for sample in found}
+    remote = engine(fake, connections=3)
+    rendered = await remote.render(TEXT, CONTEXT)
+    stream = remote.generate(rendered, (), 5, Sampling(max_tokens=9), CONTEXT)
+    drawn = [await anext(stream)]
+    await remote.abort("id")
+    drawn += [sample async for sample in stream]
+    reasons = {sample.index: (sample.finish_reason, sample.text) for sample in drawn}
     assert reasons[0] == ("stop", "done")
     assert [reasons[index][0] for index in range(1, 5)] == ["abort"] * 4
     assert sorted(text for _, text in reasons.values()) == ["", "cut", "cut", "cut", "done"]
     names = fake.bodies(ABORT)[0]["request_ids"]
     assert all(name.startswith("generate-tokens-mirl-") for name in names)
-    await one.abort("unknown")
+    await remote.abort("unknown")
 
 
 async def test_abort_cuts_off_what_does_not_end(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(_remote_requests, "ABORT_SECONDS", (0.01, 0.01))
     cancelled = 0
 
-    async def never(_: Asked) -> Any:
+    async def never(_: FakeRequest) -> Any:
         nonlocal cancelled
         try:
             await asyncio.sleep(60)
@@ -182,13 +182,13 @@ async def test_abort_cuts_off_what_does_not_end(monkeypatch: pytest.MonkeyPatch)
             cancelled += 1
             raise
 
-    one = engine(FakeServers({RENDER: RENDERED, GENERATE: never, ABORT: refusal(500, "no")}))
-    stream = one.generate(await one.render(TEXT, CONTEXT), (), 2, Sampling(max_tokens=9), CONTEXT)
+    remote = engine(FakeServers({RENDER: RENDERED, GENERATE: never, ABORT: refusal(500, "no")}))
+    stream = remote.generate(await remote.render(TEXT, CONTEXT), (), 2, Sampling(max_tokens=9), CONTEXT)
     reader = asyncio.ensure_future(anext(stream))
     await asyncio.sleep(0.01)
-    await one.abort("id")
-    found = [await reader, *[sample async for sample in stream]]
-    assert [(sample.finish_reason, sample.token_ids) for sample in found] == [("abort", ())] * 2
+    await remote.abort("id")
+    drawn = [await reader, *[sample async for sample in stream]]
+    assert [(sample.finish_reason, sample.token_ids) for sample in drawn] == [("abort", ())] * 2
     assert cancelled == 2
 
 
@@ -196,19 +196,19 @@ async def test_abort_cuts_off_what_does_not_end(monkeypatch: pytest.MonkeyPatch)
 async def test_nothing_runs_on(how: str) -> None:
     running = 0
 
-    async def slow(asked: Asked) -> Any:
+    async def slow(request: FakeRequest) -> Any:
         nonlocal running
         running += 1
         try:
-            if asked.body["request_id"].endswith("-0"):
+            if request.body["request_id"].endswith("-0"):
                 return refusal(400, "no") if how == "error" else sampled("a")
             await asyncio.sleep(60)
         finally:
             running -= 1
 
-    one = engine(FakeServers({RENDER: RENDERED, GENERATE: slow}))
-    rendered = await one.render(TEXT, CONTEXT)
-    stream = one.generate(rendered, (), 4, Sampling(max_tokens=9), CONTEXT)
+    remote = engine(FakeServers({RENDER: RENDERED, GENERATE: slow}))
+    rendered = await remote.render(TEXT, CONTEXT)
+    stream = remote.generate(rendered, (), 4, Sampling(max_tokens=9), CONTEXT)
     if how == "error":
         with pytest.raises(RequestError):
             await anext(stream)
@@ -216,7 +216,7 @@ async def test_nothing_runs_on(how: str) -> None:
         await anext(stream)
         assert running == 3
         with pytest.raises(EngineError, match="already"):
-            await anext(one.generate(rendered, (), 1, Sampling(max_tokens=9), CONTEXT))
+            await anext(remote.generate(rendered, (), 1, Sampling(max_tokens=9), CONTEXT))
         if how == "cancel":
             reader = asyncio.ensure_future(anext(stream))
             await asyncio.sleep(0)
@@ -230,7 +230,7 @@ async def test_nothing_runs_on(how: str) -> None:
 async def test_requests_wait_for_a_connection() -> None:
     running, most = 0, 0
 
-    async def slow(_: Asked) -> Any:
+    async def slow(_: FakeRequest) -> Any:
         nonlocal running, most
         running += 1
         most = max(most, running)
@@ -238,8 +238,8 @@ async def test_requests_wait_for_a_connection() -> None:
         running -= 1
         return sampled("a")
 
-    one = engine(FakeServers({RENDER: RENDERED, GENERATE: slow}), connections=3)
-    assert len(await samples(one, await one.render(TEXT, CONTEXT), 10)) == 10
+    remote = engine(FakeServers({RENDER: RENDERED, GENERATE: slow}), connections=3)
+    assert len(await samples(remote, await remote.render(TEXT, CONTEXT), 10)) == 10
     assert most == 3
 
 
@@ -247,19 +247,19 @@ async def test_neither_key_nor_prompt_is_logged(caplog: pytest.LogCaptureFixture
     caplog.set_level(logging.DEBUG)
     fake = FakeServers({RENDER: RENDERED, GENERATE: httpx.ConnectError("refused")})
     fake.answers["/health"] = httpx.ConnectError("refused")
-    one = engine(fake)
-    rendered = await one.render(Conversation(({"role": "user", "content": "my secret"},)), CONTEXT)
+    remote = engine(fake)
+    rendered = await remote.render(Conversation(({"role": "user", "content": "my secret"},)), CONTEXT)
     with pytest.raises(EngineDeadError) as caught:
-        await samples(one, rendered)
+        await samples(remote, rendered)
     assert "secret" not in caplog.text + caught.value.message
     assert "left out" in caplog.text
 
 
 async def test_closed_is_dead() -> None:
-    one = engine(FakeServers({RENDER: RENDERED, GENERATE: sampled("a")}))
-    rendered = await one.render(TEXT, CONTEXT)
-    await one.close()
-    for call in (samples(one, rendered), one.render(TEXT, CONTEXT), one.health()):
+    remote = engine(FakeServers({RENDER: RENDERED, GENERATE: sampled("a")}))
+    rendered = await remote.render(TEXT, CONTEXT)
+    await remote.close()
+    for call in (samples(remote, rendered), remote.render(TEXT, CONTEXT), remote.health()):
         with pytest.raises(EngineDeadError, match="closed"):
             await call
 
@@ -269,11 +269,11 @@ async def start(fake: FakeServers, *urls: str, **kwargs: Any) -> RemoteEngine:
     return await RemoteEngine.start(urls, transport=httpx.MockTransport(fake), api_key="secret-key", **kwargs)
 
 
-async def test_start_asks_and_checks(letters: list[str]) -> None:
+async def test_start_queries_and_checks(letters: list[str]) -> None:
     fake = good_server()
-    one = await start(fake)
-    assert (one.max_model_len, letters) == (100, ["/models/it"])
-    assert one.servers[0].counts_cached
+    remote = await start(fake)
+    assert (remote.max_model_len, letters) == (100, ["/models/it"])
+    assert remote.servers[0].counts_cached
     assert fake.bodies("/tokenize") == [
         {
             "model": "the-model",
@@ -294,22 +294,22 @@ async def test_start_asks_and_checks(letters: list[str]) -> None:
         },
     }
     assert scoring["token_ids"] == [1, 2, 3, ord("a"), ord("b")]
-    assert all(asked.headers["authorization"] == "Bearer secret-key" for asked in fake.asked)
+    assert all(request.headers["authorization"] == "Bearer secret-key" for request in fake.requests)
     await start(fake, tokenizer="/here")
     assert letters[-1] == "/here"
 
 
 async def test_start_refuses_wrong_servers(letters: list[str]) -> None:
-    def processed(asked: Asked) -> Any:
-        answer = good_server().answers[GENERATE](asked)
-        for one in answer["choices"][0]["logprobs"]["content"]:
-            one["logprob"] = -2.0
+    def processed(request: FakeRequest) -> Any:
+        answer = good_server().answers[GENERATE](request)
+        for position in answer["choices"][0]["logprobs"]["content"]:
+            position["logprob"] = -2.0
         return answer
 
-    def logits(asked: Asked) -> Any:
-        answer = good_server().answers[GENERATE](asked)
-        for one in answer["choices"][0]["logprobs"]["content"]:
-            one["top_logprobs"] = [{"logprob": 12.0}]
+    def logits(request: FakeRequest) -> Any:
+        answer = good_server().answers[GENERATE](request)
+        for position in answer["choices"][0]["logprobs"]["content"]:
+            position["top_logprobs"] = [{"logprob": 12.0}]
         return answer
 
     for path, answer, message in (
@@ -343,26 +343,26 @@ async def test_start_needs_one_server_and_takes_the_other_in_later(
             raise httpx.ConnectError("refused")
         return await plain(request)
 
-    one = await RemoteEngine.start(
+    remote = await RemoteEngine.start(
         ["http://one", "http://two"],
         transport=httpx.MockTransport(partly),
         settings=PoolSettings(first_wait=0.05, tick=0.02),
     )
-    await one.render(TEXT, CONTEXT)
-    assert [server.up for server in one.servers] == [True, False]
+    await remote.render(TEXT, CONTEXT)
+    assert [server.up for server in remote.servers] == [True, False]
     down.clear()
     async with asyncio.timeout(60):
-        await until(lambda: one.servers[1].up)
+        await until(lambda: remote.servers[1].up)
     # Back with other weights than were pushed, it has to wait for them.
-    one.expect("5")
+    remote.expect("5")
     fake.answers["/weight_info"] = {"weight_version": "default"}
-    one.servers[1].up = False
-    await one.health()
-    assert [server.up for server in one.servers] == [True, False]
+    remote.servers[1].up = False
+    await remote.health()
+    assert [server.up for server in remote.servers] == [True, False]
     fake.answers["/weight_info"] = {"weight_version": "5"}
-    await one.health()
-    assert [server.up for server in one.servers] == [True, True]
-    await one.close()
+    await remote.health()
+    assert [server.up for server in remote.servers] == [True, True]
+    await remote.close()
     down.update(("http://one", "http://two"))
     with pytest.raises(EngineDeadError, match="refused"):
         await RemoteEngine.start(["http://one", "http://two"], transport=httpx.MockTransport(partly))

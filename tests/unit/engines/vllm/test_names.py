@@ -204,7 +204,7 @@ WORDS = [
 
 def imports() -> list[tuple[tuple[str, ...], str]]:
     """Every `from vllm… import name` in the product; alternatives of one `try` are one entry."""
-    found: set[tuple[tuple[str, ...], str]] = set()
+    entries: set[tuple[tuple[str, ...], str]] = set()
     for folder in ("mirl_core", "server"):
         for path in (ROOT / folder).rglob("*.py"):
             tree = ast.parse(path.read_text(encoding="utf-8"))
@@ -217,10 +217,10 @@ def imports() -> list[tuple[tuple[str, ...], str]]:
                         modules = {
                             child.module for child in inside if name in {alias.name for alias in child.names}
                         }
-                        found.add((tuple(sorted(module or "" for module in modules)), name))
+                        entries.add((tuple(sorted(module or "" for module in modules)), name))
                 elif _of_vllm(node) and node not in tried:
-                    found |= {((node.module or "",), alias.name) for alias in node.names}
-    return sorted(found)
+                    entries |= {((node.module or "",), alias.name) for alias in node.names}
+    return sorted(entries)
 
 
 def _of_vllm(node: ast.AST) -> TypeGuard[ast.ImportFrom]:

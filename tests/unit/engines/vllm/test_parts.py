@@ -44,7 +44,7 @@ def test_cpu_environment_goes_with_the_arguments() -> None:
     assert "TORCH_COMPILE_DISABLE" not in other
 
 
-def test_environment_is_given_back(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_environment_is_restored(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("MIRL_SET", "user's")
     monkeypatch.delenv("MIRL_UNSET", raising=False)
     with _vllm_args.environment({"MIRL_SET": "ours", "MIRL_UNSET": "ours"}):
@@ -237,7 +237,7 @@ def test_the_last_positions_of_a_prompt_have_each_token_once() -> None:
 async def test_what_precedes_start_may_come_from_the_cache(
     prompt_tokens: int, cached: int, requests: list[str]
 ) -> None:
-    """Two tokens of the suffix precede; the last of them predicts the first wanted one."""
+    """Two tokens of the suffix precede; the last of them predicts the first wanted token."""
     names: list[str] = []
     skips: list[bool | None] = []
 
@@ -254,8 +254,8 @@ async def test_what_precedes_start_may_come_from_the_cache(
         return SimpleNamespace(num_cached_tokens=0 if skips[-1:] == [True] else cached, prompt_logprobs=flat)
 
     positions = await position_reader(run, prompt_tokens, prefix_caching=True)
-    found = await positions((4, 5, 6), "0", 2, 2)
-    assert found == [{6: -3.0, 8: -0.5, 9: -1.0}]
+    likeliest = await positions((4, 5, 6), "0", 2, 2)
+    assert likeliest == [{6: -3.0, 8: -0.5, 9: -1.0}]
     assert names == requests
     assert skips == {1: [True], 2: [False], 3: [False, True]}[len(requests)]
 
@@ -282,9 +282,9 @@ def test_a_stop_string_spelled_by_other_tokens_still_ends_the_sample() -> None:
         values = tuple(-float(place) for place in range(len(ids)))
         ranked = tuple(((token, value),) for token, value in zip(ids, values, strict=True))
         sample = Sample(0, ids, values, "", reason, values, ranked)
-        found = cut_at_stop_string(sample, ("</d>",), decode)
-        assert found.likeliest == ranked[: len(found.token_ids)]
-        return replace(found, likeliest=())
+        shortened = cut_at_stop_string(sample, ("</d>",), decode)
+        assert shortened.likeliest == ranked[: len(shortened.token_ids)]
+        return replace(shortened, likeliest=())
 
     assert cut((0, 1, 2, 3, 4, 5)) == Sample(
         0, (0, 1, 2, 3), (0, -1, -2, -3), "a</d>", "stop", (0, -1, -2, -3)

@@ -14,8 +14,8 @@ import pytest
 
 def source() -> Path:
     """Return the folder of the package `vllm` under test; skip the test where there is none."""
-    if given := os.environ.get("MIRL_VLLM_SOURCE"):
-        return Path(given) / "vllm"
+    if folder := os.environ.get("MIRL_VLLM_SOURCE"):
+        return Path(folder) / "vllm"
     spec = find_spec("vllm")
     if spec is None or spec.origin is None:
         pytest.skip("vLLM is not installed")
@@ -43,18 +43,18 @@ def statements(body: list[ast.stmt]) -> Iterator[ast.stmt]:
 
 def names(body: list[ast.stmt]) -> dict[str, ast.stmt]:
     """What a scope defines."""
-    found: dict[str, ast.stmt] = {}
+    definitions: dict[str, ast.stmt] = {}
     for statement in statements(body):
         match statement:
             case ast.ClassDef(name=name) | ast.FunctionDef(name=name) | ast.AsyncFunctionDef(name=name):
-                found[name] = statement
+                definitions[name] = statement
             case ast.Assign(targets=targets):
-                found |= {node.id: statement for node in targets if isinstance(node, ast.Name)}
+                definitions |= {node.id: statement for node in targets if isinstance(node, ast.Name)}
             case ast.AnnAssign(target=ast.Name(id=name)):
-                found[name] = statement
+                definitions[name] = statement
             case ast.ImportFrom(names=aliases) | ast.Import(names=aliases):
-                found |= {alias.asname or alias.name: statement for alias in aliases}
-    return found
+                definitions |= {alias.asname or alias.name: statement for alias in aliases}
+    return definitions
 
 
 def members(module_name: str, path: str) -> set[str]:

@@ -17,7 +17,7 @@ def scripted() -> FakeEngine:
     return FakeEngine(DESCRIPTIONS, lambda suffix, fork: chain(f"{'cat' in suffix}", f"fork {fork}"))
 
 
-async def test_every_sample_of_a_run_is_found_by_its_stage_and_index() -> None:
+async def test_every_sample_of_a_run_is_retrieved_by_its_stage_and_index() -> None:
     recording = RecordingEngine(scripted())
     await events_of(recording, gate="none", forks=2)  # type: ignore[arg-type]
     for index, text in enumerate(("a cat</description>", "a dog</description>")):
@@ -32,12 +32,12 @@ async def test_every_sample_of_a_run_is_found_by_its_stage_and_index() -> None:
 
 
 async def test_events_are_those_of_the_engine_itself() -> None:
-    plain, recorded = [await events_of(one) for one in (scripted(), RecordingEngine(scripted()))]  # type: ignore[arg-type]
+    plain, recorded = [await events_of(engine) for engine in (scripted(), RecordingEngine(scripted()))]  # type: ignore[arg-type]
     assert [type(event) for event in plain] == [type(event) for event in recorded]
     assert plain[-1].result.chains == recorded[-1].result.chains  # type: ignore[union-attr]
 
 
-async def test_a_conversation_is_rendered_once_and_another_picture_is_another_one() -> None:
+async def test_a_conversation_is_rendered_once_and_another_picture_is_another_conversation() -> None:
     engine = FakeEngine()
     recording = RecordingEngine(engine)
     again = Conversation(({"role": "user", "content": list(CONVERSATION.messages[0]["content"])},))

@@ -334,9 +334,9 @@ async def test_choices_decode_the_same_and_sample_otherwise() -> None:
     async for event in run_choices(pipeline, CONVERSATION, options, Sampling(100, seed=7), CONTEXT, 2):
         results = event.results or results
     assert results is not None
-    decoded = [[d.text for d in one.descriptions if d.decoding] for one in results]
+    decoded = [[d.text for d in choice.descriptions if d.decoding] for choice in results]
     assert decoded[0] == decoded[1] == await texts()
-    assert sum(one.completion_tokens for one in results) == model.engine.sampled_tokens
+    assert sum(choice.completion_tokens for choice in results) == model.engine.sampled_tokens
     seeds = {
         call.sampling.seed
         for call in model.engine.of_kind("describe")

@@ -31,7 +31,7 @@ def write(folder: Path, *lines: dict[str, Any] | str) -> str:
     (folder / "pictures").mkdir(exist_ok=True)
     (folder / "pictures" / "a.png").write_bytes(png())
     path = folder / "set.jsonl"
-    path.write_text("\n".join(one if isinstance(one, str) else json.dumps(one) for one in lines) + "\n")
+    path.write_text("\n".join(line if isinstance(line, str) else json.dumps(line) for line in lines) + "\n")
     return str(path)
 
 
@@ -123,7 +123,7 @@ def test_a_mistake_is_one_line_with_line_and_field(
 @pytest.mark.parametrize(
     "image", [data_url(b"no picture"), "data:image/png,plain", "data:image/png;base64,§§", "pictures/cut.png"]
 )
-def test_a_broken_picture_is_found_when_it_is_opened(tmp_path: Path, image: str) -> None:
+def test_a_broken_picture_is_reported_when_it_is_opened(tmp_path: Path, image: str) -> None:
     (tmp_path / "pictures").mkdir()
     (tmp_path / "pictures" / "cut.png").write_bytes(png()[:50])
     (question,) = open_data(write(tmp_path, GOOD | {"image": image}), "test", None, 0).questions

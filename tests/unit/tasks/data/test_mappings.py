@@ -80,13 +80,13 @@ def test_mathverse(tmp_path: Path) -> None:
         "metadata": {"split": datasets.Value("string"), "subject": datasets.Value("string")},
         "query_wo": "text", "query_cot": "text", "question_for_eval": "text",
     }  # fmt: skip
-    asked = "The angle CED is ()\nChoices:\nA:40°\nB:60°\nC:120°\nD:140°"
-    shared = {"problem_index": "1", "image": RED, "answer": "D", "question_for_eval": asked}
+    question_text = "The angle CED is ()\nChoices:\nA:40°\nB:60°\nC:120°\nD:140°"
+    shared = {"problem_index": "1", "image": RED, "answer": "D", "question_for_eval": question_text}
     rows = [
         shared
-        | {"sample_index": "1", "problem_version": "Text Dominant", "question": asked}
+        | {"sample_index": "1", "problem_version": "Text Dominant", "question": question_text}
         | {
-            "query_cot": f"Please first conduct reasoning.\nQuestion: {asked}",
+            "query_cot": f"Please first conduct reasoning.\nQuestion: {question_text}",
             "question_type": "multi-choice",
         },
         shared

@@ -84,8 +84,8 @@ def test_reference_pictures_come_from_training_only(name: str) -> None:
     assert seen == [np.asarray(image).tobytes() for image in again]
     assert seen != [np.asarray(image).tobytes() for image in other]
     assert all(image.mode == "RGB" and image.size == (64, 64) for image in first)
-    asked = {np.asarray(q.image()).tobytes() for q in open_data(name, "test", 300, 0).questions}
-    assert not asked & set(seen)
+    tested = {np.asarray(q.image()).tobytes() for q in open_data(name, "test", 300, 0).questions}
+    assert not tested & set(seen)
 
 
 def test_reference_pictures_of_other_data_are_refused() -> None:

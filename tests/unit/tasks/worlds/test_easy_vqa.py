@@ -14,9 +14,9 @@ from mirl_core.tasks.worlds.easy_vqa import Appearance
     ("part", "pictures", "questions"), [("train", 3800, 36663), ("dev", 200, 1912), ("test", 1000, 9673)]
 )
 def test_the_published_split(part: Part, pictures: int, questions: int) -> None:
-    found = easy_vqa.pictures(part)
-    assert len(found) == pictures
-    assert sum(len(p.questions) for p in found) == questions
+    loaded = easy_vqa.pictures(part)
+    assert len(loaded) == pictures
+    assert sum(len(p.questions) for p in loaded) == questions
 
 
 def test_dev_is_held_out_of_train() -> None:

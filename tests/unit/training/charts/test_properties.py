@@ -32,7 +32,7 @@ def test_outcomes_of_one_scene_count_as_dependent() -> None:
     alone, together = share(hits), share(hits, [n // 2 for n in range(40)])
     assert alone["percent"] == together["percent"] == 50.0
     assert alone["n"] == together["n"] == 40
-    # Twenty scenes whose two outcomes are equal tell as much as twenty outcomes.
+    # Twenty scenes whose two outcomes are equal inform as much as twenty outcomes.
     widths = [figures["interval"][1] - figures["interval"][0] for figures in (alone, together)]
     assert widths[1] / widths[0] == pytest.approx(2**0.5, rel=0.1)
 

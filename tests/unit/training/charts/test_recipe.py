@@ -17,7 +17,7 @@ RECIPES = sorted((Path(mirl_core.training.__file__).parent / "recipes" / "charts
 
 
 @pytest.mark.parametrize("path", RECIPES, ids=lambda p: p.stem)
-def test_each_shipped_recipe_starts_from_the_one_before_it(path: Path) -> None:
+def test_each_shipped_recipe_starts_from_the_output_before_it(path: Path) -> None:
     recipe = load_recipe(path)
     assert isinstance(recipe, ChartsRecipe)
     before = [load_recipe(p).output for p in RECIPES if p.stem < path.stem]

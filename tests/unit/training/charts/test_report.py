@@ -74,7 +74,7 @@ def record(disagree: float = 25.0) -> dict[str, Any]:
     return {"folder": "charts-describe", "n": 100, "start": 3000, **dict.fromkeys(KINDS, kind)}
 
 
-def test_the_best_temperature_is_the_one_whose_votes_are_right_most_often() -> None:
+def test_the_best_temperature_is_that_whose_votes_are_right_most_often() -> None:
     assert best_temperature(headroom()) == "T=0.6"
 
 

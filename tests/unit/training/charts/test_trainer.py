@@ -37,7 +37,7 @@ def test_a_checkpoint_of_another_recipe_is_refused(tmp_path: Path, tokenizer_fol
         ChartsTrainer(small_recipe(folder, seed=9))
 
 
-def test_a_stage_needs_the_one_before_it(tmp_path: Path, tokenizer_folder: Path) -> None:
+def test_a_stage_needs_the_stage_before_it(tmp_path: Path, tokenizer_folder: Path) -> None:
     with pytest.raises(ConfigError, match="finish the stage of that folder first"):
         ChartsTrainer(small_recipe(copy_tokenizer(tmp_path, "stage", tokenizer_folder), init=tmp_path))
 

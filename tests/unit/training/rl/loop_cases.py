@@ -67,14 +67,14 @@ class World:
         assert self.served == before, "weights changed in the middle of a trajectory"
         if step in self.fail_plan:
             raise self.fail_plan[step]
-        worth = float(sum(int(one.key[1:]) for one in questions)) + self.served
+        worth = float(sum(int(item.key[1:]) for item in questions)) + self.served
         rows = tuple(
-            TrainingRow(PROMPT, (1, 2), (True, True), (0.0, 0.0), worth, "reasoning", f"{one.key}/chains")
-            for one in questions
+            TrainingRow(PROMPT, (1, 2), (True, True), (0.0, 0.0), worth, "reasoning", f"{item.key}/chains")
+            for item in questions
         )
         trajectories = tuple(
-            Trajectory(one.key, "text", "reasoning", worth, worth, {"exact": worth}, "3", True)
-            for one in questions
+            Trajectory(item.key, "text", "reasoning", worth, worth, {"exact": worth}, "3", True)
+            for item in questions
         )
         return Plan(rows, {"reward/answer": worth, "tokens/fork": 2.0}, trajectories, len(rows), 10, 5)
 
@@ -102,8 +102,8 @@ class World:
             [FakeText("a 3</description>")], ["<think>so</think><answer>3</answer>"], delay=0.0
         )
         source = QuestionSource([QuestionSet("made", limit, question)], recipe.data.questions, recipe.seed)
-        looks = DevEvaluation(recipe, ModelSettings(instruction=""), ProcessGroup())
-        looks.open(step)
+        evaluation = DevEvaluation(recipe, ModelSettings(instruction=""), ProcessGroup())
+        evaluation.open(step)
         return RunParts(
             engine=engine,
             source=source,
@@ -112,7 +112,7 @@ class World:
             push=self.push,
             save=self.save,
             export=self.exported.append,
-            dev_evaluation=looks,
+            dev_evaluation=evaluation,
             monitor=Monitor(recipe.output, recipe.log, step, {}),
             samples=TrajectoryLog(recipe.output, step),
             thread=ThreadPoolExecutor(1),
@@ -147,6 +147,6 @@ async def run(
     finally:
         assert parts.monitor is not None
         assert parts.samples is not None
-        for one in (parts.monitor, parts.samples, parts.dev_evaluation):
-            one.close()
+        for resource in (parts.monitor, parts.samples, parts.dev_evaluation):
+            resource.close()
         parts.thread.shutdown()

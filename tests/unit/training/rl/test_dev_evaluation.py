@@ -26,87 +26,87 @@ def engine_of(answer: str = "1", description: str = "a thing</description>") -> 
     return FakeEngine([FakeText(description)], [f"<think>so</think><answer>{answer}</answer>"])
 
 
-def looks_of(
+def evaluation_of(
     folder: Path, sets: list[str], step: int = 0, n: int = 6, peers: ProcessGroup | None = None
 ) -> DevEvaluation:
     recipe = recipe_of(folder, evaluation={"sets": sets, "n": n, "every": 2})
     folder.mkdir(exist_ok=True)
-    looks = DevEvaluation(recipe, ModelSettings(instruction=""), peers or ProcessGroup())
-    looks.open(step)
-    return looks
+    evaluation = DevEvaluation(recipe, ModelSettings(instruction=""), peers or ProcessGroup())
+    evaluation.open(step)
+    return evaluation
 
 
-async def test_a_look_writes_rightness_by_question_and_cost(tmp_path: Path) -> None:
+async def test_an_evaluation_writes_rightness_by_question_and_cost(tmp_path: Path) -> None:
     file = str(data_file(tmp_path / "set" / "q.jsonl", 6))
-    looks = looks_of(tmp_path, [file])
+    evaluation = evaluation_of(tmp_path, [file])
     engine = engine_of()
-    figures = await looks.evaluate(engine, 4, TOTALS)
+    figures = await evaluation.evaluate(engine, 4, TOTALS)
     assert figures == {f"look/{file}/accuracy": 1.0}
     (line,) = read_lines(tmp_path / DEV_RESULTS)
     assert line["step"] == 4
     assert line["totals"] == TOTALS
-    found = line["sets"][file]
-    assert (found["n"], found["accuracy"], found["right"]) == (6, 1.0, "111111")
-    assert found["low"] < 1.0 == found["high"]
-    assert "described" not in found
+    result = line["sets"][file]
+    assert (result["n"], result["accuracy"], result["right"]) == (6, 1.0, "111111")
+    assert result["low"] < 1.0 == result["high"]
+    assert "described" not in result
     assert {call.kind for call in engine.calls} == {"render", "describe", "fork"}
     assert all(call.n == 1 for call in engine.calls if call.kind in ("describe", "fork"))
-    asked = json.loads((tmp_path / DEV_QUESTIONS).read_text())[file]
-    assert len(asked["keys"]) == len(asked["clusters"]) == 6
-    looks.close()
+    questions = json.loads((tmp_path / DEV_QUESTIONS).read_text())[file]
+    assert len(questions["keys"]) == len(questions["clusters"]) == 6
+    evaluation.close()
 
 
-async def test_wrong_answers_and_right_descriptions_are_told_apart(tmp_path: Path) -> None:
-    looks = looks_of(tmp_path, ["digits/iid"])
-    figures = await looks.evaluate(engine_of("no number"), 0, TOTALS)
+async def test_wrong_answers_and_right_descriptions_are_distinguished(tmp_path: Path) -> None:
+    evaluation = evaluation_of(tmp_path, ["digits/iid"])
+    figures = await evaluation.evaluate(engine_of("no number"), 0, TOTALS)
     assert figures == {"look/digits/iid/accuracy": 0.0, "look/digits/iid/described": 0.0}
     (line,) = read_lines(tmp_path / DEV_RESULTS)
     assert line["sets"]["digits/iid"]["described_right"] == "000000"
-    looks.close()
+    evaluation.close()
 
 
-async def test_an_unusable_description_is_a_wrong_one(tmp_path: Path) -> None:
-    looks = looks_of(tmp_path, ["digits/iid"], n=2)
-    figures = await looks.evaluate(engine_of("1", "</description>"), 0, TOTALS)
+async def test_an_unusable_description_is_a_wrong_description(tmp_path: Path) -> None:
+    evaluation = evaluation_of(tmp_path, ["digits/iid"], n=2)
+    figures = await evaluation.evaluate(engine_of("1", "</description>"), 0, TOTALS)
     assert figures["look/digits/iid/described"] == 0.0
-    looks.close()
+    evaluation.close()
 
 
-async def test_two_looks_ask_the_same_with_the_same_seeds(tmp_path: Path) -> None:
-    looks = looks_of(tmp_path, ["digits/iid"])
+async def test_two_evaluations_have_the_same_questions_and_seeds(tmp_path: Path) -> None:
+    evaluation = evaluation_of(tmp_path, ["digits/iid"])
     engines = [engine_of(), engine_of()]
     for step, engine in enumerate(engines):
-        await looks.evaluate(engine, step, TOTALS)
-    asked = [
+        await evaluation.evaluate(engine, step, TOTALS)
+    requests = [
         sorted(
             (str(call.sampling), str(call.conversation.messages[0]["content"][1])) for call in engine.calls
         )
         for engine in engines
     ]
-    assert asked[0] == asked[1]
+    assert requests[0] == requests[1]
     assert len({call.sampling.seed for call in engines[0].calls if call.sampling}) == 12
-    looks.close()
+    evaluation.close()
 
 
 async def test_due_follows_the_recipe_and_what_is_there(tmp_path: Path) -> None:
-    looks = looks_of(tmp_path, ["digits/iid"], n=1)
-    assert [step for step in range(7) if looks.due(step)] == [0, 2, 4, 6]
-    await looks.evaluate(engine_of(), 2, TOTALS)
-    await looks.evaluate(engine_of(), 4, TOTALS)
-    assert [step for step in range(7) if looks.due(step)] == [0, 6]
-    looks.close()
-    again = looks_of(tmp_path, ["digits/iid"], step=3, n=1)
+    evaluation = evaluation_of(tmp_path, ["digits/iid"], n=1)
+    assert [step for step in range(7) if evaluation.due(step)] == [0, 2, 4, 6]
+    await evaluation.evaluate(engine_of(), 2, TOTALS)
+    await evaluation.evaluate(engine_of(), 4, TOTALS)
+    assert [step for step in range(7) if evaluation.due(step)] == [0, 6]
+    evaluation.close()
+    again = evaluation_of(tmp_path, ["digits/iid"], step=3, n=1)
     assert [step for step in range(7) if again.due(step)] == [0, 4, 6]
     again.close()
-    none = looks_of(tmp_path / "none", [])
+    none = evaluation_of(tmp_path / "none", [])
     assert not any(none.due(step) for step in range(7))
 
 
-async def test_ranks_ask_their_share_and_put_it_together(tmp_path: Path) -> None:
+async def test_ranks_evaluate_their_share_and_put_it_together(tmp_path: Path) -> None:
     file = str(data_file(tmp_path / "set" / "q.jsonl", 5))
 
     class Second(ProcessGroup):
-        """The second of two; the first has asked its questions before."""
+        """The second of two; the first has evaluated its questions before."""
 
         def gather(self, value: object) -> list[object]:  # type: ignore[override]
             return [first, value]
@@ -114,29 +114,29 @@ async def test_ranks_ask_their_share_and_put_it_together(tmp_path: Path) -> None
     alone = ProcessGroup(0, 2)
     seen: list[object] = []
     alone.gather = lambda value: seen.append(value) or [value, value]  # type: ignore[assignment, func-returns-value, method-assign]
-    looks = looks_of(tmp_path / "a", [file], n=5, peers=alone)
+    evaluation = evaluation_of(tmp_path / "a", [file], n=5, peers=alone)
     with pytest.raises(KeyError):
-        await looks.evaluate(engine_of(), 0, TOTALS)
+        await evaluation.evaluate(engine_of(), 0, TOTALS)
     (first,) = seen
     assert isinstance(first, dict)
     assert len(first) == 3
-    other = looks_of(tmp_path / "b", [file], n=5, peers=Second(1, 2))
+    other = evaluation_of(tmp_path / "b", [file], n=5, peers=Second(1, 2))
     assert await other.evaluate(engine_of("2"), 0, TOTALS) == {f"look/{file}/accuracy": 0.6}
     assert not list((tmp_path / "b").iterdir())
-    looks.close()
+    evaluation.close()
 
 
 async def test_a_failing_engine_leaves_no_line_and_nothing_running(tmp_path: Path) -> None:
-    looks = looks_of(tmp_path, ["digits/iid"])
+    evaluation = evaluation_of(tmp_path, ["digits/iid"])
     engine = FakeEngine(
         [FakeText("a thing</description>")], ["<answer>1</answer>"], fail_at={"fork": EngineError("gone")}
     )
     with pytest.raises(EngineError):
-        await looks.evaluate(engine, 0, TOTALS)
+        await evaluation.evaluate(engine, 0, TOTALS)
     assert engine.running == 0
     assert read_lines(tmp_path / DEV_RESULTS) == []
-    assert looks.due(0)
-    looks.close()
+    assert evaluation.due(0)
+    evaluation.close()
 
 
 def test_unknown_data_come_out_at_once(tmp_path: Path) -> None:
@@ -149,9 +149,9 @@ def test_unknown_data_come_out_at_once(tmp_path: Path) -> None:
 
 
 async def test_nothing_is_cut_off_before_the_run_knows_where_it_stands(tmp_path: Path) -> None:
-    looks = looks_of(tmp_path, ["digits/iid"], n=1)
-    await looks.evaluate(engine_of(), 2, TOTALS)
-    looks.close()
+    evaluation = evaluation_of(tmp_path, ["digits/iid"], n=1)
+    await evaluation.evaluate(engine_of(), 2, TOTALS)
+    evaluation.close()
     DevEvaluation(recipe_of(tmp_path, evaluation={"sets": ["digits/iid"]}), ModelSettings(), ProcessGroup())
     assert len(read_lines(tmp_path / DEV_RESULTS)) == 1
 
@@ -183,29 +183,29 @@ async def test_a_run_is_evaluated_on_the_questions_that_it_began_with(
 ) -> None:
     file = data_file(tmp_path / "set" / "q.jsonl", 6)
     Image.new("RGB", (8, 8), (30, 30, 200)).save(tmp_path / "set" / "other.png")
-    looks = looks_of(tmp_path, [str(file)])
-    await looks.evaluate(engine_of(), 0, TOTALS)
-    looks.close()
+    evaluation = evaluation_of(tmp_path, [str(file)])
+    await evaluation.evaluate(engine_of(), 0, TOTALS)
+    evaluation.close()
     kept = files(tmp_path)
     lines = [json.loads(line) for line in file.read_text().splitlines()]
     change(lines[3])
     file.write_text("".join(json.dumps(line) + "\n" for line in lines))
     with pytest.raises(ConfigError, match="are not those of the run's earlier evaluations") as caught:
-        looks_of(tmp_path, [str(file)], step=0)
+        evaluation_of(tmp_path, [str(file)], step=0)
     assert caught.value.param == "evaluation.sets"
     assert files(tmp_path) == kept
     # What an earlier version wrote holds keys alone.
-    asked = json.loads(kept[DEV_QUESTIONS])
-    del asked[str(file)]["contents"]
-    (tmp_path / DEV_QUESTIONS).write_text(json.dumps(asked))
+    questions = json.loads(kept[DEV_QUESTIONS])
+    del questions[str(file)]["contents"]
+    (tmp_path / DEV_QUESTIONS).write_text(json.dumps(questions))
     if change is changed_key:
         with pytest.raises(ConfigError, match="earlier evaluations"):
-            looks_of(tmp_path, [str(file)], step=0)
+            evaluation_of(tmp_path, [str(file)], step=0)
     else:
-        looks_of(tmp_path, [str(file)], step=0).close()
+        evaluation_of(tmp_path, [str(file)], step=0).close()
     (tmp_path / DEV_QUESTIONS).write_text("{")
     with pytest.raises(ConfigError, match=r"looks-questions\.json can't be read"):
-        looks_of(tmp_path, [str(file)], step=0)
+        evaluation_of(tmp_path, [str(file)], step=0)
     # Without results there is nothing to mix them with.
     (tmp_path / DEV_RESULTS).unlink()
-    looks_of(tmp_path, [str(file)], step=0).close()
+    evaluation_of(tmp_path, [str(file)], step=0).close()

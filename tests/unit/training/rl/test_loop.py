@@ -184,10 +184,10 @@ async def test_an_error_that_nobody_foresaw_saves_nothing(tmp_path: Path) -> Non
     assert list(world.saved) == [2]
 
 
-async def test_looks_come_at_start_end_and_between_and_not_twice(tmp_path: Path) -> None:
-    look = {"every": 3, "sets": ["digits/iid"], "n": 2}
+async def test_evaluations_come_at_start_end_and_between_and_not_twice(tmp_path: Path) -> None:
+    evaluation = {"every": 3, "sets": ["digits/iid"], "n": 2}
     world = World(tmp_path)
-    recipe = recipe_of(tmp_path, steps=5, evaluation=look)
+    recipe = recipe_of(tmp_path, steps=5, evaluation=evaluation)
     shown: list[tuple[int, Mapping[str, float]]] = []
     assert await run(world, recipe, shown=shown)
     lines = read_lines(tmp_path / DEV_RESULTS)
@@ -198,9 +198,9 @@ async def test_looks_come_at_start_end_and_between_and_not_twice(tmp_path: Path)
     assert read_lines(tmp_path / DEV_RESULTS) == lines
 
 
-async def test_a_look_that_a_stop_left_out_is_made_up_for(tmp_path: Path) -> None:
-    look = {"every": 3, "sets": ["digits/iid"], "n": 2}
-    recipe = recipe_of(tmp_path, evaluation=look)
+async def test_an_evaluation_that_a_stop_left_out_is_made_up_for(tmp_path: Path) -> None:
+    evaluation = {"every": 3, "sets": ["digits/iid"], "n": 2}
+    recipe = recipe_of(tmp_path, evaluation=evaluation)
     stop = asyncio.Event()
     world = World(tmp_path)
     stop.set()

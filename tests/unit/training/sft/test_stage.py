@@ -64,7 +64,7 @@ def test_parameters_belong_to_parts(name: str, part: str) -> None:
     assert part_of(name) == part
 
 
-def test_a_file_that_cannot_be_written_leaves_the_old_one(tmp_path: Path) -> None:
+def test_a_file_that_cannot_be_written_leaves_the_old_file(tmp_path: Path) -> None:
     path = tmp_path / "weights.pt"
     write_state(path, {"a": 1})
     with pytest.raises(Exception, match="pickle"):

@@ -1,4 +1,4 @@
-"""Chat mode: what chat completions are asked for, what is read from them, what can't be served."""
+"""Chat mode: what is requested of chat completions, what is read from them, what can't be served."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from tests.unit.engines.remote.remote_cases import (
     GENERATE,
     SHOWN,
     TEXT,
-    Asked,
+    FakeRequest,
     FakeServers,
     Letters,
     good_server,
@@ -41,7 +41,7 @@ class Merging(Letters):
         return ids if at < 0 else [*ids[:at], PAIR, *ids[at + 2 :]]
 
     def decode(self, ids: list[int], skip_special_tokens: bool = False) -> str:
-        return "".join("ab" if one == PAIR else super(Merging, self).decode([one]) for one in ids)
+        return "".join("ab" if token == PAIR else super(Merging, self).decode([token]) for token in ids)
 
 
 def logprobs(text: str, hot: bool = False, ranked: int = 1) -> dict[str, Any]:
@@ -58,11 +58,11 @@ def complete(
     *,
     token_ids: bool = True,
     prompt_logprobs: bool = True,
-) -> Callable[[Asked], Any]:
+) -> Callable[[FakeRequest], Any]:
     """Answers chat completions as vLLM does, or as a server that knows less."""
 
-    def answer(asked: Asked) -> Any:
-        body = asked.body
+    def answer(request: FakeRequest) -> Any:
+        body = request.body
         if not token_ids and "return_token_ids" in body:
             return refusal(400, "unknown field return_token_ids")
         last = body["messages"][-1]
@@ -109,39 +109,39 @@ async def start(fake: FakeServers, mode: Any = "chat") -> RemoteEngine:
 
 async def test_auto_falls_to_chat_and_says_so(letters: list[str], caplog: pytest.LogCaptureFixture) -> None:
     caplog.set_level(logging.WARNING)
-    one = await start(chat_server(complete()), "auto")
-    assert not one.token_exact
-    assert one.scores
-    assert "--enable-scale-out" in (one.inexact_reason or "")
+    remote = await start(chat_server(complete()), "auto")
+    assert not remote.token_exact
+    assert remote.scores
+    assert "--enable-scale-out" in (remote.inexact_reason or "")
     assert "not token-exact" in caplog.text
-    await one.close()
+    await remote.close()
     for missing in (httpx.Response(404, json={"detail": "Not Found"}), refusal(404, "x", "NotFoundError")):
         fake = chat_server(complete())
         fake.answers[GENERATE] = missing
-        one = await start(fake, "auto")
-        assert not one.token_exact
-        await one.close()
-    one = await start(chat_server(complete(), routes=True), "auto")
-    assert one.token_exact
-    assert one.deviation is None
-    await one.close()
+        remote = await start(fake, "auto")
+        assert not remote.token_exact
+        await remote.close()
+    remote = await start(chat_server(complete(), routes=True), "auto")
+    assert remote.token_exact
+    assert remote.deviation is None
+    await remote.close()
 
 
 async def test_a_sample_goes_on_with_the_suffix(letters: list[str]) -> None:
     fake = chat_server(complete())
-    one = await start(fake)
+    remote = await start(fake)
     context = RequestContext("id", cache_salt="salt", priority=2, trace_headers=(("traceparent", "00-1"),))
-    rendered = await one.render(TEXT, context)
+    rendered = await remote.render(TEXT, context)
     assert rendered.prompt_tokens == 3
-    found = [
+    drawn = [
         sample
-        async for sample in one.generate(
-            rendered, one.encode("<d>"), 2, _sampling(seed=1, stop=("y",), alternatives=2), context
+        async for sample in remote.generate(
+            rendered, remote.encode("<d>"), 2, _sampling(seed=1, stop=("y",), alternatives=2), context
         )
     ]
-    assert [sample.text for sample in found] == ["xy"] * 2
-    assert found[0].token_ids == (120, 121)
-    assert found[0].confidence == (1.0, 1.0)
+    assert [sample.text for sample in drawn] == ["xy"] * 2
+    assert drawn[0].token_ids == (120, 121)
+    assert drawn[0].confidence == (1.0, 1.0)
     bodies = fake.bodies(CHAT)[-2:]
     seeds = {body.pop("seed") for body in bodies}
     assert len(seeds) == 2
@@ -170,40 +170,40 @@ async def test_a_sample_goes_on_with_the_suffix(letters: list[str]) -> None:
         "cache_salt": bodies[0]["cache_salt"],
         "priority": 2,
     }
-    assert fake.asked[-1].headers["traceparent"] == "00-1"
+    assert fake.requests[-1].headers["traceparent"] == "00-1"
     with pytest.raises(RequestError, match="19"):
-        await samples(one, rendered, alternatives=20)
-    await one.close()
+        await samples(remote, rendered, alternatives=20)
+    await remote.close()
 
 
 async def test_images_go_by_name_once_a_server_has_them(letters: list[str]) -> None:
     fake = chat_server(complete())
-    one = await start(fake)
-    rendered = await one.render(SHOWN, CONTEXT)
-    await samples(one, rendered)
+    remote = await start(fake)
+    rendered = await remote.render(SHOWN, CONTEXT)
+    await samples(remote, rendered)
     whole, named = (body["messages"][0]["content"][0] for body in fake.bodies(CHAT)[-2:])
     assert whole["image_url"]["url"].startswith("data:image/png;base64,")
     assert named == {"type": "image_url", "image_url": None, "uuid": whole["uuid"]}
     forgot = [refusal(400, "Cache miss"), complete()]
-    fake.answers[CHAT] = lambda asked: answer(asked) if callable(answer := forgot.pop(0)) else answer
-    assert len(await samples(one, rendered)) == 1
+    fake.answers[CHAT] = lambda request: answer(request) if callable(answer := forgot.pop(0)) else answer
+    assert len(await samples(remote, rendered)) == 1
     assert fake.bodies(CHAT)[-1]["messages"][0]["content"][0] == whole
-    await one.close()
+    await remote.close()
 
 
 async def test_scores_are_of_the_tokens_if_the_server_reads_the_same(letters: list[str]) -> None:
-    one = await start(chat_server(complete()))
-    rendered = await one.render(TEXT, CONTEXT)
-    assert await one.score(rendered, [(97, 98), (), (99,)], CONTEXT) == [
+    remote = await start(chat_server(complete()))
+    rendered = await remote.render(TEXT, CONTEXT)
+    assert await remote.score(rendered, [(97, 98), (), (99,)], CONTEXT) == [
         pytest.approx((-0.3, -0.4)),
         (),
         pytest.approx((-0.3,)),
     ]
-    (top,) = await one.score_likeliest(rendered, (97, 98), 1, 20, CONTEXT)
+    (top,) = await remote.score_likeliest(rendered, (97, 98), 1, 20, CONTEXT)
     assert top == {98: pytest.approx(-0.4), 9: -0.05}
-    assert one.deviation is not None
-    assert (one.deviation.suffixes, one.deviation.exact) == (3, 3)
-    await one.close()
+    assert remote.deviation is not None
+    assert (remote.deviation.suffixes, remote.deviation.exact) == (3, 3)
+    await remote.close()
 
 
 async def test_scores_are_divided_where_the_server_reads_other_tokens(
@@ -212,41 +212,41 @@ async def test_scores_are_divided_where_the_server_reads_other_tokens(
     from mirl_core.engines.remote import checks
 
     monkeypatch.setattr(checks, "load_tokenizer", lambda _: (Merging(), frozenset()))
-    one = await start(chat_server(complete(merge=Merging.merged)))
-    rendered = await one.render(TEXT, CONTEXT)
+    remote = await start(chat_server(complete(merge=Merging.merged)))
+    rendered = await remote.render(TEXT, CONTEXT)
     suffix = tuple(map(ord, "cabd"))
-    (scores,) = await one.score(rendered, [suffix], CONTEXT)
+    (scores,) = await remote.score(rendered, [suffix], CONTEXT)
     # c: −0.3; ab: −0.4, half each; d: −0.5.
     assert scores == pytest.approx((-0.3, -0.2, -0.2, -0.5))
-    likeliest = await one.score_likeliest(rendered, suffix, 0, 20, CONTEXT)
+    likeliest = await remote.score_likeliest(rendered, suffix, 0, 20, CONTEXT)
     assert [sorted(top) for top in likeliest] == [[9, 99], [97], [98], [9, 100]]
-    assert one.deviation is not None
-    assert (one.deviation.suffixes, one.deviation.exact) == (2, 0)
-    await one.close()
+    assert remote.deviation is not None
+    assert (remote.deviation.suffixes, remote.deviation.exact) == (2, 0)
+    await remote.close()
 
 
 async def test_other_servers_serve_what_needs_no_prompt_log_probabilities(letters: list[str]) -> None:
     fake = chat_server(complete(token_ids=False, prompt_logprobs=False))
-    one = await start(fake)
-    rendered = await one.render(TEXT, CONTEXT)
+    remote = await start(fake)
+    rendered = await remote.render(TEXT, CONTEXT)
     assert rendered.prompt_tokens == 3
-    assert not one.scores
-    (sample,) = await samples(one, rendered, stop=("y",))
+    assert not remote.scores
+    (sample,) = await samples(remote, rendered, stop=("y",))
     assert (sample.text, sample.finish_reason) == ("xy", "stop")
     assert sample.logprobs == (-1.0, -1.0)
     body = fake.bodies(CHAT)[-1]
     assert not {"top_k", "min_p", "repetition_penalty", "stop", "return_token_ids", "logit_bias"} & set(body)
     for call in (
-        one.score(rendered, [(97,)], CONTEXT),
-        one.score_likeliest(rendered, (97,), 0, 20, CONTEXT),
+        remote.score(rendered, [(97,)], CONTEXT),
+        remote.score_likeliest(rendered, (97,), 0, 20, CONTEXT),
     ):
         with pytest.raises(RequestError, match="mi_weight 0") as caught:
             await call
         assert caught.value.param == "mirl.mi_weight"
     with pytest.raises(RequestError, match="vLLM") as caught:
-        await one.check_structure("{}")
+        await remote.check_structure("{}")
     assert caught.value.param == "response_format"
-    await one.close()
+    await remote.close()
 
 
 @pytest.mark.parametrize(
@@ -256,11 +256,11 @@ async def test_other_servers_serve_what_needs_no_prompt_log_probabilities(letter
         (refusal(401, "who?"), "who"),
         (refusal(400, "no chat template"), "no chat template"),
         (
-            lambda asked: (
-                complete()(asked)
+            lambda request: (
+                complete()(request)
                 | {
                     "choices": [
-                        {"token_ids": [1], "logprobs": logprobs("x", hot=asked.body["temperature"] > 1.0)}
+                        {"token_ids": [1], "logprobs": logprobs("x", hot=request.body["temperature"] > 1.0)}
                     ]
                 }
             ),
@@ -277,57 +277,57 @@ async def test_a_mirl_server_is_used_without_its_gate(letters: list[str]) -> Non
     fake = chat_server(complete())
     cards = fake.answers["/v1/models"]["data"]
     cards.append({**cards[1], "id": "the-model:direct", "parent": "the-model"})
-    one = await start(fake)
-    await samples(one, await one.render(TEXT, CONTEXT))
+    remote = await start(fake)
+    await samples(remote, await remote.render(TEXT, CONTEXT))
     assert {body["model"] for body in fake.bodies(CHAT)} == {"the-model:direct"}
-    assert one.profile.model.name == "the-model"
-    await one.close()
+    assert remote.profile.model.name == "the-model"
+    await remote.close()
 
 
 async def test_abort_ends_the_requests(letters: list[str]) -> None:
     import asyncio
 
     fake = chat_server(complete())
-    one = await start(fake)
-    rendered = await one.render(TEXT, CONTEXT)
+    remote = await start(fake)
+    rendered = await remote.render(TEXT, CONTEXT)
 
-    async def never(_: Asked) -> Any:
+    async def never(_: FakeRequest) -> Any:
         await asyncio.sleep(600)
 
     fake.answers[CHAT] = never
-    stream = one.generate(rendered, (), 3, _sampling(), CONTEXT)
+    stream = remote.generate(rendered, (), 3, _sampling(), CONTEXT)
     reader = asyncio.ensure_future(anext(stream))
     await asyncio.sleep(0.05)
-    await one.abort("id")
-    found = [await reader, *[sample async for sample in stream]]
-    assert [sample.finish_reason for sample in found] == ["abort"] * 3
-    assert one.servers[0].in_flight == 0
-    await one.close()
+    await remote.abort("id")
+    drawn = [await reader, *[sample async for sample in stream]]
+    assert [sample.finish_reason for sample in drawn] == ["abort"] * 3
+    assert remote.servers[0].in_flight == 0
+    await remote.close()
 
 
 async def test_nonsense_is_an_engine_error(letters: list[str]) -> None:
     fake = chat_server(complete())
-    one = await start(fake)
-    rendered = await one.render(TEXT, CONTEXT)
+    remote = await start(fake)
+    rendered = await remote.render(TEXT, CONTEXT)
     answers: Sequence[Any] = ({}, {"choices": []}, {"choices": [{"finish_reason": "error"}]})
     for answer in answers:
         fake.answers[CHAT] = answer
         with pytest.raises(EngineError):
-            await samples(one, rendered)
+            await samples(remote, rendered)
         with pytest.raises(EngineError):
-            await one.score(rendered, [(97,)], CONTEXT)
-    await one.close()
+            await remote.score(rendered, [(97,)], CONTEXT)
+    await remote.close()
 
 
 async def test_the_last_message_goes_on_where_the_conversation_says_so(letters: list[str]) -> None:
     fake = chat_server(complete())
-    one = await start(fake)
+    remote = await start(fake)
     messages = (*TEXT.messages, {"role": "assistant", "content": "It is"})
     options = {"add_generation_prompt": False, "continue_final_message": True}
-    rendered = await one.render(Conversation(messages, options), CONTEXT)
-    [_ async for _ in one.generate(rendered, one.encode(" a"), 1, _sampling(), CONTEXT)]
+    rendered = await remote.render(Conversation(messages, options), CONTEXT)
+    [_ async for _ in remote.generate(rendered, remote.encode(" a"), 1, _sampling(), CONTEXT)]
     assert fake.bodies(CHAT)[-1]["messages"][-1] == {"role": "assistant", "content": "It is a"}
-    await one.close()
+    await remote.close()
 
 
 def _sampling(**how: Any) -> Any:

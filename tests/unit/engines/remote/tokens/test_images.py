@@ -22,7 +22,7 @@ from tests.unit.engines.remote.remote_cases import (
     PICTURE,
     RENDER,
     SHOWN,
-    Asked,
+    FakeRequest,
     FakeServers,
     engine,
     refusal,
@@ -36,11 +36,11 @@ async def test_images_go_losslessly_once_and_by_name_from_then_on() -> None:
     fake = FakeServers(
         {RENDER: EXPANDED, GENERATE: lambda _: {**sampled("ab"), "prompt_token_ids": [1, 9, 7, 7, 9, 2]}}
     )
-    one = engine(fake)
+    remote = engine(fake)
     tenant = RequestContext("id", cache_salt="salt", priority=3)
-    rendered = await one.render(SHOWN, tenant)
-    await samples(one, rendered, 2, tenant)
-    await samples(one, rendered, 1, tenant)
+    rendered = await remote.render(SHOWN, tenant)
+    await samples(remote, rendered, 2, tenant)
+    await samples(remote, rendered, 1, tenant)
     (part, text) = fake.bodies(RENDER)[0]["messages"][0]["content"]
     url = part["image_url"]["url"]
     assert part == {"type": "image_url", "image_url": {"url": url}, "uuid": NAME}
@@ -66,31 +66,31 @@ async def test_images_go_losslessly_once_and_by_name_from_then_on() -> None:
 async def test_an_image_that_the_server_forgot_is_sent_again() -> None:
     whole = {**sampled("ab"), "prompt_token_ids": EXPANDED["token_ids"]}
     fake = FakeServers({RENDER: EXPANDED, GENERATE: [whole, refusal(400, "Cache miss"), whole]})
-    one = engine(fake)
-    (sample,) = await samples(one, await one.render(SHOWN, CONTEXT))
+    remote = engine(fake)
+    (sample,) = await samples(remote, await remote.render(SHOWN, CONTEXT))
     assert sample.text == "ab"
     assert [body["content_parts"][0]["url"] is None for body in fake.bodies(GENERATE)] == [False, True, False]
 
 
-async def test_the_placeholder_is_found_by_what_the_server_makes_of_it() -> None:
+async def test_the_placeholder_is_identified_by_what_the_server_makes_of_it() -> None:
     """A model whose template has the 9, which no setting names; with another the prompt would be another."""
 
-    def answer(asked: Asked) -> Any:
-        if asked.body["token_ids"][1] == 7:
+    def answer(request: FakeRequest) -> Any:
+        if request.body["token_ids"][1] == 7:
             return {**sampled("x"), "prompt_token_ids": [1, 9, 7, 7, 9, 7, 9, 2]}
         return {**sampled("x"), "prompt_token_ids": EXPANDED["token_ids"]}
 
     fake = FakeServers({RENDER: EXPANDED, GENERATE: answer})
-    one = engine(fake)
-    rendered = await one.render(SHOWN, CONTEXT)
-    await samples(one, rendered)
+    remote = engine(fake)
+    rendered = await remote.render(SHOWN, CONTEXT)
+    await samples(remote, rendered)
     *_, last = fake.bodies(GENERATE)
     assert last["token_ids"] == [1, 9, 2, 5]
     assert set(last["sampling_params"]["logit_bias"]) == {"7", "9"}
     fake = FakeServers({RENDER: EXPANDED, GENERATE: {**sampled("x"), "prompt_token_ids": [1]}})
-    one = engine(fake)
+    remote = engine(fake)
     with pytest.raises(EngineError, match="in process"):
-        await samples(one, await one.render(SHOWN, CONTEXT))
+        await samples(remote, await remote.render(SHOWN, CONTEXT))
 
 
 async def test_images_are_preprocessed_once_when_the_placeholder_is_known() -> None:
@@ -108,11 +108,11 @@ async def test_images_are_preprocessed_once_when_the_placeholder_is_known() -> N
     }
     answers = [EXPANDED, stand_in]
     fake = FakeServers({RENDER: lambda _: answers.pop(0), GENERATE: lambda _: {**sampled("ab"), **expanded}})
-    one = engine(fake)
-    first = await one.render(SHOWN, CONTEXT)
-    await samples(one, first)
+    remote = engine(fake)
+    first = await remote.render(SHOWN, CONTEXT)
+    await samples(remote, first)
     before = len(fake.bodies(GENERATE))
-    second = await one.render(SHOWN, CONTEXT)
+    second = await remote.render(SHOWN, CONTEXT)
     assert second.prompt_tokens == first.prompt_tokens == 6
     assert second.inputs.image_ranges == first.inputs.image_ranges == ((1, 4),)
     whole, small = (body["messages"][0]["content"][0] for body in fake.bodies(RENDER))
@@ -120,7 +120,7 @@ async def test_images_are_preprocessed_once_when_the_placeholder_is_known() -> N
     assert small["uuid"] == "mirl-stand-in"
     image = Image.open(io.BytesIO(base64.b64decode(small["image_url"]["url"].split(",")[1])))
     assert image.size == (64, 64)
-    await samples(one, second, 2)
+    await samples(remote, second, 2)
     sent, *named = fake.bodies(GENERATE)[before:]
     assert sent["token_ids"] == [1, 7, 2]
     assert sent["content_parts"] == [{"type": "image_url", "url": whole["image_url"]["url"], "uuid": NAME}]
@@ -139,15 +139,15 @@ async def test_images_are_preprocessed_once_when_the_placeholder_is_known() -> N
 async def test_images_are_rendered_in_full_where_stand_ins_do_not_do(answer: Any) -> None:
     whole = {**sampled("ab"), "prompt_token_ids": EXPANDED["token_ids"]}
     fake = FakeServers({RENDER: EXPANDED, GENERATE: whole})
-    one = engine(fake)
-    await samples(one, await one.render(SHOWN, CONTEXT))
+    remote = engine(fake)
+    await samples(remote, await remote.render(SHOWN, CONTEXT))
     fake.answers[GENERATE] = [answer if isinstance(answer, httpx.Response) else {**sampled("a"), **answer}]
-    rendered = await one.render(SHOWN, CONTEXT)
+    rendered = await remote.render(SHOWN, CONTEXT)
     assert rendered.prompt_tokens == 6
     names = [body["messages"][0]["content"][0]["uuid"] for body in fake.bodies(RENDER)]
     assert names == [NAME, "mirl-stand-in", NAME]
     fake.answers[GENERATE] = whole
-    await samples(one, rendered)
+    await samples(remote, rendered)
 
 
 def test_pictures_keep_their_pixels_and_nothing_else() -> None:

@@ -14,7 +14,7 @@ from tests.unit.engines.remote.remote_cases import (
     RENDER,
     RENDERED,
     TEXT,
-    Asked,
+    FakeRequest,
     FakeServers,
     engine,
     refusal,
@@ -25,9 +25,9 @@ from tests.unit.engines.remote.remote_cases import (
 
 
 async def test_scores_skip_the_cache_and_identical_suffixes() -> None:
-    fake = FakeServers({RENDER: RENDERED, GENERATE: lambda asked: scored(asked.body["token_ids"])})
-    one = engine(fake, score_batch_tokens=1)
-    scores = await one.score(await one.render(TEXT, CONTEXT), [(4, 5), (), (4, 5), (6,)], CONTEXT)
+    fake = FakeServers({RENDER: RENDERED, GENERATE: lambda request: scored(request.body["token_ids"])})
+    remote = engine(fake, score_batch_tokens=1)
+    scores = await remote.score(await remote.render(TEXT, CONTEXT), [(4, 5), (), (4, 5), (6,)], CONTEXT)
     assert [tuple(round(value, 6) for value in score) for score in scores] == [
         (-0.3, -0.4), (), (-0.3, -0.4), (-0.3,)
     ]  # fmt: skip
@@ -54,36 +54,36 @@ async def test_what_was_cached_beyond_the_prompt_is_scored_again(
     """Its values are garbage, vLLM says nothing of it."""
     monkeypatch.setattr(_remote_score, "LONG_PROMPT", 3)
 
-    def answer(asked: Asked) -> Any:
-        if asked.body["sampling_params"].get("skip_reading_prefix_cache") is False:
+    def answer(request: FakeRequest) -> Any:
+        if request.body["sampling_params"].get("skip_reading_prefix_cache") is False:
             if cached == "not JSON":
                 return refusal(400, "Out of range float values are not JSON compliant")
-            return scored(asked.body["token_ids"], cached)
-        return scored(asked.body["token_ids"])
+            return scored(request.body["token_ids"], cached)
+        return scored(request.body["token_ids"])
 
     fake = FakeServers({RENDER: RENDERED, GENERATE: answer})
-    one = engine(fake)
-    one.servers[0].counts_cached = True
-    await one.score(await one.render(TEXT, CONTEXT), [(4,)], CONTEXT)
+    remote = engine(fake)
+    remote.servers[0].counts_cached = True
+    await remote.score(await remote.render(TEXT, CONTEXT), [(4,)], CONTEXT)
     prime, *scoring = fake.bodies(GENERATE)
     assert prime["token_ids"] == [1, 2, 3]
     assert "prompt_logprobs" not in prime["sampling_params"]
     skips = [body["sampling_params"]["skip_reading_prefix_cache"] for body in scoring]
     assert skips == [False, True][:times]
-    one.servers[0].counts_cached = False
-    fake.asked.clear()
-    await one.score(await one.render(TEXT, CONTEXT), [(4,)], CONTEXT)
+    remote.servers[0].counts_cached = False
+    fake.requests.clear()
+    await remote.score(await remote.render(TEXT, CONTEXT), [(4,)], CONTEXT)
     assert [body["sampling_params"]["skip_reading_prefix_cache"] for body in fake.bodies(GENERATE)] == [True]
 
 
 async def test_the_likeliest_tokens_of_the_positions_from_start_on() -> None:
     fake = FakeServers(
-        {RENDER: RENDERED, GENERATE: lambda asked: scored(asked.body["token_ids"], likeliest=6)}
+        {RENDER: RENDERED, GENERATE: lambda request: scored(request.body["token_ids"], likeliest=6)}
     )
-    one = engine(fake)
-    rendered = await one.render(TEXT, CONTEXT)
-    found = await one.score_likeliest(rendered, (4, 5, 6), 1, 20, CONTEXT)
-    assert found == [{5: -0.1 * 4, 6: -0.05}, {6: -0.05}]
+    remote = engine(fake)
+    rendered = await remote.render(TEXT, CONTEXT)
+    likeliest = await remote.score_likeliest(rendered, (4, 5, 6), 1, 20, CONTEXT)
+    assert likeliest == [{5: -0.1 * 4, 6: -0.05}, {6: -0.05}]
     (body,) = fake.bodies(GENERATE)
     assert without_id(body) == {
         "model": "the-model",
@@ -96,7 +96,7 @@ async def test_the_likeliest_tokens_of_the_positions_from_start_on() -> None:
             "skip_reading_prefix_cache": True,
         },
     }
-    assert await one.score_likeliest(rendered, (4, 5), 2, 20, CONTEXT) == []
+    assert await remote.score_likeliest(rendered, (4, 5), 2, 20, CONTEXT) == []
     assert len(fake.bodies(GENERATE)) == 1
 
 
@@ -107,17 +107,17 @@ async def test_what_precedes_start_may_come_from_the_cache(
     """Three tokens of the prompt and two of the suffix precede; the last of them must be computed."""
     monkeypatch.setattr(_remote_score, "LONG_PROMPT", 3)
 
-    def answer(asked: Asked) -> Any:
-        skips = asked.body["sampling_params"].get("skip_reading_prefix_cache")
+    def answer(request: FakeRequest) -> Any:
+        skips = request.body["sampling_params"].get("skip_reading_prefix_cache")
         likeliest = 8 if skips else 9
-        return scored(asked.body["token_ids"], cached if skips is False else 0, likeliest)
+        return scored(request.body["token_ids"], cached if skips is False else 0, likeliest)
 
     fake = FakeServers({RENDER: RENDERED, GENERATE: answer})
-    one = engine(fake)
-    one.servers[0].counts_cached = True
-    rendered = await one.render(TEXT, CONTEXT)
-    (found,) = await one.score_likeliest(rendered, (4, 5, 6), 2, 1, CONTEXT)
-    assert set(found) == {6, 9 if times == 1 else 8}
+    remote = engine(fake)
+    remote.servers[0].counts_cached = True
+    rendered = await remote.render(TEXT, CONTEXT)
+    (top,) = await remote.score_likeliest(rendered, (4, 5, 6), 2, 1, CONTEXT)
+    assert set(top) == {6, 9 if times == 1 else 8}
     prime, *scoring = [body["sampling_params"] for body in fake.bodies(GENERATE)]
     assert "prompt_logprobs" not in prime
     assert [params["skip_reading_prefix_cache"] for params in scoring] == [False, True][:times]
@@ -130,15 +130,15 @@ async def test_more_likeliest_tokens_than_the_server_returns_are_refused(
 ) -> None:
     monkeypatch.setattr(_remote_score, "LONG_PROMPT", long_prompt)
 
-    def answer(asked: Asked) -> Any:
-        if asked.body["sampling_params"].get("prompt_logprobs"):
+    def answer(request: FakeRequest) -> Any:
+        if request.body["sampling_params"].get("prompt_logprobs"):
             return refusal(400, "Requested prompt logprobs of 21, which is greater than max allowed: 20")
-        return scored(asked.body["token_ids"])
+        return scored(request.body["token_ids"])
 
-    one = engine(FakeServers({RENDER: RENDERED, GENERATE: answer}))
-    one.servers[0].counts_cached = True
+    remote = engine(FakeServers({RENDER: RENDERED, GENERATE: answer}))
+    remote.servers[0].counts_cached = True
     with pytest.raises(RequestError, match="21"):
-        await one.score_likeliest(await one.render(TEXT, CONTEXT), (4,), 0, 21, CONTEXT)
+        await remote.score_likeliest(await remote.render(TEXT, CONTEXT), (4,), 0, 21, CONTEXT)
 
 
 @pytest.mark.parametrize(
@@ -146,6 +146,6 @@ async def test_more_likeliest_tokens_than_the_server_returns_are_refused(
 )
 async def test_positions_without_their_token_are_an_engine_error(positions: Any) -> None:
     answer = {**sampled("x"), "prompt_logprobs": positions}
-    one = engine(FakeServers({RENDER: RENDERED, GENERATE: answer}))
+    remote = engine(FakeServers({RENDER: RENDERED, GENERATE: answer}))
     with pytest.raises(EngineError, match="prompt log-probabilities"):
-        await one.score_likeliest(await one.render(TEXT, CONTEXT), (4,), 0, 2, CONTEXT)
+        await remote.score_likeliest(await remote.render(TEXT, CONTEXT), (4,), 0, 2, CONTEXT)

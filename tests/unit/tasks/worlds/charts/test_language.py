@@ -34,7 +34,7 @@ def test_a_reading_implies_the_answer(
 
 
 @pytest.mark.parametrize("family", FAMILIES)
-def test_questions_tell_nothing_about_values(family: Family) -> None:
+def test_questions_reveal_nothing_about_values(family: Family) -> None:
     for index in range(40):
         scene = draw_scene("iid", "train", index)
         other = dataclasses.replace(

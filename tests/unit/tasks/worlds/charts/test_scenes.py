@@ -44,8 +44,8 @@ def test_usual_values_are_as_frequent_as_the_kind_states(kind: Kind) -> None:
 def test_only_ambiguous_scenes_have_second_readings_and_each_has_one() -> None:
     for kind in KINDS:
         seconds = [[c for c in s.columns if c.other is not None] for s in scenes(kind, "train", 50)]
-        assert all(bool(found) == (kind == "ambiguous") for found in seconds)
-    assert all(2 <= abs(c.value - (c.other or 0)) <= 4 for found in seconds for c in found)
+        assert all(bool(columns) == (kind == "ambiguous") for columns in seconds)
+    assert all(2 <= abs(c.value - (c.other or 0)) <= 4 for columns in seconds for c in columns)
 
 
 @pytest.mark.parametrize("usual", [0.0, 0.25, 0.75])

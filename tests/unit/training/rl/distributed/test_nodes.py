@@ -21,21 +21,21 @@ FOLDER = ROOT / "deploy" / "training"
 
 
 def job() -> dict[str, Any]:
-    service, found = yaml.safe_load_all((FOLDER / "indexed-job.yaml").read_text())
-    assert (service["kind"], found["kind"]) == ("Service", "Job")
+    service, manifest = yaml.safe_load_all((FOLDER / "indexed-job.yaml").read_text())
+    assert (service["kind"], manifest["kind"]) == ("Service", "Job")
     assert service["spec"]["clusterIP"] == "None"
-    return found
+    return manifest
 
 
 def container(name: str) -> dict[str, Any]:
     pod = job()["spec"]["template"]["spec"]
-    (found,) = [one for one in [*pod["initContainers"], *pod["containers"]] if one["name"] == name]
-    return found
+    (matching,) = [entry for entry in [*pod["initContainers"], *pod["containers"]] if entry["name"] == name]
+    return matching
 
 
-def environment(one: dict[str, Any], **changes: str) -> dict[str, str]:
+def environment(spec: dict[str, Any], **changes: str) -> dict[str, str]:
     """The container's own variables, with what only a cluster knows."""
-    own = {entry["name"]: entry.get("value") for entry in one["env"]}
+    own = {entry["name"]: entry.get("value") for entry in spec["env"]}
     assert changes.keys() <= {*own, "JOB_COMPLETION_INDEX"}
     values = {name: value for name, value in (own | changes).items() if value is not None}
     assert values.keys() >= own.keys(), "every variable has a value"
@@ -44,12 +44,12 @@ def environment(one: dict[str, Any], **changes: str) -> dict[str, str]:
     return {**os.environ, **values, **here, "PATH": path}
 
 
-def started(one: dict[str, Any], swap: tuple[str, str], env: dict[str, str], log: Path) -> Any:
+def started(spec: dict[str, Any], swap: tuple[str, str], env: dict[str, str], log: Path) -> Any:
     """The container's command, with one word of it swapped."""
-    (line,) = one["args"]
+    (line,) = spec["args"]
     assert line.count(swap[0]) == 1
     with log.open("w") as out:
-        words = [*one["command"], line.replace(*swap)]
+        words = [*spec["command"], line.replace(*swap)]
         return subprocess.Popen(words, env=env, cwd=ROOT, stdout=out, stderr=out)
 
 
@@ -85,18 +85,18 @@ def test_two_nodes_of_the_job_find_each_other(tmp_path: Path, meet: str) -> None
     assert [node.returncode for node in nodes] == [0, 0], "\n".join(log.read_text()[-3000:] for log in logs)
     said = [json.loads((tmp_path / f"rank-{rank}.json").read_text()) for rank in range(2)]
     assert said[0] == said[1]
-    assert [one["rank"] for one in said[0]] == [0, 1]
-    assert {one["node"] for one in said[0]} == {"0", "1"}
-    assert {one["recipe"] for one in said[0]} == {"recipe.yaml"}
+    assert [report["rank"] for report in said[0]] == [0, 1]
+    assert {report["node"] for report in said[0]} == {"0", "1"}
+    assert {report["recipe"] for report in said[0]} == {"recipe.yaml"}
 
 
 def test_a_wrong_recipe_ends_the_job_at_once(tmp_path: Path) -> None:
     wrong = tmp_path / "recipe.yaml"
     wrong.write_text("model: bundled\noutput: x\nrollout: {keep: 99}\n")
-    one = container("check")
-    env = environment(one, CONFIG=str(wrong), OUTPUT=str(tmp_path / "run"))
+    spec = container("check")
+    env = environment(spec, CONFIG=str(wrong), OUTPUT=str(tmp_path / "run"))
     log = tmp_path / "log"
-    code = started(one, ("mirl-train", "python -m mirl_core.training.cli"), env, log).wait(timeout=120)
+    code = started(spec, ("mirl-train", "python -m mirl_core.training.cli"), env, log).wait(timeout=120)
     assert "rollout.keep" in log.read_text()
     policy = job()["spec"]["podFailurePolicy"]["rules"]
     (final,) = [rule["onExitCodes"] for rule in policy if rule["action"] == "FailJob"]
@@ -111,15 +111,15 @@ def test_the_job_agrees_with_itself() -> None:
     assert spec["completionMode"] == "Indexed"
     assert spec["completions"] == spec["parallelism"] == int(values["NODES"])
     assert train["resources"]["limits"]["nvidia.com/gpu"] == int(values["GPUS"])
-    # A pod failure policy asks for it.
+    # A pod failure policy requires it.
     assert pod["restartPolicy"] == "Never"
     # Ranks get their time before torchrun ends them, and torchrun before the kubelet does.
     assert 30 < int(values["TORCH_ELASTIC_SHUTDOWN_TIMEOUT"]) < pod["terminationGracePeriodSeconds"]
     # Pods are called JOB-INDEX.SUBDOMAIN.
     assert values["MEET"].startswith(f"{job()['metadata']['name']}-0.{pod['subdomain']}:")
     there = {volume["name"] for volume in pod["volumes"]}
-    for one in (train, container("check")):
-        assert {mount["name"] for mount in one["volumeMounts"]} == there
+    for pod_container in (train, container("check")):
+        assert {mount["name"] for mount in pod_container["volumeMounts"]} == there
 
 
 @pytest.mark.parametrize("host", [True, False])

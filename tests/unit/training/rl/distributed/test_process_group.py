@@ -57,7 +57,7 @@ async def test_one_process_brings_its_own_failure() -> None:
 
 
 @pytest.mark.parametrize(
-    ("finished", "told", "expected"),
+    ("finished", "signals", "expected"),
     [
         (False, [0, signal.SIGTERM], [signal.SIGTERM]),
         (False, [0, 0], []),
@@ -65,14 +65,14 @@ async def test_one_process_brings_its_own_failure() -> None:
     ],
     ids=["another was told to", "time was over", "done"],
 )
-async def test_a_rank_that_stops_because_another_was_told_to_exits_as_that_one(
-    monkeypatch: pytest.MonkeyPatch, finished: bool, told: list[int], expected: list[int]
+async def test_a_rank_that_stops_because_another_was_signalled_exits_as_that_rank(
+    monkeypatch: pytest.MonkeyPatch, finished: bool, signals: list[int], expected: list[int]
 ) -> None:
-    async def train(*given: Any) -> bool:
+    async def train(*arguments: Any) -> bool:
         return finished
 
     monkeypatch.setattr(run, "train", train)
-    peers: Any = SimpleNamespace(world=2, gather=lambda value: told)
+    peers: Any = SimpleNamespace(world=2, gather=lambda value: signals)
     received: list[int] = []
     try:
         assert await run._until_stopped(None, peers, None, None, received) == finished  # type: ignore[arg-type]

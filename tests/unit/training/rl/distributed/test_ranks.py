@@ -47,15 +47,17 @@ def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-def alike(one: dict[str, Tensor], other: dict[str, Tensor], start: dict[str, Tensor]) -> float:
+def alike(first: dict[str, Tensor], second: dict[str, Tensor], start: dict[str, Tensor]) -> float:
     """The cosine between two ways from the start."""
-    ways = [torch.cat([(end[key] - start[key]).flatten() for key in sorted(start)]) for end in (one, other)]
+    ways = [
+        torch.cat([(end[key] - start[key]).flatten() for key in sorted(start)]) for end in (first, second)
+    ]
     return float(torch.nn.functional.cosine_similarity(*ways, dim=0))
 
 
 @pytest.mark.parametrize("name", list(VARIANTS))
 def test_two_ranks_equal_one_process(trained: Path, name: str) -> None:
-    found: dict[str, Any] = torch.load(trained / f"{name}.pt", weights_only=True)
+    saved: dict[str, Any] = torch.load(trained / f"{name}.pt", weights_only=True)
     policy = make_policy(**{"weights": torch.float64, "tiny": True, **VARIANTS[name]})
     start = policy.weights()
     start = {key: value.clone() for key, value in start.items()}
@@ -66,16 +68,16 @@ def test_two_ranks_equal_one_process(trained: Path, name: str) -> None:
     half = name == "fsdp2-half"
     if half:
         # Sums in bfloat16 depend on how rows are spread, and AdamW blows up the smallest gradients.
-        assert alike(found["weights"], policy.weights(), start) > 0.99
+        assert alike(saved["weights"], policy.weights(), start) > 0.99
     else:
-        assert furthest(found["weights"], policy.weights()) < 1e-7 * moved
-    for ours, theirs in zip(found["metrics"], expected, strict=True):
+        assert furthest(saved["weights"], policy.weights()) < 1e-7 * moved
+    for ours, theirs in zip(saved["metrics"], expected, strict=True):
         assert ours.keys() == theirs.keys()
         for key in ours.keys() - {"seconds/train", "tokens/read"}:
             assert ours[key] == pytest.approx(theirs[key], rel=0.1 if half else 1e-6, abs=0.02 * half + 1e-9)
-    assert found["refused"]
-    assert found["resumed_exactly"]
-    assert found["step"] == 2
+    assert saved["refused"]
+    assert saved["resumed_exactly"]
+    assert saved["step"] == 2
 
 
 def test_sharded_ranks_keep_half_of_the_optimiser_s_state(trained: Path) -> None:
@@ -86,15 +88,15 @@ def test_sharded_ranks_keep_half_of_the_optimiser_s_state(trained: Path) -> None
 
 @pytest.mark.parametrize("name", ["fsdp2", "fsdp2-adapters"])
 def test_sharded_ranks_export_a_whole_model(trained: Path, name: str) -> None:
-    found = torch.load(trained / f"{name}.pt", weights_only=True)["weights"]
+    saved = torch.load(trained / f"{name}.pt", weights_only=True)["weights"]
     policy = Policy.load(str(trained / f"{name}-export"), OptimizerConfig())
-    assert furthest(policy.weights(), found) == 0
+    assert furthest(policy.weights(), saved) == 0
 
 
 @pytest.mark.parametrize("name", list(VARIANTS))
 def test_ranks_gather_weights_one_at_a_time_for_a_transfer(trained: Path, name: str) -> None:
-    found = torch.load(trained / f"{name}.pt", weights_only=True)
-    sent, weights = found["sent"], found["weights"]
+    saved = torch.load(trained / f"{name}.pt", weights_only=True)
+    sent, weights = saved["sent"], saved["weights"]
     # A head that is the embedding is sent once.
     assert weights.keys() - sent.keys() <= {"lm_head.weight"}
     for key, value in sent.items():
@@ -102,11 +104,11 @@ def test_ranks_gather_weights_one_at_a_time_for_a_transfer(trained: Path, name: 
 
 
 def test_ranks_may_have_fewer_rows_than_updates(trained: Path) -> None:
-    one, other = (torch.load(trained / f"updates-{rank}.pt", weights_only=True) for rank in range(2))
-    del one["seconds/train"], other["seconds/train"]
-    assert one == other
-    assert one["rows"] == 11
-    assert all(math.isfinite(value) for value in one.values())
+    first, second = (torch.load(trained / f"updates-{rank}.pt", weights_only=True) for rank in range(2))
+    del first["seconds/train"], second["seconds/train"]
+    assert first == second
+    assert first["rows"] == 11
+    assert all(math.isfinite(value) for value in first.values())
 
 
 def test_another_model_s_checkpoint_is_refused_on_every_rank(trained: Path) -> None:

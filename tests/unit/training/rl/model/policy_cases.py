@@ -21,7 +21,7 @@ from mirl_core.training.sft.model import ModelShape, build_model
 from mirl_core.types import Conversation
 
 
-def asked(text: str, picture: int | None = 0) -> Conversation:
+def conversation(text: str, picture: int | None = 0) -> Conversation:
     """A question about the picture of this number, or about none."""
     parts: list[dict[str, Any]] = [{"type": "text", "text": text}]
     if picture is not None:
@@ -49,10 +49,10 @@ def make_row(
 def make_rows() -> list[TrainingRow]:
     """Eleven uneven rows: two segments, four prompts, of which one has no picture."""
     prompts = [
-        asked("Sum?"),
-        asked("What is the largest red digit?", 1),
-        asked("Why?", None),
-        asked("Sum?", 2),
+        conversation("Sum?"),
+        conversation("What is the largest red digit?", 1),
+        conversation("Why?", None),
+        conversation("Sum?", 2),
     ]
     rows = [make_row(prompts[i % 4], 3 + i, i, "description") for i in range(5)]
     return rows + [make_row(prompts[i % 4], 20 - 2 * i, 50 + i, "reasoning", masked=4) for i in range(6)]
@@ -101,16 +101,16 @@ def weights_of(policy: Policy) -> dict[str, Tensor]:
     return {name: value.detach().clone() for name, value in policy.trained().items()}
 
 
-def furthest(one: dict[str, Tensor], other: dict[str, Tensor]) -> float:
+def furthest(first: dict[str, Tensor], second: dict[str, Tensor]) -> float:
     """The largest difference of any weight."""
-    assert one.keys() == other.keys()
-    return max(float((one[name] - other[name]).abs().max()) for name in one)
+    assert first.keys() == second.keys()
+    return max(float((first[name] - second[name]).abs().max()) for name in first)
 
 
 def gradients(policy: Policy, loss: Tensor) -> dict[str, Tensor]:
     """Of the trained parameters that the loss reaches."""
     trained = policy.trained()
-    found: Sequence[Tensor | None] = torch.autograd.grad(
+    derivatives: Sequence[Tensor | None] = torch.autograd.grad(
         loss, list(trained.values()), retain_graph=True, allow_unused=True
     )
-    return {name: value for name, value in zip(trained, found, strict=True) if value is not None}
+    return {name: value for name, value in zip(trained, derivatives, strict=True) if value is not None}

@@ -69,8 +69,8 @@ def test_named_layers() -> None:
 
 
 def test_every_rank_starts_alike() -> None:
-    one, other = (make_policy(tiny=True, lora={"rank": 2}).trained() for _ in range(2))
-    assert all(torch.equal(one[name], other[name]) for name in one)
+    first, second = (make_policy(tiny=True, lora={"rank": 2}).trained() for _ in range(2))
+    assert all(torch.equal(first[name], second[name]) for name in first)
 
 
 def test_frozen_weights_stay_in_half_precision() -> None:
@@ -95,7 +95,7 @@ def test_layers_that_cannot_be_adapted_are_refused(target: str) -> None:
     assert caught.value.param == "optimizer.lora.targets"
 
 
-def test_peft_is_asked_for(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_peft_is_required(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "peft", None)
     with pytest.raises(ConfigError, match="pip install peft"):
         make_policy(tiny=True, lora={})

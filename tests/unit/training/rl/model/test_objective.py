@@ -51,11 +51,11 @@ ROWS = (
 
 
 def masks(rows: Sequence[TrainingRow]) -> Tensor:
-    return torch.tensor([one.loss_mask for one in rows])
+    return torch.tensor([training_row.loss_mask for training_row in rows])
 
 
 def advantages(rows: Sequence[TrainingRow]) -> Tensor:
-    return torch.tensor([one.advantage for one in rows], dtype=torch.float64)
+    return torch.tensor([training_row.advantage for training_row in rows], dtype=torch.float64)
 
 
 def logprobs(seed: int, count: int = len(ROWS)) -> Tensor:
@@ -82,22 +82,26 @@ def by_hand(new: Tensor, old: Tensor, sampler: Tensor, reference: Tensor, settin
     """The loss as the formula reads, a token at a time."""
     total = 0.0
     for segment in SEGMENTS:
-        rows = [(place, one) for place, one in enumerate(ROWS) if one.segment == segment]
+        rows = [
+            (place, training_row)
+            for place, training_row in enumerate(ROWS)
+            if training_row.segment == segment
+        ]
         weight = settings.description_weight if segment == "description" else settings.reasoning_weight
-        tokens = sum(one.trained_tokens for _, one in rows)
-        for place, one in rows:
+        tokens = sum(training_row.trained_tokens for _, training_row in rows)
+        for place, training_row in rows:
             inside = 0.0
-            for t in itertools.compress(range(6), one.loss_mask):
-                n, o, s, r = (float(given[place, t]) for given in (new, old, sampler, reference))
+            for t in itertools.compress(range(6), training_row.loss_mask):
+                n, o, s, r = (float(tensor[place, t]) for tensor in (new, old, sampler, reference))
                 ratio = math.exp(n - o)
                 clipped = min(max(ratio, 1 - settings.clip_low), 1 + settings.clip_high)
-                gain = min(ratio * one.advantage, clipped * one.advantage)
+                gain = min(ratio * training_row.advantage, clipped * training_row.advantage)
                 if settings.importance_cap is not None:
                     gain *= min(math.exp(o - s), settings.importance_cap)
                 inside += -gain + settings.kl * (math.exp(r - n) - (r - n) - 1)
             divisor = {
                 "token": tokens,
-                "sequence": len(rows) * one.trained_tokens,
+                "sequence": len(rows) * training_row.trained_tokens,
                 "constant": len(rows) * MAX_TOKENS,
             }[settings.normalization]
             total += weight * inside / divisor
@@ -117,8 +121,8 @@ CASES = [
 @pytest.mark.parametrize("settings", CASES, ids=lambda s: f"{s.normalization}-{s.kl}-{s.importance_cap}")
 def test_the_loss_is_the_formula(settings: OptimizerConfig) -> None:
     new, old, sampler, reference = map(logprobs, range(4))
-    found = loss_of(new, old, sampler, reference, settings)
-    assert float(found) == pytest.approx(by_hand(new, old, sampler, reference, settings), rel=1e-12)
+    loss = loss_of(new, old, sampler, reference, settings)
+    assert float(loss) == pytest.approx(by_hand(new, old, sampler, reference, settings), rel=1e-12)
 
 
 class Tiny(torch.nn.Module):
@@ -131,7 +135,7 @@ class Tiny(torch.nn.Module):
         self.head = torch.nn.Parameter(torch.randn(3, 7, generator=generator, dtype=torch.float64))
 
     def forward(self, rows: Sequence[TrainingRow]) -> Tensor:
-        ids = torch.tensor([one.completion_ids for one in rows])
+        ids = torch.tensor([training_row.completion_ids for training_row in rows])
         shifted = torch.cat([torch.full_like(ids[:, :1], 6), ids[:, :-1]], dim=1)
         # What was sampled before matters: a running mean stands in for attention.
         hidden = self.embed[shifted].cumsum(1) / torch.arange(1, 7).view(1, -1, 1)
@@ -145,7 +149,7 @@ def test_the_gradient_equals_finite_differences(settings: OptimizerConfig) -> No
     with torch.no_grad():
         start = policy(ROWS)
         noise = [1.2 * (logprobs(seed) + 0.55) for seed in range(3)]
-        old, sampler, reference = (start + one for one in noise)
+        old, sampler, reference = (start + offset for offset in noise)
     losses = token_losses(policy(ROWS), old, sampler, reference, advantages(ROWS), masks(ROWS), settings)
     # The test means something only where both bounds stop some tokens, and not all.
     assert losses.clipped_low.any()
@@ -177,7 +181,13 @@ def test_the_on_policy_gradient_is_that_of_reinforce(cap: float | None) -> None:
     loss_of(new, new, new, None, OptimizerConfig(importance_cap=cap)).backward()
     tokens = {"description": 7, "reasoning": 7, "trajectory": 4}
     expected = torch.tensor(
-        [[-one.advantage / tokens[one.segment] if kept else 0.0 for kept in one.loss_mask] for one in ROWS],
+        [
+            [
+                -training_row.advantage / tokens[training_row.segment] if kept else 0.0
+                for kept in training_row.loss_mask
+            ]
+            for training_row in ROWS
+        ],
         dtype=torch.float64,
     )
     torch.testing.assert_close(new.grad, expected)
@@ -189,9 +199,9 @@ def test_what_is_masked_is_never_looked_at(poison: float) -> None:
     clean = [logprobs(seed) for seed in range(4)]
     losses, gradients = [], []
     for value in (0.0, poison):
-        given = [torch.where(masks(ROWS), one, torch.full_like(one, value)) for one in clean]
-        new = given[0].requires_grad_()
-        loss = loss_of(new, given[1], given[2], given[3], settings)
+        tables = [torch.where(masks(ROWS), table, torch.full_like(table, value)) for table in clean]
+        new = tables[0].requires_grad_()
+        loss = loss_of(new, tables[1], tables[2], tables[3], settings)
         loss.backward()
         losses.append(loss.detach())
         gradients.append(new.grad)
@@ -207,11 +217,11 @@ def test_the_kl_term_needs_a_reference() -> None:
 
 def test_kl_is_estimated_even_where_it_has_no_weight() -> None:
     new, reference = logprobs(0), logprobs(1)
-    found = token_losses(
+    losses = token_losses(
         new, new, new, reference, advantages(ROWS), masks(ROWS), OptimizerConfig(importance_cap=None)
     )
-    assert float(found.kl.sum()) > 0
-    torch.testing.assert_close(found.loss, -advantages(ROWS).unsqueeze(1) * masks(ROWS))
+    assert float(losses.kl.sum()) > 0
+    torch.testing.assert_close(losses.loss, -advantages(ROWS).unsqueeze(1) * masks(ROWS))
 
 
 @pytest.mark.parametrize("normalization", NORMALIZATIONS)
@@ -220,15 +230,15 @@ def test_forward_passes_and_ranks_add_up_to_the_whole(
     normalization: Normalization, split: tuple[int, ...]
 ) -> None:
     settings = OptimizerConfig(normalization=normalization, kl=0.1, reasoning_weight=0.3)
-    given = [logprobs(seed) for seed in range(4)]
-    whole = loss_of(given[0], given[1], given[2], given[3], settings)
+    tables = [logprobs(seed) for seed in range(4)]
+    whole = loss_of(tables[0], tables[1], tables[2], tables[3], settings)
     places = itertools.accumulate(split, initial=0)
     parts = [slice(start, end) for start, end in itertools.pairwise(places)]
     # As the trainer does it: every part counts its own, and the counts are summed.
     counts = [sum(each) for each in zip(*(Normalizers.of(ROWS[part]).counts for part in parts), strict=True)]
     totals = Normalizers.from_counts([float(count) for count in counts])
     assert totals == Normalizers.of(ROWS)
-    shares = [loss_of(*(one[part] for one in given), settings, ROWS[part], totals) for part in parts]
+    shares = [loss_of(*(table[part] for table in tables), settings, ROWS[part], totals) for part in parts]
     torch.testing.assert_close(sum(shares, torch.zeros((), dtype=torch.float64)), whole)
 
 
@@ -240,32 +250,33 @@ def test_a_row_without_trained_tokens_changes_nothing() -> None:
 
 def test_weights_belong_to_their_segments() -> None:
     settings = OptimizerConfig(description_weight=0.0, reasoning_weight=2.0)
-    found = Normalizers.of(ROWS).factors(ROWS, settings, MAX_TOKENS)
-    assert found == pytest.approx((0.0, 2 / 7, 0.0, 2 / 7, 2 / 4))
+    factors = Normalizers.of(ROWS).factors(ROWS, settings, MAX_TOKENS)
+    assert factors == pytest.approx((0.0, 2 / 7, 0.0, 2 / 7, 2 / 4))
 
 
 def two_segments(mi: Sequence[float], answers: Sequence[float]) -> list[TrainingRow]:
     """One question's rows as a planner makes them: interleaved, each segment from rewards of its own."""
     described = [
-        replace(row("description", ".xxxx."), advantage=one) for one in group_advantages(mi, floor=0.05)
+        replace(row("description", ".xxxx."), advantage=advantage)
+        for advantage in group_advantages(mi, floor=0.05)
     ]
-    # A group that tells nothing apart makes no rows.
+    # A group of equal rewards makes no rows.
     reasoned = [
-        replace(row("reasoning", "..xxxx"), advantage=one)
-        for one in group_advantages(answers, floor=1e-4)
+        replace(row("reasoning", "..xxxx"), advantage=advantage)
+        for advantage in group_advantages(answers, floor=1e-4)
         if len(set(answers)) > 1
     ]
     mixed = itertools.zip_longest(described, reasoned)
-    return [one for pair in mixed for one in pair if one is not None]
+    return [training_row for pair in mixed for training_row in pair if training_row is not None]
 
 
 def gradients_of(rows: Sequence[TrainingRow], segment: Segment, normalization: Normalization) -> Tensor:
     """d loss / d log p of the segment's tokens: all through which its rewards reach any parameter."""
     settings = OptimizerConfig(normalization=normalization, kl=0.05)
-    chosen = [place for place, one in enumerate(rows) if one.segment == segment]
+    chosen = [place for place, training_row in enumerate(rows) if training_row.segment == segment]
     # What is sampled is the same whatever it is rewarded by.
-    tables = {one: iter(logprobs(seed, 40)) for seed, one in enumerate(("description", "reasoning"))}
-    drawn = torch.stack([next(tables[one.segment]) for one in rows])
+    tables = {name: iter(logprobs(seed, 40)) for seed, name in enumerate(("description", "reasoning"))}
+    drawn = torch.stack([next(tables[training_row.segment]) for training_row in rows])
     new = drawn.clone().requires_grad_()
     losses = loss_of(new, drawn + 0.1, drawn - 0.2, drawn - 0.3, settings, rows)
     (gradient,) = torch.autograd.grad(losses, new)
@@ -280,13 +291,16 @@ ANSWERS = (1.0, 0.0, 0.0, 1.0, 1.0, 0.0, 0.0, 0.0)
 @pytest.mark.parametrize("change", ["scaled", "shuffled", "flat", "drawn"])
 def test_answer_rewards_leave_descriptions_bit_identical(change: str, normalization: Normalization) -> None:
     changed = {
-        "scaled": [37.5 * one for one in ANSWERS],
+        "scaled": [37.5 * reward for reward in ANSWERS],
         "shuffled": random.Random(1).sample(ANSWERS, len(ANSWERS)),
         "flat": [1.0] * len(ANSWERS),
         "drawn": [random.Random(2).gauss(0, 100) for _ in ANSWERS],
     }[change]
     before, after = two_segments(MI, ANSWERS), two_segments(MI, changed)
-    kept = [[one for one in rows if one.segment == "description"] for rows in (before, after)]
+    kept = [
+        [training_row for training_row in rows if training_row.segment == "description"]
+        for rows in (before, after)
+    ]
     assert kept[0] == kept[1]
     gradients = [gradients_of(rows, "description", normalization) for rows in (before, after)]
     assert torch.equal(*gradients)
@@ -300,12 +314,15 @@ def test_answer_rewards_leave_descriptions_bit_identical(change: str, normalizat
 @pytest.mark.parametrize("change", ["scaled", "shuffled", "drawn"])
 def test_mi_rewards_leave_reasoning_bit_identical(change: str, normalization: Normalization) -> None:
     changed = {
-        "scaled": [37.5 * one for one in MI],
+        "scaled": [37.5 * reward for reward in MI],
         "shuffled": random.Random(1).sample(MI, len(MI)),
         "drawn": [random.Random(2).gauss(0, 100) for _ in MI],
     }[change]
     before, after = two_segments(MI, ANSWERS), two_segments(changed, ANSWERS)
-    kept = [[one for one in rows if one.segment == "reasoning"] for rows in (before, after)]
+    kept = [
+        [training_row for training_row in rows if training_row.segment == "reasoning"]
+        for rows in (before, after)
+    ]
     assert kept[0] == kept[1]
     assert torch.equal(*(gradients_of(rows, "reasoning", normalization) for rows in (before, after)))
     if change != "scaled":
@@ -314,8 +331,10 @@ def test_mi_rewards_leave_reasoning_bit_identical(change: str, normalization: No
         )
 
 
-def diagnosed(rows: Sequence[TrainingRow], given: Sequence[Tensor], settings: OptimizerConfig) -> Diagnostics:
-    new, old, sampler, reference = given
+def diagnosed(
+    rows: Sequence[TrainingRow], tables: Sequence[Tensor], settings: OptimizerConfig
+) -> Diagnostics:
+    new, old, sampler, reference = tables
     losses: TokenLosses = token_losses(new, old, sampler, reference, advantages(rows), masks(rows), settings)
     return diagnose(losses, new, masks(rows), rows)
 
@@ -329,7 +348,7 @@ def test_diagnostics_are_means_and_maxima_over_trained_tokens() -> None:
     shifts[0, 2:4], shifts[1, 4:] = torch.tensor([0.0, 0.5]), torch.tensor([-0.2, 0.0])
     ratios[~masks(rows)], shifts[~masks(rows)] = 50.0, 9.0
     old = new - ratios.log()
-    found = diagnosed(rows, (new, old, old - shifts, new + 0.1), settings).metrics()
+    metrics = diagnosed(rows, (new, old, old - shifts, new + 0.1), settings).metrics()
     expected = {
         "ratio/mean": (0.8 + 1.4 + 0.5 + 1.4) / 4,
         "ratio/max": 1.4,
@@ -347,17 +366,17 @@ def test_diagnostics_are_means_and_maxima_over_trained_tokens() -> None:
         "clip/low/reasoning": 0.5,
         "mismatch/max/reasoning": 0.2,
     }
-    assert {name: found[name] for name in expected} == pytest.approx(expected)
-    assert not any(name.endswith("/trajectory") for name in found)
+    assert {name: metrics[name] for name in expected} == pytest.approx(expected)
+    assert not any(name.endswith("/trajectory") for name in metrics)
 
 
 def test_diagnostics_of_parts_add_up_to_those_of_the_whole() -> None:
     settings = OptimizerConfig()
-    given = [logprobs(seed) for seed in range(4)]
+    tables = [logprobs(seed) for seed in range(4)]
     parts = [
-        diagnosed(ROWS[part], [one[part] for one in given], settings) for part in (slice(2), slice(2, 5))
+        diagnosed(ROWS[part], [table[part] for table in tables], settings) for part in (slice(2), slice(2, 5))
     ]
-    whole = diagnosed(ROWS, given, settings).metrics()
+    whole = diagnosed(ROWS, tables, settings).metrics()
     assert (parts[0] + parts[1]).metrics() == pytest.approx(whole)
 
 

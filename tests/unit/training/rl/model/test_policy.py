@@ -17,7 +17,7 @@ from mirl_core.errors import ConfigError
 from mirl_core.training.rl.model.encoding import prompt_inputs
 from mirl_core.training.rl.model.policy import Policy
 from tests.unit.training.rl.model.policy_cases import (
-    asked,
+    conversation,
     furthest,
     gradients,
     make_policy,
@@ -36,7 +36,11 @@ async def test_logprobs_equal_the_engine_s_scores(bundled_model: Path, prompts_o
     policy = make_policy(prompts_once=prompts_once)
     policy.network.banned = []  # The engine leaves media placeholders their share of the probability.
     engine = await HFEngine.start(str(bundled_model), dtype=torch.float32)
-    prompts = [asked("Sum?"), asked("How many digits are there, and where?", 1), asked("Why?", None)]
+    prompts = [
+        conversation("Sum?"),
+        conversation("How many digits are there, and where?", 1),
+        conversation("Why?", None),
+    ]
     rows = [make_row(prompts[i % 3], 3 + 2 * i, i, masked=0) for i in range(7)]
     batch = policy.encode(rows)
     with torch.no_grad():
@@ -64,13 +68,13 @@ def test_prompts_are_expanded(policy: Policy) -> None:
 
 def test_both_ways_have_the_same_gradient() -> None:
     rows = make_rows()
-    found = []
+    results = []
     for prompts_once in (True, False):
         policy = make_policy(torch.float64, prompts_once)
         values = policy.logprobs(policy.encode(rows))
-        found.append(gradients(policy, (values * torch.linspace(-1, 1, values.shape[1])).sum()))
-    scale = max(float(value.abs().max()) for value in found[0].values())
-    assert furthest(*found) < 1e-12 * scale
+        results.append(gradients(policy, (values * torch.linspace(-1, 1, values.shape[1])).sum()))
+    scale = max(float(value.abs().max()) for value in results[0].values())
+    assert furthest(*results) < 1e-12 * scale
 
 
 def test_rows_of_a_batch_do_not_touch_each_other(policy: Policy) -> None:
@@ -106,8 +110,8 @@ def test_chunks_never_make_all_logits() -> None:
     class Watch(torch.utils._python_dispatch.TorchDispatchMode):
         def __torch_dispatch__(self, func, types, args=(), kwargs=None):  # type: ignore[no-untyped-def]
             out = func(*args, **(kwargs or {}))
-            made = [one for one in torch.utils._pytree.tree_leaves(out) if isinstance(one, torch.Tensor)]
-            seen.extend(one.numel() // 664 for one in made if one.ndim and one.shape[-1] == 664)
+            made = [leaf for leaf in torch.utils._pytree.tree_leaves(out) if isinstance(leaf, torch.Tensor)]
+            seen.extend(tensor.numel() // 664 for tensor in made if tensor.ndim and tensor.shape[-1] == 664)
             return out
 
     kept: list[tuple[int, ...]] = []
@@ -137,7 +141,7 @@ def test_placeholders_have_no_probability(policy: Policy) -> None:
 
 
 def test_a_sampled_placeholder_is_refused(policy: Policy) -> None:
-    row = make_row(asked("Sum?"), 3, 0)
+    row = make_row(conversation("Sum?"), 3, 0)
     object.__setattr__(row, "completion_ids", (30, policy.model.config.image_token_id, 31))
     with pytest.raises(ValueError, match="placeholder"):
         policy.encode([row])
@@ -146,10 +150,10 @@ def test_a_sampled_placeholder_is_refused(policy: Policy) -> None:
 def test_a_batch_without_trained_tokens_has_zero_gradients(policy: Policy) -> None:
     values = policy.logprobs(policy.encode([policy.idle_row()]))
     assert not values.any()
-    found = gradients(policy, values.sum())
+    zeros = gradients(policy, values.sum())
     # Whatever rank runs this, it takes part in adding up every gradient.
-    assert found.keys() == policy.trained().keys()
-    assert not any(value.any() for value in found.values())
+    assert zeros.keys() == policy.trained().keys()
+    assert not any(value.any() for value in zeros.values())
 
 
 def test_prompts_are_rendered_once(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -178,13 +182,13 @@ def _one_thread() -> Iterator[None]:
 @pytest.mark.usefixtures("_one_thread")
 def test_activation_checkpointing_changes_nothing_but_memory() -> None:
     rows = make_rows()
-    found = []
+    results = []
     for switch in (False, True):
         policy = make_policy(activation_checkpointing=switch)
         policy.logprobs(policy.encode(rows)).sum().backward()
-        found.append({name: value.grad for name, value in policy.trained().items()})
+        results.append({name: value.grad for name, value in policy.trained().items()})
         assert not any(module.training for module in policy.model.modules())
-    assert furthest(*found) == 0
+    assert furthest(*results) == 0
 
 
 def test_activation_checkpointing_keeps_fewer_activations() -> None:

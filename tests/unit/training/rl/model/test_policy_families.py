@@ -108,15 +108,15 @@ def rows_of_all_kinds() -> list[TrainingRow]:
 
 def yardstick(policy: Policy, rows: list[TrainingRow]) -> list[Tensor]:
     """Each row by itself, through transformers' own forward."""
-    found = []
+    expected = []
     for row in rows:
         inputs = row_inputs(policy.encode([row]))
         logits = policy.model(**inputs, use_cache=False).logits.float()
         logits[..., policy.network.banned] = -torch.inf
         tokens = torch.tensor(row.completion_ids)
         values = logits[0, -len(tokens) - 1 : -1].log_softmax(-1).gather(-1, tokens.unsqueeze(-1)).squeeze(-1)
-        found.append(values * torch.tensor(row.loss_mask))
-    return found
+        expected.append(values * torch.tensor(row.loss_mask))
+    return expected
 
 
 @pytest.mark.parametrize("name", list(MODELS))

@@ -16,7 +16,7 @@ from mirl_core.training.rl.model.policy import Policy
 from mirl_core.training.rl.model.trainer import Trainer
 from mirl_core.training.rl.planners.rows import TrainingRow
 from tests.unit.training.rl.model.policy_cases import (
-    asked,
+    conversation,
     furthest,
     gradients,
     make_policy,
@@ -55,13 +55,13 @@ def test_forward_passes_do_not_change_a_step(normalization: str) -> None:
 
 
 def test_a_forward_pass_without_rows_changes_nothing() -> None:
-    few = [make_row(asked("Sum?"), 5, 1), make_row(asked("Sum?", 1), 9, 2)]
-    found = []
+    few = [make_row(conversation("Sum?"), 5, 1), make_row(conversation("Sum?", 1), 9, 2)]
+    results = []
     for passes in (1, 5):
         trainer = make_trainer(torch.float64, accumulate=passes)
         trainer.step(few)
-        found.append(weights_of(trainer.policy))
-    assert furthest(*found) < 1e-8
+        results.append(weights_of(trainer.policy))
+    assert furthest(*results) < 1e-8
 
 
 def test_a_step_without_rows_leaves_everything_as_it_is() -> None:
@@ -79,7 +79,7 @@ def test_weight_decay_is_for_matrices_alone() -> None:
     """Without any gradient AdamW leaves what decay leaves: w (1 − rate · decay), biases and norms whole."""
     trainer = make_trainer(weight_decay=0.5, learning_rate=0.1)
     before = weights_of(trainer.policy)
-    trainer.step([replace(one, advantage=0.0) for one in make_rows()])
+    trainer.step([replace(row, advantage=0.0) for row in make_rows()])
     after = weights_of(trainer.policy)
     matrices = {name for name, value in before.items() if value.ndim > 1}
     vectors = before.keys() - matrices
@@ -99,11 +99,11 @@ def segment_losses(policy: Policy, rows: list[TrainingRow]) -> dict[str, Tensor]
         new, new.detach(), batch.sampler, None, batch.advantages, batch.mask, policy.settings
     )
     factors = new.new_tensor(Normalizers.of(rows).factors(rows, policy.settings, 64))
-    found = {}
+    by_segment = {}
     for segment in ("description", "reasoning"):
         chosen = torch.tensor([row.segment == segment for row in rows])
-        found[segment] = normalized_loss(losses.loss, factors * chosen)
-    return found
+        by_segment[segment] = normalized_loss(losses.loss, factors * chosen)
+    return by_segment
 
 
 @pytest.mark.parametrize(("changed", "kept"), [("reasoning", "description"), ("description", "reasoning")])
@@ -120,7 +120,7 @@ def test_one_segment_s_rewards_do_not_reach_the_other_s_gradient(changed: str, k
 
 def test_segment_weights_leave_out_a_segment() -> None:
     """What is weighed by 0 does not move the weights, whatever its rewards."""
-    found = []
+    results = []
     for factor in (1.0, 50.0):
         trainer = make_trainer(reasoning_weight=0.0)
         rows = [
@@ -128,8 +128,8 @@ def test_segment_weights_leave_out_a_segment() -> None:
             for row in make_rows()
         ]
         trainer.step(rows)
-        found.append(weights_of(trainer.policy))
-    assert furthest(*found) == 0
+        results.append(weights_of(trainer.policy))
+    assert furthest(*results) == 0
 
 
 @pytest.mark.parametrize("bad", [math.nan, math.inf])
@@ -145,9 +145,9 @@ def test_a_loss_that_is_no_number_leaves_the_weights(bad: float) -> None:
     assert trainer.step_count == 1
     after = trainer.state()["optimizer"]
     assert all(
-        torch.equal(one, after["state"][name][key])
+        torch.equal(value, after["state"][name][key])
         for name, kinds in moments["state"].items()
-        for key, one in kinds.items()
+        for key, value in kinds.items()
     )
     assert trainer.step(make_rows())["loss"] == pytest.approx(trainer_after_two_steps()["loss"])
 
@@ -205,7 +205,7 @@ def test_learning_rate() -> None:
 
 def test_it_learns() -> None:
     """Rows of positive advantage get likelier, others less likely."""
-    rows = [make_row(asked("Sum?", i), 8, i) for i in range(4)]
+    rows = [make_row(conversation("Sum?", i), 8, i) for i in range(4)]
     rows = [replace(row, advantage=1.0 if place < 2 else -1.0) for place, row in enumerate(rows)]
     trainer = make_trainer(learning_rate=3e-4, importance_cap=None)
     batch = trainer.policy.encode(rows)

@@ -88,12 +88,12 @@ class Batch:
         self.rows = rows
 
         def padded(values: Sequence[Sequence[float]]) -> Tensor:
-            return torch.tensor([[*one, *[0] * (LENGTH - len(one))] for one in values])
+            return torch.tensor([[*sequence, *[0] * (LENGTH - len(sequence))] for sequence in values])
 
-        self.ids = padded([one.completion_ids for one in rows]).long()
-        self.mask = padded([one.loss_mask for one in rows]).bool()
-        self.complete = padded([(1,) * len(one.completion_ids) for one in rows]).long()
-        self.advantages = torch.tensor([one.advantage for one in rows])
+        self.ids = padded([training_row.completion_ids for training_row in rows]).long()
+        self.mask = padded([training_row.loss_mask for training_row in rows]).bool()
+        self.complete = padded([(1,) * len(training_row.completion_ids) for training_row in rows]).long()
+        self.advantages = torch.tensor([training_row.advantage for training_row in rows])
         generator = torch.Generator().manual_seed(len(rows))
         with torch.no_grad():
             new, _ = policy(self.ids)
@@ -105,7 +105,7 @@ class Batch:
         """Some of the rows, everything else unchanged."""
         other = object.__new__(Batch)
         for name, value in vars(self).items():
-            chosen = value[list(places)] if isinstance(value, Tensor) else [value[one] for one in places]
+            chosen = value[list(places)] if isinstance(value, Tensor) else [value[place] for place in places]
             setattr(other, name, chosen)
         return other
 
@@ -148,7 +148,7 @@ def trl_loss(
         "_metrics": {"train": defaultdict(list)},
         "model": policy.train(),
         "accelerator": SimpleNamespace(
-            num_processes=1, gather=lambda one: one, reduce=lambda one, reduction: one
+            num_processes=1, gather=lambda tensor: tensor, reduce=lambda tensor, reduction: tensor
         ),
         "_get_per_token_logps_and_entropies": lambda *_, **__: (*policy(batch.ids), None),
     }

@@ -43,9 +43,9 @@ def animals(suffix: str, fork: int) -> str:
 
 
 def engine(
-    descriptions: Sequence[FakeText] = DESCRIPTIONS, chains: Any = animals, **given: Any
+    descriptions: Sequence[FakeText] = DESCRIPTIONS, chains: Any = animals, **options: Any
 ) -> FakeEngine:
-    made = FakeEngine(descriptions, chains, **given)
+    made = FakeEngine(descriptions, chains, **options)
     # It numbers words as it meets them, which is in another order where questions run together.
     for script in descriptions:
         made.encode(f"<description>{script.text}")
@@ -54,7 +54,7 @@ def engine(
     return made
 
 
-def recipe(planner: str = "mirl", **given: Any) -> RLRecipe:
+def recipe(planner: str = "mirl", **changes: Any) -> RLRecipe:
     """Four descriptions, two kept, two chains each; `rollout__forks=3` is `rollout.forks`."""
     tree: dict[str, Any] = {
         "model": "bundled",
@@ -63,7 +63,7 @@ def recipe(planner: str = "mirl", **given: Any) -> RLRecipe:
         "rollout": {"descriptions": 4, "keep": 2, "forks": 2, "trajectories": 4, "max_tokens": 64},
         "rewards": {},
     }
-    for key, value in given.items():
+    for key, value in changes.items():
         part, _, name = key.rpartition("__")
         (tree.setdefault(part, {}) if part else tree)[name] = value
     return RLRecipe.model_validate(tree)
@@ -75,7 +75,7 @@ class Scripted:
     def __init__(self, decode: Callable[[Sequence[int]], str], mi: dict[str, float] | None = None) -> None:
         self.decode = decode
         self.mi = mi or {"cat": 2.0, "dog": 1.0, "cow": 0.0}
-        self.asked: list[tuple[Conversation, str]] = []
+        self.requests: list[tuple[Conversation, str]] = []
 
     async def score(
         self,
@@ -86,8 +86,8 @@ class Scripted:
         context: RequestContext,
     ) -> list[ScoredMI]:
         texts = [self.decode(content) for content in contents]
-        self.asked += [(prompt, text) for text in texts]
-        assert [len(one) for one in logprobs] == [len(one) for one in contents]
+        self.requests += [(prompt, text) for text in texts]
+        assert [len(sequence) for sequence in logprobs] == [len(sequence) for sequence in contents]
         return [
             ScoredMI((self.mi[text.split()[-1]],) * len(content), len(content))
             for text, content in zip(texts, contents, strict=True)

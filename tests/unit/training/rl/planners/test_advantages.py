@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from mirl_core.training.rl.planners.advantages import group_advantages
 
 Scale = Literal["group", "none"]
-REWARDS = st.lists(st.floats(-1e3, 1e3).map(lambda one: round(one, 4)), min_size=1, max_size=20)
+REWARDS = st.lists(st.floats(-1e3, 1e3).map(lambda reward: round(reward, 4)), min_size=1, max_size=20)
 SCALES = st.sampled_from(["group", "none"])
 
 
@@ -35,7 +35,7 @@ def test_the_floor_holds_small_differences_down_and_leaves_others_alone() -> Non
 
 @pytest.mark.parametrize("scale", ["group", "none"])
 @pytest.mark.parametrize("rewards", [[], [3.0], [0.1] * 3, [0.0, 0.0], [-5.5] * 10])
-def test_groups_that_tell_nothing_apart_have_advantage_zero(rewards: list[float], scale: Scale) -> None:
+def test_groups_of_equal_rewards_have_advantage_zero(rewards: list[float], scale: Scale) -> None:
     # 0.1 three times over has a rounded mean that is not 0.1.
     assert group_advantages(rewards, floor=0.0, scale=scale) == (0.0,) * len(rewards)
 
@@ -53,9 +53,9 @@ def test_a_reward_that_is_not_finite_is_refused(bad: float) -> None:
 @settings(deadline=None)
 @given(REWARDS.filter(lambda rewards: max(rewards) - min(rewards) > 0.01))
 def test_equal_to_the_formula_that_trl_uses(rewards: list[float]) -> None:
-    given_rewards = torch.tensor(rewards, dtype=torch.float64)
-    deviation = given_rewards.std(correction=1)
-    theirs = (given_rewards - given_rewards.mean()) / (deviation + 1e-4)
+    rewards_tensor = torch.tensor(rewards, dtype=torch.float64)
+    deviation = rewards_tensor.std(correction=1)
+    theirs = (rewards_tensor - rewards_tensor.mean()) / (deviation + 1e-4)
     # TRL adds 1e-4 to the deviation where MIRL floors it.
     ours = torch.tensor(group_advantages(rewards, floor=1e-4), dtype=torch.float64)
     torch.testing.assert_close(ours * deviation, theirs * (deviation + 1e-4), rtol=1e-9, atol=1e-9)
@@ -90,4 +90,4 @@ def test_the_order_of_a_group_changes_no_bit(case: tuple[list[float], list[int]]
 def test_no_advantage_exceeds_what_its_group_size_allows(rewards: list[float], floor: float) -> None:
     # The largest deviation from the mean of n numbers is (n − 1)/√n of their standard deviation.
     bound = (len(rewards) - 1) / math.sqrt(len(rewards))
-    assert all(abs(one) <= bound + 1e-9 for one in group_advantages(rewards, floor))
+    assert all(abs(advantage) <= bound + 1e-9 for advantage in group_advantages(rewards, floor))

@@ -69,7 +69,7 @@ class Hanging:
     def __init__(self) -> None:
         self.began = self.ended = 0
 
-    async def score(self, *given: Any) -> list[ScoredMI]:
+    async def score(self, *arguments: Any) -> list[ScoredMI]:
         self.began += 1
         try:
             await asyncio.sleep(3600)
@@ -81,8 +81,8 @@ class Hanging:
 async def test_scoring_ends_with_the_step() -> None:
     scorer = Hanging()
     source = engine(delay=0.001, fail_at={"fork": EngineError("gone")}, fail_after=1)
-    asked = make_planner(source, SETTINGS, recipe(), Judge([]), scorer)
+    step_planner = make_planner(source, SETTINGS, recipe(), Judge([]), scorer)
     with pytest.raises(EngineError):
         async with asyncio.timeout(20):
-            await asked.plan(QUESTIONS, 0)
+            await step_planner.plan(QUESTIONS, 0)
     assert scorer.began == scorer.ended > 0

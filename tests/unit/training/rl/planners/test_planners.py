@@ -101,8 +101,8 @@ async def test_masks_and_sampler_logprobs_follow_what_was_sampled() -> None:
 
 
 async def test_every_group_sums_to_nothing() -> None:
-    for one in (recipe(), recipe("grpo"), recipe(rewards__baseline="description")):
-        plan = await planner(engine(), one).plan(QUESTIONS, 0)
+    for config in (recipe(), recipe("grpo"), recipe(rewards__baseline="description")):
+        plan = await planner(engine(), config).plan(QUESTIONS, 0)
         groups: dict[str, float] = {}
         for row in plan.rows:
             groups[row.group] = groups.get(row.group, 0.0) + row.advantage
@@ -185,8 +185,8 @@ def test_mi_rewards_never_reach_reasoning(before: dict[str, float], after: dict[
 
 
 def test_shared_credit_leaks_both_ways() -> None:
-    one, two, three = {(0, 0): 1.0}, {(0, 1): 1.0}, {"cat": 0.0, "dog": 2.0, "cow": 1.0}
-    plans = _plans([one, two, one], [None, None, three], rewards__credit="shared")
+    first, second, mi_by_word = {(0, 0): 1.0}, {(0, 1): 1.0}, {"cat": 0.0, "dog": 2.0, "cow": 1.0}
+    plans = _plans([first, second, first], [None, None, mi_by_word], rewards__credit="shared")
     base, other_answers, other_mi = (
         {row.completion_ids: row.advantage for row in rows_of(plan, "trajectory")} for plan in plans
     )
@@ -196,11 +196,11 @@ def test_shared_credit_leaks_both_ways() -> None:
 
 
 def _plans(
-    tables: Sequence[dict[tuple[int, int], float]], mi: Sequence[dict[str, float] | None], **given_: Any
+    tables: Sequence[dict[tuple[int, int], float]], mi: Sequence[dict[str, float] | None], **changes: Any
 ) -> list[Plan]:
-    one = recipe(**given_)
+    config = recipe(**changes)
     return [
-        asyncio.run(planner(engine(), one, scores, [Worth(table)]).plan(QUESTIONS[:1], 0))
+        asyncio.run(planner(engine(), config, scores, [Worth(table)]).plan(QUESTIONS[:1], 0))
         for table, scores in zip(tables, mi, strict=True)
     ]
 
@@ -230,8 +230,8 @@ def test_shared_credit_is_the_sum_on_whole_trajectories() -> None:
 
 async def test_descriptions_may_be_rewarded_by_their_chains() -> None:
     source = engine()
-    one = recipe(rewards__description="answer")
-    plan = await make_planner(source, SETTINGS, one, Judge([Worth({(0, 0): 1.0, (1, 0): 0.5})])).plan(
+    config = recipe(rewards__description="answer")
+    plan = await make_planner(source, SETTINGS, config, Judge([Worth({(0, 0): 1.0, (1, 0): 0.5})])).plan(
         QUESTIONS, 0
     )
     rows = rows_of(plan, "description")
@@ -241,8 +241,8 @@ async def test_descriptions_may_be_rewarded_by_their_chains() -> None:
 
 
 async def test_descriptions_may_go_without_reward() -> None:
-    one = recipe(rewards__description="none")
-    plan = await make_planner(engine(), SETTINGS, one, Judge([Worth({(0, 0): 1.0})])).plan(QUESTIONS, 0)
+    config = recipe(rewards__description="none")
+    plan = await make_planner(engine(), SETTINGS, config, Judge([Worth({(0, 0): 1.0})])).plan(QUESTIONS, 0)
     assert {row.segment for row in plan.rows} == {"reasoning"}
     assert "reward/description" not in plan.metrics
 
@@ -288,8 +288,8 @@ async def test_answers_have_a_floor_of_their_own(
     for floor in (0.01, 0.04, None):
         changed = changes if floor is None else changes | {"rewards__answer_floor": floor}
         source = engine()
-        one = recipe(name, rewards__mi_floor=0.3, **changed)
-        planned = make_planner(source, SETTINGS, one, Judge(rewards), Scripted(source.decode))
+        config = recipe(name, rewards__mi_floor=0.3, **changed)
+        planned = make_planner(source, SETTINGS, config, Judge(rewards), Scripted(source.decode))
         plan = await planned.plan(QUESTIONS[:1], 0)
         best = max(row.advantage for row in plan.rows if row.segment == segment)
         divisors.append(0.001 * (1 - 1 / samples) / best)
@@ -345,12 +345,12 @@ async def test_no_usable_description_is_counted_and_nothing_is_scored() -> None:
 async def test_only_valid_descriptions_are_scored() -> None:
     looping = described("a a a a a a a a a a a a")
     source = engine([described("a cat"), described("a dog"), looping, FakeText("no end")])
-    one = recipe()
-    asked = planner(source, one)
-    plan = await asked.plan(QUESTIONS[:1], 0)
-    scorer = asked._rollouts.scorer  # type: ignore[attr-defined]
-    assert sorted(text for _, text in scorer.asked) == ["a cat", "a dog"]
-    rewards = [one.reward for one in plan.trajectories if one.segment == "description"]
+    config = recipe()
+    made_planner = planner(source, config)
+    plan = await made_planner.plan(QUESTIONS[:1], 0)
+    scorer = made_planner._rollouts.scorer  # type: ignore[attr-defined]
+    assert sorted(text for _, text in scorer.requests) == ["a cat", "a dog"]
+    rewards = [trajectory.reward for trajectory in plan.trajectories if trajectory.segment == "description"]
     assert rewards == [2.0, 1.0, 1.0, 1.0], "the others are worth what the worst is"
 
 
@@ -379,15 +379,18 @@ async def test_figures() -> None:
     assert plan.scored_tokens == metrics["tokens/score"] == 2 * (3 * 3 + 3 * 2)
     for stage in ("describe", "score", "fork", "mi", "judge"):
         assert metrics[f"seconds/{stage}"] >= 0
-    kinds = [one.segment for one in plan.trajectories if one.question == "q1"]
+    kinds = [trajectory.segment for trajectory in plan.trajectories if trajectory.question == "q1"]
     assert kinds == ["description"] * 4 + ["reasoning"] * 4
-    chains = [one for one in plan.trajectories if one.segment == "reasoning"]
-    assert [(one.answer, one.right) for one in chains[:2]] == [("cat", True), (None, False)]
+    chains = [trajectory for trajectory in plan.trajectories if trajectory.segment == "reasoning"]
+    assert [(trajectory.answer, trajectory.right) for trajectory in chains[:2]] == [
+        ("cat", True),
+        (None, False),
+    ]
     assert chains[0].parts == {"exact": 1.0}
     assert chains[0].text == "a cat\n<think>it is 0</think><answer>cat</answer>"
 
 
-async def test_nothing_to_ask() -> None:
+async def test_no_questions_give_an_empty_plan() -> None:
     plan = await planner(engine(), recipe()).plan((), 0)
     assert plan.rows == ()
     assert plan.complete_trajectories == 0

@@ -31,11 +31,11 @@ def numbered(name: str, size: int) -> QuestionSet:
 
 
 def keys(source: QuestionSource, cursor: DataCursor, batches: int) -> tuple[list[list[str]], DataCursor]:
-    asked = []
+    keys_by_batch = []
     for _ in range(batches):
         questions, cursor = source.batch(cursor)
-        asked.append([question.key for question in questions])
-    return asked, cursor
+        keys_by_batch.append([question.key for question in questions])
+    return keys_by_batch, cursor
 
 
 @given(
@@ -46,7 +46,7 @@ def keys(source: QuestionSource, cursor: DataCursor, batches: int) -> tuple[list
     after=st.integers(1, 12),
 )
 @settings(deadline=None)
-def test_a_resumed_run_asks_what_it_would_have(
+def test_a_resumed_run_has_the_questions_it_would_have_had(
     sizes: list[int], questions: int, seed: int, before: int, after: int
 ) -> None:
     sets = [numbered(name, size) for name, size in zip("abc", sizes, strict=False)]
@@ -60,10 +60,10 @@ def test_a_resumed_run_asks_what_it_would_have(
 
 @given(size=st.integers(1, 30), seed=st.integers(0, 99), epochs=st.integers(1, 3))
 @settings(deadline=None)
-def test_an_epoch_asks_everything_once(size: int, seed: int, epochs: int) -> None:
-    asked, cursor = keys(QuestionSource([numbered("a", size)], 1, seed), DataCursor(), size * epochs)
+def test_an_epoch_has_every_question_once(size: int, seed: int, epochs: int) -> None:
+    keys_by_batch, cursor = keys(QuestionSource([numbered("a", size)], 1, seed), DataCursor(), size * epochs)
     for epoch in range(epochs):
-        passed = [key for batch in asked[epoch * size : (epoch + 1) * size] for key in batch]
+        passed = [key for batch in keys_by_batch[epoch * size : (epoch + 1) * size] for key in batch]
         assert sorted(passed) == sorted(f"a{place}" for place in range(size))
     assert cursor == DataCursor(epochs - 1, size)
 
@@ -93,10 +93,10 @@ def test_a_batch_must_be_filled() -> None:
         QuestionSource.open(DataConfig(sets=("digits/iid", "digits/iid")), 0)
 
 
-@pytest.mark.parametrize("given_", [{"epoch": -1, "position": 0}, {"epoch": 0, "place": 1}])
-def test_a_cursor_that_is_none(given_: dict[str, int]) -> None:
+@pytest.mark.parametrize("invalid", [{"epoch": -1, "position": 0}, {"epoch": 0, "place": 1}])
+def test_a_cursor_that_is_none(invalid: dict[str, int]) -> None:
     with pytest.raises((ValueError, TypeError)):
-        DataCursor.from_json(given_)
+        DataCursor.from_json(invalid)
 
 
 @pytest.mark.parametrize("name", WORLDS)
@@ -112,8 +112,8 @@ def test_worlds_training_questions_are_judged(name: str) -> None:
         assert question.describes is not None
         assert not question.describes("there is nothing")
     again, _ = QuestionSource.open(DataConfig(sets=(name,), questions=40), 3).batch(DataCursor())
-    assert [(one.key, one.text, one.answer) for one in again] == [
-        (one.key, one.text, one.answer) for one in questions
+    assert [(question.key, question.text, question.answer) for question in again] == [
+        (question.key, question.text, question.answer) for question in questions
     ]
 
 
@@ -138,7 +138,7 @@ def test_describes_knows_the_truth() -> None:
     assert 0 < sum(right) < 2 * len(right)
 
 
-def test_a_limit_asks_every_easy_vqa_picture_before_any_twice() -> None:
+def test_a_limit_uses_every_easy_vqa_picture_before_any_twice() -> None:
     source = QuestionSource.open(DataConfig(sets=("easy-vqa",), questions=300, limit=300), 0)
     questions, _ = source.batch(DataCursor())
     assert len({question.clusters[0] for question in questions}) == 300
@@ -149,10 +149,12 @@ def test_a_world_without_a_limit_ends_at_20_000() -> None:
 
 
 def test_other_parts_are_those_of_the_evaluation() -> None:
-    asked, _ = QuestionSource.open(
+    questions, _ = QuestionSource.open(
         DataConfig(sets=("digits/iid",), part="dev", limit=2, questions=2), 0
     ).batch(DataCursor())
-    assert {one.key for one in asked} == {one.key for one in open_data("digits/iid", "dev", 2, 0).questions}
+    assert {question.key for question in questions} == {
+        question.key for question in open_data("digits/iid", "dev", 2, 0).questions
+    }
     with pytest.raises(ConfigError, match="reports only"):
         QuestionSource.open(DataConfig(part="test"), 0)
 
@@ -164,6 +166,6 @@ def test_files(tmp_path: Path) -> None:
     path.write_text("\n".join(json.dumps(line) for line in lines))
     source = QuestionSource.open(DataConfig(sets=(str(path), "digits/iid"), questions=8), 0)
     questions, _ = source.batch(DataCursor())
-    assert sorted(one.answer for one in questions[::2]) == ["0", "1", "2", "3"]
+    assert sorted(question.answer for question in questions[::2]) == ["0", "1", "2", "3"]
     with pytest.raises(ConfigError, match="mapping"):
         QuestionSource.open(DataConfig(sets=(str(path),), mapping=path), 0)

@@ -45,7 +45,7 @@ def complaint(checked: RLRecipe, world: int = 1) -> str | None:
     return error.param
 
 
-def no_network(*given: object) -> None:
+def no_network(*arguments: object) -> None:
     raise AssertionError("the network was asked")
 
 
@@ -74,9 +74,9 @@ def test_the_four_recipes_are_there() -> None:
 
 def test_the_digits_recipes_differ_in_the_planner_and_what_goes_with_it() -> None:
     mirl, grpo = (yaml.safe_load(path.read_text()) for path in sorted(RECIPES)[1::-1])
-    for one in (mirl, grpo):
+    for tree in (mirl, grpo):
         for key in ("planner", "output", "rewards", "rollout"):
-            one.pop(key, None)
+            tree.pop(key, None)
     assert mirl == grpo
 
 
@@ -87,8 +87,8 @@ def test_every_field_is_documented() -> None:
         model = pending.pop()
         for name, field in model.model_fields.items():
             assert field.description, f"{model.__name__}.{name}"
-            found = getattr(field.annotation, "__name__", "")
-            inner = getattr(config_module, found, None)
+            type_name = getattr(field.annotation, "__name__", "")
+            inner = getattr(config_module, type_name, None)
             if isinstance(inner, type) and issubclass(inner, Settings) and inner not in seen:
                 seen.add(inner)
                 pending.append(inner)
@@ -242,8 +242,8 @@ def test_changes_leave_their_neighbours_alone() -> None:
 
 
 def test_what_is_printed_reads_back(tmp_path: Path) -> None:
-    one = recipe(tmp_path, optimizer__learning_rate=1e-7, rewards__mi__clip=None, optimizer__lora={})
-    assert RLRecipe.model_validate(yaml.safe_load(dump(one))) == one
+    original = recipe(tmp_path, optimizer__learning_rate=1e-7, rewards__mi__clip=None, optimizer__lora={})
+    assert RLRecipe.model_validate(yaml.safe_load(dump(original))) == original
 
 
 def test_the_estimate_counts_sequences_and_weights(tmp_path: Path) -> None:

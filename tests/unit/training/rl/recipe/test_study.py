@@ -20,7 +20,7 @@ from mirl_core.training.rl.recipe.study import load_plan, run_study
 
 STUDIES = sorted((Path(mirl_core.training.__file__).parent / "recipes").glob("study-*.yaml"))
 
-# Stands for `mirl-train rl`: notes that it was called, and finishes unless told otherwise.
+# Stands for `mirl-train rl`: notes that it was called, and finishes unless the file `fate` holds otherwise.
 RUN = """
 import json, sys, time
 from pathlib import Path

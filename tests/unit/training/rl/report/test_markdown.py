@@ -21,11 +21,11 @@ N = 40
 
 
 def made_run(folder: Path, rights: list[int], *, seed: int = 0, cost: float = 100.0, **changes: Any) -> Path:
-    """A run whose looks have so many of 40 questions right, `cost` trajectories apart."""
+    """A run whose evaluations have so many of 40 questions right, `cost` trajectories apart."""
     folder.mkdir(parents=True)
     (folder / "recipe.yaml").write_text(dump(recipe_of(folder, seed=seed, **changes)))
     sets = ("digits/iid", "digits/shifted")
-    asked = {
+    questions = {
         name: {
             "part": "dev",
             "keys": [f"{name}-{i}" for i in range(N)],
@@ -33,8 +33,8 @@ def made_run(folder: Path, rights: list[int], *, seed: int = 0, cost: float = 10
         }
         for name in sets
     }
-    (folder / "looks-questions.json").write_text(json.dumps(asked))
-    looks, metrics = [], []
+    (folder / "looks-questions.json").write_text(json.dumps(questions))
+    evaluations, metrics = [], []
     for place, right in enumerate(rights):
         bits = "1" * right + "0" * (N - right)
         figures = {"n": N, "accuracy": right / N, "right": bits, "described_right": bits[::-1]}
@@ -45,14 +45,14 @@ def made_run(folder: Path, rights: list[int], *, seed: int = 0, cost: float = 10
             "seconds": 2.0 * place,
             "wall_seconds": 3.0 * place,
         }
-        looks.append({"step": 10 * place, "totals": totals, "sets": dict.fromkeys(sets, figures)})
+        evaluations.append({"step": 10 * place, "totals": totals, "sets": dict.fromkeys(sets, figures)})
         metrics += [
-            {"step": 10 * place + one, "reward/answer": 0.1 * place, "mi/mean": None, "kl": 0.01,
+            {"step": 10 * place + offset, "reward/answer": 0.1 * place, "mi/mean": None, "kl": 0.01,
              "seconds/plan": 1.0, "seconds/train": 2.0, "seconds/sync": 0.1,
              **{f"total/{name}": value for name, value in totals.items()}}
-            for one in range(1, 11)
+            for offset in range(1, 11)
         ]  # fmt: skip
-    for name, lines in (("looks.jsonl", looks), ("metrics.jsonl", metrics)):
+    for name, lines in (("looks.jsonl", evaluations), ("metrics.jsonl", metrics)):
         (folder / name).write_text("".join(json.dumps(line) + "\n" for line in lines))
     return folder
 
@@ -62,7 +62,7 @@ def _one_plot(monkeypatch: pytest.MonkeyPatch) -> None:
     """Draw the bars of seconds alone, for tests of tables: `test_the_report_has_tables_plots_and_pages` draws
     all plots."""
     for name in ("_evaluations", "_steps"):
-        monkeypatch.setattr(f"mirl_core.training.rl.report.plots.{name}", lambda *given: None)
+        monkeypatch.setattr(f"mirl_core.training.rl.report.plots.{name}", lambda *arguments: None)
 
 
 @pytest.fixture
@@ -71,7 +71,7 @@ def _one_cost(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("mirl_core.training.rl.report.plots._SHOWN_COSTS", ("seconds",))
 
 
-def test_the_first_crossing_is_linear_between_looks() -> None:
+def test_the_first_crossing_is_linear_between_evaluations() -> None:
     cost = np.array([0.0, 100.0, 200.0])
     curves = np.array([[0.2, 0.4, 0.8], [0.2, 0.4, 0.8], [0.2, 0.9, 0.1], [0.5, 0.4, 0.8], [0.2, 0.3, 0.4]])
     targets = np.array([0.6, 0.4, 0.55, 0.5, 0.5])
@@ -100,12 +100,12 @@ def test_cost_to_reach_the_baseline_is_a_share_of_its_own(tmp_path: Path) -> Non
         groups_of([read_run(made_run(tmp_path / name, rights, planner=planner))])[0]
         for name, rights, planner in (("mirl", [8, 16, 24], "mirl"), ("grpo", [8, 12, 16], "grpo"))
     )
-    found = reach(fast.curves["digits/iid"], slow.curves["digits/iid"], "complete_trajectories", draws=200)
-    assert found.cost == pytest.approx(100.0)
-    assert found.ratio == pytest.approx(0.5)
-    assert found.each == (pytest.approx(100.0),)
-    assert found.low <= 100.0 <= found.high
-    assert found.ratio_low <= 0.5 <= found.ratio_high
+    reached = reach(fast.curves["digits/iid"], slow.curves["digits/iid"], "complete_trajectories", draws=200)
+    assert reached.cost == pytest.approx(100.0)
+    assert reached.ratio == pytest.approx(0.5)
+    assert reached.each == (pytest.approx(100.0),)
+    assert reached.low <= 100.0 <= reached.high
+    assert reached.ratio_low <= 0.5 <= reached.ratio_high
     itself = reach(slow.curves[ALL], slow.curves[ALL], "tokens", draws=50)
     assert (itself.cost, itself.ratio, itself.ratio_low, itself.ratio_high) == (
         pytest.approx(2200.0), 1.0, 1.0, 1.0,
@@ -117,20 +117,20 @@ def test_what_is_never_reached_has_no_cost(tmp_path: Path) -> None:
         groups_of([read_run(made_run(tmp_path / name, rights))])[0]
         for name, rights in (("low", [4, 5]), ("high", [4, 36]))
     )
-    found = reach(low.curves[ALL], high.curves[ALL], "seconds", draws=100)
-    assert math.isinf(found.cost)
-    assert math.isinf(found.high)
-    assert math.isinf(found.ratio)
+    reached = reach(low.curves[ALL], high.curves[ALL], "seconds", draws=100)
+    assert math.isinf(reached.cost)
+    assert math.isinf(reached.high)
+    assert math.isinf(reached.ratio)
 
 
 def test_other_questions_are_not_compared(tmp_path: Path) -> None:
-    one = groups_of([read_run(made_run(tmp_path / "a", [4, 5]))])[0]
+    first = groups_of([read_run(made_run(tmp_path / "a", [4, 5]))])[0]
     other = made_run(tmp_path / "b", [4, 5])
-    asked = (other / "looks-questions.json").read_text().replace("digits/iid-0", "digits/iid-x")
-    (other / "looks-questions.json").write_text(asked)
+    questions = (other / "looks-questions.json").read_text().replace("digits/iid-0", "digits/iid-x")
+    (other / "looks-questions.json").write_text(questions)
     second = groups_of([read_run(other)])[0]
     with pytest.raises(ConfigError, match="different questions"):
-        reach(one.curves["digits/iid"], second.curves["digits/iid"], "seconds")
+        reach(first.curves["digits/iid"], second.curves["digits/iid"], "seconds")
 
 
 @pytest.mark.usefixtures("_one_plot")
@@ -148,7 +148,7 @@ def test_runs_are_compared_at_equal_cost(tmp_path: Path) -> None:
 
 
 @pytest.mark.usefixtures("_one_cost")
-def test_a_report_ends_where_it_is_told_to(tmp_path: Path) -> None:
+def test_a_report_ends_at_its_step_limit(tmp_path: Path) -> None:
     runs = [
         made_run(tmp_path / "mirl", [8, 16, 30], steps=20),
         made_run(tmp_path / "short", [8, 12], steps=10, seed=1),
@@ -197,7 +197,7 @@ def test_the_report_has_tables_plots_and_pages(tmp_path: Path, capsys: pytest.Ca
         assert (tmp_path / "report" / "plots" / f"{name}.png").stat().st_size > 10_000
 
 
-def test_a_running_run_without_looks_is_reported_as_far_as_it_goes(tmp_path: Path) -> None:
+def test_a_running_run_without_evaluations_is_reported_as_far_as_it_goes(tmp_path: Path) -> None:
     folder = made_run(tmp_path / "run", [8])
     (folder / "looks.jsonl").unlink()
     (folder / "looks-questions.json").unlink()

@@ -78,7 +78,11 @@ def test_tensorboard_gets_numbers_and_forgets_what_is_done_again(tmp_path: Path)
     events = EventAccumulator(str(tmp_path / "tensorboard"))
     events.Reload()
     assert set(events.Tags()["scalars"]) == {"reward/answer", "look/a/accuracy"}
-    assert [(one.step, one.value) for one in events.Scalars("reward/answer")] == [(1, 1), (2, 2), (3, 30)]
+    assert [(scalar.step, scalar.value) for scalar in events.Scalars("reward/answer")] == [
+        (1, 1),
+        (2, 2),
+        (3, 30),
+    ]
 
 
 class Wandb(SimpleNamespace):
@@ -87,10 +91,10 @@ class Wandb(SimpleNamespace):
     def __init__(self, fails: bool = False) -> None:
         super().__init__(util=SimpleNamespace(generate_id=lambda: "abc"), seen=[], began=[], fails=fails)
 
-    def init(self, **given: Any) -> Any:
+    def init(self, **settings: Any) -> Any:
         if self.fails:
             raise RuntimeError("no API key\nconfigured")
-        self.began.append(given)
+        self.began.append(settings)
         return SimpleNamespace(
             log=self.seen.append, finish=lambda: self.seen.append("end"), define_metric=lambda *a, **k: None
         )
@@ -103,7 +107,7 @@ def test_wandb_is_taken_up_again_by_its_id(tmp_path: Path, monkeypatch: pytest.M
         monitor = Monitor(tmp_path, LogConfig(wandb="project"), step, {"seed": 1})
         monitor.log(step + 1, {"x": 1.5, "text": "no"})
         monitor.close()
-    assert [one["id"] for one in wandb.began] == ["abc", "abc"]
+    assert [began["id"] for began in wandb.began] == ["abc", "abc"]
     assert wandb.began[0]["config"] == {"seed": 1}
     assert wandb.seen == [{"step": 1, "x": 1.5}, "end", {"step": 2, "x": 1.5}, "end"]
 

@@ -73,8 +73,8 @@ def test_nothing_that_was_said_becomes_markup(tmp_path: Path) -> None:
     page = Tags(path.read_text())
     assert not [tag for tag, _ in page.tags if tag in ("script", "iframe", "object", "link")]
     assert EVIL in page.text
-    given = [value for _, attributes in page.tags for value in attributes.values()]
-    assert not [value for value in given if value and "http:" in value]
+    values = [value for _, attributes in page.tags for value in attributes.values()]
+    assert not [value for value in values if value and "http:" in value]
     policy = next(a["content"] for tag, a in page.tags if tag == "meta" and "http-equiv" in a)
     assert policy is not None
     assert "default-src 'none'" in policy
@@ -123,7 +123,7 @@ def test_a_long_run_is_thinned_out_evenly(tmp_path: Path) -> None:
     log.close()
     path = write_page(tmp_path, tmp_path / "page.html")
     assert path is not None
-    steps = [int(found) for found in re.findall(r"Step (\d+) ", path.read_text())]
+    steps = [int(number) for number in re.findall(r"Step (\d+) ", path.read_text())]
     assert len(steps) == 40
     assert steps[0] == 1
     assert steps[-1] > 190

@@ -38,11 +38,11 @@ async def scored(
     opening = source.encode("<description>")
     contents = [source.encode(text) for text in texts]
     logprobs = [(-0.25,) * len(content) for content in contents]
-    found = await scorer.score(CONVERSATION, opening, contents, logprobs, CONTEXT)
-    return [(one.token_mi, one.tokens) for one in found]
+    results = await scorer.score(CONVERSATION, opening, contents, logprobs, CONTEXT)
+    return [(result.token_mi, result.tokens) for result in results]
 
 
-async def test_a_frozen_scorer_asks_its_engine_for_both_terms() -> None:
+async def test_a_frozen_scorer_has_its_engine_score_both_terms() -> None:
     source = engine()
     (mi, tokens), (again, free) = await scored(
         source, FrozenScorer(source, MIReward()), ["a red cat", "a red cat"]
@@ -109,4 +109,4 @@ def test_references_or_nothing(tmp_path: Path) -> None:
 def test_worlds_lend_references() -> None:
     pictures = reference_pictures(ModelSettings(), ("digits/shifted",), 1)
     assert len(pictures) == 16
-    assert len({one.tobytes() for one in pictures}) == 16
+    assert len({picture.tobytes() for picture in pictures}) == 16

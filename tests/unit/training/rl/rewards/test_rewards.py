@@ -35,9 +35,9 @@ def chain(answer: str | None, text: str = GOOD, finish: FinishReason = "stop") -
     return Chain(0, 0, text, "", answer, tokens=5, finish_reason=finish)
 
 
-def worth(config: AnswerReward, asked: Question, given_chain: Chain) -> float:
+def worth(config: AnswerReward, sample_question: Question, sampled_chain: Chain) -> float:
     (reward,) = make_rewards([config])
-    return reward.score(asked, given_chain)
+    return reward.score(sample_question, sampled_chain)
 
 
 def test_rewards_and_advantages_load_no_backend() -> None:
@@ -50,7 +50,7 @@ def test_there_is_a_class_for_every_kind() -> None:
 
 
 @pytest.mark.parametrize(
-    ("asked", "answer", "expected"),
+    ("sample_question", "answer", "expected"),
     [
         (question("12"), "twelve", 1.0),
         (question("12"), "13", 0.0),
@@ -61,8 +61,10 @@ def test_there_is_a_class_for_every_kind() -> None:
         (question("10", accept=lambda said: said == "about ten"), "10", 0.0),
     ],
 )
-def test_exact_follows_the_data_sets_own_rule(asked: Question, answer: str | None, expected: float) -> None:
-    assert worth(AnswerReward(kind="exact"), asked, chain(answer)) == expected
+def test_exact_follows_the_data_sets_own_rule(
+    sample_question: Question, answer: str | None, expected: float
+) -> None:
+    assert worth(AnswerReward(kind="exact"), sample_question, chain(answer)) == expected
 
 
 @pytest.mark.parametrize(
@@ -113,8 +115,8 @@ def test_numeric_without_tolerance_is_equality(truth: Fraction, answer: Fraction
 )
 def test_math_compares_expressions(truth: str, answer: str | None, expected: float) -> None:
     # The data set's own rule has no say.
-    asked = question(truth, accept=lambda _: expected == 0.0)
-    assert worth(AnswerReward(kind="math"), asked, chain(answer)) == expected
+    sample_question = question(truth, accept=lambda _: expected == 0.0)
+    assert worth(AnswerReward(kind="math"), sample_question, chain(answer)) == expected
 
 
 def test_math_needs_its_library_before_training(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -151,7 +153,7 @@ def test_format_wants_every_tag_once_and_in_place(text: str, finish: FinishReaso
     assert worth(AnswerReward(kind="format"), question("4"), chain("4", text, finish)) == expected
 
 
-def test_format_looks_for_the_models_own_tags() -> None:
+def test_format_requires_the_models_own_tags() -> None:
     tags = Tags(reasoning=("[THINK]", "[/THINK]"), answer=("[A]", "[/A]"))
     (reward,) = make_rewards([AnswerReward(kind="format")], tags)
     assert reward.score(question("4"), chain("4", "[THINK]a[/THINK][A]4[/A]")) == 1.0
@@ -173,11 +175,11 @@ def called(function: str, weight: float = 1.0) -> AnswerReward:
     return AnswerReward(kind="callable", target=f"my_rewards:{function}", weight=weight)
 
 
-def test_a_callable_is_asked_with_question_answer_and_text(module: types.ModuleType) -> None:
+def test_a_callable_is_called_with_question_answer_and_text(module: types.ModuleType) -> None:
     seen: list[tuple[str, str | None, str]] = []
 
-    def short(asked: Question, answer: str | None, text: str) -> float:
-        seen.append((asked.key, answer, text))
+    def short(sample_question: Question, answer: str | None, text: str) -> float:
+        seen.append((sample_question.key, answer, text))
         return 0.25
 
     module.short = short  # type: ignore[attr-defined]
@@ -253,16 +255,16 @@ def test_a_reward_that_fails_counts_as_zero_and_stops_nothing(
     judge = Judge(make_rewards([called("broken", weight=3.0), AnswerReward()]))
     with caplog.at_level(logging.WARNING):
         judged = [judge.judge(question("4"), chain(answer)) for answer in ("4", "5")]
-    assert [one.total for one in judged] == [1.0, 0.0]
+    assert [judgement.total for judgement in judged] == [1.0, 0.0]
     assert judged[0].parts == {"broken": 0.0, "exact": 1.0}
-    assert [one.failed for one in judged] == [("broken",)] * 2
+    assert [judgement.failed for judgement in judged] == [("broken",)] * 2
     assert len(caplog.records) == 1
     assert "'broken'" in caplog.text
     assert "SECRET" not in caplog.text
     assert GOOD not in caplog.text
 
 
-def test_a_failure_is_told_once_a_step(module: types.ModuleType, caplog: pytest.LogCaptureFixture) -> None:
+def test_a_failure_is_logged_once_a_step(module: types.ModuleType, caplog: pytest.LogCaptureFixture) -> None:
     module.broken = _raises  # type: ignore[attr-defined]
     judge = Judge(make_rewards([called("broken")]))
     for _ in range(2):
@@ -299,7 +301,7 @@ def test_mi_is_per_token_or_the_sum() -> None:
 @pytest.mark.parametrize(
     ("invalid", "expected"), [(None, (0.5, -1.0, -1.0, -1.0)), (-7.0, (0.5, -1.0, -7.0, -7.0))]
 )
-def test_invalid_descriptions_get_the_lowest_of_the_group_or_a_given_reward(
+def test_invalid_descriptions_get_the_lowest_of_the_group_or_a_fixed_reward(
     invalid: float | None, expected: tuple[float, ...]
 ) -> None:
     group = [
@@ -309,23 +311,23 @@ def test_invalid_descriptions_get_the_lowest_of_the_group_or_a_given_reward(
         description((), reason="empty"),
     ]
     # However informative it looks: what is truncated has no MI.
-    found = description_rewards(
+    rewards = description_rewards(
         group, [(0.5,) * 10, (-1.0,) * 3, (4.0,) * 10, None], MIReward(invalid=invalid)
     )
-    assert found.values == expected
-    assert found.invalid == (False, False, True, True)
+    assert rewards.values == expected
+    assert rewards.invalid == (False, False, True, True)
 
 
 @pytest.mark.parametrize("reason", ["truncated", "empty", "unparsable"])
 def test_every_unusable_description_is_invalid(reason: str) -> None:
-    found = description_rewards([description(WORDS, reason)], [(1.0,) * 10], MIReward(invalid=-2.0))
-    assert found.values == (-2.0,)
+    rewards = description_rewards([description(WORDS, reason)], [(1.0,) * 10], MIReward(invalid=-2.0))
+    assert rewards.values == (-2.0,)
 
 
 @pytest.mark.parametrize("reason", ["gate", "duplicate", None])
 def test_what_the_gate_dropped_keeps_its_mi(reason: str | None) -> None:
-    found = description_rewards([description(WORDS, reason)], [(1.0,) * 10], MIReward(invalid=-2.0))
-    assert found.values == (1.0,)
+    rewards = description_rewards([description(WORDS, reason)], [(1.0,) * 10], MIReward(invalid=-2.0))
+    assert rewards.values == (1.0,)
 
 
 def test_every_description_needs_its_mi() -> None:
@@ -335,8 +337,10 @@ def test_every_description_needs_its_mi() -> None:
 
 @pytest.mark.parametrize(("length", "invalid"), [(7, False), (8, True)])
 def test_from_eight_tokens_on_repetition_counts(length: int, invalid: bool) -> None:
-    found = description_rewards([description((5,) * length)], [(1.0,) * length], MIReward(max_repetition=0.3))
-    assert found.invalid == (invalid,)
+    rewards = description_rewards(
+        [description((5,) * length)], [(1.0,) * length], MIReward(max_repetition=0.3)
+    )
+    assert rewards.invalid == (invalid,)
 
 
 def test_repetition_up_to_the_limit_is_allowed() -> None:
@@ -344,11 +348,11 @@ def test_repetition_up_to_the_limit_is_allowed() -> None:
     once_more = (1, 2, 3, 4, 1, 2, 3, 4)
     assert repetition(once_more) == pytest.approx(0.2)
     for limit, invalid in ((repetition(once_more), False), (0.19, True)):
-        found = description_rewards([description(once_more)], [(1.0,) * 8], MIReward(max_repetition=limit))
-        assert found.invalid == (invalid,)
+        rewards = description_rewards([description(once_more)], [(1.0,) * 8], MIReward(max_repetition=limit))
+        assert rewards.invalid == (invalid,)
 
 
-def test_a_group_without_any_valid_description_tells_nothing_apart() -> None:
+def test_a_group_without_any_valid_description_has_equal_rewards() -> None:
     group = [description(WORDS, "truncated"), description((), "empty")]
     assert description_rewards(group, [None, None], MIReward()).values == (0.0, 0.0)
 

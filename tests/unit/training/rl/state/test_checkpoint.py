@@ -24,29 +24,29 @@ def numbers() -> tuple[float, float, float]:
 
 @pytest.mark.parametrize("changes", [{}, {"lora": {"rank": 2}}, {"kl": 0.1, "freeze": ("vision_model",)}])
 def test_two_and_two_steps_are_four(tmp_path: Path, changes: dict[str, Any]) -> None:
-    one = make_trainer(**changes)
+    first = make_trainer(**changes)
     for _ in range(2):
-        one.step(make_rows())
-    checkpoint.save(tmp_path, 2, one, {"epoch": 1, "position": 7}, {"version": 2, "note": "ä"})
+        first.step(make_rows())
+    checkpoint.save(tmp_path, 2, first, {"epoch": 1, "position": 7}, {"version": 2, "note": "ä"})
     drawn = numbers()
     for _ in range(2):
-        last = one.step(make_rows())
+        last = first.step(make_rows())
 
     other = make_trainer(**changes)
-    found = checkpoint.load(tmp_path, other)
-    assert found is not None
-    assert (found.step, found.cursor) == (2, {"epoch": 1, "position": 7})
-    assert found.extra == {"version": 2, "note": "ä"}
-    assert found.folder == tmp_path / "step-00000002"
+    loaded = checkpoint.load(tmp_path, other)
+    assert loaded is not None
+    assert (loaded.step, loaded.cursor) == (2, {"epoch": 1, "position": 7})
+    assert loaded.extra == {"version": 2, "note": "ä"}
+    assert loaded.folder == tmp_path / "step-00000002"
     assert numbers() == drawn
     for _ in range(2):
         again = other.step(make_rows())
-    assert furthest(weights_of(one.policy), weights_of(other.policy)) == 0
-    for mine, theirs in zip(one.optimizer.state.values(), other.optimizer.state.values(), strict=True):
+    assert furthest(weights_of(first.policy), weights_of(other.policy)) == 0
+    for mine, theirs in zip(first.optimizer.state.values(), other.optimizer.state.values(), strict=True):
         assert all(torch.equal(mine[key], theirs[key]) for key in mine)
     del last["seconds/train"], again["seconds/train"]
     assert last == again
-    assert last["learning_rate"] == one.learning_rate(3) != one.learning_rate(1)
+    assert last["learning_rate"] == first.learning_rate(3) != first.learning_rate(1)
 
 
 def test_nothing_is_loaded_where_nothing_is(tmp_path: Path) -> None:
@@ -63,15 +63,15 @@ def test_a_damaged_checkpoint_is_passed_over(tmp_path: Path, damage: Any) -> Non
     damage(checkpoint.save(tmp_path, 10, trainer, keep=3))
     said: list[str] = []
     checkpoint.check(tmp_path)
-    found = checkpoint.load(tmp_path, other := make_trainer(), said.append)
-    assert found is not None
-    assert found.step == 5
+    loaded = checkpoint.load(tmp_path, other := make_trainer(), said.append)
+    assert loaded is not None
+    assert loaded.step == 5
     assert furthest(weights_of(other.policy), start) == 0
     (line,) = said
     assert f"{tmp_path / 'step-00000010'} is damaged (" in line
     assert "goes on from the older one of step 5, and makes later steps again" in line
     assert (tmp_path / "latest").resolve().name == "step-00000005"
-    # It is named once, and kept for whoever wants to look at it.
+    # It is named once, and kept for inspection.
     assert (tmp_path / "damaged-step-00000010").exists() == (damage is not shutil.rmtree)
     assert checkpoint.load(tmp_path, make_trainer(), said.append) is not None
     assert len(said) == 1
@@ -91,15 +91,15 @@ def test_the_only_checkpoint_is_never_passed_over(tmp_path: Path, damage: Any) -
     assert sorted(path.name for path in tmp_path.rglob("*")) == before
 
 
-def test_a_run_of_damaged_checkpoints_goes_back_to_the_whole_one_or_is_refused(tmp_path: Path) -> None:
+def test_a_run_of_damaged_checkpoints_goes_back_to_the_whole_checkpoint_or_is_refused(tmp_path: Path) -> None:
     trainer = make_trainer()
     saved = [checkpoint.save(tmp_path, step, trainer, keep=9) for step in (5, 10, 15)]
     flip_bit(saved[2])
     cut_state(saved[1])
     said: list[str] = []
-    found = checkpoint.load(tmp_path, make_trainer(), said.append)
-    assert found is not None
-    assert (found.step, len(said)) == (5, 2)
+    loaded = checkpoint.load(tmp_path, make_trainer(), said.append)
+    assert loaded is not None
+    assert (loaded.step, len(said)) == (5, 2)
     flip_bit(saved[0])
     with pytest.raises(ConfigError, match="step-00000005 is damaged"):
         checkpoint.load(tmp_path, make_trainer())
@@ -133,9 +133,9 @@ def test_an_interrupted_write_is_never_read(tmp_path: Path, monkeypatch: pytest.
         with pytest.raises(KeyboardInterrupt):
             checkpoint.save(tmp_path, 2, trainer)
     assert (tmp_path / ".step-00000002.partial").exists()
-    found = checkpoint.load(tmp_path, make_trainer())
-    assert found is not None
-    assert found.step == 1
+    loaded = checkpoint.load(tmp_path, make_trainer())
+    assert loaded is not None
+    assert loaded.step == 1
     checkpoint.save(tmp_path, 2, trainer)
     assert not list(tmp_path.glob(".*"))
     assert [path.name for path in checkpoint.intact(tmp_path)] == ["step-00000001", "step-00000002"]
@@ -163,12 +163,12 @@ def test_the_oldest_go_first(tmp_path: Path) -> None:
     assert (tmp_path / "latest").resolve().name == "step-00000011"
     checkpoint.save(tmp_path, 100, trainer, {"again": True}, keep=2)
     assert [path.name for path in checkpoint.intact(tmp_path)] == names
-    found = checkpoint.load(tmp_path, trainer)
-    assert found is not None
-    assert found.cursor == {"again": True}
+    loaded = checkpoint.load(tmp_path, trainer)
+    assert loaded is not None
+    assert loaded.cursor == {"again": True}
 
 
-def test_a_damaged_checkpoint_does_not_push_out_a_whole_one(tmp_path: Path) -> None:
+def test_a_damaged_checkpoint_does_not_push_out_a_whole_checkpoint(tmp_path: Path) -> None:
     trainer = make_trainer()
     checkpoint.save(tmp_path, 1, trainer, keep=2)
     cut_state(checkpoint.save(tmp_path, 2, trainer, keep=2))

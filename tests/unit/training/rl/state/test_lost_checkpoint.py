@@ -27,7 +27,7 @@ from tests.unit.training.rl.state.damage_cases import cut_state, empty_state, fl
 def made(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """A run's folder after four steps, with a checkpoint every second; starting its engine fails the test."""
 
-    def never(*given: Any) -> None:
+    def never(*arguments: Any) -> None:
         raise AssertionError("the engine was started")
 
     monkeypatch.setattr(run, "opened_sampler", never)

@@ -48,7 +48,7 @@ class Policy:
 
 
 class Client:
-    """vLLM's engine client as far as a push goes: remembers what it was told, and the file it read."""
+    """vLLM's engine client as far as a push goes: records its calls, and the file it read."""
 
     def __init__(self, backend: str | None = None, fail_at: str = "", kept: bool = False) -> None:
         transfer = None if backend is None else SimpleNamespace(backend=backend)
@@ -57,14 +57,14 @@ class Client:
             weight_transfer_config=transfer,
             parallel_config=SimpleNamespace(world_size_across_dp=2),
         )
-        self.told: list[Any] = []
+        self.calls: list[Any] = []
         self.read: list[dict[str, torch.Tensor]] = []
         self._fail_at = fail_at
         self._kept = kept
 
     def __getattr__(self, name: str) -> Any:
-        async def call(*given: Any, **named: Any) -> Any:
-            self.told.append((name, *given, *named.values()))
+        async def call(*arguments: Any, **named: Any) -> Any:
+            self.calls.append((name, *arguments, *named.values()))
             if name == self._fail_at:
                 raise RuntimeError("no")
             if name == "collective_rpc":
@@ -75,7 +75,7 @@ class Client:
 
     @property
     def names(self) -> list[str]:
-        return [name for name, *_ in self.told]
+        return [name for name, *_ in self.calls]
 
 
 def only_file(folder: str) -> dict[str, torch.Tensor]:
@@ -99,9 +99,9 @@ async def test_a_push_reloads_between_pause_and_resume_and_resets_both_caches(tm
         "update_weight_version",
         "resume_generation",
     ]
-    assert client.told[0][1:] == ("wait", False), "what runs ends on the old weights"
-    assert client.told[1][1] == "reload_weights"
-    assert client.told[4][1:] == ("3",)
+    assert client.calls[0][1:] == ("wait", False), "what runs ends on the old weights"
+    assert client.calls[1][1] == "reload_weights"
+    assert client.calls[4][1:] == ("3",)
 
 
 async def test_tied_weights_go_by_both_names_in_the_engines_type(tmp_path: Path) -> None:
@@ -149,7 +149,7 @@ class Sender:
     def send_weights(self) -> None:
         self.client.start_weight_update()
         sent = dict(iter(self.source))
-        meta = {one.name: (one.dtype, tuple(one.shape)) for one in self.source.metadata()}
+        meta = {weight.name: (weight.dtype, tuple(weight.shape)) for weight in self.source.metadata()}
         assert meta == {name: (value.dtype, tuple(value.shape)) for name, value in sent.items()}
         self.client.update_weights({"names": list(sent)})
         self.client.finish_weight_update()
@@ -196,7 +196,7 @@ async def test_transfer_is_driven_from_the_trainers_thread(senders: list[Sender]
     if backend == "nccl":
         assert (sender.info.master_address, sender.info.master_port) == ("10.0.0.1", 29600)
         assert sender.info.world_size == 3, "two workers and the trainer"
-    sent = client.told[3][1].update_info["names"]
+    sent = client.calls[3][1].update_info["names"]
     assert sent == ["embed.weight"], "on a GPU a tied head shares the embedding's memory"
 
 

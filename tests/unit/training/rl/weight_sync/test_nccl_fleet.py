@@ -124,27 +124,27 @@ class EngineClient:
             worker.receiver = NCCLWeightTransferEngine(None, config, torch.device("cpu"), worker)
             self.workers.append(worker)
         self.version = "default"
-        self.told: list[str] = []
+        self.calls: list[str] = []
         self.fail_at = ""
         self.init_infos: list[dict[str, Any]] = []
 
     async def _note(self, name: str) -> None:
-        self.told.append(name)
+        self.calls.append(name)
         if name == self.fail_at:
             raise RuntimeError("no")
 
     async def _all(self, call: Any) -> None:
         await asyncio.gather(*(asyncio.to_thread(call, worker.receiver) for worker in self.workers))
 
-    async def pause_generation(self, **given: Any) -> None:
-        assert given == {"mode": "wait", "clear_cache": False}
+    async def pause_generation(self, **options: Any) -> None:
+        assert options == {"mode": "wait", "clear_cache": False}
         await self._note("pause")
 
     async def resume_generation(self) -> None:
         await self._note("resume")
 
     async def is_paused(self) -> bool:
-        return self.told[-1:] == ["pause"]
+        return self.calls[-1:] == ["pause"]
 
     async def get_weight_version(self) -> str:
         return self.version
@@ -156,18 +156,20 @@ class EngineClient:
     async def init_weight_transfer_engine(self, request: Any) -> None:
         await self._note("init")
         self.init_infos.append(request.init_info)
-        await self._all(lambda one: one.init_transfer_engine(one.parse_init_info(request.init_info)))
+        await self._all(
+            lambda receiver: receiver.init_transfer_engine(receiver.parse_init_info(request.init_info))
+        )
 
     async def shutdown_weight_transfer_engine(self) -> None:
         await self._note("shutdown")
-        await self._all(lambda one: one.shutdown())
+        await self._all(lambda receiver: receiver.shutdown())
 
     async def start_weight_update(self) -> None:
         await self._note("start")
 
     async def update_weights(self, request: Any) -> None:
         await self._note("update")
-        await self._all(lambda one: one.update_weights(request.update_info))
+        await self._all(lambda receiver: receiver.update_weights(request.update_info))
 
     async def finish_weight_update(self, weight_version: str | None = None) -> None:
         assert weight_version is None
@@ -201,17 +203,17 @@ class Fleet:
     urls: list[str]
 
     @property
-    def told(self) -> list[list[str]]:
-        """What each was told since this was last asked."""
-        found = [client.told for client in self.engines]
+    def calls(self) -> list[list[str]]:
+        """The calls that each engine received since this was last read."""
+        calls = [client.calls for client in self.engines]
         for client in self.engines:
-            client.told = []
-        return found
+            client.calls = []
+        return calls
 
 
 @pytest.fixture
 def fleet(_cpu: None) -> Iterator[Fleet]:
-    """A server with two workers and one with one."""
+    """A server with two workers and a server with one."""
     running, engines, urls = [], [], []
     for workers in (2, 1):
         client = EngineClient(workers)
@@ -235,30 +237,30 @@ async def remote(fleet: Fleet) -> AsyncIterator[RemoteEngine]:
     servers = [Server(url, timeout=60.0) for url in fleet.urls]
     for server in servers:
         server.up = True
-    one = RemoteEngine(servers, ServedModel("the-model", "/models/it", 100), Letters())
+    remote_engine = RemoteEngine(servers, ServedModel("the-model", "/models/it", 100), Letters())
     try:
-        yield one
+        yield remote_engine
     finally:
-        await one.close()
+        await remote_engine.close()
 
 
 def received(fleet: Fleet) -> list[dict[str, torch.Tensor]]:
     return [worker.weights for client in fleet.engines for worker in client.workers]
 
 
-def same(one: dict[str, torch.Tensor], other: dict[str, torch.Tensor]) -> bool:
-    return one.keys() == other.keys() and all(torch.equal(one[name], other[name]) for name in one)
+def same(first: dict[str, torch.Tensor], second: dict[str, torch.Tensor]) -> bool:
+    return first.keys() == second.keys() and all(torch.equal(first[name], second[name]) for name in first)
 
 
 async def test_every_worker_of_every_server_gets_the_weights(fleet: Fleet) -> None:
     policy = Policy()
     with ThreadPoolExecutor(1) as thread:
-        async with asyncio.timeout(60), remote(fleet) as one:
-            sync = RemoteTransferSync(one, thread=thread)
+        async with asyncio.timeout(60), remote(fleet) as remote_engine:
+            sync = RemoteTransferSync(remote_engine, thread=thread)
             await sync.push(policy, 3)
-            assert fleet.told == [[*PAUSE, *MEET, *UPDATE, *RENEW]] * 2
+            assert fleet.calls == [[*PAUSE, *MEET, *UPDATE, *RENEW]] * 2
             assert all(same(weights, policy.expected) for weights in received(fleet))
-            assert [server.version for server in one.servers] == ["3", "3"]
+            assert [server.version for server in remote_engine.servers] == ["3", "3"]
             infos = [client.init_infos[0] for client in fleet.engines]
             # Rank 0 sends; the first server's workers are 1 and 2, the second's is 3.
             assert [(info["rank_offset"], info["world_size"]) for info in infos] == [(1, 4), (3, 4)]
@@ -268,15 +270,15 @@ async def test_every_worker_of_every_server_gets_the_weights(fleet: Fleet) -> No
             with torch.no_grad():
                 policy.network.model.inner.weight.mul_(2)
             await sync.push(policy, 4)
-            assert fleet.told == [[*PAUSE, *UPDATE, *RENEW]] * 2
+            assert fleet.calls == [[*PAUSE, *UPDATE, *RENEW]] * 2
             assert all(same(weights, policy.expected) for weights in received(fleet))
 
             # Restarted: it is in no group, and has other weights. All meet again.
             fleet.engines[1].version = "default"
             await sync.push(policy, 5)
-            assert fleet.told == [[*PAUSE, *MEET, *UPDATE, *RENEW]] * 2
+            assert fleet.calls == [[*PAUSE, *MEET, *UPDATE, *RENEW]] * 2
             await sync.close()
-            assert fleet.told == [["shutdown"]] * 2
+            assert fleet.calls == [["shutdown"]] * 2
 
 
 async def test_a_server_that_fails_before_anything_is_sent_is_left_out_until_it_is_back(
@@ -285,16 +287,16 @@ async def test_a_server_that_fails_before_anything_is_sent_is_left_out_until_it_
     policy = Policy()
     fleet.engines[0].fail_at = "pause"
     with ThreadPoolExecutor(1) as thread:
-        async with asyncio.timeout(60), remote(fleet) as one:
-            sync = RemoteTransferSync(one, thread=thread)
+        async with asyncio.timeout(60), remote(fleet) as remote_engine:
+            sync = RemoteTransferSync(remote_engine, thread=thread)
             await sync.push(policy, 1)
-            assert [server.up for server in one.servers] == [False, True]
-            assert fleet.told == [PAUSE, [*PAUSE, *MEET, *UPDATE, *RENEW]]
+            assert [server.up for server in remote_engine.servers] == [False, True]
+            assert fleet.calls == [PAUSE, [*PAUSE, *MEET, *UPDATE, *RENEW]]
             fleet.engines[0].fail_at = ""
             await sync.push(policy, 2)
-            assert fleet.told == [[*PAUSE, *MEET, *UPDATE, *RENEW]] * 2
+            assert fleet.calls == [[*PAUSE, *MEET, *UPDATE, *RENEW]] * 2
             assert same(received(fleet)[0], policy.expected)
-            assert [server.version for server in one.servers] == ["2", "2"]
+            assert [server.version for server in remote_engine.servers] == ["2", "2"]
             await sync.close()
 
 
@@ -303,12 +305,12 @@ async def test_a_broken_transfer_ends_the_push_and_nobody_goes_on(fleet: Fleet, 
     policy = Policy()
     fleet.engines[1].fail_at = fail_at
     with ThreadPoolExecutor(1) as thread:
-        async with asyncio.timeout(60), remote(fleet) as one:
-            sync = RemoteTransferSync(one, thread=thread)
+        async with asyncio.timeout(60), remote(fleet) as remote_engine:
+            sync = RemoteTransferSync(remote_engine, thread=thread)
             with pytest.raises(EngineError, match="restart the servers"):
                 await sync.push(policy, 1)
-            assert all("resume" not in told for told in fleet.told)
-            assert not any(server.up for server in one.servers)
+            assert all("resume" not in calls for calls in fleet.calls)
+            assert not any(server.up for server in remote_engine.servers)
             await sync.close()
 
 
@@ -323,13 +325,13 @@ async def test_other_ranks_only_gather(fleet: Fleet) -> None:
         passes.append("ended")
 
     stream._pieces = counted  # type: ignore[method-assign]
-    async with remote(fleet) as one:
-        sync = RemoteTransferSync(one, first=False)
+    async with remote(fleet) as remote_engine:
+        sync = RemoteTransferSync(remote_engine, first=False)
         await sync.push(SimpleNamespace(stream=lambda: stream), 3)
         await sync.close()
         assert passes == ["began", "ended"]
-        assert fleet.told == [[], []]
-        assert [server.version for server in one.servers] == ["3", "3"]
+        assert fleet.calls == [[], []]
+        assert [server.version for server in remote_engine.servers] == ["3", "3"]
 
 
 async def test_a_rank_that_gives_up_still_gathers_with_the_others() -> None:
@@ -337,7 +339,7 @@ async def test_a_rank_that_gives_up_still_gathers_with_the_others() -> None:
     stream = Policy().stream()
     gathered = []
     pieces = stream._pieces
-    stream._pieces = lambda get: (gathered.append(one) or one for one in pieces(get))  # type: ignore[method-assign]
+    stream._pieces = lambda get: (gathered.append(piece) or piece for piece in pieces(get))  # type: ignore[method-assign]
     sync = RemoteTransferSync(engine(fake))
     with pytest.raises(EngineError, match="took the weights"):
         await sync.push(SimpleNamespace(stream=lambda: stream), 3)
@@ -348,7 +350,7 @@ def info(backend: str | None) -> dict[str, Any]:
     return {"vllm_config": {"weight_transfer_config": None if backend is None else {"backend": backend}}}
 
 
-async def test_check_tells_what_is_missing() -> None:
+async def test_check_names_what_is_missing() -> None:
     fake = FakeServers(
         {
             "/weight_info": {"weight_version": "default"},
@@ -356,31 +358,31 @@ async def test_check_tells_what_is_missing() -> None:
             "/server_info": info("nccl"),
         }
     )
-    one = engine(fake, "http://127.0.0.1:8000")
-    await RemoteTransferSync(one).check()
+    remote_engine = engine(fake, "http://127.0.0.1:8000")
+    await RemoteTransferSync(remote_engine).check()
     for wrong in (None, "ipc"):
         fake.answers["/server_info"] = info(wrong)
         with pytest.raises(ConfigError, match="--weight-transfer-config"):
-            await RemoteTransferSync(one).check()
+            await RemoteTransferSync(remote_engine).check()
     # A server that can't say is believed.
     fake.answers["/server_info"] = httpx.Response(500)
-    await RemoteTransferSync(one).check()
+    await RemoteTransferSync(remote_engine).check()
     with pytest.raises(ConfigError, match=r"rollout\.weights_address") as raised:
-        await RemoteTransferSync(one, address="192.0.2.1").check()
+        await RemoteTransferSync(remote_engine, address="192.0.2.1").check()
     assert raised.value.param == "rollout.weights_address"
 
 
-def test_vllm_says_how_it_was_started_where_we_look() -> None:
+def test_vllm_dumps_how_it_was_started_where_the_check_reads_it() -> None:
     from pydantic import TypeAdapter
     from vllm.config import VllmConfig
     from vllm.config.weight_transfer import WeightTransferConfig
 
     config = VllmConfig(weight_transfer_config=WeightTransferConfig(backend="nccl"))
-    told = TypeAdapter(VllmConfig).dump_python(config, mode="json", fallback=str)
-    assert told["weight_transfer_config"] == info("nccl")["vllm_config"]["weight_transfer_config"]
+    dumped = TypeAdapter(VllmConfig).dump_python(config, mode="json", fallback=str)
+    assert dumped["weight_transfer_config"] == info("nccl")["vllm_config"]["weight_transfer_config"]
 
 
-async def test_a_trainer_without_a_gpu_is_refused_before_anyone_is_asked(
+async def test_a_trainer_without_a_gpu_is_refused_before_any_server_gets_a_request(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)

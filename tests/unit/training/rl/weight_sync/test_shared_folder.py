@@ -1,4 +1,4 @@
-"""Weights to servers over HTTP: what is asked of vLLM and in which order, and what is on disk meanwhile."""
+"""Weights to servers over HTTP: which requests vLLM gets, in which order, and what is on disk meanwhile."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from safetensors.torch import load_file, save_file
 from mirl_core.engines.remote.engine import RemoteEngine
 from mirl_core.errors import ConfigError, EngineError
 from mirl_core.training.rl.weight_sync.shared_folder import RemoteReloadSync, write_tied_head
-from tests.unit.engines.remote.remote_cases import Asked, FakeServers, engine, refusal
+from tests.unit.engines.remote.remote_cases import FakeRequest, FakeServers, engine, refusal
 
 UPDATE = [
     "/pause",
@@ -38,7 +38,7 @@ class Policy:
 
 
 def servers(seen: list[list[str]] | None = None, folder: Path | None = None) -> FakeServers:
-    def reload(asked: Asked) -> Any:
+    def reload(request: FakeRequest) -> Any:
         if seen is not None and folder is not None:
             seen.append(sorted(path.name for path in folder.iterdir()))
         return {"results": [None]}
@@ -59,28 +59,28 @@ def servers(seen: list[list[str]] | None = None, folder: Path | None = None) -> 
 
 
 def paths(fake: FakeServers) -> list[str]:
-    return [asked.path for asked in fake.asked]
+    return [request.path for request in fake.requests]
 
 
-async def test_a_push_asks_for_this(tmp_path: Path) -> None:
+async def test_a_push_sends_these_requests(tmp_path: Path) -> None:
     seen: list[list[str]] = []
     fake = servers(seen, tmp_path / "w")
-    one = engine(fake)
-    sync = RemoteReloadSync(one, tmp_path / "w", served_folder=Path("/mnt/w"))
+    remote = engine(fake)
+    sync = RemoteReloadSync(remote, tmp_path / "w", served_folder=Path("/mnt/w"))
     policy = Policy()
     await sync.push(policy, 3)
     assert paths(fake) == UPDATE
-    pause, reload, prefix, encoder, version, resume = fake.asked
+    pause, reload, prefix, encoder, version, resume = fake.requests
     assert pause.query == {"mode": "wait", "clear_cache": "false"}
     assert reload.body == {"method": "reload_weights", "kwargs": {"weights_path": "/mnt/w/weights-00000003"}}
     assert prefix.query == {"reset_running_requests": "true"}
     assert version.body == {"new_version": "3"}
-    assert [one.body for one in (pause, prefix, encoder, resume)] == [None] * 4
+    assert [request.body for request in (pause, prefix, encoder, resume)] == [None] * 4
     # vLLM lost an answer once; half an hour is for what may take that long.
-    assert [one.seconds for one in fake.asked] == [1800.0, 1800.0, 60.0, 60.0, 60.0, 60.0]
-    assert one.servers[0].version == "3"
-    await RemoteReloadSync(one, tmp_path / "w", running="keep").push(policy, 4)
-    assert fake.asked[6].query["mode"] == "keep"
+    assert [request.seconds for request in fake.requests] == [1800.0, 1800.0, 60.0, 60.0, 60.0, 60.0]
+    assert remote.servers[0].version == "3"
+    await RemoteReloadSync(remote, tmp_path / "w", running="keep").push(policy, 4)
+    assert fake.requests[6].query["mode"] == "keep"
     # What is read is whole, and older weights stay until nobody can want them.
     await sync.push(policy, 5)
     assert seen == [
@@ -97,12 +97,12 @@ async def test_a_push_asks_for_this(tmp_path: Path) -> None:
 
 async def test_other_ranks_only_write(tmp_path: Path) -> None:
     fake = servers()
-    one = engine(fake)
+    remote = engine(fake)
     policy = Policy()
-    await RemoteReloadSync(one, tmp_path, first=False).push(policy, 3)
-    assert not fake.asked
+    await RemoteReloadSync(remote, tmp_path, first=False).push(policy, 3)
+    assert not fake.requests
     assert len(policy.folders) == 1
-    assert one.servers[0].version == "3"
+    assert remote.servers[0].version == "3"
 
 
 @pytest.mark.parametrize("path", UPDATE)
@@ -114,28 +114,28 @@ async def test_a_server_that_fails_stays_as_it_is(tmp_path: Path, path: str) -> 
     if path == "/reset_prefix_cache":
         answers["http://one"] = {"success": False}
 
-    def answer(asked: Asked) -> Any:
-        found = answers[asked.url]
-        return found(asked) if callable(found) else found
+    def answer(request: FakeRequest) -> Any:
+        response = answers[request.url]
+        return response(request) if callable(response) else response
 
     fake.answers[path] = answer
-    one = engine(fake, "http://one", "http://two")
-    sync = RemoteReloadSync(one, tmp_path)
+    remote = engine(fake, "http://one", "http://two")
+    sync = RemoteReloadSync(remote, tmp_path)
     await sync.push(Policy(), 3)
-    assert [server.up for server in one.servers] == [False, True]
-    asked = [asked.path for asked in fake.asked if asked.url == "http://one"]
-    assert asked == UPDATE[: UPDATE.index(path) + 1]
+    assert [server.up for server in remote.servers] == [False, True]
+    sent = [request.path for request in fake.requests if request.url == "http://one"]
+    assert sent == UPDATE[: UPDATE.index(path) + 1]
     answers["http://two"] = answers["http://one"]
     with pytest.raises(EngineError, match="took the weights"):
         await sync.push(Policy(), 4)
 
 
-async def test_check_tells_what_is_missing(tmp_path: Path) -> None:
+async def test_check_names_what_is_missing(tmp_path: Path) -> None:
     fake = servers()
-    one: RemoteEngine = engine(fake)
-    sync = RemoteReloadSync(one, tmp_path)
+    remote: RemoteEngine = engine(fake)
+    sync = RemoteReloadSync(remote, tmp_path)
     await sync.check()
-    assert {(asked.path, asked.body) for asked in fake.asked} == {
+    assert {(request.path, request.body) for request in fake.requests} == {
         ("/weight_info", None),
         ("/is_paused", None),
     }

@@ -32,8 +32,8 @@ def test_a_stream_is_what_an_export_has(tmp_path: Path, changes: dict[str, Any])
             value.add_(0.01 * torch.randn_like(value))
     stream = policy.stream(torch.bfloat16)
     sent = dict(stream)
-    told = stream.metadata()
-    assert [(name, value.dtype, tuple(value.shape)) for name, value in sent.items()] == told
+    metadata = stream.metadata()
+    assert [(name, value.dtype, tuple(value.shape)) for name, value in sent.items()] == metadata
     wanted = exported(policy, tmp_path)
     assert sent.keys() == wanted.keys()
     for name, value in wanted.items():
@@ -61,7 +61,7 @@ def test_weights_that_a_file_keeps_joined_are_refused() -> None:
     policy.model._weight_conversions = [
         WeightConverter(
             source_patterns="self_attn.qkv_proj.weight",
-            target_patterns=[f"self_attn.{one}_proj.weight" for one in ("q", "k", "v")],
+            target_patterns=[f"self_attn.{projection}_proj.weight" for projection in ("q", "k", "v")],
             operations=[Chunk(dim=0)],
         )
     ]
