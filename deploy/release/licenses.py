@@ -66,9 +66,9 @@ def page(tools: Path) -> str:
     installed = {normalised(entry["Name"]): (entry["Version"], entry["License"]) for entry in listed}
     rows = []
     for name, version in sorted(locked().items()):
-        found, terms = installed.get(name, (None, ""))
-        if found != version:
-            raise ValueError(f"{name} {version} is locked and {found} is installed: make install-dev")
+        present, terms = installed.get(name, (None, ""))
+        if present != version:
+            raise ValueError(f"{name} {version} is locked and {present} is installed: make install-dev")
         # Some packages have the whole text in the field.
         short = " ".join(terms.split()).replace("|", "/")
         rows.append(f"| {name} | {version} | {short if len(short) <= 90 else short[:90] + ' …'} |\n")

@@ -39,7 +39,7 @@ def main() -> int:
     parser.add_argument("--gpus", type=int, required=True, help="a node")
     parser.add_argument("--port", type=int, default=29400, help="free on the first node")
     parser.add_argument("words", nargs="+", help="arguments of mirl-train rl, behind --")
-    given = parser.parse_args()
+    arguments = parser.parse_args()
 
     class Node:
         def address(self) -> str:
@@ -49,13 +49,15 @@ def main() -> int:
             return subprocess.run(line, check=False).returncode  # noqa: S603 - our own command
 
     ray.init()
-    group = placement_group([{"GPU": given.gpus, "CPU": 1}] * given.nodes, strategy="STRICT_SPREAD")
+    group = placement_group([{"GPU": arguments.gpus, "CPU": 1}] * arguments.nodes, strategy="STRICT_SPREAD")
     ray.get(group.ready())
-    remote = ray.remote(num_gpus=given.gpus, num_cpus=1)(Node)
-    placed = [PlacementGroupSchedulingStrategy(group, index) for index in range(given.nodes)]
-    nodes = [remote.options(scheduling_strategy=one).remote() for one in placed]
-    meet = f"{ray.get(nodes[0].address.remote())}:{given.port}"
-    lines = [command(given.nodes, given.gpus, meet, node is nodes[0], given.words) for node in nodes]
+    remote = ray.remote(num_gpus=arguments.gpus, num_cpus=1)(Node)
+    placed = [PlacementGroupSchedulingStrategy(group, index) for index in range(arguments.nodes)]
+    nodes = [remote.options(scheduling_strategy=strategy).remote() for strategy in placed]
+    meet = f"{ray.get(nodes[0].address.remote())}:{arguments.port}"
+    lines = [
+        command(arguments.nodes, arguments.gpus, meet, node is nodes[0], arguments.words) for node in nodes
+    ]
     return max(ray.get([node.run.remote(line) for node, line in zip(nodes, lines, strict=True)]))
 
 

@@ -49,10 +49,10 @@ def about(model: Path = DIGITS.path, name: str = "the bundled model") -> dict[st
     }
 
 
-def line(found: dict[str, Any]) -> str:
+def line(facts: dict[str, Any]) -> str:
     """Return the facts of `about` as a line of prose."""
     return (
-        f"{found['cpu']}, {found['processors']} processors, load {found['load']:.1f} at the start; "
-        f"vLLM {found['vllm']}, torch {found['torch']}, mirl {found['mirl']}; {found['model']}, weights "
-        f"{found['weights'][:12]}, `mirl.json` options {json.dumps(found['settings'].get('options', {}))}."
+        f"{facts['cpu']}, {facts['processors']} processors, load {facts['load']:.1f} at the start; "
+        f"vLLM {facts['vllm']}, torch {facts['torch']}, mirl {facts['mirl']}; {facts['model']}, weights "
+        f"{facts['weights'][:12]}, `mirl.json` options {json.dumps(facts['settings'].get('options', {}))}."
     )

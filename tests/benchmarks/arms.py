@@ -69,8 +69,8 @@ def chat(question: Question, picture: bool = True) -> list[dict[str, Any]]:
 
 def answer_in(text: str | None) -> str | None:
     """Return the last closed answer in a trajectory of the bundled model; None without an answer."""
-    found = _ANSWER.findall(text or "")
-    return found[-1].strip() if found else None
+    matches = _ANSWER.findall(text or "")
+    return matches[-1].strip() if matches else None
 
 
 def answer_of(choice: Choice) -> str | None:

@@ -37,20 +37,20 @@ def turns(arms: Sequence[str], number: int) -> list[str]:
     return turned if number // len(arms) % 2 == 0 else turned[::-1]
 
 
-def summarise(one: Pass, questions: Sequence[Question], reference: str) -> dict[str, dict[str, Any]]:
+def summarise(result: Pass, questions: Sequence[Question], reference: str) -> dict[str, dict[str, Any]]:
     """Per arm: accuracy, tokens, latency, and paired differences of the `reference` arm minus it.
 
     Accuracy in 0..1 with 95% intervals (Wilson's, and a bootstrap over scenes and glyphs for differences);
     tokens are means a question; seconds of wall time.
     """
     figures = {}
-    for arm, answers in one.answers.items():
-        asked = [question for question in questions if question.key in answers]
-        if not asked:
+    for arm, answers in result.answers.items():
+        answered = [question for question in questions if question.key in answers]
+        if not answered:
             continue
-        resampling = Resampling([question.clusters or (question.key,) for question in asked])
-        replies = [answers[question.key] for question in asked]
-        right = grade(asked, answers)
+        resampling = Resampling([question.clusters or (question.key,) for question in answered])
+        replies = [answers[question.key] for question in answered]
+        right = grade(answered, answers)
         accuracy = resampling.proportion(right)
         seconds = np.array([each.seconds for each in replies])
         figures[arm] = {
@@ -64,22 +64,22 @@ def summarise(one: Pass, questions: Sequence[Question], reference: str) -> dict[
             "scored_tokens": float(np.mean([each.scored_tokens for each in replies])),
             "p50_seconds": float(np.quantile(seconds, 0.5)),
             "p95_seconds": float(np.quantile(seconds, 0.95)),
-            "wall_seconds": one.seconds[arm],
-            "questions_per_second": len(asked) / one.seconds[arm],
+            "wall_seconds": result.seconds[arm],
+            "questions_per_second": len(answered) / result.seconds[arm],
         }
-        if arm == reference or not all(question.key in one.answers[reference] for question in asked):
+        if arm == reference or not all(question.key in result.answers[reference] for question in answered):
             continue
-        theirs = one.answers[reference]
-        ours = grade(asked, theirs)
+        theirs = result.answers[reference]
+        ours = grade(answered, theirs)
         paired = resampling.difference(ours, right)
-        times = np.array([theirs[question.key].seconds for question in asked])
+        times = np.array([theirs[question.key].seconds for question in answered])
         figures[arm]["reference_minus_this"] = {
             "accuracy": paired.mean,
             "low": paired.low,
             "high": paired.high,
             "reference_alone_right": int(((ours == 1) & (right == 0)).sum()),
             "this_alone_right": int(((ours == 0) & (right == 1)).sum()),
-            "tokens_ratio": cost([theirs[q.key] for q in asked]) / max(cost(replies), 1e-9),
+            "tokens_ratio": cost([theirs[q.key] for q in answered]) / max(cost(replies), 1e-9),
             "p50_ratio": float(np.quantile(times, 0.5) / np.quantile(seconds, 0.5)),
         }
     return figures
@@ -150,10 +150,10 @@ def put(document: str, name: str, text: str) -> str:
     return f"{before}{begin}\n\n{text.strip()}\n\n{end}{rest.partition(end)[2]}"
 
 
-def write(output: Path, found: Any, text: str, document: Path | None, name: str) -> None:
-    """Keep what was found as JSON, and its table beside it and, if one is given, in a document."""
+def write(output: Path, results: Any, text: str, document: Path | None, name: str) -> None:
+    """Write the results as JSON, with their table beside it and, if there is one, in a document."""
     output.parent.mkdir(parents=True, exist_ok=True)
-    output.write_text(json.dumps(found, indent=1))
+    output.write_text(json.dumps(results, indent=1))
     output.with_suffix(".md").write_text(text + "\n")
     if document is not None:
         document.write_text(put(document.read_text(), name, text))

@@ -127,23 +127,23 @@ def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
 
 def main(arguments: Sequence[str] | None = None) -> dict[str, Any]:
     """Train, print, and return the medians."""
-    asked = parse(arguments)
+    options = parse(arguments)
     settings = OptimizerConfig(
-        dtype=asked.dtype,
-        activation_checkpointing=asked.recompute,
-        lora={"rank": asked.lora} if asked.lora else None,  # type: ignore[arg-type]
-        accumulate=asked.accumulate,
+        dtype=options.dtype,
+        activation_checkpointing=options.recompute,
+        lora={"rank": options.lora} if options.lora else None,  # type: ignore[arg-type]
+        accumulate=options.accumulate,
     )
-    half = asked.dtype == "bfloat16" and asked.lora > 0
-    model = build(asked.size, asked.device, torch.bfloat16 if half else torch.float32)
+    half = options.dtype == "bfloat16" and options.lora > 0
+    model = build(options.size, options.device, torch.bfloat16 if half else torch.float32)
     processor = PatchProcessor(True, lambda patches: patches // 4)
-    policy = Policy(model, processor, settings, prompts_once=False if asked.rows_whole else None)
-    trainer = Trainer(policy, settings, asked.steps)
-    vocabulary = SIZES[asked.size]["text"][0]
-    rows = make_rows(asked.prompts, asked.rows, asked.image, asked.length, vocabulary)
+    policy = Policy(model, processor, settings, prompts_once=False if options.rows_whole else None)
+    trainer = Trainer(policy, settings, options.steps)
+    vocabulary = SIZES[options.size]["text"][0]
+    rows = make_rows(options.prompts, options.rows, options.image, options.length, vocabulary)
     names = ("loss", "grad_norm", "tokens/read", "tokens/trained", "seconds/train", "memory/peak", "mfu")
     lines = []
-    for _ in range(asked.steps):
+    for _ in range(options.steps):
         metrics = trainer.step(rows)
         lines.append({name: metrics[name] for name in names if name in metrics})
         print(json.dumps(lines[-1]), flush=True)
@@ -152,7 +152,7 @@ def main(arguments: Sequence[str] | None = None) -> dict[str, Any]:
     result: dict[str, Any] = {
         "device": torch.cuda.get_device_name() if cuda else "cpu",
         "torch": torch.__version__,
-        "size": asked.size,
+        "size": options.size,
         "parameters": sum(value.numel() for value in model.parameters()),
         "trained": sum(value.numel() for value in policy.trained().values()),
         **{name: statistics.median(line[name] for line in later) for name in later[0]},

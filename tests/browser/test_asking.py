@@ -89,7 +89,7 @@ def test_a_server_that_is_gone_is_named(open_page: Open) -> None:
 
 
 @pytest.mark.full
-def test_a_key_is_asked_for_and_kept_in_memory_only(open_page: Open, guarded: GuardedServer) -> None:
+def test_a_key_is_requested_and_kept_in_memory_only(open_page: Open, guarded: GuardedServer) -> None:
     opened = open_page(url=guarded.url, ready=False)
     opened.expected.append("status of 401")
     page = opened.page

@@ -36,7 +36,7 @@ def test_the_types_hold(tsc: Path) -> None:
     assert check(tsc, PROJECT) == (0, "")
 
 
-def test_a_wrong_type_would_be_found(tsc: Path, tmp_path: Path) -> None:
+def test_a_wrong_type_would_be_detected(tsc: Path, tmp_path: Path) -> None:
     copy = tmp_path / "playground"
     shutil.copytree(PROJECT.parent, copy)
     words = copy / "lib" / "words.js"

@@ -24,7 +24,7 @@ CHECKS = (
 
 
 def fuzz(server: RunningServer, folder: Path, *flags: str) -> str:
-    """What schemathesis tells of MIRL's routes; fails where it found something."""
+    """Output of schemathesis on MIRL's routes; fails where it reports an error."""
     command = [
         str(Path(sys.executable).with_name("schemathesis")), "run", f"{server.url}/openapi.json",
         *(word for path in OURS for word in ("--include-path", path)),
@@ -44,8 +44,8 @@ def fuzz(server: RunningServer, folder: Path, *flags: str) -> str:
 
 def test_a_little_fuzzing(server: RunningServer, tmp_path: Path) -> None:
     before = server.gauge("mirl_descriptions_total")
-    told = fuzz(server, tmp_path, "--phases", "examples,fuzzing", "--max-examples", "8", "--seed", "5")
-    assert "Test cases" in told
+    output = fuzz(server, tmp_path, "--phases", "examples,fuzzing", "--max-examples", "8", "--seed", "5")
+    assert "Test cases" in output
     # It got past the door.
     assert server.gauge("mirl_descriptions_total") > before + 10
 

@@ -28,15 +28,15 @@ def create(server: RunningServer, extra: dict[str, Any] | None = None, **fields:
 
 
 def evidence_of(response: ChatCompletion) -> Evidence:
-    found = evidence(response)
-    assert found is not None
-    return found
+    details = evidence(response)
+    assert details is not None
+    return details
 
 
 def samples(response: ChatCompletion) -> tuple[list[str], list[str | None]]:
     """Return the texts of all descriptions and the answers of all chains."""
-    found = evidence_of(response)
-    return [one.text for one in found.descriptions], [chain.answer for chain in found.chains]
+    details = evidence_of(response)
+    return [d.text for d in details.descriptions], [chain.answer for chain in details.chains]
 
 
 @pytest.fixture(scope="module")
@@ -113,9 +113,9 @@ def test_the_longest_trajectory_is_bounded(server: RunningServer, plain: ChatCom
     """Description and chain together."""
 
     def lengths(response: ChatCompletion) -> list[int]:
-        found = evidence_of(response)
-        tokens = {one.index: one.tokens for one in found.descriptions}
-        return [tokens[chain.description or 0] + chain.tokens for chain in found.chains]
+        details = evidence_of(response)
+        tokens = {description.index: description.tokens for description in details.descriptions}
+        return [tokens[chain.description or 0] + chain.tokens for chain in details.chains]
 
     assert min(lengths(plain)) > 40
     response = create(server, seed=1, **{name: 40})

@@ -107,12 +107,16 @@ def test_no_image_is_fetched_unless_a_host_is_allowed(server: RunningServer, mod
 def test_the_server_listens_on_loopback_only(server: RunningServer) -> None:
     port = httpx.URL(server.url).port
     sockets = psutil.Process(server.process.pid).net_connections("tcp")
-    hosts = {one.laddr.ip for one in sockets if one.status == psutil.CONN_LISTEN and one.laddr.port == port}
+    hosts = {
+        connection.laddr.ip
+        for connection in sockets
+        if connection.status == psutil.CONN_LISTEN and connection.laddr.port == port
+    }
     assert hosts == {"127.0.0.1"}
 
 
 def test_scores_agree_with_the_pipelines(server: RunningServer) -> None:
-    asked = {
+    fields = {
         "model": NAME,
         "messages": image_question(),
         "seed": 1,
@@ -120,18 +124,18 @@ def test_scores_agree_with_the_pipelines(server: RunningServer) -> None:
         "max_tokens": 60,
         **small_fan_out(),
     }
-    told = post(server, json.dumps(asked).encode()).json()["mirl"]["descriptions"][0]
-    if told["mi"] is None:
+    description = post(server, json.dumps(fields).encode()).json()["mirl"]["descriptions"][0]
+    if description["mi"] is None:
         pytest.skip("these weights gave no usable description")
     body = {
         "model": NAME,
         "messages": image_question(),
-        "descriptions": [told["text"], "completely something else"],
+        "descriptions": [description["text"], "completely something else"],
     }
     scored = httpx.post(f"{server.url}/v1/mirl/score", json=body, timeout=60)
     assert scored.status_code == 200, scored.text
     first, other = scored.json()["data"]
     # The text may be tokenized otherwise than it was sampled; in bfloat16 the same tokens differ a little.
-    if first["tokens"] == told["tokens"] - 1:
-        assert first["mi_per_token"] == pytest.approx(told["mi_per_token"], abs=0.15)
+    if first["tokens"] == description["tokens"] - 1:
+        assert first["mi_per_token"] == pytest.approx(description["mi_per_token"], abs=0.15)
     assert first["logprob"] > other["logprob"]

@@ -34,8 +34,10 @@ def server(
 
 def block(language: str, containing: str, file: str = "README.md") -> str:
     """The code block in `language` of a document that contains a text."""
-    (found,) = [one.code for one in blocks(file) if one.language == language and containing in one.code]
-    return found
+    (code,) = [
+        entry.code for entry in blocks(file) if entry.language == language and containing in entry.code
+    ]
+    return code
 
 
 def run(shell: NewcomersShell, server: RunningServer, code: str) -> str:

@@ -24,14 +24,14 @@ class Seen(BaseModel):
 
 
 def test_several_answers(server: RunningServer) -> None:
-    told = server.client().chat.completions.create(
+    response = server.client().chat.completions.create(
         model=NAME, messages=MESSAGES, n=3, seed=1, max_tokens=150, extra_body=small_fan_out()
     )
-    assert [choice.index for choice in told.choices] == [0, 1, 2]
-    found = [evidence(told, index) for index in range(3)]
-    assert told.usage is not None
-    assert told.usage.completion_tokens == sum(
-        stage.generated_tokens for one in found if one for stage in one.stages
+    assert [choice.index for choice in response.choices] == [0, 1, 2]
+    records = [evidence(response, index) for index in range(3)]
+    assert response.usage is not None
+    assert response.usage.completion_tokens == sum(
+        stage.generated_tokens for record in records if record for stage in record.stages
     )
     with pytest.raises(openai.BadRequestError) as caught:
         server.client().chat.completions.create(model=NAME, messages=MESSAGES, n=9)
@@ -46,10 +46,10 @@ def test_several_answers_streamed(server: RunningServer) -> None:
     chunks = list(stream)
     ended = [choice.index for chunk in chunks for choice in chunk.choices if choice.finish_reason]
     assert sorted(ended) == [0, 1]
-    found = [one for chunk in chunks if (one := evidence(chunk))]
-    assert len(found) == 2
+    records = [record for chunk in chunks if (record := evidence(chunk))]
+    assert len(records) == 2
     assert chunks[-1].usage is not None
-    sampled = sum(stage.generated_tokens for one in found for stage in one.stages)
+    sampled = sum(stage.generated_tokens for record in records for stage in record.stages)
     assert chunks[-1].usage.completion_tokens == sampled
 
 
@@ -64,18 +64,18 @@ def test_logprobs(server: RunningServer, stream: bool) -> None:
             chunk.choices[0] for chunk in server.client().chat.completions.create(stream=True, **fields)
         ]
         content = "".join(choice.delta.content or "" for choice in choices)
-        (told,) = [choice.logprobs for choice in choices if choice.logprobs]
+        (logprobs,) = [choice.logprobs for choice in choices if choice.logprobs]
     else:
         choice = server.client().chat.completions.create(**fields).choices[0]
-        content, told = choice.message.content, choice.logprobs
-    assert told is not None
-    assert told.content is not None
-    assert content in "".join(token.token for token in told.content)
-    assert all(len(token.top_logprobs) == 3 for token in told.content)
+        content, logprobs = choice.message.content, choice.logprobs
+    assert logprobs is not None
+    assert logprobs.content is not None
+    assert content in "".join(token.token for token in logprobs.content)
+    assert all(len(token.top_logprobs) == 3 for token in logprobs.content)
 
 
 def test_a_schema_is_kept_to(server: RunningServer) -> None:
-    told = server.client().chat.completions.parse(
+    response = server.client().chat.completions.parse(
         model=NAME,
         messages=MESSAGES,
         response_format=Seen,
@@ -83,11 +83,11 @@ def test_a_schema_is_kept_to(server: RunningServer) -> None:
         max_tokens=400,
         extra_body=small_fan_out(),
     )
-    parsed = told.choices[0].message.parsed
+    parsed = response.choices[0].message.parsed
     assert isinstance(parsed, Seen)
-    found = evidence(told)
-    assert found is not None
-    for chain in found.chains:
+    details = evidence(response)
+    assert details is not None
+    for chain in details.chains:
         if chain.answer is not None:
             Seen.model_validate(json.loads(chain.answer))
 
@@ -118,15 +118,15 @@ def test_no_plain_schema_takes_the_engine_away(server: RunningServer) -> None:
 def test_effort_is_a_budget(server: RunningServer, effort: Any, less: bool) -> None:
     client = server.client()
     usual = evidence(client.chat.completions.create(model=NAME, messages=MESSAGES, max_tokens=60))
-    told = evidence(
+    adjusted = evidence(
         client.chat.completions.create(model=NAME, messages=MESSAGES, max_tokens=60, reasoning_effort=effort)
     )
     assert usual is not None
-    assert told is not None
-    assert told.budget is not None
+    assert adjusted is not None
+    assert adjusted.budget is not None
     assert usual.budget is not None
-    assert len(told.descriptions) == told.budget.descriptions
-    assert (told.budget.descriptions < usual.budget.descriptions) is less
+    assert len(adjusted.descriptions) == adjusted.budget.descriptions
+    assert (adjusted.budget.descriptions < usual.budget.descriptions) is less
 
 
 def test_a_named_tool_is_called(server: RunningServer) -> None:
@@ -134,11 +134,11 @@ def test_a_named_tool_is_called(server: RunningServer) -> None:
     digit = {"type": "integer", "minimum": 0, "maximum": 9}
     parameters = {"type": "object", "properties": {"digit": digit}, "required": ["digit"]}
     tool: Any = {"type": "function", "function": {"name": "report", "parameters": parameters}}
-    told = server.client().chat.completions.create(
+    response = server.client().chat.completions.create(
         model=NAME, messages=MESSAGES, seed=1, max_tokens=400, tools=[tool],
         tool_choice={"type": "function", "function": {"name": "report"}}, extra_body=small_fan_out(),
     )  # fmt: skip
-    (choice,) = told.choices
+    (choice,) = response.choices
     assert choice.message.tool_calls, "no chain came to a call"
     (made,) = choice.message.tool_calls
     assert made.type == "function"

@@ -51,20 +51,20 @@ class Block:
 
 def blocks(document: str) -> list[Block]:
     """Return the blocks of code of a document."""
-    found = re.findall(r"^```(\w*)\n(.*?)^```", (ROOT / document).read_text(encoding="utf-8"), re.M | re.S)
-    return [Block(document, language, code) for language, code in found]
+    matches = re.findall(r"^```(\w*)\n(.*?)^```", (ROOT / document).read_text(encoding="utf-8"), re.M | re.S)
+    return [Block(document, language, code) for language, code in matches]
 
 
 def commands() -> list[str]:
     """Return the commands of all shell blocks of DOCUMENTS, without repetitions."""
-    found = [
+    lines = [
         command
         for document in DOCUMENTS
         for block in blocks(document)
         if block.language in ("sh", "bash", "shell", "console")
         for command in block.commands
     ]
-    return list(dict.fromkeys(found))
+    return list(dict.fromkeys(lines))
 
 
 def way(command: str) -> Way | None:

@@ -22,7 +22,7 @@ def listening_port(process: int) -> int | None:
         sockets = psutil.Process(process).net_connections("tcp")
     except psutil.Error:
         return None
-    ports = {one.laddr.port for one in sockets if one.status == psutil.CONN_LISTEN}
+    ports = {connection.laddr.port for connection in sockets if connection.status == psutil.CONN_LISTEN}
     if len(ports) > 1:
         raise RuntimeError(f"process {process} listens on ports {sorted(ports)}")
     return ports.pop() if ports else None

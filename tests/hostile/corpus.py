@@ -28,4 +28,4 @@ def sample(cases: list[Case], of_each: int, seed: int) -> list[Case]:
     for case in cases:
         families[case.family].append(case)
     chance = random.Random(seed)
-    return [one for some in families.values() for one in chance.sample(some, min(of_each, len(some)))]
+    return [drawn for some in families.values() for drawn in chance.sample(some, min(of_each, len(some)))]

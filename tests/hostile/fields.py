@@ -125,19 +125,19 @@ def templates() -> Cases:
             "add_generation_prompt",
             "continue_final_message",
         ):
-            given = {"chat_template_kwargs": {field: code}}
-            yield target.case("templates", f"{field} as an argument", target.body() | given)
+            extra = {"chat_template_kwargs": {field: code}}
+            yield target.case("templates", f"{field} as an argument", target.body() | extra)
         for value in (3, "x", [1], True):
-            given = {"chat_template_kwargs": value}  # type: ignore[dict-item]
-            yield target.case("templates", f"arguments = {value!r}", target.body() | given)
+            extra = {"chat_template_kwargs": value}  # type: ignore[dict-item]
+            yield target.case("templates", f"arguments = {value!r}", target.body() | extra)
     yield CHAT.case("templates", "a template of one's own", CHAT.body() | {"chat_template": code})
     for field in ("chat_template", "tools", "conversation", "messages", "raise_exception", "self"):
-        given = {"chat_template_kwargs": {field: code}}
-        yield DIRECT.case("templates", f"{field} as an argument", DIRECT.body() | given, harmless=True)
-    given = {
+        extra = {"chat_template_kwargs": {field: code}}
+        yield DIRECT.case("templates", f"{field} as an argument", DIRECT.body() | extra, harmless=True)
+    extra = {
         "chat_template": "{% for a in range(10**9) %}{% for b in range(10**9) %}{% endfor %}{% endfor %}"
     }
-    yield DIRECT.case("templates", "a template of one's own that never ends", DIRECT.body() | given)
+    yield DIRECT.case("templates", "a template of one's own that never ends", DIRECT.body() | extra)
 
 
 def mutated_bodies() -> Cases:

@@ -33,12 +33,12 @@ def shapes() -> Cases:
         for value in (None, True, 3, "x", {}, [], [None], [3], ["x"], [[]])
     ]
     wrong += [
-        (f"the role {role!r:.20}", [{"role": role, "content": [image, text]}, _asked()])
+        (f"the role {role!r:.20}", [{"role": role, "content": [image, text]}, _question()])
         for role in (None, 3, "", "User", "USER", "bot", "x" * 999, ["user"], {"a": 1})
     ]
     for value in JUNK:
         wrong += [
-            (f"content = {value!r:.20} before", [{"role": "system", "content": value}, _asked()]),
+            (f"content = {value!r:.20} before", [{"role": "system", "content": value}, _question()]),
             (f"the part {value!r:.20}", [{"role": "user", "content": [image, value]}]),
             (f"image_url = {value!r:.20}", [{"role": "user", "content": [{**image, "image_url": value}]}]),
             (f"url = {value!r:.20}", [{"role": "user", "content": [{**image, "image_url": {"url": value}}]}]),
@@ -53,26 +53,26 @@ def shapes() -> Cases:
     wrong.append(("nine images", [{"role": "user", "content": [image] * 9}]))
     wrong.append(("a part 20 000 times", [{"role": "user", "content": [*[text] * 20_000, image]}]))
     wrong.append(("a prompt that is too long", [{"role": "user", "content": [image, _long()]}]))
-    wrong.append(("20 000 messages", [{"role": "user", "content": "x"}] * 20_000 + [_asked()]))
-    for name, given in wrong:
+    wrong.append(("20 000 messages", [{"role": "user", "content": "x"}] * 20_000 + [_question()]))
+    for name, messages in wrong:
         # An empty text is a text, and an earlier turn may be one.
         lenient = name in ("text = ''", "content = '' before", "content = [] before")
         for target in (CHAT, SCORE, DESCRIBE):
-            if lenient or not _is_gated(given):
-                yield target.case("shapes", name, target.body(messages=given), harmless=True)
+            if lenient or not _is_gated(messages):
+                yield target.case("shapes", name, target.body(messages=messages), harmless=True)
             else:
-                yield target.case("shapes", name, target.body(messages=given))
-        yield DIRECT.case("shapes", name, DIRECT.body(messages=given), harmless=True)
+                yield target.case("shapes", name, target.body(messages=messages))
+        yield DIRECT.case("shapes", name, DIRECT.body(messages=messages), harmless=True)
 
 
-def _is_gated(given: Any) -> bool:
+def _is_gated(messages: Any) -> bool:
     """Whether the newest message is a user's with something like an image; others are the backend's."""
-    last = given[-1] if isinstance(given, list) and given else None
+    last = messages[-1] if isinstance(messages, list) and messages else None
     content = last.get("content") if isinstance(last, dict) and last.get("role") == "user" else None
     return isinstance(content, list) and any(isinstance(p, dict) and "image_url" in p for p in content)
 
 
-def _asked() -> dict[str, Any]:
+def _question() -> dict[str, Any]:
     return {"role": "user", "content": [{"type": "image_url", "image_url": {"url": picture()}}]}
 
 

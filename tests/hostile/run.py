@@ -1,4 +1,4 @@
-"""Sends a corpus to a server, a good request after each, and tells what is wrong with the answers."""
+"""Sends a corpus to a server, a good request after each, and reports what is wrong with the answers."""
 
 from __future__ import annotations
 
@@ -40,26 +40,26 @@ class Report:
         lines = []
         for family in dict.fromkeys(family for family, _ in self.statuses):
             counts = {status: n for (of, status), n in sorted(self.statuses.items()) if of == family}
-            told = ", ".join(f"{n} × {status or 'closed'}" for status, n in counts.items())
-            lines.append(f"{family}: {sum(counts.values())} ({told})")
+            text = ", ".join(f"{n} × {status or 'closed'}" for status, n in counts.items())
+            lines.append(f"{family}: {sum(counts.values())} ({text})")
         seconds, name = self.slowest
         total = f"{self.statuses.total()} hostile, {self.good} good requests between them"
         return "\n".join([*lines, total, f"slowest: {seconds:.1f} s, {name}"])
 
 
 def shape_of(path: str, body: bytes) -> str | None:
-    """What is wrong with an error as the API at `path` tells it; None: nothing."""
+    """What is wrong with an error of the API at `path`; None: nothing."""
     try:
-        told = json.loads(body)
+        document = json.loads(body)
     except ValueError:
         return f"no JSON: {body[:100]!r}"
     if path.startswith("/v1/messages"):
-        if not isinstance(told, dict) or told.get("type") != "error":
+        if not isinstance(document, dict) or document.get("type") != "error":
             return f"not Anthropic's shape: {body[:200]!r}"
         wanted = {"type", "message"}
     else:
         wanted = {"message", "type", "param", "code"}
-    error = told.get("error") if isinstance(told, dict) else None
+    error = document.get("error") if isinstance(document, dict) else None
     if not isinstance(error, dict) or not wanted <= error.keys():
         return f"not the API's shape: {body[:200]!r}"
     if not isinstance(error["message"], str) or not error["message"] or not isinstance(error["type"], str):
@@ -87,12 +87,12 @@ async def run(url: str, cases: Sequence[Case], wires: Sequence[Wire] = (), key: 
 
         async def work() -> None:
             while todo:
-                one = todo.pop()
-                if isinstance(one, Wire):
-                    await _send_wire(client, one, report)
+                item = todo.pop()
+                if isinstance(item, Wire):
+                    await _send_wire(client, item, report)
                 else:
-                    await _send(client, one, report)
-                await _good(client, report, one.id)
+                    await _send(client, item, report)
+                await _good(client, report, item.id)
 
         await asyncio.gather(*(work() for _ in range(AT_A_TIME)))
     return report
@@ -113,13 +113,13 @@ async def _send_wire(client: httpx.AsyncClient, wire: Wire, report: Report) -> N
     before = time.monotonic()
     port = client.base_url.port
     assert port is not None
-    told = await answers(port, wire.sent)
+    responses = await answers(port, wire.sent)
     says = None
-    if len(told) > wire.most:
-        says = f"{len(told)} answers: {told!r}"[:300]
-    for status, body in told:
+    if len(responses) > wire.most:
+        says = f"{len(responses)} answers: {responses!r}"[:300]
+    for status, body in responses:
         says = says or judged(Case("", "", "", b"", harmless=wire.harmless), status, body)
-    report.note(wire.id, "wire", told[0][0] if told else 0, says, time.monotonic() - before)
+    report.note(wire.id, "wire", responses[0][0] if responses else 0, says, time.monotonic() - before)
 
 
 async def _good(client: httpx.AsyncClient, report: Report, after: str) -> None:

@@ -40,11 +40,11 @@ async def check(server: RunningServer, cases: Sequence[Case]) -> Report:
     assert not KNOWN.keys() - report.wrong.keys(), "these are better now: take them out of KNOWN"
     assert report.good == report.statuses.total()
     assert server.process.poll() is None
-    _nothing_was_told(server)
+    _nothing_leaked(server)
     return report
 
 
-def _nothing_was_told(server: RunningServer) -> None:
+def _nothing_leaked(server: RunningServer) -> None:
     """No key, no prompt and no image of the corpus is where others read."""
     image = picture().partition(",")[2]
     for where, text in (

@@ -42,10 +42,10 @@ SCHEMES = (
 
 def written(port: int = 80) -> list[tuple[str, str]]:
     """Every URL with a short name; those of this machine ask for `port`."""
-    found = [(host, f"http://{host}:{port}/a.png") for host in LOOPBACK]
-    found += [(host, f"http://{host}/latest/meta-data/") for host in INTERNAL]
-    found += [(url, url) for url in SCHEMES]
-    return [(repr(name)[:60], url) for name, url in found]
+    named = [(host, f"http://{host}:{port}/a.png") for host in LOOPBACK]
+    named += [(host, f"http://{host}/latest/meta-data/") for host in INTERNAL]
+    named += [(url, url) for url in SCHEMES]
+    return [(repr(name)[:60], url) for name, url in named]
 
 
 def urls(port: int = 80) -> Cases:
@@ -67,11 +67,11 @@ def other_media(port: int = 80) -> Cases:
         {"type": "text", "text": "x", "image_url": url}, {"type": "image_url", "image_url": {"URL": url}},
     ]  # fmt: skip
     for part in parts:
-        given = [{"role": "user", "content": [part]}]
+        messages = [{"role": "user", "content": [part]}]
         for target in (CHAT, DESCRIBE, DIRECT):
-            body = target.body(messages=given)
+            body = target.body(messages=messages)
             yield target.case("URLs", f"a part of {part!r:.50}", body, harmless="text" in part)
-        earlier = [*given, {"role": "assistant", "content": "x"}, *CHAT.body()["messages"]]
+        earlier = [*messages, {"role": "assistant", "content": "x"}, *CHAT.body()["messages"]]
         yield CHAT.case(
             "URLs", f"before, a part of {part!r:.50}", CHAT.body(messages=earlier), harmless="text" in part
         )

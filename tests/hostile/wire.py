@@ -150,7 +150,7 @@ def paths() -> Cases:
 async def answers(port: int, sent: bytes, seconds: float = 5.0) -> list[tuple[int, bytes]]:
     """Status and body of each response, up to the end of the connection, or until nothing more comes."""
     reader, writer = await asyncio.open_connection("127.0.0.1", port)
-    told = b""
+    received = b""
     with contextlib.suppress(ConnectionError, TimeoutError):
         writer.write(sent)
         wait = seconds
@@ -159,19 +159,19 @@ async def answers(port: int, sent: bytes, seconds: float = 5.0) -> list[tuple[in
                 part = await reader.read(2**20)
             if not part:
                 break
-            told, wait = told + part, QUIET
+            received, wait = received + part, QUIET
     writer.close()
     with contextlib.suppress(ConnectionError):
         await writer.wait_closed()
-    return list(_responses(told))
+    return list(_responses(received))
 
 
-def _responses(told: bytes) -> Iterator[tuple[int, bytes]]:
-    while told:
-        head, _, told = told.partition(b"\r\n\r\n")
+def _responses(received: bytes) -> Iterator[tuple[int, bytes]]:
+    while received:
+        head, _, received = received.partition(b"\r\n\r\n")
         status = int(head.split()[1])
         length = re.search(rb"\ncontent-length: (\d+)", head, re.IGNORECASE)
         size = int(length[1]) if length else 0
         if status >= 200:  # not a mere "go on"
-            yield status, told[:size]
-        told = told[size:]
+            yield status, received[:size]
+        received = received[size:]

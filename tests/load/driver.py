@@ -25,7 +25,7 @@ LEFT = 499
 
 
 class WrongAnswerError(AssertionError):
-    """An answer that isn't the one to what was asked."""
+    """An answer that belongs to another request."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -74,19 +74,19 @@ class Driver:
             raise ValueError(f"{ask.id} was asked already")
         self._seen.add(ask.id)
         began = time.monotonic()
-        told: dict[str, Any] = {"ask": ask, "began": began}
+        common: dict[str, Any] = {"ask": ask, "began": began}
         try:
             async with asyncio.timeout(ask.leaves):
                 status, headers, content = await self._exchange(ask)
         except TimeoutError:
-            return End(status=LEFT, seconds=time.monotonic() - began, **told)
+            return End(status=LEFT, seconds=time.monotonic() - began, **common)
         except httpx.TransportError:
-            return End(status=LOST, seconds=time.monotonic() - began, **told)
+            return End(status=LOST, seconds=time.monotonic() - began, **common)
         seconds = time.monotonic() - began
         after = headers.get("retry-after")
         body = _checked(ask, status, headers, content)
         return End(
-            status=status, seconds=seconds, retry_after=float(after) if after else None, body=body, **told
+            status=status, seconds=seconds, retry_after=float(after) if after else None, body=body, **common
         )
 
     async def _exchange(self, ask: Ask) -> tuple[int, httpx.Headers, bytes]:
@@ -99,11 +99,11 @@ class Driver:
         until = time.monotonic() + seconds
         ends: list[End] = []
 
-        async def one() -> None:
+        async def client() -> None:
             while time.monotonic() < until and (ask := next(asks, None)) is not None:
                 ends.append(await self.send(ask))
 
-        await asyncio.gather(*(one() for _ in range(clients)))
+        await asyncio.gather(*(client() for _ in range(clients)))
         return ends
 
     async def open_loop(self, asks: Iterator[Ask], rate: float, seconds: float) -> list[End]:

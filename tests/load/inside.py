@@ -17,7 +17,7 @@ TASKS, OBJECTS = "x-asyncio-tasks", "x-python-objects"
 
 
 class Counting:
-    """ASGI middleware that tells with the answer of /health how many tasks and objects the process has."""
+    """ASGI middleware that reports with the answer of /health how many tasks and objects the process has."""
 
     def __init__(self, app: ASGIApp) -> None:
         self.app = app

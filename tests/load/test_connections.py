@@ -117,7 +117,7 @@ def test_idle_connections_are_closed(guarded: GuardedServer) -> None:
     with ExitStack() as held:
         silent = [held.enter_context(dial(guarded)) for _ in range(30)]
         began = time.monotonic()
-        assert {one.recv(10) for one in silent} == {b""}
+        assert {connection.recv(10) for connection in silent} == {b""}
         assert time.monotonic() - began < 4
 
 

@@ -67,17 +67,17 @@ def test_memory_is_flat_over_two_thousand_requests(guarded: GuardedServer) -> No
 async def grown(server: GuardedServer, warm: int, requests: int) -> tuple[Inside, Inside]:
     """The server after a warm-up, and after so many requests more."""
     asks = everything(server.keys["one"], Random(11))
-    looks: list[Inside] = []
+    states: list[Inside] = []
     for count in (warm, requests):
         async with driving(server.url) as driver:
             ends = await driver.closed_loop(islice(asks, count), CLIENTS, seconds=800)
         assert len(ends) == count
         await idle(server)
-        looks.append(Inside.of(server))
+        states.append(Inside.of(server))
         statuses = Counter(end.status for end in ends)
-        print(f"\nafter {count} requests ({dict(sorted(statuses.items()))}): {looks[-1]}")
+        print(f"\nafter {count} requests ({dict(sorted(statuses.items()))}): {states[-1]}")
         assert set(statuses) == {200, 400, 401, 404, LEFT}
-    return looks[0], looks[1]
+    return states[0], states[1]
 
 
 def left_over(before: Inside, after: Inside) -> list[str]:

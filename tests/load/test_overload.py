@@ -51,35 +51,35 @@ class Overload:
 @pytest.mark.full
 @pytest.mark.parametrize(("seconds", "measured"), [(8, 2), pytest.param(60, 15, id="a minute")])
 def test_overload(guarded: GuardedServer, seconds: float, measured: float) -> None:
-    told = asyncio.run(overload(guarded, seconds, measured))
+    result = asyncio.run(overload(guarded, seconds, measured))
     crowd = [guarded.keys[name] for name in CROWD]
-    offered = len(told.crowd) / seconds
-    print(f"\ncapacity {told.capacity:.1f} requests/s; offered {offered:.1f}/s, {seconds} s")
-    print(f"crowd: {summary(told.crowd)}\ntext key: {summary(told.texts)}")
-    print(f"patient key: {summary(told.patient)}, {len(told.tries) - len(told.patient)} tries more")
-    print(f"asked again after their Retry-After: {summary(told.again)}")
+    offered = len(result.crowd) / seconds
+    print(f"\ncapacity {result.capacity:.1f} requests/s; offered {offered:.1f}/s, {seconds} s")
+    print(f"crowd: {summary(result.crowd)}\ntext key: {summary(result.texts)}")
+    print(f"patient key: {summary(result.patient)}, {len(result.tries) - len(result.patient)} tries more")
+    print(f"asked again after their Retry-After: {summary(result.again)}")
     for name, key in zip(CROWD, crowd, strict=True):
-        mine = of(told.crowd, keys=[key])
+        mine = of(result.crowd, keys=[key])
         print(f"{name}: asked {len(mine)}, answered {len(of(mine, status=200))}, gated {_gated(mine, 200)}")
     # Every ask has one end, by the clients' count and by the server's. That an answer is its ask's the driver
     # has checked.
-    assert {end.status for end in told.ends} == {200, 429}
-    for end in of(told.ends, status=429):
+    assert {end.status for end in result.ends} == {200, 429}
+    for end in of(result.ends, status=429):
         assert end.retry_after is not None
         assert end.retry_after >= 1
         assert end.body["error"]["code"] == "overloaded"
-    assert told.counted == {
-        "answered": _gated(told.ends, 200), "refused": _gated(told.ends, 429), "others": 0,
-        "overloaded": len(of(told.ends, status=429)),
+    assert result.counted == {
+        "answered": _gated(result.ends, 200), "refused": _gated(result.ends, 429), "others": 0,
+        "overloaded": len(of(result.ends, status=429)),
     }  # fmt: skip
     # Keys of equal weight had as many gated requests answered, however many each had asked for.
-    served = [_gated(of(told.crowd, keys=[key]), 200) for key in crowd]
+    served = [_gated(of(result.crowd, keys=[key]), 200) for key in crowd]
     assert max(served) - min(served) <= 0.15 * max(served) + 2, served
     # A key that asks for less than its share is answered, and soon, whatever the others do.
-    assert {end.status for end in told.texts} == {200}
-    assert percentile(told.texts, 95) < 5
-    assert {end.status for end in told.patient} == {200}
-    assert {end.status for end in told.again} == {200}
+    assert {end.status for end in result.texts} == {200}
+    assert percentile(result.texts, 95) < 5
+    assert {end.status for end in result.patient} == {200}
+    assert {end.status for end in result.again} == {200}
 
 
 async def overload(server: GuardedServer, seconds: float, measured: float) -> Overload:
@@ -99,7 +99,7 @@ async def overload(server: GuardedServer, seconds: float, measured: float) -> Ov
             driver.open_loop(_texts(keys["text"]), rate=capacity / 2, seconds=seconds),
             _patient(driver, keys["heavy"], seconds),
         )
-        again = await _asked_again(driver, flood)
+        again = await _retried(driver, flood)
     await idle(server)
     now = counts(server)
     return Overload(capacity, flood, texts, tries, again, {name: now[name] - before[name] for name in now})
@@ -123,8 +123,8 @@ async def _patient(driver: Driver, key: str, seconds: float) -> list[tuple[End, 
     return tries
 
 
-async def _asked_again(driver: Driver, flood: list[End]) -> list[End]:
-    """Some of the last that were refused, each when it was told to, after the flood."""
+async def _retried(driver: Driver, flood: list[End]) -> list[End]:
+    """Some of the last that were refused, each after its Retry-After, after the flood."""
 
     async def later(end: End) -> End:
         assert end.retry_after is not None

@@ -37,9 +37,9 @@ async def measure(folder: Path) -> Figures:
     )
     await run(settings, vllm_engine(settings.model))
     summary = json.loads((folder / "summary.json").read_text())
-    found: Figures = {}
+    figures: Figures = {}
     for data, methods in summary["data"].items():
-        found[data] = {
+        figures[data] = {
             name: {
                 "accuracy": round(row["accuracy"], 4),
                 "tokens": round(row["generated_tokens"] + row["scored_tokens"], 1),
@@ -47,11 +47,11 @@ async def measure(folder: Path) -> Figures:
             for name, row in methods.items()
         }
         after = summary["faithfulness"][data]
-        found[data]["chains"] = {
+        figures[data]["chains"] = {
             "after_right": round(after["after_right"]["share"], 4),
             "after_wrong": round(after["after_wrong"]["share"], 4),
         }
-    return found
+    return figures
 
 
 def main() -> None:

@@ -26,15 +26,15 @@ WARM_UP = 5
 
 
 def conversations() -> list[Conversation]:
-    found = []
+    result = []
     for question in DIGITS.questions():
         with Image.open(question.file) as image:
             parts = [
                 {"type": "image", "image": image.convert("RGB")},
                 {"type": "text", "text": question.question},
             ]
-        found.append(Conversation(({"role": "user", "content": parts},)))
-    return found
+        result.append(Conversation(({"role": "user", "content": parts},)))
+    return result
 
 
 async def measure(requests: int, concurrency: int) -> list[tuple[StageUsage, ...]]:
@@ -44,7 +44,7 @@ async def measure(requests: int, concurrency: int) -> list[tuple[StageUsage, ...
     pipeline = Pipeline(engine, settings)
     limit = asyncio.Semaphore(concurrency)
 
-    async def one(number: int, conversation: Conversation) -> tuple[StageUsage, ...]:
+    async def usage(number: int, conversation: Conversation) -> tuple[StageUsage, ...]:
         async with limit:
             stages: tuple[StageUsage, ...] = ()
             sampling = Sampling(max_tokens=256, seed=number)
@@ -55,8 +55,8 @@ async def measure(requests: int, concurrency: int) -> list[tuple[StageUsage, ...
             return stages
 
     try:
-        asked = itertools.islice(itertools.cycle(conversations()), WARM_UP + requests)
-        done = await asyncio.gather(*(one(number, asking) for number, asking in enumerate(asked)))
+        queue = itertools.islice(itertools.cycle(conversations()), WARM_UP + requests)
+        done = await asyncio.gather(*(usage(number, asking) for number, asking in enumerate(queue)))
     finally:
         await engine.close()
     return done[WARM_UP:]
@@ -66,8 +66,8 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--requests", type=int, default=60)
     parser.add_argument("--concurrency", type=int, default=1)
-    given = parser.parse_args()
-    stages = asyncio.run(measure(given.requests, given.concurrency))
+    arguments = parser.parse_args()
+    stages = asyncio.run(measure(arguments.requests, arguments.concurrency))
     seconds: Counter[str] = Counter()
     tokens: Counter[str] = Counter()
     for stage in itertools.chain.from_iterable(stages):

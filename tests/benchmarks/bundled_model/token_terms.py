@@ -45,10 +45,10 @@ def terms(description: BankedDescription, tokenizer: Tokenizer) -> dict[str, np.
     ids = tokenizer.encode(description.text, add_special_tokens=False).ids
     if description.reason or len(ids) != description.content_tokens:
         return None
-    found = {name: np.zeros(2) for name in KINDS}
+    sums = {name: np.zeros(2) for name in KINDS}
     for token, seen, unseen in zip(ids, description.logprobs, description.marginals["text"], strict=True):
-        found[kind(tokenizer.decode([token]))] += (seen, unseen)
-    return {name: value / len(ids) for name, value in found.items()}
+        sums[kind(tokenizer.decode([token]))] += (seen, unseen)
+    return {name: value / len(ids) for name, value in sums.items()}
 
 
 def main(bank: Annotated[Path, typer.Argument(help="folder of a run's bank")]) -> None:
@@ -59,11 +59,14 @@ def main(bank: Annotated[Path, typer.Argument(help="folder of a run's bank")]) -
         gaps: dict[str, list[np.ndarray]] = defaultdict(list)
         for question in opened.load(data):
             sides: dict[bool, list[dict[str, np.ndarray]]] = {True: [], False: []}
-            for one in question.descriptions:
-                if (found := terms(one, tokenizer)) is not None and one.right is not None:
-                    sides[one.right].append(found)
+            for description in question.descriptions:
+                if (by_kind := terms(description, tokenizer)) is not None and description.right is not None:
+                    sides[description.right].append(by_kind)
             for name in KINDS if sides[True] and sides[False] else ():
-                right, wrong = (np.mean([one[name] for one in sides[side]], axis=0) for side in (True, False))
+                right, wrong = (
+                    np.mean([side_terms[name] for side_terms in sides[side]], axis=0)
+                    for side in (True, False)
+                )
                 gaps[name].append(right - wrong)
         for name, values in gaps.items():
             seen, unseen = np.mean(values, axis=0)

@@ -68,7 +68,7 @@ async def measure(
 ) -> dict[tuple[str, int, str], Ratio]:
     """Return the gateway over the server, by kind, concurrency and figure."""
     seeds: Iterator[int] = itertools.count(1)
-    found: dict[tuple[str, int, str], Ratio] = {}
+    ratios: dict[tuple[str, int, str], Ratio] = {}
     async with httpx.AsyncClient(timeout=600) as client:
         with Progress(*COLUMNS, console=console) as progress:
             for (kind, fields), concurrency in itertools.product(KINDS.items(), concurrencies):
@@ -82,17 +82,17 @@ async def measure(
                             runs[url].append(figures)
                         progress.advance(task)
                 for figure in FIGURES:
-                    ours, theirs = ([one[figure] for one in runs[url]] for url in (gateway, server))
-                    found[kind, concurrency, figure] = ratio(ours, theirs)
-    return found
+                    ours, theirs = ([row[figure] for row in runs[url]] for url in (gateway, server))
+                    ratios[kind, concurrency, figure] = ratio(ours, theirs)
+    return ratios
 
 
-def report(facts: dict[str, Any], found: dict[tuple[str, int, str], Ratio], rounds: int, slot: int) -> str:
+def report(facts: dict[str, Any], ratios: dict[tuple[str, int, str], Ratio], rounds: int, slot: int) -> str:
     """Return the table, in Markdown."""
     lines = [f"{line(facts)} {rounds} rounds of {slot} requests for each in flight.", ""]
     lines += ["| requests | at a time | figure | gateway / in process |", "| --- | --- | --- | --- |"]
     lines += [
-        f"| {kind} | {concurrency} | {figure} | {of} |" for (kind, concurrency, figure), of in found.items()
+        f"| {kind} | {concurrency} | {figure} | {of} |" for (kind, concurrency, figure), of in ratios.items()
     ]
     return "\n".join(lines)
 
@@ -118,9 +118,9 @@ def main(
             started = stack.enter_context(running(folders[0], ["--enable-scale-out"]))
             gateway = stack.enter_context(running_gateway(folders[1], started))
             engine = started.url
-        asked = [int(one) for one in concurrency.split(",")]
-        found = asyncio.run(measure(gateway.url, engine, rounds, slot, asked, console))
-    print(report(facts, found, rounds, slot))
+        levels = [int(level) for level in concurrency.split(",")]
+        ratios = asyncio.run(measure(gateway.url, engine, rounds, slot, levels, console))
+    print(report(facts, ratios, rounds, slot))
 
 
 if __name__ == "__main__":

@@ -64,7 +64,9 @@ Load = Callable[[Path, str, str, int], Awaitable[dict[str, Any]]]
 def questions_file(folder: Path, questions: Sequence[Question]) -> Path:
     """What the load generator sends, as it reads it; pictures as data URLs."""
     file = folder / "questions.jsonl"
-    file.write_text("".join(json.dumps({"content": chat(one)[0]["content"]}) + "\n" for one in questions))
+    file.write_text(
+        "".join(json.dumps({"content": chat(question)[0]["content"]}) + "\n" for question in questions)
+    )
     return file
 
 
@@ -87,14 +89,14 @@ def load_generator(url: str, slot: int, tokens: int) -> Load:
             "num-prompts": requests, "custom-output-len": tokens, "max-concurrency": concurrency,
             "percentile-metrics": "ttft,e2el", "metric-percentiles": "50,95", "temperature": 1.0,
         }  # fmt: skip
-        given = [item for flag, value in flags.items() for item in (f"--{flag}", str(value))]
-        args = parser.parse_args([*given, *SWITCHES])
+        options = [item for flag, value in flags.items() for item in (f"--{flag}", str(value))]
+        args = parser.parse_args([*options, *SWITCHES])
         with contextlib.redirect_stdout(io.StringIO()):
-            found = await main_async(args)
-        if found["completed"] != requests:
-            why = next(filter(None, found["errors"]), "")
-            raise RuntimeError(f"{found['completed']} of {requests} requests to {path} were answered: {why}")
-        return found
+            result = await main_async(args)
+        if result["completed"] != requests:
+            why = next(filter(None, result["errors"]), "")
+            raise RuntimeError(f"{result['completed']} of {requests} requests to {path} were answered: {why}")
+        return result
 
     return load
 
@@ -103,16 +105,16 @@ async def whole(request_func_input: Any, session: Any, pbar: Any = None) -> Any:
     """The load generator's request function for answers that are not streamed; it has none of its own."""
     from vllm.benchmarks.lib.endpoint_request_func import RequestFuncOutput
 
-    asked = request_func_input
+    request = request_func_input
     payload = {
-        "model": asked.model_name,
-        "messages": asked.prompt,
-        "max_completion_tokens": asked.output_len,
-        "ignore_eos": asked.ignore_eos,
-        **(asked.extra_body or {}),
+        "model": request.model_name,
+        "messages": request.prompt,
+        "max_completion_tokens": request.output_len,
+        "ignore_eos": request.ignore_eos,
+        **(request.extra_body or {}),
     }
     started = time.perf_counter()
-    async with session.post(url=asked.api_url, json=payload) as response:
+    async with session.post(url=request.api_url, json=payload) as response:
         body = await response.json()
         seconds = time.perf_counter() - started
     usage = body.get("usage") or {}
@@ -142,7 +144,7 @@ async def alternate(
     concurrency: int, advance: Callable[[], None],
 ) -> dict[str, list[dict[str, float]]]:  # fmt: skip
     """Figures per route and round; the six orders of the three routes take turns."""
-    found: dict[str, list[dict[str, float]]] = {name: [] for name in ROUTES}
+    results: dict[str, list[dict[str, float]]] = {name: [] for name in ROUTES}
     orders = list(itertools.permutations(ROUTES))
     for number in range(-1, rounds):
         for name in orders[number % len(orders)]:
@@ -150,7 +152,7 @@ async def alternate(
             used = cpu_seconds(pid)
             figures = await load(file, *ROUTES[name], concurrency)
             if number >= 0:  # the first round warms everything up
-                found[name].append(
+                results[name].append(
                     {
                         "requests/s": figures["request_throughput"],
                         "p50": figures["p50_e2el_ms"],
@@ -160,7 +162,7 @@ async def alternate(
                     }
                 )
             advance()
-    return found
+    return results
 
 
 def cpu_seconds(pid: int) -> float:
@@ -172,11 +174,11 @@ def cpu_seconds(pid: int) -> float:
     return sum(int(file.read_text().split()[0]) for file in schedules) / 1e9
 
 
-def compared(found: dict[str, list[dict[str, float]]]) -> dict[str, dict[str, Any]]:
+def compared(results: dict[str, list[dict[str, float]]]) -> dict[str, dict[str, Any]]:
     """`:direct` over vLLM's route, and vLLM's route over itself, per figure."""
     values = {
-        name: {figure: [one[figure] for one in rounds] for figure in rounds[0]}
-        for name, rounds in found.items()
+        name: {figure: [row[figure] for row in rounds] for figure in rounds[0]}
+        for name, rounds in results.items()
     }
     return {
         figure: {name: asdict(ratio(values[name][figure], values[VLLM][figure])) for name in (DIRECT, AGAIN)}
@@ -184,13 +186,16 @@ def compared(found: dict[str, list[dict[str, float]]]) -> dict[str, dict[str, An
     }
 
 
-def report(found: dict[str, Any]) -> str:
+def report(results: dict[str, Any]) -> str:
     """The table, in Markdown."""
     body = []
-    for measured in found["measured"]:
+    for measured in results["measured"]:
         for figure in BOUNDS:
             of = measured["ratios"][figure]
-            ratios = [f"{one['mean']:.3f} [{one['low']:.3f}, {one['high']:.3f}]" for one in of.values()]
+            ratios = [
+                f"{interval['mean']:.3f} [{interval['low']:.3f}, {interval['high']:.3f}]"
+                for interval in of.values()
+            ]
             rounds = of[DIRECT]
             body.append(
                 [
@@ -205,10 +210,10 @@ def report(found: dict[str, Any]) -> str:
             )
     head = ["answers", "at a time", "figure", ":direct / vLLM's route", "single rounds", "bound"]
     settings = (
-        f"{found['rounds']} rounds; {found['requests_per_slot']} requests a run for each in flight, "
-        f"{found['tokens']} tokens each."
+        f"{results['rounds']} rounds; {results['requests_per_slot']} requests a run for each in flight, "
+        f"{results['tokens']} tokens each."
     )
-    return f"{line(found['about'])} {settings}\n\n" + markdown([*head, "vLLM's route / itself"], body)
+    return f"{line(results['about'])} {settings}\n\n" + markdown([*head, "vLLM's route / itself"], body)
 
 
 async def measure(
@@ -234,7 +239,7 @@ async def measure(
                     f"{'streamed' if streamed else 'whole'}, {concurrency} at a time", total=runs
                 )
                 with answers(streamed):
-                    found = await alternate(
+                    results = await alternate(
                         load, server.process.pid, scratch, drawn, rounds, slot, concurrency,
                         lambda task=task: progress.advance(task),  # type: ignore[misc]
                     )  # fmt: skip
@@ -242,8 +247,8 @@ async def measure(
                     {
                         "streamed": streamed,
                         "concurrency": concurrency,
-                        "rounds": found,
-                        "ratios": compared(found),
+                        "rounds": results,
+                        "ratios": compared(results),
                     }
                 )
     return {
@@ -266,10 +271,10 @@ def main(
     """`NAME:direct` against vLLM's own route."""
     os.environ.setdefault("VLLM_LOGGING_LEVEL", "WARNING")
     console = Console(file=sys.stderr)
-    asked = [int(one) for one in concurrency.split(",")]
-    found = asyncio.run(measure(rounds, slot, tokens, asked, console))
-    write(output, found, report(found), document, "direct")
-    print(report(found))
+    levels = [int(level) for level in concurrency.split(",")]
+    results = asyncio.run(measure(rounds, slot, tokens, levels, console))
+    write(output, results, report(results), document, "direct")
+    print(report(results))
     console.print(f"written: {output} and {output.with_suffix('.md')}")
 
 

@@ -55,11 +55,11 @@ async def look(arm: Arm, question: Question, recorder: Recorder) -> Seen:
 async def look_at_all(folder: Path, server: str, logs: Path, n: int = 16) -> list[Seen]:
     """Every way of each peer, and vLLM asked directly for comparison."""
     question = open_data("digits/iid", "dev", 1, 0).questions[0]
-    with recording(server) as recorder, environments.started(folder, recorder.url, NAME, logs) as found:
+    with recording(server) as recorder, environments.started(folder, recorder.url, NAME, logs) as peers:
         direct = AsyncOpenAI(base_url=f"{recorder.url}/v1", api_key="none", max_retries=0)
-        arms: list[Arm] = [Voting(direct, NAME, n, "no peer"), *found.arms(NAME, n)]
-        if found.optillm is not None:
-            client = found.optillm.async_client()
+        arms: list[Arm] = [Voting(direct, NAME, n, "no peer"), *peers.arms(NAME, n)]
+        if peers.optillm is not None:
+            client = peers.optillm.async_client()
             ways = {"none": NAME, "bon": f"bon-{NAME}", "cot_reflection": f"cot_reflection-{NAME}"}
             ways["proxy"] = f"proxy-{NAME}"
             arms += [Proxied(client, model, f"optillm, {name}", {}) for name, model in ways.items()]
@@ -69,22 +69,22 @@ async def look_at_all(folder: Path, server: str, logs: Path, n: int = 16) -> lis
 def table(seen: list[Seen]) -> str:
     """One row an arm, in Markdown."""
     rows = []
-    for one in seen:
-        first = one.with_picture[0] if one.with_picture else None
-        refused = sum(call.status != 200 for call in one.with_picture)
-        brought = sum(pictures(call) for call in one.with_picture)
+    for entry in seen:
+        first = entry.with_picture[0] if entry.with_picture else None
+        refused = sum(call.status != 200 for call in entry.with_picture)
+        brought = sum(pictures(call) for call in entry.with_picture)
         rows.append(
             [
-                one.arm,
+                entry.arm,
                 " + ".join(f"{m['role']}: {', '.join(m['parts'])}" for m in first.messages) if first else "–",
-                f"{brought} of {len(one.with_picture)}",
-                " / ".join(tokens(calls) for calls in (one.with_picture, one.without_picture)),
+                f"{brought} of {len(entry.with_picture)}",
+                " / ".join(tokens(calls) for calls in (entry.with_picture, entry.without_picture)),
                 ", ".join(
                     f"{key}={first.sampling[key]}" for key in ("n", "temperature") if key in first.sampling
                 )
                 if first
                 else "–",
-                one.error or (f"{refused} of {len(one.with_picture)} calls" if refused else ""),
+                entry.error or (f"{refused} of {len(entry.with_picture)} calls" if refused else ""),
             ]
         )
     head = [
@@ -117,7 +117,7 @@ def main(
             running(logs, command=environments.PLAIN_VLLM, ready="/health") as server,
         ):
             seen = asyncio.run(look_at_all(peers_folder, server.url, logs))
-    write(output, [asdict(one) for one in seen], table(seen), document, "peer-images")
+    write(output, [asdict(entry) for entry in seen], table(seen), document, "peer-images")
     print(table(seen))
     console.print(f"written: {output} and {output.with_suffix('.md')}")
 

@@ -19,8 +19,10 @@ from mirl_server.vllm import launch
 def main() -> None:
     # Every vLLM plugin but MIRL's, which is one of the kind that adds routes: those load only where named.
     groups = ("general", "platform", "io_processor", "stat_logger")
-    found = {entry.name for group in groups for entry in metadata.entry_points(group=f"vllm.{group}_plugins")}
-    os.environ["VLLM_PLUGINS"] = ",".join(sorted(found))
+    plugins = {
+        entry.name for group in groups for entry in metadata.entry_points(group=f"vllm.{group}_plugins")
+    }
+    os.environ["VLLM_PLUGINS"] = ",".join(sorted(plugins))
     os.environ.setdefault("VLLM_NO_USAGE_STATS", "1")
     from mirl_server.vllm.flags import parse_vllm
     from mirl_server.vllm.names import cli_env_setup, validate_parsed_serve_args

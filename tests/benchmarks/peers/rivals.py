@@ -63,14 +63,14 @@ class Benchmark:
         for number, block in enumerate(blocks):
             conversations = [chat(question) for question in block]
             for name in turns(list(self._arms), number):
-                asked = conversations
+                batch = conversations
                 if self._arms[name].slow:
-                    asked = asked[: max(0, self._peer_n - number * size)]
+                    batch = batch[: max(0, self._peer_n - number * size)]
                 started = time.perf_counter()
-                replies = await self._ask(self._arms[name], asked, number * size, concurrency)
+                replies = await self._ask(self._arms[name], batch, number * size, concurrency)
                 wall[name] += time.perf_counter() - started
                 answers[name] |= {question.key: each for question, each in zip(block, replies, strict=False)}
-                self._progress.advance(task, len(asked))
+                self._progress.advance(task, len(batch))
         return Pass(data, concurrency, answers, wall)
 
     async def warm_up(self, questions: Sequence[Question]) -> None:
@@ -83,11 +83,11 @@ class Benchmark:
     ) -> list[Reply]:
         limit = asyncio.Semaphore(concurrency)
 
-        async def one(place: int) -> Reply:
+        async def reply(place: int) -> Reply:
             async with limit:
                 return await arm.ask(conversations[place], first_seed + place)
 
-        return await asyncio.gather(*(one(place) for place in range(len(conversations))))
+        return await asyncio.gather(*(reply(place) for place in range(len(conversations))))
 
 
 @contextlib.asynccontextmanager
@@ -140,25 +140,25 @@ async def measure(
         "part": part,
         "passes": [
             {
-                "data": one.data,
-                "concurrency": one.concurrency,
-                "arms": summarise(one, sets[one.data], GATED),
+                "data": pass_.data,
+                "concurrency": pass_.concurrency,
+                "arms": summarise(pass_, sets[pass_.data], GATED),
                 "answers": {
                     arm: {key: asdict(reply) for key, reply in answers.items()}
-                    for arm, answers in one.answers.items()
+                    for arm, answers in pass_.answers.items()
                 },
             }
-            for one in passes
+            for pass_ in passes
         ],
     }
 
 
-def report(found: dict[str, Any]) -> str:
+def report(results: dict[str, Any]) -> str:
     """The tables, in Markdown."""
-    parts = [line(found["about"]) + "\n"]
-    for one in found["passes"]:
-        parts.append(f"**{one['data']}, {found['part']}, {one['concurrency']} at a time**\n")
-        parts.append(markdown(HEAD, rows(one["arms"])) + "\n")
+    parts = [line(results["about"]) + "\n"]
+    for entry in results["passes"]:
+        parts.append(f"**{entry['data']}, {results['part']}, {entry['concurrency']} at a time**\n")
+        parts.append(markdown(HEAD, rows(entry["arms"])) + "\n")
     return "\n".join(parts)
 
 
@@ -177,12 +177,12 @@ def main(
     """The gate against client-side voting and the peers, over HTTP."""
     console = Console(file=sys.stderr)
     try:
-        found = asyncio.run(measure(data.split(","), part, n, loaded, peer_n, peers_folder, console))
+        results = asyncio.run(measure(data.split(","), part, n, loaded, peer_n, peers_folder, console))
     except ConfigError as error:
         console.print(f"error: {error}", soft_wrap=True)
         raise typer.Exit(2) from error
-    write(output, found, report(found), document, "rivals")
-    print(report(found))
+    write(output, results, report(results), document, "rivals")
+    print(report(results))
     console.print(f"written: {output} and {output.with_suffix('.md')}")
 
 

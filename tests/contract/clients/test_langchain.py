@@ -41,59 +41,59 @@ def model(server: RunningServer, name: str = NAME, **how: Any) -> ChatOpenAI:
 
 
 def test_whole_and_streamed_are_one_answer(server: RunningServer) -> None:
-    asked = model(server, stream_usage=True)
-    whole = asked.invoke([QUESTION])
+    chat_model = model(server, stream_usage=True)
+    whole = chat_model.invoke([QUESTION])
     assert whole.response_metadata["model_name"] == NAME
     assert whole.response_metadata["finish_reason"] in ("stop", "length")
     assert whole.usage_metadata is not None
     # More was sampled than the answer has: every branch counts.
     assert whole.usage_metadata["output_tokens"] > 50
-    chunks = list(asked.stream([QUESTION]))
-    told = chunks[0]
+    chunks = list(chat_model.stream([QUESTION]))
+    streamed = chunks[0]
     for chunk in chunks[1:]:
-        told += chunk
-    assert told.text == whole.text
-    assert told.usage_metadata is not None
-    assert told.usage_metadata["output_tokens"] == whole.usage_metadata["output_tokens"]
+        streamed += chunk
+    assert streamed.text == whole.text
+    assert streamed.usage_metadata is not None
+    assert streamed.usage_metadata["output_tokens"] == whole.usage_metadata["output_tokens"]
 
 
 def test_reasoning_comes_by_the_responses_api(server: RunningServer) -> None:
     # Of chat completions langchain-openai keeps OpenAI's fields alone: neither reasoning nor `mirl`.
-    told = model(server, use_responses_api=True, seed=None).invoke([QUESTION])
-    assert {block["type"] for block in told.content_blocks} >= {"reasoning", "text"}
-    assert told.usage_metadata is not None
-    assert told.usage_metadata["output_token_details"]["reasoning"] > 0
+    message = model(server, use_responses_api=True, seed=None).invoke([QUESTION])
+    assert {block["type"] for block in message.content_blocks} >= {"reasoning", "text"}
+    assert message.usage_metadata is not None
+    assert message.usage_metadata["output_token_details"]["reasoning"] > 0
 
 
 async def test_async_and_in_batches(server: RunningServer) -> None:
-    told = await model(server).abatch([[QUESTION]] * 3)
-    assert all(isinstance(one, AIMessage) for one in told)
+    messages = await model(server).abatch([[QUESTION]] * 3)
+    assert all(isinstance(message, AIMessage) for message in messages)
     assert [chunk async for chunk in model(server).astream([QUESTION])]
 
 
 def test_direct_needs_no_extra_field(server: RunningServer) -> None:
-    told = model(server, f"{NAME}:direct", extra_body=None, max_completion_tokens=5).invoke([QUESTION])
-    assert told.response_metadata["model_name"] == f"{NAME}:direct"
+    message = model(server, f"{NAME}:direct", extra_body=None, max_completion_tokens=5).invoke([QUESTION])
+    assert message.response_metadata["model_name"] == f"{NAME}:direct"
 
 
 def test_answers_by_a_schema(server: RunningServer) -> None:
-    asked = model(server, max_completion_tokens=400).with_structured_output(
+    structured = model(server, max_completion_tokens=400).with_structured_output(
         Report, method="json_schema", include_raw=True
     )
-    told = asked.invoke([QUESTION])
-    assert isinstance(told["parsed"], Report), told
+    result = structured.invoke([QUESTION])
+    assert isinstance(result["parsed"], Report), result
 
 
 def test_a_tool_is_called_and_its_result_goes_back(server: RunningServer) -> None:
-    asked = model(server, max_completion_tokens=400)
-    called = asked.bind_tools([Report], tool_choice="Report").invoke([QUESTION])
+    chat_model = model(server, max_completion_tokens=400)
+    called = chat_model.bind_tools([Report], tool_choice="Report").invoke([QUESTION])
     (call,) = called.tool_calls
     assert call["name"] == "Report"
     assert isinstance(call["args"]["digit"], int)
     answered = ToolMessage("noted", tool_call_id=call["id"])
     # No new picture: the model's own handler answers, whatever knobs every request of this client brings.
-    told = model(server, max_completion_tokens=5).invoke([QUESTION, called, answered])
-    assert isinstance(told, AIMessage)
+    answer = model(server, max_completion_tokens=5).invoke([QUESTION, called, answered])
+    assert isinstance(answer, AIMessage)
 
 
 def test_errors_are_its_own(server: RunningServer) -> None:

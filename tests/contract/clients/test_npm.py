@@ -17,7 +17,7 @@ PROGRAM = Path(__file__).parent / "npm"
 
 
 @pytest.fixture(scope="module")
-def told(server: RunningServer, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
+def results(server: RunningServer, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
     """What the program saw."""
     if shutil.which("node") is None or shutil.which("npm") is None:
         pytest.skip("node and npm are not installed")
@@ -35,50 +35,50 @@ def run(folder: Path, *command: str) -> str:
     return done.stdout
 
 
-def test_models(told: dict[str, Any]) -> None:
-    assert {NAME, f"{NAME}:direct"} <= set(told["models"])
-    assert told["model"] == NAME
+def test_models(results: dict[str, Any]) -> None:
+    assert {NAME, f"{NAME}:direct"} <= set(results["models"])
+    assert results["model"] == NAME
 
 
-def test_whole_and_streamed_are_one_answer(told: dict[str, Any]) -> None:
-    whole, stream = told["whole"], told["stream"]
+def test_whole_and_streamed_are_one_answer(results: dict[str, Any]) -> None:
+    whole, stream = results["whole"], results["stream"]
     assert whole["descriptions"] == 3
     assert (stream["content"], stream["reasoning"]) == (whole["content"], whole["reasoning"])
     assert stream["usage"] == whole["usage"]
     assert stream["events"][0] == "started"
     assert stream["events"][-1] == "finished"
     # An answer that was cut off is an error of the package's own helper.
-    assert told["helper"] in ("Object", "LengthFinishReasonError")
+    assert results["helper"] in ("Object", "LengthFinishReasonError")
 
 
-def test_direct(told: dict[str, Any]) -> None:
-    assert told["direct"] == {"model": f"{NAME}:direct", "evidence": False}
+def test_direct(results: dict[str, Any]) -> None:
+    assert results["direct"] == {"model": f"{NAME}:direct", "evidence": False}
 
 
-def test_tools_and_forms(told: dict[str, Any]) -> None:
-    assert told["call"]["name"] == "report"
-    assert isinstance(json.loads(told["call"]["arguments"])["digit"], int)
-    assert isinstance(told["formed"]["digit"], int)
+def test_tools_and_forms(results: dict[str, Any]) -> None:
+    assert results["call"]["name"] == "report"
+    assert isinstance(json.loads(results["call"]["arguments"])["digit"], int)
+    assert isinstance(results["formed"]["digit"], int)
 
 
-def test_the_responses_api(told: dict[str, Any]) -> None:
-    assert told["response"]["items"] == ["reasoning", "message"]
-    assert told["response"]["text"] == told["whole"]["content"]
-    assert told["response"]["usage"]["output_tokens"] == told["whole"]["usage"]["completion_tokens"]
-    assert told["events"][0] == "response.created"
-    assert told["events"][-1] in ("response.completed", "response.incomplete")
+def test_the_responses_api(results: dict[str, Any]) -> None:
+    assert results["response"]["items"] == ["reasoning", "message"]
+    assert results["response"]["text"] == results["whole"]["content"]
+    assert results["response"]["usage"]["output_tokens"] == results["whole"]["usage"]["completion_tokens"]
+    assert results["events"][0] == "response.created"
+    assert results["events"][-1] in ("response.completed", "response.incomplete")
 
 
-def test_errors_are_its_own(told: dict[str, Any]) -> None:
-    errors = told["errors"]
-    for one in (errors["whole"], errors["streamed"]):
-        assert one == {"bad": True, "missing": False, "param": "mirl.kep"}
+def test_errors_are_its_own(results: dict[str, Any]) -> None:
+    errors = results["errors"]
+    for error in (errors["whole"], errors["streamed"]):
+        assert error == {"bad": True, "missing": False, "param": "mirl.kep"}
     assert errors["model"]["missing"]
 
 
 def test_the_lock_names_no_place() -> None:
-    """Packages are told by their hashes, and come from whichever registry npm is set up for."""
+    """Packages are identified by their hashes, and come from whichever registry npm is set up for."""
     lock = json.loads((PROGRAM / "package-lock.json").read_text())
-    packages = [one for name, one in lock["packages"].items() if name]
+    packages = [package for name, package in lock["packages"].items() if name]
     assert packages
-    assert all("integrity" in one and "resolved" not in one for one in packages)
+    assert all("integrity" in package and "resolved" not in package for package in packages)

@@ -17,14 +17,14 @@ MESSAGES = image_question()
 TEXT: list[Any] = [{"role": "user", "content": "hello"}]
 
 
-def told(response: Any) -> Evidence:
-    found = evidence(response)
-    assert found is not None
-    return found
+def evidence_of(response: Any) -> Evidence:
+    details = evidence(response)
+    assert details is not None
+    return details
 
 
-def sampled(found: Evidence) -> int:
-    return sum(stage.generated_tokens for stage in found.stages)
+def sampled(details: Evidence) -> int:
+    return sum(stage.generated_tokens for stage in details.stages)
 
 
 def test_both_names_are_listed(server: RunningServer) -> None:
@@ -46,36 +46,38 @@ def test_a_gated_answer(answer: ChatCompletion) -> None:
     assert answer.model == NAME
     assert answer.id.startswith("chatcmpl-")
     assert choice.message.role == "assistant"
-    found = told(answer)
-    (chosen,) = [one for one in found.chains if one.fork == found.representative.fork
-                 and one.description == found.representative.description]  # fmt: skip
+    details = evidence_of(answer)
+    (chosen,) = [chain for chain in details.chains if chain.fork == details.representative.fork
+                 and chain.description == details.representative.description]  # fmt: skip
     assert choice.message.content == (chosen.answer or "")
     assert choice.finish_reason == chosen.finish_reason
     extra = choice.message.model_extra or {}
     assert extra["reasoning"] == extra["reasoning_content"]
-    described = found.descriptions[found.representative.description or 0].text
+    described = details.descriptions[details.representative.description or 0].text
     assert extra["reasoning"].startswith(f"{described}\n\n")
 
 
 def test_its_evidence(answer: ChatCompletion) -> None:
-    found = told(answer)
-    assert [one.index for one in found.descriptions] == [0, 1, 2]
-    for one in found.descriptions:
-        assert one.kept == (one.reason is None)
-        if one.mi is not None and one.token_mi is not None:
-            assert sum(one.token_mi) == pytest.approx(one.mi, abs=1e-4)
-    assert found.chains
-    chosen = [one for one in found.chains if one.fork == found.representative.fork
-              and one.description == found.representative.description]  # fmt: skip
+    details = evidence_of(answer)
+    assert [description.index for description in details.descriptions] == [0, 1, 2]
+    for description in details.descriptions:
+        assert description.kept == (description.reason is None)
+        if description.mi is not None and description.token_mi is not None:
+            assert sum(description.token_mi) == pytest.approx(description.mi, abs=1e-4)
+    assert details.chains
+    chosen = [chain for chain in details.chains if chain.fork == details.representative.fork
+              and chain.description == details.representative.description]  # fmt: skip
     assert len(chosen) == 1
     assert answer.choices[0].message.content == (chosen[0].answer or "")
 
 
 def test_usage_counts_every_sampled_token_once(answer: ChatCompletion) -> None:
-    found, usage = told(answer), answer.usage
+    details, usage = evidence_of(answer), answer.usage
     assert usage is not None
-    assert usage.completion_tokens == sampled(found)
-    assert sampled(found) == sum(d.tokens for d in found.descriptions) + sum(c.tokens for c in found.chains)
+    assert usage.completion_tokens == sampled(details)
+    assert sampled(details) == sum(d.tokens for d in details.descriptions) + sum(
+        c.tokens for c in details.chains
+    )
     assert usage.total_tokens == usage.prompt_tokens + usage.completion_tokens
     assert usage.prompt_tokens < 150
 
@@ -95,7 +97,7 @@ def test_free_form_answers_are_one_chain_s_text(server: RunningServer, text: str
         max_tokens=300,
         extra_body=small_fan_out(early_stop=False),
     )
-    answers = {chain.answer for chain in told(response).chains}
+    answers = {chain.answer for chain in evidence_of(response).chains}
     assert answers != {None}, "no chain came to an answer"
     assert response.choices[0].message.content in answers
 
@@ -122,11 +124,11 @@ def test_a_stream(server: RunningServer) -> None:
     finish = [chunk.choices[0].finish_reason for chunk in chunks if chunk.choices]
     assert finish[-1] in ("stop", "length")
     assert set(finish[:-1]) == {None}
-    found = [one for chunk in chunks if (one := evidence(chunk))]
-    assert len(found) == 1
+    records = [record for chunk in chunks if (record := evidence(chunk))]
+    assert len(records) == 1
     assert chunks[-1].choices == []
     assert chunks[-1].usage is not None
-    assert chunks[-1].usage.completion_tokens == sampled(found[0])
+    assert chunks[-1].usage.completion_tokens == sampled(records[0])
     order = [key for chunk in chunks if chunk.choices for key in ("reasoning", "content")
              if getattr(chunk.choices[0].delta, key, None)]  # fmt: skip
     assert order == sorted(order, reverse=True)
@@ -178,9 +180,9 @@ async def test_the_async_client(server: RunningServer) -> None:
     assert chunks[-1].choices[0].finish_reason in ("stop", "length")
     assert len({response.id for response in responses}) == 4
     for response in responses:
-        found = told(response)
-        assert len(found.descriptions) == 3
-        assert response.choices[0].message.content in {chain.answer or "" for chain in found.chains}
+        details = evidence_of(response)
+        assert len(details.descriptions) == 3
+        assert response.choices[0].message.content in {chain.answer or "" for chain in details.chains}
 
 
 @pytest.mark.parametrize("messages", [MESSAGES, TEXT], ids=["picture", "text"])
@@ -232,7 +234,7 @@ def test_several_pictures_earlier_turns_and_a_system_prompt(server: RunningServe
     )
     assert response.usage is not None
     assert response.usage.prompt_tokens > 3 * 16
-    assert len(told(response).descriptions) == 3
+    assert len(evidence_of(response).descriptions) == 3
 
 
 def test_every_honoured_field_is_taken(server: RunningServer) -> None:
@@ -245,17 +247,17 @@ def test_every_honoured_field_is_taken(server: RunningServer) -> None:
     )  # fmt: skip
     # Each by itself: test_honoured_fields.py.
     assert "reasoning" not in (response.choices[0].message.model_extra or {})
-    found = told(response)
-    tokens = {one.index: one.tokens for one in found.descriptions}
+    details = evidence_of(response)
+    tokens = {description.index: description.tokens for description in details.descriptions}
     assert len(tokens) == 3
-    assert all(tokens[chain.description or 0] + chain.tokens <= 60 for chain in found.chains)
+    assert all(tokens[chain.description or 0] + chain.tokens <= 60 for chain in details.chains)
 
 
 def test_temperature_zero_is_one_description_many_times(server: RunningServer) -> None:
     response = server.client().chat.completions.create(
         model=NAME, messages=MESSAGES, temperature=0, max_tokens=60, extra_body=small_fan_out()
     )
-    assert len({one.text for one in told(response).descriptions}) == 1
+    assert len({description.text for description in evidence_of(response).descriptions}) == 1
 
 
 @pytest.mark.parametrize(
@@ -333,18 +335,18 @@ def test_steered_presets(server: RunningServer, preset: str) -> None:
     response = server.client().chat.completions.create(
         model=NAME, messages=MESSAGES, seed=1, max_tokens=150, extra_body={"mirl": {"preset": preset}}
     )
-    found, usage = told(response), response.usage
+    details, usage = evidence_of(response), response.usage
     assert usage is not None
-    assert usage.completion_tokens == sampled(found)
-    decoded = [one for one in found.descriptions if one.decoding is not None]
-    weights = [one.decoding.mi_weight for one in decoded if one.decoding is not None]
+    assert usage.completion_tokens == sampled(details)
+    decoded = [description for description in details.descriptions if description.decoding is not None]
+    weights = [description.decoding.mi_weight for description in decoded if description.decoding is not None]
     assert weights == ([0.25] if preset == "fast" else [0.0, 0.5, 1.0])
-    assert found.budget is not None
-    assert (found.budget.decoded, found.budget.descriptions) == (
+    assert details.budget is not None
+    assert (details.budget.decoded, details.budget.descriptions) == (
         len(decoded),
         8 if preset == "steered" else 0,
     )
-    assert response.choices[0].message.content in {chain.answer for chain in found.chains}
+    assert response.choices[0].message.content in {chain.answer for chain in details.chains}
 
 
 def test_a_steered_stream_shows_what_steering_did(server: RunningServer) -> None:
@@ -361,10 +363,15 @@ def test_a_steered_stream_shows_what_steering_did(server: RunningServer) -> None
     assert names[:2] == ["started", "branched"]
     assert names[-1] == "finished"
     described = [event["description"] for event in events if event.get("event") == "described"]
-    switches = [switch for one in described if "decoding" in one for switch in one["decoding"]["switches"]]
+    switches = [
+        switch
+        for description in described
+        if "decoding" in description
+        for switch in description["decoding"]["switches"]
+    ]
     assert all(switch["drafted"] != switch["chosen"] for switch in switches)
     assert all(switch["gain"] is None or switch["gain"] > 0 for switch in switches)
-    assert all(one["votes"] >= 1 for one in described)
+    assert all(description["votes"] >= 1 for description in described)
 
 
 def test_wrong_steering_is_a_400_that_names_the_option(server: RunningServer) -> None:

@@ -100,7 +100,7 @@ def test_jobs_take_their_arguments(answers: Answers, name: str) -> None:
         assert str(parameters["output"]).startswith("/runs/")
 
 
-def test_the_recipe_of_the_example_is_one(answers: Answers, tmp_path: Path) -> None:
+def test_the_recipe_of_the_example_is_valid(answers: Answers, tmp_path: Path) -> None:
     from mirl_core.training.rl.recipe.checks import load_rl_recipe
 
     maps = of_kind(answers["jobs"]["objects"], "ConfigMap")

@@ -253,7 +253,7 @@ def test_a_changed_job_is_another_job(helm: Helm) -> None:
     assert len(set(names(first)) ^ set(names(second))) == 2
 
 
-def test_the_chart_s_oldest_kubernetes_is_the_tested_one() -> None:
+def test_the_chart_s_oldest_kubernetes_is_the_tested_version() -> None:
     chart = yaml.safe_load((CHART / "Chart.yaml").read_text())
     assert chart["kubeVersion"] == f">={OLDEST}.0-0"
 

@@ -70,7 +70,7 @@ def errors_of(path: str, value: object) -> list[jsonschema.ValidationError]:
     return list(VALIDATOR.iter_errors(changed(values, path, value)))
 
 
-def test_the_schema_is_one() -> None:
+def test_the_schema_is_valid() -> None:
     jsonschema.Draft7Validator.check_schema(SCHEMA)
 
 

@@ -83,7 +83,7 @@ def test_a_gated_question_through_the_container_of_the_cpu_image() -> None:
             )
         evidence = answer.model_dump()["mirl"]
         assert len(evidence["descriptions"]) == 3
-        assert sum(one["kept"] for one in evidence["descriptions"]) <= 2
+        assert sum(description["kept"] for description in evidence["descriptions"]) <= 2
         code, seconds = container.stop()
     print(f"cpu: exit code {code} {seconds:.1f} s after SIGTERM")
     assert code == 0

@@ -51,10 +51,10 @@ def test_prometheus_scrapes_the_server_and_knows_alertmanager() -> None:
     config = yaml.safe_load(files["/etc/prometheus/prometheus.yml"].read_text())
     assert all(f"/etc/prometheus/{rules}" in files for rules in config["rule_files"])
     targets = [
-        one
+        address
         for job in config["scrape_configs"]
         for static in job["static_configs"]
-        for one in static["targets"]
+        for address in static["targets"]
     ]
     assert targets == ["mirl:8000"]
     assert config["alerting"]["alertmanagers"][0]["static_configs"][0]["targets"] == ["alertmanager:9093"]

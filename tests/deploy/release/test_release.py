@@ -84,10 +84,10 @@ def releases(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
 @pytest.mark.full
 @pytest.mark.timeout(1800)
 def test_two_releases_of_a_commit_are_equal(releases: tuple[Path, Path]) -> None:
-    one, two = ({file.name: file.read_bytes() for file in folder.iterdir()} for folder in releases)
-    assert one.keys() == two.keys()
-    assert [name for name in one if one[name] != two[name]] == []
-    for name, content in sorted(one.items()):
+    first, second = ({file.name: file.read_bytes() for file in folder.iterdir()} for folder in releases)
+    assert first.keys() == second.keys()
+    assert [name for name in first if first[name] != second[name]] == []
+    for name, content in sorted(first.items()):
         print(f"{hashlib.sha256(content).hexdigest()[:16]}  {len(content):>9}  {name}")
 
 

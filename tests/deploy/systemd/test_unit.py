@@ -34,10 +34,10 @@ def test_the_service_is_exposed_to_little(tmp_path: Path) -> None:
     output = output_of(
         tool("systemd-analyze"), "security", "--offline=true", "--no-pager", installed(tmp_path)
     )
-    found = re.search(r"Overall exposure level for mirl.service: ([\d.]+)", output)
-    assert found, output
-    print(f"systemd-analyze security: {found[1]}")
-    assert float(found[1]) <= MOST_EXPOSED
+    match = re.search(r"Overall exposure level for mirl.service: ([\d.]+)", output)
+    assert match, output
+    print(f"systemd-analyze security: {match[1]}")
+    assert float(match[1]) <= MOST_EXPOSED
 
 
 def test_the_unit_stops_as_the_documents_say() -> None:

@@ -244,12 +244,12 @@ async def preprocessed(engine: VLLMEngine) -> dict[str, Any]:
 
     from tests.helpers.architectures.conversations import picture, text, user
 
-    given: list[int] = []
+    sizes: list[int] = []
     call = InputProcessingContext.call_hf_processor
 
     def counting(self: Any, processor: Any, data: Any, *rest: Any, **more: Any) -> Any:
         images = data.get("images")
-        given.append(len(images) if isinstance(images, list | tuple) else 0 if images is None else 1)
+        sizes.append(len(images) if isinstance(images, list | tuple) else 0 if images is None else 1)
         return call(self, processor, data, *rest, **more)
 
     old, new = picture("green", (40, 40)), picture("orange", (44, 52))
@@ -257,9 +257,9 @@ async def preprocessed(engine: VLLMEngine) -> dict[str, Any]:
     InputProcessingContext.call_hf_processor = counting
     try:
         for parts in ((old,), (old,), (old, new)):
-            given.clear()
+            sizes.clear()
             await engine.render(Conversation((user(*parts, text("What is it?")),)), context())
-            counts.append(sum(given))
+            counts.append(sum(sizes))
     finally:
         InputProcessingContext.call_hf_processor = call
     first, again, half = counts

@@ -77,7 +77,7 @@ def _favour(model: Any, tokens: Any) -> None:
     table, head = model.get_input_embeddings().weight, model.get_output_embeddings().weight
     tied = table.data_ptr() == head.data_ptr()
     hidden: list[Any] = []
-    hook = model.get_output_embeddings().register_forward_pre_hook(lambda _, given: hidden.append(given[0]))
+    hook = model.get_output_embeddings().register_forward_pre_hook(lambda _, inputs: hidden.append(inputs[0]))
     probe = torch.tensor([tokens.encode("First look: what is in the image? It is a plain thing.")])
     with torch.no_grad():
         table[:, 0] = 4 * table.std()

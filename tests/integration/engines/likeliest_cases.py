@@ -40,10 +40,12 @@ async def check_likeliest(engine: Engine, hf: HFEngine, conversation: Conversati
     everything = await hf.score_likeliest(here, suffix, 0, 10**9, context())
     assert len(whole) == len(everything) == len(suffix)
     for token, position, truth in zip(suffix, whole, everything, strict=True):
-        assert len(position) == TOP + (token not in sorted(position, key=lambda one: -position[one])[:TOP])
-        assert position == pytest.approx({one: truth[one] for one in position}, abs=1e-3)
+        assert len(position) == TOP + (
+            token not in sorted(position, key=lambda candidate: -position[candidate])[:TOP]
+        )
+        assert position == pytest.approx({candidate: truth[candidate] for candidate in position}, abs=1e-3)
         least = sorted(position.values(), reverse=True)[TOP - 1]
-        assert max(value for one, value in truth.items() if one not in position) < least + 1e-3
+        assert max(value for candidate, value in truth.items() if candidate not in position) < least + 1e-3
     scores = tuple(position[token] for position, token in zip(whole, suffix, strict=True))
     assert apart(scores, own[0]) <= 1e-4
     (true,) = await hf.score(here, [suffix], context())

@@ -38,13 +38,13 @@ async def sample(
     sampling: Sampling,
     suffix: tuple[int, ...] = (),
 ) -> list[Sample]:
-    samples = [one async for one in engine.generate(rendered, suffix, n, sampling, context())]
-    return sorted(samples, key=lambda one: one.index)
+    samples = [s async for s in engine.generate(rendered, suffix, n, sampling, context())]
+    return sorted(samples, key=lambda s: s.index)
 
 
-def apart(one: tuple[float, ...], other: tuple[float, ...]) -> float:
-    assert len(one) == len(other)
-    return float(np.abs(np.subtract(one, other)).max())
+def apart(a: tuple[float, ...], b: tuple[float, ...]) -> float:
+    assert len(a) == len(b)
+    return float(np.abs(np.subtract(a, b)).max())
 
 
 class Perturbed:

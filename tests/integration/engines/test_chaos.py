@@ -53,7 +53,7 @@ def processes(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[dict[s
             port = stack.enter_context(reserved_port())
             start = partial(launch, command, port, tmp_path / f"{number}.log")
             started[f"http://127.0.0.1:{port}"] = process = Process(start, start())
-            stack.callback(lambda one=process: one.process.poll() is None and one.kill())
+            stack.callback(lambda child=process: child.process.poll() is None and child.kill())
         yield started
 
 

@@ -71,9 +71,9 @@ async def terms(engine: Engine) -> tuple[np.ndarray, np.ndarray]:
     return sums[0], sums[1]
 
 
-async def differences(one: Engine, other: Engine) -> np.ndarray:
+async def differences(first: Engine, second: Engine) -> np.ndarray:
     """How far the two engines' MI of each description is apart; nats; shape (50,)."""
-    (seen, blind), (other_seen, other_blind) = await terms(one), await terms(other)
+    (seen, blind), (other_seen, other_blind) = await terms(first), await terms(second)
     assert len(seen) == 50
     apart: np.ndarray = np.abs((seen - blind) - (other_seen - other_blind))
     return apart

@@ -52,9 +52,7 @@ async def test_a_voted_answer_with_its_evidence(vllm_engine: VLLMEngine) -> None
         if description.mi is not None:
             assert description.marginal is not None
             assert description.mi == pytest.approx(description.logprob - description.marginal, abs=1e-4)
-    sampled = sum(len(one.token_ids) for one in result.descriptions) + sum(
-        one.tokens for one in result.chains
-    )
+    sampled = sum(len(d.token_ids) for d in result.descriptions) + sum(c.tokens for c in result.chains)
     assert result.completion_tokens == sampled
 
 
@@ -75,35 +73,35 @@ async def test_confidence_is_calibrated_under_the_models_own_options(vllm_engine
 @pytest.mark.parametrize("gate", ["mi", "confidence", "random", "none"])
 async def test_gates(vllm_engine: VLLMEngine, gate: str) -> None:
     result = await run(vllm_engine, gate=gate, early_stop=False)
-    usable = [one for one in result.descriptions if one.reason in (None, "gate")]
-    kept = [one for one in usable if one.kept]
+    usable = [d for d in result.descriptions if d.reason in (None, "gate")]
+    kept = [d for d in usable if d.kept]
     assert len(kept) == (len(usable) if gate == "none" else min(3, len(usable)))
     if gate in ("mi", "confidence"):
-        assert min(one.score for one in kept) >= max((o.score for o in usable if not o.kept), default=-1e9)
+        assert min(d.score for d in kept) >= max((d.score for d in usable if not d.kept), default=-1e9)
 
 
 @pytest.mark.parametrize("estimator", ["text", "blank", "reference"])
 async def test_estimators(vllm_engine: VLLMEngine, estimator: str) -> None:
     references = tuple(picture(number).images[0] for number in (1, 2, 3))
     result = await run(vllm_engine, references=references, estimator=estimator, token_mi=True)
-    scored = [one for one in result.descriptions if one.mi is not None]
+    scored = [d for d in result.descriptions if d.mi is not None]
     assert scored
-    for one in scored:
-        assert one.token_mi is not None
-        assert sum(one.token_mi) == pytest.approx(one.mi, abs=1e-6)
+    for d in scored:
+        assert d.token_mi is not None
+        assert sum(d.token_mi) == pytest.approx(d.mi, abs=1e-6)
 
 
 async def test_auto_weighs_by_the_requests_own_descriptions(vllm_engine: VLLMEngine) -> None:
     auto = await run(vllm_engine, mi_weight="auto", early_stop=False)
-    scored = [one for one in auto.descriptions if one.marginal is not None]
-    posterior, prior = sum(one.logprob for one in scored), sum(one.marginal or 0.0 for one in scored)
+    scored = [d for d in auto.descriptions if d.marginal is not None]
+    posterior, prior = sum(d.logprob for d in scored), sum(d.marginal or 0.0 for d in scored)
     assert auto.mi_weight == pytest.approx(1 - posterior / prior)
     assert 0 < auto.mi_weight < 1, "these digits say something, and not everything"
-    for one in scored:
-        assert one.mi == pytest.approx(one.logprob - auto.mi_weight * (one.marginal or 0.0), abs=1e-4)
+    for d in scored:
+        assert d.mi == pytest.approx(d.logprob - auto.mi_weight * (d.marginal or 0.0), abs=1e-4)
     fixed = await run(vllm_engine, mi_weight=auto.mi_weight, early_stop=False)
-    assert [one.token_ids for one in fixed.descriptions] == [one.token_ids for one in auto.descriptions]
-    assert [one.kept for one in fixed.descriptions] == [one.kept for one in auto.descriptions]
+    assert [d.token_ids for d in fixed.descriptions] == [d.token_ids for d in auto.descriptions]
+    assert [d.kept for d in fixed.descriptions] == [d.kept for d in auto.descriptions]
     assert fixed.mi_weight == auto.mi_weight
 
 
@@ -153,11 +151,11 @@ async def test_identical_descriptions_are_ranked_once_if_distinct(
 ) -> None:
     greedy = Sampling(max_tokens=200, temperature=0)
     result = await run(vllm_engine, sampling=greedy, distinct=distinct, early_stop=False)
-    assert len({one.token_ids for one in result.descriptions}) == 1
+    assert len({d.token_ids for d in result.descriptions}) == 1
     dropped = ["duplicate"] * 3 if distinct else [None, None, "gate"]
-    assert [one.reason for one in result.descriptions] == [None, *dropped]
-    assert [one.kept for one in result.descriptions] == [reason is None for reason in (None, *dropped)]
-    assert len(result.chains) == 2 * sum(one.kept for one in result.descriptions)
+    assert [d.reason for d in result.descriptions] == [None, *dropped]
+    assert [d.kept for d in result.descriptions] == [reason is None for reason in (None, *dropped)]
+    assert len(result.chains) == 2 * sum(d.kept for d in result.descriptions)
 
 
 @pytest.mark.parametrize("mass", [0.2, 0.5])
@@ -165,21 +163,21 @@ async def test_adaptive_keep_ends_where_the_softmax_mass_is_reached(
     vllm_engine: VLLMEngine, mass: float
 ) -> None:
     result = await run(vllm_engine, adaptive_keep=mass, early_stop=False)
-    scores = np.sort([one.score for one in result.descriptions if one.score is not None])[::-1]
+    scores = np.sort([d.score for d in result.descriptions if d.score is not None])[::-1]
     shares = np.exp(scores) / np.exp(scores).sum()
     enough = int(np.argmax(shares.cumsum() >= mass)) + 1
     assert enough < 3, "fewer than `keep`"
-    assert [one.score for one in result.descriptions if one.kept] == sorted(
-        scores[:enough], key=[one.score for one in result.descriptions].index
+    assert [d.score for d in result.descriptions if d.kept] == sorted(
+        scores[:enough], key=[d.score for d in result.descriptions].index
     )
     assert len(result.chains) == 2 * enough
 
 
 async def test_the_same_seed_gives_the_same_descriptions(vllm_engine: VLLMEngine) -> None:
-    one, two = [await run(vllm_engine, early_stop=False) for _ in range(2)]
+    first, repeated = [await run(vllm_engine, early_stop=False) for _ in range(2)]
     other = await run(vllm_engine, sampling=Sampling(max_tokens=200, seed=4), early_stop=False)
-    assert [d.token_ids for d in one.descriptions] == [d.token_ids for d in two.descriptions]
-    assert [d.token_ids for d in one.descriptions] != [d.token_ids for d in other.descriptions]
+    assert [d.token_ids for d in first.descriptions] == [d.token_ids for d in repeated.descriptions]
+    assert [d.token_ids for d in first.descriptions] != [d.token_ids for d in other.descriptions]
 
 
 async def test_a_decided_vote_aborts_the_siblings_in_the_engine(vllm_engine: VLLMEngine) -> None:
@@ -231,7 +229,7 @@ async def test_a_reader_that_leaves_frees_the_engine(
         async for event in events:
             if isinstance(event, Gated):
                 kept = sum(description.kept for description in event.descriptions)
-            # Only now does the engine work: when the gate has told, no chain has begun.
+            # Only now does the engine work: when the gate is done, no chain has begun.
             if isinstance(event, ChainDone):
                 break
         assert seen == kept > 1
@@ -242,7 +240,7 @@ async def test_a_reader_that_leaves_frees_the_engine(
 async def test_without_a_usable_description_it_falls_back(vllm_engine: VLLMEngine) -> None:
     result = await run(vllm_engine, description_tokens=1)
     assert result.fallback == "no usable description"
-    assert {one.reason for one in result.descriptions} == {"truncated"}
+    assert {d.reason for d in result.descriptions} == {"truncated"}
     assert len(result.chains) == 1
 
 
@@ -257,9 +255,9 @@ async def test_concurrent_requests_keep_apart(vllm_engine: VLLMEngine) -> None:
     together = await asyncio.gather(
         *(run(vllm_engine, picture(number), early_stop=False) for number in range(3))
     )
-    for one, two in zip(alone, together, strict=True):
-        assert one.prompt_tokens == two.prompt_tokens
-        assert len(one.chains) == len(two.chains)
+    for separate, concurrent in zip(alone, together, strict=True):
+        assert separate.prompt_tokens == concurrent.prompt_tokens
+        assert len(separate.chains) == len(concurrent.chains)
 
 
 async def nothing_runs(engine: VLLMEngine) -> None:

@@ -72,7 +72,7 @@ async def test_the_same_tokens_have_the_same_mi(
         conversation = question(*(picture(60 + number + at) for at in range(1 + number % 2)))
         there = await mutual_information(remote, conversation, suffixes)
         here = await mutual_information(in_process, conversation, suffixes)
-        off += [abs(one - other) for one, other in zip(there, here, strict=True)]
+        off += [abs(remote_mi - local_mi) for remote_mi, local_mi in zip(there, here, strict=True)]
     with capsys.disabled():
         print(f"\nMI over HTTP and in process: {max(off):.2g} nats apart at most")
     assert max(off) < EXACT
@@ -91,7 +91,7 @@ async def test_chat_mode_says_how_far_off_it_is(
     assert (await chat.render(conversation, context())).prompt_tokens == rendered.prompt_tokens
     opening = remote.encode("<description>")
     hot = Sampling(max_tokens=40, temperature=1.0, seed=3, stop=("</description>",))
-    sampled = [opening + one.token_ids for one in await sample(remote, rendered, 24, hot, opening)]
+    sampled = [opening + s.token_ids for s in await sample(remote, rendered, 24, hot, opening)]
     fixed = [remote.encode(text) for text in TEXTS]
     spelled = [(*opening, *(token for letter in text for token in remote.encode(letter))) for text in LETTERS]
     lines = []
@@ -99,7 +99,7 @@ async def test_chat_mode_says_how_far_off_it_is(
         before = chat.deviation.suffixes, chat.deviation.exact
         there = await mutual_information(chat, conversation, suffixes)
         here = await mutual_information(remote, conversation, suffixes)
-        off = [abs(one - other) for one, other in zip(there, here, strict=True)]
+        off = [abs(chat_mi - remote_mi) for chat_mi, remote_mi in zip(there, here, strict=True)]
         scored = chat.deviation.suffixes - before[0]
         exact = chat.deviation.exact - before[1]
         lines.append(
@@ -129,9 +129,9 @@ async def test_answers_follow_a_structure(name: str, request: pytest.FixtureRequ
     rendered = await engine.render(question(picture(80)), context())
     for ranked in (0, 3):
         sampling = Sampling(max_tokens=60, seed=1, structure=structure, alternatives=ranked)
-        for one in await sample(engine, rendered, 3, sampling):
-            assert one.finish_reason == "stop"
-            assert json.loads(one.text)["colour"] in ("red", "blue")
+        for s in await sample(engine, rendered, 3, sampling):
+            assert s.finish_reason == "stop"
+            assert json.loads(s.text)["colour"] in ("red", "blue")
     for wrong in ({"type": "object", "multipleOf": 2, "$ref": "other.json"}, {"type": "no such type"}):
         with pytest.raises(RequestError, match="schema"):
             await engine.check_structure(json_schema(wrong).alone())
@@ -152,7 +152,7 @@ async def test_presets_run(name: str, preset: str, request: pytest.FixtureReques
     ]
     assert isinstance(events[-1], Finished)
     assert events[-1].result.content
-    assert any(one.mi is not None for one in events[-1].result.descriptions)
+    assert any(d.mi is not None for d in events[-1].result.descriptions)
 
 
 async def test_images_are_rendered_in_full_only_once(remote: RemoteEngine) -> None:

@@ -50,16 +50,16 @@ async def test_samples_and_forks_are_the_models_own(remote: RemoteEngine, hf: HF
         suffix = opening + descriptions[0].token_ids
         forks = await sample(remote, there, 2, hot, suffix)
         for start, samples in ((opening, descriptions), (suffix, forks)):
-            suffixes = [start + one.token_ids for one in samples]
-            for one, score, ours in zip(
+            suffixes = [start + s.token_ids for s in samples]
+            for s, score, ours in zip(
                 samples,
                 await hf.score(here, suffixes, context()),
                 await remote.score(there, suffixes, context()),
                 strict=True,
             ):
                 assert apart(ours, score) < 1e-3
-                assert apart(one.logprobs, score[len(start) :]) < 1e-3
-    assert len({one.token_ids for one in descriptions}) > 1, "every branch has its own seed"
+                assert apart(s.logprobs, score[len(start) :]) < 1e-3
+    assert len({s.token_ids for s in descriptions}) > 1, "every branch has its own seed"
 
 
 async def test_samples_are_whole(remote: RemoteEngine) -> None:
@@ -83,7 +83,7 @@ async def test_alternatives_change_nothing_but_the_confidence(remote: RemoteEngi
     sampling = Sampling(max_tokens=60, seed=5, stop=("</description>",))
     plain = await sample(remote, rendered, 4, sampling, opening)
     sure = await sample(remote, rendered, 4, replace(sampling, alternatives=5), opening)
-    assert [replace(one, confidence=()) for one in sure] == plain
+    assert [replace(s, confidence=()) for s in sure] == plain
     greedy = Sampling(max_tokens=8, temperature=0, alternatives=5)
     (there,) = await sample(remote, rendered, 1, greedy)
     (here,) = await sample(hf, await hf.render(conversation, context()), 1, greedy)
@@ -104,10 +104,10 @@ async def test_seeds_repeat(remote: RemoteEngine) -> None:
 async def test_placeholders_are_never_sampled(remote: RemoteEngine, hf: HFEngine) -> None:
     rendered = await remote.render(question(picture(3)), context())
     samples = await sample(remote, rendered, 60, Sampling(max_tokens=100, temperature=2.0, seed=1))
-    assert sum(len(one.token_ids) for one in samples) > 1000
+    assert sum(len(s.token_ids) for s in samples) > 1000
     image_token = remote.encode("<image>")
     assert len(image_token) == 1
-    assert all(image_token[0] not in one.token_ids for one in samples)
+    assert all(image_token[0] not in s.token_ids for s in samples)
 
 
 async def test_score_of_a_long_prompt_goes_through_the_cache(
@@ -120,14 +120,14 @@ async def test_score_of_a_long_prompt_goes_through_the_cache(
     assert rendered.inputs.server.counts_cached
     beginning = remote.encode("one two three four five six seven eight nine " * 8)
     suffixes = [beginning[:40], (*beginning, 20), (*beginning, 21, 22), (30, 31), (), (32,)]
-    suffixes += [one.token_ids for one in await sample(remote, rendered, 2, Sampling(max_tokens=80, seed=1))]
+    suffixes += [s.token_ids for s in await sample(remote, rendered, 2, Sampling(max_tokens=80, seed=1))]
     cached = await remote.score(rendered, suffixes, context())
     true = await hf.score(await hf.render(conversation, context()), suffixes, context())
     monkeypatch.setattr(_remote_score, "LONG_PROMPT", 10**9)
     plain = await remote.score(rendered, suffixes, context())
-    for one, two, three in zip(cached, plain, true, strict=True):
-        if one:
-            assert max(apart(one, three), apart(two, three)) < 1e-3
+    for from_cache, uncached, expected in zip(cached, plain, true, strict=True):
+        if from_cache:
+            assert max(apart(from_cache, expected), apart(uncached, expected)) < 1e-3
 
 
 @pytest.mark.parametrize("text", ["How many red digits are there?", "Count. " * 100])
@@ -150,14 +150,14 @@ async def test_images_are_encoded_once_and_forks_outlive_every_cache(
     sampling = Sampling(max_tokens=12, temperature=0)
     rendered = await remote.render(question(picture(5)), context())
     first = await sample(remote, rendered, 4, sampling)
-    for suffix in [one.token_ids for one in first]:
+    for suffix in [s.token_ids for s in first]:
         await sample(remote, rendered, 2, sampling, suffix)
     assert await encoded(fleet) - before == 1
     async with httpx.AsyncClient(base_url=fleet.url) as client:
         for cache in ("mm", "encoder", "prefix"):
             (await client.post(f"/reset_{cache}_cache")).raise_for_status()
     again = await sample(remote, rendered, 3, sampling)
-    assert [one.token_ids for one in again] == [first[0].token_ids] * 3
+    assert [s.token_ids for s in again] == [first[0].token_ids] * 3
 
 
 async def test_abort_yields_what_was_sampled(remote: RemoteEngine, fleet: RunningServer) -> None:
@@ -167,11 +167,11 @@ async def test_abort_yields_what_was_sampled(remote: RemoteEngine, fleet: Runnin
     await settles(fleet, quiet=False)
     await remote.abort("to-abort")
     async with asyncio.timeout(5):
-        samples = [await first, *[one async for one in stream]]
-    assert sorted(one.index for one in samples) == list(range(16))
-    assert {one.finish_reason for one in samples} == {"abort"}
-    assert any(one.token_ids for one in samples)
-    assert all(len(one.logprobs) == len(one.token_ids) for one in samples)
+        samples = [await first, *[s async for s in stream]]
+    assert sorted(s.index for s in samples) == list(range(16))
+    assert {s.finish_reason for s in samples} == {"abort"}
+    assert any(s.token_ids for s in samples)
+    assert all(len(s.logprobs) == len(s.token_ids) for s in samples)
     await settles(fleet, quiet=True)
     await remote.abort("never-heard-of")
 
@@ -182,8 +182,8 @@ async def test_abort_before_the_first_token(remote: RemoteEngine, fleet: Running
     first = asyncio.ensure_future(anext(stream))
     await asyncio.sleep(0)
     await remote.abort("at-once")
-    samples = [await first, *[one async for one in stream]]
-    assert [one.finish_reason for one in samples] == ["abort"] * 4
+    samples = [await first, *[s async for s in stream]]
+    assert [s.finish_reason for s in samples] == ["abort"] * 4
     await settles(fleet, quiet=True)
 
 
@@ -239,7 +239,7 @@ async def test_tenants_and_templates(remote: RemoteEngine, hf: HFEngine) -> None
     """What vLLM's HTTP routes are pickier about than its engine."""
     tenant = context(cache_salt="sha256/of@a\\key" * 20, trace_headers=(("traceparent", "00-1-2-01"),))
     rendered = await remote.render(question(picture(9)), tenant)
-    assert [one async for one in remote.generate(rendered, (), 2, Sampling(max_tokens=2), tenant)]
+    assert [s async for s in remote.generate(rendered, (), 2, Sampling(max_tokens=2), tenant)]
     assert len((await remote.score(rendered, [(10, 11)], tenant))[0]) == 2
     continued = Conversation(
         (*question(picture(9)).messages, {"role": "assistant", "content": "It is"}),
@@ -250,9 +250,9 @@ async def test_tenants_and_templates(remote: RemoteEngine, hf: HFEngine) -> None
 
 
 async def test_pipeline_runs_over_it(remote: RemoteEngine, fleet: RunningServer) -> None:
-    asked = DIGITS.questions()[0]
-    with Image.open(asked.file) as image:
-        conversation = question(image.convert("RGB"), text=asked.question)
+    example = DIGITS.questions()[0]
+    with Image.open(example.file) as image:
+        conversation = question(image.convert("RGB"), text=example.question)
     settings = ModelSettings.load(DIGITS.path)
     assert settings is not None
     options = MIRLOptions.model_validate({"descriptions": 4, "keep": 3, "forks": 2})
@@ -266,7 +266,7 @@ async def test_pipeline_runs_over_it(remote: RemoteEngine, fleet: RunningServer)
     result = events[-1].result
     assert result.content
     assert result.vote is not None
-    assert all(one.mi is not None for one in result.descriptions if one.reason in (None, "gate"))
+    assert all(d.mi is not None for d in result.descriptions if d.reason in (None, "gate"))
     await settles(fleet, quiet=True)
 
 
@@ -286,7 +286,7 @@ async def test_conversations_spread_and_stay(remote: RemoteEngine) -> None:
     await remote.health()
 
 
-async def test_wrong_set_ups_are_told_at_the_start(fleet: RunningServer, tmp_path: Path) -> None:
+async def test_wrong_set_ups_are_reported_at_the_start(fleet: RunningServer, tmp_path: Path) -> None:
     with pytest.raises(EngineDeadError, match="can't be reached"):
         await RemoteEngine.start(["http://127.0.0.1:1"])
     with pytest.raises(ConfigError, match="mirl-tiny"):
@@ -308,10 +308,10 @@ async def test_weights_reach_the_servers(
     suffixes = [remote.encode("<description>3 red, 1 blue</description>"), (30, 31, 32)]
     # Long enough for whole blocks of the prefix cache.
     conversations = [question(picture(40), text="Count. " * 60), question(text="Count. " * 60)]
-    before = [await remote.render(one, context()) for one in conversations]
-    old = [await remote.score(one, suffixes, context()) for one in before]
-    for one in before:
-        await sample(remote, one, 2, Sampling(max_tokens=8))
+    before = [await remote.render(prompt, context()) for prompt in conversations]
+    old = [await remote.score(rendering, suffixes, context()) for rendering in before]
+    for rendering in before:
+        await sample(remote, rendering, 2, Sampling(max_tokens=8))
     policy = Perturbed(0.05)
     sync = RemoteReloadSync(remote, tmp_path / "weights")
     await sync.check()
@@ -326,11 +326,11 @@ async def test_weights_reach_the_servers(
         true = await truth.score(await truth.render(conversation, context()), suffixes, context())
         samples = await sample(remote, rendered, 2, Sampling(max_tokens=8, seed=1))
         sampled = await truth.score(
-            await truth.render(conversation, context()), [one.token_ids for one in samples], context()
+            await truth.render(conversation, context()), [s.token_ids for s in samples], context()
         )
-        assert max(apart(one, other) for one, other in zip(new, true, strict=True)) < 1e-3
-        assert max(apart(one.logprobs, other) for one, other in zip(samples, sampled, strict=True)) < 1e-3
-        assert max(apart(one, other) for one, other in zip(new, were, strict=True)) > 0.1
+        assert max(apart(score, expected) for score, expected in zip(new, true, strict=True)) < 1e-3
+        assert max(apart(s.logprobs, expected) for s, expected in zip(samples, sampled, strict=True)) < 1e-3
+        assert max(apart(score, earlier) for score, earlier in zip(new, were, strict=True)) > 0.1
     await truth.close()
     assert {server.version for server in remote.servers if server.up} == {"7"}
     assert sorted(path.name for path in (tmp_path / "weights").iterdir()) == ["weights-00000007"]
@@ -344,7 +344,7 @@ async def test_weights_reach_the_servers(
         await settles(fleet, quiet=False)
         await sync.push(policy, version)
         assert first.done() is (running_ones == "wait")
-        assert len([await first, *[one async for one in stream]]) == 4
+        assert len([await first, *[s async for s in stream]]) == 4
     await settles(fleet, quiet=True)
 
     # A server that is started anew has other weights: here it only says so.

@@ -52,7 +52,7 @@ async def requests_in_engine(engine: VLLMEngine) -> float:
     await sample(engine, rendered, 1, Sampling(max_tokens=1))
     # This engine's own gauges: in the registry they are replaced when a second engine starts.
     loggers = engine.client.logger_manager.stat_loggers
-    (gauges,) = [one for one in loggers if isinstance(one, PrometheusStatLogger)]
+    (gauges,) = [logger for logger in loggers if isinstance(logger, PrometheusStatLogger)]
     running, waiting = gauges.gauge_scheduler_running, gauges.gauge_scheduler_waiting
     return float(sum(gauge._value.get() for gauge in (*running.values(), *waiting.values())))
 
@@ -108,11 +108,11 @@ async def test_alternatives_change_nothing_but_the_confidence(vllm_engine: VLLME
     sampling = Sampling(max_tokens=60, seed=5, stop=("</description>",))
     plain = await sample(vllm_engine, rendered, 6, sampling, opening)
     sure = await sample(vllm_engine, rendered, 6, replace(sampling, alternatives=20), opening)
-    assert [replace(one, confidence=()) for one in sure] == plain
-    assert any(one.text.endswith("</description>") for one in sure)
-    for one in sure:
-        assert len(one.confidence) == len(one.token_ids)
-        assert all(0 < value < 100 for value in one.confidence)
+    assert [replace(s, confidence=()) for s in sure] == plain
+    assert any(s.text.endswith("</description>") for s in sure)
+    for s in sure:
+        assert len(s.confidence) == len(s.token_ids)
+        assert all(0 < value < 100 for value in s.confidence)
 
 
 async def test_more_alternatives_than_vllm_gives_are_refused(vllm_engine: VLLMEngine) -> None:
@@ -378,12 +378,12 @@ async def test_death_is_reported(bundled_model: Path) -> None:
 async def test_flood_of_seeded_image_requests(vllm_engine: VLLMEngine) -> None:
     """200 at once, each with a picture and a seed: with chunked prefill these kill vLLM's CPU engine."""
 
-    async def one(number: int) -> Sample:
+    async def seeded_sample(number: int) -> Sample:
         rendered = await vllm_engine.render(question(picture(1000 + number)), context())
         sampling = Sampling(max_tokens=8 + number % 9, seed=number)
         return (await sample(vllm_engine, rendered, 1, sampling))[0]
 
-    samples = await asyncio.gather(*[one(number) for number in range(200)])
+    samples = await asyncio.gather(*[seeded_sample(number) for number in range(200)])
     assert all(s.finish_reason in ("stop", "length") for s in samples)
     await vllm_engine.health()
     assert await requests_in_engine(vllm_engine) == 0

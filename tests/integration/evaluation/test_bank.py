@@ -56,19 +56,21 @@ async def test_banked_values_are_the_pipelines(vllm_engine: VLLMEngine, number: 
             assert theirs.token_mi is not None
             assert (ours.tokens, ours.content_tokens) == (len(theirs.token_ids), theirs.content_tokens)
             pairs = zip(ours.logprobs, ours.marginals[estimator], strict=True)
-            assert [one - two for one, two in pairs] == pytest.approx(theirs.token_mi, abs=2 * ROUNDING)
+            assert [logprob - marginal for logprob, marginal in pairs] == pytest.approx(
+                theirs.token_mi, abs=2 * ROUNDING
+            )
             same += sum(
                 answers.get((chain.description, chain.fork)) == chain.answer
                 for chain in banked.chains
                 if chain.description == theirs.index
             )
     assert same >= 12, "of 16 chains, 8 under each estimator"
-    usable = sum(one.reason is None for one in banked.descriptions)
+    usable = sum(d.reason is None for d in banked.descriptions)
     assert len(banked.chains) == 2 * usable
     greedy, chain = banked.greedy
     assert greedy.right is not None
     assert chain is not None
-    for one in (*banked.chains, chain):
-        assert one.confidence is not None
-        assert one.lowest_confidence is not None
-        assert 0 < one.lowest_confidence <= one.confidence + 1e-9 < 100
+    for c in (*banked.chains, chain):
+        assert c.confidence is not None
+        assert c.lowest_confidence is not None
+        assert 0 < c.lowest_confidence <= c.confidence + 1e-9 < 100

@@ -44,19 +44,19 @@ def test_vllms_own_route_stands_beside_ours(tmp_path: Path) -> None:
     with routes.installed() as environment, running(tmp_path, environment=environment) as server:
         for prefix in routes.PREFIXES:
             url = f"{server.url}{prefix}/v1/chat/completions"
-            asked = {"messages": chat(QUESTION), "max_tokens": 4}
-            answer = httpx.post(url, json={"model": NAME, **asked}, timeout=60)
+            fields = {"messages": chat(QUESTION), "max_tokens": 4}
+            answer = httpx.post(url, json={"model": NAME, **fields}, timeout=60)
             assert answer.status_code == 200
             assert "mirl" not in answer.json()
-            assert httpx.post(url, json={"model": f"{NAME}:direct", **asked}, timeout=60).status_code == 404
+            assert httpx.post(url, json={"model": f"{NAME}:direct", **fields}, timeout=60).status_code == 404
 
 
 async def test_overhead_is_measured() -> None:
-    found = await measure(2, 1, 4, [2], Console(quiet=True))
-    for measured in found["measured"]:
+    results = await measure(2, 1, 4, [2], Console(quiet=True))
+    for measured in results["measured"]:
         for rounds in measured["rounds"].values():
-            assert all(one["p50"] > 0 and one[CPU] > 0 for one in rounds)
-    assert len(report(found).splitlines()) == 2 + 2 + 2 * 3
+            assert all(row["p50"] > 0 and row[CPU] > 0 for row in rounds)
+    assert len(report(results).splitlines()) == 2 + 2 + 2 * 3
 
 
 def latency_settings(tmp_path: Path, lengths: Lengths | None = None) -> RunSettings:

@@ -66,8 +66,8 @@ class Received:
     def error(self) -> dict[str, Any]:
         """The error of a whole answer, or the last one of a stream."""
         if self.status != 200:
-            found: dict[str, Any] = json.loads(self.text)["error"]
-            return found
+            details: dict[str, Any] = json.loads(self.text)["error"]
+            return details
         last = [event for event in self._parts() if event.get("error") or event.get("type") == "error"][-1]
         return last.get("error") or last
 
@@ -99,8 +99,8 @@ def send(server: RunningServer, which: str) -> Received:
 def in_flight(server: RunningServer, *which: str) -> Iterator[dict[str, Future[Received]]]:
     """Send these of REQUESTS and yield their answers to come, once all of them run."""
     with ThreadPoolExecutor(len(which)) as pool:
-        sent = {one: pool.submit(send, server, one) for one in which}
-        wanted = 64 if any("gated" in one for one in which) else len(which)
+        sent = {name: pool.submit(send, server, name) for name in which}
+        wanted = 64 if any("gated" in name for name in which) else len(which)
         wait_until(lambda: server.sequences() > wanted, 30)
         yield sent
 
@@ -112,8 +112,8 @@ def descendants(server: RunningServer) -> list[psutil.Process]:
 
 def engine_processes(process: subprocess.Popen[bytes]) -> list[psutil.Process]:
     """Return the engine's process, by the name that it has before it names itself or the one after."""
-    found = [(child, " ".join(child.cmdline())) for child in psutil.Process(process.pid).children()]
-    return [child for child, name in found if "spawn_main" in name or "EngineCore" in name]
+    children = [(child, " ".join(child.cmdline())) for child in psutil.Process(process.pid).children()]
+    return [child for child, name in children if "spawn_main" in name or "EngineCore" in name]
 
 
 def engine_starts(process: subprocess.Popen[bytes]) -> bool:
@@ -131,8 +131,8 @@ def status(server: RunningServer, path: str) -> int | None:
 
 def print_answers(received: Mapping[str, Received], began: float) -> None:
     """Print status, time and end of each answer."""
-    for one, answer in received.items():
-        print(f"{one}: {answer.status} after {answer.at - began:.1f} s: …{answer.text[-200:]!r}")
+    for name, answer in received.items():
+        print(f"{name}: {answer.status} after {answer.at - began:.1f} s: …{answer.text[-200:]!r}")
 
 
 def check_honest_ends(received: Mapping[str, Received], began: float) -> None:
@@ -145,7 +145,7 @@ def check_honest_ends(received: Mapping[str, Received], began: float) -> None:
         assert answer.at - began < 3
     assert received["plain whole"].status == 503
     assert "shutting down" in received["plain whole"].error()["message"]
-    for one in ("plain stream", "responses stream"):
-        assert received[one].status == 200
-        assert "shutting down" in received[one].error()["message"]
+    for name in ("plain stream", "responses stream"):
+        assert received[name].status == 200
+        assert "shutting down" in received[name].error()["message"]
     assert received["plain stream"].text.endswith("data: [DONE]\n\n")

@@ -62,10 +62,10 @@ def test_the_three_apis_give_one_answer(server: RunningServer) -> None:
     assert (responses.usage.input_tokens, responses.usage.output_tokens) == tokens
     assert (messages.usage.input_tokens, messages.usage.output_tokens) == tokens
     texts = []
-    for one in (chat, responses, messages):
-        found = evidence(one)
-        assert found is not None
-        texts.append([description.text for description in found.descriptions])
+    for answer in (chat, responses, messages):
+        details = evidence(answer)
+        assert details is not None
+        texts.append([description.text for description in details.descriptions])
     assert len(texts[0]) == 3
     assert texts[0] == texts[1] == texts[2]
 
@@ -93,8 +93,8 @@ def test_streams(server: RunningServer) -> None:
 
 @pytest.mark.parametrize("name", [NAME, f"{NAME}:direct"])
 def test_text_is_vllms_own(server: RunningServer, name: str) -> None:
-    told = server.client().responses.create(model=name, input="hello", max_output_tokens=5)
-    assert (told.model, evidence(told)) == (name, None)
+    response = server.client().responses.create(model=name, input="hello", max_output_tokens=5)
+    assert (response.model, evidence(response)) == (name, None)
     message = anthropic_client(server).messages.create(
         model=name, messages=[{"role": "user", "content": "hello"}], max_tokens=5
     )
@@ -104,9 +104,9 @@ def test_text_is_vllms_own(server: RunningServer, name: str) -> None:
     )
     assert streamed[0].type == "response.created"
     assert streamed[0].response.model == name
-    asked: list[Any] = [{"role": "user", "content": "hi"}]
+    messages: list[Any] = [{"role": "user", "content": "hi"}]
     with anthropic_client(server).messages.create(
-        model=name, messages=asked, max_tokens=5, stream=True
+        model=name, messages=messages, max_tokens=5, stream=True
     ) as stream:
         started = next(iter(stream))
     assert started.type == "message_start"
@@ -118,15 +118,15 @@ TRAJECTORY = "<description>two dots</description><think>1</think><answer>2</answ
 
 @pytest.mark.parametrize("name", [NAME, f"{NAME}:direct"])
 def test_trajectories_of_vllms_own_answers_are_split(server: RunningServer, name: str) -> None:
-    asked: dict[str, Any] = {
+    request: dict[str, Any] = {
         "model": name,
         "messages": [{"role": "user", "content": "And now?"}],
         "extra_body": {"structured_outputs": {"choice": [TRAJECTORY]}},
     }
-    message = server.client().chat.completions.create(**asked).choices[0].message
+    message = server.client().chat.completions.create(**request).choices[0].message
     assert message.content == "2"
     assert message.to_dict()["reasoning"] == "two dots\n\n1"
-    chunks = list(server.client().chat.completions.create(**asked, stream=True))
+    chunks = list(server.client().chat.completions.create(**request, stream=True))
     deltas = [chunk.choices[0].delta.to_dict() for chunk in chunks if chunk.choices]
     assert "".join(str(delta.get("content") or "") for delta in deltas) == "2"
     assert "".join(str(delta.get("reasoning") or "") for delta in deltas) == "two dots\n\n1"
@@ -134,8 +134,8 @@ def test_trajectories_of_vllms_own_answers_are_split(server: RunningServer, name
 
 def test_an_image_to_direct_is_vllms_own(server: RunningServer) -> None:
     name = f"{NAME}:direct"
-    told = server.client().responses.create(model=name, input=INPUT, max_output_tokens=5)
-    assert (told.model, evidence(told)) == (name, None)
+    response = server.client().responses.create(model=name, input=INPUT, max_output_tokens=5)
+    assert (response.model, evidence(response)) == (name, None)
     message = anthropic_client(server).messages.create(model=name, messages=MESSAGES, max_tokens=5)
     assert (message.model, evidence(message)) == (name, None)
     assert message.usage.input_tokens > 16
@@ -178,13 +178,15 @@ def test_a_dropped_request_frees_the_engine(server: RunningServer, path: str, bo
 
 
 def test_describe_is_the_first_half_of_an_answer(server: RunningServer) -> None:
-    asked = {"model": NAME, "messages": image_question(), "seed": 1, "max_tokens": 150, **small_fan_out()}
-    told = httpx.post(f"{server.url}/v1/mirl/describe", json=asked, timeout=60).json()
-    answered = httpx.post(f"{server.url}/v1/chat/completions", json=asked, timeout=60).json()
-    texts = [one["text"] for one in told["data"]]
-    assert texts == [one["text"] for one in answered["mirl"]["descriptions"]]
-    assert sum(one["kept"] for one in told["data"]) <= 2
-    assert told["usage"]["completion_tokens"] == sum(one["tokens"] for one in told["data"])
+    body = {"model": NAME, "messages": image_question(), "seed": 1, "max_tokens": 150, **small_fan_out()}
+    described = httpx.post(f"{server.url}/v1/mirl/describe", json=body, timeout=60).json()
+    answered = httpx.post(f"{server.url}/v1/chat/completions", json=body, timeout=60).json()
+    texts = [description["text"] for description in described["data"]]
+    assert texts == [description["text"] for description in answered["mirl"]["descriptions"]]
+    assert sum(description["kept"] for description in described["data"]) <= 2
+    assert described["usage"]["completion_tokens"] == sum(
+        description["tokens"] for description in described["data"]
+    )
 
 
 def test_one_model_by_its_name(server: RunningServer) -> None:

@@ -14,15 +14,15 @@ from rich.cells import cell_len
 
 def servers() -> set[str]:
     """Ids of the processes that run a mirl-serve."""
-    found = set()
+    ids = set()
     for entry in Path("/proc").glob("[0-9]*"):
         try:
             command = (entry / "cmdline").read_bytes()
         except OSError:
             continue
         if b"mirl_server.cli.main" in command or command.startswith(b"VLLM::"):
-            found.add(entry.name)
-    return found
+            ids.add(entry.name)
+    return ids
 
 
 @pytest.mark.usefixtures("real_vllm")

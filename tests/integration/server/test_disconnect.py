@@ -47,15 +47,15 @@ def test_a_disconnect_frees_the_engine(server: RunningServer, stream: bool) -> N
 def test_several_that_leave_at_once(server: RunningServer, how: str) -> None:
     """Gated and plain, whole and streaming, together; connections that are reset, too."""
     wait_until(lambda: server.sequences() == 0, 20)
-    with ExitStack() as open_ones:
+    with ExitStack() as stack:
         gone = [
-            open_ones.enter_context(connect(server, {**body, "stream": stream}))
+            stack.enter_context(connect(server, {**body, "stream": stream}))
             for body in (LONG, PLAIN)
             for stream in (False, True)
         ]
         wait_until(lambda: server.sequences() > 128, 20)
-        for one in gone:
-            drop(one, how)
+        for connection in gone:
+            drop(connection, how)
     freed = wait_until(lambda: server.sequences() == 0, 5)
     print(f"engine idle {freed:.2f} s after four were dropped ({how})")
     assert freed < 2

@@ -36,8 +36,8 @@ async def test_200_seeded_requests_at_once(server: RunningServer) -> None:
     print(f"{REQUESTS} requests in {time.monotonic() - started:.1f} s")
     assert len({answer.id for answer in answers}) == REQUESTS
     for answer in answers:
-        found = evidence(answer)
-        assert found is not None
-        assert len(found.descriptions) == 2
+        details = evidence(answer)
+        assert details is not None
+        assert len(details.descriptions) == 2
     assert server.client().models.list().data
     assert server.process.poll() is None

@@ -60,14 +60,14 @@ def test_a_gated_question(gateway: GatewayServer) -> None:
 
 def test_the_same_descriptions_have_the_same_mi(gateway: GatewayServer) -> None:
     """The gateway scores over HTTP what its engine's own MIRL scores in process."""
-    told = [described["text"] for described in ask(gateway, GATED)["mirl"]["descriptions"]]
+    texts = [described["text"] for described in ask(gateway, GATED)["mirl"]["descriptions"]]
     body = {
         "model": NAME,
         "messages": image_question(),
-        "descriptions": list(dict.fromkeys([*told, "a red 7 at the top left", "two digits, 3 and 5"])),
+        "descriptions": list(dict.fromkeys([*texts, "a red 7 at the top left", "two digits, 3 and 5"])),
     }
     here, there = (ask(server, body, "/v1/mirl/score") for server in (gateway, gateway.engine))
-    mine, theirs = ([one["mi"] for one in scored["data"]] for scored in (here, there))
+    mine, theirs = ([entry["mi"] for entry in scored["data"]] for scored in (here, there))
     differences = [abs(a - b) for a, b in zip(mine, theirs, strict=True)]
     print(f"MI of {len(mine)} descriptions: largest difference {max(differences):.2g} nats")
     assert max(differences) < 0.05
@@ -290,7 +290,7 @@ def test_the_images_of_two_requests_are_not_mixed(gateway: GatewayServer) -> Non
     bodies = [{**GATED, "messages": [{"role": "user", "content": [image_part(seed)]}]} for seed in range(4)]
 
     def described(body: dict[str, Any]) -> list[str]:
-        return [one["text"] for one in ask(gateway, body)["mirl"]["descriptions"]]
+        return [entry["text"] for entry in ask(gateway, body)["mirl"]["descriptions"]]
 
     alone = [described(body) for body in bodies]
     with ThreadPoolExecutor(4) as pool:

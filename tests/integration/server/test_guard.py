@@ -54,7 +54,7 @@ async def test_vllms_app_stands_behind_the_guard(monkeypatch: pytest.MonkeyPatch
         assert (await client.get("/ready")).status_code != 401
 
 
-# Posted to, and nothing is generated: reading, looking after the server, what another process was asked.
+# Posted to, and nothing is generated: reading, maintenance, requests of other processes.
 IDLE = {
     "/tokenize", "/detokenize", "/ping", "/v1/responses/{response_id}/cancel", "/v1/messages/count_tokens",
     "/scale_elastic_ep", "/is_scaling_elastic_ep", "/v1/chat/completions/render", "/v1/messages/render",
@@ -146,17 +146,19 @@ def test_limits_on_what_is_sent(guarded: GuardedServer) -> None:
 
 
 async def test_more_than_runs_and_waits(guarded: GuardedServer) -> None:
-    """The rest hears 429 with a time, everybody else is answered."""
+    """The rest receive 429 with a time, everybody else is answered."""
     async with guarded.async_client().with_options(api_key=OURS) as client:
-        asked = (
+        requests = (
             client.chat.completions.create(
                 model=NAME, messages=image_question(seed=number), max_tokens=48, extra_body=small_fan_out()
             )
             for number in range(80)
         )
-        ends = await asyncio.gather(*asked, return_exceptions=True)
+        ends = await asyncio.gather(*requests, return_exceptions=True)
     refused = [end for end in ends if isinstance(end, APIStatusError)]
-    assert all(one.status_code == 429 and int(one.response.headers["retry-after"]) >= 1 for one in refused)
+    assert all(
+        error.status_code == 429 and int(error.response.headers["retry-after"]) >= 1 for error in refused
+    )
     assert refused
     assert len(ends) - len(refused) >= 20
     assert not [end for end in ends if isinstance(end, BaseException) and end not in refused]

@@ -49,9 +49,9 @@ def test_sigterm_lets_what_runs_finish_and_exits_0(tmp_path: Path) -> None:
         response = server.client().chat.completions.create(
             model="another", messages=image_question(), max_tokens=60
         )
-        found = evidence(response)
-        assert found is not None
-        assert len(found.descriptions) == 2
+        details = evidence(response)
+        assert details is not None
+        assert len(details.descriptions) == 2
         assert not hasattr(response.choices[0].message, "reasoning_content")
         processes = descendants(server)
         assert processes, "the engine runs in a process of its own"
@@ -94,9 +94,9 @@ def test_what_does_not_finish_is_ended_honestly(tmp_path: Path, hurried: bool) -
             if hurried:
                 # The first signal has arrived, and does not end anything yet.
                 wait_until(lambda: status(server, "/ready") == 503, 20)
-                assert not any(one.done() for one in sent.values())
+                assert not any(future.done() for future in sent.values())
                 server.process.send_signal(signal.SIGTERM)
-            received = {one: future.result(20) for one, future in sent.items()}
+            received = {name: future.result(20) for name, future in sent.items()}
         assert server.process.wait(20) == 0
         ended = time.monotonic() - began
         print_answers(received, began)
@@ -120,18 +120,18 @@ def test_the_engine_is_killed_with_requests_in_flight(tmp_path: Path) -> None:
                 if seen[-1] == 503:
                     assert status(server, "/ready") in (503, None)
                 time.sleep(0.02)
-            received = {one: future.result(20) for one, future in sent.items()}
+            received = {name: future.result(20) for name, future in sent.items()}
         code = server.process.wait(20)
         ended = time.monotonic() - began
         print_answers(received, began)
-        health = {one: seen.count(one) for one in seen}
+        health = {state: seen.count(state) for state in seen}
         print(f"ended with {code} {ended:.1f} s after the engine; /health {health}")
         assert code == ENGINE_DIED
         assert 503 in seen
         assert seen == sorted(seen, key=[200, 503, None].index), "once it fails it goes on failing"
-        for one, answer in received.items():
-            assert answer.status == (200 if "stream" in one else 503), (one, answer)
-            assert answer.error(), one
+        for name, answer in received.items():
+            assert answer.status == (200 if "stream" in name else 503), (name, answer)
+            assert answer.error(), name
             assert answer.at - began < 5
         assert (
             received["gated whole"].error()["code"]
@@ -151,7 +151,7 @@ def test_a_signal_to_the_whole_group_leaves_no_empty_answers(tmp_path: Path) -> 
         processes = descendants(server)
         with in_flight(server, "gated whole", "gated stream") as sent:
             os.killpg(server.process.pid, signal.SIGINT)
-            received = {one: future.result(40) for one, future in sent.items()}
+            received = {name: future.result(40) for name, future in sent.items()}
         assert server.process.wait(40) == 0
         for name, answer in received.items():
             print(f"{name}: {answer.status}: …{answer.text[-200:]!r}")
@@ -190,8 +190,8 @@ def test_the_engine_is_killed_during_start_up(tmp_path: Path) -> None:
 
 @pytest.mark.full
 def test_the_engine_goes_with_a_server_that_is_killed(tmp_path: Path) -> None:
-    found = metadata.entry_points(group="vllm.general_plugins", name="mirl_orphans")
-    assert found, "this installation is older than its pyproject.toml: install it again"
+    plugins = metadata.entry_points(group="vllm.general_plugins", name="mirl_orphans")
+    assert plugins, "this installation is older than its pyproject.toml: install it again"
     with running(tmp_path) as server:
         engine, processes = engine_processes(server.process)[0], descendants(server)
         server.process.kill()

@@ -39,27 +39,27 @@ SEVERAL = (
 
 def named(processes: list[psutil.Process], what: str) -> list[psutil.Process]:
     """Of a server's processes, those that vLLM gave this name."""
-    return [one for one in processes if what in " ".join(one.cmdline())]
+    return [process for process in processes if what in " ".join(process.cmdline())]
 
 
 def test_connections_have_limits_and_a_signal_ends_what_runs_honestly(tmp_path: Path) -> None:
     with running(tmp_path, SEVERAL) as server:
         processes = descendants(server)
-        # More than one process's share: whoever listens, listens with the limits.
+        # More than one process's share: every listening process has the limits.
         silent = [dial(server) for _ in range(6)]
         began = time.monotonic()
-        for one in silent:
-            one.sendall(b"GET /health HTTP/1.1\r\nhost: ")
-        for one in silent:
-            assert rest(one).startswith(b"HTTP/1.1 408 ")
-            one.close()
+        for connection in silent:
+            connection.sendall(b"GET /health HTTP/1.1\r\nhost: ")
+        for connection in silent:
+            assert rest(connection).startswith(b"HTTP/1.1 408 ")
+            connection.close()
         assert time.monotonic() - began < 4
         with in_flight(server, *STOPPED) as sent:
             wait_until(lambda: server.gauge("mirl_chains_finished_total") > 30, 30)
             server.process.send_signal(signal.SIGTERM)
             began = time.monotonic()
             wait_until(lambda: status(server, "/ready") in (503, None), 2)
-            received = {one: future.result(20) for one, future in sent.items()}
+            received = {name: future.result(20) for name, future in sent.items()}
         assert server.process.wait(20) == 0
         ended = time.monotonic() - began
         assert ended < 12
@@ -77,16 +77,16 @@ def test_the_engine_is_killed_with_requests_in_flight(tmp_path: Path) -> None:
             named(processes, "EngineCore")[0].kill()
             began = time.monotonic()
             seen = wait_until(lambda: status(server, "/health") in (503, None), 3)
-            received = {one: future.result(20) for one, future in sent.items()}
+            received = {name: future.result(20) for name, future in sent.items()}
         code = server.process.wait(20)
         print_answers(received, began)
         print(
             f"/health after {seen:.2f} s; ended with {code} {time.monotonic() - began:.1f} s after the engine"
         )
         assert code == ENGINE_DIED
-        for one, answer in received.items():
-            assert answer.status == (200 if "stream" in one else 503), (one, answer)
-            assert answer.error(), one
+        for name, answer in received.items():
+            assert answer.status == (200 if "stream" in name else 503), (name, answer)
+            assert answer.error(), name
             assert answer.at - began < 5
         assert psutil.wait_procs(processes, timeout=2)[1] == []
 

@@ -29,9 +29,9 @@ class Collector(BaseHTTPRequestHandler):
     spans: list[Any]
 
     def do_POST(self) -> None:
-        asked = ExportTraceServiceRequest()
-        asked.ParseFromString(self.rfile.read(int(self.headers["content-length"])))
-        for resource in asked.resource_spans:
+        request = ExportTraceServiceRequest()
+        request.ParseFromString(self.rfile.read(int(self.headers["content-length"])))
+        for resource in request.resource_spans:
             for scope in resource.scope_spans:
                 self.spans.extend(scope.spans)
         self.send_response(200)
@@ -62,10 +62,10 @@ def test_one_file_for_vllm_and_mirl_and_a_dry_run_of_it(tmp_path: Path) -> None:
     flags = ["--config", str(path), "--port", "9002", "--mirl-limit", "max_forks=2", "--dry-run"]
     done = subprocess.run([*MIRL_SERVE, *flags], capture_output=True, text=True, timeout=120)
     assert done.returncode == 0, done.stderr
-    told = yaml.safe_load(done.stdout)
-    assert (told["max-model-len"], told["port"], told["host"]) == (512, 9002, "127.0.0.1")
+    printed = yaml.safe_load(done.stdout)
+    assert (printed["max-model-len"], printed["port"], printed["host"]) == (512, 9002, "127.0.0.1")
     assert "sk-secret" not in done.stdout + done.stderr
-    assert (told["mirl"]["limits"]["max_keep"], told["mirl"]["limits"]["max_forks"]) == (2, 2)
+    assert (printed["mirl"]["limits"]["max_keep"], printed["mirl"]["limits"]["max_forks"]) == (2, 2)
 
 
 def all_arrived(spans: list[Any]) -> bool:
@@ -106,20 +106,26 @@ def test_json_lines_spans_and_metrics_of_a_real_server(tmp_path: Path) -> None:
         engine = [span for span in mine if span.name == "llm_request"]
         assert len(sequences) >= 3
         parents = [by_id[span.parent_span_id].name for span in engine]
-        assert parents.count("describe sequence") == sum(one.name == "describe sequence" for one in sequences)
+        assert parents.count("describe sequence") == sum(
+            sequence.name == "describe sequence" for sequence in sequences
+        )
         assert (
             {"describe sequence", "score", "fork sequence"} >= set(parents) >= {"describe sequence", "score"}
         )
         # torch and transformers write to stderr what they like; the server's own lines have no other form.
         lines = server.log.read_text().splitlines()
-        told = [json.loads(line) for line in lines if line.startswith("{")]
+        records = [json.loads(line) for line in lines if line.startswith("{")]
         assert [
             line for line in lines if line.startswith(("INFO", "WARNING", "ERROR", "(API", "(Engine"))
         ] == []
-        request = next(one for one in told if one["event"] == "request" and one.get("request_id") == "mine-1")
+        request = next(
+            record
+            for record in records
+            if record["event"] == "request" and record.get("request_id") == "mine-1"
+        )
         assert request["outcome"] == "answered"
         assert request["trace_id"] == PARENT.split("-")[1]
-        assert not any(one.get("path") in ("/ready", "/metrics") for one in told)
-        assert any(one["logger"].startswith("vllm.v1.engine.core") for one in told), (
+        assert not any(record.get("path") in ("/ready", "/metrics") for record in records)
+        assert any(record["logger"].startswith("vllm.v1.engine.core") for record in records), (
             "the engine's process too"
         )

@@ -113,11 +113,11 @@ def test_mirl_inside_vllms_own_server(tmp_path: Path, bundled_model: Path) -> No
     with running(tmp_path, flags, VLLM_SERVE, environment) as server:
         client = server.client()
         assert {model.id for model in client.models.list()} == {NAME, f"{NAME}:direct"}
-        found = evidence(
+        details = evidence(
             client.chat.completions.create(model=NAME, messages=image_question(), seed=1, max_tokens=60)
         )
-        assert found is not None
-        assert len(found.descriptions) == 4
+        assert details is not None
+        assert len(details.descriptions) == 4
         stream = client.chat.completions.create(
             model=NAME, messages=image_question(), max_tokens=60, stream=True, extra_body=small_fan_out()
         )

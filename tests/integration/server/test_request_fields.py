@@ -64,9 +64,9 @@ async def test_tokens_of_the_answer(vllm_engine: VLLMEngine, top: int) -> None:
 async def test_asking_for_tokens_changes_no_answer(vllm_engine: VLLMEngine) -> None:
     # Rivals are read on another path of vLLM's (stops by token): it must sample and cut the same.
     (plain,) = await run(vllm_engine, early_stop=False)
-    (told,) = await run(vllm_engine, replace(SEEDED, top_logprobs=3), early_stop=False)
-    assert told.content == plain.content
-    assert {chain.text for chain in told.chains} == {chain.text for chain in plain.chains}
+    (detailed,) = await run(vllm_engine, replace(SEEDED, top_logprobs=3), early_stop=False)
+    assert detailed.content == plain.content
+    assert {chain.text for chain in detailed.chains} == {chain.text for chain in plain.chains}
     assert plain.content_tokens is None
 
 
@@ -85,7 +85,7 @@ async def test_answers_are_json_of_the_schema(vllm_engine: VLLMEngine) -> None:
     assert result.aggregation == "majority"
     # Descriptions are as they are without it.
     (free,) = await run(vllm_engine, early_stop=False)
-    assert {one.text for one in result.descriptions} == {one.text for one in free.descriptions}
+    assert {d.text for d in result.descriptions} == {d.text for d in free.descriptions}
 
 
 async def test_a_form_and_its_tokens_together(vllm_engine: VLLMEngine) -> None:
@@ -113,6 +113,6 @@ async def test_several_answers_share_one_rendering(vllm_engine: VLLMEngine) -> N
     (single,) = await run(vllm_engine, early_stop=False)
     assert len(results) == 3
     assert len({result.prompt_tokens for result in results}) == 1
-    described = [{one.token_ids for one in result.descriptions} for result in results]
-    assert described[0] == {one.token_ids for one in single.descriptions}
+    described = [{d.token_ids for d in result.descriptions} for result in results]
+    assert described[0] == {d.token_ids for d in single.descriptions}
     assert described[0] != described[1]

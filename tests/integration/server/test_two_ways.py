@@ -134,7 +134,7 @@ def test_clients_that_leave_while_it_renders(server: RunningServer, model: str) 
         for how in ("close", "reset") * 4:
             path, body = chat(seed, model=model)
             drop(connect(server, body, path), how)
-        assert {one.result().status_code for one in busy} == {200}
+        assert {future.result().status_code for future in busy} == {200}
     check_answers(server, seed, random.Random(model))
 
 
@@ -147,8 +147,8 @@ def test_refused_and_answered_at_the_same_time(server: RunningServer) -> None:
     made += [(False, EARLY[chance.choice(names)](chance.choice(seeds))) for _ in range(40)]
     chance.shuffle(made)
     with ThreadPoolExecutor(12) as pool:
-        told = list(pool.map(lambda one: (one[0], ask(server, one[1])), made))
-    for good, response in told:
+        answers = list(pool.map(lambda request: (request[0], ask(server, request[1])), made))
+    for good, response in answers:
         assert response.status_code < 500, response.text
         assert not good or response.status_code == 200, response.text
 
@@ -257,12 +257,14 @@ def test_a_schema_is_refused_alike_and_in_plain_words(server: RunningServer, nam
         {"tools": [tool], "tool_choice": "required"},
     ):
         text = chat(1, model=NAME, **fields)[1] | {"messages": [{"role": "user", "content": "x"}]}
-        told = [ask(server, made) for made in (
+        answers = [ask(server, made) for made in (
             chat(1, model=NAME, **fields), chat(1, **fields), (CHAT, text),
         )]  # fmt: skip
-        assert [one.status_code for one in told] == [400] * 3, [one.text for one in told]
-        assert told[0].json() == told[1].json() == told[2].json()
-        error = told[0].json()["error"]
+        assert [response.status_code for response in answers] == [400] * 3, [
+            response.text for response in answers
+        ]
+        assert answers[0].json() == answers[1].json() == answers[2].json()
+        error = answers[0].json()["error"]
         assert error["param"] == next(iter(fields))
         assert error["message"].startswith(f"{error['param']}: ")
         for word in (".cc", ".h:", "/project", "[", "Traceback"):
@@ -273,17 +275,17 @@ def test_request_lines_and_marks(server: RunningServer) -> None:
     for path in ("/ready", "/health", "/v1/models", f"/v1/models/{NAME}", "/metrics", "/version"):
         for method in ("GET", "HEAD"):
             for form in (path, f"{path}/"):
-                told = httpx.request(method, f"{server.url}{form}", timeout=30)
-                assert told.status_code == 200, (method, form)
-                assert (told.content == b"") is (method == "HEAD" or path in ("/ready", "/health"))
+                response = httpx.request(method, f"{server.url}{form}", timeout=30)
+                assert response.status_code == 200, (method, form)
+                assert (response.content == b"") is (method == "HEAD" or path in ("/ready", "/health"))
     body = json.dumps(chat(1, model=NAME, verbosity="medium", service_tier="auto", store=False)[1])
     headers = {"content-type": "application/json"}
     for encoding in ("utf-8-sig", "utf-16"):
         for path in (CHAT, f"{CHAT}/"):
-            told = httpx.post(
+            response = httpx.post(
                 f"{server.url}{path}", content=body.encode(encoding), headers=headers, timeout=60
             )
-            assert told.status_code == 200, told.text
+            assert response.status_code == 200, response.text
 
 
 def test_errors_quote_no_picture(server: RunningServer) -> None:
@@ -301,7 +303,7 @@ def test_errors_quote_no_picture(server: RunningServer) -> None:
             ("/tokenize", "messages"),
         ):
             body = {"model": NAME if path == "/tokenize" else DIRECT, "max_tokens": 4}
-            told = ask(server, (path, body | {field: [{"role": "user", "content": content}]}))
-            assert 400 <= told.status_code < 500, told.text
+            response = ask(server, (path, body | {field: [{"role": "user", "content": content}]}))
+            assert 400 <= response.status_code < 500, response.text
             for start in range(0, len(DATA) - 16, 7):
-                assert DATA[start : start + 16] not in told.text
+                assert DATA[start : start + 16] not in response.text

@@ -97,19 +97,19 @@ def same(left: Any, right: Any) -> bool:
     return bool(left == right)
 
 
-def check_equal(one: Path, other: Path) -> None:
+def check_equal(first: Path, second: Path) -> None:
     """Both runs ended in the same state, and wrote the same."""
-    left, right = state(one), state(other)
+    left, right = state(first), state(second)
     assert left["step"] == right["step"]
     assert left["cursor"] == right["cursor"]
     assert same(left["weights"], right["weights"])
     assert same(left["optimizer"], right["optimizer"])
     assert same(left["random"], right["random"])
     for name in ("metrics.jsonl", "looks.jsonl", "trajectories.jsonl"):
-        assert lines(one, name) == lines(other, name), name
-        assert lines(one, name), name
+        assert lines(first, name) == lines(second, name), name
+        assert lines(first, name), name
     for name in ("model.safetensors", "config.json", "mirl.json"):
-        files = [folder / "export" / "final" / name for folder in (one, other)]
+        files = [folder / "export" / "final" / name for folder in (first, second)]
         assert files[0].read_bytes() == files[1].read_bytes()
 
 
@@ -198,7 +198,7 @@ class Command:
 
 def alive(group: int) -> list[str]:
     """Commands of the processes of a group that aren't zombies."""
-    found = []
+    names = []
     for entry in Path("/proc").iterdir():
         if entry.name.isdigit():
             try:
@@ -207,8 +207,8 @@ def alive(group: int) -> list[str]:
                 continue
             fields = rest.split()
             if int(fields[2]) == group and fields[0] != "Z":
-                found.append(name)
-    return found
+                names.append(name)
+    return names
 
 
 @pytest.mark.full
@@ -270,9 +270,9 @@ def test_a_ruined_update_is_one_line_and_leaves_the_last_good_state(tmp_path: Pa
     config.write_text(yaml.safe_dump({**SMALL, "output": str(tmp_path / "run"), "optimizer": optimizer}))
     code, errors = Command(config).end()
     assert code == 1
-    told = [line for line in errors.splitlines() if line.startswith("mirl-train: ")]
-    assert len(told) == 1
-    assert "gradient norm" in told[0]
+    messages = [line for line in errors.splitlines() if line.startswith("mirl-train: ")]
+    assert len(messages) == 1
+    assert "gradient norm" in messages[0]
     assert "Traceback" not in errors
     assert os.readlink(tmp_path / "run" / "checkpoints" / "latest") == "step-00000000"
 

@@ -63,22 +63,22 @@ def policy() -> Policy:
 @pytest_asyncio.fixture(scope="module", loop_scope="session")
 async def trainer(policy: Policy) -> AsyncIterator[HFEngine]:
     """The policy's own module, asked for log-probabilities."""
-    asked = HFEngine(policy.model, policy.processor)
-    yield asked
-    await asked.close()
+    scorer = HFEngine(policy.model, policy.processor)
+    yield scorer
+    await scorer.close()
 
 
 @pytest.fixture(scope="module")
 def settings() -> ModelSettings:
-    found = ModelSettings.load(DIGITS.path)
-    assert found is not None
-    return found
+    loaded = ModelSettings.load(DIGITS.path)
+    assert loaded is not None
+    return loaded
 
 
 @pytest.fixture(scope="module")
 def questions() -> tuple[Question, ...]:
-    found, _ = QuestionSource.open(DataConfig(sets=("digits/ambiguous",), questions=3), 0).batch(DataCursor())
-    return found
+    batch, _ = QuestionSource.open(DataConfig(sets=("digits/ambiguous",), questions=3), 0).batch(DataCursor())
+    return batch
 
 
 def recipe(planner: str, **rewards: Any) -> RLRecipe:
@@ -110,11 +110,11 @@ class Brevity:
 
 
 async def planned(
-    engine: Engine, frozen: Engine, settings: ModelSettings, one: RLRecipe, asked: Sequence[Question]
+    engine: Engine, frozen: Engine, settings: ModelSettings, config: RLRecipe, batch: Sequence[Question]
 ) -> Plan:
     judge = Judge((*make_rewards((AnswerReward(),), settings.tags), Brevity()))
-    scorer = FrozenScorer(frozen, one.rewards.mi)
-    return await make_planner(engine, settings, one, judge, scorer).plan(asked, 0)
+    scorer = FrozenScorer(frozen, config.rewards.mi)
+    return await make_planner(engine, settings, config, judge, scorer).plan(batch, 0)
 
 
 async def differences(rows: Sequence[TrainingRow], trainer: HFEngine) -> float:
@@ -156,13 +156,19 @@ async def test_rows_are_what_was_sampled(
     for advantages in groups.values():
         assert sum(advantages) == pytest.approx(0, abs=1e-9)
         assert any(advantages)
-    per_question = 6 if name == "mirl" else sum(is_chain(one) for one in plan.trajectories) / 3
+    per_question = 6 if name == "mirl" else sum(is_chain(t) for t in plan.trajectories) / 3
     assert plan.complete_trajectories == 3 * per_question
     by_key = {question.key: question for question in questions}
-    for one in plan.trajectories:
-        if is_chain(one):
-            assert one.parts["exact"] == is_right(by_key[one.question], one.answer) == one.right
-            assert one.reward == pytest.approx(one.parts["exact"] + 0.01 * one.parts["brevity"])
+    for trajectory in plan.trajectories:
+        if is_chain(trajectory):
+            assert (
+                trajectory.parts["exact"]
+                == is_right(by_key[trajectory.question], trajectory.answer)
+                == trajectory.right
+            )
+            assert trajectory.reward == pytest.approx(
+                trajectory.parts["exact"] + 0.01 * trajectory.parts["brevity"]
+            )
     if name == "grpo":
         assert {row.segment for row in plan.rows} <= {"trajectory"}
     assert plan.generated_tokens == plan.metrics["tokens/describe"] + plan.metrics["tokens/fork"]
@@ -200,10 +206,10 @@ async def test_at_the_start_the_rewards_mi_is_the_gates(
 async def test_on_one_thread_serial_plans_repeat_bit_by_bit(
     trainer: HFEngine, settings: ModelSettings, questions: Sequence[Question]
 ) -> None:
-    one = recipe("mirl").model_copy(
+    config = recipe("mirl").model_copy(
         update={"rollout": recipe("mirl").rollout.model_copy(update={"serial": True})}
     )
-    first, second = [await planned(trainer, trainer, settings, one, questions[:2]) for _ in range(2)]
+    first, second = [await planned(trainer, trainer, settings, config, questions[:2]) for _ in range(2)]
     assert first.rows
     for ours, theirs in zip(first.rows, second.rows, strict=True):
         assert (ours.completion_ids, ours.sampler_logprobs, ours.advantage) == (
@@ -214,15 +220,15 @@ async def test_on_one_thread_serial_plans_repeat_bit_by_bit(
 
 
 class Probe:
-    """One prompt with its image and without, a given text after it, and what is sampled after that."""
+    """One prompt with its image and without, a fixed text after it, and what is sampled after that."""
 
     def __init__(self, engine: VLLMEngine, trainer: HFEngine, question: Question) -> None:
         self.engine, self.trainer = engine, trainer
         self.conversation = question.conversation()
         said = "top left red 3, top right blue 4, bottom left yellow 2, bottom right green 7"
         # Several cache blocks of 32 tokens even without an image.
-        self.given = engine.encode(f"<description>{said}, {said}, {said}</description><think>")
-        self.asked = 0
+        self.suffix = engine.encode(f"<description>{said}, {said}, {said}</description><think>")
+        self.calls = 0
 
     async def differences(self) -> dict[str, float]:
         """By kind of question, the largest difference from the trainer's weights; nats."""
@@ -232,18 +238,18 @@ class Probe:
         }
 
     async def _difference(self, conversation: Conversation) -> float:
-        self.asked += 1
-        context = RequestContext(f"probe-{self.asked}")
+        self.calls += 1
+        context = RequestContext(f"probe-{self.calls}")
         rendered = await self.engine.render(conversation, context)
-        stream = self.engine.generate(rendered, self.given, 3, Sampling(12, seed=5), context)
+        stream = self.engine.generate(rendered, self.suffix, 3, Sampling(12, seed=5), context)
         samples = [sample async for sample in stream]
-        (scored,) = await self.engine.score(rendered, [self.given], context)
+        (scored,) = await self.engine.score(rendered, [self.suffix], context)
         theirs = await self.trainer.render(conversation, context)
-        wholes = [(*self.given, *sample.token_ids) for sample in samples]
+        wholes = [(*self.suffix, *sample.token_ids) for sample in samples]
         values = await self.trainer.score(theirs, wholes, context)
-        apart = [np.abs(np.subtract(values[0][: len(self.given)], scored)).max()]
+        apart = [np.abs(np.subtract(values[0][: len(self.suffix)], scored)).max()]
         for sample, ours in zip(samples, values, strict=True):
-            apart.append(np.abs(np.subtract(ours[len(self.given) :], sample.logprobs)).max())
+            apart.append(np.abs(np.subtract(ours[len(self.suffix) :], sample.logprobs)).max())
         return float(max(apart))
 
 

@@ -43,7 +43,7 @@ def data_file(path: Path, count: int) -> Path:
 
 def settings_of(folder: Path, **changed: Any) -> RunSettings:
     """A run on `digits/iid` with the output in `folder`."""
-    given: dict[str, Any] = {
+    defaults: dict[str, Any] = {
         "model": model_folder(folder.parent / "tiny"),
         "data": ("digits/iid",),
         "methods": "direct,sc@4,mirl(descriptions=6;keep=2)",
@@ -53,7 +53,7 @@ def settings_of(folder: Path, **changed: Any) -> RunSettings:
         "forks": 2,
         "replays": 3,
     }
-    return RunSettings(**(given | changed))
+    return RunSettings(**(defaults | changed))
 
 
 def fill_bank(settings: RunSettings, count: int | None = None, **made: Any) -> None:
@@ -73,10 +73,10 @@ def fill_bank(settings: RunSettings, count: int | None = None, **made: Any) -> N
 def of_question(line: BankedQuestion, question: Question) -> BankedQuestion:
     """The made-up record as one of `question`, with its truth in the place of the made-up one."""
 
-    def chain(one: BankedChain) -> BankedChain:
-        if one.answer is None:
-            return replace(one, right=False)
-        return replace(one, answer=question.answer if one.right else f"not {one.answer}")
+    def chain(banked: BankedChain) -> BankedChain:
+        if banked.answer is None:
+            return replace(banked, right=False)
+        return replace(banked, answer=question.answer if banked.right else f"not {banked.answer}")
 
     description, greedy = line.greedy
     return replace(
@@ -103,7 +103,7 @@ def no_engine() -> EngineFactory:
     return opened
 
 
-def one_engine(engine: FakeEngine) -> EngineFactory:
+def engine_factory(engine: FakeEngine) -> EngineFactory:
     """Opens `engine`, and closes it."""
 
     @asynccontextmanager

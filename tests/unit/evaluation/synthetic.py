@@ -24,12 +24,12 @@ def banked_question(
     rate = min(max(rng.gauss(skill, 0.25), 0.02), 0.98)
     drawn = [_description(rng, rng.random() < rate, misled) for _ in range(descriptions)]
     chains = [
-        _chain(rng, place, fork, truth, bool(one.right))
-        for place, one in enumerate(drawn)
-        if one.reason is None
+        _chain(rng, place, fork, truth, bool(description.right))
+        for place, description in enumerate(drawn)
+        if description.reason is None
         for fork in range(forks)
     ]
-    first = next((place for place, one in enumerate(drawn) if one.reason is None), None)
+    first = next((place for place, description in enumerate(drawn) if description.reason is None), None)
     return BankedQuestion(
         key=f"{data.replace('/', '-')}-test-{number:06d}",
         data=data,
@@ -44,10 +44,10 @@ def banked_question(
 
 
 def banked_questions(
-    count: int, data: str = "digits/iid", **given: int | float | bool
+    count: int, data: str = "digits/iid", **arguments: int | float | bool
 ) -> list[BankedQuestion]:
     """The first `count` questions of a made-up data set."""
-    return [banked_question(number, data, **given) for number in range(count)]  # type: ignore[arg-type]
+    return [banked_question(number, data, **arguments) for number in range(count)]  # type: ignore[arg-type]
 
 
 def _description(rng: random.Random, right: bool, misled: bool) -> BankedDescription:

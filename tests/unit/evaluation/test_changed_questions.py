@@ -21,7 +21,7 @@ from mirl_core.evaluation.report.tables import markdown
 from mirl_core.evaluation.run import run
 from mirl_core.evaluation.run_setup import RunSettings, RunSetup
 from mirl_core.tasks.model_files import earlier_fingerprint, fingerprint
-from tests.unit.evaluation.run_cases import model_folder, no_engine, one_engine, settings_of
+from tests.unit.evaluation.run_cases import engine_factory, model_folder, no_engine, settings_of
 from tests.unit.pipeline.pipeline_cases import chain, described
 
 COUNT = 4
@@ -65,13 +65,13 @@ def lines() -> Lines:
 
 
 def settings(folder: Path, output: str = "out", **changed: Any) -> RunSettings:
-    given: dict[str, Any] = {
+    defaults: dict[str, Any] = {
         "data": (str(folder / "set" / "q.jsonl"),),
         "n": COUNT,
         "methods": "direct,sc@4",
         "live": "sc@4",
     }
-    return settings_of(folder / output, **(given | changed))
+    return settings_of(folder / output, **(defaults | changed))
 
 
 def described_questions(fake: FakeEngine) -> int:
@@ -131,17 +131,17 @@ async def test_a_changed_question_is_sampled_again_and_named(
 ) -> None:
     entries = lines()
     write(tmp_path / "set", entries)
-    await run(settings(tmp_path), one_engine(first := engine()))
+    await run(settings(tmp_path), engine_factory(first := engine()))
     assert described_questions(first) == COUNT
     change(entries, tmp_path / "set")
     write(tmp_path / "set", entries)
     capsys.readouterr()
-    await run(settings(tmp_path), one_engine(second := engine()))
+    await run(settings(tmp_path), engine_factory(second := engine()))
     assert described_questions(second) == again
     noted = f"q.jsonl: {again} question{'s' if again > 1 else ''} ("
     assert capsys.readouterr().err.count(noted) == 2, "of the bank and of the live run"
     # The present records are as those of a run into an empty folder.
-    await run(settings(tmp_path, "fresh"), one_engine(engine()))
+    await run(settings(tmp_path, "fresh"), engine_factory(engine()))
     rows = [read_rows(tmp_path / name / "questions" / "q.jsonl.jsonl") for name in ("out", "fresh")]
     assert rows[0] == rows[1]
     # Nothing has changed since.
@@ -153,13 +153,13 @@ async def test_a_changed_question_is_sampled_again_and_named(
 async def test_a_question_that_changes_back_finds_its_old_record(tmp_path: Path) -> None:
     entries = lines()
     write(tmp_path / "set", entries)
-    await run(settings(tmp_path), one_engine(engine()))
+    await run(settings(tmp_path), engine_factory(engine()))
     before = read_rows(tmp_path / "out/questions/q.jsonl.jsonl")
     bank = (tmp_path / "out/bank/q.jsonl.jsonl").read_bytes()
     changed = lines()
     changed[2]["question"] = "For a day only?"
     write(tmp_path / "set", changed)
-    await run(settings(tmp_path), one_engine(engine()))
+    await run(settings(tmp_path), engine_factory(engine()))
     write(tmp_path / "set", entries)
     await run(settings(tmp_path), no_engine())
     assert read_rows(tmp_path / "out/questions/q.jsonl.jsonl") == before
@@ -173,7 +173,7 @@ async def test_a_corrected_truth_judges_the_old_samples(
     """No sample depends on the truth, so none is made again."""
     entries = lines()
     write(tmp_path / "set", entries)
-    await run(settings(tmp_path), one_engine(engine()))
+    await run(settings(tmp_path), engine_factory(engine()))
     for line in entries[:2]:
         line["answer"] = "3"
     entries[0]["family"] = "sums"
@@ -205,13 +205,13 @@ async def test_an_earlier_versions_bank_is_used_for_the_same_text_and_truth_and_
     entries = lines()
     write(tmp_path / "set", entries)
     bankless = settings(tmp_path, live="")
-    await run(bankless, one_engine(engine()))
+    await run(bankless, engine_factory(engine()))
     strip_content(tmp_path / "out" / "bank")
     entries[1]["question"] = "Another question?"
     entries[2]["answer"] = "2"
     write(tmp_path / "set", entries)
     capsys.readouterr()
-    await run(bankless, one_engine(fake := engine()))
+    await run(bankless, engine_factory(fake := engine()))
     assert len(fake.of_kind("describe")) == 2 * 2, "another text, and another truth: the picture may be, too"
     errors = capsys.readouterr().err
     assert "2 questions (q1, q2) are not those that were sampled" in errors
@@ -229,23 +229,23 @@ async def test_records_that_tell_nothing_are_made_again(
 ) -> None:
     """Live outcomes, and banks of the first version, have no text."""
     write(tmp_path / "set", lines())
-    await run(settings(tmp_path), one_engine(engine()))
+    await run(settings(tmp_path), engine_factory(engine()))
     strip_content(tmp_path / "out" / "bank", "question")
     strip_content(tmp_path / "out" / "live")
     capsys.readouterr()
-    await run(settings(tmp_path), one_engine(fake := engine()))
+    await run(settings(tmp_path), engine_factory(fake := engine()))
     assert described_questions(fake) == COUNT
     assert capsys.readouterr().err.count("noted neither text nor pictures: they are sampled again") == 2
 
 
 async def test_two_files_of_one_name_dont_share_records(tmp_path: Path) -> None:
     write(tmp_path / "set", lines())
-    await run(settings(tmp_path), one_engine(engine()))
+    await run(settings(tmp_path), engine_factory(engine()))
     others = lines()
     for line in others:
         line["image"] = "blue.png"
     path = write(tmp_path / "other", others)
-    await run(settings(tmp_path, data=(str(path),)), one_engine(fake := engine()))
+    await run(settings(tmp_path, data=(str(path),)), engine_factory(fake := engine()))
     assert described_questions(fake) == COUNT
 
 
@@ -253,7 +253,7 @@ async def test_a_picture_that_went_bad_is_named(tmp_path: Path) -> None:
     entries = lines()
     entries[0]["image"] = "data:image/png;base64,AAAA"
     write(tmp_path / "set", entries[1:])
-    await run(settings(tmp_path, live=""), one_engine(engine()))
+    await run(settings(tmp_path, live=""), engine_factory(engine()))
     entries[1]["image"] = "data:image/png;base64,§§"
     write(tmp_path / "set", entries[1:])
     with pytest.raises(ConfigError, match="line 1: image: can't be read"):
@@ -263,11 +263,11 @@ async def test_a_picture_that_went_bad_is_named(tmp_path: Path) -> None:
 async def test_compare_leaves_out_what_is_not_the_same_question(tmp_path: Path) -> None:
     entries = lines()
     write(tmp_path / "set", entries)
-    await run(settings(tmp_path, "a"), one_engine(engine()))
+    await run(settings(tmp_path, "a"), engine_factory(engine()))
     entries[0]["question"] = "Another question?"
     entries[1]["answer"] = "2"
     write(tmp_path / "set", entries)
-    await run(settings(tmp_path, "b"), one_engine(engine()))
+    await run(settings(tmp_path, "b"), engine_factory(engine()))
     a, b = Side(tmp_path / "a", "sc@4"), Side(tmp_path / "b", "sc@4")
     (row,) = compare_runs(a, b)
     assert (row.left_out, row.comparison.difference.n, row.unchecked) == (("q0", "q1"), COUNT - 2, 0)
@@ -282,7 +282,7 @@ async def test_compare_leaves_out_what_is_not_the_same_question(tmp_path: Path) 
     for line in entries:
         line["image"] = "blue.png"
     write(tmp_path / "set", entries)
-    await run(settings(tmp_path, "c"), one_engine(engine()))
+    await run(settings(tmp_path, "c"), engine_factory(engine()))
     with pytest.raises(ConfigError, match=r"those under the same keys differ \(q0, q1, q2 and 1 more\)"):
         compare_runs(a, Side(tmp_path / "c", "sc@4"))
 
@@ -290,22 +290,22 @@ async def test_compare_leaves_out_what_is_not_the_same_question(tmp_path: Path) 
 def test_other_reference_pictures_are_another_bank(tmp_path: Path) -> None:
     model = model_folder(tmp_path / "refs", reference_images=["a.png"])
     Image.new("RGB", (8, 8), (1, 2, 3)).save(model / "a.png")
-    given: dict[str, Any] = {"estimators": ("text", "reference"), "references": 1, "model": model}
+    changed: dict[str, Any] = {"estimators": ("text", "reference"), "references": 1, "model": model}
     write(tmp_path / "set", lines())
-    first = RunSetup(settings(tmp_path, **given))
+    first = RunSetup(settings(tmp_path, **changed))
     (tmp_path / "out" / "bank").mkdir(parents=True)
     (tmp_path / "out" / "bank" / "bank.json").write_text(json.dumps(first.bank.header))
-    RunSetup(settings(tmp_path, **given))
+    RunSetup(settings(tmp_path, **changed))
     Image.new("RGB", (8, 8), (1, 2, 4)).save(model / "a.png")
     with pytest.raises(ConfigError, match="another set of reference pictures") as caught:
-        RunSetup(settings(tmp_path, **given))
+        RunSetup(settings(tmp_path, **changed))
     assert caught.value.param == "references"
     earlier = {name: value for name, value in first.bank.header.items() if name != "references"}
     (tmp_path / "out" / "bank" / "bank.json").write_text(json.dumps(earlier))
-    assert "noted no reference pictures: NOT checked" in RunSetup(settings(tmp_path, **given)).bank.notes[0]
+    assert "noted no reference pictures: NOT checked" in RunSetup(settings(tmp_path, **changed)).bank.notes[0]
     (model / "a.png").unlink()
     with pytest.raises(ConfigError, match=r"reference_images: .*a\.png can't be read"):
-        RunSetup(settings(tmp_path, **given))
+        RunSetup(settings(tmp_path, **changed))
 
 
 def test_weights_that_differ_in_the_middle_are_another_model(
@@ -313,40 +313,40 @@ def test_weights_that_differ_in_the_middle_are_another_model(
 ) -> None:
     monkeypatch.setattr("mirl_core.tasks.model_files._WHOLE", 1000)
     monkeypatch.setattr("mirl_core.tasks.model_files._BLOCK", 100)
-    given = settings(tmp_path)
+    unchanged = settings(tmp_path)
     write(tmp_path / "set", lines())
-    weights = given.model / "model.safetensors"
+    weights = unchanged.model / "model.safetensors"
     weights.write_bytes(bytes(6400))
-    before, earlier = fingerprint(given.model), earlier_fingerprint(given.model)
-    header = RunSetup(given).bank.header
+    before, earlier = fingerprint(unchanged.model), earlier_fingerprint(unchanged.model)
+    header = RunSetup(unchanged).bank.header
     weights.write_bytes(bytes(3200) + b"\1" + bytes(3199))
-    assert fingerprint(given.model) != before
-    assert earlier_fingerprint(given.model) == earlier, "both ends are as they were"
+    assert fingerprint(unchanged.model) != before
+    assert earlier_fingerprint(unchanged.model) == earlier, "both ends are as they were"
     (tmp_path / "out" / "bank").mkdir(parents=True)
     path = tmp_path / "out" / "bank" / "bank.json"
     path.write_text(json.dumps(header))
     with pytest.raises(ConfigError, match="another model"):
-        RunSetup(given)
+        RunSetup(unchanged)
     path.write_text(json.dumps(header | {"model": earlier}))
-    assert "only both ends of the model's large files" in RunSetup(given).bank.notes[0]
+    assert "only both ends of the model's large files" in RunSetup(unchanged).bank.notes[0]
     weights.write_bytes(bytes(6399) + b"\1")
     with pytest.raises(ConfigError, match="another model"):
-        RunSetup(replace(given))
+        RunSetup(replace(unchanged))
 
 
 async def test_a_bank_that_is_continued_with_another_version_says_so(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     write(tmp_path / "set", lines())
-    given = settings(tmp_path, live="")
-    await run(given, one_engine(engine()))
+    bankless = settings(tmp_path, live="")
+    await run(bankless, engine_factory(engine()))
     path = tmp_path / "out" / "bank" / "bank.json"
     header = json.loads(path.read_text())
     path.write_text(json.dumps(header | {"versions": header["versions"] | {"mirl": "0.0.1"}}))
     capsys.readouterr()
-    await run(given, no_engine())
+    await run(bankless, no_engine())
     assert "0.0.1" not in capsys.readouterr().err, "nothing is sampled"
     write(tmp_path / "set", [*lines(), {**lines()[0], "id": "new"}])
-    await run(replace(given, n=COUNT + 1), one_engine(engine()))
+    await run(replace(bankless, n=COUNT + 1), engine_factory(engine()))
     words = f"begun with mirl 0.0.1, and is continued with {header['versions']['mirl']}"
     assert words in capsys.readouterr().err.replace("\n", " ")

@@ -198,14 +198,14 @@ def candidate(accuracy: float, tokens: float) -> Candidate:
     return Candidate((("keep", int(tokens)),), np.array([accuracy]), np.array([tokens]))
 
 
-def test_frontier_is_what_no_cheaper_one_reaches() -> None:
-    found = frontier([candidate(0.5, 10), candidate(0.4, 20), candidate(0.6, 30), candidate(0.6, 40)])
-    assert [one.cost for one in found] == [10, 30]
+def test_frontier_is_what_no_cheaper_candidate_reaches() -> None:
+    points = frontier([candidate(0.5, 10), candidate(0.4, 20), candidate(0.6, 30), candidate(0.6, 40)])
+    assert [point.cost for point in points] == [10, 30]
 
 
-def chosen(questions: list[Any], **given: Any) -> Choice:
-    grid = given.pop("grid", SMALL)
-    return calibrate(questions, ModelSettings(), grid, count=2, **given)
+def chosen(questions: list[Any], **arguments: Any) -> Choice:
+    grid = arguments.pop("grid", SMALL)
+    return calibrate(questions, ModelSettings(), grid, count=2, **arguments)
 
 
 @pytest.fixture(scope="module")
@@ -223,7 +223,7 @@ def misled() -> Choice:
 def test_calibration_finds_the_weight_that_the_made_up_world_wants(plain: Choice, misled: Choice) -> None:
     assert misled.settings.options.mi_weight == 1.0
     # Where habit tells the truth, subtracting it can't help by more than chance.
-    accuracies = {one.options: one.mean for one in plain.finalists}
+    accuracies = {entry.options: entry.mean for entry in plain.finalists}
     assert plain.best.mean == max(accuracies.values())
     assert plain.best.mean - plain.chosen.mean <= plain.error + 1e-12
     assert plain.chosen.cost <= plain.best.cost <= plain.budget
@@ -232,10 +232,10 @@ def test_calibration_finds_the_weight_that_the_made_up_world_wants(plain: Choice
 def test_calibration_tries_auto_and_shows_it() -> None:
     grid = replace(SMALL, mi_weight=("auto",))
     assert "auto" in Grid().mi_weight
-    found = chosen(banked_questions(30, misled=True), grid=grid)
-    assert found.settings.options.mi_weight == "auto"
-    assert ModelSettings.model_validate(found.settings.model_dump()) == found.settings
-    assert options_text(found.chosen).startswith("λ=auto N=")
+    choice = chosen(banked_questions(30, misled=True), grid=grid)
+    assert choice.settings.options.mi_weight == "auto"
+    assert ModelSettings.model_validate(choice.settings.model_dump()) == choice.settings
+    assert options_text(choice.chosen).startswith("λ=auto N=")
 
 
 def test_a_smaller_budget_is_kept(misled: Choice) -> None:
@@ -255,10 +255,10 @@ def test_grid_stays_within_the_bank() -> None:
     grid = Grid().within(8, 2, ["blank"])
     assert max(grid.descriptions) == 8
     assert max(grid.forks) == 2
-    assert {one["estimator"] for one in grid.scorers()} == {"blank"}
-    assert all(int(str(one["keep"])) < int(str(one["descriptions"])) for one in grid.shapes())
+    assert {scorer["estimator"] for scorer in grid.scorers()} == {"blank"}
+    assert all(int(str(shape["keep"])) < int(str(shape["descriptions"])) for shape in grid.shapes())
     # Confidence needs no estimator: once per normalisation and clip.
-    assert sum(one["mi_weight"] == 0 for one in Grid().scorers()) == 4
+    assert sum(scorer["mi_weight"] == 0 for scorer in Grid().scorers()) == 4
 
 
 async def test_calibrate_writes_mirl_json_that_the_product_reads(
@@ -296,7 +296,7 @@ async def test_calibrate_writes_mirl_json_that_the_product_reads(
     assert json.loads((tmp_path / "bank" / "confidence.json").read_text())["left_out"] == fitted.left_out
 
 
-async def test_calibrate_replaces_the_models_own_file_when_asked(tmp_path: Path) -> None:
+async def test_calibrate_replaces_the_models_own_file_on_request(tmp_path: Path) -> None:
     # Few questions for the default grid's hundreds of settings.
     settings = settings_of(tmp_path / "bank", part="dev", n=3, descriptions=6, forks=1, replays=1)
     fill_bank(settings)

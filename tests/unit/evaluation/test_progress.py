@@ -14,7 +14,7 @@ from mirl_core.errors import EngineError
 from mirl_core.evaluation.progress import Bars
 from mirl_core.evaluation.run import run
 from mirl_core.tasks.command_line import status
-from tests.unit.evaluation.run_cases import data_file, one_engine, settings_of
+from tests.unit.evaluation.run_cases import data_file, engine_factory, settings_of
 from tests.unit.pipeline.pipeline_cases import chain, described
 
 
@@ -30,10 +30,10 @@ async def test_the_start_of_the_engine_is_shown_with_its_time(
     monkeypatch.setattr("mirl_core.evaluation.report.write_report", lambda folder: ())
     engine = FakeEngine(descriptions=[described("red", -0.1)], chains=lambda suffix, branch: chain("1"))
     file = str(data_file(tmp_path / "set" / "q.jsonl", 2))
-    await run(settings_of(tmp_path / "out", data=(file,), methods="direct"), one_engine(engine))
+    await run(settings_of(tmp_path / "out", data=(file,), methods="direct"), engine_factory(engine))
     lines = capsys.readouterr().err.splitlines()
     assert lines[:2] == ["starting the engine …", "starting the engine: done in 0 s"]
-    await run(settings_of(tmp_path / "out", data=(file,), methods="direct"), one_engine(engine))
+    await run(settings_of(tmp_path / "out", data=(file,), methods="direct"), engine_factory(engine))
     assert "starting the engine" not in capsys.readouterr().err, "nothing is missing"
 
 

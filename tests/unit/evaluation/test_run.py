@@ -18,10 +18,10 @@ from mirl_core.evaluation.run import live_options, names, run
 from mirl_core.evaluation.run_setup import RunSetup
 from tests.unit.evaluation.run_cases import (
     data_file,
+    engine_factory,
     fill_bank,
     model_folder,
     no_engine,
-    one_engine,
     settings_of,
 )
 from tests.unit.pipeline.pipeline_cases import chain, described
@@ -115,29 +115,29 @@ async def test_methods_that_learn_from_traffic_are_prepared(tmp_path: Path) -> N
 
 async def test_an_interrupted_run_continues_and_comes_to_the_same(tmp_path: Path) -> None:
     data = data_file(tmp_path / "set" / "q.jsonl", 24)
-    given: dict[str, Any] = {
+    changed: dict[str, Any] = {
         "data": (str(data),),
         "n": 24,
         "methods": "direct,sc@4,mirl(descriptions=4;keep=2)",
     }
-    whole = settings_of(tmp_path / "whole", **given)
-    await run(whole, one_engine(engine()))
-    broken = settings_of(tmp_path / "broken", **given)
+    whole = settings_of(tmp_path / "whole", **changed)
+    await run(whole, engine_factory(engine()))
+    broken = settings_of(tmp_path / "broken", **changed)
     fails = FakeEngine(
         descriptions=[described("red", -0.1, -2.0), described("blue", -0.2, -0.3)],
         chains=_breaks_after(250),
     )
     with pytest.raises(EngineError, match="worn out"):
-        await run(broken, one_engine(fails))
+        await run(broken, engine_factory(fails))
     banked = Bank.existing(tmp_path / "broken" / "bank").keys("q.jsonl")
     assert 0 < len(banked) < 24
     again = engine()
-    await run(broken, one_engine(again))
+    await run(broken, engine_factory(again))
     assert again.closed
     # A describe call for every question that was not there, and one for each's greedy trajectory.
     assert len(again.of_kind("describe")) == 2 * (24 - len(banked))
-    one, other = summary_of(tmp_path / "whole"), summary_of(tmp_path / "broken")
-    assert one["data"] == other["data"]
+    expected, resumed = summary_of(tmp_path / "whole"), summary_of(tmp_path / "broken")
+    assert expected["data"] == resumed["data"]
 
 
 def _breaks_after(count: int) -> Any:
@@ -156,7 +156,7 @@ async def test_live_runs_stand_beside_their_replay_and_are_not_repeated(tmp_path
     data = data_file(tmp_path / "set" / "q.jsonl", 5)
     live = "mirl(descriptions=4;keep=2),sc@4"
     settings = settings_of(tmp_path / "out", data=(str(data),), methods="direct,sc@4", live=live, live_n=3)
-    await run(settings, one_engine(engine()))
+    await run(settings, engine_factory(engine()))
     summary = summary_of(tmp_path / "out")
     assert list(summary["data"]["q.jsonl"]) == ["direct", "sc@4", "mirl(descriptions=4;keep=2)"]
     both = summary["live"]["q.jsonl"]["mirl(descriptions=4;keep=2)"]
@@ -175,7 +175,7 @@ async def test_unusable_descriptions_fall_back_and_count(tmp_path: Path) -> None
     data = data_file(tmp_path / "set" / "q.jsonl", 2)
     dumb = FakeEngine(descriptions=[FakeText("no end", -1.0)], plain=[chain("1")])
     settings = settings_of(tmp_path / "out", data=(str(data),), methods="mirl(descriptions=4;keep=2)")
-    await run(settings, one_engine(dumb))
+    await run(settings, engine_factory(dumb))
     summary = summary_of(tmp_path / "out")
     assert summary["data"]["q.jsonl"]["mirl(descriptions=4;keep=2)"]["accuracy"] == 1
     assert summary["selection"]["q.jsonl"] == []

@@ -20,7 +20,7 @@ from mirl_core.evaluation.methods import parse_methods
 from mirl_core.evaluation.needs import check, plan_for
 from mirl_core.evaluation.run import live_options, numbers, run
 from mirl_core.evaluation.run_setup import RunSettings, RunSetup
-from tests.unit.evaluation.run_cases import data_file, model_folder, no_engine, one_engine, settings_of
+from tests.unit.evaluation.run_cases import data_file, engine_factory, model_folder, no_engine, settings_of
 from tests.unit.pipeline.pipeline_cases import described
 from tests.unit.pipeline.steered.steered_cases import TinyModel
 
@@ -48,7 +48,7 @@ def rows_of(tmp_path: Path) -> list[dict[str, Any]]:
 
 async def test_a_run_banks_what_its_methods_need(tmp_path: Path) -> None:
     methods = f"direct,sc@4,{STEERED},fast(contrast=1),sc@2(temperature=0.5)"
-    await run(of_file(tmp_path, methods=methods), one_engine(engine()))
+    await run(of_file(tmp_path, methods=methods), engine_factory(engine()))
     plan = plan_in(tmp_path)
     assert (plan.contrast, plan.temperatures) == ((0.0, 0.5, 1.0), (0.5,))
     assert (plan.contrast_estimator, plan.plausibility, plan.draft_tokens) == ("text", 0.1, 8)
@@ -63,7 +63,7 @@ async def test_a_run_banks_what_its_methods_need(tmp_path: Path) -> None:
 
 async def test_without_need_nothing_is_decoded(tmp_path: Path) -> None:
     fake = engine()
-    await run(of_file(tmp_path, methods="direct,gate(descriptions=6;forks=2)"), one_engine(fake))
+    await run(of_file(tmp_path, methods="direct,gate(descriptions=6;forks=2)"), engine_factory(fake))
     header = json.loads((tmp_path / "out" / "bank" / "bank.json").read_text())
     later = {"contrast", "contrast_estimator", "plausibility", "draft_tokens", "temperatures"}
     assert not later & set(header["plan"])
@@ -76,7 +76,7 @@ async def test_without_need_nothing_is_decoded(tmp_path: Path) -> None:
 
 async def test_options_say_what_to_bank_beyond_the_methods(tmp_path: Path) -> None:
     settings = of_file(tmp_path, methods="direct", contrast=(1.0, 0.25), temperatures=(0.7, 0.3))
-    await run(settings, one_engine(engine()))
+    await run(settings, engine_factory(engine()))
     plan = plan_in(tmp_path)
     assert (plan.contrast, plan.temperatures) == ((0.25, 1.0), (0.3, 0.7))
     await run(of_file(tmp_path, methods="fast(contrast=0.25)"), no_engine())
@@ -86,7 +86,7 @@ async def test_a_steered_live_run_is_its_replay(tmp_path: Path) -> None:
     name = f"{STEERED.removesuffix(')')};early_stop=false)"
     live = f"{name},sc@2(temperature=0.5)"
     settings = of_file(tmp_path, 4, methods="direct", live=live, replays=1)
-    await run(settings, one_engine(engine()))
+    await run(settings, engine_factory(engine()))
     summary = json.loads((tmp_path / "out" / "summary.json").read_text())
     for method in (name, "sc@2(temperature=0.5)"):
         both = summary["live"]["q.jsonl"][method]
@@ -202,7 +202,7 @@ async def test_votes_of_a_model_that_decodes_are_calibrated(tmp_path: Path) -> N
     settings = of_file(tmp_path, 3, methods="mirl", part="dev")
     options = {"contrast": [0, 1], "prior_votes": [2, 1], "descriptions": 2, "early_stop": False}
     model_folder(settings.model, options=options)
-    await run(settings, one_engine(engine(3)))
+    await run(settings, engine_factory(engine(3)))
     setup = RunSetup(settings)
     (data,) = setup.data
     banked = setup.banked(data)

@@ -20,7 +20,7 @@ from contextlib import asynccontextmanager
 from pathlib import Path
 import mirl_core.evaluation.run as command
 from mirl_core.engines.fake import FakeEngine
-from tests.unit.evaluation.run_cases import data_file, model_folder, one_engine
+from tests.unit.evaluation.run_cases import data_file, engine_factory, model_folder
 # A shell's background jobs begin with the signal ignored.
 signal.signal(signal.SIGINT, signal.default_int_handler)
 where, delay = Path(sys.argv[1]), float(sys.argv[2])
@@ -32,7 +32,7 @@ async def opened():
     child = subprocess.Popen(["sleep", "60"], stdout=nowhere, stderr=nowhere)
     (where / "child").write_text(str(child.pid))
     try:
-        async with one_engine(FakeEngine(delay=delay))() as engine:
+        async with engine_factory(FakeEngine(delay=delay))() as engine:
             yield engine
     finally:
         child.kill()

@@ -37,10 +37,10 @@ def test_whole_and_streamed_are_one_answer(fields: Any) -> None:
     assert whole.usage.completion_tokens > 50
     assert whole.mirl["descriptions"]
     chunks = list(litellm.completion(stream=True, stream_options={"include_usage": True}, **fields))
-    told = litellm.stream_chunk_builder(chunks)
-    assert told.choices[0].message.content == message.content
-    assert told.choices[0].message.reasoning_content == message.reasoning_content
-    assert told.usage.completion_tokens == whole.usage.completion_tokens
+    rebuilt = litellm.stream_chunk_builder(chunks)
+    assert rebuilt.choices[0].message.content == message.content
+    assert rebuilt.choices[0].message.reasoning_content == message.reasoning_content
+    assert rebuilt.usage.completion_tokens == whole.usage.completion_tokens
 
 
 def test_async(fields: Any) -> None:
@@ -49,20 +49,20 @@ def test_async(fields: Any) -> None:
 
 def test_direct(fields: Any) -> None:
     del fields["extra_body"]
-    told = litellm.completion(**fields | {"model": fields["model"] + ":direct", "max_tokens": 5})
-    assert getattr(told, "mirl", None) is None
+    response = litellm.completion(**fields | {"model": fields["model"] + ":direct", "max_tokens": 5})
+    assert getattr(response, "mirl", None) is None
 
 
 def test_answers_by_a_schema(fields: Any) -> None:
-    told = litellm.completion(response_format=Report, **fields | {"max_tokens": 400})
-    Report.model_validate_json(told.choices[0].message.content)
+    response = litellm.completion(response_format=Report, **fields | {"max_tokens": 400})
+    Report.model_validate_json(response.choices[0].message.content)
 
 
 def test_a_tool_is_called(fields: Any) -> None:
     tool = {"type": "function", "function": {"name": "report", "parameters": Report.model_json_schema()}}
     choice = {"type": "function", "function": {"name": "report"}}
-    told = litellm.completion(tools=[tool], tool_choice=choice, **fields | {"max_tokens": 400})
-    (call,) = told.choices[0].message.tool_calls
+    response = litellm.completion(tools=[tool], tool_choice=choice, **fields | {"max_tokens": 400})
+    (call,) = response.choices[0].message.tool_calls
     assert call.function.name == "report"
     Report.model_validate(json.loads(call.function.arguments))
 

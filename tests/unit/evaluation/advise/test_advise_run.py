@@ -16,7 +16,7 @@ from mirl_core.engines.fake import FakeEngine
 from mirl_core.evaluation.advise.run import UNDECIDED, AdviseSettings, advise_run
 from mirl_core.evaluation.cli import main
 from mirl_core.types import Conversation
-from tests.unit.evaluation.run_cases import data_file, model_folder, no_engine, one_engine
+from tests.unit.evaluation.run_cases import data_file, engine_factory, model_folder, no_engine
 from tests.unit.pipeline.pipeline_cases import chain, described
 from tests.unit.pipeline.steered.steered_cases import TinyModel
 
@@ -45,13 +45,13 @@ def engine(greedy: str) -> FakeEngine:
 
 def case(tmp_path: Path, count: int, **changed: Any) -> AdviseSettings:
     data = data_file(tmp_path / "set" / "q.jsonl", count)
-    given: dict[str, Any] = {
+    defaults: dict[str, Any] = {
         "model": model_folder(tmp_path / "tiny"),
         "data": (str(data),),
         "output": tmp_path / "out",
         "replays": 1,
     }
-    return AdviseSettings(**(given | changed))
+    return AdviseSettings(**(defaults | changed))
 
 
 def without_answers(path: Path, keep: int = 0) -> None:
@@ -64,7 +64,7 @@ def without_answers(path: Path, keep: int = 0) -> None:
 
 async def test_the_second_run_samples_nothing_and_says_the_same(tmp_path: Path) -> None:
     settings = case(tmp_path, 50)
-    first = await advise_run(settings, one_engine(engine("2")))
+    first = await advise_run(settings, engine_factory(engine("2")))
     record = (tmp_path / "out" / "advice.json").read_bytes()
     second = await advise_run(settings, no_engine())
     assert second == first
@@ -79,9 +79,9 @@ async def test_the_second_run_samples_nothing_and_says_the_same(tmp_path: Path) 
 
 
 async def test_more_questions_sample_the_new_ones_alone(tmp_path: Path) -> None:
-    await advise_run(case(tmp_path, 8), one_engine(engine("1")))
+    await advise_run(case(tmp_path, 8), engine_factory(engine("1")))
     more = engine("1")
-    await advise_run(case(tmp_path, 10), one_engine(more))
+    await advise_run(case(tmp_path, 10), engine_factory(more))
     assert (
         len({call.request_id.split("-greedy")[0] for call in more.calls if "greedy" in call.request_id}) == 2
     )
@@ -92,7 +92,7 @@ async def test_questions_may_get_their_answers_later(tmp_path: Path) -> None:
     file = tmp_path / "set" / "q.jsonl"
     answered = file.read_text()
     without_answers(file)
-    blind = await advise_run(settings, one_engine(engine("2")))
+    blind = await advise_run(settings, engine_factory(engine("2")))
     assert (blind.labelled, blind.advised) == (0, None)
     assert "greedy" not in blind.measures
     file.write_text(answered)
@@ -114,7 +114,7 @@ async def test_a_target_gets_the_options_and_keeps_the_rest(tmp_path: Path) -> N
         options={"keep": 3, "description_tokens": 60},
         calibration=calibration,
     )
-    await advise_run(settings, one_engine(engine("2")))
+    await advise_run(settings, engine_factory(engine("2")))
     assert json.loads(target.read_text()) == {
         "instruction": "",
         "temperature": 0.7,
@@ -143,7 +143,7 @@ def cli(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> 
     def run(
         *words: str | Path, with_engine: FakeEngine | None = None, command: Sequence[str] = ()
     ) -> tuple[int, str, str]:
-        factory = no_engine() if with_engine is None else one_engine(with_engine)
+        factory = no_engine() if with_engine is None else engine_factory(with_engine)
         for module in ("advise", "calibration"):
             monkeypatch.setattr(f"mirl_core.evaluation.{module}.run.vllm_engine", lambda model: factory)
         monkeypatch.setattr(sys, "argv", list(command) or ["mirl-eval", "advise", *map(str, words)])

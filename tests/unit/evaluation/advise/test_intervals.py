@@ -49,7 +49,7 @@ def test_gains_are_the_differences_of_means_and_mirror_each_other() -> None:
             assert gain.n == 200
 
 
-def test_joint_intervals_are_wider_than_a_single_one_and_equal_it_for_two() -> None:
+def test_joint_intervals_are_wider_than_a_single_interval_and_equal_it_for_two() -> None:
     answers = sample(np.random.default_rng(1), [0.5] * 8, 200)
     single = Resampling([()] * 200).difference(answers["m1"], answers["m0"])
     joint = joint_gains(answers, Resampling([()] * 200))["m0"]["m1"]
@@ -86,10 +86,10 @@ def test_single_intervals_would_advise_too_much() -> None:
     assert wrong > 0.05 * runs
 
 
-def test_a_true_gain_is_found() -> None:
+def test_a_true_gain_is_detected() -> None:
     rng = np.random.default_rng(4)
     truths = [0.45, 0.45, *[0.62] * 6]
-    found = [advised(sample(rng, truths, 300), 300) for _ in range(50)]
+    names = [advised(sample(rng, truths, 300), 300) for _ in range(50)]
     # m2 is the cheapest that is truly good enough.
-    assert sum(name == "m2" for name in found) >= 40
-    assert sum(name > "m2" for name in found) <= 2
+    assert sum(name == "m2" for name in names) >= 40
+    assert sum(name > "m2" for name in names) <= 2

@@ -58,8 +58,8 @@ def chains(suffix: str, branch: int) -> FakeText:
     return FakeText(chain("dog" if "dog" in suffix else "cat", f"so {branch}"), -0.125)
 
 
-def engine(*descriptions: FakeText, **given: Any) -> FakeEngine:
-    return FakeEngine(descriptions or (CAT, DOG, ENDLESS, DOG), chains, **given)
+def engine(*descriptions: FakeText, **arguments: Any) -> FakeEngine:
+    return FakeEngine(descriptions or (CAT, DOG, ENDLESS, DOG), chains, **arguments)
 
 
 async def piped(fake: FakeEngine, **options: Any) -> Result:
@@ -87,8 +87,8 @@ async def test_the_bank_is_what_the_pipeline_did(estimator: str) -> None:
         if ours.reason is None:
             assert sum(ours.marginals[estimator]) == pytest.approx(theirs.marginal)
             pairs = zip(ours.logprobs, ours.marginals[estimator], strict=True)
-            assert [one - two for one, two in pairs] == pytest.approx(theirs.token_mi)
-    key = lambda one: (one.description, one.fork)  # noqa: E731
+            assert [logprob - marginal for logprob, marginal in pairs] == pytest.approx(theirs.token_mi)
+    key = lambda c: (c.description, c.fork)  # noqa: E731
     theirs = [(c.description, c.fork, c.answer, c.tokens) for c in sorted(result.chains, key=key)]
     assert [(c.description, c.fork, c.answer, c.tokens) for c in banked.chains] == theirs
     seeds = {call.sampling.seed for call in fake.calls if call.sampling and call.sampling.temperature}
@@ -100,13 +100,13 @@ async def test_every_field_is_accounted_for() -> None:
     banked = await sample_question(fake, SETTINGS, question(), PLAN, data="zoo")
     assert (banked.key, banked.data, banked.family, banked.truth) == ("q0", "zoo", "animals", "dog")
     assert banked.clusters == ("scene0", "glyph")
-    assert [one.reason for one in banked.descriptions] == [None, None, "truncated", "empty"]
-    assert [one.right for one in banked.descriptions] == [False, True, False, False]
-    assert [one.tokens for one in banked.descriptions[:2]] == [3, 4]
+    assert [description.reason for description in banked.descriptions] == [None, None, "truncated", "empty"]
+    assert [description.right for description in banked.descriptions] == [False, True, False, False]
+    assert [description.tokens for description in banked.descriptions[:2]] == [3, 4]
     assert banked.descriptions[0].logprobs == (-0.5, -1.5)
     assert banked.descriptions[0].marginals == {"text": (-2.0, -3.0), "blank": (-2.0, -3.0)}
     assert banked.descriptions[2].marginals == banked.descriptions[3].marginals == {}
-    assert [(one.description, one.fork, one.right) for one in banked.chains] == [
+    assert [(c.description, c.fork, c.right) for c in banked.chains] == [
         (0, 0, False),
         (0, 1, False),
         (1, 0, True),
@@ -120,7 +120,7 @@ async def test_every_field_is_accounted_for() -> None:
     assert only is not None
     assert (greedy.text, greedy.marginals, only.description, only.answer) == ("a cat", {}, -1, "cat")
     assert banked.plain_fallback is None
-    sampled = sum(one.tokens for one in (*banked.descriptions, *banked.chains, greedy, only))
+    sampled = sum(sample.tokens for sample in (*banked.descriptions, *banked.chains, greedy, only))
     assert sampled == fake.sampled_tokens
     assert fake.running == 0
 
@@ -164,8 +164,8 @@ async def test_reference_needs_as_many_pictures_as_the_plan_says() -> None:
 async def test_without_alternatives_there_is_no_confidence() -> None:
     plan = PLAN.model_copy(update={"alternatives": 0})
     banked = await sample_question(engine(), SETTINGS, question(), plan)
-    assert {one.confidence for one in banked.chains} == {None}
-    assert {one.lowest_confidence for one in banked.chains} == {None}
+    assert {c.confidence for c in banked.chains} == {None}
+    assert {c.lowest_confidence for c in banked.chains} == {None}
 
 
 def test_lowest_group_slides_over_whole_windows() -> None:
@@ -206,16 +206,16 @@ def opened(tmp_path: Path, model: Path) -> Callable[..., Bank]:
 
 
 async def test_a_finished_question_is_never_run_twice(opened: Callable[..., Bank]) -> None:
-    told: list[tuple[int, int]] = []
+    progress: list[tuple[int, int]] = []
     with opened() as bank:
         await fill(bank, engine(), SETTINGS, data(3), PLAN, concurrency=2)
     fake = engine()
     with opened() as bank:
-        await fill(bank, fake, SETTINGS, data(5), PLAN, progress=lambda *now: told.append(now))
-        assert sorted(one.key for one in bank.load("zoo")) == ["q0", "q1", "q2", "q3", "q4"]
+        await fill(bank, fake, SETTINGS, data(5), PLAN, progress=lambda *now: progress.append(now))
+        assert sorted(entry.key for entry in bank.load("zoo")) == ["q0", "q1", "q2", "q3", "q4"]
         with pytest.raises(ValueError, match=r"is in .* already"):
             bank.append(bank.load("zoo")[0])
-    assert told == [(3, 5), (4, 5), (5, 5)]
+    assert progress == [(3, 5), (4, 5), (5, 5)]
     assert len(fake.of_kind("describe")) == 2 * 2, "two questions, each with its greedy trajectory"
 
 
@@ -229,7 +229,7 @@ async def test_a_half_written_line_is_dropped_and_cut_off(opened: Callable[..., 
         assert bank.load("zoo") == whole[:2]
         assert len(bank.keys("zoo")) == 2
         await fill(bank, engine(), SETTINGS, data(3), PLAN)
-        assert sorted(one.key for one in bank.load("zoo")) == ["q0", "q1", "q2"]
+        assert sorted(entry.key for entry in bank.load("zoo")) == ["q0", "q1", "q2"]
     assert all(json.loads(line)["data"] == "zoo" for line in path.read_text().splitlines())
     assert len(path.read_text().splitlines()) == 3
 
@@ -274,7 +274,7 @@ async def test_what_would_mix_banks_is_refused(opened: Callable[..., Bank], mode
     with opened() as bank:
         await fill(bank, engine(), SETTINGS, data(1), PLAN)
     opened(SETTINGS.model_copy(update={"options": MIRLOptions(mi_weight=0.5)}))  # replayed, so not held
-    for given, field in (
+    for changed, field in (
         ({"plan": PLAN.model_copy(update={"forks": 3})}, "plan.forks"),
         ({"plan": PLAN.model_copy(update={"estimators": ("text",)})}, "plan.estimators"),
         ({"plan": PLAN.model_copy(update={"temperature": 0.5})}, "plan.temperature"),
@@ -282,7 +282,7 @@ async def test_what_would_mix_banks_is_refused(opened: Callable[..., Bank], mode
         ({"part": "test"}, "part"),
     ):
         with pytest.raises(ConfigError, match="another output folder") as caught:
-            opened(**given)
+            opened(**changed)
         assert caught.value.param == field
     (model / "model.safetensors").write_bytes(b"retrained")
     with pytest.raises(ConfigError, match="another model") as caught:
@@ -346,11 +346,11 @@ async def test_live_is_the_pipeline_with_the_banks_seed(tmp_path: Path, model: P
             again = engine()
             await fill_live(live, again, SETTINGS, data(count), options, 7)
             assert len(again.of_kind("describe")) == (2 if count == 2 else 1)
-            assert [one.key for one in live.load("zoo")] == [f"q{number}" for number in range(count)]
+            assert [entry.key for entry in live.load("zoo")] == [f"q{number}" for number in range(count)]
     with pytest.raises(ConfigError, match="another output folder") as caught:
         LiveBank.open(tmp_path / "live", model, SETTINGS, MIRLOptions(), "dev", 7)
     assert caught.value.param == "options.descriptions"
-    # Confidences that are told in two ways don't mix; what is never calibrated doesn't care.
+    # Confidences of two kinds don't mix; what is never calibrated doesn't care.
     calibration = Calibration(intercept=0, vote_share=1, distinct_share=1)
     LiveBank.open(
         tmp_path / "live", model, SETTINGS.model_copy(update={"calibration": calibration}), options, "dev", 7

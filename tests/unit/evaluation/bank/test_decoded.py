@@ -107,7 +107,7 @@ async def test_decodes_are_the_pipelines(seed: int) -> None:
     bank = await banked(model(seed))
     options = {"contrast": WEIGHTS, "descriptions": 0, "early_stop": False, **UNSHARED}
     result = await live(model(seed), **options, token_mi=True)
-    assert [one.weight for one in bank.decoded] == list(WEIGHTS)
+    assert [decode.weight for decode in bank.decoded] == list(WEIGHTS)
     for ours, theirs in zip(bank.decoded, result.descriptions, strict=True):
         decoding = theirs.decoding
         assert decoding is not None
@@ -119,7 +119,7 @@ async def test_decodes_are_the_pipelines(seed: int) -> None:
         assert sum(ours.description.logprobs) == pytest.approx(theirs.logprob)
         assert theirs.token_mi is not None
         pairs = zip(ours.description.logprobs, ours.description.marginals["text"], strict=True)
-        assert [one - two for one, two in pairs] == pytest.approx(theirs.token_mi)
+        assert [logprob - marginal for logprob, marginal in pairs] == pytest.approx(theirs.token_mi)
         chains = sorted((c for c in result.chains if c.description == theirs.index), key=lambda c: c.fork)
         assert [(c.fork, c.answer, c.tokens, c.finish_reason) for c in ours.chains] == [
             (c.fork, c.answer, c.tokens, c.finish_reason) for c in chains
@@ -153,7 +153,7 @@ async def test_a_set_of_decodes_costs_the_union_of_its_work(weights: tuple[float
     assert played.scored_tokens == result.scored_tokens
     assert played.trajectories == len(result.chains)
     assert normalize(played.answer or "") == normalize(result.content)
-    switches = [one.switches for one in bank.decoded if one.weight in weights]
+    switches = [decode.switches for decode in bank.decoded if decode.weight in weights]
     assert any(switches) or weights == (0.0,), "an example without a switch shows nothing"
 
 
@@ -167,7 +167,7 @@ async def test_tokens_scored_by_themselves_count_for_each_decode(
     bank = await banked(model(3))
     assert 1 in bank.verified
     result = await live(model(3), contrast=(weight,), descriptions=0)
-    (decode,) = [one for one in bank.decoded if one.weight == weight]
+    (decode,) = [entry for entry in bank.decoded if entry.weight == weight]
     assert sum(bank.verified[number] for number in decode.verified) == result.scored_tokens
 
 
@@ -244,8 +244,10 @@ async def test_further_temperatures_hold_trajectories_for_votes() -> None:
         assert [(call.kind, call.n) for call in calls] == [("describe", 4)] + [("fork", 1)] * 4
         result = await live(model(2), temperature, descriptions=4, forks=1, gate="none", early_stop=False)
         samples = bank.at_temperatures[f"{temperature:g}"]
-        assert [one.text for one in samples.descriptions] == [one.text for one in result.descriptions]
-        assert [one.logprobs for one in samples.descriptions] == [()] * 4
+        assert [description.text for description in samples.descriptions] == [
+            description.text for description in result.descriptions
+        ]
+        assert [description.logprobs for description in samples.descriptions] == [()] * 4
         assert {chain.confidence for chain in samples.chains} == {None}
         name = f"sc@4(temperature={temperature})"
         (method,) = parse_methods(name, ModelSettings())
@@ -257,7 +259,7 @@ async def test_further_temperatures_hold_trajectories_for_votes() -> None:
 async def test_methods_play_on_the_samples_of_their_temperature() -> None:
     bank = await banked(model(2), PLAN.model_copy(update={"contrast": (), "temperatures": (0.5,)}))
     warm = bank.at_temperatures["0.5"]
-    longer = replace(warm, chains=tuple(replace(one, tokens=one.tokens + 10) for one in warm.chains))
+    longer = replace(warm, chains=tuple(replace(c, tokens=c.tokens + 10) for c in warm.chains))
     bank = replace(bank, at_temperatures={"0.5": longer})
     for name, chains in (("direct", 1), ("sc@3", 3), ("adaptive@1", 1), ("esc@2", 2)):
         options = f"{name}(temperature=0.5)"
@@ -276,7 +278,7 @@ async def test_a_line_reads_back_and_stays_small() -> None:
     assert len(line) < 50_000
     back = BankedQuestion.from_json(json.loads(line))
     assert (back.drafts, back.verified) == (bank.drafts, bank.verified)
-    assert [one.chains for one in back.decoded] == [one.chains for one in bank.decoded]
+    assert [decode.chains for decode in back.decoded] == [decode.chains for decode in bank.decoded]
     assert BankedQuestion.from_json(json.loads(json.dumps(back.to_json()))) == back
 
 

@@ -32,22 +32,24 @@ def made_up(truth: Calibration, questions: int = 6000, draws: int = 1, seed: int
     """Votes that are right as often as `truth` says."""
     rng = np.random.default_rng(seed)
     share, distinct = rng.uniform(0.2, 1, (questions, draws)), rng.uniform(0.1, 1, (questions, draws))
-    odds = np.vectorize(lambda one, other: probability(truth, one, other))(share, distinct)
+    odds = np.vectorize(lambda vote_share, distinct_share: probability(truth, vote_share, distinct_share))(
+        share, distinct
+    )
     right = (rng.uniform(size=share.shape) < odds).astype(np.float64)
     return Votes(("world",) * questions, share, distinct, -share, share / 2, share / 4, right)
 
 
 def test_fit_finds_what_the_votes_were_made_with() -> None:
     truth = Calibration(intercept=0.5, vote_share=3.0, distinct_share=-2.5)
-    found = fit(made_up(truth)).calibration
-    assert found is not None
+    calibration = fit(made_up(truth)).calibration
+    assert calibration is not None
     # A fortieth of 0.2 to 1, which is the shares' range, lies above 0.98, and one below 0.22.
-    assert found.least_logprob == pytest.approx(-0.98, abs=0.011)
-    assert found.least_mi == pytest.approx(0.11, abs=0.011)
-    assert found.most_unusable == pytest.approx(0.245, abs=0.011)
+    assert calibration.least_logprob == pytest.approx(-0.98, abs=0.011)
+    assert calibration.least_mi == pytest.approx(0.11, abs=0.011)
+    assert calibration.most_unusable == pytest.approx(0.245, abs=0.011)
     for name, value in truth.model_dump(exclude=BOUNDS).items():
-        assert getattr(found, name) == pytest.approx(value, abs=0.4)
-        assert getattr(found, name) == round(getattr(found, name), 2)
+        assert getattr(calibration, name) == pytest.approx(value, abs=0.4)
+        assert getattr(calibration, name) == round(getattr(calibration, name), 2)
 
 
 def test_fit_lowers_the_error_and_says_so_by_data_set() -> None:
@@ -74,20 +76,20 @@ def test_a_question_counts_once_however_many_of_its_draws_voted() -> None:
     assert fit(again).calibration == fit(votes).calibration
 
 
-def test_votes_that_a_share_tells_apart_perfectly_give_finite_weights() -> None:
+def test_votes_that_a_share_separates_perfectly_give_finite_weights() -> None:
     votes = made_up(Calibration(intercept=0, vote_share=0, distinct_share=0), 100)
-    found = fit(replace(votes, right=(votes.share > 0.6).astype(np.float64))).calibration
-    assert found is not None
-    assert 5 < found.vote_share < 100
+    calibration = fit(replace(votes, right=(votes.share > 0.6).astype(np.float64))).calibration
+    assert calibration is not None
+    assert 5 < calibration.vote_share < 100
 
 
 def test_shares_that_never_vary_give_the_rate() -> None:
     votes = made_up(Calibration(intercept=0, vote_share=0, distinct_share=0), 200)
     right = (np.arange(200) % 4 > 0).astype(np.float64)[:, None]
     ones = np.ones((200, 1))
-    found = fit(replace(votes, share=ones, distinct=ones, right=right)).calibration
-    assert found is not None
-    assert probability(found, 1.0, 1.0) == pytest.approx(0.75, abs=0.01)
+    calibration = fit(replace(votes, share=ones, distinct=ones, right=right)).calibration
+    assert calibration is not None
+    assert probability(calibration, 1.0, 1.0) == pytest.approx(0.75, abs=0.01)
 
 
 @pytest.mark.parametrize(
@@ -101,9 +103,9 @@ def test_shares_that_never_vary_give_the_rate() -> None:
 def test_votes_that_teach_nothing(changed: dict[str, Any], says: str) -> None:
     votes = made_up(Calibration(intercept=0, vote_share=0, distinct_share=0), 60, 2)
     assert fit(votes).calibration is not None
-    found = fit(replace(votes, **changed))
-    assert found.calibration is None
-    assert says in found.left_out
+    fitted = fit(replace(votes, **changed))
+    assert fitted.calibration is None
+    assert says in fitted.left_out
 
 
 def test_too_few_questions() -> None:
@@ -116,11 +118,11 @@ def test_votes_are_the_replays_own() -> None:
     votes = votes_of(banked, OWN, 3, seed=1)
     calibration = Calibration(intercept=-1, vote_share=2, distinct_share=-1)
     (method,) = parse_methods("mirl", OWN.model_copy(update={"calibration": calibration}))
-    for row, one in enumerate(banked):
-        for column, draw in enumerate(replay_draws(one, 3, 1)):
-            played = method.play(one, draw)
+    for row, entry in enumerate(banked):
+        for column, draw in enumerate(replay_draws(entry, 3, 1)):
+            played = method.play(entry, draw)
             share, distinct = votes.share[row, column], votes.distinct[row, column]
-            traits = traits_of(method.described(one, draw))  # type: ignore[union-attr]
+            traits = traits_of(method.described(entry, draw))  # type: ignore[union-attr]
             assert traits is not None
             assert (traits.logprob, traits.unusable) == (
                 votes.logprob[row, column],

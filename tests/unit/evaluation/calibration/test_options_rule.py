@@ -104,7 +104,7 @@ def test_the_settings_get_the_options_and_lose_the_calibration() -> None:
     options = choice.settings.options
     assert (options.descriptions, options.keep, options.forks, options.gate) == (4, 1, 1, "mi")
     assert choice.tried == 2
-    assert {keeps(one) for one in choice.finalists} == {1, 3}
+    assert {keeps(candidate) for candidate in choice.finalists} == {1, 3}
     assert choice.chosen.to_json() == {
         "options": dict(choice.chosen.options),
         "accuracy": choice.chosen.mean,
@@ -136,7 +136,7 @@ def test_rounds_say_how_far_they_are() -> None:
 
 def test_a_grid_tries_each_weightless_score_once() -> None:
     grid = replace(GRID, mi_weight=(0.0, 1.0), estimator=("text", "blank"), clip=(None, 2.0))
-    tried = [(one["mi_weight"], one["estimator"], one["clip"]) for one in grid.scorers()]
+    tried = [(scorer["mi_weight"], scorer["estimator"], scorer["clip"]) for scorer in grid.scorers()]
     assert tried == [
         (0.0, "text", None),
         (0.0, "text", 2.0),
@@ -151,7 +151,7 @@ def test_a_grid_tries_shapes_that_drop_something_and_extras_that_add_something()
     grid = replace(
         GRID, descriptions=(2, 3), keep=(1, 2, 3), adaptive_keep=(None, 0.8), distinct=(False, True)
     )
-    assert [(one["descriptions"], one["keep"]) for one in grid.shapes()] == [(2, 1), (3, 1), (3, 2)]
+    assert [(shape["descriptions"], shape["keep"]) for shape in grid.shapes()] == [(2, 1), (3, 1), (3, 2)]
     assert grid.extras() == [
         {"adaptive_keep": None, "distinct": True},
         {"adaptive_keep": 0.8, "distinct": False},

@@ -54,7 +54,7 @@ def test_targets_are_platts() -> None:
     expected = scikit_learns(votes, (right + 1) / (right + 2), 1 / (FEWEST - right + 2))
     assert weights_of(fit(votes)) == pytest.approx(expected, abs=0.006)
     hard = scikit_learns(votes, 1.0, 0.0)
-    assert max(abs(one - other) for one, other in zip(hard, expected, strict=True)) > 0.1
+    assert max(abs(theirs - ours) for theirs, ours in zip(hard, expected, strict=True)) > 0.1
 
 
 def test_targets_and_weights_count_questions() -> None:
@@ -84,13 +84,13 @@ def test_rows_are_means_and_errors_before_and_after() -> None:
     right = np.where(np.isfinite(share), hits[:, None], np.nan)
     ones = np.ones((85, 1))
     votes = Votes(("a",) * 60 + ("b",) * 20 + ("c",) * 5, share, ones, -ones, ones, 0 * ones, right)
-    found = fit(votes)
-    assert [row.data for row in found.rows] == ["a", "b", "all"]
+    fitted = fit(votes)
+    assert [row.data for row in fitted.rows] == ["a", "b", "all"]
     # Right: 6 of 30 at 0.6, 30 of 50 at 0.9. The fit meets Platt's targets at both shares,
     # but for weights rounded to two decimals.
     hit, miss = 37 / 38, 1 / 46
     low, high = (6 * hit + 24 * miss) / 30, (30 * hit + 20 * miss) / 50
-    a, b, everything = found.rows
+    a, b, everything = fitted.rows
     assert astuple(a) == (
         "a",
         60,

@@ -67,18 +67,18 @@ def question(
 
 
 def test_draws_are_averaged_before_questions() -> None:
-    one = outcomes([[1, 1], [1, 0], [0, 0], [0, 0]])
-    found = figures(one, Resampling(one.clusters))
-    assert found["accuracy"] == pytest.approx(3 / 8)
-    assert found["n"] == 4
-    assert found["draws"] == 2
-    assert found["low"] < 3 / 8 < found["high"]
-    assert (found["generated_tokens"], found["scored_tokens"], found["tokens"]) == (10, 2, 12)
-    assert found["complete_trajectories"] == 3
-    assert found["engine_seconds"] is None
+    sample = outcomes([[1, 1], [1, 0], [0, 0], [0, 0]])
+    result = figures(sample, Resampling(sample.clusters))
+    assert result["accuracy"] == pytest.approx(3 / 8)
+    assert result["n"] == 4
+    assert result["draws"] == 2
+    assert result["low"] < 3 / 8 < result["high"]
+    assert (result["generated_tokens"], result["scored_tokens"], result["tokens"]) == (10, 2, 12)
+    assert result["complete_trajectories"] == 3
+    assert result["engine_seconds"] is None
 
 
-def test_unanswered_and_unvoted_questions_are_told_apart() -> None:
+def test_unanswered_and_unvoted_questions_are_distinguished() -> None:
     entry = {
         "right": [0],
         "answer": [None],
@@ -87,32 +87,32 @@ def test_unanswered_and_unvoted_questions_are_told_apart() -> None:
         "trajectories": [0],
         "confidence": [None],
     }
-    one = Outcomes.of(["a", "b"], [(), ()], [entry, entry | {"answer": ["7"], "right": [1]}])
-    found = figures(one, Resampling(one.clusters))
-    assert found["answered"] == 0.5
-    assert found["confidence"] is None
-    assert found["ece"] is None
+    sample = Outcomes.of(["a", "b"], [(), ()], [entry, entry | {"answer": ["7"], "right": [1]}])
+    result = figures(sample, Resampling(sample.clusters))
+    assert result["answered"] == 0.5
+    assert result["confidence"] is None
+    assert result["ece"] is None
 
 
 def test_mcnemar_is_the_binomial_test_of_the_discordant() -> None:
     a = np.array([1] * 9 + [0] * 1 + [1] * 20 + [0] * 5, float)
     b = np.array([0] * 9 + [1] * 1 + [1] * 20 + [0] * 5, float)
-    found = mcnemar(a, b)
-    assert (found.only_a, found.only_b) == (9, 1)
+    result = mcnemar(a, b)
+    assert (result.only_a, result.only_b) == (9, 1)
     # Two-sided: P(X <= 1) + P(X >= 9) of ten fair coins.
-    assert found.p == pytest.approx(2 * 11 / 1024)
+    assert result.p == pytest.approx(2 * 11 / 1024)
     assert mcnemar(a, a).p == 1.0
 
 
 def test_comparison_is_paired() -> None:
     a = outcomes([[1]] * 30 + [[0]] * 30 + [[1]] * 6, tokens=8)
     b = outcomes([[1]] * 30 + [[0]] * 30 + [[0]] * 6, tokens=18)
-    found = compare(a, b, Resampling(a.clusters))
-    assert found.difference.mean == pytest.approx(6 / 66)
+    result = compare(a, b, Resampling(a.clusters))
+    assert result.difference.mean == pytest.approx(6 / 66)
     # Only six questions differ: unpaired, the interval would be some 0.17 wide either way.
-    assert 0 < found.difference.low < found.difference.high < 0.18
-    assert found.tokens_ratio.mean == pytest.approx(10 / 20)
-    assert found.discordance == pytest.approx(6 / 66)
+    assert 0 < result.difference.low < result.difference.high < 0.18
+    assert result.tokens_ratio.mean == pytest.approx(10 / 20)
+    assert result.discordance == pytest.approx(6 / 66)
     with pytest.raises(ValueError, match="same questions"):
         compare(a, a.only(a.keys[:3]), Resampling(a.clusters))
 
@@ -121,13 +121,13 @@ def test_ratio_of_tokens_covers_the_truth_as_often_as_it_says() -> None:
     rng = np.random.default_rng(0)
     held = 0
     for trial in range(200):
-        one = outcomes([[1]] * 60)
+        b = outcomes([[1]] * 60)
         cheap, dear = rng.gamma(4, 10, 60), rng.gamma(4, 20, 60)
         a = outcomes([[1]] * 60)
-        object.__setattr__(one, "generated_tokens", cheap[:, None])
+        object.__setattr__(b, "generated_tokens", cheap[:, None])
         object.__setattr__(a, "generated_tokens", dear[:, None])
-        found = compare(one, a, Resampling(one.clusters, draws=300, seed=trial)).tokens_ratio
-        held += found.low <= (40 + 2) / (80 + 2) <= found.high
+        ratio = compare(b, a, Resampling(b.clusters, draws=300, seed=trial)).tokens_ratio
+        held += ratio.low <= (40 + 2) / (80 + 2) <= ratio.high
     assert 0.90 <= held / 200 <= 0.985
 
 
@@ -150,24 +150,24 @@ def test_reliability_bins_and_their_error() -> None:
     confidence = np.array([[0.3, 0.3], [0.9, 1.0], [NAN, 0.95]])
     right = np.array([[1, 0], [1, 1], [0, 0]], float)
     bins = reliability(confidence, right)
-    assert [(round(one.said, 3), one.right, one.n, one.questions) for one in bins] == [
+    assert [(round(bin_.said, 3), bin_.right, bin_.n, bin_.questions) for bin_ in bins] == [
         (0.3, 0.5, 2, 1),
         (0.95, pytest.approx(2 / 3), 3, 2),
     ]
     assert expected_error(bins) == pytest.approx((2 * 0.2 + 3 * (0.95 - 2 / 3)) / 5)
-    assert all(one.low <= one.right <= one.high for one in bins)
+    assert all(bin_.low <= bin_.right <= bin_.high for bin_ in bins)
     assert reliability(np.full((2, 2), NAN), right[:2]) == []
     assert expected_error([]) is None
 
 
 def test_a_share_on_a_bin_edge_belongs_to_the_upper_bin() -> None:
-    (one,) = reliability(np.array([[0.3], [0.1 * 3], [0.35]]), np.ones((3, 1)))
-    assert one.n == 3
+    (only,) = reliability(np.array([[0.3], [0.1 * 3], [0.35]]), np.ones((3, 1)))
+    assert only.n == 3
     # These are 0.8 and 0.1 but for the last bit, which tenfold still falls short of 8 and of 1.
     short = [0.1 + 0.7, 1 - 0.9]
     assert [math.floor(10 * share) for share in short] == [7, 0]
-    (one,) = reliability(np.array([[short[0]], [0.8], [0.85]]), np.ones((3, 1)))
-    assert one.n == 3
+    (only,) = reliability(np.array([[short[0]], [0.8], [0.85]]), np.ones((3, 1)))
+    assert only.n == 3
     lower, upper = reliability(np.array([[0.09], [short[1]], [0.1]]), np.ones((3, 1)))
     assert (lower.n, upper.n) == (1, 2)
     # What lies below by more than rounding stays below.
@@ -178,9 +178,9 @@ def test_a_share_on_a_bin_edge_belongs_to_the_upper_bin() -> None:
 def test_auroc_counts_pairs_and_halves_ties() -> None:
     right = np.array([True, False, True, False])
     scores = np.array([[3.0, 1.0, 2.0, 2.0], [1.0, 1.0, 1.0, 1.0], [0.0, 1.0, 0.0, 1.0]])
-    found = within_auroc(scores, right)
-    assert found is not None
-    assert found.tolist() == [3.5 / 4, 0.5, 0.0]
+    areas = within_auroc(scores, right)
+    assert areas is not None
+    assert areas.tolist() == [3.5 / 4, 0.5, 0.0]
     assert within_auroc(scores, np.ones(4, bool)) is None
 
 
@@ -190,9 +190,9 @@ def test_auroc_is_scikit_learns() -> None:
     rng = np.random.default_rng(2)
     right = rng.random(40) < 0.4
     scores = np.round(rng.normal(size=(3, 40)) + right, 1)
-    found = within_auroc(scores, right)
-    assert found is not None
-    assert found == pytest.approx([roc_auc_score(right, row) for row in scores])
+    areas = within_auroc(scores, right)
+    assert areas is not None
+    assert areas == pytest.approx([roc_auc_score(right, row) for row in scores])
 
 
 def test_selection_quality_sees_what_the_weight_does() -> None:
@@ -231,18 +231,18 @@ def test_length_correlation_is_of_the_score_that_ranks() -> None:
 def test_causality_compares_within_questions() -> None:
     both = question([True, False], [0.0, 0.0], [0.0, 0.0], chains=[(0, True), (1, False), (1, True)], key="a")
     easy = question([True, True], [0.0, 0.0], [0.0, 0.0], chains=[(0, True), (1, True)], key="b")
-    found = causality([both, easy])
-    assert found is not None
-    assert (found["n"], found["after_right"], found["after_wrong"], found["difference"]) == (1, 1.0, 0.5, 0.5)
-    assert found["descriptions_right"] == pytest.approx(3 / 4)
+    row = causality([both, easy])
+    assert row is not None
+    assert (row["n"], row["after_right"], row["after_wrong"], row["difference"]) == (1, 1.0, 0.5, 0.5)
+    assert row["descriptions_right"] == pytest.approx(3 / 4)
 
 
 def test_faithfulness_counts_all_chains() -> None:
     both = question([True, False], [0.0, 0.0], [0.0, 0.0], chains=[(0, True), (1, False), (1, True)], key="a")
     easy = question([True, True], [0.0, 0.0], [0.0, 0.0], chains=[(0, True), (1, False)], key="b")
-    found = faithfulness([both, easy])
-    assert found is not None
-    assert {name: (row["share"], row["n"]) for name, row in found.items()} == {
+    result = faithfulness([both, easy])
+    assert result is not None
+    assert {name: (row["share"], row["n"]) for name, row in result.items()} == {
         "after_right": (pytest.approx(2 / 3), 3),
         "after_wrong": (0.5, 2),
     }
@@ -255,12 +255,12 @@ def test_chains_of_one_question_are_not_independent() -> None:
         question([True], [0.0], [0.0], chains=[(0, number % 2 == 0)] * 20, key=f"q{number}")
         for number in range(100)
     ]
-    found = faithfulness(alike)
-    assert found is not None
-    row = found["after_right"]
+    result = faithfulness(alike)
+    assert result is not None
+    row = result["after_right"]
     assert (row["share"], row["n"]) == (0.5, 2000)
     assert row["high"] - row["low"] == pytest.approx(2 * 1.96 * 0.5 / 10, rel=0.1)
-    assert found == faithfulness([replace(one, clusters=()) for one in alike])
+    assert result == faithfulness([replace(banked, clusters=()) for banked in alike])
 
 
 def test_made_up_worlds_show_what_they_were_made_for() -> None:

@@ -56,9 +56,9 @@ def test_every_figure_is_the_mean_of_its_own_field() -> None:
         seconds=[[0.5, 1.0, 1.5], [2.0, None, 3.0]],
     )
     resampling = Resampling(made.clusters)
-    found = figures(made, resampling)
+    result = figures(made, resampling)
     accuracy, tokens = resampling.proportion([2 / 3, 1 / 3]), resampling.mean([22.0, 55.0])
-    assert found == pytest.approx(
+    assert result == pytest.approx(
         {
             "accuracy": 0.5,
             "low": accuracy.low,
@@ -94,7 +94,7 @@ def test_mcnemar_counts_each_side_and_sums_the_binomial_tails(only_a: int, only_
 
 
 @pytest.mark.parametrize(
-    ("given", "needed"),
+    ("arguments", "needed"),
     [
         # (1.959964 √0.2 + 0.841621 √(0.2 − 0.05²))² / 0.05² = 625.55, and so on, rounded up.
         ((0.2, 0.05), 626),
@@ -107,11 +107,11 @@ def test_mcnemar_counts_each_side_and_sums_the_binomial_tails(only_a: int, only_
         ((0.3, 0.02), 5885),
     ],
 )
-def test_needed_questions_are_connors(given: tuple[float, ...], needed: int) -> None:
-    assert needed_questions(*given) == needed
+def test_needed_questions_are_connors(arguments: tuple[float, ...], needed: int) -> None:
+    assert needed_questions(*arguments) == needed
 
 
-def test_no_difference_can_be_found_where_there_is_none_or_too_few_are_discordant() -> None:
+def test_no_difference_is_detectable_where_there_is_none_or_too_few_are_discordant() -> None:
     assert needed_questions(0.2, 0.0) is None
     assert needed_questions(0.2, -0.05) is None
     assert needed_questions(0.0499, 0.05) is None
@@ -143,11 +143,11 @@ def test_a_comparison_says_its_figures_by_name() -> None:
 def test_both_kinds_of_discordant_questions_count_on_the_first_draw() -> None:
     a = outcomes([[1, 0], [1, 0], [0, 1], [1, 1], [0, 0]])
     b = outcomes([[0, 0], [0, 1], [1, 1], [1, 1], [0, 0]])
-    found = compare(a, b, Resampling(a.clusters))
-    assert (found.mcnemar.only_a, found.mcnemar.only_b) == (2, 1)
-    assert found.discordance == 3 / 5
+    result = compare(a, b, Resampling(a.clusters))
+    assert (result.mcnemar.only_a, result.mcnemar.only_b) == (2, 1)
+    assert result.discordance == 3 / 5
     # By question, over draws: 1/2, 0 (one each way), −1/2, 0, 0.
-    assert found.difference.mean == pytest.approx(0.0)
+    assert result.difference.mean == pytest.approx(0.0)
 
 
 def test_the_design_effect_of_questions_in_pairs_is_two() -> None:
@@ -169,9 +169,9 @@ def test_the_design_effect_is_never_below_one() -> None:
 
 def test_one_question_that_differs_is_all_of_them() -> None:
     a, b = outcomes([[1]]), outcomes([[0]])
-    found = compare(a, b, Resampling(a.clusters))
-    assert (found.discordance, found.design_effect, found.difference.mean) == (1.0, 1.0, 1.0)
-    assert (found.tokens_ratio.mean, found.tokens_ratio.low, found.tokens_ratio.high) == (1.0, 1.0, 1.0)
+    result = compare(a, b, Resampling(a.clusters))
+    assert (result.discordance, result.design_effect, result.difference.mean) == (1.0, 1.0, 1.0)
+    assert (result.tokens_ratio.mean, result.tokens_ratio.low, result.tokens_ratio.high) == (1.0, 1.0, 1.0)
 
 
 def test_the_ratio_of_tokens_has_the_delta_methods_interval() -> None:
@@ -179,15 +179,15 @@ def test_the_ratio_of_tokens_has_the_delta_methods_interval() -> None:
     cheap, dear = rng.gamma(4, 10, (80, 1)), rng.gamma(4, 20, (80, 1))
     a = outcomes([[1]] * 80, generated_tokens=cheap.tolist(), scored_tokens=[[0]] * 80)
     b = outcomes([[1]] * 80, generated_tokens=dear.tolist(), scored_tokens=[[0]] * 80)
-    found = compare(a, b, Resampling(a.clusters, draws=40_000)).tokens_ratio
+    tokens_ratio = compare(a, b, Resampling(a.clusters, draws=40_000)).tokens_ratio
     x, y = cheap[:, 0], dear[:, 0]
     ratio = x.mean() / y.mean()
     covariance = np.cov(x, y, bias=True)
     variance = covariance[0, 0] - 2 * ratio * covariance[0, 1] + ratio**2 * covariance[1, 1]
     half = 1.959964 * math.sqrt(variance / 80) / y.mean()
-    assert (found.mean, found.n) == (pytest.approx(ratio), 80)
-    assert ratio - found.low == pytest.approx(half, rel=0.06)
-    assert found.high - ratio == pytest.approx(half, rel=0.06)
+    assert (tokens_ratio.mean, tokens_ratio.n) == (pytest.approx(ratio), 80)
+    assert ratio - tokens_ratio.low == pytest.approx(half, rel=0.06)
+    assert tokens_ratio.high - ratio == pytest.approx(half, rel=0.06)
 
 
 def test_only_a_constant_ratio_has_an_interval_of_no_width() -> None:
@@ -204,10 +204,10 @@ def test_only_a_constant_ratio_has_an_interval_of_no_width() -> None:
     assert astuple(ratio([10, 21, 35], [20, 42, 70], [("x",), ("y",), ("z",)])) == (0.5, 0.5, 0.5, 3)
     assert astuple(ratio([0, 0], [20, 42], [("x",), ("y",)])) == (0.0, 0.0, 0.0, 2)
     # One question, or one scene, tells nothing about others.
-    for found in (ratio([10], [20], [("x",)]), ratio([10, 30], [20, 20], [("x",), ("x",)])):
-        assert found.mean in (0.5, 1.0)
-        assert math.isnan(found.low)
-        assert math.isnan(found.high)
+    for estimate in (ratio([10], [20], [("x",)]), ratio([10, 30], [20, 20], [("x",), ("x",)])):
+        assert estimate.mean in (0.5, 1.0)
+        assert math.isnan(estimate.low)
+        assert math.isnan(estimate.high)
     # Unless both took the same tokens.
     assert astuple(ratio([20], [20], [("x",)])) == (1.0, 1.0, 1.0, 1)
     varied = ratio([10, 30], [20, 20], [("x",), ("y",)])
@@ -217,10 +217,10 @@ def test_only_a_constant_ratio_has_an_interval_of_no_width() -> None:
 def test_a_comparison_has_the_resamplings_interval_and_p_value() -> None:
     a, b = outcomes([[1, 1], [1, 0], [0, 0], [1, 1]]), outcomes([[1, 0], [0, 0], [0, 0], [1, 1]])
     resampling = Resampling([("x",), ("x",), ("y",), ("z",)])
-    found = compare(a, b, resampling)
+    result = compare(a, b, resampling)
     shares = [1.0, 0.5, 0.0, 1.0], [0.5, 0.0, 0.0, 1.0]
-    assert found.difference == resampling.difference(*shares)
-    assert found.p == resampling.difference_p(*shares)
+    assert result.difference == resampling.difference(*shares)
+    assert result.p == resampling.difference_p(*shares)
     same = compare(a, a, resampling)
     # Kish's number of scenes: 16 / 6.
     bound = 1 - 0.025 ** (6 / 16)
@@ -245,7 +245,7 @@ def test_holms_adjustment_by_hand(p_values: list[float], adjusted: list[float]) 
 
 
 @pytest.mark.parametrize(
-    ("given", "least"),
+    ("arguments", "least"),
     [
         # Connor's formula as above, the other way round.
         ((0.2, 626), 0.05),
@@ -256,12 +256,15 @@ def test_holms_adjustment_by_hand(p_values: list[float], adjusted: list[float]) 
         ((1.0, 4), 0.999),
     ],
 )
-def test_the_detectable_difference_is_connors(given: tuple[float, ...], least: float) -> None:
-    found = detectable_difference(*given)
-    assert found == pytest.approx(least, abs=1e-3)
-    assert found is not None
-    assert needed_questions(max(given[0], found), found, *given[2:]) <= given[1]
-    assert needed_questions(max(given[0], found - 2e-6), found - 2e-6, *given[2:]) > given[1]
+def test_the_detectable_difference_is_connors(arguments: tuple[float, ...], least: float) -> None:
+    difference = detectable_difference(*arguments)
+    assert difference == pytest.approx(least, abs=1e-3)
+    assert difference is not None
+    assert needed_questions(max(arguments[0], difference), difference, *arguments[2:]) <= arguments[1]
+    assert (
+        needed_questions(max(arguments[0], difference - 2e-6), difference - 2e-6, *arguments[2:])
+        > arguments[1]
+    )
 
 
 def test_a_difference_above_the_discordance_needs_more_discordant_questions() -> None:
@@ -279,9 +282,9 @@ def test_too_few_questions_detect_nothing(n: int, design_effect: float) -> None:
 def test_a_ratio_to_nothing_is_no_number() -> None:
     a = outcomes([[1]] * 3)
     nothing = outcomes([[1]] * 3, generated_tokens=[[0]] * 3, scored_tokens=[[0]] * 3)
-    found = compare(a, nothing, Resampling(a.clusters)).tokens_ratio
-    assert found.n == 3
-    assert all(math.isnan(one) for one in (found.mean, found.low, found.high))
+    tokens_ratio = compare(a, nothing, Resampling(a.clusters)).tokens_ratio
+    assert tokens_ratio.n == 3
+    assert all(math.isnan(figure) for figure in (tokens_ratio.mean, tokens_ratio.low, tokens_ratio.high))
     # Less than one token on average is still a cost.
     little = outcomes([[1]] * 3, generated_tokens=[[1], [0], [0]], scored_tokens=[[0]] * 3)
     assert compare(a, little, Resampling(a.clusters)).tokens_ratio.mean == pytest.approx(36.0)
@@ -293,29 +296,29 @@ def test_a_ratio_to_nothing_is_no_number() -> None:
 )
 def test_a_bins_interval_is_wilsons(right: int, n: int) -> None:
     hits = np.array([[1.0]] * right + [[0.0]] * (n - right))
-    (found,) = reliability(np.full((n, 1), 0.55), hits)
+    (only,) = reliability(np.full((n, 1), 0.55), hits)
     theirs = binomtest(right, n).proportion_ci(method="wilson")
-    assert (found.n, found.questions) == (n, n)
-    assert (found.low, found.high) == pytest.approx((theirs.low, theirs.high), rel=1e-6, abs=1e-12)
-    assert 0 <= found.low <= found.right <= found.high <= 1
+    assert (only.n, only.questions) == (n, n)
+    assert (only.low, only.high) == pytest.approx((theirs.low, theirs.high), rel=1e-6, abs=1e-12)
+    assert 0 <= only.low <= only.right <= only.high <= 1
 
 
 def test_draws_of_one_question_narrow_no_bin() -> None:
     # Three right of four answers, to two questions: Wilson at 3/4 of 2.
-    (found,) = reliability(np.full((2, 2), 0.55), np.array([[1.0, 1.0], [1.0, 0.0]]))
+    (only,) = reliability(np.full((2, 2), 0.55), np.array([[1.0, 1.0], [1.0, 0.0]]))
     z2 = 1.959964**2
     centre, half = 0.75 + z2 / 4, 1.959964 * math.sqrt(0.75 * 0.25 / 2 + z2 / 16)
     expected = ((centre - half) / (1 + z2 / 2), (centre + half) / (1 + z2 / 2))
-    assert astuple(found) == (0.55, 0.75, *map(pytest.approx, expected), 4, 2)
+    assert astuple(only) == (0.55, 0.75, *map(pytest.approx, expected), 4, 2)
 
 
 def test_bins_are_tenths_and_the_last_holds_certainty() -> None:
     said = [0.0, 0.05, 0.1, 0.19, 0.2, 0.89, 0.9, 0.95, 1.0]
     bins = reliability(np.array(said)[:, None], np.ones((9, 1)))
-    assert [one.n for one in bins] == [2, 2, 1, 1, 3]
-    assert [one.said for one in bins] == pytest.approx([0.025, 0.145, 0.2, 0.89, 0.95])
+    assert [bin_.n for bin_ in bins] == [2, 2, 1, 1, 3]
+    assert [bin_.said for bin_ in bins] == pytest.approx([0.025, 0.145, 0.2, 0.89, 0.95])
     halves = reliability(np.array(said)[:, None], np.ones((9, 1)), bins=2)
-    assert [one.n for one in halves] == [5, 4]
+    assert [bin_.n for bin_ in halves] == [5, 4]
 
 
 def test_the_expected_error_weighs_bins_by_their_answers() -> None:

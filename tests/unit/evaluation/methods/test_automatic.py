@@ -91,18 +91,22 @@ def test_rules_rank_as_the_gate_does_at_their_weight() -> None:
 
 
 @pytest.mark.parametrize(
-    "given",
+    "options",
     ["clip=none", "clip=0.5", "normalize=sum", "distinct=true", "adaptive_keep=0.6;aggregate=mi_weighted"],
 )
-def test_the_products_auto_is_auto_information(given: str) -> None:
+def test_the_products_auto_is_auto_information(options: str) -> None:
     settings = ModelSettings(options=MIRLOptions(descriptions=16, keep=2, forks=1))
-    names = f"auto-information({given}),mirl(mi_weight=auto;{given}),mirl({given})"
+    names = f"auto-information({options}),mirl(mi_weight=auto;{options}),mirl({options})"
     rule, product, fixed = (
-        [method.play(one, draw) for one in scenes(40, 0.25, seed=7) for draw in replay_draws(one, 2, 0)]
+        [
+            method.play(banked, draw)
+            for banked in scenes(40, 0.25, seed=7)
+            for draw in replay_draws(banked, 2, 0)
+        ]
         for method in parse_methods(names, settings)
     )
     # A share of MI mass may differ in its last digit: the gate divides by lengths once more.
-    assert product == [replace(one, confidence=pytest.approx(one.confidence)) for one in rule]
+    assert product == [replace(replay, confidence=pytest.approx(replay.confidence)) for replay in rule]
     assert product != fixed, "or λ wouldn't matter here"
 
 
@@ -139,11 +143,13 @@ def traffic(usual: float) -> list[BankedQuestion]:
 
 
 def accuracy(names: str, banked: list[BankedQuestion]) -> list[float]:
-    found = []
+    accuracies = []
     for method in parse_methods(names, ModelSettings(options=MIRLOptions(descriptions=16, keep=1, forks=1))):
         ready = method.prepare(banked) if isinstance(method, Prepared) else method
-        found.append(float(np.mean([ready.play(one, replay_draws(one, 1, 0)[0]).right for one in banked])))
-    return found
+        accuracies.append(
+            float(np.mean([ready.play(entry, replay_draws(entry, 1, 0)[0]).right for entry in banked]))
+        )
+    return accuracies
 
 
 def accuracy_at(weight: float, banked: list[BankedQuestion]) -> float:
@@ -151,8 +157,11 @@ def accuracy_at(weight: float, banked: list[BankedQuestion]) -> float:
 
     All descriptions have the same length, so sums rank as means do.
     """
-    terms = [[(sum(one.logprobs), sum(one.marginals["text"])) for one in q.descriptions] for q in banked]
-    right = np.array([[one.right for one in q.descriptions] for q in banked])
+    terms = [
+        [(sum(description.logprobs), sum(description.marginals["text"])) for description in q.descriptions]
+        for q in banked
+    ]
+    right = np.array([[description.right for description in q.descriptions] for q in banked])
     scores = np.array(terms) @ np.array([1.0, -weight])
     return float(right[np.arange(len(banked)), scores.argmax(axis=1)].mean())
 
@@ -181,8 +190,8 @@ def test_traffic_rules_come_close_to_the_best_weight_in_either_deployment(usual:
         accuracy_at(1.5, few),
     ]
     assert max(weights) - min(weights) > 0.1, "or λ wouldn't matter here"
-    for found in accuracy("auto-traffic,auto-prior", banked):
-        assert found > max(weights) - 0.02
+    for reached in accuracy("auto-traffic,auto-prior", banked):
+        assert reached > max(weights) - 0.02
 
 
 def test_prior_learns_what_one_weight_can_not_express() -> None:
@@ -213,12 +222,12 @@ def test_fitting_sees_no_truth() -> None:
     banked = scenes(50, 0.25, seed=5)
     twisted = [
         replace(
-            one,
+            banked_question,
             truth="?",
-            descriptions=tuple(replace(said, right=not said.right) for said in one.descriptions),
+            descriptions=tuple(replace(said, right=not said.right) for said in banked_question.descriptions),
             chains=(),
         )
-        for one in banked
+        for banked_question in banked
     ]
     for name in ("auto-traffic", "auto-prior"):
         (method,) = parse_methods(f"{name}(descriptions=16)", ModelSettings())
@@ -226,7 +235,7 @@ def test_fitting_sees_no_truth() -> None:
         assert method.prepare(banked) == method.prepare(twisted)
     blind = unlabelled(banked[0])
     assert (blind.truth, blind.chains, blind.greedy[1], blind.plain_fallback) == ("", (), None, None)
-    assert {one.right for one in (*blind.descriptions, blind.greedy[0])} == {None}
+    assert {description.right for description in (*blind.descriptions, blind.greedy[0])} == {None}
 
 
 def test_a_rule_without_traffic_refuses_to_play() -> None:

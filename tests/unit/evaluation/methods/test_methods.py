@@ -47,7 +47,7 @@ def test_direct_is_the_first_trajectory_of_the_draw() -> None:
     assert play("direct", draw=ReplayDraw((1, 0, 2), (1, 0), 0)) == Replay("1", True, 3 + 9, 0, 1, None)
 
 
-def test_greedy_is_the_banked_one_in_every_draw() -> None:
+def test_greedy_is_the_banked_trajectory_in_every_draw() -> None:
     assert (
         play("greedy")
         == play("greedy", draw=ReplayDraw((1, 0, 2), (1, 0), 0))
@@ -162,8 +162,8 @@ def test_identical_descriptions_are_scored_once_and_dropped_where_distinct() -> 
 
 def test_reference_estimator_scores_once_per_image() -> None:
     marginals = {"text": (-2.0,), "reference": (-2.0,)}
-    one = replace(said("cat"), marginals=marginals)
-    banked = question([one], [reasoned(0, 0, "1")])
+    description = replace(said("cat"), marginals=marginals)
+    banked = question([description], [reasoned(0, 0, "1")])
     settings = ModelSettings(options=MIRLOptions(descriptions=1, forks=1), reference_images=("a", "b", "c"))
     text, reference = parse_methods("mirl,mirl(estimator=reference)", settings, opening_tokens=4)
     assert text.play(banked, in_order(banked)).scored_tokens == 5
@@ -236,7 +236,9 @@ def test_oracle_takes_right_descriptions_first() -> None:
     assert play("oracle") == Replay("1", True, 9 + 16, 0, 2, 1.0)
     # k = 2: the wrong one that came first fills up.
     assert play("oracle(keep=2)").generated_tokens == 9 + 16 + 10
-    unknown = replace(HAND, descriptions=tuple(replace(one, right=None) for one in HAND.descriptions))
+    unknown = replace(
+        HAND, descriptions=tuple(replace(description, right=None) for description in HAND.descriptions)
+    )
     with pytest.raises(ConfigError, match=r"oracle.*can't tell"):
         play("oracle", unknown)
 
@@ -287,7 +289,7 @@ def test_names_that_make_no_sense_say_why(names: str, says: str) -> None:
         ("auto-stable(estimator=blank)", "--estimators"),
     ],
 )
-def test_what_the_bank_lacks_is_told_with_the_remedy(name: str, remedy: str) -> None:
+def test_what_the_bank_lacks_is_reported_with_the_remedy(name: str, remedy: str) -> None:
     with pytest.raises(ConfigError, match=remedy) as caught:
         play(name)
     assert caught.value.param == "methods"
@@ -295,7 +297,7 @@ def test_what_the_bank_lacks_is_told_with_the_remedy(name: str, remedy: str) -> 
 
 def test_names_keep_their_order_and_lose_white_space() -> None:
     methods = parse_methods(" sc@3+stop , mirl( mi_weight = 0.5; keep = 2 ),direct", SETTINGS)
-    assert [one.name for one in methods] == ["sc@3+stop", "mirl(mi_weight=0.5;keep=2)", "direct"]
+    assert [method.name for method in methods] == ["sc@3+stop", "mirl(mi_weight=0.5;keep=2)", "direct"]
 
 
 def test_every_method_plays() -> None:
@@ -314,15 +316,15 @@ def test_every_method_plays() -> None:
 
 
 def test_draws_are_permutations_and_functions_of_seed_and_key() -> None:
-    found = replay_draws(HAND, 6, 0)
-    assert len(found) == 6
-    for draw in found:
+    draws = replay_draws(HAND, 6, 0)
+    assert len(draws) == 6
+    for draw in draws:
         assert sorted(draw.descriptions) == [0, 1, 2]
         assert sorted(draw.forks) == [0, 1]
-    assert found == replay_draws(HAND, 6, 0)
-    assert found != replay_draws(HAND, 6, 1)
-    assert found != replay_draws(replace(HAND, key="other"), 6, 0)
-    assert len({draw.seed for draw in found}) == 6
+    assert draws == replay_draws(HAND, 6, 0)
+    assert draws != replay_draws(HAND, 6, 1)
+    assert draws != replay_draws(replace(HAND, key="other"), 6, 0)
+    assert len({draw.seed for draw in draws}) == 6
 
 
 def test_draws_use_every_sample_equally_often() -> None:

@@ -83,31 +83,31 @@ def live(engine: FakeEngine, options: dict[str, Any], model: ModelSettings = SET
 def banked_from(engine: FakeEngine, everything: Result) -> BankedQuestion:
     """What the pipeline sampled with every gate open, as a bank."""
     descriptions = []
-    for one in everything.descriptions:
-        script = engine._descriptions[one.index]
+    for sample in everything.descriptions:
+        script = engine._descriptions[sample.index]
         descriptions.append(
             BankedDescription(
-                text=one.text,
-                tokens=len(one.token_ids),
-                content_tokens=one.content_tokens,
-                reason=one.reason,
-                logprobs=(script.logprobs,) * one.content_tokens,  # type: ignore[arg-type]
-                marginals={} if one.reason else {"text": (script.marginal,) * one.content_tokens},  # type: ignore[dict-item]
+                text=sample.text,
+                tokens=len(sample.token_ids),
+                content_tokens=sample.content_tokens,
+                reason=sample.reason,
+                logprobs=(script.logprobs,) * sample.content_tokens,  # type: ignore[arg-type]
+                marginals={} if sample.reason else {"text": (script.marginal,) * sample.content_tokens},  # type: ignore[dict-item]
                 right=None,
             )
         )
     chains = [
         BankedChain(
-            -1 if one.description is None else one.description,
-            one.fork,
-            one.answer,
-            one.answer == "1",
-            one.tokens,
-            one.finish_reason,
+            -1 if c.description is None else c.description,
+            c.fork,
+            c.answer,
+            c.answer == "1",
+            c.tokens,
+            c.finish_reason,
             None,
             None,
         )
-        for one in sorted(everything.chains, key=lambda one: (one.description or 0, one.fork))
+        for c in sorted(everything.chains, key=lambda c: (c.description or 0, c.fork))
     ]
     if everything.fallback:
         return question(descriptions, [], plain=chains[0])
@@ -156,20 +156,20 @@ trajectories = st.lists(
 )
 
 
-def bank_of(given_trajectories: list[tuple[str | None, int, int]]) -> BankedQuestion:
+def bank_of(triples: list[tuple[str | None, int, int]]) -> BankedQuestion:
     return question(
-        [said("x" * length, [-1.0] * length) for _, length, _ in given_trajectories],
-        [reasoned(j, 0, answer, tokens) for j, (answer, _, tokens) in enumerate(given_trajectories)],
+        [said("x" * length, [-1.0] * length) for _, length, _ in triples],
+        [reasoned(j, 0, answer, tokens) for j, (answer, _, tokens) in enumerate(triples)],
     )
 
 
 @settings(max_examples=200, deadline=None)
 @given(trajectories, st.sampled_from(["auto", "majority", "best"]))
 def test_stopping_changes_no_answer_and_never_costs_more(
-    given_trajectories: list[tuple[str | None, int, int]], aggregate: str
+    triples: list[tuple[str | None, int, int]], aggregate: str
 ) -> None:
-    banked = bank_of(given_trajectories)
-    count = len(given_trajectories)
+    banked = bank_of(triples)
+    count = len(triples)
     names = f"sc@{count}(aggregate={aggregate}),sc@{count}+stop(aggregate={aggregate})"
     patient, hasty = parse_methods(names, ModelSettings())
     for draw in replay_draws(banked, 3, 0):
@@ -196,24 +196,26 @@ def test_the_vote_is_stopped_at_the_first_tick_that_decides_it(
     last = max(ticks for _, ticks, _ in chains)
     first = last
     for now in sorted({ticks for _, ticks, _ in chains}):
-        ended = [one.chain for one in traces if one.ticks <= now]
+        ended = [traced.chain for traced in traces if traced.ticks <= now]
         outstanding = [
-            Pending(one.chain.description, 0, one.chain.score) for one in traces if one.ticks > now
+            Pending(traced.chain.description, 0, traced.chain.score)
+            for traced in traces
+            if traced.ticks > now
         ]
         if decided(ended, outstanding, aggregate):
             first = now
             break
     played = run(traces, aggregate, early_stop=True, generated_before=10)
-    assert played.generated_tokens == 10 + sum(min(one.ticks, first) for one in traces)
+    assert played.generated_tokens == 10 + sum(min(traced.ticks, first) for traced in traces)
 
 
 @settings(max_examples=100, deadline=None)
 @given(trajectories, st.integers(0, 3))
 def test_a_gate_that_keeps_everything_is_no_gate(
-    given_trajectories: list[tuple[str | None, int, int]], seed: int
+    triples: list[tuple[str | None, int, int]], seed: int
 ) -> None:
-    banked = bank_of(given_trajectories)
-    count = len(given_trajectories)
+    banked = bank_of(triples)
+    count = len(triples)
     options = f"descriptions={count};keep={count};forks=1;early_stop=false;aggregate=majority"
     gated, ungated, sampled = parse_methods(
         f"mirl({options};normalize=sum),none({options}),sc@{count}(aggregate=majority)", ModelSettings()

@@ -111,7 +111,7 @@ def test_equal_descriptions_share_a_chain_and_its_votes() -> None:
     assert apart == Replay("1", True, 24 + (19 + 13) + chains, 17, 6, 0.5, 49)
 
 
-def test_further_chains_are_the_draws_and_the_greedy_one_stays() -> None:
+def test_further_chains_are_the_draws_and_the_greedy_chain_stays() -> None:
     three = [reasoned(-1, fork, str(fork + 1), fork + 5) for fork in range(3)]
     banked = replace(
         HAND,
@@ -134,7 +134,7 @@ def test_votes_weighed_by_mi_score_what_no_decode_has_scored() -> None:
     # By weights no vote is certain: every sample is drawn, and scored.
     sampled = play(name.replace("early_stop", "descriptions=3;early_stop"))
     assert (sampled.scored_tokens, sampled.trajectories) == (17 + 19 + 3 * (1 + 2), 5)
-    missing = replace(HAND, decoded=tuple(_without_marginals(one) for one in HAND.decoded))
+    missing = replace(HAND, decoded=tuple(_without_marginals(decode) for decode in HAND.decoded))
     with pytest.raises(ConfigError, match="--estimators"):
         play(name, missing)
     assert play(f"mirl({BOTH};descriptions=0)", missing).answer == "1", "no vote needs them"

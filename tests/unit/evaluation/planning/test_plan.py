@@ -200,11 +200,11 @@ def test_gpus_scale_with_the_rate_and_latency_does_not(
     workload: Workload, chosen: MIRLOptions, factor: float
 ) -> None:
     paths = courses(chosen, workload, EXPECTED)
-    (one,) = plan({"it": paths}, workload, EXPECTED, RATES).methods
+    (single,) = plan({"it": paths}, workload, EXPECTED, RATES).methods
     more = workload.model_copy(update={"rate": factor * workload.rate})
     (many,) = plan({"it": paths}, more, EXPECTED, RATES).methods
-    assert many.gpus == pytest.approx(factor * one.gpus)
-    assert many.loaded_seconds == one.loaded_seconds
+    assert many.gpus == pytest.approx(factor * single.gpus)
+    assert many.loaded_seconds == single.loaded_seconds
 
 
 @settings(max_examples=20)

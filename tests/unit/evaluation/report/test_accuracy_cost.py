@@ -115,12 +115,12 @@ def test_methods_without_room_for_a_label_are_in_the_legend(drawn: Any) -> None:
 
 def test_every_point_has_its_methods_colour(drawn: Any) -> None:
     axis = drawn(iid=FEW).axes[0]
-    found = {
+    points = {
         (float(line.get_xdata()[0]), to_hex(line.get_color()).upper())
         for line in axis.lines
         if line.get_marker() not in ("None", "", None)
     }
-    assert found == {(cost, method_colour(name)) for name, (cost, _) in FEW.items()}
+    assert points == {(cost, method_colour(name)) for name, (cost, _) in FEW.items()}
     (frontier,) = [line for line in axis.lines if line.get_drawstyle() == "steps-post"]
     assert list(zip(frontier.get_xdata(), frontier.get_ydata(), strict=True)) == [
         (60.0, pytest.approx(62.0)),

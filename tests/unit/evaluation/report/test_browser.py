@@ -75,7 +75,7 @@ def test_outcomes_are_those_of_the_lines(tmp_path: Path) -> None:
     data = browsed(banked_questions(5))
     page = written(tmp_path, data)
     assert page["data"] == [{"name": "digits/iid", "shown": 5, "all": 5}]
-    assert [(one["name"], one["colour"]) for one in page["methods"]] == [
+    assert [(entry["name"], entry["colour"]) for entry in page["methods"]] == [
         (name, method_colour(name)) for name in ("sc@16", "sc@4", "greedy", GATE)
     ]
     for shown, row in zip(page["questions"], data.rows, strict=True):
@@ -146,7 +146,7 @@ def test_every_method_shows_the_chains_that_its_answer_comes_from(tmp_path: Path
 
 def with_decoded(banked: BankedQuestion) -> BankedQuestion:
     """The question with a decoded description: its first usable description, with the chains of that."""
-    index = next(index for index, one in enumerate(banked.descriptions) if one.reason is None)
+    index = next(index for index, description in enumerate(banked.descriptions) if description.reason is None)
     chains = tuple(replace(chain, description=-1) for chain in banked.chains if chain.description == index)
     decoded = BankedDecoded(0.0, banked.descriptions[index], 0, (0,), (), (), chains)
     return replace(banked, decoded=(decoded,), drafts=(7,))
@@ -158,7 +158,7 @@ def test_no_text_becomes_markup(tmp_path: Path) -> None:
         banked,
         question=EVIL,
         truth=EVIL,
-        descriptions=tuple(replace(one, text=EVIL) for one in banked.descriptions),
+        descriptions=tuple(replace(description, text=EVIL) for description in banked.descriptions),
         chains=tuple(replace(chain, answer=EVIL) for chain in banked.chains),
     )
     path = write_browser(tmp_path, SUMMARY | {"model": EVIL}, methods_of(METHODS), [browsed([hostile])])
@@ -183,13 +183,13 @@ def test_the_page_names_no_other_host_and_no_other_file(tmp_path: Path) -> None:
 
 def test_a_bound_on_the_size_leaves_questions_of_every_data_set(tmp_path: Path) -> None:
     sets = [browsed(banked_questions(12, name)) for name in ("digits/iid", "digits/shifted")]
-    assert [one["shown"] for one in written(tmp_path, *sets, count=5)["data"]] == [5, 5]
+    assert [entry["shown"] for entry in written(tmp_path, *sets, count=5)["data"]] == [5, 5]
     page = written(tmp_path, *sets, largest=20_000)
-    counts = [one["shown"] for one in page["data"]]
+    counts = [entry["shown"] for entry in page["data"]]
     assert 0 < sum(counts) < 24
     assert abs(counts[0] - counts[1]) <= 1
     assert len(json.dumps(page["questions"], separators=(",", ":"))) < 20_000
-    assert [one["all"] for one in page["data"]] == [12, 12]
+    assert [entry["all"] for entry in page["data"]] == [12, 12]
 
 
 def test_outcomes_that_the_bank_no_longer_replays_to_stand_without_a_story(tmp_path: Path) -> None:
@@ -227,7 +227,7 @@ async def test_a_run_writes_the_page_and_report_writes_it_again(
     assert browse_folder(tmp_path / "out", 2) == page
     assert page.read_bytes() == before
     browse_folder(tmp_path / "out", 2, ["sc@4"])
-    assert [one["name"] for one in payload(page)["methods"]] == ["sc@4"]
+    assert [method["name"] for method in payload(page)["methods"]] == ["sc@4"]
     # A run of an earlier version kept no pictures: a world draws them again.
     for picture in (tmp_path / "out" / "pictures").rglob("*.img"):
         picture.unlink()

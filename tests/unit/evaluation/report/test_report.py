@@ -42,8 +42,8 @@ DATA: dict[str, dict[str, Any]] = {"digits/iid": {}, "digits/shifted": {"misled"
 def summary() -> dict[str, Any]:
     """A summary of two made-up data sets."""
     methods = parse_methods(METHODS, ModelSettings())
-    options = {one.name: getattr(one, "options", None) for one in methods}
-    found = new_summary(
+    options = {method.name: getattr(method, "options", None) for method in methods}
+    document = new_summary(
         {
             "model": "made-up",
             "fingerprint": "0123456789abcdef" * 4,
@@ -54,15 +54,15 @@ def summary() -> dict[str, Any]:
             "draws": 2,
             "bank": {"descriptions": 16},
             "command": "mirl-eval run --data x",
-            "methods": {name: one and one.model_dump(mode="json") for name, one in options.items()},
+            "methods": {name: chosen and chosen.model_dump(mode="json") for name, chosen in options.items()},
         }
     )
-    for name, given in DATA.items():
-        questions = banked_questions(60, name, **given)
+    for name, arguments in DATA.items():
+        questions = banked_questions(60, name, **arguments)
         outcomes = outcomes_of(replay(questions, methods, 2, 0))
         live = replace(outcomes["mirl"], seconds=np.full((60, 1), 0.25))
-        add_data(found, name, outcomes, {"mirl": live}, questions, ["text", "blank"])
-    return json.loads(json.dumps(strict(found), allow_nan=False))
+        add_data(document, name, outcomes, {"mirl": live}, questions, ["text", "blank"])
+    return json.loads(json.dumps(strict(document), allow_nan=False))
 
 
 @pytest.fixture(scope="module")
@@ -176,9 +176,9 @@ def test_chains_after_right_and_wrong_descriptions_are_shown_where_the_bank_can_
 ) -> None:
     text = markdown(summary)
     assert "## Chains after right and wrong descriptions" in text
-    for name, found in summary["faithfulness"].items():
+    for name, rows in summary["faithfulness"].items():
         for kind, words in (("after_right", "right"), ("after_wrong", "wrong")):
-            row = found[kind]
+            row = rows[kind]
             low, high = 100 * row["low"], 100 * row["high"]
             cells = f"{row['n']} | {100 * row['share']:.1f} [{low:.1f}, {high:.1f}]"
             assert f"| {name} | {words} | {cells} |" in text
@@ -222,7 +222,7 @@ def test_report_is_redrawn_from_the_file_alone(
     shutil.copytree(before, tmp_path, dirs_exist_ok=True)
     # The model's name is in no plot.
     plots = [tmp_path / plot.relative_to(before) for plot in written[1:]]
-    monkeypatch.setattr("mirl_core.evaluation.report.plots.draw_plots", lambda *given: plots)
+    monkeypatch.setattr("mirl_core.evaluation.report.plots.draw_plots", lambda *arguments: plots)
     changed = json.loads((tmp_path / "summary.json").read_text()) | {"model": "renamed"}
     write_summary(tmp_path, changed)
     write_report(tmp_path)
@@ -261,12 +261,12 @@ def test_outcomes_survive_the_file(tmp_path: Path) -> None:
     rows = replay(questions, parse_methods("direct,sc@4", ModelSettings()), 3, 0)
     path = tmp_path / "questions" / f"{file_name('digits/iid')}.jsonl"
     write_rows(path, rows)
-    found, expected = read_outcomes(path), outcomes_of(rows)
-    assert list(found) == ["direct", "sc@4"]
-    for name, one in found.items():
-        np.testing.assert_array_equal(one.right, expected[name].right)
-        np.testing.assert_array_equal(one.confidence, expected[name].confidence)
-        assert one.clusters == expected[name].clusters
+    read, expected = read_outcomes(path), outcomes_of(rows)
+    assert list(read) == ["direct", "sc@4"]
+    for name, outcomes in read.items():
+        np.testing.assert_array_equal(outcomes.right, expected[name].right)
+        np.testing.assert_array_equal(outcomes.confidence, expected[name].confidence)
+        assert outcomes.clusters == expected[name].clusters
     path.write_text('{"key": 1}\n')
     with pytest.raises(ConfigError, match="not written by"):
         read_outcomes(path)
