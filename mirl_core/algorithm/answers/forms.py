@@ -57,7 +57,8 @@ class AnswerFormat:
     def after_description(self, tags: Tags) -> str:
         opening, closing = tags.answer
         answer = {"type": "tag", "begin": opening, "content": self.content, "end": closing}
-        free = {"type": "any_text", "excludes": [opening]}
+        # A closing tag in the reasoning would end the chain before its answer.
+        free = {"type": "any_text", "excludes": [opening, closing]}
         return _structural_tag({"type": "sequence", "elements": [free, answer]})
 
     def alone(self) -> str:

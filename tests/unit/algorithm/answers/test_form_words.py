@@ -103,7 +103,7 @@ def test_structural_tags(make: Make, content: Any, is_json: bool, calls: bool) -
         "format": {
             "type": "sequence",
             "elements": [
-                {"type": "any_text", "excludes": ["[A]"]},
+                {"type": "any_text", "excludes": ["[A]", "[/A]"]},
                 {"type": "tag", "begin": "[A]", "content": content, "end": "[/A]"},
             ],
         },
