@@ -179,7 +179,7 @@ async def same_prompt(engine: VLLMEngine, conversation: Conversation) -> dict[st
 
 
 async def deviation(vllm: Engine, own: Engine, conversation: Conversation) -> dict[str, Any]:
-    """Return by how much MI per token differs between vLLM and transformers, at most; nats."""
+    """Return by how much MI per token and its image-free term differ between vLLM and transformers; nats."""
     prompt = conversation.with_instruction(INSTRUCTION)
     opening = vllm.encode(SETTINGS.tags.description[0])
     rendered = await vllm.render(prompt, context())
@@ -199,7 +199,14 @@ async def deviation(vllm: Engine, own: Engine, conversation: Conversation) -> di
         for scores, other in zip(theirs, blind_own, strict=True)
     ]
     pairs = [pair for values in zip(mi, own_mi, strict=True) for pair in zip(*values, strict=True)]
-    return {"deviation": max(abs(a - b) for a, b in pairs), "largest_mi": max(abs(a) for a, _ in pairs)}
+    terms = zip(blind_vllm, blind_own, strict=True)
+    return {
+        "deviation": max(abs(a - b) for a, b in pairs),
+        "image_free_deviation": max(
+            abs(a - b) for pair in terms for a, b in zip(pair[0][start:], pair[1][start:], strict=True)
+        ),
+        "largest_mi": max(abs(a) for a, _ in pairs),
+    }
 
 
 async def image_free(engine: Engine, conversation: Conversation) -> dict[str, Any]:

@@ -26,6 +26,9 @@ SMALL = ("qwen2_5_vl", "qwen3_vl", "gemma3", "llava", "smolvlm")
 OTHERS = tuple(name for name in (*ARCHITECTURES, MISTRAL_FORMAT) if name not in SMALL)
 MOST = 2e-3
 """Largest deviation of MI from transformers' own; nats per token, in float32."""
+BIDIRECTIONAL = ("gemma3", "gemma4", "paligemma")
+"""Tokens of a picture attend to one another in both directions, which vLLM's attention for CPUs can't do: its
+terms with the picture are not the model's there (docs/models.md)."""
 
 
 @pytest.fixture(scope="module")
@@ -40,31 +43,34 @@ def others(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
     return run_matrix(tmp_path_factory.mktemp("others"), OTHERS)
 
 
-def check(report: dict[str, Any]) -> None:
-    """Check what one architecture reported."""
+def check(name: str, report: dict[str, Any]) -> None:
+    """Check what an architecture reported."""
     errors = {
-        name: entry["error"] for name, entry in report.items() if isinstance(entry, dict) and "error" in entry
+        check: entry["error"]
+        for check, entry in report.items()
+        if isinstance(entry, dict) and "error" in entry
     }
     assert errors == {}
-    for name in CONVERSATIONS:
-        assert report[f"gate: {name}"]["tokens"] > 0
-        assert report[f"same prompt: {name}"]["prompt_tokens"] > 0
-        if f"MI: {name}" in report:
-            mi = report[f"MI: {name}"]
+    term = "image_free_deviation" if name in BIDIRECTIONAL else "deviation"
+    for conversation in CONVERSATIONS:
+        assert report[f"gate: {conversation}"]["tokens"] > 0
+        assert report[f"same prompt: {conversation}"]["prompt_tokens"] > 0
+        if f"MI: {conversation}" in report:
+            mi = report[f"MI: {conversation}"]
             # Random weights may give values of thousands of nats, of which float32 keeps seven digits.
-            assert mi["deviation"] < MOST * max(1.0, mi["largest_mi"] / 100)
+            assert mi[term] < MOST * max(1.0, mi["largest_mi"] / 100)
             # The image matters, or the agreement would show nothing.
-            assert mi["largest_mi"] > 100 * mi["deviation"]
+            assert mi["largest_mi"] > 100 * mi[term]
     assert report["fork"]["deviation"] < MOST
 
 
 @pytest.mark.timeout(1200)
 @pytest.mark.parametrize("name", SMALL)
 def test_the_small_matrix(small: dict[str, Any], name: str) -> None:
-    check(small[name])
+    check(name, small[name])
 
 
 @pytest.mark.timeout(3600)
 @pytest.mark.parametrize("name", OTHERS)
 def test_the_other_architectures(others: dict[str, Any], name: str) -> None:
-    check(others[name])
+    check(name, others[name])
