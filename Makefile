@@ -49,8 +49,8 @@ demo: install  ## serve the bundled model, ask it four questions, show MIRL at w
 serve: install  ## the same server, staying up, on http://127.0.0.1:8000
 	$(BIN)/mirl-serve
 
-# One process has all tests that need an engine (tests/helpers/vllm_marker.py), the others share the rest.
-SHARED := -n logical --maxprocesses 8 --dist loadgroup
+# One process has all tests that need an engine (tests/helpers/worker_shares.py), the others share the rest.
+SHARED := -n logical --maxprocesses 8 --dist loadfile
 # In the full suite, what loads a real server has the machine to itself: some of it measures memory and times.
 UNIT := $(SHARED) tests/unit
 REST := --ignore tests/unit

@@ -44,6 +44,8 @@ ENGINE = {
     "skip_mm_profiling": True,
 }
 OWN_ARGUMENTS: dict[str, dict[str, Any]] = {
+    # vLLM's linear attention for CPUs computes in bfloat16 alone, and keeps no prefixes.
+    "qwen3_5": {"dtype": "bfloat16", "enable_prefix_caching": False},
     MISTRAL_FORMAT: {"tokenizer_mode": "mistral", "config_format": "mistral", "load_format": "dummy"},
 }
 _GREEDY_TOKENS = 16

@@ -26,9 +26,23 @@ SMALL = ("qwen2_5_vl", "qwen3_vl", "gemma3", "llava", "smolvlm")
 OTHERS = tuple(name for name in (*ARCHITECTURES, MISTRAL_FORMAT) if name not in SMALL)
 MOST = 2e-3
 """Largest deviation of MI from transformers' own; nats per token, in float32."""
-BIDIRECTIONAL = ("gemma3", "gemma4", "paligemma")
-"""Tokens of a picture attend to one another in both directions, which vLLM's attention for CPUs can't do: its
-terms with the picture are not the model's there (docs/models.md)."""
+ONE_PICTURE = ("question", "system", "tools")
+"""Conversations with a single picture."""
+TOO_MANY = "At most 1 image"
+"""In the error of further pictures where a model takes one."""
+
+
+def compared(name: str, conversation: str) -> str | None:
+    """Return the deviation that must be small: of MI or of its image-free term; see docs/models.md.
+
+    Returns:
+        None where vLLM for CPUs computes another function than transformers, for the whole prompt.
+    """
+    if name in ("paligemma", "qwen3_5"):
+        return None
+    if name == "gemma3" or (name == "llava_onevision" and conversation not in ONE_PICTURE):
+        return "image_free_deviation"
+    return "deviation"
 
 
 @pytest.fixture(scope="module")
@@ -50,17 +64,21 @@ def check(name: str, report: dict[str, Any]) -> None:
         for check, entry in report.items()
         if isinstance(entry, dict) and "error" in entry
     }
+    conversations = list(CONVERSATIONS)
+    if name == "paligemma":
+        conversations = list(ONE_PICTURE)
+        errors = {check: error for check, error in errors.items() if TOO_MANY not in error}
     assert errors == {}
-    term = "image_free_deviation" if name in BIDIRECTIONAL else "deviation"
-    for conversation in CONVERSATIONS:
+    for conversation in conversations:
         assert report[f"gate: {conversation}"]["tokens"] > 0
         assert report[f"same prompt: {conversation}"]["prompt_tokens"] > 0
-        if f"MI: {conversation}" in report:
+        deviation = compared(name, conversation)
+        if deviation is not None and f"MI: {conversation}" in report:
             mi = report[f"MI: {conversation}"]
             # Random weights may give values of thousands of nats, of which float32 keeps seven digits.
-            assert mi[term] < MOST * max(1.0, mi["largest_mi"] / 100)
+            assert mi[deviation] < MOST * max(1.0, mi["largest_mi"] / 100)
             # The image matters, or the agreement would show nothing.
-            assert mi["largest_mi"] > 100 * mi[term]
+            assert mi["largest_mi"] > 100 * mi[deviation]
     assert report["fork"]["deviation"] < MOST
 
 
