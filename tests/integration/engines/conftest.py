@@ -1,8 +1,9 @@
-"""What the tests of the engine over HTTP share: a real server, an engine on it, and transformers."""
+"""What the tests of engines share, in float32: a server and an engine on it, vLLM, and transformers."""
 
 from __future__ import annotations
 
 from collections.abc import AsyncIterator, Iterator
+from typing import TYPE_CHECKING
 
 import pytest
 import pytest_asyncio
@@ -12,6 +13,9 @@ from mirl_core.bundled import DIGITS
 from mirl_core.engines.hf.engine import HFEngine
 from mirl_core.engines.remote.engine import RemoteEngine
 from tests.helpers.servers import RunningServer, running
+
+if TYPE_CHECKING:
+    from mirl_core.engines.vllm.engine import VLLMEngine
 
 FLAGS = (
     "--enable-scale-out",
@@ -39,7 +43,18 @@ async def remote(fleet: RunningServer) -> AsyncIterator[RemoteEngine]:
 
 
 @pytest_asyncio.fixture(scope="session", loop_scope="session")
+async def vllm_float32(real_vllm: None) -> AsyncIterator[VLLMEngine]:
+    """vLLM in this process; leave nothing running in it."""
+    from mirl_core.engines.vllm.engine import VLLMEngine
+
+    engine = await VLLMEngine.start(str(DIGITS.path), dtype="float32")
+    yield engine
+    await engine.close()
+
+
+@pytest_asyncio.fixture(scope="session", loop_scope="session")
 async def hf() -> AsyncIterator[HFEngine]:
+    """transformers in float32."""
     engine = await HFEngine.start(str(DIGITS.path), dtype=torch.float32)
     yield engine
     await engine.close()

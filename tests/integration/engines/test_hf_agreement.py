@@ -4,12 +4,10 @@ from __future__ import annotations
 
 import asyncio
 import uuid
-from collections.abc import AsyncIterator
 from pathlib import Path
 
 import numpy as np
 import pytest
-import pytest_asyncio
 import torch
 from PIL import Image
 
@@ -46,20 +44,6 @@ def context(name: str = "") -> RequestContext:
     return RequestContext(name or uuid.uuid4().hex)
 
 
-@pytest_asyncio.fixture(scope="module", loop_scope="session")
-async def hf_float32(bundled_model: Path) -> AsyncIterator[HFEngine]:
-    engine = await HFEngine.start(str(bundled_model), dtype=torch.float32)
-    yield engine
-    await engine.close()
-
-
-@pytest_asyncio.fixture(scope="module", loop_scope="session")
-async def vllm_float32(real_vllm: None, bundled_model: Path) -> AsyncIterator[VLLMEngine]:
-    engine = await VLLMEngine.start(str(bundled_model), dtype="float32")
-    yield engine
-    await engine.close()
-
-
 async def terms(engine: Engine) -> tuple[np.ndarray, np.ndarray]:
     """log p(d | I, q) and log p(d | q) of each description; nats; shapes (50,)."""
     suffixes = [engine.encode(f"<description>{text}</description>") for text in DESCRIPTIONS]
@@ -84,8 +68,8 @@ async def sample(engine: Engine, rendered: Rendered, n: int, sampling: Sampling)
     return sorted(samples, key=lambda s: s.index)
 
 
-async def test_mi_agrees_in_float32(hf_float32: HFEngine, vllm_float32: VLLMEngine) -> None:
-    apart = await differences(hf_float32, vllm_float32)
+async def test_mi_agrees_in_float32(hf: HFEngine, vllm_float32: VLLMEngine) -> None:
+    apart = await differences(hf, vllm_float32)
     print(f"largest difference of MI over 50 descriptions, float32: {apart.max():.2e} nats")
     assert apart.max() <= 1e-4
 
@@ -104,7 +88,7 @@ async def test_mi_agrees_in_bfloat16(bundled_model: Path, vllm_engine: VLLMEngin
 
 @pytest.mark.parametrize("lookahead", [1, 8])
 async def test_draft_and_verify_is_the_decode_token_by_token(
-    hf_float32: HFEngine, vllm_float32: VLLMEngine, lookahead: int
+    hf: HFEngine, vllm_float32: VLLMEngine, lookahead: int
 ) -> None:
     """vLLM's drafts against transformers' single steps: the same tokens, for all λ of one request."""
     weights = (0.0, 0.5, 1.0)
@@ -119,7 +103,7 @@ async def test_draft_and_verify_is_the_decode_token_by_token(
         *_, last = [event async for event in run]
         assert isinstance(last, Gated)
         for weight, description in zip(weights, last.descriptions, strict=True):
-            token_by_token = await lock_step(hf_float32, own, conversation, weight, 64, lookahead)
+            token_by_token = await lock_step(hf, own, conversation, weight, 64, lookahead)
             assert description.token_ids == token_by_token
             assert description.decoding is not None
             switches += len(description.decoding.switches)
@@ -127,12 +111,12 @@ async def test_draft_and_verify_is_the_decode_token_by_token(
     assert switches > 0
 
 
-async def test_both_render_and_decode_alike(hf_float32: HFEngine, vllm_float32: VLLMEngine) -> None:
+async def test_both_render_and_decode_alike(hf: HFEngine, vllm_float32: VLLMEngine) -> None:
     """Same prompt, and the same greedy continuation."""
     greedy = Sampling(max_tokens=16, temperature=0, alternatives=20)
     texts = []
     confidence = []
-    for engine in (hf_float32, vllm_float32):
+    for engine in (hf, vllm_float32):
         rendered = await engine.render(QUESTION, context())
         (only,) = await sample(engine, rendered, 1, greedy)
         texts.append((rendered.prompt_tokens, only.token_ids, only.text.rstrip("\ufffd"), only.finish_reason))
@@ -143,8 +127,8 @@ async def test_both_render_and_decode_alike(hf_float32: HFEngine, vllm_float32: 
 
 
 @pytest.mark.parametrize("which", ["hf", "vllm"])
-async def test_score_equals_sampling(hf_float32: HFEngine, vllm_float32: VLLMEngine, which: str) -> None:
-    engine: Engine = hf_float32 if which == "hf" else vllm_float32
+async def test_score_equals_sampling(hf: HFEngine, vllm_float32: VLLMEngine, which: str) -> None:
+    engine: Engine = hf if which == "hf" else vllm_float32
     rendered = await engine.render(QUESTION, context())
     samples = await sample(engine, rendered, 8, Sampling(max_tokens=30, temperature=1.3, top_p=0.95, seed=2))
     scores = await engine.score(rendered, [s.token_ids for s in samples], context())
@@ -156,7 +140,7 @@ async def test_score_equals_sampling(hf_float32: HFEngine, vllm_float32: VLLMEng
 @pytest.mark.parametrize("images", [True, False])
 @pytest.mark.parametrize("long_prompt", [LONG_PROMPT, 10**9], ids=["through the cache", "without"])
 async def test_the_likeliest_tokens_agree(
-    hf_float32: HFEngine,
+    hf: HFEngine,
     vllm_float32: VLLMEngine,
     monkeypatch: pytest.MonkeyPatch,
     images: bool,
@@ -166,7 +150,7 @@ async def test_the_likeliest_tokens_agree(
     prompt = Conversation((*QUESTION.messages, {"role": "user", "content": "Count. " * 100}))
     rendered = await vllm_float32.render(prompt.with_images(None), context())
     assert rendered.prompt_tokens >= LONG_PROMPT
-    await check_likeliest(vllm_float32, hf_float32, prompt if images else prompt.with_images(None))
+    await check_likeliest(vllm_float32, hf, prompt if images else prompt.with_images(None))
 
 
 async def test_cancelling_a_score_ends_its_request(vllm_float32: VLLMEngine) -> None:
@@ -183,24 +167,24 @@ async def test_cancelling_a_score_ends_its_request(vllm_float32: VLLMEngine) -> 
     assert not requests.has_unfinished_requests()
 
 
-async def test_hf_samples_are_whole(hf_float32: HFEngine) -> None:
-    rendered = await hf_float32.render(QUESTION, context())
+async def test_hf_samples_are_whole(hf: HFEngine) -> None:
+    rendered = await hf.render(QUESTION, context())
     settings = Sampling(
         max_tokens=12, seed=4, top_k=50, min_p=0.01, presence_penalty=0.5, repetition_penalty=1.1
     )
-    samples, again = [await sample(hf_float32, rendered, 4, settings) for _ in range(2)]
+    samples, again = [await sample(hf, rendered, 4, settings) for _ in range(2)]
     assert samples == again
     assert len({s.token_ids for s in samples}) > 1
     for s in samples:
         assert len(s.logprobs) == len(s.token_ids) <= 12
-        assert s.text == hf_float32.decode(s.token_ids)
+        assert s.text == hf.decode(s.token_ids)
 
 
-async def test_hf_text_ends_with_the_stop_string(hf_float32: HFEngine) -> None:
-    rendered = await hf_float32.render(QUESTION, context())
-    (free,) = await sample(hf_float32, rendered, 1, Sampling(max_tokens=20, temperature=0))
-    stop = hf_float32.decode(free.token_ids[3:5])
-    (stopped,) = await sample(hf_float32, rendered, 1, Sampling(max_tokens=20, temperature=0, stop=(stop,)))
+async def test_hf_text_ends_with_the_stop_string(hf: HFEngine) -> None:
+    rendered = await hf.render(QUESTION, context())
+    (free,) = await sample(hf, rendered, 1, Sampling(max_tokens=20, temperature=0))
+    stop = hf.decode(free.token_ids[3:5])
+    (stopped,) = await sample(hf, rendered, 1, Sampling(max_tokens=20, temperature=0, stop=(stop,)))
     assert stopped.text.endswith(stop)
     assert stopped.finish_reason == "stop"
 
@@ -218,32 +202,32 @@ async def a_token(engine: HFEngine) -> None:
     hook.remove()
 
 
-async def test_hf_abort_and_close(hf_float32: HFEngine) -> None:
-    rendered = await hf_float32.render(QUESTION, context())
+async def test_hf_abort_and_close(hf: HFEngine) -> None:
+    rendered = await hf.render(QUESTION, context())
     long = Sampling(max_tokens=1900, temperature=2.0)
-    stream = hf_float32.generate(rendered, (), 3, long, context("it"))
+    stream = hf.generate(rendered, (), 3, long, context("it"))
     reader = asyncio.ensure_future(anext(stream))
-    await a_token(hf_float32)
-    await hf_float32.abort("it")
+    await a_token(hf)
+    await hf.abort("it")
     samples = [await reader, *[s async for s in stream]]
     assert any(s.finish_reason == "abort" for s in samples)
     assert len(samples) == 3
-    stream = hf_float32.generate(rendered, (), 3, long, context("other"))
+    stream = hf.generate(rendered, (), 3, long, context("other"))
     reader = asyncio.ensure_future(anext(stream))
-    await a_token(hf_float32)
+    await a_token(hf)
     reader.cancel()
     async with asyncio.timeout(5):
         await asyncio.wait([reader])
         # The thread is free again: nothing of the cancelled call is left in it.
-        await sample(hf_float32, rendered, 1, Sampling(max_tokens=1))
+        await sample(hf, rendered, 1, Sampling(max_tokens=1))
 
 
-async def test_hf_errors(hf_float32: HFEngine, bundled_model: Path) -> None:
+async def test_hf_errors(hf: HFEngine, bundled_model: Path) -> None:
     too_long = Conversation(({"role": "user", "content": "red " * 5000},))
     with pytest.raises(RequestError):
-        await hf_float32.render(too_long, context())
+        await hf.render(too_long, context())
     with pytest.raises(RequestError):
-        await hf_float32.render(Conversation(({"content": "nobody says this"},)), context())
+        await hf.render(Conversation(({"content": "nobody says this"},)), context())
     with pytest.raises(EngineError):
         await HFEngine.start(str(bundled_model / "absent"))
     engine = await HFEngine.start(str(bundled_model))

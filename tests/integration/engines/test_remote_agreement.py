@@ -36,15 +36,6 @@ LETTERS = ("3 red, 1 blue", "one red 7 and two blue 4s")
 
 
 @pytest_asyncio.fixture(scope="module", loop_scope="session")
-async def in_process(real_vllm: None) -> AsyncIterator[VLLMEngine]:
-    from mirl_core.engines.vllm.engine import VLLMEngine
-
-    engine = await VLLMEngine.start(str(DIGITS.path), dtype="float32")
-    yield engine
-    await engine.close()
-
-
-@pytest_asyncio.fixture(scope="module", loop_scope="session")
 async def chat(fleet: RunningServer) -> AsyncIterator[RemoteEngine]:
     engine = await RemoteEngine.start([fleet.url], mode="chat")
     yield engine
@@ -63,15 +54,15 @@ async def mutual_information(
 
 
 async def test_the_same_tokens_have_the_same_mi(
-    in_process: VLLMEngine, remote: RemoteEngine, capsys: pytest.CaptureFixture[str]
+    vllm_float32: VLLMEngine, remote: RemoteEngine, capsys: pytest.CaptureFixture[str]
 ) -> None:
     off: list[float] = []
     suffixes = [remote.encode(text) for text in TEXTS]
-    assert suffixes == [in_process.encode(text) for text in TEXTS]
+    assert suffixes == [vllm_float32.encode(text) for text in TEXTS]
     for number in range(3):
         conversation = question(*(picture(60 + number + at) for at in range(1 + number % 2)))
         there = await mutual_information(remote, conversation, suffixes)
-        here = await mutual_information(in_process, conversation, suffixes)
+        here = await mutual_information(vllm_float32, conversation, suffixes)
         off += [abs(remote_mi - local_mi) for remote_mi, local_mi in zip(there, here, strict=True)]
     with capsys.disabled():
         print(f"\nMI over HTTP and in process: {max(off):.2g} nats apart at most")
