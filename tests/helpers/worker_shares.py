@@ -1,7 +1,7 @@
 """pytest plugin: how pytest-xdist shares the tests among its workers (`--dist loadfile`).
 
-One worker has all tests outside ENGINELESS, and with them the session's engines, so that one engine works at a
-time. The others take the remaining tests, file by file.
+One worker has all tests outside ENGINELESS, and with them the session's engines, so that one engine works at
+a time. The others take the remaining tests, file by file.
 """
 
 from __future__ import annotations
