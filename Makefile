@@ -49,7 +49,7 @@ demo: install  ## serve the bundled model, ask it four questions, show MIRL at w
 serve: install  ## the same server, staying up, on http://127.0.0.1:8000
 	$(BIN)/mirl-serve
 
-# One process has all tests that need an engine (tests/helpers/worker_shares.py), the others share the rest.
+# Processes of pytest share the tests so that each kind of engine and server starts once (tests/helpers/worker_shares.py).
 SHARED := -n logical --maxprocesses 8 --dist loadfile
 # In the full suite, what loads a real server has the machine to itself: some of it measures memory and times.
 UNIT := $(SHARED) tests/unit

@@ -1,7 +1,7 @@
 """pytest plugin: how pytest-xdist shares the tests among its workers (`--dist loadfile`).
 
-One worker has all tests outside ENGINELESS, and with them the session's engines, so that one engine works at
-a time. The others take the remaining tests, file by file.
+Tests that need a server process are one worker's, because they share servers; so are those that start engines in
+the test's process. The remaining tests go to whichever worker is free, file by file.
 """
 
 from __future__ import annotations
@@ -15,12 +15,18 @@ if TYPE_CHECKING:
     from xdist.scheduler import LoadFileScheduling
 
 ENGINELESS = ("tests/unit/", "tests/deploy/")
+IN_PROCESS = (
+    "tests/integration/engines/", "tests/integration/evaluation/", "tests/integration/training/",
+    "tests/integration/server/test_request_fields.py",
+)  # fmt: skip
 
 
 def share_of(nodeid: str) -> str:
     """Return the name of the share that a test belongs to; a share is one worker's."""
     path = nodeid.partition("::")[0]
-    return path if path.startswith(ENGINELESS) else "engines"
+    if path.startswith(ENGINELESS):
+        return path
+    return "engines" if path.startswith(IN_PROCESS) else "servers"
 
 
 @pytest.hookimpl(optionalhook=True)
