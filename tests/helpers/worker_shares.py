@@ -1,7 +1,7 @@
 """pytest plugin: how pytest-xdist shares the tests among its workers (`--dist loadfile`).
 
-Tests that need a server process are one worker's, because they share servers; so are those that start engines in
-the test's process. The remaining tests go to whichever worker is free, file by file.
+Tests that need a server process are one worker's, because they share servers; so are those that start engines
+in the test's process. The remaining tests go to whichever worker is free, file by file.
 """
 
 from __future__ import annotations
