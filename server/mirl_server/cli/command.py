@@ -14,7 +14,13 @@ from mirl_core.errors import ConfigError
 from mirl_server.cli.dry_run import dry_run
 from mirl_server.cli.early_checks import check_early
 from mirl_server.cli.flags import UsageError, mirl_parser, settings_from_flags
-from mirl_server.cli.vllm_flags import VLLMFlags, check_version, read_vllm_flags, vllm_version
+from mirl_server.cli.vllm_flags import (
+    VLLMFlags,
+    check_libnuma,
+    check_version,
+    read_vllm_flags,
+    vllm_version,
+)
 from mirl_server.observability.logs import CONFIG
 from mirl_server.settings.files import stray_variables
 from mirl_server.settings.server import ServerSettings, default_options
@@ -98,6 +104,7 @@ def _need_vllm() -> None:
     if find_spec("vllm") is None:
         raise UsageError("vLLM is not installed: on a GPU, pip install 'mirl[gpu]'; on a CPU, make install")
     check_version(vllm_version())
+    check_libnuma()
 
 
 def _serve(arguments: list[str], settings: ServerSettings, flags: VLLMFlags) -> int:
