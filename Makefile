@@ -49,10 +49,9 @@ demo: install  ## serve the bundled model, ask it four questions, show MIRL at w
 serve: install  ## the same server, staying up, on http://127.0.0.1:8000
 	$(BIN)/mirl-serve
 
-# Processes of pytest share the tests so that each kind of engine and server starts once (tests/helpers/worker_shares.py).
-SHARED := -n logical --maxprocesses 8 --dist loadfile
-# In the full suite, what loads a real server has the machine to itself: some of it measures memory and times.
-UNIT := $(SHARED) tests/unit
+# What needs no engine shares the cores; what loads a real server has the machine to itself: with others beside it,
+# requests reach the engine in other batches, and answers that should repeat exactly do not always.
+UNIT := -n logical --maxprocesses 8 --dist loadfile tests/unit
 REST := --ignore tests/unit
 
 # Beside the environment, not in it: with torchvision's CUDA build on the path, transformers fails (requirements/).
@@ -62,7 +61,8 @@ $(VENV)/vision/.done: $(VENV)/.dev requirements/vision.lock
 	@touch $@
 
 test: install-dev  ## at most 15 minutes on two cores, real vLLM included
-	$(BIN)/pytest -m 'not full' $(SHARED)
+	$(BIN)/pytest -m 'not full' $(UNIT)
+	$(BIN)/pytest -m 'not full' $(REST)
 
 # In an environment of their own: what they require contradicts what vLLM does.
 $(VENV)/clients/.done: requirements/clients.lock

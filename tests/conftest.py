@@ -30,7 +30,7 @@ hypothesis.settings.register_profile("any machine", deadline=None)
 if hypothesis.settings.get_current_profile_name() == "default":
     hypothesis.settings.load_profile("any machine")
 
-pytest_plugins = ["tests.helpers.vllm_marker", "tests.helpers.worker_shares", "pytester"]
+pytest_plugins = ["tests.helpers.vllm_marker", "pytester"]
 
 # Read when vLLM is first imported, in this process and in the engine's.
 os.environ.setdefault("VLLM_LOGGING_LEVEL", "WARNING")
