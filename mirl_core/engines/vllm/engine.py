@@ -39,6 +39,7 @@ from mirl_core.engines.common.scoring import (
 )
 from mirl_core.engines.common.stop_strings import cut_at_stop_string, stop_by_token
 from mirl_core.engines.common.text import TextCodec
+from mirl_core.engines.system_libraries import check_libnuma
 from mirl_core.engines.vllm.alternatives import likeliest_tokens, token_logprobs
 from mirl_core.engines.vllm.arguments import (
     checked_logprobs_mode,
@@ -117,8 +118,11 @@ class VLLMEngine:
             engine_args: fields of vLLM's `AsyncEngineArgs`; on the CPU they go over `cpu_engine_args()`.
 
         Raises:
+            ConfigError: a library of the system is missing.
             EngineError: vLLM doesn't start.
         """
+        if on_cpu():
+            check_libnuma()
         args = cpu_engine_args(engine_args) if on_cpu() else engine_args
         values = cpu_environment(args) if on_cpu() else {}
         with vllm_errors_translated("start"), environment(values):

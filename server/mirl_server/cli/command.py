@@ -10,15 +10,16 @@ from typing import NoReturn
 
 from mirl_core import __version__
 from mirl_core.config import ModelSettings
+from mirl_core.engines.system_libraries import check_libnuma
 from mirl_core.errors import ConfigError
 from mirl_server.cli.dry_run import dry_run
 from mirl_server.cli.early_checks import check_early
 from mirl_server.cli.flags import UsageError, mirl_parser, settings_from_flags
 from mirl_server.cli.vllm_flags import (
     VLLMFlags,
-    check_libnuma,
     check_version,
     read_vllm_flags,
+    runs_on_cpu,
     vllm_version,
 )
 from mirl_server.observability.logs import CONFIG
@@ -104,7 +105,8 @@ def _need_vllm() -> None:
     if find_spec("vllm") is None:
         raise UsageError("vLLM is not installed: on a GPU, pip install 'mirl[gpu]'; on a CPU, make install")
     check_version(vllm_version())
-    check_libnuma()
+    if runs_on_cpu():
+        check_libnuma()
 
 
 def _serve(arguments: list[str], settings: ServerSettings, flags: VLLMFlags) -> int:

@@ -9,7 +9,6 @@ its values are the ones that count.
 from __future__ import annotations
 
 import argparse
-import ctypes
 import json
 import os
 import re
@@ -134,25 +133,6 @@ def check_version(version: str | None) -> None:
             f"vLLM {version} is installed, and this mirl-serve runs on {' and '.join(SUPPORTED)}: on a GPU, "
             "pip install -U 'mirl[gpu]'; on a CPU, make install"
         )
-
-
-def check_libnuma() -> None:
-    """Check that the system has libnuma, with which vLLM's library for CPUs is linked.
-
-    Without it vLLM's engine fails half a minute later, in words that don't name it.
-
-    Raises:
-        UsageError: it is missing.
-    """
-    if sys.platform != "linux" or not runs_on_cpu():
-        return
-    try:
-        ctypes.CDLL("libnuma.so.1")
-    except OSError as error:
-        raise UsageError(
-            "vLLM for CPUs needs libnuma, which this system lacks: apt install libnuma1 (Debian, Ubuntu) or "
-            "dnf install numactl-libs (Fedora)"
-        ) from error
 
 
 def runs_on_cpu() -> bool:

@@ -18,7 +18,7 @@ from mirl_core.engines.vllm_versions import SUPPORTED
 from mirl_core.errors import ConfigError
 from mirl_server.cli import vllm_flags
 from mirl_server.cli.flags import UsageError, mirl_parser
-from mirl_server.cli.vllm_flags import LIST, check_libnuma, check_version, names, read_vllm_flags, similar
+from mirl_server.cli.vllm_flags import LIST, check_version, names, read_vllm_flags, similar
 
 ROOT = Path(__file__).parents[4]
 LISTED: list[dict[str, Any]] = json.loads(LIST.read_text(encoding="utf-8"))["flags"]
@@ -208,24 +208,3 @@ def test_the_extra_takes_the_supported_versions() -> None:
     extras = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["optional-dependencies"]
     major, minor = SUPPORTED[-1].split(".")
     assert f"vllm>={SUPPORTED[0]},<{major}.{int(minor) + 1}" in extras["gpu"]
-
-
-@pytest.mark.parametrize("on_cpu", [True, False])
-def test_a_missing_libnuma_is_named_where_vllm_needs_it(
-    monkeypatch: pytest.MonkeyPatch, on_cpu: bool
-) -> None:
-    loaded: list[str] = []
-
-    def missing(name: str) -> None:
-        loaded.append(name)
-        raise OSError(f"{name}: cannot open shared object file: No such file or directory")
-
-    monkeypatch.setattr(vllm_flags, "runs_on_cpu", lambda: on_cpu)
-    monkeypatch.setattr(vllm_flags.sys, "platform", "linux")
-    monkeypatch.setattr(vllm_flags.ctypes, "CDLL", missing)
-    if on_cpu:
-        with pytest.raises(UsageError, match=r"libnuma.*apt install libnuma1"):
-            check_libnuma()
-    else:
-        check_libnuma()
-    assert loaded == (["libnuma.so.1"] if on_cpu else [])
