@@ -185,25 +185,21 @@ class Upstream:
             httpx.ConnectError, httpx.ConnectTimeout: nothing was sent.
             ServerError: the engine failed.
         """
-        work = ExitStack()
-        work.enter_context(engine.working())
-        work.enter_context(self._metrics.running.labels(engine.name).track_inprogress())
-        try:
-            response = await self.client.send(self._message(engine, request, path, content), stream=True)
-        except (httpx.ConnectError, httpx.ConnectTimeout):
-            work.close()
-            raise
-        except httpx.HTTPError as error:
-            work.close()
-            kind = "timeout" if isinstance(error, httpx.TimeoutException) else "lost"
-            self._failed(engine, kind)
-            raise _lost(kind) from error
-        except BaseException:
-            work.close()
-            raise
-        status = response.status_code
-        self._metrics.passed.labels(engine.name, f"{status // 100}xx").inc()
-        return _EngineResponse(response, work.close, lambda kind: self._failed(engine, kind))
+        with ExitStack() as work:
+            work.enter_context(engine.working())
+            work.enter_context(self._metrics.running.labels(engine.name).track_inprogress())
+            try:
+                response = await self.client.send(self._message(engine, request, path, content), stream=True)
+            except (httpx.ConnectError, httpx.ConnectTimeout):
+                raise
+            except httpx.HTTPError as error:
+                kind = "timeout" if isinstance(error, httpx.TimeoutException) else "lost"
+                self._failed(engine, kind)
+                raise _lost(kind) from error
+            self._metrics.passed.labels(engine.name, f"{response.status_code // 100}xx").inc()
+            # It runs until the response is closed.
+            ended = work.pop_all().close
+            return _EngineResponse(response, ended, lambda kind: self._failed(engine, kind))
 
     def _message(self, engine: Engine, request: Request, path: str, content: bytes) -> httpx.Request:
         """Return the request to the engine."""
