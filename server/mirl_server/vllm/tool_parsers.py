@@ -15,6 +15,7 @@ from vllm.tool_parsers import ToolParserManager
 from mirl_core.algorithm.answers.forms import Calls
 from mirl_core.errors import RequestError
 from mirl_server.handling.reading.tools import ToolParser
+from mirl_server.observability.logs import trail
 
 logger = logging.getLogger(__name__)
 
@@ -38,9 +39,9 @@ def find_tool_parser(args: Namespace, tokenizer: Any) -> ToolParser | None:
             try:
                 # Parsers keep state: each text needs a new parser.
                 extraction = kind(tokenizer, request.tools).extract_tool_calls(text, request)
-            except Exception:
-                # A parser may fail on a model's text, which then counts as no call.
-                logger.exception("the tool parser failed on a chain")
+            except Exception as error:  # noqa: BLE001
+                # A parser may fail on a model's text, which then counts as no call. Its error may quote that.
+                logger.error("the tool parser failed on a chain: %s", trail(error))
                 return ()
             if not extraction.tools_called:
                 return ()

@@ -242,6 +242,28 @@ def test_vllms_own_parser_finds_calls() -> None:
     )
 
 
+def test_what_a_parser_fails_on_is_no_call_and_not_in_the_log(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    from argparse import Namespace
+
+    from mirl_server.vllm import tool_parsers
+
+    class Failing:
+        def __init__(self, *_: object) -> None: ...
+
+        def extract_tool_calls(self, text: str, _: object) -> None:
+            raise ValueError(f"can't parse {text!r}")
+
+    monkeypatch.setattr(tool_parsers.ToolParserManager, "get_tool_parser", lambda _: Failing)
+    args = Namespace(enable_auto_tool_choice=True, tool_call_parser="failing")
+    parser = tool_parsers.find_tool_parser(args, None)
+    assert parser is not None
+    assert parser([POINT])("the picture shows a secret") == ()
+    assert "ValueError at " in caplog.text
+    assert "secret" not in caplog.text
+
+
 def test_choices_are_those_of_openai() -> None:
     from pydantic import TypeAdapter
 
