@@ -53,16 +53,17 @@ def test_alerts_are_about_metrics_that_a_server_exports() -> None:
 
 def test_promtool_takes_the_rules_and_the_configuration() -> None:
     promtool = tool("promtool")
-    output_of(promtool, "check", "rules", RULES)
-    output_of(promtool, "check", "config", RULES.with_name("prometheus.yml"))
+    assert f"{len(alerts())} rules found" in output_of(promtool, "check", "rules", RULES)
+    assert "1 rule files found" in output_of(promtool, "check", "config", RULES.with_name("prometheus.yml"))
 
 
 def test_amtool_takes_the_configuration() -> None:
-    output_of(tool("amtool"), "check-config", ROOT / "deploy" / "compose" / "alertmanager.yml")
+    output = output_of(tool("amtool"), "check-config", ROOT / "deploy" / "compose" / "alertmanager.yml")
+    assert "SUCCESS" in output
 
 
 def test_each_alert_fires_for_the_series_that_deserve_it_and_for_no_others() -> None:
-    output_of(tool("promtool"), "test", "rules", CASES)
+    assert "SUCCESS" in output_of(tool("promtool"), "test", "rules", CASES)
 
 
 @pytest.mark.parametrize("expression", ["vector(0) > 1", "vector(1)"], ids=["never", "always"])
