@@ -112,9 +112,7 @@ class VLLMEngine:
 
         Args:
             model: folder or hub name.
-            score_batch_tokens: see the class.
-            keep_special: see the class.
-            chat: see the class.
+            score_batch_tokens, keep_special, chat: see the class.
             engine_args: fields of vLLM's `AsyncEngineArgs`; on the CPU they go over `cpu_engine_args()`.
 
         Raises:

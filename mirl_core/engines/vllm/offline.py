@@ -11,6 +11,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from mirl_core.engines.system_libraries import check_libnuma
 from mirl_core.engines.vllm.arguments import cpu_engine_args, cpu_environment
 
 
@@ -24,6 +25,7 @@ class OfflineModel:
     """
 
     def __init__(self, model: Path, dtype: str, max_model_len: int) -> None:
+        check_libnuma()
         # The server's settings: blocks are so small that turns about the same picture share a prefix, and a
         # small machine keeps a core free. Batches are larger than the server's, since latency doesn't matter.
         settings = cpu_engine_args({"max_num_seqs": 512, "max_num_batched_tokens": 16384})
