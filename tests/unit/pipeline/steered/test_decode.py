@@ -6,7 +6,7 @@ import math
 from typing import Any
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
@@ -20,6 +20,8 @@ from mirl_core.types import Conversation, Description
 from tests.unit.pipeline.pipeline_cases import CONTEXT, CONVERSATION
 from tests.unit.pipeline.steered.steered_cases import LONG_TAGS, TinyModel
 
+# A decode that may draft so much looks at every switch: each look counts two drafts of at most 100 tokens.
+LIMIT = 10_000
 REFERENCES = (Image.new("RGB", (8, 8), (9, 9, 9)), Image.new("RGB", (8, 8), (0, 99, 0)))
 
 
@@ -54,6 +56,7 @@ async def decoded(model: TinyModel, max_tokens: int = 200, **options: Any) -> tu
     st.sampled_from([0.3, 1.5]),
     st.sampled_from([1, 2, 5, 20]),
 )
+@example(0, [2.0], 0.02, 100, LONG_TAGS, "text", 0.3, 2)  # Eight switches, by drafts that end early.
 async def test_draft_and_verify_is_the_decode_token_by_token(
     seed: int,
     weights: list[float],
@@ -72,13 +75,12 @@ async def test_draft_and_verify_is_the_decode_token_by_token(
         draft_tokens=draft_tokens,
         estimator=estimator,
         lookahead=lookahead,
-        # Long enough that no decode comes to the end of what it may draft.
-        description_tokens=400,
-        max_tokens=800,
+        description_tokens=LIMIT,
+        max_tokens=LIMIT,
     )
     rule = make_estimator(estimator, REFERENCES)
     for description, weight in zip(descriptions, weights, strict=True):
-        assert description.token_ids == model.lock_step(weight, rule, share, 400, lookahead)
+        assert description.token_ids == model.lock_step(weight, rule, share, LIMIT, lookahead)
         assert description.decoding is not None
         assert description.decoding.weight == weight
         greedy = not weight or share == 1.0
