@@ -2,6 +2,8 @@
 
     python -m tests.benchmarks.light_kv --model mirl-charts --n 60
 
+`--engine transformers` rounds keys and values instead, where vLLM's backend has no such cache.
+
 Every arm answers the same dev questions under the model's own options, with the same seeds, and measures the
 MI of the same descriptions, which the first arm sampled. One request is in flight at a time, so that the peak
 of used KV blocks is the request's own. A run that was interrupted continues where it was.
@@ -13,9 +15,11 @@ import asyncio
 import json
 import os
 import sys
+from collections.abc import Callable
+from contextlib import AbstractAsyncContextManager
 from itertools import groupby
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 import typer
 from rich.console import Console
@@ -27,8 +31,9 @@ from mirl_core.tasks.data import open_data
 from mirl_core.tasks.questions import Question
 from tests.benchmarks.about import about, line
 from tests.benchmarks.light_kv.arms import REFERENCE, Arm, named_arms
+from tests.benchmarks.light_kv.engines import Opened, on_transformers, on_vllm
 from tests.benchmarks.light_kv.figures import compare, table
-from tests.benchmarks.light_kv.measure import Measured, Opened, measure, opened, sample_descriptions
+from tests.benchmarks.light_kv.measure import Measured, measure, sample_descriptions
 from tests.benchmarks.tables import write
 
 
@@ -39,16 +44,23 @@ def main(
     n: Annotated[int, typer.Option(min=2, help="questions")] = 60,
     skip: Annotated[int, typer.Option(min=0, help="questions left out before them")] = 0,
     arms: Annotated[str, typer.Option(help="with commas")] = "full,again,side48,side32,processor32,fp8",
+    engine: Annotated[Literal["vllm", "transformers"], typer.Option(help="what runs the model")] = "vllm",
     seed: Annotated[int, typer.Option(help="of questions and samples")] = 0,
     kv_cache_mib: Annotated[int, typer.Option(min=1, help="size of the KV cache, MiB")] = 64,
     output: Annotated[Path | None, typer.Option(help="JSON file")] = None,
     document: Annotated[Path | None, typer.Option(help="document whose table is replaced")] = None,
 ) -> None:
     """Compare arms with full precision and size."""
+
+    def started(kv_cache_dtype: str) -> AbstractAsyncContextManager[Opened]:
+        if engine == "vllm":
+            return on_vllm(folder, kv_cache_dtype, kv_cache_mib * 2**20)
+        return on_transformers(folder, kv_cache_dtype)
+
     os.environ.setdefault("VLLM_LOGGING_LEVEL", "ERROR")
     os.environ.setdefault("VLLM_NO_USAGE_STATS", "1")
     console = Console(file=sys.stderr)
-    name = f"light-kv-{Path(model).name}"
+    name = f"light-kv-{Path(model).name}" + ("" if engine == "vllm" else f"-{engine}")
     file = output or Path("/tmp/mirl-benchmarks") / f"{name}.json"
     try:
         chosen = named_arms(f"{REFERENCE},{arms}")
@@ -58,7 +70,7 @@ def main(
         folder = Path(resolve(model))
         result = _stored(file, {"model": Path(model).name, "n": n, "part": part, "seed": seed, "skip": skip})
         result["about"] = about(folder, Path(model).name)
-        asyncio.run(_run(result, folder, chosen, questions, kv_cache_mib * 2**20, seed, file, console))
+        asyncio.run(_run(result, started, folder, chosen, questions, seed, file, console))
     except ConfigError as error:
         console.print(f"error: {error}", soft_wrap=True)
         raise typer.Exit(2) from error
@@ -69,10 +81,10 @@ def main(
 
 async def _run(
     result: dict[str, Any],
+    started: Callable[[str], AbstractAsyncContextManager[Opened]],
     folder: Path,
     arms: tuple[Arm, ...],
     questions: tuple[Question, ...],
-    kv_cache_bytes: int,
     seed: int,
     file: Path,
     console: Console,
@@ -81,9 +93,9 @@ async def _run(
     missing = [arm for arm in arms if arm.name not in result["arms"]]
     for kv_cache_dtype, group in groupby(missing, key=lambda arm: arm.kv_cache_dtype):
         of_engine = list(group)
-        console.print(f"starting vLLM with kv_cache_dtype={kv_cache_dtype}")
+        console.print(f"starting an engine with kv_cache_dtype={kv_cache_dtype}")
         try:
-            async with opened(folder, kv_cache_dtype, kv_cache_bytes) as engine:
+            async with started(kv_cache_dtype) as engine:
                 if not result["descriptions"]:
                     result["block_tokens"] = engine.block_tokens
                     for question in questions:
@@ -150,7 +162,8 @@ def _stored(file: Path, run: dict[str, Any]) -> dict[str, Any]:
 
 
 def _report(result: dict[str, Any]) -> str:
-    return f"{line(result['about'])} Blocks of {result['block_tokens']} tokens.\n\n{table(result)}"
+    blocks = f" Blocks of {result['block_tokens']} tokens." if result["block_tokens"] else ""
+    return f"{line(result['about'])}{blocks}\n\n{table(result)}"
 
 
 if __name__ == "__main__":

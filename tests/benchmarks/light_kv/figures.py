@@ -93,7 +93,7 @@ def table(result: Mapping[str, Any]) -> str:
             body.append([name, f"refused: {arm['refused']}", *[""] * (len(head) - 2)])
             continue
         of = arm["figures"]
-        kib = of["blocks"] * result["block_tokens"] * arm["bytes_per_token"] / 1024
+        kib = of["blocks"] * (result["block_tokens"] or 0) * arm["bytes_per_token"] / 1024
         body.append(
             [
                 name,
@@ -106,8 +106,8 @@ def table(result: Mapping[str, Any]) -> str:
                 "" if name == result["reference"] else _percent(of["same_kept"]),
                 f"{of['prompt_tokens']:.0f}",
                 str(arm["bytes_per_token"]),
-                f"{of['blocks']:.1f}",
-                f"{kib:.0f}",
+                f"{of['blocks']:.1f}" if kib else "",
+                f"{kib:.0f}" if kib else "",
             ]
         )
     return markdown(head, body)

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import pytest
+import torch
 from PIL import Image
+from transformers import DynamicCache
 
 from mirl_core.errors import ConfigError
 from mirl_core.tasks.questions import Question
 from tests.benchmarks.light_kv.arms import bounded, named_arms
+from tests.benchmarks.light_kv.engines import rounding
 from tests.benchmarks.light_kv.figures import compare, same_choice, shared_blocks, table, unshared_blocks
 from tests.benchmarks.light_kv.measure import Measured
 
@@ -88,3 +91,19 @@ def test_pictures_are_scaled_as_the_clients_do_it() -> None:
     assert bounded(whole, None) is whole
     assert bounded(whole, 32).image().size == (32, 24)
     assert bounded(whole, 100).image().size == (64, 48)
+
+
+@pytest.mark.parametrize(
+    ("dtype", "kept"), [(torch.float8_e4m3fn, (1.0, 1.125, -448.0)), (torch.float8_e5m2, (1.0, 1.0, -1024.0))]
+)
+def test_keys_and_values_are_rounded_to_the_type_inside_the_context(
+    dtype: torch.dtype, kept: tuple[float, ...]
+) -> None:
+    # 1.1 lies between two values of each type; -1000 is beyond the smallest of e4m3, which has no infinity.
+    states = torch.tensor([1.0, 1.1, -1000.0]).reshape(1, 1, 1, 3)
+    with rounding(dtype):
+        inside = DynamicCache().update(states, states, 0)
+    outside = DynamicCache().update(states, states, 0)
+    for rounded, exact in zip(inside, outside, strict=True):
+        assert tuple(rounded.flatten().tolist()) == kept
+        assert torch.equal(exact, states)
