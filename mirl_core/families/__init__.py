@@ -21,7 +21,7 @@ from mirl_core.config import ModelSettings
 
 __all__ = [
     "FAMILIES",
-    "FoundSettings",
+    "ResolvedSettings",
     "family_of",
     "find_settings",
     "of_family",
@@ -58,7 +58,7 @@ _BRANCH = re.compile(r"\{%-?\s*(?:else|elif|endif)\b")
 
 
 @dataclass(frozen=True, slots=True)
-class FoundSettings:
+class ResolvedSettings:
     """A model's settings, and where they are from."""
 
     settings: ModelSettings
@@ -108,7 +108,7 @@ def opens_thinking(template: str) -> bool:
     return any(_THINKING.search(branch) for branch in _BRANCH.split(prompt))
 
 
-def find_settings(folder: str | Path) -> FoundSettings:
+def find_settings(folder: str | Path) -> ResolvedSettings:
     """Return the settings of the model in a folder: its `mirl.json`, else its family's, else the paper's.
 
     Raises:
@@ -116,14 +116,14 @@ def find_settings(folder: str | Path) -> FoundSettings:
     """
     own = ModelSettings.load(folder)
     if own is not None:
-        return FoundSettings(own, own=True)
+        return ResolvedSettings(own, own=True)
     return of_family(_json(Path(folder) / "config.json").get("model_type"), _template(Path(folder)))
 
 
-def of_family(model_type: str | None, template: str | None) -> FoundSettings:
+def of_family(model_type: str | None, template: str | None) -> ResolvedSettings:
     """Return the settings of a model that has none of its own; arguments as for `family_of`."""
     family = family_of(model_type, template)
-    return FoundSettings(ModelSettings() if family is None else shipped(family), family)
+    return ResolvedSettings(ModelSettings() if family is None else shipped(family), family)
 
 
 def _template(folder: Path) -> str | None:

@@ -52,7 +52,7 @@ class Assembly:
     def warn_if_open(self, host: str | None, uds: str | None) -> None:
         """Log a warning where other machines may use the model without a key."""
         if not self.access.keyring and host not in LOOPBACK and not uds:
-            logger.warning("no API keys: whoever reaches the port may use the model (--api-key-file)")
+            logger.warning("no API keys: everyone who reaches the port may use the model (--api-key-file)")
 
 
 def assemble(

@@ -15,13 +15,12 @@ from typing import Any
 
 import httpx
 
-from mirl_core.bundled import MODELS, resolve
 from mirl_core.config import ModelSettings
 from mirl_core.engines.remote.engine import RemoteEngine
 from mirl_core.engines.remote.pool.settings import PoolSettings
 from mirl_core.engines.remote.server import Server, checked_url
 from mirl_core.errors import EngineDeadError, MIRLError, ServerError
-from mirl_server.gateway.model import Cards, find_model_settings, served_cards
+from mirl_server.gateway.model import Cards, find_model_settings, model_source, on_hub, served_cards
 from mirl_server.gateway.upstream import Engine
 from mirl_server.handling.service import DIRECT
 from mirl_server.observability.logs import trail
@@ -175,11 +174,10 @@ class GatewayEngines:
         settings = self.settings
         cards = await self.cards()
         chosen = cards.base(settings.model)
+        source = model_source(chosen, settings.tokenizer)
+        if on_hub(source):
+            self._note(f"settings and tokenizer of {source} are being fetched from the hub", logging.INFO)
         model = await asyncio.to_thread(find_model_settings, chosen, self._settings)
-        tokenizer = settings.tokenizer
-        if tokenizer is None and chosen["id"] in MODELS:
-            # A bundled model is here too, wherever the server has it.
-            tokenizer = resolve(chosen["id"])
         key = settings.api_key.get_secret_value() if settings.api_key else None
         tags = (*model.tags.description, *model.tags.reasoning, *model.tags.answer)
         name = str(chosen["id"])
@@ -189,7 +187,7 @@ class GatewayEngines:
         engine = await self._start(
             self._urls,
             model=name,
-            tokenizer=tokenizer,
+            tokenizer=source,
             mode=settings.mode,
             api_key=key,
             timeout=settings.seconds,
@@ -240,9 +238,9 @@ class GatewayEngines:
         elif after and not before:
             logger.info("an engine is ready again")
 
-    def _note(self, reason: str) -> None:
+    def _note(self, reason: str, level: int = logging.WARNING) -> None:
         if reason != self._reason:
-            logger.warning("%s", reason)
+            logger.log(level, "%s", reason)
         self._reason = reason
 
     async def _wait(self, seconds: float) -> bool:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Sequence
-from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -80,34 +79,61 @@ def served_cards(url: str, response: httpx.Response) -> Cards:
     return Cards(kept, doubled, url)
 
 
+def model_source(card: Card, tokenizer: str | None) -> str:
+    """Return the folder or hub name of the model's tokenizer, config and settings.
+
+    Args:
+        tokenizer: the operator's; None: the name under which the engine loaded the model. A bundled model is
+            here too, wherever the engine has it.
+    """
+    name = str(card["id"])
+    return resolve(tokenizer or (name if name in MODELS else str(card.get("root") or name)))
+
+
 def find_model_settings(card: Card, settings: ServerSettings) -> ModelSettings:
     """Return the model's settings: the operator's, its tokenizer's folder's, its family's, the paper's.
 
     Where the model is a name of a hub, the files are fetched from there as the tokenizer's are.
 
     Raises:
-        ConfigError: a file is wrong, or the operator's does not exist.
+        ConfigError: a file is wrong, the operator's does not exist, or the hub can't be reached.
     """
     if settings.calibration is not None:
         return load_calibration(settings.calibration)
-    name = str(card["id"])
-    where = settings.engine.tokenizer or (resolve(name) if name in MODELS else str(card.get("root") or name))
-    folder = Path(where).expanduser() if Path(where).expanduser().is_dir() else _from_hub(where)
-    where_from = of_family(None, None) if folder is None else find_settings(folder)
-    if notice := where_from.notice:
-        logger.warning("%s %s (--mirl-calibration names a file)", name, notice)
-    return where_from.settings
+    source = model_source(card, settings.engine.tokenizer)
+    folder = _from_hub(source) if on_hub(source) else Path(source).expanduser()
+    resolved = of_family(None, None) if folder is None else find_settings(folder)
+    if notice := resolved.notice:
+        logger.warning("%s %s (--mirl-calibration names a file)", card["id"], notice)
+    return resolved.settings
+
+
+def on_hub(source: str) -> bool:
+    """Return whether a source of a model's files is a name of a hub, not a folder."""
+    return not source.startswith(("/", ".", "~")) and not Path(source).is_dir()
 
 
 def _from_hub(name: str) -> Path | None:
-    """Return the folder of a hub's settings files in the local cache; None where there are none."""
-    if name.startswith(("/", ".", "~")):
-        return None
-    from huggingface_hub import hf_hub_download
+    """Return the folder of a hub's settings files in the local cache; None where there are none.
+
+    Raises:
+        ConfigError: the hub can't be reached, so that it may have settings which are not in the cache.
+    """
+    import huggingface_hub as hub
+    from huggingface_hub import constants
+    from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
 
     folder = None
     for file in HUB_FILES:
-        # The hub's errors have no common base; what it lacks is the usual case.
-        with suppress(Exception):
-            folder = Path(hf_hub_download(name, file)).parent
+        try:
+            folder = Path(hub.hf_hub_download(name, file)).parent
+        except LocalEntryNotFoundError as error:
+            if not constants.HF_HUB_OFFLINE:
+                raise ConfigError(
+                    f"{file} of {name} is not in this machine's cache, and the hub can't be reached: "
+                    "--engine-tokenizer takes a folder, HF_HUB_OFFLINE=1 does without the file"
+                ) from error
+        except (HfHubHTTPError, HFValidationError):
+            # The model has no such file, or there is no such model: then the tokenizer says so.
+            continue
     return folder

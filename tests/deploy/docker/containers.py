@@ -18,6 +18,7 @@ import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from unittest.mock import patch
 
 import httpx
 import pytest
@@ -32,6 +33,8 @@ PYTHON_IMAGE = "docker.io/library/python:3.11-slim"
 CERTIFICATES = Path("/etc/ssl/certs/ca-certificates.crt")
 PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 START_SECONDS = 600
+# A container without rights may not raise a limit, and this machine's may be below podman's defaults.
+LIMITS = ("nofile=1024:1024", "nproc=1024:1024")
 
 
 def buildah(*arguments: str | Path) -> str:
@@ -42,6 +45,15 @@ def buildah(*arguments: str | Path) -> str:
 def podman(*arguments: str | Path) -> str:
     """Run podman on the same storage, with runc."""
     return output_of(tool("podman"), *STORAGE, "--runtime", "runc", *arguments)
+
+
+def play(file: Path) -> None:
+    """Run a manifest's pods, with the limits that `running_container` sets too."""
+    settings = STORE / "containers.conf"
+    limits = ", ".join(f'"{limit}"' for limit in LIMITS)
+    settings.write_text(f"[containers]\ndefault_ulimits = [{limits}]\n")
+    with patch.dict(os.environ, {"CONTAINERS_CONF": str(settings)}):
+        podman("kube", "play", file)
 
 
 def pip_settings() -> dict[str, str]:
@@ -150,17 +162,10 @@ def running_container(image: Image, flags: Sequence[str] = ()) -> Iterator[Conta
     """Run a container without any right and with a read-only root, and yield it once `/health` is 200."""
     name = f"{image.name.rpartition('/')[2]}-{secrets.token_hex(4)}"
     began = time.monotonic()
-    # Limits that a container without rights may not raise, and this machine may not have.
     podman(
         *("run", "--detach", "--name", name, "--network", "host", "--read-only", "--cap-drop=all"),
-        *(
-            "--security-opt",
-            "no-new-privileges",
-            "--ulimit",
-            "nofile=1024:1024",
-            "--ulimit",
-            "nproc=1024:1024",
-        ),
+        *("--security-opt", "no-new-privileges"),
+        *(part for limit in LIMITS for part in ("--ulimit", limit)),
         *(image.name, "--host", "127.0.0.1", "--port", "0", *flags),
     )
     try:
