@@ -53,7 +53,7 @@ def play(file: Path) -> None:
     limits = ", ".join(f'"{limit}"' for limit in LIMITS)
     settings.write_text(f"[containers]\ndefault_ulimits = [{limits}]\n")
     with patch.dict(os.environ, {"CONTAINERS_CONF": str(settings)}):
-        podman("kube", "play", file)
+        podman("kube", "play", "--replace", file)
 
 
 def pip_settings() -> dict[str, str]:
