@@ -110,10 +110,10 @@ licenses: install $(VENV)/tools/.done  ## docs/licenses.md from the packages tha
 	$(BIN)/python deploy/release/licenses.py --tools $(VENV)/tools/bin docs/licenses.md
 
 # Debian's packages. Without one of them the tests that need it are skipped.
-DEPLOY_PACKAGES := buildah mmdebstrap podman prometheus prometheus-alertmanager runc
+DEPLOY_PACKAGES := buildah catatonit mmdebstrap podman prometheus prometheus-alertmanager runc
 
 deploy-tools:  ## Prometheus, Alertmanager, buildah and podman for the tests of deploy/, where this user may install them
-	@(for name in promtool amtool mmdebstrap buildah podman runc; do command -v $$name >/dev/null || exit 1; done) \
+	@(for name in promtool amtool mmdebstrap buildah catatonit podman runc; do command -v $$name >/dev/null || exit 1; done) \
 	  || { [ "$$(id -u)" = 0 ] && command -v apt-get >/dev/null && apt-get update -qq \
 	       && DEBIAN_FRONTEND=noninteractive apt-get install -qq -y --no-install-recommends $(DEPLOY_PACKAGES) >/dev/null; } \
 	  || echo "not installed: $(DEPLOY_PACKAGES); the tests of images and alerts are skipped"

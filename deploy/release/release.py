@@ -2,8 +2,8 @@
 
 The same commit gives the same bytes, whatever lies in the work tree and wherever it is built: the sources
 are those of the commit, and every time stamp is the commit's. The folder then holds wheels and source
-distributions of `mirl` and `mirl-client`, the TypeScript package, the Helm chart if there is one, bills of
-material (CycloneDX) of the lock files, and SHA256SUMS.
+distributions of `mirl` and `mirl-client`, the TypeScript package, the Helm chart, bills of material (CycloneDX)
+of the lock files, and SHA256SUMS.
 """
 
 from __future__ import annotations
@@ -60,8 +60,7 @@ def release(target: Path, commit: str, tools: Path) -> None:
                 environment=environment,
             )
         _pack_typescript(source / TYPESCRIPT, target, environment)
-        if (source / CHART).is_dir():
-            _pack_chart(source / CHART, target, seconds)
+        _pack_chart(source / CHART, target, seconds)
         for name in SERVED:
             _describe_lock(source, name, target, tools)
     sums = [

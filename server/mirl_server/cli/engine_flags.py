@@ -30,7 +30,7 @@ def add_engine_flags(parser: argparse.ArgumentParser) -> None:
     )
     group.add_argument(
         "--engine-tokenizer", metavar="PATH",
-        help="folder or hub name of the model's tokenizer and mirl.json; default the servers' own name of it",
+        help="folder, hub or bundled name of the model's tokenizer and mirl.json; default the servers' own name",
     )  # fmt: skip
 
 
