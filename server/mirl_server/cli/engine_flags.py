@@ -30,7 +30,7 @@ def add_engine_flags(parser: argparse.ArgumentParser) -> None:
     )
     group.add_argument(
         "--engine-tokenizer", metavar="PATH",
-        help="folder, hub or bundled name of the model's tokenizer and mirl.json; default the servers' own name",
+        help="folder, hub or bundled name of the model's tokenizer and mirl.json; default: the servers' name",
     )  # fmt: skip
 
 
