@@ -22,7 +22,6 @@ from mirl_core.engines.remote.server import Server, checked_url
 from mirl_core.errors import EngineDeadError, MIRLError, ServerError
 from mirl_server.gateway.model import Cards, find_model_settings, model_source, on_hub, served_cards
 from mirl_server.gateway.upstream import Engine
-from mirl_server.handling.service import DIRECT
 from mirl_server.observability.logs import trail
 from mirl_server.settings.engines import EngineSettings
 from mirl_server.settings.server import ServerSettings
@@ -181,9 +180,8 @@ class GatewayEngines:
         key = settings.api_key.get_secret_value() if settings.api_key else None
         tags = (*model.tags.description, *model.tags.reasoning, *model.tags.answer)
         name = str(chosen["id"])
-        if settings.mode == "chat" and name in cards.gating:
-            # An engine that gates the name by itself has the plain model beside it.
-            name = f"{name}{DIRECT}"
+        if settings.mode == "chat":
+            name = cards.plain(name)
         engine = await self._start(
             self._urls,
             model=name,

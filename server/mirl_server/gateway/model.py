@@ -52,6 +52,14 @@ class Cards:
         names = ", ".join(str(card["id"]) for card in models) or "no model"
         raise ConfigError(f"{self.url} does not serve {model or 'a model'}, but {names} (--engine-model)")
 
+    def plain(self, name: str) -> str:
+        """Return the engine's name of the plain model `name`.
+
+        An engine that gates has it under `NAME:direct`, and takes `:direct` off any name as this gateway did.
+        """
+        doubled = name in self.gating or (self.gating and name.endswith(DIRECT))
+        return f"{name}{DIRECT}" if doubled else name
+
     def names(self, base: Card) -> tuple[str, ...]:
         """Return all names of the model, the base card's first."""
         root = base.get("root")

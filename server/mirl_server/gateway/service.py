@@ -22,7 +22,7 @@ from mirl_server.handling.admission import SEQUENCES, Admission
 from mirl_server.handling.lifetime import Lifetime
 from mirl_server.handling.plain import rename_model
 from mirl_server.handling.reading.request import MAX_TOP_LOGPROBS
-from mirl_server.handling.service import DIRECT, BackendHandler, Service, service_of
+from mirl_server.handling.service import BackendHandler, Service, service_of
 from mirl_server.media.decoding import read_references
 from mirl_server.media.images import Images
 from mirl_server.observability.metrics import Metrics
@@ -76,8 +76,7 @@ class ServiceMaker:
             admission=admission,
             images=Images.of(settings.limits, settings.images, metrics.time_images, metrics.fetched),
             tracing=self._tracing(),
-            # The engines know their own scheduling, and refuse what it does not have.
-            priorities=True,
+            priorities=self.settings.engine.priorities,
             # A sampled token's log-probability comes beside the likeliest, within the engines' own limit.
             max_top_logprobs=MAX_TOP_LOGPROBS - 1,
             checks_plain_forms=False,
@@ -117,10 +116,8 @@ class ServiceMaker:
         async def handle(body: dict[str, Any], request: Request) -> Response:
             await check_media(service_of(request).images, body, request.receive)
             name = body.get("model")
-            # An engine that gates the name by itself has the plain model beside it; a name that is not text
-            # is the engine's to refuse.
-            gated = isinstance(name, str) and name in cards.gating
-            plain = f"{name}{DIRECT}" if gated else name
+            # A name that is not text is the engine's to refuse.
+            plain = cards.plain(name) if isinstance(name, str) else name
             body = {**body, "model": plain} if plain != name else body
             response = await self._send(request, path, body)
             return rename_model(response, str(name), {str(plain)}) if plain != name else response

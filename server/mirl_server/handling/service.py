@@ -85,7 +85,9 @@ class Service:
         """Raise RequestError where a request has a priority and the engine schedules by none."""
         if priority and not self.priorities:
             raise RequestError(
-                "priority needs a server that was started with --scheduling-policy priority", param="priority"
+                "priority needs a server that was started with --scheduling-policy priority; "
+                "on a gateway also the setting engine.priorities",
+                param="priority",
             )
 
     @asynccontextmanager

@@ -36,6 +36,9 @@ class EngineSettings(Settings):
     tokenizer: str | None = None
     """Folder or hub name of the model, for its tokenizer, its config and its `mirl.json`; None: the name
     under which the servers loaded it."""
+    priorities: bool = False
+    """Whether all servers were started with `--scheduling-policy priority`. A gateway can't see it, and other
+    servers drop the `priority` of a request in silence, so gated requests with one are refused without it."""
     seconds: Annotated[float, Field(gt=0, allow_inf_nan=False)] = 600.0
     """Longest wait for the next part of a server's answer; seconds."""
     resolve_seconds: Annotated[float, Field(ge=0, allow_inf_nan=False)] = 10.0

@@ -159,6 +159,25 @@ async def test_the_plain_model_answers_under_the_requested_name(gates: bool, nam
         assert len(models) == (2 if stream else 1)
 
 
+@pytest.mark.parametrize("gates", [False, True])
+@pytest.mark.parametrize("path", [CHAT, "/v1/responses", "/v1/messages"])
+async def test_direct_is_taken_off_a_name_once(gates: bool, path: str) -> None:
+    """An engine that gates takes it off too: a name without a model must not become one with a model."""
+    server = FakeVLLM(gates=gates)
+    async with gateway_before(server) as behind:
+        await behind.post(path, {**BODIES[path], "model": f"{NAME}:direct:direct"})
+    of_engine = server.received[0].json["model"]
+    assert (of_engine.removesuffix(":direct") if gates else of_engine) == f"{NAME}:direct"
+
+
+@pytest.mark.parametrize("priorities", [False, True])
+async def test_priorities_are_for_engines_that_schedule_by_them(priorities: bool) -> None:
+    async with gateway_before(FakeVLLM(), engine={"priorities": priorities}) as behind:
+        answer = await behind.post(CHAT, {"model": NAME, "messages": [question()], "priority": 2})
+    refused = answer.json().get("error") or {}
+    assert (refused.get("param") == "priority") is not priorities
+
+
 @pytest.mark.parametrize("path", [CHAT, "/v1/completions", "/v1/responses", "/v1/messages"])
 async def test_a_client_that_leaves_ends_the_engines_request(path: str) -> None:
     server = FakeVLLM()
