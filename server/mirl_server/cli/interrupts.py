@@ -68,11 +68,12 @@ def _take_interrupts() -> None:
 
 def _stop(number: int, _: FrameType | None = None) -> None:
     """End the child processes, then this one, without a drain."""
-    quiet_start.end()
     children = multiprocessing.active_children()
     for child in children:
         child.terminate()
     for child in children:
         child.join(3)
         child.kill()
+    # Not before: an engine that still loads would show the warnings that a start holds back.
+    quiet_start.end()
     os._exit(INTERRUPTED if number == signal.SIGINT else 0)

@@ -17,6 +17,7 @@ import psutil
 import pytest
 
 from mirl_client import evidence
+from mirl_core.bundled import DIGITS
 from tests.helpers.image_requests import image_part, image_question, small_fan_out
 from tests.helpers.ports import reserved_port
 from tests.helpers.servers import MIRL_SERVE, NAME, GatewayServer, RunningServer, running, running_gateway
@@ -243,6 +244,38 @@ def test_the_gateway_outlives_its_engine(tmp_path: Path) -> None:
                 answer = httpx.post(f"{started.url}/v1/chat/completions", json=GATED, timeout=60)
                 assert answer.status_code == 503
                 assert status("/health") == 200
+
+
+PLAIN_VLLM = (
+    *(sys.executable, "-m", "vllm.entrypoints.openai.api_server", "--model", str(DIGITS.path)),
+    *("--served-model-name", NAME, "--enforce-eager", "--no-enable-chunked-prefill", "--block-size", "32"),
+    *("--kv-cache-memory-bytes", str(2**30), "--distributed-executor-backend", "uni"),
+)
+"""vLLM as people serve it, with what its CPU backend needs; no MIRL and no routes for tokens."""
+
+
+@pytest.mark.full
+@pytest.mark.usefixtures("real_vllm")
+def test_chat_mode_before_vllm_without_mirl(gateway_engine: RunningServer, tmp_path: Path) -> None:
+    folder, engine_folder = tmp_path / "gateway", tmp_path / "engine"
+    folder.mkdir()
+    engine_folder.mkdir()
+    body = {"model": NAME, "messages": image_question(), "descriptions": ["3 red, 1 blue", "a red 7"]}
+    plain = running(engine_folder, command=PLAIN_VLLM, environment={"VLLM_PLUGINS": ""}, ready="/health")
+    with plain as engine:
+        tokens_only = httpx.post(f"{engine.url}/inference/v1/generate", json={})
+        assert tokens_only.status_code in (403, 404)
+        assert httpx.post(f"{engine.url}/v1/mirl/score", json=body).status_code == 404
+        with running_gateway(folder, engine, ["--engine-mode", "chat"]) as gateway:
+            answer = ask(gateway, GATED)
+            assert len(answer["mirl"]["descriptions"]) == 3
+            assert answer["mirl"]["vote"]
+            both = [ask(server, body, "/v1/mirl/score")["data"] for server in (gateway, gateway_engine)]
+            assert "start the servers with --enable-scale-out for token-exact" in gateway.log.read_text()
+            assert ask(gateway, {"model": NAME, "messages": TEXT, "max_tokens": 3})["choices"]
+    off = max(abs(a["mi"] - b["mi"]) for a, b in zip(*both, strict=True))
+    print(f"chat mode: MI of {len(both[0])} descriptions is at most {off:.2g} nats from the engine's own")
+    assert off < 0.05
 
 
 BUILD_APP = """
