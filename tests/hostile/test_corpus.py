@@ -15,8 +15,8 @@ from tests.hostile.corpus import corpus, sample
 from tests.hostile.run import Report, run
 from tests.hostile.wire import wires
 
-OF_EACH, SEED = 14, 20
-LEAST = 250
+OF_EACH, SEED = 9, 20
+LEAST = 170
 KEY = "canary-key-of-the-corpus"
 _COMPILED = "vLLM compiles the form of a plain request in the engine, and tells of its failure as of its own"
 _CUT = "vLLM cuts the placeholders of an image off, and trips over it"

@@ -14,11 +14,10 @@ from tests.helpers.architectures.overlay import PACKAGES, run_matrix
 from tests.helpers.architectures.weights import ARCHITECTURES, MISTRAL_FORMAT
 
 pytestmark = [
-    pytest.mark.full,
     pytest.mark.usefixtures("real_vllm"),
     pytest.mark.skipif(
         not (PACKAGES / "torchvision").is_dir(),
-        reason="requirements/vision.lock is not there; `make test-full` puts it",
+        reason="requirements/vision.lock is not there; `make test` puts it",
     ),
 ]
 
@@ -93,6 +92,7 @@ def test_the_small_matrix(small: dict[str, Any], name: str) -> None:
     assert faults(name, small[name]) == []
 
 
+@pytest.mark.full
 @pytest.mark.timeout(3600)
 @pytest.mark.parametrize("name", OTHERS)
 def test_the_other_architectures(others: dict[str, Any], name: str) -> None:

@@ -95,7 +95,7 @@ async def test_draft_and_verify_is_the_decode_token_by_token(
     options = MIRLOptions(contrast=weights, descriptions=0, description_tokens=64, lookahead=lookahead)
     own = settings()
     switches = 0
-    for number in range(3):
+    for number in range(2):
         conversation = picture(number)
         run = Pipeline(vllm_float32, own).run(
             conversation, options, Sampling(max_tokens=200), context(), chains=False

@@ -294,6 +294,7 @@ print(json.dumps([(method, route.path) for route in routes for method in route.m
 """vLLM's app as it is built with everything that a server of a model that generates can have."""
 
 
+@pytest.mark.full
 def test_every_route_of_vllms_app_that_is_not_passed_on_is_a_404(gateway: GatewayServer) -> None:
     from mirl_server.gateway.routes import PASSED
 
