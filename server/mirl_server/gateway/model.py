@@ -57,7 +57,7 @@ class Cards:
 
         An engine that gates has it under `NAME:direct`, and takes `:direct` off any name as this gateway did.
         """
-        doubled = name in self.gating or (self.gating and name.endswith(DIRECT))
+        doubled = name in self.gating or (bool(self.gating) and name.endswith(DIRECT))
         return f"{name}{DIRECT}" if doubled else name
 
     def names(self, base: Card) -> tuple[str, ...]:
@@ -129,7 +129,12 @@ def _from_hub(name: str) -> Path | None:
     """
     import huggingface_hub as hub
     from huggingface_hub import constants
-    from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
+    from huggingface_hub.errors import (
+        EntryNotFoundError,
+        HFValidationError,
+        LocalEntryNotFoundError,
+        RepositoryNotFoundError,
+    )
 
     folder = None
     for file in HUB_FILES:
@@ -141,7 +146,7 @@ def _from_hub(name: str) -> Path | None:
                     f"{file} of {name} is not in this machine's cache, and the hub can't be reached: "
                     "--engine-tokenizer takes a folder, HF_HUB_OFFLINE=1 does without the file"
                 ) from error
-        except (HfHubHTTPError, HFValidationError):
+        except (EntryNotFoundError, RepositoryNotFoundError, HFValidationError):
             # The model has no such file, or there is no such model: then the tokenizer says so.
             continue
     return folder

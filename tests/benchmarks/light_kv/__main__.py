@@ -68,7 +68,8 @@ def main(
             data or ("digits/iid" if model == DIGITS.name else "charts/iid"), part, n, seed, skip=skip
         ).questions
         folder = Path(resolve(model))
-        result = _stored(file, {"model": Path(model).name, "n": n, "part": part, "seed": seed, "skip": skip})
+        run = {"model": Path(model).name, "engine": engine, "n": n, "part": part, "seed": seed, "skip": skip}
+        result = _stored(file, run)
         result["about"] = about(folder, Path(model).name)
         asyncio.run(_run(result, started, folder, chosen, questions, seed, file, console))
     except ConfigError as error:
