@@ -91,7 +91,7 @@ browser:  ## Chromium for the tests of the playground, where this user may insta
 	       && apt-get install -qq -y --no-install-recommends chromium fonts-inter >/dev/null; } \
 	  || echo "chromium is not installed: the tests of the playground are skipped"
 
-# hadolint, and what writes a release's bill of materials.
+# hadolint, podman-compose, and what writes a release's bill of materials.
 $(VENV)/tools/.done: requirements/tools.lock
 	$(call environment,$(VENV)/tools)
 	$(VENV)/tools/bin/pip install -q --no-deps -r requirements/tools.lock
@@ -110,10 +110,10 @@ licenses: install $(VENV)/tools/.done  ## docs/licenses.md from the packages tha
 	$(BIN)/python deploy/release/licenses.py --tools $(VENV)/tools/bin docs/licenses.md
 
 # Debian's packages. Without one of them the tests that need it are skipped.
-DEPLOY_PACKAGES := buildah catatonit mmdebstrap podman prometheus prometheus-alertmanager runc
+DEPLOY_PACKAGES := aardvark-dns buildah catatonit mmdebstrap netavark podman prometheus prometheus-alertmanager runc
 
 deploy-tools:  ## Prometheus, Alertmanager, buildah and podman for the tests of deploy/, where this user may install them
-	@(for name in promtool amtool mmdebstrap buildah catatonit podman runc; do command -v $$name >/dev/null || exit 1; done) \
+	@(for name in promtool amtool mmdebstrap buildah catatonit podman runc; do command -v $$name >/dev/null || exit 1; done; test -x /usr/lib/podman/netavark) \
 	  || { [ "$$(id -u)" = 0 ] && command -v apt-get >/dev/null && apt-get update -qq \
 	       && DEBIAN_FRONTEND=noninteractive apt-get install -qq -y --no-install-recommends $(DEPLOY_PACKAGES) >/dev/null; } \
 	  || echo "not installed: $(DEPLOY_PACKAGES); the tests of images and alerts are skipped"

@@ -12,6 +12,7 @@ import contextlib
 import os
 import platform
 import secrets
+import shlex
 import subprocess
 import sys
 import time
@@ -47,12 +48,25 @@ def podman(*arguments: str | Path) -> str:
     return output_of(tool("podman"), *STORAGE, "--runtime", "runc", *arguments)
 
 
+def settings() -> Path:
+    """Return a file of podman's settings: the limits, and a network in which containers have names."""
+    file = STORE / "containers.conf"
+    limits = ", ".join(f'"{limit}"' for limit in LIMITS)
+    file.write_text(f'[containers]\ndefault_ulimits = [{limits}]\n[network]\nnetwork_backend = "netavark"\n')
+    return file
+
+
+def podman_script() -> Path:
+    """Return a script that runs podman as `podman` here does, for programs that call it."""
+    script = STORE / "podman"
+    script.write_text(f'#!/bin/sh\nexec {shlex.join([tool("podman"), *STORAGE, "--runtime", "runc"])} "$@"\n')
+    script.chmod(0o755)
+    return script
+
+
 def play(file: Path) -> None:
     """Run a manifest's pods, with the limits that `running_container` sets too."""
-    settings = STORE / "containers.conf"
-    limits = ", ".join(f'"{limit}"' for limit in LIMITS)
-    settings.write_text(f"[containers]\ndefault_ulimits = [{limits}]\n")
-    with patch.dict(os.environ, {"CONTAINERS_CONF": str(settings)}):
+    with patch.dict(os.environ, {"CONTAINERS_CONF": str(settings())}):
         podman("kube", "play", "--replace", file)
 
 
