@@ -60,7 +60,7 @@ $(VENV)/vision/.done: $(VENV)/.dev requirements/vision.lock
 	$(BIN)/pip install -q --no-deps --target $(VENV)/vision -r requirements/vision.lock
 	@touch $@
 
-test: install-dev $(VENV)/vision/.done  ## at most 15 minutes on two cores, real vLLM included
+test: install-dev $(VENV)/vision/.done  ## about 25 minutes on two cores, real vLLM included
 	$(BIN)/pytest -m 'not full' $(UNIT)
 	$(BIN)/pytest -m 'not full' $(REST)
 
