@@ -2,8 +2,8 @@
 
 The same commit gives the same bytes, whatever lies in the work tree and wherever it is built: the sources
 are those of the commit, and every time stamp is the commit's. The folder then holds wheels and source
-distributions of `mirl` and `mirl-client`, the TypeScript package, the Helm chart, bills of material (CycloneDX)
-of the lock files, and SHA256SUMS.
+distributions of `mirl` and `mirl-client`, the TypeScript package, the Helm chart, bills of material
+(CycloneDX) of the lock files, and SHA256SUMS.
 """
 
 from __future__ import annotations
