@@ -16,12 +16,18 @@ from typing import Any
 import httpx
 from openai import AsyncOpenAI, OpenAI
 
+from mirl_core.bundled import DIGITS
 from tests.helpers.ports import listening_port
 
 START_SECONDS = 240
 MIRL_SERVE = (sys.executable, "-m", "mirl_server.cli.main")
 NAME = "mirl-tiny"
 SERVE_DIGITS = (*MIRL_SERVE, "--model", NAME)
+VLLM_SERVE = (
+    *(sys.executable, "-m", "vllm.entrypoints.launchers.api_server.entry", "--model", str(DIGITS.path)),
+    *("--served-model-name", NAME, "--enforce-eager", "--kv-cache-memory-bytes", "1G"),
+)
+"""vLLM's own server on the digits model, as its users start it; `VLLM_PLUGINS` says whether MIRL is in it."""
 
 
 @dataclass(frozen=True)

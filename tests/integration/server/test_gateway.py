@@ -17,10 +17,17 @@ import psutil
 import pytest
 
 from mirl_client import evidence
-from mirl_core.bundled import DIGITS
 from tests.helpers.image_requests import image_part, image_question, small_fan_out
 from tests.helpers.ports import reserved_port
-from tests.helpers.servers import MIRL_SERVE, NAME, GatewayServer, RunningServer, running, running_gateway
+from tests.helpers.servers import (
+    MIRL_SERVE,
+    NAME,
+    VLLM_SERVE,
+    GatewayServer,
+    RunningServer,
+    running,
+    running_gateway,
+)
 from tests.helpers.waiting import wait_until
 
 GATED = {"model": NAME, "messages": image_question(), "seed": 1, "temperature": 0.0, **small_fan_out()}
@@ -246,14 +253,6 @@ def test_the_gateway_outlives_its_engine(tmp_path: Path) -> None:
                 assert status("/health") == 200
 
 
-PLAIN_VLLM = (
-    *(sys.executable, "-m", "vllm.entrypoints.openai.api_server", "--model", str(DIGITS.path)),
-    *("--served-model-name", NAME, "--enforce-eager", "--no-enable-chunked-prefill", "--block-size", "32"),
-    *("--kv-cache-memory-bytes", str(2**30), "--distributed-executor-backend", "uni"),
-)
-"""vLLM as people serve it, with what its CPU backend needs; no MIRL and no routes for tokens."""
-
-
 @pytest.mark.full
 @pytest.mark.usefixtures("real_vllm")
 def test_chat_mode_before_vllm_without_mirl(gateway_engine: RunningServer, tmp_path: Path) -> None:
@@ -261,8 +260,7 @@ def test_chat_mode_before_vllm_without_mirl(gateway_engine: RunningServer, tmp_p
     folder.mkdir()
     engine_folder.mkdir()
     body = {"model": NAME, "messages": image_question(), "descriptions": ["3 red, 1 blue", "a red 7"]}
-    plain = running(engine_folder, command=PLAIN_VLLM, environment={"VLLM_PLUGINS": ""}, ready="/health")
-    with plain as engine:
+    with running(engine_folder, (), VLLM_SERVE, {"VLLM_PLUGINS": ""}, ready="/health") as engine:
         tokens_only = httpx.post(f"{engine.url}/inference/v1/generate", json={})
         assert tokens_only.status_code in (403, 404)
         assert httpx.post(f"{engine.url}/v1/mirl/score", json=body).status_code == 404

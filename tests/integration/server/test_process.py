@@ -15,11 +15,9 @@ import pytest
 
 from mirl_client import evidence
 from tests.helpers.image_requests import image_question, small_fan_out
-from tests.helpers.servers import MIRL_SERVE, NAME, running
+from tests.helpers.servers import MIRL_SERVE, NAME, VLLM_SERVE, running
 from tests.helpers.waiting import wait_until
 from tests.integration.server.server_cases import engine_starts
-
-VLLM_SERVE = (sys.executable, "-m", "vllm.entrypoints.launchers.api_server.entry")
 
 
 def run(*flags: str, **environment: str) -> subprocess.CompletedProcess[str]:
@@ -105,12 +103,10 @@ def test_sigterm_during_start_up_ends_all_of_it() -> None:
 
 @pytest.mark.usefixtures("real_vllm")
 @pytest.mark.full
-def test_mirl_inside_vllms_own_server(tmp_path: Path, bundled_model: Path) -> None:
+def test_mirl_inside_vllms_own_server(tmp_path: Path) -> None:
     """The other way round: vLLM's server as its users start it, MIRL enabled by VLLM_PLUGINS."""
-    flags = ["--model", str(bundled_model), "--served-model-name", NAME, "--enforce-eager",
-             "--kv-cache-memory-bytes", "1G"]  # fmt: skip
     environment = {"VLLM_PLUGINS": "mirl", "MIRL_DEFAULTS__DESCRIPTIONS": "4", "MIRL_LIMITS__MAX_KEEP": "2"}
-    with running(tmp_path, flags, VLLM_SERVE, environment) as server:
+    with running(tmp_path, (), VLLM_SERVE, environment) as server:
         client = server.client()
         assert {model.id for model in client.models.list()} == {NAME, f"{NAME}:direct"}
         details = evidence(
