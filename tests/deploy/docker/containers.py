@@ -48,7 +48,7 @@ def podman(*arguments: str | Path) -> str:
     return output_of(tool("podman"), *STORAGE, "--runtime", "runc", *arguments)
 
 
-def settings() -> Path:
+def podman_settings() -> Path:
     """Return a file of podman's settings: the limits, and a network in which containers have names."""
     file = STORE / "containers.conf"
     limits = ", ".join(f'"{limit}"' for limit in LIMITS)
@@ -66,7 +66,7 @@ def podman_script() -> Path:
 
 def play(file: Path) -> None:
     """Run a manifest's pods, with the limits that `running_container` sets too."""
-    with patch.dict(os.environ, {"CONTAINERS_CONF": str(settings())}):
+    with patch.dict(os.environ, {"CONTAINERS_CONF": str(podman_settings())}):
         podman("kube", "play", "--replace", file)
 
 

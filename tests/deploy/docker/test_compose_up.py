@@ -6,21 +6,30 @@ Debian's, so it stays out.
 
 from __future__ import annotations
 
+import contextlib
 import os
 import subprocess
 from collections.abc import Iterator
-from typing import Any
 
 import httpx
 import pytest
+import yaml
 from openai import OpenAI
 
-from tests.deploy.docker.containers import PYTHON_IMAGE, STORE, build_image, buildah, podman_script, settings
+from tests.deploy.docker.containers import (
+    PYTHON_IMAGE,
+    STORE,
+    Image,
+    buildah,
+    podman_script,
+    podman_settings,
+)
+from tests.deploy.observability.watching import Watch
 from tests.deploy.tools import ROOT, TOOLS, output_of, tool
 from tests.helpers.image_requests import image_question, small_fan_out
 from tests.helpers.waiting import wait_until
 
-pytestmark = [pytest.mark.full, pytest.mark.timeout(7200), pytest.mark.usefixtures("real_vllm")]
+pytestmark = [pytest.mark.full, pytest.mark.timeout(7200)]
 NOBODY = "65534:65534"
 SERVICES = ("mirl", "prometheus", "alertmanager")
 SERVER, PROMETHEUS, ALERTMANAGER = (f"http://127.0.0.1:{port}" for port in (8000, 9090, 9093))
@@ -43,31 +52,23 @@ def stand_in(name: str, program: str, folder: str, *files: str) -> str:
     buildah("copy", "--chown", NOBODY, container, STORE / "empty", folder)
     storage = "--storage.tsdb.path" if name == "prometheus" else "--storage.path"
     command = f"--config.file=/etc/{name}/{name}.yml {storage}={folder}"
+    entry = f'["/bin/{name}"]'
     buildah(
-        "config",
-        "--user",
-        NOBODY,
-        "--entrypoint",
-        f'["/bin/{name}"]',
-        "--cmd",
-        command,
-        "--volume",
-        folder,
-        container,
-    )
+        "config", "--user", NOBODY, "--volume", folder, "--entrypoint", entry, "--cmd", command, container,
+    )  # fmt: skip
     buildah("commit", "--rm", "--format", "docker", container, f"localhost/{name}")
     return f"localhost/{name}"
 
 
 @pytest.fixture(scope="module", autouse=True)
-def _stack() -> Iterator[None]:
+def _stack(cpu_image: Image) -> Iterator[None]:
     """Bring the services up, and take them down with their volumes."""
     if not (TOOLS / "podman-compose").exists():
         pytest.skip("podman-compose is not installed: make test-full")
     environment = {
         **os.environ,
-        "CONTAINERS_CONF": str(settings()),
-        "MIRL_IMAGE": build_image("cpu").name,
+        "CONTAINERS_CONF": str(podman_settings()),
+        "MIRL_IMAGE": cpu_image.name,
         "PROMETHEUS_IMAGE": stand_in("prometheus", "prometheus", "/prometheus"),
         "ALERTMANAGER_IMAGE": stand_in(
             "alertmanager", "prometheus-alertmanager", "/alertmanager", "/usr/share/prometheus"
@@ -91,30 +92,21 @@ def _stack() -> Iterator[None]:
         compose("down", "--volumes")
 
 
-def answer(url: str, **query: str) -> Any:
-    """Return the data of Prometheus' answer; None while it is not up."""
-    try:
-        return httpx.get(f"{PROMETHEUS}{url}", params=query, timeout=10).json()["data"]
-    except httpx.TransportError:
-        return None
-
-
 def test_prometheus_scrapes_the_server_and_evaluates_every_rule() -> None:
-    def up() -> bool:
-        found = (answer("/api/v1/query", query='up{job="mirl"}') or {}).get("result", [])
-        return [sample["value"][1] for sample in found] == ["1"]
+    def ready(url: str) -> bool:
+        with contextlib.suppress(httpx.TransportError):
+            return httpx.get(f"{url}/-/ready", timeout=5).status_code == 200
+        return False
 
-    wait_until(up, 300)
-    wait_until(lambda: len(answer("/api/v1/alertmanagers")["activeAlertmanagers"]) == 1, 60)
-    groups = answer("/api/v1/rules")["groups"]
-    wait_until(
-        lambda: all(
-            rule["health"] == "ok" for group in answer("/api/v1/rules")["groups"] for rule in group["rules"]
-        ),
-        120,
-    )
-    assert sum(len(group["rules"]) for group in groups) >= 5
-    assert httpx.get(f"{ALERTMANAGER}/-/ready").status_code == 200
+    for url in (PROMETHEUS, ALERTMANAGER):
+        wait_until(lambda url=url: ready(url), 60)
+    watch = Watch(PROMETHEUS, [])
+    wait_until(lambda: [row["value"][1] for row in watch.query('up{job="mirl"}')] == ["1"], 300)
+    wait_until(lambda: all(rule["health"] == "ok" for rule in watch.rules().values()), 120)
+    groups = yaml.safe_load((ROOT / "deploy" / "prometheus" / "rules.yml").read_text())["groups"]
+    assert watch.rules().keys() == {rule["alert"] for group in groups for rule in group["rules"]}
+    url = f"{PROMETHEUS}/api/v1/alertmanagers"
+    assert len(httpx.get(url).json()["data"]["activeAlertmanagers"]) == 1
 
 
 def test_a_gated_question_is_answered() -> None:

@@ -9,19 +9,13 @@ import httpx
 import pytest
 from openai import OpenAI
 
-from tests.deploy.docker.containers import Container, Image, build_image, podman, running_container
+from tests.deploy.docker.containers import Container, Image, podman, running_container
 from tests.helpers.image_requests import image_question, small_fan_out
 from tests.helpers.servers import NAME
 from tests.helpers.waiting import wait_until
 
 pytestmark = [pytest.mark.full, pytest.mark.timeout(7200)]
 NO_ENGINE = "http://127.0.0.1:9"
-
-
-@pytest.fixture(scope="module")
-def gateway_image() -> Image:
-    """Return the gateway's image."""
-    return build_image("gateway")
 
 
 @pytest.fixture(scope="module")
@@ -68,13 +62,11 @@ def test_sigterm_stops_the_gateway(gateway_image: Image) -> None:
     assert seconds < 30
 
 
-@pytest.mark.usefixtures("real_vllm")
-def test_a_gated_question_through_the_container_of_the_cpu_image() -> None:
-    image = build_image("cpu")
-    with running_container(image, ["--model", NAME]) as container:
+def test_a_gated_question_through_the_container_of_the_cpu_image(cpu_image: Image) -> None:
+    with running_container(cpu_image, ["--model", NAME]) as container:
         wait_until(lambda: httpx.get(f"{container.url}/ready", timeout=5).status_code == 200, 600)
         print(
-            f"cpu: {image.bytes / 1e6:.0f} MB, built in {image.build_seconds:.0f} s, "
+            f"cpu: {cpu_image.bytes / 1e6:.0f} MB, built in {cpu_image.build_seconds:.0f} s, "
             f"/health after {container.start_seconds:.1f} s"
         )
         with OpenAI(base_url=f"{container.url}/v1", api_key="none", max_retries=0, timeout=600) as client:

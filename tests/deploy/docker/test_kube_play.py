@@ -14,7 +14,7 @@ import yaml
 from openai import OpenAI
 
 from tests.deploy.chart.helm import Object, of_kind, start
-from tests.deploy.docker.containers import Image, build_image, play, podman
+from tests.deploy.docker.containers import Image, play, podman
 from tests.helpers.image_requests import image_question, small_fan_out
 from tests.helpers.ports import reserved_port
 from tests.helpers.servers import NAME, RunningServer, running
@@ -41,12 +41,6 @@ class Pod:
         (port,) = [port for port in self.spec["ports"] if port["name"] == get["port"]]
         assert self.url.endswith(f":{port['containerPort']}")
         return httpx.get(f"{self.url}{get['path']}", timeout=self.spec[which]["timeoutSeconds"])
-
-
-@pytest.fixture(scope="module")
-def gateway_image() -> Image:
-    """Return the gateway's image."""
-    return build_image("gateway")
 
 
 @pytest.fixture(scope="module")
