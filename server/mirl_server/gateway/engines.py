@@ -176,7 +176,7 @@ class GatewayEngines:
         source = model_source(chosen, settings.tokenizer)
         if on_hub(source):
             self._note(f"settings and tokenizer of {source} are being fetched from the hub", logging.INFO)
-        model = await asyncio.to_thread(find_model_settings, chosen, self._settings)
+        model = await asyncio.to_thread(find_model_settings, source, self._settings.calibration)
         key = settings.api_key.get_secret_value() if settings.api_key else None
         tags = (*model.tags.description, *model.tags.reasoning, *model.tags.answer)
         name = str(chosen["id"])

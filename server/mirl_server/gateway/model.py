@@ -15,7 +15,7 @@ from mirl_core.config import ModelSettings
 from mirl_core.errors import ConfigError
 from mirl_core.families import find_settings, of_family
 from mirl_server.handling.service import DIRECT
-from mirl_server.settings.server import ServerSettings, load_calibration
+from mirl_server.settings.server import load_calibration
 
 logger = logging.getLogger(__name__)
 
@@ -95,30 +95,32 @@ def model_source(card: Card, tokenizer: str | None) -> str:
             here too, wherever the engine has it.
     """
     name = str(card["id"])
-    return resolve(tokenizer or (name if name in MODELS else str(card.get("root") or name)))
+    source = resolve(tokenizer or (name if name in MODELS else str(card.get("root") or name)))
+    return str(Path(source).expanduser()) if source.startswith("~") else source
 
 
-def find_model_settings(card: Card, settings: ServerSettings) -> ModelSettings:
-    """Return the model's settings: the operator's, its tokenizer's folder's, its family's, the paper's.
+def find_model_settings(source: str, calibration: Path | None) -> ModelSettings:
+    """Return the model's settings: the operator's, its own, its family's, the paper's.
 
-    Where the model is a name of a hub, the files are fetched from there as the tokenizer's are.
+    Args:
+        source: see `model_source`; files of a hub are fetched, as the tokenizer's are.
+        calibration: the operator's file.
 
     Raises:
         ConfigError: a file is wrong, the operator's does not exist, or the hub can't be reached.
     """
-    if settings.calibration is not None:
-        return load_calibration(settings.calibration)
-    source = model_source(card, settings.engine.tokenizer)
-    folder = _from_hub(source) if on_hub(source) else Path(source).expanduser()
+    if calibration is not None:
+        return load_calibration(calibration)
+    folder = _from_hub(source) if on_hub(source) else Path(source)
     resolved = of_family(None, None) if folder is None else find_settings(folder)
     if notice := resolved.notice:
-        logger.warning("%s %s (--mirl-calibration names a file)", card["id"], notice)
+        logger.warning("%s %s (--mirl-calibration names a file)", source, notice)
     return resolved.settings
 
 
 def on_hub(source: str) -> bool:
     """Return whether a source of a model's files is a name of a hub, not a folder."""
-    return not source.startswith(("/", ".", "~")) and not Path(source).is_dir()
+    return not source.startswith(("/", ".")) and not Path(source).is_dir()
 
 
 def _from_hub(name: str) -> Path | None:

@@ -21,14 +21,9 @@ from mirl_core.config import ModelSettings
 from mirl_core.errors import ConfigError
 from mirl_core.families import shipped
 from mirl_server.gateway.model import find_model_settings, model_source, on_hub
-from mirl_server.settings.server import ServerSettings
 
 CARD = {"id": "m", "root": "org/model"}
 NOT_FOUND = httpx.Response(404, request=httpx.Request("HEAD", "https://hub.test/org/model"))
-
-
-def settings(**engine: Any) -> ServerSettings:
-    return ServerSettings.load(engine={"urls": ["http://a"], **engine})
 
 
 @pytest.mark.parametrize(
@@ -61,8 +56,7 @@ def test_where_settings_come_from(
         return str(tmp_path / file)
 
     monkeypatch.setattr(huggingface_hub, "hf_hub_download", download)
-    chosen = settings() if hub else settings(tokenizer=str(tmp_path))
-    assert find_model_settings(CARD, chosen) == expected
+    assert find_model_settings("org/model" if hub else str(tmp_path), None) == expected
     assert warned in caplog.text if warned else not caplog.records
 
 
@@ -71,7 +65,7 @@ def test_a_name_that_the_hub_does_not_know_has_no_settings(
     monkeypatch: pytest.MonkeyPatch, error: Exception
 ) -> None:
     monkeypatch.setattr(huggingface_hub, "hf_hub_download", _failing(error))
-    assert find_model_settings(CARD, settings()) == ModelSettings()
+    assert find_model_settings("org/model", None) == ModelSettings()
 
 
 def test_settings_that_the_hub_may_have_are_not_replaced_while_it_can_not_be_reached(
@@ -80,10 +74,10 @@ def test_settings_that_the_hub_may_have_are_not_replaced_while_it_can_not_be_rea
     monkeypatch.setattr(huggingface_hub, "hf_hub_download", _failing(LocalEntryNotFoundError("?")))
     monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_OFFLINE", False)
     with pytest.raises(ConfigError, match=r"^mirl.json of org/model is not in .*--engine-tokenizer"):
-        find_model_settings(CARD, settings())
+        find_model_settings("org/model", None)
     # The operator's choice to do without the hub.
     monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_OFFLINE", True)
-    assert find_model_settings(CARD, settings()) == ModelSettings()
+    assert find_model_settings("org/model", None) == ModelSettings()
 
 
 @pytest.mark.parametrize(
@@ -93,6 +87,7 @@ def test_settings_that_the_hub_may_have_are_not_replaced_while_it_can_not_be_rea
         ({"id": "m"}, None, "m"),
         (CARD, "org/other", "org/other"),
         (CARD, "/models/m", "/models/m"),
+        (CARD, "~/m", str(Path.home() / "m")),
         # A bundled model is in this package, by its name in either place.
         ({"id": DIGITS.name, "root": "/elsewhere"}, None, str(DIGITS.path)),
         (CARD, DIGITS.name, str(DIGITS.path)),
