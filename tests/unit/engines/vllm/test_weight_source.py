@@ -15,6 +15,7 @@ from mirl_core.engines.vllm import weight_transfer
 from tests.unit.engines.vllm.vllm_source import source
 
 WEIGHTS = {"a": torch.ones(2, 3), "b": torch.zeros(4, dtype=torch.bfloat16)}
+POINTERS = {name: value.data_ptr() for name, value in WEIGHTS.items()}
 
 
 class Stream:
@@ -35,24 +36,26 @@ def base() -> Any:
     return module
 
 
-def check(monkeypatch: pytest.MonkeyPatch, kind: Any, meta: Any) -> None:
-    """Check that a source of this kind gives the weights again and again."""
+def faults(monkeypatch: pytest.MonkeyPatch, kind: Any, meta: Any) -> list[str]:
+    """Return in what a source of this kind fails to give the weights, again and again."""
     monkeypatch.setattr(transfer, "WeightSource", kind)
     monkeypatch.setattr(transfer, "ParamMeta", meta)
     made = weight_transfer._source(Stream())
     new = hasattr(kind, "iter_full")
     metadata = made.metadata if new else made.metadata()
-    assert [(entry.name, entry.dtype, entry.shape) for entry in metadata] == Stream().metadata()
-    for _ in range(2):
+    wrong = []
+    if [(entry.name, entry.dtype, entry.shape) for entry in metadata] != Stream().metadata():
+        wrong.append(f"metadata: {metadata}")
+    for number in range(2):
         passed = dict(made.iter_full() if new else made)
-        assert {name: value.data_ptr() for name, value in passed.items()} == {
-            name: value.data_ptr() for name, value in WEIGHTS.items()
-        }
+        if {name: value.data_ptr() for name, value in passed.items()} != POINTERS:
+            wrong.append(f"weights, pass {number}: {passed}")
+    return wrong
 
 
 def test_vllms_own_class_takes_the_weights(monkeypatch: pytest.MonkeyPatch) -> None:
     module = base()
-    check(monkeypatch, module.WeightSource, module.ParamMeta)
+    assert faults(monkeypatch, module.WeightSource, module.ParamMeta) == []
 
 
 def test_the_shape_of_the_next_version(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -65,4 +68,4 @@ def test_the_shape_of_the_next_version(monkeypatch: pytest.MonkeyPatch) -> None:
         def iter_full(self) -> Iterator[Any]:
             raise NotImplementedError
 
-    check(monkeypatch, Source, transfer.ParamMeta)
+    assert faults(monkeypatch, Source, transfer.ParamMeta) == []

@@ -10,6 +10,7 @@ import sys
 import psutil
 import pytest
 
+from mirl_server.cli import interrupts
 from mirl_server.cli.interrupts import INTERRUPTED, quiet_stops
 
 START = """
@@ -106,3 +107,24 @@ def test_handlers_are_put_back() -> None:
     # Another's handler stays.
     assert signal.getsignal(signal.SIGTERM) is signal.SIG_IGN
     signal.signal(signal.SIGTERM, before[1])
+
+
+def test_the_start_stays_quiet_until_the_children_have_ended(monkeypatch: pytest.MonkeyPatch) -> None:
+    """An engine that still loads would otherwise show the warnings that a start holds back."""
+    events: list[str] = []
+
+    class Child:
+        def terminate(self) -> None:
+            events.append("terminate")
+
+        def join(self, seconds: float) -> None:
+            events.append("join")
+
+        def kill(self) -> None:
+            events.append("kill")
+
+    monkeypatch.setattr(interrupts.multiprocessing, "active_children", lambda: [Child()])
+    monkeypatch.setattr(interrupts.quiet_start, "end", lambda: events.append("end of the start"))
+    monkeypatch.setattr(interrupts.os, "_exit", lambda status: events.append(f"exit {status}"))
+    interrupts._stop(signal.SIGINT)
+    assert events == ["terminate", "join", "kill", "end of the start", f"exit {INTERRUPTED}"]

@@ -215,6 +215,9 @@ async def test_a_client_that_leaves_before_the_answer_ends_the_engines_request()
             await asking
         async with asyncio.timeout(5):
             await gone.wait()
+            admission = behind.gateway.service.admission
+            await until(lambda: admission.running("plain") == 0)
+    assert [request.path for request in server.received] == [CHAT]
 
 
 async def test_an_engine_that_breaks_off_ends_the_stream_with_an_error() -> None:
