@@ -84,7 +84,8 @@ def unshared_blocks(prompt: int, branches: Sequence[int], block: int) -> int:
 def table(result: Mapping[str, Any]) -> str:
     """Return the arms of a result in Markdown."""
     head = [
-        "arm", "n", "right, %", "minus full, points", "same answer, %", "MI, nats/token off", "same best, %",
+        "arm", "n", "right, %", "minus full, points", "same answer, %", "MI, nats/token off",
+        "between descriptions", "same best, %",
         "same kept, %", "prompt tokens", "KV bytes a token", "blocks at the peak", "KiB at the peak",
     ]  # fmt: skip
     body = []
@@ -102,6 +103,7 @@ def table(result: Mapping[str, Any]) -> str:
                 "" if name == result["reference"] else _points(of["difference"]),
                 "" if name == result["reference"] else _percent(of["same_answer"]),
                 "" if name == result["reference"] else f"{of['mi_gap']:.4f}",
+                f"{of['mi_spread']:.3f}",
                 "" if name == result["reference"] else _percent(of["same_best"]),
                 "" if name == result["reference"] else _percent(of["same_kept"]),
                 f"{of['prompt_tokens']:.0f}",
