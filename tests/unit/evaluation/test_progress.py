@@ -14,7 +14,7 @@ from mirl_core.errors import EngineError
 from mirl_core.evaluation.progress import Bars
 from mirl_core.evaluation.run import run
 from mirl_core.tasks.command_line import status
-from tests.unit.evaluation.run_cases import data_file, engine_factory, settings_of
+from tests.unit.evaluation.run.run_cases import data_file, engine_factory, settings_of
 from tests.unit.pipeline.pipeline_cases import chain, described
 
 

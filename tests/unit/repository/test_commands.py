@@ -1,6 +1,6 @@
 """README and docs/serving.md in short form: each command exists and takes its flags. No server is started.
 
-`tests/contract/test_readme.py` and `tests/integration/server/test_start.py` run them for real.
+`tests/contract/test_readme.py` and `tests/integration/server/process/test_start.py` run them for real.
 """
 
 from __future__ import annotations

@@ -19,7 +19,7 @@ from mirl_core.tasks.data.mappings import Mapping, read_mapping
 from mirl_core.tasks.json_lines import numbered_lines, parse_line
 from mirl_core.training.recipe import read_yaml
 from mirl_core.training.rl.report.monitor import Lines, cut_back, read_lines
-from tests.unit.evaluation.run_cases import data_file
+from tests.unit.evaluation.run.run_cases import data_file
 
 MARK = "\ufeff"
 ENDS = "\u2028\u2029\u0085\x0b\x0c\x1c\x1d\x1e\r"

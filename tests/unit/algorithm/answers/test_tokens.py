@@ -14,7 +14,7 @@ from mirl_core.algorithm.token_texts import token_texts
 from mirl_core.engines.base import Sample
 from mirl_core.engines.fake import FakeEngine
 from mirl_core.types import Chain
-from tests.unit.algorithm.vocabularies import by_byte
+from tests.unit.algorithm.text.vocabularies import by_byte
 
 
 @given(st.text(max_size=12), st.text(max_size=12), st.text(max_size=12))

@@ -16,7 +16,7 @@ from mirl_core.engines.fake import FakeEngine
 from mirl_core.evaluation.advise.run import UNDECIDED, AdviseSettings, advise_run
 from mirl_core.evaluation.cli import main
 from mirl_core.types import Conversation
-from tests.unit.evaluation.run_cases import data_file, engine_factory, model_folder, no_engine
+from tests.unit.evaluation.run.run_cases import data_file, engine_factory, model_folder, no_engine
 from tests.unit.pipeline.pipeline_cases import chain, described
 from tests.unit.pipeline.steered.steered_cases import TinyModel
 

@@ -9,7 +9,7 @@ import pytest
 
 from mirl_core.evaluation.measures.comparison import ALL_DATA, compare_runs, read_side
 from mirl_core.evaluation.run import run
-from tests.unit.evaluation.run_cases import fill_bank, no_engine, settings_of
+from tests.unit.evaluation.run.run_cases import fill_bank, no_engine, settings_of
 
 
 def test_questions_of_all_data_sets_are_compared_together(tmp_path: Path) -> None:

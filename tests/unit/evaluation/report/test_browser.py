@@ -22,7 +22,7 @@ from mirl_core.evaluation.report.browser.pictures import keep_pictures, pictures
 from mirl_core.evaluation.run import run
 from mirl_core.tasks.plotting import method_colour
 from mirl_core.tasks.questions import Question
-from tests.unit.evaluation.run_cases import fill_bank, no_engine, settings_of
+from tests.unit.evaluation.run.run_cases import fill_bank, no_engine, settings_of
 from tests.unit.evaluation.synthetic import banked_question, banked_questions
 
 METHODS = "sc@16,sc@4,greedy,mirl(descriptions=6;keep=2;forks=2)"

@@ -19,7 +19,7 @@ from mirl_server.handling.cost import plain_cost
 from mirl_server.middleware.stack import install_middleware
 from mirl_server.settings.server import ServerSettings
 from tests.helpers.waiting import until
-from tests.unit.server.handling.admission_cases import admitted, idle
+from tests.unit.server.handling.admission.admission_cases import admitted, idle
 from tests.unit.server.harness import Build, Harness
 
 KEY, OTHER = "0123456789abcdef-1", "0123456789abcdef-2"

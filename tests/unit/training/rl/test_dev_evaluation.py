@@ -16,7 +16,7 @@ from mirl_core.errors import ConfigError, EngineError
 from mirl_core.training.rl.dev_evaluation import DEV_QUESTIONS, DEV_RESULTS, DevEvaluation
 from mirl_core.training.rl.distributed.process_group import ProcessGroup
 from mirl_core.training.rl.report.monitor import read_lines
-from tests.unit.evaluation.run_cases import data_file
+from tests.unit.evaluation.run.run_cases import data_file
 from tests.unit.training.rl.loop_cases import recipe_of
 
 TOTALS = {"generated_tokens": 7, "scored_tokens": 3, "complete_trajectories": 2, "seconds": 1.5}

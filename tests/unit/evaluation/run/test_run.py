@@ -16,7 +16,7 @@ from mirl_core.evaluation.bank.store import Bank
 from mirl_core.evaluation.methods.gated import Gated
 from mirl_core.evaluation.run import live_options, names, run
 from mirl_core.evaluation.run_setup import RunSetup
-from tests.unit.evaluation.run_cases import (
+from tests.unit.evaluation.run.run_cases import (
     data_file,
     engine_factory,
     fill_bank,

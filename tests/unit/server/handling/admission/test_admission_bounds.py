@@ -8,7 +8,7 @@ import pytest
 
 from mirl_core.errors import BusyError
 from mirl_server.handling.admission import Kind
-from tests.unit.server.handling.admission_cases import crowd, make
+from tests.unit.server.handling.admission.admission_cases import crowd, make
 
 FULL = "too many requests are waiting; try again in 4 s"
 

@@ -20,7 +20,7 @@ from contextlib import asynccontextmanager
 from pathlib import Path
 import mirl_core.evaluation.run as command
 from mirl_core.engines.fake import FakeEngine
-from tests.unit.evaluation.run_cases import data_file, engine_factory, model_folder
+from tests.unit.evaluation.run.run_cases import data_file, engine_factory, model_folder
 # A shell's background jobs begin with the signal ignored.
 signal.signal(signal.SIGINT, signal.default_int_handler)
 where, delay = Path(sys.argv[1]), float(sys.argv[2])
@@ -54,7 +54,7 @@ def started(where: Path, delay: float) -> subprocess.Popen[str]:
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
-        cwd=Path(__file__).parents[3],
+        cwd=Path(__file__).parents[4],
     )
 
 

@@ -11,7 +11,7 @@ from hypothesis import given, settings, strategies
 
 from mirl_core.errors import BusyError, DrainingError
 from mirl_server.handling.admission import KINDS, Kind
-from tests.unit.server.handling.admission_cases import crowd, idle, make, settle
+from tests.unit.server.handling.admission.admission_cases import crowd, idle, make, settle
 
 
 async def test_sequences_are_what_counts() -> None:

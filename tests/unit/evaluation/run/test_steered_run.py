@@ -20,7 +20,13 @@ from mirl_core.evaluation.methods import parse_methods
 from mirl_core.evaluation.needs import check, plan_for
 from mirl_core.evaluation.run import live_options, numbers, run
 from mirl_core.evaluation.run_setup import RunSettings, RunSetup
-from tests.unit.evaluation.run_cases import data_file, engine_factory, model_folder, no_engine, settings_of
+from tests.unit.evaluation.run.run_cases import (
+    data_file,
+    engine_factory,
+    model_folder,
+    no_engine,
+    settings_of,
+)
 from tests.unit.pipeline.pipeline_cases import described
 from tests.unit.pipeline.steered.steered_cases import TinyModel
 

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import pytest
 
 from mirl_core.algorithm.token_texts import token_texts
-from tests.unit.algorithm.vocabularies import by_byte
+from tests.unit.algorithm.text.vocabularies import by_byte
 
 
 def test_a_character_belongs_to_the_token_that_completes_it() -> None:

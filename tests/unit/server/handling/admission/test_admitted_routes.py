@@ -25,7 +25,7 @@ from mirl_server.settings.limits import AdmissionSettings
 from mirl_server.settings.server import ServerSettings
 from tests.helpers.waiting import until
 from tests.unit.server.apis.api_cases import BODIES, post
-from tests.unit.server.handling.admission_cases import admitted, idle
+from tests.unit.server.handling.admission.admission_cases import admitted, idle
 from tests.unit.server.harness import Build, Harness, events, question
 
 KEY = "0123456789abcdef-key"
