@@ -14,7 +14,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeElapsed
 
 from mirl_core import __version__
 from mirl_core.bundled import DIGITS
-from mirl_server.cli.vllm_flags import vllm_version
+from mirl_server.cli.flags.vllm import vllm_version
 
 COLUMNS = (
     TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(),

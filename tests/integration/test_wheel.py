@@ -101,7 +101,7 @@ def test_two_wheels_hold_three_packages_and_nothing_else(wheel: Path, client_whe
     with zipfile.ZipFile(wheel) as archive:
         names = archive.namelist()
     for file in (
-        "cli/vllm_flags.json",
+        "cli/flags/vllm.json",
         "apis/pages/docs.html",
         "apis/pages/docs.js",
         "apis/pages/start.html",

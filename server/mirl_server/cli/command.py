@@ -14,8 +14,8 @@ from mirl_core.engines.system_libraries import check_libnuma
 from mirl_core.errors import ConfigError
 from mirl_server.cli.dry_run import dry_run
 from mirl_server.cli.early_checks import check_early
-from mirl_server.cli.flags import UsageError, mirl_parser, settings_from_flags
-from mirl_server.cli.vllm_flags import (
+from mirl_server.cli.flags.server import UsageError, mirl_parser, settings_from_flags
+from mirl_server.cli.flags.vllm import (
     VLLMFlags,
     check_version,
     read_vllm_flags,

@@ -8,7 +8,7 @@ from typing import Any
 
 from mirl_core.bundled import CHARTS, MODELS, resolve
 from mirl_server.cli.early_checks import check_early
-from mirl_server.cli.vllm_flags import VLLMFlags, defaults, runs_on_cpu
+from mirl_server.cli.flags.vllm import VLLMFlags, defaults, runs_on_cpu
 from mirl_server.settings.files import as_yaml
 from mirl_server.settings.server import ServerSettings
 

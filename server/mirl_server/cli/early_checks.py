@@ -17,9 +17,9 @@ from pathlib import Path
 from typing import Any, TypeGuard
 
 from mirl_server.access.keys import make_keyring
-from mirl_server.cli.flags import UsageError
+from mirl_server.cli.flags.server import UsageError
+from mirl_server.cli.flags.vllm import VLLMFlags
 from mirl_server.cli.model_check import check_model
-from mirl_server.cli.vllm_flags import VLLMFlags
 from mirl_server.settings.server import ServerSettings
 
 HOST, PORT = "127.0.0.1", 8000

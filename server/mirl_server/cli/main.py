@@ -1,7 +1,7 @@
 """`mirl-serve`: vLLM's own server with MIRL's routes, MIRL's flags, and safer defaults.
 
 What can be wrong in the command line is checked here, before vLLM is imported, which takes up to a minute:
-flags by a list of vLLM's (`vllm_flags`), the address, the model and the settings (`early_checks`). `--help`,
+flags by a list of vLLM's (`flags.vllm`), the address, the model and the settings (`early_checks`). `--help`,
 `--version` and `--dry-run` don't import it either. An error in the command line is one line on stderr and
 exit code 2; SIGTERM ends the server with exit code 0. vLLM's own parser reads the flags again.
 

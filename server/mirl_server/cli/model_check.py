@@ -11,8 +11,8 @@ from pathlib import Path
 
 from mirl_core.bundled import CHARTS, MODELS, resolve
 from mirl_core.config import ModelSettings
-from mirl_server.cli.flags import UsageError
-from mirl_server.cli.vllm_flags import VLLMFlags
+from mirl_server.cli.flags.server import UsageError
+from mirl_server.cli.flags.vllm import VLLMFlags
 from mirl_server.settings.server import ServerSettings, default_options, load_calibration
 
 CONFIGS = ("config.json", "params.json")

@@ -13,7 +13,7 @@ from pydantic import SecretStr
 from pydantic_core import PydanticUndefined, to_jsonable_python
 
 from mirl_core.config import MIRLOptions
-from mirl_server.cli.flags import mirl_parser
+from mirl_server.cli.flags.server import mirl_parser
 from mirl_server.settings.files import Leaf, leaves
 from mirl_server.settings.server import ServerSettings
 

@@ -7,8 +7,8 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from mirl_server.cli.early_checks import HOST, PORT
-from mirl_server.cli.flags import UsageError
-from mirl_server.cli.vllm_flags import VLLMFlags
+from mirl_server.cli.flags.server import UsageError
+from mirl_server.cli.flags.vllm import VLLMFlags
 
 DEFAULTS: Mapping[str, Any] = {
     "host": HOST,

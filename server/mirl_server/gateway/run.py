@@ -21,8 +21,8 @@ from mirl_core.engines.remote.server import checked_url
 from mirl_server.access.keys import make_keyring
 from mirl_server.assembly.stopping import stopping, until_listening
 from mirl_server.cli.early_checks import address_problem, check_address, check_tls, check_tracing
-from mirl_server.cli.flags import UsageError
-from mirl_server.cli.vllm_flags import VLLMFlags
+from mirl_server.cli.flags.server import UsageError
+from mirl_server.cli.flags.vllm import VLLMFlags
 from mirl_server.gateway.app import Gateway, make_gateway
 from mirl_server.gateway.flags import GatewayFlags, gateway_flags
 from mirl_server.http.uvicorn_protocol import http_protocol

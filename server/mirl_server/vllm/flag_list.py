@@ -1,4 +1,4 @@
-"""The list of vLLM's flags: `cli/vllm_flags.json`, made from the parser of the installed vLLM.
+"""The list of vLLM's flags: `cli/flags/vllm.json`, made from the parser of the installed vLLM.
 
 `mirl-serve` checks its command line against the list before it imports vLLM, which takes up to a minute.
 Make it anew after a change of the locked vLLM: `python -m mirl_server.vllm.flag_list`.
@@ -14,7 +14,7 @@ import sys
 from collections.abc import Callable
 from typing import Any
 
-from mirl_server.cli.vllm_flags import LIST, Kind, vllm_version
+from mirl_server.cli.flags.vllm import LIST, Kind, vllm_version
 
 _PROBES = {"text": "x y", "json": "{}", "size": "1k", "float": "1.5", "int": "1"}
 """A value of each kind. The values that a parser's type takes say which kind it is."""

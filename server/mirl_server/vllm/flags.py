@@ -10,8 +10,8 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 from mirl_core.bundled import CHARTS, MODELS, resolve
-from mirl_server.cli.flags import EPILOG, UsageError, mirl_parser
-from mirl_server.cli.vllm_flags import unrecognized
+from mirl_server.cli.flags.server import EPILOG, UsageError, mirl_parser
+from mirl_server.cli.flags.vllm import unrecognized
 from mirl_server.settings.files import SECTION
 from mirl_server.settings.server import ServerSettings
 

@@ -22,9 +22,9 @@ from mirl_core import __version__
 from mirl_core.bundled import CHARTS, MODELS
 from mirl_core.errors import MIRLError
 from mirl_server.cli.early_checks import address_problem, check_early, is_address_error
-from mirl_server.cli.flags import UsageError
+from mirl_server.cli.flags.server import UsageError
+from mirl_server.cli.flags.vllm import VLLMFlags, vllm_version
 from mirl_server.cli.interrupts import INTERRUPTED, keep_from_children
-from mirl_server.cli.vllm_flags import VLLMFlags, vllm_version
 from mirl_server.observability import quiet_start
 from mirl_server.settings.server import ServerSettings
 from mirl_server.vllm.multi_process import DEAD_ENGINE, engine_died, port_taken, run_multi_process

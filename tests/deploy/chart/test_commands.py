@@ -11,8 +11,8 @@ import typer
 import yaml
 from prometheus_client import CollectorRegistry
 
-from mirl_server.cli.flags import mirl_parser, settings_from_flags
-from mirl_server.cli.vllm_flags import read_vllm_flags
+from mirl_server.cli.flags.server import mirl_parser, settings_from_flags
+from mirl_server.cli.flags.vllm import read_vllm_flags
 from mirl_server.observability.metrics import Metrics
 from mirl_server.settings.server import ServerSettings
 from tests.deploy.chart.helm import WORKLOADS, Object, of_kind
@@ -73,7 +73,7 @@ def test_mirl_serve_takes_its_flags_and_settings(answers: Answers, tmp_path: Pat
 
 
 def test_a_wrong_flag_would_be_seen() -> None:
-    from mirl_server.cli.flags import UsageError
+    from mirl_server.cli.flags.server import UsageError
 
     with pytest.raises(UsageError, match="--nosuch"):
         read_vllm_flags(["--nosuch=1"], None)

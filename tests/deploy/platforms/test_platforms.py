@@ -13,7 +13,7 @@ import pytest
 import yaml
 from prometheus_client import CollectorRegistry
 
-from mirl_server.cli.vllm_flags import read_vllm_flags
+from mirl_server.cli.flags.vllm import read_vllm_flags
 from mirl_server.observability.metrics import Metrics
 from mirl_server.settings.files import stray_variables
 from mirl_server.settings.server import ServerSettings

@@ -15,7 +15,7 @@ from pathlib import Path
 
 import pytest
 
-from mirl_server.cli.vllm_flags import read_vllm_flags
+from mirl_server.cli.flags.vllm import read_vllm_flags
 from tests.helpers.documented_commands import DOCUMENTS, ROOT, NewcomersShell, Way, blocks, commands, way
 
 LANGUAGES = {"", "sh", "python", "yaml", "json", "text"}

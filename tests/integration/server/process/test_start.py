@@ -17,7 +17,7 @@ import yaml
 from mirl_core import __version__
 from mirl_core.bundled import CHARTS, MODELS
 from mirl_server.cli.dry_run import changed_flags
-from mirl_server.cli.vllm_flags import LIST, read_vllm_flags, runs_on_cpu, vllm_version
+from mirl_server.cli.flags.vllm import LIST, read_vllm_flags, runs_on_cpu, vllm_version
 from mirl_server.settings.server import ServerSettings
 from tests.helpers.documented_commands import NewcomersShell, commands, way
 from tests.helpers.servers import MIRL_SERVE, running

@@ -13,7 +13,7 @@ from pydantic import Field, SecretStr
 
 from mirl_core.config import Settings
 from mirl_core.errors import ConfigError
-from mirl_server.cli.flags import mirl_parser, settings_from_flags
+from mirl_server.cli.flags.server import mirl_parser, settings_from_flags
 from mirl_server.cli.main import main
 from mirl_server.cli.settings_reference import reference
 from mirl_server.settings.files import MASK, as_yaml, leaves, merge, nest, stray_variables

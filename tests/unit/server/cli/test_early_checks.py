@@ -19,9 +19,9 @@ from mirl_core.bundled import CHARTS, MODELS
 from mirl_core.errors import ConfigError
 from mirl_server.cli import early_checks, model_check
 from mirl_server.cli.early_checks import address_problem, check_address, check_early, is_address_error
-from mirl_server.cli.flags import UsageError
+from mirl_server.cli.flags.server import UsageError
+from mirl_server.cli.flags.vllm import VLLMFlags
 from mirl_server.cli.model_check import check_packages
-from mirl_server.cli.vllm_flags import VLLMFlags
 from mirl_server.settings.server import ServerSettings
 
 

@@ -16,9 +16,9 @@ from hypothesis import strategies as st
 
 from mirl_core.engines.vllm_versions import SUPPORTED
 from mirl_core.errors import ConfigError
-from mirl_server.cli import vllm_flags
-from mirl_server.cli.flags import UsageError, mirl_parser
-from mirl_server.cli.vllm_flags import LIST, check_version, names, read_vllm_flags, similar
+from mirl_server.cli.flags import vllm as vllm_flags
+from mirl_server.cli.flags.server import UsageError, mirl_parser
+from mirl_server.cli.flags.vllm import LIST, check_version, names, read_vllm_flags, similar
 
 ROOT = Path(__file__).parents[4]
 LISTED: list[dict[str, Any]] = json.loads(LIST.read_text(encoding="utf-8"))["flags"]

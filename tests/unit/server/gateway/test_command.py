@@ -10,8 +10,8 @@ from pathlib import Path
 import pytest
 import yaml
 
+from mirl_server.cli.flags.vllm import names
 from mirl_server.cli.main import main
-from mirl_server.cli.vllm_flags import names
 from mirl_server.gateway.flags import DEFAULTS
 from tests.unit.server.gateway.gateway_cases import NAME, FakeVLLM
 from tests.unit.server.http.serving import serving

@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from mirl_core.errors import ConfigError, ImageError
-from mirl_server.cli.flags import UsageError, mirl_parser, settings_from_flags
+from mirl_server.cli.flags.server import UsageError, mirl_parser, settings_from_flags
 from mirl_server.media.rules import HostPattern, ImageFetching, Rules, Target, plain_host
 from mirl_server.settings.server import ServerSettings
 

@@ -11,7 +11,7 @@ import pytest
 from mirl_core.config import Limits, MIRLOptions, ModelSettings
 from mirl_core.errors import ConfigError, RequestError
 from mirl_server.cli.command import plugin_names
-from mirl_server.cli.flags import UsageError, mirl_parser, pairs, settings_from_flags
+from mirl_server.cli.flags.server import UsageError, mirl_parser, pairs, settings_from_flags
 from mirl_server.handling.context import cache_salt
 from mirl_server.settings.limits import AccessSettings, AdmissionSettings, HTTPSettings, KeyLimits
 from mirl_server.settings.server import ServerSettings, default_options, request_options

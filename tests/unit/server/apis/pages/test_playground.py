@@ -19,7 +19,7 @@ from mirl_core.tasks.plotting import METHOD_COLOURS
 from mirl_server.apis.pages.playground import MEDIA_TYPES, Playground, find_files
 from mirl_server.apis.pages.routes import add_pages
 from mirl_server.apis.router import make_router
-from mirl_server.cli.flags import mirl_parser, settings_from_flags
+from mirl_server.cli.flags.server import mirl_parser, settings_from_flags
 from mirl_server.middleware.stack import install_middleware
 from mirl_server.settings.server import ServerSettings
 

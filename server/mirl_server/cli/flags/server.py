@@ -9,8 +9,8 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 from mirl_core.config import Limits, MIRLOptions
-from mirl_server.cli.engine_flags import add_engine_flags, read_engine_flags
-from mirl_server.cli.limit_flags import add_limit_flags, read_limit_flags
+from mirl_server.cli.flags.engines import add_engine_flags, read_engine_flags
+from mirl_server.cli.flags.limits import add_limit_flags, read_limit_flags
 from mirl_server.media.rules import ImageFetching
 from mirl_server.settings.files import merge, nest
 

@@ -1,6 +1,6 @@
 """vLLM's flags, read without importing vLLM: their names, the form of their values, "did you mean".
 
-`vllm_flags.json` lists the flags of one version of vLLM (`mirl_server.vllm.flag_list` makes it, a test holds
+`vllm.json` lists the flags of one version of vLLM (`mirl_server.vllm.flag_list` makes it, a test holds
 it against the installed vLLM). Where another version is installed, or a plugin adds a platform, the list may
 lack flags: then an unknown flag is left to vLLM's own parser. That parser reads the command line again, and
 its values are the ones that count.
@@ -23,10 +23,10 @@ from typing import Any, Literal, NoReturn
 
 from mirl_core.engines.vllm_versions import SUPPORTED, is_supported
 from mirl_core.errors import ConfigError
-from mirl_server.cli.flags import UsageError, mirl_parser
+from mirl_server.cli.flags.server import UsageError, mirl_parser
 from mirl_server.settings.files import SECTION, read_config
 
-LIST = Path(__file__).with_name("vllm_flags.json")
+LIST = Path(__file__).with_name("vllm.json")
 Kind = Literal["flag", "switch", "text", "int", "float", "size", "json"]
 """`flag`: no value; `switch`: no value, and a `--no-` form; `size`: a number such as `4k`; else a value."""
 _SIZE = re.compile(r"(-?\d+)|(\d+(?:\.\d+)?)([kmgt])|(\d+)([KMGT])")
