@@ -116,8 +116,8 @@ def run(
     status("mirl-eval", f"loading; then {data} on {model or 'the bundled model'}")
     from mirl_core.evaluation.report.summary import read_summary
     from mirl_core.evaluation.report.terminal import print_summary
-    from mirl_core.evaluation.run import command_line, names, numbers, run_blocking
-    from mirl_core.evaluation.run_setup import RunSettings
+    from mirl_core.evaluation.run.command import command_line, names, numbers, run_blocking
+    from mirl_core.evaluation.run.setup import RunSettings
 
     settings = RunSettings(
         model=_model(model, names(data)),
@@ -235,8 +235,8 @@ def calibrate(
     """
     status("mirl-eval", f"loading; then {data} on {model or 'the bundled model'}")
     from mirl_core.evaluation.calibration.run import calibrate_blocking, confidence_blocking
-    from mirl_core.evaluation.run import command_line, names
-    from mirl_core.evaluation.run_setup import RunSettings
+    from mirl_core.evaluation.run.command import command_line, names
+    from mirl_core.evaluation.run.setup import RunSettings
 
     if output is None and model is None:
         raise ConfigError(
@@ -305,7 +305,7 @@ def advise(
     """
     status("mirl-eval", f"loading; then {data} on {model or 'the bundled model'}")
     from mirl_core.evaluation.advise.run import AdviseSettings, advise_blocking
-    from mirl_core.evaluation.run import command_line, names
+    from mirl_core.evaluation.run.command import command_line, names
 
     code = advise_blocking(
         AdviseSettings(

@@ -28,10 +28,10 @@ from mirl_core.evaluation.calibration.run import read_mirl_json
 from mirl_core.evaluation.measures.outcomes import write_rows
 from mirl_core.evaluation.methods.gated import Gated
 from mirl_core.evaluation.methods.replay_bank import replay
-from mirl_core.evaluation.needs import check
-from mirl_core.evaluation.progress import Bars
-from mirl_core.evaluation.run import EngineFactory, once, one_line, vllm_engine
-from mirl_core.evaluation.run_setup import RunSettings, RunSetup
+from mirl_core.evaluation.run.command import EngineFactory, once, one_line, vllm_engine
+from mirl_core.evaluation.run.needs import check
+from mirl_core.evaluation.run.progress import Bars
+from mirl_core.evaluation.run.setup import RunSettings, RunSetup
 from mirl_core.families import find_settings
 from mirl_core.tasks.file_names import file_name
 

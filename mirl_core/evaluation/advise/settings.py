@@ -10,7 +10,7 @@ from typing import Any
 
 from mirl_core.config import MIRLOptions
 from mirl_core.evaluation.advise.candidates import DESCRIPTIONS, FORKS, Candidate
-from mirl_core.evaluation.run_setup import RunSettings
+from mirl_core.evaluation.run.setup import RunSettings
 from mirl_core.presets import PRESETS
 
 __all__ = ["calibrate_command", "served_settings", "write_settings"]

@@ -16,10 +16,10 @@ from mirl_core.errors import ConfigError
 from mirl_core.evaluation.calibration.confidence import Fitted, fit, votes_of
 from mirl_core.evaluation.calibration.options import Candidate, Choice, Grid, calibrate, frontier
 from mirl_core.evaluation.methods import parse_methods
-from mirl_core.evaluation.needs import check
-from mirl_core.evaluation.progress import Bar, Bars
-from mirl_core.evaluation.run import EngineFactory, once, one_line, vllm_engine
-from mirl_core.evaluation.run_setup import RunSettings, RunSetup
+from mirl_core.evaluation.run.command import EngineFactory, once, one_line, vllm_engine
+from mirl_core.evaluation.run.needs import check
+from mirl_core.evaluation.run.progress import Bar, Bars
+from mirl_core.evaluation.run.setup import RunSettings, RunSetup
 
 __all__ = [
     "calibrate_blocking",
@@ -53,7 +53,7 @@ async def calibrate_run(
 
     Raises:
         ConfigError: settings or folders don't fit, or no settings fit the budget.
-        RequestError, EngineError: as `mirl_core.evaluation.run.run`.
+        RequestError, EngineError: as `mirl_core.evaluation.run.command.run`.
     """
     bars = Bars()
     setup = RunSetup(settings, bars.status)
@@ -84,7 +84,7 @@ async def confidence_run(
 
     Raises:
         ConfigError: settings or folders don't fit, or these questions' votes can't be calibrated.
-        RequestError, EngineError: as `mirl_core.evaluation.run.run`.
+        RequestError, EngineError: as `mirl_core.evaluation.run.command.run`.
     """
     bars = Bars()
     setup = RunSetup(settings, bars.status)

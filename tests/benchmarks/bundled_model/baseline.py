@@ -13,8 +13,8 @@ import tempfile
 from pathlib import Path
 
 from mirl_core.bundled import DIGITS
-from mirl_core.evaluation.run import run, vllm_engine
-from mirl_core.evaluation.run_setup import RunSettings
+from mirl_core.evaluation.run.command import run, vllm_engine
+from mirl_core.evaluation.run.setup import RunSettings
 
 BASELINE = Path(__file__).parent / "baseline.json"
 METHODS = ("direct", "greedy", "sc@16", "mirl", "mirl(mi_weight=auto)", "confidence", "random", "oracle")

@@ -21,7 +21,7 @@ from mirl_core.bundled import DIGITS, MODELS, resolve
 from mirl_core.config import ModelSettings
 from mirl_core.engines.base import RequestContext, Sampling
 from mirl_core.evaluation.measures.statistics import wilson
-from mirl_core.evaluation.progress import Bars
+from mirl_core.evaluation.run.progress import Bars
 from mirl_core.pipeline.events import Finished
 from mirl_core.pipeline.run import Pipeline
 from mirl_core.tasks.data import open_data

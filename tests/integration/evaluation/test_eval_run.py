@@ -11,8 +11,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from mirl_core.evaluation.bank.store import Bank
-from mirl_core.evaluation.run import EngineFactory, run
-from mirl_core.evaluation.run_setup import RunSettings
+from mirl_core.evaluation.run.command import EngineFactory, run
+from mirl_core.evaluation.run.setup import RunSettings
 
 if TYPE_CHECKING:
     from mirl_core.engines.base import Engine

@@ -19,7 +19,7 @@ from mirl_core.evaluation.calibration.options import Candidate, Choice, Grid, ca
 from mirl_core.evaluation.calibration.run import calibrate_run, options_text
 from mirl_core.evaluation.cli import main
 from mirl_core.evaluation.measures.comparison import compare_runs, read_side
-from mirl_core.evaluation.run import run
+from mirl_core.evaluation.run.command import run
 from tests.unit.evaluation.run.run_cases import fill_bank, model_folder, no_engine, settings_of
 from tests.unit.evaluation.synthetic import banked_questions
 

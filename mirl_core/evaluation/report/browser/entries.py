@@ -19,7 +19,7 @@ from mirl_core.evaluation.methods.gated import ByOptions, Gated
 from mirl_core.evaluation.methods.replay_chains import at_temperature
 from mirl_core.evaluation.methods.sampled import Greedy, OracleAnswer, SelfConsistency
 from mirl_core.evaluation.methods.steered import Steered
-from mirl_core.evaluation.needs import temperature_of
+from mirl_core.evaluation.run.needs import temperature_of
 
 __all__ = ["Player", "entry"]
 

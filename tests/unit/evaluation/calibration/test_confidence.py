@@ -18,7 +18,7 @@ from mirl_core.evaluation.calibration.confidence import FEWEST, Votes, fit, vote
 from mirl_core.evaluation.calibration.options import Grid
 from mirl_core.evaluation.calibration.run import calibrate_run, confidence_run
 from mirl_core.evaluation.methods import parse_methods, replay_draws
-from mirl_core.evaluation.run_setup import RunSettings
+from mirl_core.evaluation.run.setup import RunSettings
 from tests.unit.evaluation.bank.bank_cases import question, reasoned, said
 from tests.unit.evaluation.run.run_cases import fill_bank, model_folder, no_engine, settings_of
 from tests.unit.evaluation.synthetic import banked_questions

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from mirl_core.evaluation.measures.comparison import ALL_DATA, compare_runs, read_side
-from mirl_core.evaluation.run import run
+from mirl_core.evaluation.run.command import run
 from tests.unit.evaluation.run.run_cases import fill_bank, no_engine, settings_of
 
 

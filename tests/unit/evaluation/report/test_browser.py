@@ -19,7 +19,7 @@ from mirl_core.evaluation.methods import Method, parse_methods, replay_draws
 from mirl_core.evaluation.methods.replay_bank import replay
 from mirl_core.evaluation.report.browser import PAGE, Browsed, browse_folder, write_browser
 from mirl_core.evaluation.report.browser.pictures import keep_pictures, pictures_of
-from mirl_core.evaluation.run import run
+from mirl_core.evaluation.run.command import run
 from mirl_core.tasks.plotting import method_colour
 from mirl_core.tasks.questions import Question
 from tests.unit.evaluation.run.run_cases import fill_bank, no_engine, settings_of

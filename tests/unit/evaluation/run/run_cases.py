@@ -14,8 +14,8 @@ from PIL import Image
 from mirl_core.engines.base import Engine
 from mirl_core.engines.fake import FakeEngine
 from mirl_core.evaluation.bank.records import BankedChain, BankedQuestion
-from mirl_core.evaluation.run import EngineFactory
-from mirl_core.evaluation.run_setup import RunSettings, RunSetup
+from mirl_core.evaluation.run.command import EngineFactory
+from mirl_core.evaluation.run.setup import RunSettings, RunSetup
 from mirl_core.tasks.content import content_digest
 from mirl_core.tasks.questions import Question
 from tests.unit.evaluation.synthetic import banked_question

@@ -18,8 +18,8 @@ from mirl_core.evaluation.bank.store import Bank
 from mirl_core.evaluation.measures.comparison import Side, compare_runs
 from mirl_core.evaluation.measures.outcomes import read_rows
 from mirl_core.evaluation.report.tables import markdown
-from mirl_core.evaluation.run import run
-from mirl_core.evaluation.run_setup import RunSettings, RunSetup
+from mirl_core.evaluation.run.command import run
+from mirl_core.evaluation.run.setup import RunSettings, RunSetup
 from mirl_core.tasks.model_files import earlier_fingerprint, fingerprint
 from tests.unit.evaluation.run.run_cases import engine_factory, model_folder, no_engine, settings_of
 from tests.unit.pipeline.pipeline_cases import chain, described

@@ -14,8 +14,8 @@ from mirl_core.engines.fake import FakeEngine, FakeText
 from mirl_core.errors import ConfigError, EngineError
 from mirl_core.evaluation.bank.store import Bank
 from mirl_core.evaluation.methods.gated import Gated
-from mirl_core.evaluation.run import live_options, names, run
-from mirl_core.evaluation.run_setup import RunSetup
+from mirl_core.evaluation.run.command import live_options, names, run
+from mirl_core.evaluation.run.setup import RunSetup
 from tests.unit.evaluation.run.run_cases import (
     data_file,
     engine_factory,

@@ -17,9 +17,9 @@ from mirl_core.evaluation.calibration.confidence import votes_of
 from mirl_core.evaluation.calibration.run import calibrate_run, confidence_run
 from mirl_core.evaluation.measures.outcomes import read_rows
 from mirl_core.evaluation.methods import parse_methods
-from mirl_core.evaluation.needs import check, plan_for
-from mirl_core.evaluation.run import live_options, numbers, run
-from mirl_core.evaluation.run_setup import RunSettings, RunSetup
+from mirl_core.evaluation.run.command import live_options, numbers, run
+from mirl_core.evaluation.run.needs import check, plan_for
+from mirl_core.evaluation.run.setup import RunSettings, RunSetup
 from tests.unit.evaluation.run.run_cases import (
     data_file,
     engine_factory,

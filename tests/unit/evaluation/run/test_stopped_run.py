@@ -18,7 +18,7 @@ RUN = """
 import signal, subprocess, sys
 from contextlib import asynccontextmanager
 from pathlib import Path
-import mirl_core.evaluation.run as command
+import mirl_core.evaluation.run.command as command
 from mirl_core.engines.fake import FakeEngine
 from tests.unit.evaluation.run.run_cases import data_file, engine_factory, model_folder
 # A shell's background jobs begin with the signal ignored.

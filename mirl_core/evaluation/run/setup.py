@@ -21,8 +21,8 @@ from mirl_core.evaluation.bank.plan import BankPlan
 from mirl_core.evaluation.bank.records import BankedQuestion
 from mirl_core.evaluation.bank.store import Bank
 from mirl_core.evaluation.methods import Method, parse_methods
-from mirl_core.evaluation.needs import plan_for
-from mirl_core.evaluation.progress import Bars
+from mirl_core.evaluation.run.needs import plan_for
+from mirl_core.evaluation.run.progress import Bars
 from mirl_core.families import find_settings
 from mirl_core.tasks.data import open_data
 from mirl_core.tasks.questions import DataSet

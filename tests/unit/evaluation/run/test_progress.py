@@ -11,8 +11,8 @@ from rich.console import Console
 
 from mirl_core.engines.fake import FakeEngine
 from mirl_core.errors import EngineError
-from mirl_core.evaluation.progress import Bars
-from mirl_core.evaluation.run import run
+from mirl_core.evaluation.run.command import run
+from mirl_core.evaluation.run.progress import Bars
 from mirl_core.tasks.command_line import status
 from tests.unit.evaluation.run.run_cases import data_file, engine_factory, settings_of
 from tests.unit.pipeline.pipeline_cases import chain, described

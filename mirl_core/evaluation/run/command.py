@@ -36,9 +36,9 @@ from mirl_core.evaluation.methods.gated import Gated
 from mirl_core.evaluation.methods.replay_bank import replay
 from mirl_core.evaluation.methods.sampled import Direct, SelfConsistency
 from mirl_core.evaluation.methods.steered import Steered
-from mirl_core.evaluation.needs import check, temperature_of
-from mirl_core.evaluation.progress import Bars
-from mirl_core.evaluation.run_setup import OpenEngine, RunSettings, RunSetup, missing
+from mirl_core.evaluation.run.needs import check, temperature_of
+from mirl_core.evaluation.run.progress import Bars
+from mirl_core.evaluation.run.setup import OpenEngine, RunSettings, RunSetup, missing
 from mirl_core.tasks.file_names import file_name
 from mirl_core.tasks.questions import DataSet, is_right
 
