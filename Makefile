@@ -179,7 +179,7 @@ CHARTS_STAGES := 1-language 2-tables 3-look 4-align 5-describe 6-settle
 
 model: install-dev  ## rebuild the bundled models from nothing; hours of one core, run again to resume
 	set -e; for stage in $(STAGES); do \
-	  $(BIN)/mirl-train sft --config mirl_core/training/recipes/$$stage.yaml --export /tmp/mirl-train/export/$$stage; \
+	  $(BIN)/mirl-train sft --config mirl_core/training/recipes/digits/$$stage.yaml --export /tmp/mirl-train/export/$$stage; \
 	done
 	cp /tmp/mirl-train/export/$(lastword $(STAGES))/* mirl_core/bundled/digits/model/
 	set -e; for stage in $(CHARTS_STAGES); do \

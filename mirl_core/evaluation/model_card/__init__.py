@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 _PREFACE = """# The bundled digits model
 
 A {parameters:.2f}-million-parameter Idefics3 ({megabytes:.1f} MB in bfloat16), trained from nothing by
-`mirl-train sft` (recipes in `mirl_core/training/recipes/`). It looks at a 64 x 64 picture, writes a
+`mirl-train sft` (recipes in `mirl_core/training/recipes/digits/`). It looks at a 64 x 64 picture, writes a
 description, reasons in steps and answers: `<description>…</description><think>…</think><answer>…</answer>`.
 
 Figures are on **{part}** data, by `mirl-eval model-card --output docs`: vLLM, bfloat16, one

@@ -76,7 +76,7 @@ def test_watched_names_are_real(name: str) -> None:
     ],
 )
 def test_a_missing_backend_is_one_line_and_exit_code_2(command: list[str], missing: str, remedy: str) -> None:
-    recipe = Path(mirl_core.__file__).parent / "training" / "recipes" / "lm.yaml"
+    recipe = Path(mirl_core.__file__).parent / "training" / "recipes" / "digits" / "lm.yaml"
     words = [str(recipe) if word == "lm" else word for word in command[1:]]
     code = f"""
 import importlib.util, runpy, sys
