@@ -61,12 +61,28 @@ def test_no_test_file_or_conftest_is_imported_by_another() -> None:
     assert imports == set()
 
 
-def test_the_repository_stays_small() -> None:
+@pytest.fixture
+def tracked() -> list[Path]:
+    """The tracked files, relative to the root."""
     listed = subprocess.run(["git", "ls-files", "-z"], cwd=ROOT, capture_output=True, text=True, check=False)
     if listed.returncode:
         pytest.skip("not a git checkout")
-    sizes = [(ROOT / name).stat().st_size for name in listed.stdout.split("\0") if (ROOT / name).is_file()]
-    assert sum(sizes) < 25 * 2**20
+    return [Path(name) for name in listed.stdout.split("\0") if name and (ROOT / name).is_file()]
+
+
+def test_the_repository_stays_small(tracked: list[Path]) -> None:
+    assert sum((ROOT / path).stat().st_size for path in tracked) < 25 * 2**20
+
+
+def test_folders_of_code_hold_a_dozen_entries_at_most(tracked: list[Path]) -> None:
+    entries: dict[Path, set[str]] = {}
+    for path in tracked:
+        for child in [path, *path.parents][:-2]:
+            entries.setdefault(child.parent, set()).add(child.name)
+    every_folder_has = {"__init__.py", "__main__.py", "conftest.py", "py.typed", "README.md"}
+    rooms = ("mirl_core", "server", "clients", "tests", "deploy")
+    sizes = {str(folder): len(names - every_folder_has) for folder, names in entries.items()}
+    assert not {name: size for name, size in sizes.items() if size > 12 and name.startswith(rooms)}
 
 
 @pytest.mark.parametrize("document", DOCUMENTS, ids=lambda path: path.name)
@@ -80,6 +96,19 @@ def test_paths_in_documents_exist(document: Path) -> None:
 SOURCES = [
     path for root in ("mirl_core", "server", "clients") for path in sorted((ROOT / root).rglob("*.py"))
 ]
+
+
+def test_paths_in_code_exist() -> None:
+    tests = sorted((ROOT / "tests").rglob("*.py"))
+    missing = {
+        f"{source.relative_to(ROOT)} names {path}"
+        for source in [*SOURCES, *tests]
+        for path in re.findall(
+            r"(?<![\w./-])((?:mirl_core|server|tests|docs)/[\w./-]*\.(?:py|md|yaml))\b", source.read_text()
+        )
+        if not (ROOT / path).exists()
+    }
+    assert not missing
 
 
 def test_contributing_says_where_each_room_is() -> None:
@@ -129,5 +158,3 @@ def test_files_are_read_in_one_sitting() -> None:
 def test_every_room_says_what_is_in_it() -> None:
     for folder in {path.parent for path in SOURCES}:
         assert ast.get_docstring(ast.parse((folder / "__init__.py").read_text())), folder
-        modules = [path for path in folder.glob("*.py") if path.name != "__init__.py"]
-        assert len(modules) <= 12, folder
