@@ -177,7 +177,7 @@ def _winner(groups: Sequence[Sequence[Chain]], totals: Sequence[float]) -> int:
 
 
 def _name(group: Sequence[Chain]) -> str:
-    """Return the normalised answer that names the group, whichever chain finished first."""
+    """Return the normalised answer that names the group; it does not depend on which chain finished first."""
     first = min(group, key=lambda chain: (_description_index(chain), chain.fork))
     return answers.normalize(first.answer or "").text
 

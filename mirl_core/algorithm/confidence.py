@@ -9,9 +9,9 @@ repeats itself. So
 which is Platt scaling (Platt 1999, "Probabilistic Outputs for Support Vector Machines") with two features
 instead of one. `mirl-eval calibrate` fits a, b and c.
 
-The fit holds for requests like those that it was made on. Descriptions of a foreign picture, or for a
-foreign question, are less likely under the model that samples them: it is unsure of every word, however much
-its chains agree. They may also owe less to the picture, and more of them are unusable. So a confidence counts
+The fit holds for requests like the calibration requests. Descriptions of a foreign picture, or for a foreign
+question, are less likely under the model that samples them: it is unsure of every word, however much its
+chains agree. They may also owe less to the picture, and more of them are unusable. So a confidence counts
 as calibrated only where all three traits lie within the range of nearly all calibration requests
 (`Calibration.least_logprob`, `least_mi`, `most_unusable`). `docs/evaluation.md` has the error rates.
 """

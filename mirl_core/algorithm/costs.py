@@ -142,8 +142,8 @@ def predict(works: Sequence[Work], rates: Rates, together: int = 1, load: Load =
 def engine_seconds(work: Work, rates: Rates, batch: float) -> float:
     """Return the seconds of an engine that a call takes up while the engine decodes `batch` sequences.
 
-    A token costs the same whichever request it is of; rendering and the overhead of calls, which other
-    processes have, cost nothing.
+    A token costs the same in every request. Rendering and the overhead of calls cost nothing: other processes
+    do both.
     """
     if work.stage == "render":
         return 0.0

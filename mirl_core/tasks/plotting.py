@@ -1,6 +1,6 @@
 """Figures of the reports: panels with one legend, in colours that colour-blind readers can tell apart.
 
-A method has one colour in every figure of every run, whichever other methods are there: `method_colour`.
+A method has the same colour in every figure of every run, with any other methods beside it (`method_colour`).
 """
 
 from __future__ import annotations

@@ -81,7 +81,7 @@ class StageRecipe(BaseModel):
         return self.output.name
 
     def contradictions(self) -> Iterator[Problem]:
-        """Yield settings that are valid one by one and together train nothing, or not what they say.
+        """Yield valid settings that together train nothing, or something else than intended.
 
         They need the recipe alone: no file and no model.
         """

@@ -50,8 +50,7 @@ _LAYERS = 3
 
 
 def strip_markup(text: str) -> str:
-    """Return `text`, folded, without the markup around it, the words that lead to it, and its final
-    punctuation."""
+    """Return `text`, folded, without markup around it, leading words (`answer:`) and final punctuation."""
     text = fold(text)
     if "\\" in text:
         text = _plain_latex(text)

@@ -42,7 +42,7 @@ _SAME_LENGTH = str.maketrans(
 
 
 def fold(text: str) -> str:
-    """Return `text` in one spelling of its characters, as the module says, without white space around it."""
+    """Return `text` with its characters in one spelling (see the module), and no white space around it."""
     if not text.isascii() and len(text) <= MAX_LENGTH:
         text = _COMPOSED.sub(_write_out, text.translate(_CHARACTERS))
         text = unicodedata.normalize("NFKC", text)

@@ -358,7 +358,7 @@ class _Move:
 
 
 def _compatible(part: Json, constraints: Json) -> bool:
-    """Return whether a value fits both schemas just if it fits the one that has the keywords of both."""
+    """Return whether one schema with the keywords of both accepts exactly the values that both accept."""
     keywords, others = set(part) & _CONSTRAINTS, set(constraints)
     if any(part[keyword] != constraints[keyword] for keyword in keywords & others):
         return False

@@ -337,8 +337,8 @@ class VLLMEngine:
     def _other_ends(self) -> frozenset[int]:
         """Return the tokens that end a turn beside the tokenizer's own.
 
-        xgrammar knows the tokenizer's alone. To it the others, such as Gemma's `<end_of_turn>`, are text,
-        with which a sample would end before it has reached the form.
+        xgrammar knows only the tokenizer's own. It takes the others, such as Gemma's `<end_of_turn>`, for
+        text, and a sample would end there before it has the required form.
         """
         ends = self.client.vllm_config.model_config.try_get_generation_config().get("eos_token_id")
         own = getattr(self.client.renderer.get_tokenizer(), "eos_token_id", None)

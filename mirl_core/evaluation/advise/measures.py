@@ -208,7 +208,7 @@ def _texts(question: BankedQuestion) -> set[str]:
 
 
 def _answers(question: BankedQuestion) -> dict[int, list[NormalizedAnswer]]:
-    """Return the answers of each description's chains, by its index, without those that have none."""
+    """Return, by a description's index, the answers of its chains; chains without an answer are left out."""
     answered: dict[int, list[NormalizedAnswer]] = {}
     for chain in question.chains:
         if chain.answer is not None:

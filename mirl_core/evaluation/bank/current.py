@@ -1,4 +1,4 @@
-"""Which of a store's records are of the present questions, and the words for those that are not."""
+"""A store's records of the present questions, and a message about the outdated ones."""
 
 from __future__ import annotations
 

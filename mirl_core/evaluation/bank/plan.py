@@ -85,8 +85,8 @@ class BankPlan(Settings):
     def to_header(self) -> dict[str, Any]:
         """Return a plain dict for a bank's header.
 
-        Fields that plans of earlier versions lack are left out where nothing is sampled for them, so that
-        those versions' banks stay valid.
+        Fields that earlier versions' plans lack are left out if nothing is sampled for them: those versions'
+        banks stay valid.
         """
         fields = self.model_dump(mode="json")
         return {name: value for name, value in fields.items() if name not in _LATER or value}

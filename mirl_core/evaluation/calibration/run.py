@@ -179,7 +179,7 @@ def _voting(setup: RunSetup, mirl_json: dict[str, Any], target: Path) -> ModelSe
 
 
 def _bank_difference(setup: RunSetup, options: MIRLOptions) -> str:
-    """Return how the bank's samples differ from those that these options vote on; empty: not at all."""
+    """Return how the bank's samples differ from samples under these options; empty: not at all."""
     for name in ("fork_image", "description_tokens"):
         banked, required = getattr(setup.plan, name), getattr(options, name)
         if banked != required:

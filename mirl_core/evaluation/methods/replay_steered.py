@@ -28,7 +28,7 @@ __all__ = ["Entrant", "Finish", "race"]
 
 @dataclass(frozen=True, slots=True)
 class Entrant:
-    """A description that a request may have, with the chains that may follow it."""
+    """A candidate description of a request, with the chains that may follow it."""
 
     description: Description
     """Complete, with its votes; `index` is its position among the entrants."""

@@ -238,7 +238,7 @@ class _Spot:
         )
 
     def put(self, axis: Axes, label: Annotation) -> list[Annotation]:
-        """Move the label here; return it, with the line to its marker where there is one."""
+        """Move the label here; return it and, if it has one, the line to its marker."""
         right, up = self.direction
         offset = (self.distance * right, self.distance * up)
         label.set_position(offset)
@@ -274,7 +274,7 @@ def _spots(axis: Axes, label: Annotation) -> Iterator[_Spot]:
 
 
 def _box(anchor: Sequence[float], size: Sequence[float], direction: tuple[int, int]) -> Bbox:
-    """Return the box, pixels, that extends from its anchor into the direction, or around it along 0."""
+    """Return a box in pixels beside its anchor, towards `direction`; centred on an axis where that is 0."""
     from matplotlib.transforms import Bbox
 
     low = [start + (way - 1) / 2 * length for start, length, way in zip(anchor, size, direction, strict=True)]

@@ -1,14 +1,14 @@
 """Contrastive decoding of descriptions by draft and verify, on calls that every engine has.
 
 A draft is decoded greedily with the image, and the image-free term of its tokens is scored. At the first
-position where the contrast prefers another token, that token is drafted on as well, and taken if it pays: if
-the contrast, summed over the next `lookahead` tokens, is larger along its continuation than along the draft.
-While a draft is verified, the next one is under way.
+position where the contrast prefers another token, a second draft continues from that token. The token is
+taken if the contrast, summed over the next `lookahead` tokens, is larger along the second draft than along
+the first. While a draft is verified, the next one is under way.
 
 With a look ahead of 1 the token alone decides, and the result is that of decoding token by token under both
-terms. That choice is short-sighted: what an image makes likelier than the question does is mostly a value, so
-a description that may read "apples 9" or, more rarely, "9 apples" begins with the value, in the form that the
-model masters less. Over some tokens both forms say the same, and the rarer one only costs.
+terms. That choice is short-sighted. The tokens that an image makes likelier are mostly values. So where a
+description may read "apples 9" or, more rarely, "9 apples", it would begin with the value, in the form that
+the model masters less. Over several tokens both forms say the same, and the rarer form only costs likelihood.
 
 The closing tag is chosen like any other token. A switch never takes a special token, which would end the turn
 without the tag.
@@ -95,7 +95,7 @@ class Decoder:
         return await self._drafts.image_free.logprobs(content)
 
     async def _verify(self, state: _State, verified: Verified) -> None:
-        """Add the draft's tokens to the state, up to the first that the contrast replaces, and that one."""
+        """Add the draft's tokens to the state, up to and including the first that the contrast replaces."""
         draft = verified.sample
         for index, token in enumerate(draft.token_ids):
             position, here = verified.positions[index], len(state.tokens)

@@ -1,7 +1,7 @@
-"""Greedy drafts of descriptions and their image-free terms: what all decodes of a request share.
+"""Greedy drafts of descriptions and their image-free terms, shared by all decodes of a request.
 
-A draft depends on the tokens before it alone, and its terms on its tokens alone, so that neither is computed
-twice, whatever λ needs it.
+A draft depends only on the tokens before it, and its terms only on its own tokens. So decodes with different
+λ share both, and neither is computed twice.
 """
 
 from __future__ import annotations

@@ -56,13 +56,13 @@ class ImageFree:
     async def complete(
         self, before: Tokens, position: Position, tokens: Iterable[int]
     ) -> list[tuple[int, int]]:
-        """Add to `position` the tokens that it lacks, which are not among the likeliest without the image.
+        """Add to `position` those of `tokens` that it lacks: tokens that are unlikely without the image.
 
         Args:
             before: the description's tokens before the position.
 
         Returns:
-            Variant and token of each that a pass was needed for, in this call or in an earlier one.
+            Variant and token of each term that needed a pass, in this call or in an earlier one.
         """
         completed = self._completed.setdefault(before, set())
         needed = [

@@ -91,8 +91,8 @@ def easy_question(picture: easy_vqa.Picture, number: int) -> Question:
 def references(name: str, count: int, seed: int) -> tuple[Image.Image, ...]:
     """Draw pictures for the `reference` estimator from the world's *training* pictures.
 
-    All data sets of charts, and all of digits, get pictures of `iid` scenes: a deployment has those before it
-    meets a shift that it doesn't know of.
+    All data sets of charts, and all of digits, get pictures of `iid` scenes: a deployment has such pictures
+    before it meets an unknown shift.
 
     Raises:
         ConfigError: `name` is no world, and so has no training pictures; or `count` is out of range.

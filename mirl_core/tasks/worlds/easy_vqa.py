@@ -1,7 +1,7 @@
 """The world of easy-VQA: the published data set's pictures, questions and split, with our descriptions.
 
-Pictures show one shape in one colour on a light ground. The data set has questions and answers only; the
-content of a picture is inferred from its answers, and from its pixels where they leave it open.
+Pictures show one shape in one colour on a light ground. The data set has questions and answers only. A
+picture's content is inferred from its answers, and from its pixels where the answers are not enough.
 A twentieth of the published *training* pictures (by a fixed seed) is held out as ``dev``; ``test`` is the
 published test set.
 """

@@ -72,7 +72,7 @@ def check_address(host: str, port: int, uds: str | None = None) -> None:
 
 
 def is_address_error(error: BaseException) -> TypeGuard[OSError]:
-    """Return whether an error is that of a server which can't listen on its address."""
+    """Return whether an error says that a server can't listen on its address."""
     return isinstance(error, OSError) and error.errno in _ADDRESS_ERRORS
 
 

@@ -1,7 +1,7 @@
 """Ctrl-C and SIGTERM before the server serves: they end this process and its children without a traceback.
 
-A signal's usual way is an exception in the main thread, which would show a traceback of whatever the thread
-imports or loads, and which pyzmq swallows while vLLM waits for its engine.
+By default a signal raises an exception in the main thread. It would show a traceback of the import or load
+that it interrupts, and pyzmq swallows it while vLLM waits for its engine.
 """
 
 from __future__ import annotations
@@ -44,10 +44,10 @@ def quiet_stops() -> Iterator[None]:
 def keep_from_children() -> None:
     """Keep SIGINT from processes that this one starts from now on, for as long as they live.
 
-    A terminal sends Ctrl-C to every process of the command. An engine that loads would show a traceback, and
-    one that serves would end before the requests that the server still lets run. Children inherit the main
-    thread's signal mask; here a thread takes the signal in its place, and hands it to the main thread's
-    handler once that is no longer the one of `quiet_stops`.
+    A terminal sends Ctrl-C to every process of the command. An engine would show a traceback while it loads,
+    and later end before the requests that the server still lets run. Children inherit the main thread's
+    signal mask, which therefore blocks SIGINT. In this process another thread receives the signal instead. It
+    passes the signal to the main thread's handler as soon as that is no longer the handler of `quiet_stops`.
     """
     # It starts with the first child otherwise, and its start ends with SIGINT unblocked.
     resource_tracker.ensure_running()

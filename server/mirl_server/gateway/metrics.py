@@ -58,7 +58,7 @@ class GatewayMetrics:
     def watch(
         self, ready: Callable[[], int], total: Callable[[], int], servers: Callable[[], Sequence[Server]]
     ) -> None:
-        """Show the number of engines by state, and what the gate asked of each.
+        """Show the number of engines by state, and the gate's requests to each.
 
         Args:
             ready, total, servers: called whenever the metrics are read.

@@ -1,8 +1,8 @@
 """The engines' other endpoints: which of them a gateway passes on, and how. All others are a 404.
 
-An allow list: an endpoint that a later vLLM adds is closed until it is added here. What administers a server
-(weights, adapters, caches, sleep, scaling, profiling) or speaks for other processes (`/inference/…`,
-`…/render`) is never passed on, whichever key a client has.
+An allow list: an endpoint that a later vLLM adds is closed until it is added here. Endpoints that administer
+a server (weights, adapters, caches, sleep, scaling, profiling) or serve other processes (`/inference/…`,
+`…/render`) are never passed on, with any key.
 """
 
 from __future__ import annotations

@@ -1,8 +1,8 @@
-"""Plain requests, passed on to an engine over HTTP: which one, with which headers, and back as they come.
+"""Plain requests, passed on to an engine over HTTP: choice of the engine, headers, and the streamed response.
 
-An engine is chosen by the fewest requests that run there. A request goes to a further one only where nothing
-of it was delivered: the connection was refused, or the engine said that it takes no requests (503). A client
-that leaves closes the connection to its engine, whereupon vLLM ends the request.
+The engine with the fewest running requests is chosen. A request goes to another engine only if the first
+received nothing of it: the connection was refused, or the engine said that it takes no requests (503). A
+client that leaves closes the connection to its engine, whereupon vLLM ends the request.
 """
 
 from __future__ import annotations
@@ -59,7 +59,7 @@ class Engine(Protocol):
 
     @property
     def address(self) -> str | None:
-        """The IP address to connect to; None: whichever the URL's name has."""
+        """The IP address to connect to; None: resolve the URL's host name."""
         ...
 
     @property

@@ -1,4 +1,4 @@
-"""Requests on their way, whichever API they come by: reading, admission, the gate or the backend, streaming.
+"""Handling of requests, the same for every API: reading, admission, the gate or the backend, streaming.
 
 Imports `access`, `media`, `observability`, `settings` and `http`, and never `apis` or `middleware`.
 """

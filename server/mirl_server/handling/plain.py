@@ -1,7 +1,7 @@
 """A plain request: handed to the backend's own handler, at its turn.
 
-The handler gets the body unchanged but for the model's name, the tenant's cache salt, images by URL, which
-are fetched here by MIRL's rules, and what the gate takes in a form that the handler would refuse.
+Of the body only four things change: the model's name, the tenant's cache salt, images by URL (fetched here by
+MIRL's rules), and fields in a form that the gate accepts and the handler would refuse.
 """
 
 from __future__ import annotations
@@ -72,7 +72,7 @@ async def answer_plain(service: Service, request: Request, api: Api) -> Response
 
 
 async def count_tokens(service: Service, request: Request, api: Api, handler: BackendHandler) -> Response:
-    """Return the backend's count of a prompt's tokens, which it reads as the request that it is for.
+    """Return the backend's count of a prompt's tokens, from the body of the request to be counted.
 
     Raises: as `answer_plain`.
     """

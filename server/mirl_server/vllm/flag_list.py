@@ -68,7 +68,8 @@ def _takes(kind: Callable[[str], object] | Any, value: str) -> bool:
 
 
 def _choices(action: argparse.Action) -> list[str] | None:
-    """Return a flag's choices as text; None where it has none, or its type changes what it compares."""
+    """Return a flag's choices as text; None where it has none, or where its type rewrites values before the
+    comparison."""
     choices = [str(choice) for choice in action.choices or () if choice is not None]
     convert = action.type if callable(action.type) else str
     if not choices or str(convert(choices[0].upper())) != choices[0].upper():

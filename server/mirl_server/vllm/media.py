@@ -1,9 +1,9 @@
 """A media connector for vLLM that checks images against the operator's limits and decodes them as the gate.
 
 `NAME:direct` and vLLM's other endpoints read data URLs by vLLM's own code, which opens dozens of formats and
-checks only the size of each picture. Without this connector an image that gated requests may not send (a
-small file that takes long to open, or a thousand files that are too large together) would pass there, and
-others would look different there.
+checks only the size of each picture. Without this connector those endpoints would accept images that the gate
+refuses (a small file that takes long to open, or a thousand files that are too large together), and would
+decode others differently.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Parent death: the engine's process ends with the process that started it, even when SIGKILL ends that one.
+"""Parent death: the engine's process ends when its parent ends, even by SIGKILL.
 
 vLLM calls `end_with_launcher` in every process that it starts (entry point `vllm.general_plugins`). Linux
 only: elsewhere an engine whose server was killed stays. The same call keeps the process's log quiet while

@@ -40,7 +40,7 @@ def largest_switches(details: Evidence, tokenize: Tokenize, most: int = 2) -> li
 
 
 def _difference(description: Description, switch: Switch, tokenize: Tokenize) -> str:
-    """Return what the description has at a switch, and what the model alone would write there, in words."""
+    """Return in words the description's text at a switch, and the model's own text there."""
     tokens, position = tokenize(description.text), switch.position
     # Where the text splits into other tokens than it was decoded with, positions mean nothing.
     known = [token.strip() for token in (*tokens, _CLOSING)[position : position + 1]] == [
@@ -56,7 +56,7 @@ def _difference(description: Description, switch: Switch, tokenize: Tokenize) ->
 
 
 def _act(before: str, token: str, after: str) -> str:
-    """Return in words that `token` follows the words of its clause before it."""
+    """Return "writes …" with `token` after its clause so far, or "stops" where it ends the description."""
     if token == _CLOSING:
         return f'stops after "{before.strip()}"' if before.strip() else "stops"
     return f'writes "{(before + token + after).strip()}"'

@@ -30,14 +30,14 @@ C = TypeVar("C", bound=Choosable)
 def choose(servers: Sequence[C], key: str | None, slack: int) -> C:
     """Return the server for new work.
 
-    Without a key, it is the least loaded server, of several the one that was chosen least often. With a key,
-    it is the server of the highest rendezvous hash among those with at most `slack` sequences more than the
-    least loaded. So a key keeps its server while that has room, in every process that knows the same servers,
-    and a server that joins or leaves moves only the keys that were or become its own.
+    Without a key, it is the least loaded server; among equals, the server that was chosen least often. With a
+    key, it is the server with the highest rendezvous hash among those with at most `slack` sequences more
+    than the least loaded. So every process sends a key to the same server while that server has room. When a
+    server joins or leaves, only its own keys move.
 
     Args:
         servers: at least one.
-        key: what the requests that should meet have in common: their prefix.
+        key: the common prefix of requests that should reach the same server.
         slack: sequences.
     """
     least = min(server.in_flight for server in servers)

@@ -270,7 +270,7 @@ class Pool:
         return self._resolved_at is None or (every is not None and now - self._resolved_at >= every)
 
     async def _look_up(self) -> None:
-        """Look all names up; take in servers that are new, and let those go that the names no longer mean."""
+        """Look all names up; add servers at new addresses, and remove those whose addresses are gone."""
         assert self._make is not None
         self._resolved_at = asyncio.get_running_loop().time()
         for url in self._names:

@@ -61,13 +61,15 @@ class TokenRequests:
     async def render(self, request: RenderRequest, context: RequestContext) -> tuple[int, RemotePrompt]:
         """Return a prompt's length in tokens, and the prompt, by the server that `Pool.pick` chooses.
 
-        vLLM's route for renderings preprocesses images and keeps nothing of them, so that the first request
-        for tokens preprocesses them again. Its rendering with tensors would spare that, but is not exact (see
-        `prompt`). So once the placeholder is known, the rendering is of small stand-ins, and the server puts
-        the true images in their places when it gets them with the first request for tokens, whose answer has
-        the prompt as the model sees it. Images are then preprocessed once. In full they are rendered for the
-        first prompt with images, on servers whose answer lacks the images' places, and for a prompt that a
-        server refuses, so that the refusal is the conversation's own.
+        vLLM's route for renderings preprocesses images and keeps nothing of them, so the first request for
+        tokens preprocesses them again. A rendering with tensors would spare that, but is not exact (see
+        `prompt`). So once the placeholder is known, small stand-ins are rendered in place of the images. The
+        first request for tokens sends the true images; the server puts them in the stand-ins' places, and its
+        answer has the prompt as the model sees it. Images are then preprocessed once.
+
+        The true images are rendered in three cases: for the first prompt with images, on servers whose answer
+        lacks the images' places, and for a prompt that a server refuses, so that the refusal is about the
+        conversation itself.
         """
         home = await self._pool.pick(request.key)
 

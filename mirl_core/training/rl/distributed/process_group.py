@@ -17,7 +17,7 @@ T = TypeVar("T")
 
 
 class ProcessGroup:
-    """This process among those that torchrun (or another launcher that sets RANK and WORLD_SIZE) started."""
+    """This process's rank among those of torchrun, or of a launcher that sets RANK and WORLD_SIZE."""
 
     def __init__(self, rank: int = 0, world: int = 1) -> None:
         self.rank = rank

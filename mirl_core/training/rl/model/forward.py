@@ -167,8 +167,8 @@ def _recomputed(forward: Callable[..., Any]) -> Callable[..., Any]:
 
 
 def repeated_layers(model: nn.Module) -> list[nn.Module]:
-    """Return the transformer blocks of language model and vision tower, which are recomputed and sharded one
-    by one."""
+    """Return the transformer blocks of language model and vision tower: the units of recomputation and
+    sharding."""
     from transformers.modeling_layers import GradientCheckpointingLayer
 
     layers: list[nn.Module] = []

@@ -1,5 +1,4 @@
-"""Contradictions of a recipe: settings that are valid one by one and together train nothing, or not what they
-say.
+"""Contradictions of a recipe: valid settings that together train nothing, or something else than intended.
 
 Each rule yields problems with their remedies. They need the recipe alone: no file, no model, no package.
 """

@@ -158,7 +158,7 @@ def _locked(folder: Path) -> Iterator[bool]:
 
 
 def _run(recipe: RLRecipe, seconds: float | None, command: Sequence[str]) -> int:
-    """Make one run to its end, pass signals on to it, and return its exit code as a shell reports it."""
+    """Start one run, pass signals on to it, and return its exit code, as a shell reports it, at its end."""
     config = recipe.output / "study-recipe.yaml"
     config.write_text(dump(recipe), encoding="utf-8")
     words = [*command, "--config", str(config)]

@@ -46,7 +46,7 @@ small { color: #666 }
 
 
 class TrajectoryLog:
-    """A run's samples: one line per step and question, with its picture in a file that all steps share.
+    """A run's samples: one line per step and question. The steps share the files with pictures.
 
     Args:
         step: at which the run continues; later lines are cut off.

@@ -105,8 +105,7 @@ def lost_checkpoint(recipe: RLRecipe, earlier: RLRecipe | None) -> str:
 
 
 def check_origin(recipe: RLRecipe, origin: Mapping[str, Any], say: Callable[[str], None]) -> None:
-    """Check that a run goes on with the model and the questions that it began with, and note them if it
-    begins.
+    """Check that a resumed run has the model and the questions of its first start; note both at that start.
 
     Args:
         origin: `model`: a fingerprint; `data`: data set → digest of its questions.

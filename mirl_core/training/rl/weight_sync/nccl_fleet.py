@@ -153,7 +153,7 @@ class RemoteTransferSync:
     async def _gather_servers(
         self, servers: Sequence[Server], stream: WeightStream, failures: Failures
     ) -> None:
-        """Form the process group anew, from those of these servers that are able to join."""
+        """Form a new process group of the servers that are able to join."""
         await self._disband()
         workers = await _each(servers, _released, failures)
         if not workers:

@@ -1,4 +1,4 @@
-"""The fields of a body in the form in which the backend takes what the gate takes, whichever API's it is."""
+"""Rewriting of a body's fields where the gate accepts a form that the backend would refuse, for every API."""
 
 from __future__ import annotations
 

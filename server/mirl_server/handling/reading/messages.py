@@ -1,8 +1,8 @@
-"""The one reading of a chat message: what the gate takes, and the form in which the backend takes it.
+"""Reading of chat messages for the gate, and their rewriting for the backend.
 
-The gate reads every message by `read_message`. A message that is handed on is changed by `fit_messages` only
-where the backend would refuse or misread what `read_message` takes. What that does not take stays as it is:
-the backend's own handler knows more.
+The gate reads every message by `read_message`. `fit_messages` changes a message that is handed on only where
+the backend would refuse or misread a form that `read_message` accepts. Forms that `read_message` refuses stay
+as they are: the backend's own handler knows more of them.
 """
 
 from __future__ import annotations
