@@ -188,6 +188,18 @@ CALIBRATED = ModelSettings(instruction="", options=OPTIONS, calibration=CALIBRAT
 
 
 @pytest.mark.parametrize(
+    ("changed", "calibrated"),
+    [({"max_tokens": 48}, True), ({"seed": 7}, True), ({"temperature": 0.5}, False), ({"top_p": 0.9}, False)],
+)
+async def test_another_distribution_of_samples_loses_a_calibration(
+    changed: dict[str, Any], calibrated: bool
+) -> None:
+    sampling = Sampling(**{"max_tokens": 64, "seed": 1, **changed})
+    run = Pipeline(FakeEngine(THREE), CALIBRATED).run(CONVERSATION, OPTIONS, sampling, RequestContext("r1"))
+    assert finished([event async for event in run]).calibrated is calibrated
+
+
+@pytest.mark.parametrize(
     ("top", "form", "calibrated"),
     [
         (None, None, True),

@@ -164,9 +164,10 @@ async def test_without_a_usable_description_it_falls_back_and_says_so() -> None:
     engine = FakeEngine([FakeText("never ends", finish_reason="length")], plain=[chain("7")])
     events = await events_of(engine, descriptions=4)
     assert [type(event) for event in events[-4:]] == [FellBack, ChainDone, Decided, Finished]
-    last = events[-1]
+    fell_back, last = events[-4], events[-1]
+    assert isinstance(fell_back, FellBack)
     assert isinstance(last, Finished)
-    assert last.result.fallback == "no usable description"
+    assert fell_back.reason == last.result.fallback == "no usable description"
     assert last.result.content == "7"
     assert last.result.description is None
     assert last.result.mi_weight is None
