@@ -157,10 +157,9 @@ def gather_media(prompts: Sequence[EncodedPrompt]) -> dict[str, Tensor]:
     """Return the media tensors of several prompts as one processor call over all of them would.
 
     Concatenated over the first dimension; other dimensions padded with zeros to the largest. The model
-    families
-    expect this: one entry per prompt with its images (Idefics3, SmolVLM, LLaVA-NeXT: an all-zero image is no
-    image), one entry per image (LLaVA, Gemma 3, InternVL), or all patches in sequence with a grid per image
-    (Qwen-VL).
+    families expect this: one entry per prompt with its images (Idefics3, SmolVLM, LLaVA-NeXT: an all-zero
+    image is no image), one entry per image (LLaVA, Gemma 3, InternVL), or all patches in sequence with a grid
+    per image (Qwen-VL).
     """
     names = dict.fromkeys(name for prompt in prompts for name in prompt.media)
     gathered = {}

@@ -47,8 +47,7 @@ def utilization(parameters: int, tokens: int, seconds: float, peak: float | None
 
     6 · parameters · tokens / (seconds · peak), Chowdhery et al. 2022 ("PaLM", appendix B) without the
     attention term: two operations per parameter forward, four backward. Image encoders, recomputed
-    activations
-    and reference passes are not counted, so it is a lower bound.
+    activations and reference passes are not counted, so it is a lower bound.
 
     Args:
         parameters: of the language model.

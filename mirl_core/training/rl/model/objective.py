@@ -109,10 +109,8 @@ class Normalizers:
     """The number of trained tokens and rows of a whole optimiser step, by segment in the order of `SEGMENTS`.
 
     Counted over all ranks and all forward passes of the step, so that neither ranks nor accumulation change
-    the
-    loss: sum each rank's `counts` (all-reduce), then `from_counts`. Only trained rows count; a group with
-    equal
-    rewards makes no rows (as DAPO filters it).
+    the loss: sum each rank's `counts` (all-reduce), then `from_counts`. Only trained rows count; a group with
+    equal rewards makes no rows (as DAPO filters it).
     """
 
     tokens: tuple[int, ...] = (0,) * len(SEGMENTS)

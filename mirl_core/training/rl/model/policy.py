@@ -186,8 +186,7 @@ class Policy:
         """Return all weights under transformers' names, whole and on the CPU, adapters merged.
 
         They may share memory with the weights in training. Every rank must call this; ranks but the first get
-        an
-        empty dictionary where there are several.
+        an empty dictionary where there are several.
         """
         options = StateDictOptions(full_state_dict=True, cpu_offload=True)
         state: Mapping[str, Any] = get_model_state_dict(self.network, options=options)
@@ -243,8 +242,8 @@ class Policy:
         """Write the folder that transformers and vLLM load.
 
         It holds weights, tokenizer, processor, chat template, and the start's `mirl.json` if there is one,
-        without
-        its calibration, which belongs to other weights. Arguments and ranks are as for `save_weights`.
+        without its calibration, which belongs to other weights. Arguments and ranks are as for
+        `save_weights`.
         """
         self.save_weights(folder, dtype)
         if torch.distributed.is_initialized() and torch.distributed.get_rank():

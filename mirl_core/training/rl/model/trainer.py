@@ -62,10 +62,8 @@ class Trainer:
     """AdamW on a policy.
 
     An optimiser step depends on all ranks' rows together, not on their assignment to ranks and forward passes
-    (up
-    to the order of additions); only where one batch makes several updates, each rank assigns its own rows to
-    the
-    updates. No step leaves weights that are not finite.
+    (up to the order of additions); only where one batch makes several updates, each rank assigns its own rows
+    to the updates. No step leaves weights that are not finite.
 
     Args:
         policy: on this rank's device; made to run on all ranks.
@@ -119,8 +117,7 @@ class Trainer:
         """Train on one batch of rollouts: `updates` optimiser steps of `accumulate` forward passes each.
 
         Every rank calls this with its own rows, even if it has none. If no rank has a trained token, weights
-        and
-        optimiser stay unchanged.
+        and optimiser stay unchanged.
 
         Returns:
             Metrics of all ranks together: loss by segment, gradient norm, `Diagnostics.metrics`, rows,
@@ -280,8 +277,7 @@ class Trainer:
         """Return the rows of a pass, with an idle row where it is needed.
 
         Several ranks must run the same layers, so a pass without an image, or without rows, gets a row with
-        an image
-        that trains nothing.
+        an image that trains nothing.
         """
         has_image = any(rendered[id(row.prompt)].media for row in part)
         idle = [] if has_image or self.accelerator.num_processes == 1 else [self.policy.idle_row()]

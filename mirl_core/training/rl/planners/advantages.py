@@ -16,11 +16,9 @@ def group_advantages(
     """Return (r − mean) / max(std, floor), with n − 1 in the deviation: GRPO (Shao et al. 2024, equation 3).
 
     The deviation is floored instead of increased by a small number, so that differences of the size of
-    rounding
-    are not scaled up to advantages of ±1, and all other advantages are exactly the formula's. With
+    rounding are not scaled up to advantages of ±1, and all other advantages are exactly the formula's. With
     `scale="none"` nothing is divided (Liu et al. 2025, "Dr. GRPO"). Sums are exactly rounded: an advantage
-    does
-    not depend on the order of the group.
+    does not depend on the order of the group.
 
     Args:
         rewards: of the samples that are compared.

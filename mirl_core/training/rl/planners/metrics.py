@@ -24,10 +24,8 @@ def finished(rollouts: Sequence[Rollout], drafts: Sequence[Draft], settings: MIR
 
     Its metrics are means over the step, except sums: `tokens/…`, `groups/…`, `…/failed`; metrics without an
     observation are left out. `spread/…` is the mean deviation of rewards within a group, `advantage/…` the
-    root
-    mean square over all samples, `entropy/…` minus the mean log p of sampled tokens (nats). `seconds/…` are
-    means
-    per question: questions run beside each other.
+    root mean square over all samples, `entropy/…` minus the mean log p of sampled tokens (nats). `seconds/…`
+    are means per question: questions run beside each other.
 
     Args:
         refused: number of questions that the engine refused.

@@ -20,8 +20,7 @@ class TrainingRow:
     """A completion of a prompt, with the tokens that its advantage applies to.
 
     `completion_ids`, `loss_mask` and `sampler_logprobs` are equally long. The prefilled opening tag is part
-    of the
-    completion and never in the loss.
+    of the completion and never in the loss.
     """
 
     prompt: Conversation

@@ -20,8 +20,7 @@ class CallableReward:
     """The result of `function(question, answer, text)`, as a float.
 
     `question` is a `mirl_core.tasks.questions.Question`, `answer` the chain's answer (None where it has
-    none),
-    `text` the chain as it was sampled after the description.
+    none), `text` the chain as it was sampled after the description.
     """
 
     name: str

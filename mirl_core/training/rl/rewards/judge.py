@@ -45,10 +45,8 @@ class Judge:
     """The sum of a chain's rewards.
 
     A reward that raises or returns no finite number counts as 0 in that chain, like a wrong answer; the
-    others
-    still count. Each name is logged once until `start_step` is called again, without prompt, answer or
-    message of
-    the exception, which may quote either.
+    others still count. Each name is logged once until `start_step` is called again, without prompt, answer or
+    message of the exception, which may quote either.
     """
 
     def __init__(self, rewards: Sequence[Reward]) -> None:

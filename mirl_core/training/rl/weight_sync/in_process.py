@@ -76,9 +76,8 @@ class ReloadSync:
     With several ranks, each with its own engine, the first rank writes for all: every rank must see `folder`.
 
     vLLM's CPU backend packs the LM head's weights, which breaks the tie to the embedding; a reload would
-    leave
-    the old head. So the file contains both names, which suffices where vLLM's class of the model loads a tied
-    `lm_head` (Idefics3, SmolVLM). If a class doesn't, the trainer's `mismatch` metrics show it.
+    leave the old head. So the file contains both names, which suffices where vLLM's class of the model loads
+    a tied `lm_head` (Idefics3, SmolVLM). If a class doesn't, the trainer's `mismatch` metrics show it.
 
     Args:
         engine: this rank's engine.
@@ -218,8 +217,7 @@ class IPCSync(TransferSync):
     """Transfer between a trainer and an engine on the same GPU.
 
     Handles go between the processes as pickles, which vLLM allows only with
-    VLLM_ALLOW_INSECURE_SERIALIZATION=1
-    in both.
+    VLLM_ALLOW_INSECURE_SERIALIZATION=1 in both.
     """
 
     backend = "ipc"

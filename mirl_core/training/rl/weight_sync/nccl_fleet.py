@@ -45,10 +45,8 @@ class RemoteTransferSync:
     """Transfer of weights to all servers at once.
 
     A server that fails before anything is sent is left out, and joins the group again with the first push
-    that
-    reaches it; so does a restarted server. If a server is lost during the transfer, the push ends for all,
-    and
-    all servers must be restarted: they wait for the rest of a broadcast that never comes.
+    that reaches it; so does a restarted server. If a server is lost during the transfer, the push ends for
+    all, and all servers must be restarted: they wait for the rest of a broadcast that never comes.
 
     Args:
         engine: whose servers receive the weights.
