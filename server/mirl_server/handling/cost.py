@@ -1,26 +1,11 @@
-"""The cost of a request, as admission counts it: sequences and tokens."""
+"""The cost of a plain request, as admission counts it: sequences and tokens."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 from typing import Any
 
-from mirl_core.algorithm.budget import fanout
-from mirl_core.config import MIRLOptions
-
 _LENGTHS = ("max_completion_tokens", "max_tokens", "max_output_tokens")
-
-
-def fan_out(options: MIRLOptions, max_tokens: int, n: int = 1, *, forks: bool = True) -> tuple[int, int]:
-    """Return the most sequences (n times N + k·m) and tokens that a gated request may sample.
-
-    Args:
-        max_tokens: the bound of a trajectory.
-        n: the number of choices.
-        forks: whether chains are sampled; describing samples none.
-    """
-    bounds = fanout(options, max_tokens, answers=n, forks=forks)
-    return bounds.sequences, bounds.tokens
 
 
 def plain_cost(body: Mapping[str, Any], max_model_len: int) -> tuple[int, int]:

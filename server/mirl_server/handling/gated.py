@@ -12,17 +12,17 @@ from fastapi.responses import JSONResponse
 from starlette.requests import ClientDisconnect
 
 from mirl_core.algorithm.answers.forms import Form
+from mirl_core.algorithm.budget import fanout
 from mirl_core.config import MIRLOptions
 from mirl_core.engines.base import RequestContext, Sampling
 from mirl_core.errors import EngineError, MIRLError
 from mirl_core.pipeline.choices import ChoiceEvent, check_count, run_choices
-from mirl_core.pipeline.events import ChainDone, Described, Finished
+from mirl_core.pipeline.events import ChainDone, Described, FellBack, Finished, Gated
 from mirl_core.pipeline.run import Pipeline
 from mirl_core.types import Conversation, Result
 from mirl_server.access.authentication import Caller, caller_of
 from mirl_server.handling.api import Api
 from mirl_server.handling.context import request_context
-from mirl_server.handling.cost import fan_out
 from mirl_server.handling.reading.conversation import read_conversation
 from mirl_server.handling.reading.effort import options_for
 from mirl_server.handling.reading.request import ChatRequest
@@ -177,8 +177,8 @@ async def run_admitted(
     Raises:
         BusyError, DrainingError: before the first event.
     """
-    sequences, tokens = fan_out(options, sampling.max_tokens, n, forks=forks)
-    async with service.admit(caller, sequences, tokens, options.timeout) as waited:
+    bounds = fanout(options, sampling.max_tokens, answers=n, forks=forks)
+    async with service.admit(caller, bounds.sequences, bounds.tokens, options.timeout) as waited:
         if options.timeout is not None and waited:
             options = options.model_copy(update={"timeout": max(options.timeout - waited, 0.001)})
         caller.generated = 0
@@ -198,5 +198,8 @@ def _count_tokens(generated: Counter[int], choice_event: ChoiceEvent) -> None:
         generated[index] += event.sampled_tokens
     elif isinstance(event, ChainDone):
         generated[index] += event.chain.tokens
+    elif isinstance(event, Gated | FellBack):
+        # The drafts of decoded descriptions included.
+        generated[index] = sum(stage.generated_tokens for stage in event.stages)
     elif isinstance(event, Finished):
         generated[index] = event.result.completion_tokens

@@ -19,6 +19,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from mirl_core.errors import EngineError
 from mirl_server.http.errors import error_object
+from mirl_server.http.scope import route_path
 from mirl_server.observability.logs import LONGEST, LogSettings, begin_notes, sane_id, trail
 
 logger = logging.getLogger(__name__)
@@ -61,6 +62,7 @@ class RequestLog:
         if scope["type"] != "http":
             await self.app(scope, receive, send)
             return
+        path = route_path(scope)
         request_id = sane_id(Headers(scope=scope).get(HEADER)) or uuid.uuid4().hex
         notes = begin_notes(scope)
         scope["state"]["request_id"] = request_id
@@ -83,11 +85,11 @@ class RequestLog:
                 logger.error("a request failed unexpectedly: %s", trail(error))
                 if status:
                     raise CutShortError from None
-                body = error_object(EngineError("internal error"), scope["path"])
+                body = error_object(EngineError("internal error"), path)
                 await JSONResponse(body, 500)(scope, receive, answer)
             finally:
                 self._ended()
-                if self._settings.requests and (scope["path"] not in self._quiet or status >= 500):
+                if self._settings.requests and (path not in self._quiet or status >= 500):
                     # Without the query, which may hold keys.
                     line = {
                         "request_id": request_id,

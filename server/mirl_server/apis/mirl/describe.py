@@ -65,7 +65,7 @@ async def _describe(
     starting = start_pipeline(service, http_request, request, options, context, observer, forks=False)
     events = await unless_gone(http_request.receive, starting)
     prompt_tokens, gated = await unless_gone(http_request.receive, _until_gated(observer.events(events)))
-    sampled = sum(len(description.token_ids) for description in gated.descriptions)
+    sampled = sum(stage.generated_tokens for stage in gated.stages)
     return {
         "id": f"describe-{context.request_id}",
         "object": "mirl.describe",

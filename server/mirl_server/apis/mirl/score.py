@@ -13,7 +13,8 @@ from typing import Any
 
 from fastapi import APIRouter, Request, Response
 
-from mirl_core.algorithm.mi.estimators import make_estimator
+from mirl_core.algorithm.budget import scored_tokens
+from mirl_core.algorithm.mi.estimators import ESTIMATORS, make_estimator
 from mirl_core.algorithm.mi.pointwise import token_mi
 from mirl_core.algorithm.mi.scoring import image_free_logprobs, resolve_weight
 from mirl_core.algorithm.token_texts import token_texts
@@ -75,6 +76,7 @@ async def _score(
     context = request_context(http_request, request)
     model = service.response_name(request.model)
     pipeline = observer.begin(pipeline, model, options, None, context)
+    opening = pipeline.engine.encode(pipeline.settings.tags.description[0])
     contents = [pipeline.engine.encode(text) for text in texts]
     tokens = sum(map(len, contents))
     if tokens > service.settings.limits.max_total_tokens:
@@ -84,10 +86,12 @@ async def _score(
             param="descriptions",
         )
 
+    # With the image, and without it as often as the estimator needs. Nothing is sampled.
+    passes = 1 + ESTIMATORS[options.estimator].passes(len(pipeline.references))
+
     async def admitted() -> tuple[int, list[tuple[float, ...]], list[tuple[float, ...]]]:
-        # Nothing is sampled: every description is scored twice.
-        async with service.admit(caller_of(http_request), 2 * len(contents)):
-            return await _both_terms(pipeline, conversation, contents, options, context)
+        async with service.admit(caller_of(http_request), passes * len(contents)):
+            return await _both_terms(pipeline, conversation, opening, contents, options, context)
 
     prompt_tokens, seen, unseen = await unless_gone(http_request.receive, admitted())
     # `auto` depends on the descriptions of this call, as it depends on those of a gated request.
@@ -109,20 +113,21 @@ async def _score(
             entry["token_pmi"] = [float(value) for value in token_mi(logprobs, marginal, 1.0, None)]
             entry["token_texts"] = token_texts(contents[index], 0, pipeline.engine.decode)
         data.append(entry)
-    usage = {"prompt_tokens": prompt_tokens, "scored_tokens": 2 * tokens, "completion_tokens": 0}
+    scored = scored_tokens(passes, len(opening), map(len, contents))
+    usage = {"prompt_tokens": prompt_tokens, "scored_tokens": scored, "completion_tokens": 0}
     return {"object": "mirl.score", "model": model, "mi_weight": weight, "data": data, "usage": usage}
 
 
 async def _both_terms(
     pipeline: Pipeline,
     conversation: Conversation,
+    opening: tuple[int, ...],
     contents: list[tuple[int, ...]],
     options: MIRLOptions,
     context: RequestContext,
 ) -> tuple[int, list[tuple[float, ...]], list[tuple[float, ...]]]:
     """Return the prompt's tokens, then log p of every token with the image and without it, in nats."""
     engine = pipeline.engine
-    opening = engine.encode(pipeline.settings.tags.description[0])
     prompt = conversation.with_instruction(pipeline.settings.instruction)
     estimator = make_estimator(options.estimator, pipeline.references)
     rendered = await engine.render(prompt, context)

@@ -7,8 +7,12 @@ from typing import Any
 import pytest
 from openai import AsyncOpenAI, NotFoundError
 
+from mirl_core.config import ModelSettings
 from mirl_core.engines.fake import FakeEngine, FakeText
 from mirl_core.errors import EngineError
+from mirl_server.middleware.stack import install_middleware
+from mirl_server.settings.server import ServerSettings
+from tests.unit.pipeline.steered.steered_cases import TinyModel
 from tests.unit.server.apis.api_cases import abandon, post, serving
 from tests.unit.server.harness import Build, Harness, question
 
@@ -30,6 +34,25 @@ async def test_descriptions_with_their_mi_and_no_chains(server: Harness) -> None
     assert answer["usage"]["completion_tokens"] == server.engine.sampled_tokens
     assert answer["usage"]["scored_tokens"] == 8
     assert answer["usage"]["prompt_tokens"] > 0
+
+
+async def test_every_sampled_token_counts_once_and_no_other(build: Build, now: list[float]) -> None:
+    model = TinyModel(15)
+    broken = FakeEngine([FakeText("a red seven\n<think>"), FakeText("an eight")])
+    steered = {"contrast": [0, 0.5, 2], "descriptions": 4, "description_tokens": 60}
+    for harness, options in (
+        (build(model.engine), steered),
+        (build(broken, model=ModelSettings(instruction="", lenient=True)), {"descriptions": 2, "keep": 1}),
+    ):
+        access = {"keys": "a: 0123456789abcdef", "limits": {"tokens_per_minute": 1000}}
+        install_middleware(harness.app, ServerSettings.load(access=access))
+        async with harness.client() as client:
+            headers = {"authorization": "Bearer 0123456789abcdef"}
+            first = await client.post(PATH, json=body(mirl=options), headers=headers)
+            sampled = harness.engine.sampled_tokens
+            second = await client.post(PATH, json=body(mirl=options), headers=headers)
+        assert first.json()["usage"]["completion_tokens"] == sampled > 0
+        assert second.headers["x-ratelimit-remaining-tokens"] == str(1000 - sampled)
 
 
 async def test_they_are_those_that_an_answer_goes_on_from(server: Harness) -> None:

@@ -6,6 +6,7 @@ from typing import Any
 
 import httpx
 import pytest
+from PIL import Image
 
 from mirl_core.engines.fake import FakeEngine
 from mirl_core.errors import EngineError
@@ -40,8 +41,24 @@ async def test_mi_of_the_requests_descriptions() -> None:
     assert (first["logprob"], first["marginal"], first["token_mi"]) == (-3.0, -9.0, [2.0, 2.0, 2.0])
     assert first["token_texts"] == ["a", " red", " seven"]
     assert (second["tokens"], second["mi"]) == (2, 4.0)
-    assert answer["usage"]["scored_tokens"] == 10
+    # Each with its opening tag, with the image and without.
+    assert answer["usage"]["scored_tokens"] == 2 * (4 + 3)
     assert harness.engine.running == 0
+
+
+async def test_every_reference_is_a_pass() -> None:
+    running = []
+
+    def counting(conversation: Conversation, ids: tuple[int, ...]) -> list[float]:
+        running.append(harness.service.admission.running("gated"))
+        return scorer(conversation, ids)
+
+    harness = make_harness(FakeEngine(score=counting))
+    assert harness.service.pipeline is not None
+    harness.service.pipeline.references = [Image.new("RGB", (size, size)) for size in (2, 3, 4)]
+    answer = (await ask(harness, mirl={"estimator": "reference"})).json()
+    assert answer["usage"]["scored_tokens"] == (1 + 3) * (4 + 3)
+    assert running == [(1 + 3) * 2] * 8
 
 
 async def test_weight_and_clip_apply() -> None:

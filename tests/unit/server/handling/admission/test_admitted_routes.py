@@ -13,13 +13,13 @@ import pytest
 from fastapi import Request, Response
 from fastapi.responses import JSONResponse, StreamingResponse
 
+from mirl_core.algorithm.budget import fanout
 from mirl_core.config import MIRLOptions
 from mirl_core.engines.fake import FakeEngine, FakeText
 from mirl_core.pipeline.run import Pipeline
 from mirl_server.access.authentication import Caller
 from mirl_server.access.quotas import Quotas
 from mirl_server.handling.admission import Admission
-from mirl_server.handling.cost import fan_out
 from mirl_server.middleware.stack import install_middleware, watch_load
 from mirl_server.settings.limits import AdmissionSettings
 from mirl_server.settings.server import ServerSettings
@@ -30,6 +30,12 @@ from tests.unit.server.harness import Build, Harness, events, question
 
 KEY = "0123456789abcdef-key"
 SLOW = [FakeText("a b c</description>", delay=0.05)]
+
+
+def most(options: MIRLOptions, max_tokens: int, **how: Any) -> tuple[int, int]:
+    """Return the most sequences and tokens that a request may sample."""
+    bounds = fanout(options, max_tokens, **how)
+    return bounds.sequences, bounds.tokens
 
 
 @pytest.mark.parametrize(
@@ -43,7 +49,7 @@ SLOW = [FakeText("a b c</description>", delay=0.05)]
     ],
 )
 def test_what_a_request_counts_for(options: dict[str, Any], expected: tuple[int, int]) -> None:
-    assert fan_out(MIRLOptions(**options), 1000) == expected
+    assert most(MIRLOptions(**options), 1000) == expected
 
 
 @pytest.mark.parametrize("stream", [False, True])
@@ -214,7 +220,7 @@ async def test_a_plain_request_that_waits_and_leaves(server: Harness) -> None:
 
 
 async def test_describing_counts_no_chains(build: Build) -> None:
-    assert fan_out(MIRLOptions(), 1000, forks=False) == (10, 10 * 128)
+    assert most(MIRLOptions(), 1000, forks=False) == (10, 10 * 128)
     harness = build(FakeEngine(SLOW))
     admission = admitted(harness)
     body = {"messages": [question()], "mirl": {"descriptions": 3, "keep": 2, "forks": 4}}
@@ -244,8 +250,8 @@ async def test_scoring_is_admitted(server: Harness) -> None:
 
 
 async def test_several_answers_count_for_all_of_them(build: Build) -> None:
-    assert fan_out(MIRLOptions(), 1000, n=2) == (44, 2 * (10 * 128 + 12 * 1000))
-    assert fan_out(MIRLOptions(max_total_tokens=500), 1000, n=2) == (44, 500)
+    assert most(MIRLOptions(), 1000, answers=2) == (44, 2 * (10 * 128 + 12 * 1000))
+    assert most(MIRLOptions(max_total_tokens=500), 1000, answers=2) == (44, 500)
     harness = build(FakeEngine(SLOW))
     admission = admitted(harness)
     task = asyncio.create_task(harness.ask(n=2, mirl={"descriptions": 3, "keep": 2, "forks": 4}))
