@@ -9,7 +9,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
-from typing import Literal, Protocol
+from typing import ClassVar, Literal, Protocol
 
 from mirl_core.algorithm import answers
 from mirl_core.types import Chain, Vote
@@ -60,6 +60,13 @@ Weigh = Callable[[Chain | Pending], float]
 class Aggregator(Protocol):
     """An aggregation rule. `answered` are the chains that vote, at least one."""
 
+    ranks: ClassVar[bool]
+    """Whether the scores of descriptions decide."""
+    votes: ClassVar[bool]
+    """Whether chains vote, so that more of them may change the winner."""
+    equal_votes: ClassVar[bool]
+    """Whether they vote, and every vote weighs the same."""
+
     def outcome(self, answered: Sequence[Chain], chains: Sequence[Chain]) -> Outcome:
         """Return the winner; `chains` are all chains, those without an answer included."""
         ...
@@ -72,6 +79,10 @@ class Aggregator(Protocol):
 @dataclass(frozen=True, slots=True)
 class Majority:
     """Most votes win; a tie goes to the answer with the best-scored description."""
+
+    ranks: ClassVar[bool] = False
+    votes: ClassVar[bool] = True
+    equal_votes: ClassVar[bool] = True
 
     def weigh(self, chains: Iterable[Chain | Pending]) -> Weigh:
         """Return the function from one of `chains` to its weight."""
@@ -128,6 +139,9 @@ class MIWeighted(Majority):
     the default `normalize="token"` the weights differ gently, by the per-token MI. Votes don't count.
     """
 
+    ranks: ClassVar[bool] = True
+    equal_votes: ClassVar[bool] = False
+
     @property
     def name(self) -> ResolvedAggregation:
         return "mi_weighted"
@@ -143,6 +157,10 @@ class MIWeighted(Majority):
 @dataclass(frozen=True, slots=True)
 class Best:
     """No vote: the answer of the best-scored description's first chain that has one."""
+
+    ranks: ClassVar[bool] = True
+    votes: ClassVar[bool] = False
+    equal_votes: ClassVar[bool] = False
 
     def outcome(self, answered: Sequence[Chain], chains: Sequence[Chain]) -> Outcome:
         return Outcome(min(answered, key=_rank), None, None, "best")

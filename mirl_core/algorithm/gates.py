@@ -36,6 +36,12 @@ class Gate(Protocol):
     """Whether the image-free term must have been scored."""
     uses_keep: ClassVar[bool] = True
     """Whether the options `keep` and `adaptive_keep` apply; else every usable description is kept."""
+    in_nats: ClassVar[bool] = True
+    """Whether scores are nats (per content token under `normalize="token"`); else they have no unit."""
+
+    def score_words(self, options: MIRLOptions) -> str:
+        """Return what a description's score is, in words, without its unit; empty where all scores are 0."""
+        ...
 
     def most_kept(self, options: MIRLOptions) -> int:
         """Return how many descriptions it may keep at most."""
@@ -54,6 +60,10 @@ class MIGate(Gate):
 
     needs_marginal: ClassVar[bool] = True
 
+    def score_words(self, options: MIRLOptions) -> str:
+        weight = options.mi_weight
+        return f"MI, λ = {weight if isinstance(weight, str) else format(weight, 'g')}"
+
     def rank(
         self, descriptions: Sequence[Description], options: MIRLOptions, rng: random.Random
     ) -> list[float]:
@@ -69,6 +79,9 @@ class MIGate(Gate):
 class ConfidenceGate(Gate):
     """Ranks by the model's own log-probability given the image (λ = 0); nats (per content token)."""
 
+    def score_words(self, options: MIRLOptions) -> str:
+        return "confidence"
+
     def rank(
         self, descriptions: Sequence[Description], options: MIRLOptions, rng: random.Random
     ) -> list[float]:
@@ -78,6 +91,11 @@ class ConfidenceGate(Gate):
 @dataclass(frozen=True, slots=True)
 class RandomGate(Gate):
     """Ranks at random: the control that shows what ranking is worth. Scores have no unit."""
+
+    in_nats: ClassVar[bool] = False
+
+    def score_words(self, options: MIRLOptions) -> str:
+        return "random"
 
     def rank(
         self, descriptions: Sequence[Description], options: MIRLOptions, rng: random.Random
@@ -90,6 +108,9 @@ class NoGate(Gate):
     """Keeps every usable description: self-consistency. All scores are 0, so that nothing is ranked."""
 
     uses_keep: ClassVar[bool] = False
+
+    def score_words(self, options: MIRLOptions) -> str:
+        return ""
 
     def rank(
         self, descriptions: Sequence[Description], options: MIRLOptions, rng: random.Random

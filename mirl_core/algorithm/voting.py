@@ -20,7 +20,7 @@ from mirl_core.algorithm.aggregators import AGGREGATORS, Outcome, Pending, Resol
 from mirl_core.config import Aggregation
 from mirl_core.types import Chain
 
-__all__ = ["certain", "decided", "probability_ahead", "resolve", "tally"]
+__all__ = ["certain", "decided", "probability_ahead", "ranks", "resolve", "tally"]
 
 
 def resolve(name: Aggregation, texts: Sequence[str]) -> ResolvedAggregation:
@@ -32,6 +32,11 @@ def resolve(name: Aggregation, texts: Sequence[str]) -> ResolvedAggregation:
     if name != "auto":
         return name
     return "best" if answers.clusters(texts) is None else "majority"
+
+
+def ranks(name: Aggregation) -> bool:
+    """Return whether the rule needs descriptions' scores; False for `auto`, which needs none to vote."""
+    return name != "auto" and AGGREGATORS[name].ranks
 
 
 def tally(chains: Sequence[Chain], aggregation: Aggregation) -> Outcome | None:
@@ -67,14 +72,15 @@ def decided(chains: Sequence[Chain], outstanding: Sequence[Pending], aggregation
 
 
 def certain(chains: Sequence[Chain], aggregation: Aggregation, certainty: float) -> bool:
-    """Return whether the majority's answer stays ahead with at least this probability; False for other rules.
+    """Return whether the leading answer stays ahead with at least this probability; False for rules under
+    which votes don't weigh the same.
 
     Args:
         certainty: 0.5 to 1.
     """
     answered = _answered(chains)
     texts = [chain.answer or "" for chain in answered]
-    if not answered or resolve(aggregation, texts) != "majority":
+    if not answered or not AGGREGATORS[resolve(aggregation, texts)].equal_votes:
         return False
     votes = sorted((sum(answered[i].votes for i in group) for group in answers.group(texts)), reverse=True)
     return probability_ahead(votes[0], votes[1] if len(votes) > 1 else 0) >= certainty

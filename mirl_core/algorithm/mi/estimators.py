@@ -41,6 +41,8 @@ class Estimator(Protocol):
 
     needs_references: ClassVar[bool]
     """Whether it takes the operator's reference images."""
+    keeps_images: ClassVar[bool]
+    """Whether its conversations have as many images as the request's, other ones."""
 
     @staticmethod
     def passes(references: int) -> int:
@@ -61,6 +63,7 @@ class TextEstimator:
     """`log p(d | q)`: the model's own, with the images removed from the conversation."""
 
     needs_references: ClassVar[bool] = False
+    keeps_images: ClassVar[bool] = False
 
     @staticmethod
     def passes(references: int) -> int:
@@ -78,6 +81,7 @@ class BlankEstimator:
     """`log p(d | blank, q)`: images become their mean colour, so that every token keeps its position."""
 
     needs_references: ClassVar[bool] = False
+    keeps_images: ClassVar[bool] = True
 
     @staticmethod
     def passes(references: int) -> int:
@@ -98,6 +102,7 @@ class ReferenceEstimator:
     """
 
     needs_references: ClassVar[bool] = True
+    keeps_images: ClassVar[bool] = True
     references: tuple[Image, ...] = ()
 
     @staticmethod

@@ -11,6 +11,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 from typing import cast
 
+from mirl_core.algorithm import voting
 from mirl_core.algorithm.confidence import reported
 from mirl_core.algorithm.gates import GATES
 from mirl_core.algorithm.mi.estimators import ESTIMATORS
@@ -90,7 +91,7 @@ class Steered(ByOptions):
     @property
     def _ranks(self) -> bool:
         """Whether the vote ranks descriptions by MI."""
-        return self.options.aggregate in ("mi_weighted", "best")
+        return voting.ranks(self.options.aggregate)
 
     def _finish(self, banked: BankedQuestion, draw: ReplayDraw) -> Finish:
         options = self.options

@@ -246,14 +246,14 @@ def _scored(
         tokens: of each description, those scored before included.
         first: whether it prefills the prompt.
     """
-    blank = options.estimator == "blank"
-    prompt = workload.prompt_tokens if blank else workload.text_tokens
+    keeps_images = ESTIMATORS[options.estimator].keeps_images
+    prompt = workload.prompt_tokens if keeps_images else workload.text_tokens
     suffix = OPENING_TOKENS + tokens
     if prompt < LONG_PROMPT:
         scored = descriptions * (prompt + suffix)
     else:
         scored = (prompt if first else 0) + descriptions * (_tail(prompt) + suffix)
-    images = workload.images if blank and first else 0
+    images = workload.images if keeps_images and first else 0
     return Work("score", start, end, descriptions, scored=scored, images=images)
 
 

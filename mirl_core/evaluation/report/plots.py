@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from mirl_core.algorithm.gates import GATES
 from mirl_core.algorithm.mi.estimators import ESTIMATORS
 from mirl_core.evaluation.report import accuracy_cost
 from mirl_core.tasks.plotting import COLOURS, method_colour, method_styles, panels, save, titles
@@ -164,11 +165,13 @@ def _mi_weight(summary: Mapping[str, Any], path: Path) -> Path | None:
 
 
 def _sweeps(summary: Mapping[str, Any]) -> list[dict[float, str]]:
-    """Return λ → method for every three or more methods with the gate `mi` that differ only in λ."""
+    """Return λ → method for every three or more methods that gate by MI and differ only in λ."""
     groups: dict[str, dict[float, str]] = {}
     for method, options in (summary.get("methods") or {}).items():
         weight = (options or {}).get("mi_weight")
-        if not isinstance(weight, int | float) or _family(method) != "mirl" or options.get("gate") != "mi":
+        if not isinstance(weight, int | float) or _family(method) != "mirl":
+            continue
+        if options.get("gate") not in GATES or not GATES[options["gate"]].needs_marginal:
             continue
         rest = {name: value for name, value in options.items() if name != "mi_weight"}
         groups.setdefault(repr(sorted(rest.items())), {}).setdefault(float(weight), method)

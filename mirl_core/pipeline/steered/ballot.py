@@ -7,7 +7,7 @@ from dataclasses import replace
 from typing import TypeVar
 
 from mirl_core.algorithm import voting
-from mirl_core.algorithm.aggregators import Pending
+from mirl_core.algorithm.aggregators import AGGREGATORS, Pending
 from mirl_core.config import MIRLOptions
 from mirl_core.engines.base import Sample
 from mirl_core.types import Chain, Description
@@ -76,7 +76,7 @@ class Ballot:
     def open_ended(self) -> bool:
         """Return whether more votes may help: no answer yet, or answers that are counted."""
         texts = [chain.answer for chain in self._ended if chain.finished and chain.answer is not None]
-        return not texts or voting.resolve(self._options.aggregate, texts) != "best"
+        return not texts or AGGREGATORS[voting.resolve(self._options.aggregate, texts)].votes
 
     def _counted(self, chain: ChainOrPending) -> ChainOrPending:
         votes = self._votes[chain.description] if self._options.share_chains else 1

@@ -5,6 +5,7 @@ from __future__ import annotations
 import random
 from dataclasses import replace
 
+from mirl_core.algorithm import voting
 from mirl_core.algorithm.budget import description_limit
 from mirl_core.algorithm.gates import GATES
 from mirl_core.algorithm.mi.scoring import measure
@@ -32,7 +33,7 @@ class Readings:
         self._calls = calls
         self._decoder = decoder
         self._options = mi_options(request.options)
-        self._ranks = request.options.aggregate in ("mi_weighted", "best")
+        self._ranks = voting.ranks(request.options.aggregate)
 
     async def decoded(self, index: int) -> Description:
         """Return the decoded description number `index`."""

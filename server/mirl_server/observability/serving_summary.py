@@ -6,6 +6,7 @@ from dataclasses import dataclass
 
 from mirl_core import __version__
 from mirl_core.algorithm.confidence import calibration_for
+from mirl_core.algorithm.gates import GATES
 from mirl_core.config import MIRLOptions, ModelSettings
 from mirl_core.presets import PRESETS
 
@@ -70,20 +71,16 @@ def gate_line(options: MIRLOptions) -> str:
         weights = ", ".join(f"{weight:g}" for weight in options.contrast)
         sampled = f", then at most {options.descriptions} sampled" if options.descriptions else ""
         return f"{named}descriptions decoded with λ = {weights}{sampled}"
-    if options.gate == "none":
-        return f"{named}{options.descriptions} descriptions, all go on, {options.forks} chains each"
-    weight = options.mi_weight if options.mi_weight == "auto" else f"{options.mi_weight:g}"
-    ranked = f"by MI, λ = {weight}" if options.gate == "mi" else f"by {options.gate}"
-    return (
-        f"{named}{options.descriptions} descriptions, the best {options.keep} go on ({ranked}), "
-        f"{options.forks} chains each"
-    )
+    gate = GATES[options.gate]
+    if gate.uses_keep:
+        fate = f"the best {options.keep} go on (by {gate.score_words(options)})"
+    else:
+        fate = "all go on"
+    return f"{named}{options.descriptions} descriptions, {fate}, {options.forks} chains each"
 
 
 def _is_preset(options: MIRLOptions) -> bool:
     """Return whether the options are those of the preset that they name."""
     preset = PRESETS.get(options.preset, {}) if options.preset else {}
     values = options.model_dump()
-    return bool(preset) and all(
-        values[name] == (tuple(value) if isinstance(value, list) else value) for name, value in preset.items()
-    )
+    return bool(preset) and all(values[name] == value for name, value in preset.items())

@@ -10,7 +10,8 @@ import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from mirl_core.algorithm import answers
+from mirl_core.algorithm import answers, voting
+from mirl_core.algorithm.gates import GATES
 from mirl_core.config import MIRLOptions
 from mirl_core.evaluation.bank.records import BankedDescription, BankedQuestion
 from mirl_core.evaluation.methods import Method, Replay, ReplayDraw, replay_draws
@@ -47,7 +48,7 @@ class Player:
     def score_words(self, name: str) -> str:
         """Return what the method ranks descriptions by; empty where it ranks none."""
         method = next(method for method in self.methods if method.name == name)
-        if not isinstance(method, ByOptions) or (isinstance(method, Gated) and method.options.gate == "none"):
+        if not isinstance(method, ByOptions):
             return ""
         return _score_words(method.options, name, isinstance(method, Steered))
 
@@ -203,7 +204,8 @@ def _ranked(
     if replay.descriptions:
         # A decoded description has at least the chain that it shares its votes with.
         forks = method.options.forks if isinstance(method, Gated) else 1
-        scored = isinstance(method, Steered) or (isinstance(method, Gated) and method.options.gate != "none")
+        ranks = isinstance(method, Gated) and GATES[method.options.gate].uses_keep
+        scored = ranks or isinstance(method, Steered)
         return [
             (
                 description.index,
@@ -259,13 +261,11 @@ def _mi(description: BankedDescription) -> float | None:
 def _score_words(options: MIRLOptions, name: str, steered: bool) -> str:
     unit = "nats a token" if options.normalize == "token" else "nats"
     if steered:
-        return f"MI, {unit}" if options.aggregate in ("mi_weighted", "best") else ""
+        return f"MI, {unit}" if voting.ranks(options.aggregate) else ""
     if name.startswith("auto-"):
         return f"MI at the rule's λ, {unit}"
     if name.startswith("oracle"):
         return "1 for right descriptions"
-    if options.gate == "confidence":
-        return f"log p, {unit}"
-    if options.gate == "random":
-        return "random"
-    return f"MI at λ = {options.mi_weight}, {unit}"
+    gate = GATES[options.gate]
+    words = gate.score_words(options)
+    return f"{words}, {unit}" if words and gate.in_nats else words

@@ -220,7 +220,7 @@ function story(question) {
   const largest = Math.max(0, ...numbers), smallest = Math.min(0, ...numbers);
   const kept = method.rows.filter(([number, keeps]) => keeps && number !== null).length;
   const all = method.rows.filter(([number]) => number !== null).length;
-  const label = ranked || "MI at λ = 1, nats a token";
+  const label = ranked || "MI, λ = 1, nats a token";
   const open = method.rows.flatMap((row) => row[4]).filter((chain) => chain === null).length;
   const rows = [h("li", { class: "row heads", "aria-hidden": "true" }, h("span"), h("span", {}, `${plural(all, "description")}, replay 1`),
     h("span", {}, label), h("span"), h("span", {}, "answers of its chains"))];

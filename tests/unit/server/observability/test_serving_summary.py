@@ -68,6 +68,7 @@ def test_whether_confidence_is_calibrated(model: dict[str, Any], options: dict[s
         ({"mi_weight": 0.5, "keep": 3}, "10 descriptions, the best 3 go on (by MI, λ = 0.5), 2 chains each"),
         ({"mi_weight": "auto"}, "10 descriptions, the best 6 go on (by MI, λ = auto), 2 chains each"),
         ({"gate": "random"}, "10 descriptions, the best 6 go on (by random), 2 chains each"),
+        ({"gate": "confidence"}, "10 descriptions, the best 6 go on (by confidence), 2 chains each"),
         ({"gate": "none", "forks": 1}, "10 descriptions, all go on, 1 chains each"),
         ({"contrast": (0.5,), "descriptions": 0}, "descriptions decoded with λ = 0.5"),
         ({"preset": "gate"},
