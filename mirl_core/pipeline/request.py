@@ -6,9 +6,10 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 from mirl_core.algorithm.answers.forms import Form
-from mirl_core.algorithm.segments import read_description
+from mirl_core.algorithm.budget import description_limit
+from mirl_core.algorithm.segments import description_stops, read_description
 from mirl_core.config import MIRLOptions, ModelSettings
-from mirl_core.engines.base import TOO_LONG, Engine, Rendered, RequestContext, Sample, Sampling
+from mirl_core.engines.base import TOO_LONG, Engine, Rendered, RequestContext, Sample, Sampling, derive_seed
 from mirl_core.errors import ContextLengthError
 from mirl_core.pipeline.deadline import Deadline
 from mirl_core.types import Conversation, Description
@@ -45,6 +46,31 @@ class Request:
     def prompt(self) -> Conversation:
         """The conversation with the model's instruction to look first."""
         return self.conversation.with_instruction(self.settings.instruction)
+
+    @property
+    def description_limit(self) -> int:
+        """Longest description; tokens.
+
+        Raises:
+            ContextLengthError: the prompt leaves no token for a description.
+        """
+        limit = description_limit(self.options, self.sampling.max_tokens)
+        return self.within_context_length(limit, len(self.opening))
+
+    def description_sampling(self, first_branch: int = 0) -> Sampling:
+        """Return the sampling of descriptions, of which the first has the seed of this branch.
+
+        Raises:
+            ContextLengthError: the prompt leaves no token for a description.
+        """
+        return replace(
+            self.sampling,
+            max_tokens=self.description_limit,
+            top_logprobs=None,
+            stop=description_stops(self.settings.tags, self.settings.lenient),
+            seed=derive_seed(self.sampling.seed, "describe"),
+            first_branch=first_branch,
+        )
 
     def read_description(self, sample: Sample) -> Description:
         """Return the description that `sample` spells, `truncated` where no token is left for a chain."""

@@ -14,7 +14,7 @@ from mirl_core.config import MIRLOptions, MIWeight
 from mirl_core.engines.base import Engine, RequestContext
 from mirl_core.types import Conversation, Description
 
-__all__ = ["image_free_logprobs", "measure", "needs_marginals", "resolve_weight"]
+__all__ = ["image_free_logprobs", "measure", "needs_marginals", "resolve_weight", "without_opening"]
 
 Terms = tuple[Sequence[float], Sequence[float]]
 """The two terms of one description: (T,) log p of its tokens with the image and (T,) without; nats."""
@@ -52,11 +52,23 @@ async def image_free_logprobs(
         return await engine.score(await engine.render(variant, variant_context), suffixes, variant_context)
 
     per_variant = await asyncio.gather(*(score(index, variant) for index, variant in enumerate(variants)))
-    # The tag is cut off before combining: it belongs to the prompt and must not weigh the references.
     return [
-        estimator.combine([scores[index][len(opening) :] for scores in per_variant])
+        without_opening(estimator, [scores[index] for scores in per_variant], len(opening))
         for index in range(len(contents))
     ]
+
+
+def without_opening(
+    estimator: Estimator, per_variant: Sequence[Sequence[float]], opening_tokens: int
+) -> tuple[float, ...]:
+    """Return the marginal's log-probabilities of one description; nats.
+
+    Args:
+        per_variant: by variant, log p of the opening tag's tokens and the description's; nats.
+        opening_tokens: length of the opening tag.
+    """
+    # The tag is cut off before combining: it belongs to the prompt and must not weigh the references.
+    return estimator.combine([logprobs[opening_tokens:] for logprobs in per_variant])
 
 
 def resolve_weight(weight: MIWeight, terms: Sequence[Terms]) -> float:

@@ -5,11 +5,9 @@ from __future__ import annotations
 import time
 from collections.abc import AsyncGenerator, Mapping
 from contextlib import aclosing
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
-from mirl_core.algorithm.budget import description_limit
-from mirl_core.algorithm.segments import description_stops
-from mirl_core.engines.base import Sample, derive_seed
+from mirl_core.engines.base import Sample
 from mirl_core.pipeline.events import Described
 from mirl_core.pipeline.request import Request
 from mirl_core.types import Description, StageUsage
@@ -41,21 +39,13 @@ async def describe(request: Request) -> AsyncGenerator[Described | SampledDescri
         DeadlineError, DrainingError: the deadline passed.
     """
     started = time.perf_counter()
-    options = request.options
-    limit = description_limit(options, request.sampling.max_tokens)
-    sampling = replace(
-        request.sampling,
-        max_tokens=request.within_context_length(limit, len(request.opening)),
-        top_logprobs=None,
-        stop=description_stops(request.settings.tags, request.settings.lenient),
-        seed=derive_seed(request.sampling.seed, "describe"),
-    )
+    sampling = request.description_sampling()
     descriptions: dict[int, Description] = {}
     samples: dict[int, Sample] = {}
     context = request.stage_context("describe")
     with request.deadline.aborts(context.request_id):
         source = request.engine.generate(
-            request.rendered, request.opening, options.descriptions, sampling, context
+            request.rendered, request.opening, request.options.descriptions, sampling, context
         )
         async with aclosing(source):
             async for sample in source:

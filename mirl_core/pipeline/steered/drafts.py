@@ -11,7 +11,6 @@ from collections.abc import Callable, Coroutine, Hashable
 from dataclasses import dataclass, field, replace
 from typing import Any, NamedTuple
 
-from mirl_core.algorithm.budget import description_limit
 from mirl_core.algorithm.mi.estimators import ESTIMATORS
 from mirl_core.engines.base import Sample, Sampling
 from mirl_core.pipeline.request import Request
@@ -84,8 +83,7 @@ class Drafts:
         self.image_free = ImageFree(request, calls)
         self._variants = ESTIMATORS[request.options.estimator].passes(len(request.references))
         self._closing = request.settings.tags.description[1]
-        limit = description_limit(request.options, request.sampling.max_tokens)
-        self.limit = request.within_context_length(limit, len(request.opening))
+        self.limit = request.description_limit
         """Longest description; tokens."""
         self._verifies = any(request.options.contrast)
         self._drafts: dict[Tokens, Draft] = {}

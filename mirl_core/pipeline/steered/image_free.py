@@ -7,6 +7,7 @@ from collections.abc import Iterable
 from typing import TypeAlias
 
 from mirl_core.algorithm.mi.estimators import make_estimator
+from mirl_core.algorithm.mi.scoring import without_opening
 from mirl_core.engines.base import Rendered
 from mirl_core.pipeline.request import Request
 from mirl_core.pipeline.steered.calls import Calls
@@ -93,8 +94,7 @@ class ImageFree:
         opening = self._request.opening
         variants = await self._rendered()
         scores = await asyncio.gather(*(self._scores(variant, (*opening, *content)) for variant in variants))
-        # The tag is cut off before combining: it belongs to the prompt and must not weigh the references.
-        return self._estimator.combine([values[len(opening) :] for values in scores])
+        return without_opening(self._estimator, scores, len(opening))
 
     async def _scores(self, variant: Rendered, suffix: Tokens) -> tuple[float, ...]:
         with self._calls.scoring(len(suffix)) as context:

@@ -6,12 +6,10 @@ import random
 from dataclasses import replace
 
 from mirl_core.algorithm import voting
-from mirl_core.algorithm.budget import description_limit
 from mirl_core.algorithm.gates import GATES
 from mirl_core.algorithm.mi.scoring import measure
-from mirl_core.algorithm.segments import description_stops
 from mirl_core.config import MIRLOptions
-from mirl_core.engines.base import Sample, derive_seed
+from mirl_core.engines.base import Sample
 from mirl_core.pipeline.request import Request
 from mirl_core.pipeline.steered.calls import Calls
 from mirl_core.pipeline.steered.decode import Decoder
@@ -45,17 +43,8 @@ class Readings:
     async def sampled(self, index: int) -> Description:
         """Return the sampled description number `index`, counted after the decoded ones."""
         request = self._request
-        number = index - len(request.options.contrast)
-        limit = description_limit(request.options, request.sampling.max_tokens)
-        sampling = replace(
-            request.sampling,
-            max_tokens=request.within_context_length(limit, len(request.opening)),
-            top_logprobs=None,
-            stop=description_stops(request.settings.tags, request.settings.lenient),
-            # The branch that it would be among the descriptions of a gated request.
-            seed=derive_seed(request.sampling.seed, "describe"),
-            first_branch=number,
-        )
+        # The branch that it would be among the descriptions of a gated request.
+        sampling = request.description_sampling(index - len(request.options.contrast))
         sample = await self._calls.generate(
             "describe", str(index), request.rendered, request.opening, sampling
         )
