@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import difflib
 import json
+import re
 import types
 from contextlib import suppress
 from pathlib import Path
@@ -55,6 +56,11 @@ def _no_bool(value: object) -> object:
 MIWeight = Annotated[
     Annotated[float, Field(ge=0, allow_inf_nan=False)] | Literal["auto"], WrapValidator(_weight)
 ]
+
+
+def listed(value: object) -> object:
+    """Split `a, b`, the environment's form, into a list; return any other value unchanged."""
+    return [item for item in re.split(r"[\s,]+", value) if item] if isinstance(value, str) else value
 
 
 class Settings(BaseModel):
@@ -250,7 +256,7 @@ class ModelSettings(Settings):
     """Whether descriptions are read leniently, for a model that was never trained on the tags: one may end
     with another spelling of its closing tag, with the next segment's tag or with the turn."""
     options: MIRLOptions = MIRLOptions()
-    """Defaults of a request's knobs."""
+    """Defaults of a request's options."""
     temperature: Annotated[float, Field(ge=0)] = 1.0
     """Sampling temperature where the request gives none."""
     reference_images: tuple[str, ...] = ()

@@ -149,7 +149,7 @@ class Description:
     """One sampled or decoded description with its scores and its fate.
 
     `token_ids` are exactly the sampled ones, closing tag included, so that a fork continues them; only where
-    a model's settings are `lenient` may the closing tag be added. The first
+    a model's settings are `lenient` may the closing tag take the place of what follows the content. The first
     `content_tokens` of them are the content, which is scored; its length normalises the score.
     """
 
@@ -168,7 +168,7 @@ class Description:
     kept: bool = False
     reason: str | None = None
     """Why it was dropped: `truncated`, `empty`, `unparsable`, `duplicate`, `gate`, or `stopped`: the vote was
-    certain before it was complete; None where it was not."""
+    certain, or the deadline passed, before it was complete; None where it was not dropped."""
     token_mi: tuple[float, ...] | None = None
     """MI of each content token; nats; None unless the options ask for it."""
     token_pmi: tuple[float, ...] | None = None

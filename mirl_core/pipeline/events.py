@@ -4,7 +4,8 @@
     Started → Described* → FellBack → ChainDone → Decided → Finished    (no usable description)
     Started → (Branched | Described | ChainDone)* → Decided → ChainDone* → Finished          (steered)
 
-`Decided` is missing where no chain gave an answer. Where only descriptions are wanted, `Gated` is the last.
+`Decided` is missing where no chain gave an answer. Where only descriptions are wanted, `Gated`
+or `FellBack` is the last.
 """
 
 from __future__ import annotations

@@ -93,8 +93,9 @@ class Pipeline:
 
         Raises:
             RequestError: the options can't be met, or the engine refuses the conversation.
-            DeadlineError: `options.timeout` passed before any chain finished.
-            DrainingError: `closing` was set before any chain finished.
+            DeadlineError: `options.timeout` passed before any chain had an answer; without `chains`, before
+                all descriptions were complete.
+            DrainingError: `closing` was set before that.
             EngineError: the engine failed.
         """
         async with Deadline(options.timeout, self.engine.abort, self.closing) as deadline:

@@ -6,9 +6,11 @@ import logging
 from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from fastapi import FastAPI
 
+from mirl_core.config import MIRLOptions, ModelSettings
 from mirl_server.apis.pages.playground import Playground, find_files
 from mirl_server.apis.pages.routes import add_pages
 from mirl_server.apis.router import make_router
@@ -17,7 +19,11 @@ from mirl_server.middleware.in_flight import InFlight
 from mirl_server.middleware.request_log import RequestLog
 from mirl_server.middleware.stack import AccessControl, install_middleware
 from mirl_server.observability.metrics import process_metrics
+from mirl_server.observability.serving_summary import Serving
 from mirl_server.settings.server import ServerSettings
+
+if TYPE_CHECKING:
+    from mirl_server.observability.tracing import Tracing
 
 logger = logging.getLogger(__name__)
 
@@ -49,10 +55,36 @@ class Assembly:
             ended=process_metrics().refresh,
         )
 
+    def serving(self, name: str, model: ModelSettings, options: MIRLOptions, quiet: bool) -> Serving:
+        """Return what the server serves, for its operator.
+
+        Args:
+            name: the first served name.
+            quiet: whether vLLM's own log is left out.
+        """
+        return Serving(
+            name,
+            model,
+            options,
+            keys=bool(self.access.keyring),
+            pages=bool(self.app.openapi_url),
+            playground=self.playground is not None,
+            quiet=quiet,
+        )
+
     def warn_if_open(self, host: str | None, uds: str | None) -> None:
         """Log a warning where other machines may use the model without a key."""
         if not self.access.keyring and host not in LOOPBACK and not uds:
             logger.warning("no API keys: everyone who reaches the port may use the model (--api-key-file)")
+
+
+def tracing_to(endpoint: str | None) -> Tracing | None:
+    """Return tracing to an OTLP endpoint; without an endpoint return None and import no OpenTelemetry."""
+    if endpoint is None:
+        return None
+    from mirl_server.observability.tracing import process_tracing
+
+    return process_tracing(endpoint)
 
 
 def assemble(

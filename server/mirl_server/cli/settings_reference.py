@@ -49,7 +49,7 @@ environment a list or an object is JSON.
 def reference() -> str:
     """Return the whole document as Markdown."""
     parts = [HEAD, "## Flags\n", _flags(), "## Settings\n", _settings()]
-    parts += ["## Knobs of a request (`defaults`)\n", _knobs()]
+    parts += ["## Options of a request (`defaults`)\n", _options()]
     return "\n".join(parts)
 
 
@@ -77,8 +77,8 @@ def _settings() -> str:
     return "\n".join(lines) + "\n"
 
 
-def _knobs() -> str:
-    lines = ["| knob | type | default | |", "| --- | --- | --- | --- |"]
+def _options() -> str:
+    lines = ["| option | type | default | |", "| --- | --- | --- | --- |"]
     lines += [
         f"| `{leaf.name}` | {_kind(leaf)} | {_default(leaf)} | {_cell(leaf.field.description or '')} |"
         for leaf in leaves(MIRLOptions)

@@ -27,7 +27,7 @@ from mirl_server.gateway.app import Gateway, make_gateway
 from mirl_server.gateway.flags import GatewayFlags, gateway_flags
 from mirl_server.http.uvicorn_protocol import http_protocol
 from mirl_server.observability.logs import LOGGERS, json_formatter
-from mirl_server.observability.serving_summary import Serving, base_url
+from mirl_server.observability.serving_summary import base_url
 from mirl_server.settings.files import as_yaml
 from mirl_server.settings.server import ServerSettings, load_calibration
 
@@ -127,14 +127,8 @@ async def _announce(
         if (reason := gateway.engines.inexact_reason()) is not None:
             logger.warning("%s", reason)
         if text and service.pipeline is not None:
-            serving = Serving(
-                service.names[0],
-                service.pipeline.settings,
-                service.options,
-                keys=bool(gateway.assembly.access.keyring),
-                pages=bool(gateway.app.openapi_url),
-                playground=gateway.assembly.playground is not None,
-                quiet=False,
+            serving = gateway.assembly.serving(
+                service.names[0], service.pipeline.settings, service.options, quiet=False
             )
             print(serving.summary(url), flush=True)
         await asyncio.Event().wait()  # the signals are handled until this task is cancelled

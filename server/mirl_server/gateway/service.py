@@ -12,6 +12,7 @@ from fastapi import Request, Response
 from mirl_core.config import MIRLOptions, ModelSettings
 from mirl_core.errors import EngineDeadError
 from mirl_core.pipeline.run import Pipeline
+from mirl_server.assembly.app import tracing_to
 from mirl_server.gateway.engines import Connected, GatewayEngines
 from mirl_server.gateway.flags import GatewayFlags
 from mirl_server.gateway.media import check_media
@@ -75,7 +76,7 @@ class ServiceMaker:
             metrics=metrics,
             admission=admission,
             images=Images.of(settings.limits, settings.images, metrics.time_images, metrics.fetched),
-            tracing=self._tracing(),
+            tracing=tracing_to(self.flags["otlp-traces-endpoint"]),
             priorities=self.settings.engine.priorities,
             # A sampled token's log-probability comes beside the likeliest, within the engines' own limit.
             max_top_logprobs=MAX_TOP_LOGPROBS - 1,
@@ -144,14 +145,6 @@ class ServiceMaker:
 
     def _no_engine(self) -> str:
         return "no engine is ready; see the gateway's log" if self.private else self.engines.why_none()
-
-    def _tracing(self) -> Any:
-        endpoint = self.flags["otlp-traces-endpoint"]
-        if endpoint is None:
-            return None
-        from mirl_server.observability.tracing import process_tracing
-
-        return process_tracing(endpoint)
 
 
 def _json(body: dict[str, Any]) -> bytes:

@@ -11,7 +11,7 @@ import httpx
 from pydantic import BeforeValidator, Field, field_validator
 from pydantic_settings import NoDecode
 
-from mirl_core.config import Settings
+from mirl_core.config import Settings, listed
 from mirl_core.errors import ImageError
 from mirl_server.media.addresses import Network, kind_of, unwrapped, within
 
@@ -65,12 +65,7 @@ class HostPattern:
         return self.host in ("", host) or (self.host.startswith(".") and host.endswith(self.host))
 
 
-def _listed(value: object) -> object:
-    """Split `a, b`, the environment's form, into a list; return any other value unchanged."""
-    return [item for item in re.split(r"[\s,]+", value) if item] if isinstance(value, str) else value
-
-
-Hosts = Annotated[tuple[str, ...], NoDecode, BeforeValidator(_listed)]
+Hosts = Annotated[tuple[str, ...], NoDecode, BeforeValidator(listed)]
 
 
 class ImageFetching(Settings):

@@ -36,7 +36,7 @@ WATCHED: Mapping[str, str] = {
     "queue_requests": "Requests that wait for admission.",
     "queue_sequences": "Sequences that the requests waiting for admission will start.",
     "admitted_sequences": "Sequences of the requests that are admitted.",
-    "admitted_tokens": "Tokens that the admitted requests may still take.",
+    "admitted_tokens": "Most tokens that the admitted requests may sample.",
     "admission_limit_sequences": "Most sequences that are admitted at once.",
     "admission_limit_tokens": "Most tokens that are admitted at once.",
 }

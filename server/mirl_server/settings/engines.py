@@ -2,21 +2,14 @@
 
 from __future__ import annotations
 
-import re
 from typing import Annotated, Literal
 
 from pydantic import BeforeValidator, Field, SecretStr
 from pydantic_settings import NoDecode
 
-from mirl_core.config import Settings
+from mirl_core.config import Settings, listed
 
-
-def _listed(value: object) -> object:
-    """Split `a, b`, the environment's form, into a list; return any other value unchanged."""
-    return [item for item in re.split(r"[\s,]+", value) if item] if isinstance(value, str) else value
-
-
-URLs = Annotated[tuple[str, ...], NoDecode, BeforeValidator(_listed)]
+URLs = Annotated[tuple[str, ...], NoDecode, BeforeValidator(listed)]
 EngineMode = Literal["tokens", "chat"]
 
 

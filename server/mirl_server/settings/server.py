@@ -34,7 +34,7 @@ class ServerSettings(BaseSettings):
     limits: Limits = Limits()
     """Limits of one request. Environment: `MIRL_LIMITS__MAX_KEEP=8`."""
     defaults: dict[str, Any] = Field(default_factory=dict)
-    """Defaults of a request's knobs, over the model's own. Environment: `MIRL_DEFAULTS__KEEP=4`."""
+    """Defaults of a request's options, over the model's own. Environment: `MIRL_DEFAULTS__KEEP=4`."""
     calibration: Path | None = None
     """A `mirl.json`, or the folder that holds one, in place of the one beside the model's weights."""
     reasoning_content: bool = True
@@ -109,10 +109,10 @@ def load_calibration(path: Path) -> ModelSettings:
 
 
 def default_options(model: ModelSettings, settings: ServerSettings) -> MIRLOptions:
-    """Return the knobs of a request that sets none: the operator's over the model's, within the limits.
+    """Return the options of a request that sets none: the operator's over the model's, within the limits.
 
-    A default above its limit is lowered, not refused: a request without knobs must work. The limit on tokens
-    always applies, so `max_total_tokens` is never unlimited.
+    A default above its limit is lowered, not refused: a request without options must work. The limit on
+    tokens always applies, so `max_total_tokens` is never unlimited.
 
     Raises:
         ConfigError: a default that the operator sets is above the operator's limit.
@@ -141,7 +141,7 @@ def default_options(model: ModelSettings, settings: ServerSettings) -> MIRLOptio
 
 
 def request_options(mirl: object, defaults: MIRLOptions, limits: Limits) -> MIRLOptions:
-    """Return a request's knobs: its `mirl` object over the defaults, checked against the limits.
+    """Return a request's options: its `mirl` object over the defaults, checked against the limits.
 
     Raises:
         RequestError: a key is unknown, or a value is out of range or above the operator's limit.

@@ -13,7 +13,7 @@ from argparse import Namespace
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from fastapi import APIRouter, FastAPI
 from starlette.datastructures import State
@@ -30,7 +30,7 @@ from mirl_core.engines.vllm.engine import VLLMEngine
 from mirl_core.engines.vllm.structure import BACKEND
 from mirl_core.families import of_family
 from mirl_core.pipeline.run import Pipeline
-from mirl_server.assembly.app import assemble
+from mirl_server.assembly.app import assemble, tracing_to
 from mirl_server.assembly.stopping import stopping, until_listening
 from mirl_server.handling.admission import SEQUENCES, Admission
 from mirl_server.handling.lifetime import Lifetime, patience
@@ -60,9 +60,6 @@ from mirl_server.vllm.names import resolve_default_chat_template_kwargs
 from mirl_server.vllm.parent_death import LAUNCHER
 from mirl_server.vllm.tool_parsers import find_tool_parser, marker_tokens
 from mirl_server.vllm.trajectories import split_answers
-
-if TYPE_CHECKING:
-    from mirl_server.observability.tracing import Tracing
 
 logger = logging.getLogger(__name__)
 
@@ -196,7 +193,7 @@ class MIRLPlugin:
             metrics=metrics,
             admission=admission,
             images=Images.of(settings.limits, settings.images, metrics.time_images, metrics.fetched),
-            tracing=_tracing(args),
+            tracing=tracing_to(args.otlp_traces_endpoint),
             tool_parser=tool_parser,
             max_top_logprobs=_max_top_logprobs(engine_client),
             checks_plain_forms=engine_client is not None
@@ -210,15 +207,7 @@ class MIRLPlugin:
         self._assembly.log_requests(args.disable_access_log_for_endpoints)
         self._assembly.warn_if_open(args.host, args.uds)
         if settings.log.format == "text":
-            self._serves = Serving(
-                names[0],
-                model,
-                state.mirl.options,
-                keys=bool(state.mirl_access.keyring),
-                pages=bool(self._assembly.app.openapi_url),
-                playground=self._assembly.playground is not None,
-                quiet=quiet_start.is_quiet(),
-            )
+            self._serves = self._assembly.serving(names[0], model, state.mirl.options, quiet_start.is_quiet())
         else:
             logger.info("MIRL gates %s; the same model without the gate is %s:direct", names[0], names[0])
 
@@ -314,12 +303,3 @@ async def _cards(state: State) -> list[dict[str, Any]]:
     listed = await state.openai_serving_models.show_available_models()
     cards: list[dict[str, Any]] = listed.model_dump()["data"]
     return cards
-
-
-def _tracing(args: Namespace) -> Tracing | None:
-    """Return tracing to vLLM's endpoint; without an endpoint return None and import no OpenTelemetry."""
-    if args.otlp_traces_endpoint is None:
-        return None
-    from mirl_server.observability.tracing import process_tracing
-
-    return process_tracing(args.otlp_traces_endpoint)

@@ -68,8 +68,8 @@ def mirl_parser() -> argparse.ArgumentParser:
         help="any setting by its dotted name, such as log.format=json; docs/configuration.md lists them",
     )  # fmt: skip
     mirl.add_argument(
-        "--mirl-default", metavar="KNOB=VALUE", action="append", default=[],
-        help=f"a knob where a request gives none; knobs: {', '.join(MIRLOptions.model_fields)}",
+        "--mirl-default", metavar="OPTION=VALUE", action="append", default=[],
+        help=f"an option that a request leaves out; options: {', '.join(MIRLOptions.model_fields)}",
     )  # fmt: skip
     mirl.add_argument(
         "--mirl-limit", metavar="LIMIT=VALUE", action="append", default=[],

@@ -114,7 +114,7 @@ def read_tools(
     named = isinstance(choice, NamedChoice)
     chosen = [choice.function.name] if isinstance(choice, NamedChoice) else list(functions)
     if not chosen or any(name not in functions for name in chosen):
-        raise RequestError("tool_choice must be of a tool in tools", param="tool_choice")
+        raise RequestError("tool_choice needs a tool: name one of tools, or say 'none'", param="tool_choice")
     schemas = {name: functions[name].parameters or {} for name in chosen}
     for name, schema in schemas.items():
         with naming("tools", f"{parameters_of(name)}: "):
