@@ -5,8 +5,6 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from typing import Any, ClassVar
 
-from fastapi.responses import JSONResponse
-
 from mirl_core.config import MIRLOptions
 from mirl_core.engines.base import RequestContext
 from mirl_core.errors import MIRLError
@@ -15,7 +13,6 @@ from mirl_server.handling.reading.fitting import fit_fields
 from mirl_server.handling.reading.request import ChatRequest
 from mirl_server.handling.service import BackendHandler, Service
 from mirl_server.handling.streaming import ResponseWriter
-from mirl_server.http.errors import error_response
 
 
 class Api(ABC):
@@ -77,8 +74,3 @@ class Api(ABC):
     def rename_error(self, error: MIRLError) -> MIRLError:
         """Return an error of this request with its field under the API's name."""
         return error
-
-    @staticmethod
-    def error_response(error: MIRLError) -> JSONResponse:
-        """Return the response to a request that failed."""
-        return error_response(error)

@@ -16,6 +16,8 @@ from mirl_server.handling.plain import answer_plain, count_tokens
 from mirl_server.handling.service import BackendHandler, service_of
 from mirl_server.handling.streaming import ClientGone
 from mirl_server.http.bodies import read_body
+from mirl_server.http.errors import error_response
+from mirl_server.http.scope import route_path
 from mirl_server.observability.request_observer import count_error
 
 
@@ -30,7 +32,7 @@ async def answer(api_class: type[Api], request: Request) -> Response:
         return await answer_plain(service, request, api)
     except MIRLError as error:
         count_error(service, request, error)
-        return api_class.error_response(error)
+        return error_response(error, route_path(request.scope))
     except (ClientGone, ClientDisconnect):
         return Response(status_code=499)  # nobody reads it
 
@@ -42,6 +44,6 @@ async def answer_count(api_class: type[Api], request: Request, handler: BackendH
         return await count_tokens(service, request, api_class(await read_body(request)), handler)
     except MIRLError as error:
         count_error(service, request, error)
-        return api_class.error_response(error)
+        return error_response(error, route_path(request.scope))
     except (ClientGone, ClientDisconnect):
         return Response(status_code=499)  # nobody reads it

@@ -90,14 +90,13 @@ def error_body(error: MIRLError) -> Json:
     return {"error": {"message": clean(error.message), "type": kind, "param": error.param, "code": code}}
 
 
-def error_response(error: MIRLError) -> JSONResponse:
-    """Return the response to a request that failed: OpenAI's error object with its status and headers."""
-    return JSONResponse(error_body(error), error_status(error), _headers(error))
+def error_response(error: MIRLError, path: str = "") -> JSONResponse:
+    """Return the response to a request that failed, with its status and headers.
 
-
-def anthropic_error_response(error: MIRLError) -> JSONResponse:
-    """Return the same response with Anthropic's error object."""
-    return JSONResponse(messages_error(error), error_status(error), _headers(error))
+    Args:
+        path: of the request, which decides the form; empty: OpenAI's error object.
+    """
+    return JSONResponse(error_object(error, path), error_status(error), _headers(error))
 
 
 def _headers(error: MIRLError) -> dict[str, str]:

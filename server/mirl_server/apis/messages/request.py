@@ -4,11 +4,9 @@ from __future__ import annotations
 
 from typing import Any
 
-from fastapi.responses import JSONResponse
-
 from mirl_core.config import MIRLOptions
 from mirl_core.engines.base import RequestContext
-from mirl_core.errors import MIRLError, RequestError
+from mirl_core.errors import RequestError
 from mirl_server.apis.evidence import budget_of
 from mirl_server.apis.messages.blocks import (
     add_message,
@@ -26,7 +24,6 @@ from mirl_server.handling.reading.fields import PLAIN_MODEL, check_refused
 from mirl_server.handling.reading.request import ChatRequest
 from mirl_server.handling.service import BackendHandler, Service
 from mirl_server.handling.streaming import ResponseWriter
-from mirl_server.http.errors import anthropic_error_response
 from mirl_server.media.rules import REMEDY as DATA_URL
 
 ROLES = ("user", "assistant", "system")
@@ -121,10 +118,6 @@ class MessagesApi(TranslatedApi):
 
     def backend_handler(self, service: Service) -> BackendHandler:
         return service.handler("messages")
-
-    @staticmethod
-    def error_response(error: MIRLError) -> JSONResponse:
-        return anthropic_error_response(error)
 
     def turns(self) -> Turns:
         """Return `system` and `messages` as chat's messages."""
