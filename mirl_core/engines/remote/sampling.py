@@ -1,11 +1,12 @@
-"""Translation of sampling settings to a vLLM server's parameters, and of its answers to samples."""
+"""Translation of a call's settings and context to a vLLM server's fields, and of its answers to samples."""
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Callable, Sequence
 from typing import Any
 
-from mirl_core.engines.base import Sample, Sampling
+from mirl_core.engines.base import RequestContext, Sample, Sampling
 from mirl_core.engines.common.stop_strings import cut_at_stop_string, stop_by_token
 from mirl_core.errors import EngineError
 
@@ -43,6 +44,22 @@ def sampling_params(
     if sampling.structure is not None:
         params["structured_outputs"] = {"structural_tag": sampling.structure}
     return params
+
+
+def model_name(context: RequestContext, base: str) -> str:
+    """Return the name of the request's model: its LoRA adapter's, else `base`."""
+    return getattr(context.lora, "lora_name", context.lora) or base
+
+
+def sharing_fields(context: RequestContext) -> dict[str, Any]:
+    """Return the request's fields for the prefix cache's salt and the priority."""
+    fields: dict[str, Any] = {}
+    if context.cache_salt is not None:
+        # vLLM's HTTP API limits a salt's length and characters.
+        fields["cache_salt"] = hashlib.sha256(context.cache_salt.encode()).hexdigest()
+    if context.priority:
+        fields["priority"] = context.priority
+    return fields
 
 
 def read_sample(
