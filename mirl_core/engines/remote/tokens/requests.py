@@ -165,7 +165,7 @@ class TokenRequests:
             prompt.server = server
             if prompt.pictures:
                 await self._send_images(prompt, server, context)
-            version = server.version
+            version = server.weights_version
             call.running[request_id] = server
             try:
                 async with server.slots:
@@ -177,7 +177,7 @@ class TokenRequests:
             finally:
                 del call.running[request_id]
             check_not_cut(answer, server, call)
-            if version is not None and not weight_versions(answer) <= {version, server.version}:
+            if version is not None and not weight_versions(answer) <= {version, server.weights_version}:
                 raise self._pool.restarted(server)
             return answer
 
