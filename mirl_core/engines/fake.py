@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from typing import Any, Literal, NamedTuple
 
 from mirl_core.engines.base import Rendered, RequestContext, Sample, Sampling
-from mirl_core.engines.common.branches import Branches
+from mirl_core.engines.common.branches import Branches, likeliest_first, token_confidence
 from mirl_core.errors import ContextLengthError, MIRLError
 from mirl_core.types import Conversation, FinishReason
 
@@ -232,7 +232,7 @@ class FakeEngine:
         """Yield the likeliest token, then the likeliest after that, up to the end-of-turn token."""
         ids = tuple(suffix)
         while logprobs := self._likeliest_after(conversation, ids):
-            ranked = _by_rank(logprobs)
+            ranked = likeliest_first(logprobs)
             yield _Step(*ranked[0], ranked)
             ids += (ranked[0][0],)
             if ids[-1] == EOS:
@@ -261,7 +261,8 @@ class FakeEngine:
         await self._run_score(rendered, (suffix,), context)
         own = self._scores(rendered.inputs, suffix)
         return [
-            dict(_by_rank(self._likeliest_after(rendered.inputs, suffix[:i]))[:top]) | {suffix[i]: own[i]}
+            dict(likeliest_first(self._likeliest_after(rendered.inputs, suffix[:i]))[:top])
+            | {suffix[i]: own[i]}
             for i in range(start, len(suffix))
         ]
 
@@ -349,16 +350,10 @@ def _values(values: float | Sequence[float], count: int) -> tuple[float, ...]:
     return tuple(float(values[min(i, len(values) - 1)]) for i in range(count))
 
 
-def _by_rank(logprobs: Mapping[int, float]) -> tuple[tuple[int, float], ...]:
-    """Return tokens and their log p, the likeliest first."""
-    return tuple(sorted(logprobs.items(), key=lambda item: -item[1]))
-
-
 def _confidence(step: _Step, alternatives: int) -> float:
     if step.ranked is None:
         return -step.logprob
-    likeliest = [logprob for _, logprob in step.ranked[:alternatives]]
-    return -sum(likeliest) / len(likeliest)
+    return token_confidence([logprob for _, logprob in step.ranked[:alternatives]])
 
 
 async def _set_within(stop: asyncio.Event, seconds: float) -> bool:

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import math
 import uuid
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -122,7 +123,7 @@ async def check(server: Server, model: ServedModel, encode: Callable[[str], tupl
         ConfigError: the server must be started with other flags or another model.
         EngineError: it answers in another form than vLLM.
     """
-    try:
+    with answers_checked(server, "in another form than vLLM 0.32"):
         text = {"model": model.name, "prompt": PROBE, "add_special_tokens": False}
         tokens = await server.control("POST", "/tokenize", text)
         question = Conversation(({"role": "user", "content": "Hello"},))
@@ -144,23 +145,43 @@ async def check(server: Server, model: ServedModel, encode: Callable[[str], tupl
         difference = max(
             abs(position["logprob"] - value) for position, value in zip(content, scored, strict=True)
         )
-    except (TypeError, KeyError, IndexError, ValueError) as error:
-        raise EngineError(f"{server.name} answers in another form than vLLM 0.32") from error
+    if tuple(tokens["tokens"]) != encode(PROBE):
+        raise ConfigError(
+            f"the tokenizer here is not that of {server.name}; name the folder of {model.name}'s own"
+        )
+    if mass > 1.01 or difference > MAX_DIFFERENCE:
+        raise not_raw(server)
+
+
+@contextmanager
+def answers_checked(server: Server, wrong: str) -> Iterator[None]:
+    """Translate what goes wrong with a check's requests, and with reading their answers.
+
+    Args:
+        wrong: how the server answers where the block can't read an answer; ends the message.
+
+    Raises:
+        ConfigError: the server refuses a request, or doesn't have its route.
+        EngineError: an answer has another form.
+    """
+    try:
+        yield
+    except (TypeError, KeyError, IndexError, ValueError, AttributeError) as error:
+        raise EngineError(f"{server.name} answers {wrong}") from error
     except RequestError as error:
         raise ConfigError(f"{server.name} can't be used: {error.message}") from error
     except ServerError as error:
         if error.status not in (401, 403, 404, 405):
             raise
         raise ConfigError(error.message) from error
-    if tuple(tokens["tokens"]) != encode(PROBE):
-        raise ConfigError(
-            f"the tokenizer here is not that of {server.name}; name the folder of {model.name}'s own"
-        )
-    if mass > 1.01 or difference > MAX_DIFFERENCE:
-        raise ConfigError(
-            f"the log-probabilities of {server.name} are not the model's own; mutual information needs "
-            "--logprobs-mode raw_logprobs, vLLM's default"
-        )
+
+
+def not_raw(server: Server) -> ConfigError:
+    """Return the error for a server whose log-probabilities are not the model's own."""
+    return ConfigError(
+        f"the log-probabilities of {server.name} are not the model's own; mutual information needs "
+        "--logprobs-mode raw_logprobs, vLLM's default"
+    )
 
 
 def load_tokenizer(name: str) -> tuple[Any, frozenset[int]]:

@@ -379,7 +379,7 @@ class RemoteEngine:
         return self._requester
 
     async def _admit(self, server: Server) -> None:
-        await self._joining.admit(server, self._pool.version)
+        await self._joining.admit(server, self._pool.weights_version)
 
     async def _probe(self, server: Server) -> None:
         await self._requests.probe(server)

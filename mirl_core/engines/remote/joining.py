@@ -157,4 +157,4 @@ async def _check_weights(server: Server, version: str) -> None:
     info = await server.control("GET", "/weight_info")
     if info["weight_version"] != version:
         raise EngineError(f"{server.name} has other weights")
-    server.version = version
+    server.weights_version = version

@@ -1,11 +1,13 @@
-"""Translation of sampling settings to a vLLM server's parameters, and of its answers to samples."""
+"""Translation of a call's settings and context to a vLLM server's fields, and of its answers to samples."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+import hashlib
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
-from mirl_core.engines.base import Sample, Sampling
+from mirl_core.engines.base import RequestContext, Sample, Sampling
+from mirl_core.engines.common.branches import checked_finish_reason, likeliest_first, token_confidence
 from mirl_core.engines.common.stop_strings import cut_at_stop_string, stop_by_token
 from mirl_core.errors import EngineError
 
@@ -45,6 +47,22 @@ def sampling_params(
     return params
 
 
+def model_name(context: RequestContext, base: str) -> str:
+    """Return the name of the request's model: its LoRA adapter's, else `base`."""
+    return getattr(context.lora, "lora_name", context.lora) or base
+
+
+def sharing_fields(context: RequestContext) -> dict[str, Any]:
+    """Return the request's fields for the prefix cache's salt and the priority."""
+    fields: dict[str, Any] = {}
+    if context.cache_salt is not None:
+        # vLLM's HTTP API limits a salt's length and characters.
+        fields["cache_salt"] = hashlib.sha256(context.cache_salt.encode()).hexdigest()
+    if context.priority:
+        fields["priority"] = context.priority
+    return fields
+
+
 def read_sample(
     index: int, answer: Any, sampling: Sampling, decode: Callable[[Sequence[int]], str]
 ) -> Sample:
@@ -55,22 +73,16 @@ def read_sample(
     """
     try:
         choice = answer["choices"][0]
-        reason = choice["finish_reason"]
         ids = tuple(int(token) for token in choice["token_ids"])
         content = (choice["logprobs"] or {}).get("content") or []
         logprobs = tuple(float(position["logprob"]) for position in content)
-        confidence = tuple(_confidence(position, sampling.alternatives) for position in content)
-        likeliest = tuple(
-            _likeliest(position, sampling.top_logprobs) for position in content if sampling.top_logprobs
-        )
+        tops = [_by_token(position) for position in content] if sampling.ranked else []
+        confidence, likeliest = ranked_values(tops, sampling)
+        reason = checked_finish_reason(choice["finish_reason"])
     except (TypeError, KeyError, IndexError, ValueError) as error:
         raise EngineError("a server answered a sample of another form than vLLM 0.32") from error
     if len(logprobs) != len(ids):
         raise EngineError(f"a server answered {len(logprobs)} log-probabilities for {len(ids)} tokens")
-    if reason not in ("stop", "length", "abort"):
-        raise EngineError(f"vLLM ended a request with {reason!r}")
-    if not sampling.alternatives:
-        confidence = ()
     sample = Sample(index, ids, logprobs, "", reason, confidence, likeliest)
     return cut_at_stop_string(sample, sampling.stop, decode)
 
@@ -88,15 +100,24 @@ def weight_versions(answer: Any) -> set[str]:
         raise EngineError("a server doesn't say which weights it samples with") from error
 
 
-def _confidence(position: Any, alternatives: int) -> float:
-    if not alternatives:
-        return 0.0
-    likeliest = sorted((float(top["logprob"]) for top in position["top_logprobs"]), reverse=True)
-    kept = likeliest[:alternatives]
-    return -sum(kept) / len(kept)
+def ranked_values(
+    tops: Sequence[Mapping[int, float]], sampling: Sampling
+) -> tuple[tuple[float, ...], tuple[tuple[tuple[int, float], ...], ...]]:
+    """Return the confidence and the likeliest tokens of each sampled token; either is empty if not wanted.
+
+    Args:
+        tops: log p by token id of the likeliest tokens at each position, nats.
+
+    Raises:
+        ValueError: a position has none, so that there is no confidence.
+    """
+    ranked = [likeliest_first(top) for top in tops]
+    count = sampling.alternatives
+    confidence = tuple(token_confidence([value for _, value in each[:count]]) for each in ranked if count)
+    top = sampling.top_logprobs
+    return confidence, tuple(each[:top] for each in ranked if top)
 
 
-def _likeliest(position: Any, top: int) -> tuple[tuple[int, float], ...]:
+def _by_token(position: Any) -> dict[int, float]:
     # The sampled token comes first, wherever it ranks.
-    logprobs = {int(entry["token_id"]): float(entry["logprob"]) for entry in position["top_logprobs"]}
-    return tuple(sorted(logprobs.items(), key=lambda item: -item[1])[:top])
+    return {int(entry["token_id"]): float(entry["logprob"]) for entry in position["top_logprobs"]}

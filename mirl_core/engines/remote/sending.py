@@ -15,8 +15,6 @@ MOST_SENT = 2
 """How often a request may reach a server: one that kills engines must not go from server to server."""
 PASSING = frozenset({429, 500, 502, 503, 504})
 """Statuses of failures that another server may not have."""
-BUSY = frozenset({429})
-"""Statuses of servers that are busy, not broken."""
 
 
 async def send_to(
@@ -47,9 +45,13 @@ async def send_to(
     """
     sent = tries = 0
     failed: set[Server] = set()
+    before: Server | None = None
     while True:
         tries += 1
         server = await pool.keep(home(), key, without=failed)
+        if before is not None and before is not server:
+            before.counters.moved += 1
+        before = server
         try:
             answer = await ask(server)
         except RequestError:
@@ -62,19 +64,16 @@ async def send_to(
             await pool.failed(server, error)
             # A server that lives may only have closed an idle connection: if it is alone, it is tried again.
             if sent < MOST_SENT and tries <= len(pool.servers):
-                server.counters.moved += 1
                 continue
             await pool.keep(server)
             raise EngineError(str(error)) from error
         except ServerError as error:
             sent += 1
             failed.add(server)
-            counts = error.status is None or (error.status >= 500 and error.status not in BUSY)
-            if counts:
+            if error.status is None or error.status >= 500:
                 await pool.failed(server, error)
             passing = error.status is None or error.status in PASSING
             if passing and sent < MOST_SENT and pool.has_other(server, failed):
-                server.counters.moved += 1
                 continue
             # If the engine died, its server is left out now; if no server is left, raise EngineDeadError.
             await pool.keep(server)

@@ -101,7 +101,7 @@ class Server:
         self.left = False
         """Whether its name no longer stands for it."""
         self.breaker = Breaker()
-        self.version: str | None = None
+        self.weights_version: str | None = None
         """Version of the weights last pushed to the server; None before the first push."""
         self.vllm_version: str | None = None
         """Version of vLLM that it runs; None: not known."""

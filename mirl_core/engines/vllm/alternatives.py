@@ -12,6 +12,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from mirl_core.engines.common.branches import token_confidence
+
 if TYPE_CHECKING:
     from vllm.logprobs import FlatLogprobs
 
@@ -34,7 +36,7 @@ def token_logprobs(
     likeliest = (
         flat.logprobs[start + 1 : end][:alternatives] for start, end in zip(starts, ends, strict=True)
     )
-    return values, tuple(-sum(logprobs) / len(logprobs) for logprobs in likeliest)
+    return values, tuple(token_confidence(logprobs) for logprobs in likeliest)
 
 
 def likeliest_tokens(

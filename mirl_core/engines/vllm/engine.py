@@ -29,7 +29,7 @@ from mirl_core.engines.base import (
     checked_rendering,
     too_long_to_score,
 )
-from mirl_core.engines.common.branches import Branches, empty_sample, registered
+from mirl_core.engines.common.branches import Branches, checked_finish_reason, empty_sample, registered
 from mirl_core.engines.common.placeholders import placeholder_ids
 from mirl_core.engines.common.scoring import (
     Positions,
@@ -54,7 +54,7 @@ from mirl_core.engines.vllm.render import DEAD, VLLMPrompt, render_prompt, vllm_
 from mirl_core.engines.vllm.score import position_reader
 from mirl_core.engines.vllm.structure import check_structure, choose_backend
 from mirl_core.errors import EngineDeadError, EngineError
-from mirl_core.types import Conversation, FinishReason
+from mirl_core.types import Conversation
 
 logger = logging.getLogger(__name__)
 
@@ -318,7 +318,7 @@ class VLLMEngine:
             return Sample(index, (), (), "", "abort")
         completion = output.outputs[0]
         ids = tuple(completion.token_ids)
-        reason = _finish_reason(completion.finish_reason)
+        reason = checked_finish_reason(completion.finish_reason)
         values, confidence = token_logprobs(completion.logprobs, len(ids), sampling.alternatives)
         likeliest = likeliest_tokens(completion.logprobs, len(ids), sampling.top_logprobs or 0)
         text = self._text.cleaned(completion.text)
@@ -391,9 +391,3 @@ class _RunningCall:
     def __init__(self) -> None:
         self.aborted = False
         self.running: set[str] = set()
-
-
-def _finish_reason(reason: str | None) -> FinishReason:
-    if reason in ("stop", "length", "abort"):
-        return reason  # type: ignore[return-value]
-    raise EngineError(f"vLLM ended a request with {reason!r}")

@@ -36,7 +36,7 @@ def changed_flags(values: Mapping[str, Any], cpu: bool) -> dict[str, Any]:
     """Return the flags with which vLLM would start, where they differ from its defaults, MIRL's included.
 
     Args:
-        values: the flags of the command line, by their long names without dashes.
+        values: the flags of the command line, by their long names without the leading dashes.
         cpu: vLLM runs on the CPU.
     """
     from mirl_server.vllm.flags import executor, server_defaults

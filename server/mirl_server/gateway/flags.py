@@ -36,12 +36,12 @@ DEFAULTS: Mapping[str, Any] = {
     "sse-keep-alive-interval": 0,
     "config": None,
 }
-"""Names without dashes, with the gateway's defaults, which are those of `mirl-serve`."""
+"""Names without the leading dashes, with the gateway's defaults, which are those of `mirl-serve`."""
 
 
 @dataclass(frozen=True, slots=True)
 class GatewayFlags:
-    """The flags of a gateway, by their long names without dashes."""
+    """The flags of a gateway, by their long names without the leading dashes."""
 
     values: Mapping[str, Any] = field(default_factory=dict)
     """Those that are on the command line or in the file of `--config`."""

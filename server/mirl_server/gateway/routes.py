@@ -48,7 +48,7 @@ _SAFE_ID = re.compile(r"resp[A-Za-z0-9_-][A-Za-z0-9_.-]{0,255}")
 
 
 @dataclass(frozen=True, slots=True)
-class Sticky:
+class StoredAt:
     """The id of a stored response, which names the engine that stores it."""
 
     mark: str
@@ -63,10 +63,10 @@ def mark_of(engine: Engine) -> str:
     return hashlib.blake2b(engine.name.encode(), digest_size=4).hexdigest()
 
 
-def sticky(response_id: object) -> Sticky | None:
-    """Return the engine that an id names; None where a gateway has not given it."""
+def stored_at(response_id: object) -> StoredAt | None:
+    """Return the test for the engine that an id names; None where no gateway has given the id."""
     match = _RESPONSE_ID.fullmatch(response_id) if isinstance(response_id, str) else None
-    return Sticky(match[1]) if match else None
+    return StoredAt(match[1]) if match else None
 
 
 def new_response_id(engine: Engine) -> str:
@@ -120,11 +120,11 @@ async def _stored(upstream: Upstream, request: Request, path: str, response_id: 
     An id that a client chose, or that was given before engines joined or left, is looked for at each.
     """
     tried: set[str] = set()
-    where: Sticky | None = sticky(response_id)
+    stores = stored_at(response_id)
     while True:
-        engine = upstream.choose(tried, where)
-        mark = Sticky(mark_of(engine)) if engine is not None else None
-        response = await upstream.send(request, path, await request.body(), mark)
+        engine = upstream.choose(tried, stores)
+        chosen = StoredAt(mark_of(engine)) if engine is not None else None
+        response = await upstream.send(request, path, await request.body(), chosen)
         if engine is not None:
             tried.add(engine.name)
         if response.status_code != 404 or upstream.choose(tried, None) is None:

@@ -17,7 +17,7 @@ from mirl_server.gateway.engines import Connected, GatewayEngines
 from mirl_server.gateway.flags import GatewayFlags
 from mirl_server.gateway.media import check_media
 from mirl_server.gateway.model import Cards
-from mirl_server.gateway.routes import new_response_id, sticky
+from mirl_server.gateway.routes import new_response_id, stored_at
 from mirl_server.gateway.upstream import Engine, Upstream
 from mirl_server.handling.admission import SEQUENCES, Admission
 from mirl_server.handling.lifetime import Lifetime
@@ -134,8 +134,8 @@ class ServiceMaker:
             return _json({"request_id": new_response_id(engine), **body})
 
         # The engine that stores the previous response answers the next one.
-        chosen = sticky(body.get("previous_response_id"))
-        return await self.upstream.send(request, path, content, chosen)
+        stores = stored_at(body.get("previous_response_id"))
+        return await self.upstream.send(request, path, content, stores)
 
     def _states(self) -> list[dict[str, Any]]:
         states = self.engines.states()

@@ -124,28 +124,29 @@ class Upstream:
         await self.client.aclose()
 
     async def send(
-        self, request: Request, path: str, content: Content, sticky: Callable[[Engine], bool] | None = None
+        self, request: Request, path: str, content: Content, stores: Callable[[Engine], bool] | None = None
     ) -> Response:
         """Return an engine's response to a request whose body has been read.
 
         Args:
             path: the path at the engine.
             content: the body; a function of the engine where it depends on it.
-            sticky: whether only this engine can answer; the first that it is true of is tried.
+            stores: tells whether an engine stores what the request is about; such an engine is tried first,
+                then any.
 
         Raises:
             EngineDeadError: no engine is ready.
             ServerError: the engine failed, or refuses the gateway.
             ClientGone: the client left before the response began.
         """
-        return await unless_gone(request.receive, self._send(request, path, content, sticky))
+        return await unless_gone(request.receive, self._send(request, path, content, stores))
 
     async def _send(
-        self, request: Request, path: str, content: Content, sticky: Callable[[Engine], bool] | None
+        self, request: Request, path: str, content: Content, stores: Callable[[Engine], bool] | None
     ) -> Response:
         tried: set[str] = set()
         while True:
-            engine = self.choose(tried, sticky)
+            engine = self.choose(tried, stores)
             if engine is None:
                 raise EngineDeadError(self._engines.why_none())
             if tried:
@@ -157,20 +158,21 @@ class Upstream:
             except (httpx.ConnectError, httpx.ConnectTimeout):
                 self._failed(engine, "unreachable")
                 continue
-            if response.status != UNAVAILABLE or self.choose(tried, sticky) is None:
+            if response.status != UNAVAILABLE or self.choose(tried, stores) is None:
                 return await response.answer(request)
             self._failed(engine, "unavailable")
             await response.close()
 
-    def choose(self, tried: set[str], sticky: Callable[[Engine], bool] | None) -> Engine | None:
+    def choose(self, tried: set[str], stores: Callable[[Engine], bool] | None) -> Engine | None:
         """Return the engine of a request; None where no ready one is left.
 
         Args:
             tried: names of engines that the request has been sent to.
-            sticky: whether an engine stores what the request is about; if none does, any is chosen.
+            stores: tells whether an engine stores what the request is about; such an engine is tried first,
+                then any.
         """
         ready = [engine for engine in self._engines.ready() if engine.name not in tried]
-        if sticky is not None and (own := [engine for engine in ready if sticky(engine)]):
+        if stores is not None and (own := [engine for engine in ready if stores(engine)]):
             return own[0]
         return min(ready, key=lambda engine: engine.in_flight, default=None)
 

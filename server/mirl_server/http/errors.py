@@ -54,8 +54,8 @@ STATUSES: Mapping[type[MIRLError], tuple[int, str, str | None]] = {
     EngineError: (500, "server_error", "engine_error"),
     EngineDeadError: (503, "server_error", "engine_dead"),
     DeadlineError: (504, "timeout_error", "deadline_exceeded"),
-    # No server raises these two; the table covers the whole tree.
     ServerError: (502, "server_error", "bad_gateway"),
+    # No server raises this one; the table covers the whole tree.
     TrainingError: (500, "server_error", "training_failed"),
 }
 ANTHROPIC_TYPES: Mapping[int, str] = {

@@ -9,7 +9,7 @@ import openai
 import pytest
 from openai.types.chat import ChatCompletion
 
-from mirl_client import Evidence, evidence
+from mirl_client import Chain, Evidence, evidence
 from tests.helpers.image_requests import image_part, image_question, small_fan_out
 from tests.helpers.servers import NAME, RunningServer
 
@@ -21,6 +21,12 @@ def evidence_of(response: Any) -> Evidence:
     details = evidence(response)
     assert details is not None
     return details
+
+
+def representative_chain(details: Evidence) -> Chain:
+    (chosen,) = [chain for chain in details.chains if chain.fork == details.representative.fork
+                 and chain.description == details.representative.description]  # fmt: skip
+    return chosen
 
 
 def sampled(details: Evidence) -> int:
@@ -47,8 +53,7 @@ def test_a_gated_answer(answer: ChatCompletion) -> None:
     assert answer.id.startswith("chatcmpl-")
     assert choice.message.role == "assistant"
     details = evidence_of(answer)
-    (chosen,) = [chain for chain in details.chains if chain.fork == details.representative.fork
-                 and chain.description == details.representative.description]  # fmt: skip
+    chosen = representative_chain(details)
     assert choice.message.content == (chosen.answer or "")
     assert choice.finish_reason == chosen.finish_reason
     extra = choice.message.model_extra or {}
@@ -122,10 +127,10 @@ def test_a_stream(server: RunningServer) -> None:
     assert stages.count("described") == 3
     assert stages[-1] == "finished"
     finish = [chunk.choices[0].finish_reason for chunk in chunks if chunk.choices]
-    assert finish[-1] in ("stop", "length")
     assert set(finish[:-1]) == {None}
     records = [record for chunk in chunks if (record := evidence(chunk))]
     assert len(records) == 1
+    assert finish[-1] == representative_chain(records[0]).finish_reason
     assert chunks[-1].choices == []
     assert chunks[-1].usage is not None
     assert chunks[-1].usage.completion_tokens == sampled(records[0])
@@ -177,7 +182,8 @@ async def test_the_async_client(server: RunningServer) -> None:
         )
         chunks = [chunk async for chunk in stream]
     assert len({chunk.id for chunk in chunks}) == 1
-    assert chunks[-1].choices[0].finish_reason in ("stop", "length")
+    (record,) = [record for chunk in chunks if (record := evidence(chunk))]
+    assert chunks[-1].choices[0].finish_reason == representative_chain(record).finish_reason
     assert len({response.id for response in responses}) == 4
     for response in responses:
         details = evidence_of(response)

@@ -128,7 +128,7 @@ def report(figures: Figures, engine: RemoteEngine) -> str:
     stalls = sum(server.counters.stalls for server in engine.servers)
     speeds = ", ".join(f"{name} {speed:.0f}" for name, speed in figures.per_second.items())
     return (
-        f"\nsent {figures.sent}, answered {figures.answered}, retried {moved}, failed {figures.failed}, "
+        f"\nsent {figures.sent}, answered {figures.answered}, moved {moved}, failed {figures.failed}, "
         f"lost {figures.lost}, duplicated {figures.duplicated}, wrong {figures.wrong}, stalls {stalls}"
         f"\nanswers a second: {speeds}"
     )

@@ -332,7 +332,7 @@ async def test_weights_reach_the_servers(
         assert max(apart(s.logprobs, expected) for s, expected in zip(samples, sampled, strict=True)) < 1e-3
         assert max(apart(score, earlier) for score, earlier in zip(new, were, strict=True)) > 0.1
     await truth.close()
-    assert {server.version for server in remote.servers if server.up} == {"7"}
+    assert {server.weights_version for server in remote.servers if server.up} == {"7"}
     assert sorted(path.name for path in (tmp_path / "weights").iterdir()) == ["weights-00000007"]
 
     # A push that waits for what runs, and one that carries it over.

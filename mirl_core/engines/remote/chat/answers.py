@@ -7,9 +7,11 @@ from dataclasses import dataclass
 from typing import Any
 
 from mirl_core.engines.base import Sample, Sampling
+from mirl_core.engines.common.branches import checked_finish_reason
 from mirl_core.engines.common.stop_strings import cut_at_stop_string, stop_string_end
 from mirl_core.engines.common.text import TextCodec
 from mirl_core.engines.remote.chat.alignment import ends, spread
+from mirl_core.engines.remote.sampling import ranked_values
 from mirl_core.errors import EngineError
 from mirl_core.types import FinishReason
 
@@ -40,17 +42,11 @@ def read_sample(index: int, answer: Any, sampling: Sampling, text: TextCodec) ->
                 reason = "stop"
             return cut_at_stop_string(Sample(index, ids, values, "", reason), sampling.stop, text.decode)
         ids = tuple(int(token) for token in choice["token_ids"])
-        tops = [_by_token(position) for position in content]
+        confidence, likeliest = ranked_values([_by_token(position) for position in content], sampling)
     except (TypeError, KeyError, IndexError, ValueError, AttributeError) as error:
         raise EngineError(FORM) from error
     if len(logprobs) != len(ids):
         raise EngineError(f"a server answered {len(logprobs)} log-probabilities for {len(ids)} tokens")
-    confidence = (
-        tuple(_confidence(top, sampling.alternatives) for top in tops) if sampling.alternatives else ()
-    )
-    likeliest = (
-        tuple(tuple(_sorted(top)[: sampling.top_logprobs]) for top in tops) if sampling.top_logprobs else ()
-    )
     sample = Sample(index, ids, tuple(logprobs), "", reason, confidence, likeliest)
     return cut_at_stop_string(sample, sampling.stop, text.decode)
 
@@ -120,19 +116,6 @@ def _by_token(position: Mapping[str, Any]) -> dict[int, float]:
     }
 
 
-def _sorted(top: Mapping[int, float]) -> list[tuple[int, float]]:
-    return sorted(top.items(), key=lambda item: -item[1])
-
-
-def _confidence(top: Mapping[int, float], alternatives: int) -> float:
-    kept = [value for _, value in _sorted(top)[:alternatives]]
-    return -sum(kept) / len(kept) if kept else 0.0
-
-
 def _reason(reason: object) -> FinishReason:
-    if reason in ("stop", "length", "abort"):
-        return reason
     # Other servers' parsers have words of their own for an end by the model.
-    if reason in ("tool_calls", "function_call"):
-        return "stop"
-    raise EngineError(f"a server ended a request with {reason!r}")
+    return "stop" if reason in ("tool_calls", "function_call") else checked_finish_reason(reason, "a server")

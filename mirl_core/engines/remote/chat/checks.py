@@ -5,9 +5,15 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
-from mirl_core.engines.remote.checks import CHECK_SECONDS, MAX_DIFFERENCE, ServedModel
+from mirl_core.engines.remote.checks import (
+    CHECK_SECONDS,
+    MAX_DIFFERENCE,
+    ServedModel,
+    answers_checked,
+    not_raw,
+)
 from mirl_core.engines.remote.server import Server
-from mirl_core.errors import ConfigError, EngineError, RequestError, ServerError
+from mirl_core.errors import ConfigError, RequestError
 
 CONTINUED: dict[str, Any] = {"add_generation_prompt": False, "continue_final_message": True}
 """Fields with which vLLM goes on with the last message in place of answering it."""
@@ -39,7 +45,7 @@ async def check_chat(server: Server, model: ServedModel) -> Abilities:
         "top_logprobs": 5,
     }
     extended = plain | CONTINUED | {"return_token_ids": True, "prompt_logprobs": 0}
-    try:
+    with answers_checked(server, "a chat completion in another form than OpenAI's"):
         try:
             answer = await _complete(server, extended | {"temperature": 0.0})
         except RequestError:
@@ -53,23 +59,12 @@ async def check_chat(server: Server, model: ServedModel) -> Abilities:
         likeliest = _likeliest(answer)
         # Processed log-probabilities would show this temperature.
         hot = _likeliest(await _complete(server, extended | {"temperature": 2.0}))
-    except (TypeError, KeyError, IndexError, ValueError, AttributeError) as error:
-        raise EngineError(f"{server.name} answers a chat completion in another form than OpenAI's") from error
-    except RequestError as error:
-        raise ConfigError(f"{server.name} can't be used: {error.message}") from error
-    except ServerError as error:
-        if error.status not in (401, 403, 404, 405):
-            raise
-        raise ConfigError(error.message) from error
     if likeliest is None or hot is None:
         raise ConfigError(
             f"{server.name} returns no log-probabilities with chat completions; nothing can be chosen by them"
         )
     if likeliest > 0.01 or abs(likeliest - hot) > MAX_DIFFERENCE:
-        raise ConfigError(
-            f"the log-probabilities of {server.name} are not the model's own; mutual information needs "
-            "--logprobs-mode raw_logprobs, vLLM's default"
-        )
+        raise not_raw(server)
     return abilities
 
 

@@ -13,7 +13,6 @@ so. Besides:
 from __future__ import annotations
 
 import asyncio
-import hashlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -27,7 +26,7 @@ from mirl_core.engines.remote.chat.checks import CONTINUED
 from mirl_core.engines.remote.joining import Profile
 from mirl_core.engines.remote.pool.pool import Pool
 from mirl_core.engines.remote.prompt import RenderRequest
-from mirl_core.engines.remote.sampling import sampling_params
+from mirl_core.engines.remote.sampling import model_name, sampling_params, sharing_fields
 from mirl_core.engines.remote.sending import send_to
 from mirl_core.engines.remote.server import Server, to_json
 from mirl_core.errors import EngineError, RequestError
@@ -242,15 +241,11 @@ class ChatRequests:
     ) -> dict[str, Any]:
         body = {
             **prompt.body(text, with_images=with_images),
-            "model": getattr(context.lora, "lora_name", context.lora) or self._profile.model.chat_name,
+            "model": model_name(context, self._profile.model.chat_name),
             **settings,
         }
         if self._abilities.token_ids:
-            body |= {"return_token_ids": True, "return_tokens_as_token_ids": True}
-            if context.cache_salt is not None:
-                body["cache_salt"] = hashlib.sha256(context.cache_salt.encode()).hexdigest()
-            if context.priority:
-                body["priority"] = context.priority
+            body |= {"return_token_ids": True, "return_tokens_as_token_ids": True, **sharing_fields(context)}
         return body
 
     def _settings(self, sampling: Sampling, index: int) -> dict[str, Any]:

@@ -54,7 +54,7 @@ class Pool:
         self._servers = list(servers)
         for server in servers:
             self._prepare(server)
-        self.version: str | None = None
+        self.weights_version: str | None = None
         """The weight version that a server must have; None: any."""
         self._admit, self._probe, self._make, self._resolve = admit, probe, make, resolve
         self._names = tuple(names)
@@ -204,14 +204,14 @@ class Pool:
         self._require_open()
         servers = self.servers
         outcomes = await asyncio.gather(*(update(server) for server in servers), return_exceptions=True)
-        self.version = version
+        self.weights_version = version
         for server, outcome in zip(servers, outcomes, strict=True):
             if isinstance(outcome, ConnectionLost | MIRLError):
                 self._take_down(server, outcome)
             elif isinstance(outcome, BaseException):
                 raise outcome
             else:
-                server.version = version
+                server.weights_version = version
                 if not server.up:
                     await self._check(server)
         if not self.ready:
@@ -219,9 +219,9 @@ class Pool:
 
     def expect(self, version: str) -> None:
         """Set the version of the servers' weights after another process has changed them."""
-        self.version = version
+        self.weights_version = version
         for server in self._servers:
-            server.version = version
+            server.weights_version = version
 
     async def close(self) -> None:
         self._closed = True

@@ -54,7 +54,7 @@ def state_of(server: Server, now: float) -> ServerState:
         address=server.address,
         status=status,
         vllm_version=server.vllm_version,
-        weights_version=server.version,
+        weights_version=server.weights_version,
         in_flight=server.in_flight,
         breaker=server.breaker.state,
         failures=server.breaker.failures,

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import hashlib
 import itertools
 import logging
 import uuid
@@ -19,7 +18,13 @@ from mirl_core.engines.remote.checks import generate
 from mirl_core.engines.remote.joining import Profile
 from mirl_core.engines.remote.pool.pool import Pool
 from mirl_core.engines.remote.prompt import RemotePrompt, RenderRequest, read_expansion, read_rendering
-from mirl_core.engines.remote.sampling import read_sample, sampling_params, weight_versions
+from mirl_core.engines.remote.sampling import (
+    model_name,
+    read_sample,
+    sampling_params,
+    sharing_fields,
+    weight_versions,
+)
 from mirl_core.engines.remote.sending import send_to
 from mirl_core.engines.remote.server import ConnectionLost, Server, to_json
 from mirl_core.engines.remote.tokens.score import parameters, position_reader
@@ -160,7 +165,7 @@ class TokenRequests:
             prompt.server = server
             if prompt.pictures:
                 await self._send_images(prompt, server, context)
-            version = server.version
+            version = server.weights_version
             call.running[request_id] = server
             try:
                 async with server.slots:
@@ -172,7 +177,7 @@ class TokenRequests:
             finally:
                 del call.running[request_id]
             check_not_cut(answer, server, call)
-            if version is not None and not weight_versions(answer) <= {version, server.version}:
+            if version is not None and not weight_versions(answer) <= {version, server.weights_version}:
                 raise self._pool.restarted(server)
             return answer
 
@@ -228,7 +233,7 @@ class TokenRequests:
             **prompt.fields((), placeholder, with_images=True),
             "sampling_params": parameters(),
             "return_token_ids": True,
-            **_sharing_fields(context),
+            **sharing_fields(context),
         }
         async with server.slots:
             return await server.ask(GENERATE, await asyncio.to_thread(to_json, body), param="messages")
@@ -243,13 +248,12 @@ class TokenRequests:
         context: RequestContext,
     ) -> Any:
         """Return the answer to one request; images go by name, or in full if the server has lost them."""
-        lora = getattr(context.lora, "lora_name", context.lora)
         body = {
             "request_id": request_id,
-            "model": lora or self._model,
+            "model": model_name(context, self._model),
             **prompt.fields(suffix, self._placeholder, with_images=False),
             "sampling_params": settings,
-            **_sharing_fields(context),
+            **sharing_fields(context),
         }
         headers = dict(context.trace_headers)
         try:
@@ -302,17 +306,6 @@ class TokenRequests:
 
     def _id(self, context: RequestContext, name: str) -> str:
         return f"mirl-{self._name}-{context.request_id}-{name}"
-
-
-def _sharing_fields(context: RequestContext) -> dict[str, Any]:
-    """Return the request's fields for the prefix cache's salt and the priority."""
-    fields: dict[str, Any] = {}
-    if context.cache_salt is not None:
-        # vLLM's HTTP API limits a salt's length and characters.
-        fields["cache_salt"] = hashlib.sha256(context.cache_salt.encode()).hexdigest()
-    if context.priority:
-        fields["priority"] = context.priority
-    return fields
 
 
 async def _abort(server: Server, request_ids: Sequence[str]) -> None:

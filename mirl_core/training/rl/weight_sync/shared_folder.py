@@ -139,7 +139,7 @@ async def renew(server: Server, version: str) -> None:
     await control(server, "/reset_encoder_cache", seconds=SOON)
     await control(server, "/update_weight_version", {"new_version": version}, seconds=SOON)
     # Set before it resumes, so that no answer carries an unknown version.
-    server.version = version
+    server.weights_version = version
     await control(server, "/resume", seconds=SOON)
 
 

@@ -38,8 +38,8 @@ class VLLMFlags:
     """The flags of vLLM on a command line and in its configuration file."""
 
     values: Mapping[str, Any] = field(default_factory=dict)
-    """The value of each flag that is present, by its long name without dashes; the model, if it is the first
-    argument, as `model_tag`."""
+    """The value of each flag that is present, by its long name without the leading dashes; the model, if it
+    is the first argument, as `model_tag`."""
     unknown: Sequence[str] = ()
     """Arguments that are no flags of the listed vLLM."""
 
@@ -102,7 +102,7 @@ def names() -> set[str]:
 
 
 def defaults() -> dict[str, Any]:
-    """Return vLLM's defaults that are plain values, by the flag's long name without dashes."""
+    """Return vLLM's defaults that are plain values, by the flag's long name without the leading dashes."""
     return {_key(flag["names"]): flag["default"] for flag in _listed()["flags"] if "default" in flag}
 
 

@@ -286,8 +286,10 @@ def test_reference_without_files_names_the_remedy() -> None:
 
 
 def test_every_estimator_can_be_made_by_name() -> None:
-    for name, kind in ESTIMATORS.items():
-        assert isinstance(make_estimator(name, [RED]), kind)
+    expected = {"text": TextEstimator, "blank": BlankEstimator, "reference": ReferenceEstimator}
+    assert expected == ESTIMATORS
+    assert {name: type(make_estimator(name, [RED])) for name in ESTIMATORS} == expected
+    assert make_estimator("text") == TextEstimator()
 
 
 def test_one_variant_estimators_refuse_more() -> None:
@@ -333,15 +335,6 @@ def test_a_mean_colour_is_rounded_and_takes_transparent_pixels_as_they_are() -> 
     half.paste((3, 2, 1), (0, 0, 1, 1))
     # 0.75, 0.5 (to even) and 0.25.
     assert mean_colour(half).getpixel((1, 1)) == (1, 0, 0)
-
-
-def test_estimators_by_name() -> None:
-    assert {name: type(make_estimator(name, [RED])) for name in ESTIMATORS} == {
-        "text": TextEstimator,
-        "blank": BlankEstimator,
-        "reference": ReferenceEstimator,
-    }
-    assert make_estimator("text") == TextEstimator()
 
 
 def test_scoring_passes_of_each_estimator() -> None:

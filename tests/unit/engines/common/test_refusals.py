@@ -24,26 +24,28 @@ def pictures(*sizes: tuple[int, int]) -> list[Image.Image]:
 
 
 @pytest.mark.parametrize(
-    "root",
+    ("root", "reason"),
     [
-        ValueError("absolute aspect ratio must be smaller than 200, got 300.0"),
-        ZeroDivisionError("integer division or modulo by zero"),
-        RuntimeError(""),
-        ValueError(f"can't take {object()}"),
-        ValueError("x" * 5000),
+        (
+            ValueError("absolute aspect ratio must be smaller than 200, got 300.0"),
+            "absolute aspect ratio must be smaller than 200, got 300.0",
+        ),
+        (ZeroDivisionError("integer division or modulo by zero"), "integer division or modulo by zero"),
+        (RuntimeError(""), "RuntimeError"),
+        (ValueError(f"can't take {object()}"), "can't take <object object>"),
+        (ValueError("x" * 5000), f"{'x' * 300}…"),
     ],
 )
-def test_the_root_is_named_and_nothing_else(root: Exception) -> None:
+def test_the_root_is_named_and_nothing_else(root: Exception, reason: str) -> None:
     images = pictures((1200, 4))
     error = processor_refusal(
         wrapped(root, f"{{'text': 'a secret', 'images': {images}}}"), images, "Qwen2VLProcessor"
     )
     assert error.param == "messages"
-    assert "Qwen2VLProcessor can't take an image of 1200×4 pixels: " in error.message
+    assert f"Qwen2VLProcessor can't take an image of 1200×4 pixels: {reason}; " in error.message
     assert "secret" not in error.message
     assert "0x" not in error.message
     assert len(error.message) < 500
-    assert (str(root)[:20] or "RuntimeError") in error.message or "object" in str(root)
 
 
 def test_many_images_are_counted() -> None:

@@ -170,6 +170,16 @@ async def test_nonsense_is_an_engine_error(answer: Any) -> None:
         await engine(FakeServers({RENDER: answer})).render(TEXT, CONTEXT)
 
 
+async def test_a_position_without_likeliest_tokens_is_an_engine_error() -> None:
+    answer = sampled("ab")
+    answer["choices"][0]["logprobs"]["content"][1]["top_logprobs"] = []
+    remote = engine(FakeServers({RENDER: RENDERED, GENERATE: answer}))
+    rendered = await remote.render(TEXT, CONTEXT)
+    with pytest.raises(EngineError, match="another form"):
+        await samples(remote, rendered, alternatives=2)
+    assert [sample.text for sample in await samples(remote, rendered)] == ["ab"]
+
+
 async def test_keeping_special_tokens() -> None:
     fake = FakeServers({RENDER: RENDERED, GENERATE: sampled("aABEb")})
     remote = engine(fake, keep_special=("A",))

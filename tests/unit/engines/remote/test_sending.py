@@ -8,12 +8,14 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import httpx
+import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from mirl_core.engines.base import RequestContext
 from mirl_core.errors import EngineError, RequestError
 from tests.unit.engines.remote.remote_cases import (
+    CONTEXT,
     GENERATE,
     RENDER,
     RENDERED,
@@ -131,3 +133,25 @@ def test_refusals_are_never_repeated_and_do_no_harm(behaviours: list[str]) -> No
         await remote.close()
 
     asyncio.run(run())
+
+
+@pytest.mark.parametrize(
+    ("count", "failure", "moved"),
+    [
+        (1, httpx.ConnectError("refused"), 0),
+        (1, httpx.ReadError("reset"), 0),
+        (2, httpx.ConnectError("refused"), 1),
+        (2, httpx.ReadError("reset"), 1),
+        (2, refusal(503, "later"), 1),
+    ],
+)
+async def test_only_a_request_that_goes_to_another_server_is_counted_as_moved(
+    count: int, failure: Any, moved: int
+) -> None:
+    fake = FakeServers({RENDER: RENDERED, GENERATE: [failure, sampled("a")]})
+    remote = engine(fake, *URLS[:count])
+    await samples(remote, await remote.render(TEXT, CONTEXT))
+    first, _ = fake.hosts(GENERATE)
+    counted = {server.url: server.counters.moved for server in remote.servers}
+    assert counted == dict.fromkeys(URLS[:count], 0) | {first: moved}
+    await remote.close()

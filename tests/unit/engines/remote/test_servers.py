@@ -133,7 +133,7 @@ async def test_an_update_leaves_out_where_it_fails() -> None:
 
     await remote.update(update, "1")
     assert [server.up for server in remote.servers] == [False, True]
-    assert remote.servers[1].version == "1"
+    assert remote.servers[1].weights_version == "1"
     broken.add("http://two")
     with pytest.raises(EngineError, match="no such folder"):
         await remote.update(update, "2")

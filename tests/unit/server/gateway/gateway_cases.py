@@ -163,7 +163,7 @@ async def gateway_before(
     """Run a gateway before fake servers.
 
     Args:
-        flags: of vLLM's names, without dashes.
+        flags: of vLLM's names, without the leading dashes.
         connect: wait until it has connected.
         fail: errors that the first starts of the remote engine raise.
         settings: the operator's.

@@ -126,6 +126,8 @@ def test_the_guards_flags() -> None:
 def test_keys_are_never_printed(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("MIRL_ACCESS__KEYS", "a: 0123456789abcdef")
     settings = ServerSettings.load()
+    assert settings.access.keys is not None
+    assert settings.access.keys.get_secret_value() == "a: 0123456789abcdef"
     assert "0123456789abcdef" not in f"{settings!r} {settings.model_dump()} {settings.model_dump_json()}"
 
 

@@ -319,6 +319,22 @@ async def test_nonsense_is_an_engine_error(letters: list[str]) -> None:
     await remote.close()
 
 
+async def test_a_position_without_likeliest_tokens_is_an_engine_error(letters: list[str]) -> None:
+    def without(request: FakeRequest) -> Any:
+        answer = complete()(request)
+        answer["choices"][0]["logprobs"]["content"][1]["top_logprobs"] = []
+        return answer
+
+    fake = chat_server(complete())
+    remote = await start(fake)
+    rendered = await remote.render(TEXT, CONTEXT)
+    fake.answers[CHAT] = without
+    with pytest.raises(EngineError, match="another form"):
+        await samples(remote, rendered, alternatives=2)
+    assert [sample.text for sample in await samples(remote, rendered)] == ["xy"]
+    await remote.close()
+
+
 async def test_the_last_message_goes_on_where_the_conversation_says_so(letters: list[str]) -> None:
     fake = chat_server(complete())
     remote = await start(fake)

@@ -260,7 +260,7 @@ async def test_every_worker_of_every_server_gets_the_weights(fleet: Fleet) -> No
             await sync.push(policy, 3)
             assert fleet.calls == [[*PAUSE, *MEET, *UPDATE, *RENEW]] * 2
             assert all(same(weights, policy.expected) for weights in received(fleet))
-            assert [server.version for server in remote_engine.servers] == ["3", "3"]
+            assert [server.weights_version for server in remote_engine.servers] == ["3", "3"]
             infos = [client.init_infos[0] for client in fleet.engines]
             # Rank 0 sends; the first server's workers are 1 and 2, the second's is 3.
             assert [(info["rank_offset"], info["world_size"]) for info in infos] == [(1, 4), (3, 4)]
@@ -296,7 +296,7 @@ async def test_a_server_that_fails_before_anything_is_sent_is_left_out_until_it_
             await sync.push(policy, 2)
             assert fleet.calls == [[*PAUSE, *MEET, *UPDATE, *RENEW]] * 2
             assert same(received(fleet)[0], policy.expected)
-            assert [server.version for server in remote_engine.servers] == ["2", "2"]
+            assert [server.weights_version for server in remote_engine.servers] == ["2", "2"]
             await sync.close()
 
 
@@ -331,7 +331,7 @@ async def test_other_ranks_only_gather(fleet: Fleet) -> None:
         await sync.close()
         assert passes == ["began", "ended"]
         assert fleet.calls == [[], []]
-        assert [server.version for server in remote_engine.servers] == ["3", "3"]
+        assert [server.weights_version for server in remote_engine.servers] == ["3", "3"]
 
 
 async def test_a_rank_that_gives_up_still_gathers_with_the_others() -> None:

@@ -78,7 +78,7 @@ async def test_a_push_sends_these_requests(tmp_path: Path) -> None:
     assert [request.body for request in (pause, prefix, encoder, resume)] == [None] * 4
     # vLLM lost an answer once; half an hour is for what may take that long.
     assert [request.seconds for request in fake.requests] == [1800.0, 1800.0, 60.0, 60.0, 60.0, 60.0]
-    assert remote.servers[0].version == "3"
+    assert remote.servers[0].weights_version == "3"
     await RemoteReloadSync(remote, tmp_path / "w", running="keep").push(policy, 4)
     assert fake.requests[6].query["mode"] == "keep"
     # What is read is whole, and older weights stay until nobody can want them.
@@ -102,7 +102,7 @@ async def test_other_ranks_only_write(tmp_path: Path) -> None:
     await RemoteReloadSync(remote, tmp_path, first=False).push(policy, 3)
     assert not fake.requests
     assert len(policy.folders) == 1
-    assert remote.servers[0].version == "3"
+    assert remote.servers[0].weights_version == "3"
 
 
 @pytest.mark.parametrize("path", UPDATE)
