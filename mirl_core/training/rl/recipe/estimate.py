@@ -12,9 +12,12 @@ from pathlib import Path
 
 from mirl_core.algorithm.budget import fanout
 from mirl_core.algorithm.gates import GATES
+from mirl_core.algorithm.mi.estimators import ESTIMATORS
 from mirl_core.config import MIRLOptions
+from mirl_core.families import find_settings
 from mirl_core.training.rl.recipe.checks import model_folder
 from mirl_core.training.rl.recipe.config import RLRecipe
+from mirl_core.training.rl.rewards.mi_scorers import count_references
 
 __all__ = ["Estimate", "estimate"]
 
@@ -81,7 +84,12 @@ def _passes(recipe: RLRecipe) -> int:
     gate = GATES[recipe.rollout.gate].needs_marginal
     if recipe.rewards.description != "mi":
         return int(gate)
-    return int(gate) + (2 if recipe.rewards.mi.scorer == "frozen" else 1)
+    mi = recipe.rewards.mi
+    estimator = ESTIMATORS[mi.estimator]
+    references = 0
+    if estimator.needs_references:
+        references = count_references(find_settings(model_folder(recipe)).settings, recipe.data.sets)
+    return int(gate) + estimator.passes(references) + (mi.scorer == "frozen")
 
 
 def _memory(recipe: RLRecipe, parameters: int, world: int) -> Iterator[tuple[str, float]]:
