@@ -16,7 +16,7 @@ from mirl_core.engines.base import Engine
 from mirl_core.tasks.questions import Question
 from mirl_core.training.rl.planners.advantages import group_advantages
 from mirl_core.training.rl.planners.base import BranchKey, Draft, Group, JudgedChain, Rollout, Rollouts
-from mirl_core.training.rl.planners.metrics import finished, is_usable
+from mirl_core.training.rl.planners.metrics import finished
 from mirl_core.training.rl.planners.rows import Plan, TrainingRow, Trajectory
 from mirl_core.training.rl.recipe.config import RLRecipe
 from mirl_core.training.rl.recipe.contradictions import check_planner
@@ -190,7 +190,7 @@ class MIRLPlanner:
                 reward=reward,
                 advantage=advantage,
                 parts={} if mi is None else {"mi": mi},
-                right=None if describes is None else is_usable(description) and describes(description.text),
+                right=None if describes is None else description.usable and describes(description.text),
             )
         for chain in rollout.chains:
             reward, advantage = values[_branch_key(chain)]
