@@ -134,7 +134,7 @@ def _check_weights(rollout: RolloutConfig) -> None:
     address = rollout.weights_address
     if rollout.weights == "folder":
         if address is not None:
-            raise _wrong("rollout.weights_address", "only rollout.weights: nccl meets anyone; leave it out")
+            raise _wrong("rollout.weights_address", "it is used by rollout.weights: nccl only; leave it out")
         return
     if rollout.engine == "in-process":
         raise _wrong(
