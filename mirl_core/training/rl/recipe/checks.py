@@ -210,7 +210,7 @@ def _check_model(recipe: RLRecipe) -> None:
 
 def _check_references(recipe: RLRecipe, settings: ModelSettings) -> None:
     mi = recipe.rewards.mi
-    scored = recipe.planner == "mirl" and recipe.rewards.description == "mi"
+    scored = recipe.description_reward == "mi"
     pictured = count_references(settings, recipe.data.sets)
     if scored and ESTIMATORS[mi.estimator].needs_references and not pictured:
         raise _wrong(
