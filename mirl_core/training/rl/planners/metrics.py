@@ -10,10 +10,10 @@ from mirl_core.training.rl.planners.rows import Plan
 from mirl_core.training.rl.recipe.config import MIReward
 from mirl_core.training.rl.rewards.mi import reward as mi_reward
 
-__all__ = ["finished"]
+__all__ = ["make_plan"]
 
 
-def finished(rollouts: Sequence[Rollout], drafts: Sequence[Draft], settings: MIReward, refused: int) -> Plan:
+def make_plan(rollouts: Sequence[Rollout], drafts: Sequence[Draft], settings: MIReward, refused: int) -> Plan:
     """Return the plan of a step.
 
     Its metrics are means over the step, except sums: `tokens/…`, `groups/…`, `…/failed`; metrics without an
