@@ -185,6 +185,11 @@ class Description:
     """Index of the earlier description with the same content, whose chain it shares; None: it has its own."""
 
     @property
+    def usable(self) -> bool:
+        """Whether chains may continue it, kept by the gate or not."""
+        return self.reason in (None, "gate", "duplicate")
+
+    @property
     def mi_per_token(self) -> float | None:
         """`mi` per content token; nats."""
         return None if self.mi is None else self.mi / max(self.content_tokens, 1)

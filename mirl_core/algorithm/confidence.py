@@ -41,7 +41,6 @@ NEUTRAL = frozenset({"timeout", "max_total_tokens", "token_mi", "preset"})
 """Options that don't change a vote's worth: a preset's name adds nothing to its options. The server's limit
 on tokens lies far above what a request takes; the pipeline drops the calibration where a deadline did cut the
 vote."""
-_USABLE = (None, "gate", "duplicate")
 
 NO_CALIBRATION = "the model's mirl.json has no calibration"
 OTHER_REQUEST = "it was fitted for other options or sampling parameters than this request's"
@@ -92,7 +91,7 @@ class Traits:
 
 def traits_of(descriptions: Sequence[Description]) -> Traits | None:
     """Return the traits of a request's descriptions; None where none is usable."""
-    usable = [description for description in descriptions if description.reason in _USABLE]
+    usable = [description for description in descriptions if description.usable]
     if not usable:
         return None
     contents = {description.token_ids[: description.content_tokens] for description in usable}

@@ -213,8 +213,8 @@ def _compare(path: Path, questions: Mapping[str, Any]) -> None:
         differing = differing_set(earlier, questions)
     except (OSError, ValueError, TypeError, AttributeError) as error:
         raise ConfigError(
-            f"evaluation.sets: {path} can't be read ({error}), so nothing tells of which questions "
-            f"{DEV_RESULTS} is; put it back, or delete both to evaluate anew from here on",
+            f"evaluation.sets: {path} can't be read ({error}), so the questions of {DEV_RESULTS} are "
+            "unknown; put it back, or delete both files",
             param="evaluation.sets",
         ) from error
     if differing is not None:

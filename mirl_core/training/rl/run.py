@@ -302,7 +302,7 @@ async def _scorer(
 ) -> MIScorer | None:
     """Return the scorer of descriptions, or None where MI is no reward."""
     mi_reward = recipe.rewards.mi
-    if recipe.planner != "mirl" or recipe.rewards.description != "mi":
+    if recipe.description_reward != "mi":
         return None
     scoring_engine = engine
     if mi_reward.scorer == "frozen":

@@ -27,7 +27,7 @@ from mirl_core.errors import EngineDeadError, EngineError
 from mirl_core.tasks.questions import Question, is_right
 from mirl_core.training.rl.model.policy import Policy
 from mirl_core.training.rl.planners import make_planner
-from mirl_core.training.rl.planners.base import Rollouts
+from mirl_core.training.rl.planners.base import RolloutSampler
 from mirl_core.training.rl.planners.question_source import DataCursor, QuestionSource
 from mirl_core.training.rl.planners.rows import Plan, TrainingRow
 from mirl_core.training.rl.recipe.config import (
@@ -184,7 +184,7 @@ async def test_at_the_start_the_rewards_mi_is_the_gates(
 ) -> None:
     wanted = MIReward(clip=None)
     scoring: Engine = trainer if kind == "frozen" else engine
-    rollouts = Rollouts(
+    sampler = RolloutSampler(
         engine,
         settings,
         recipe("mirl"),
@@ -193,7 +193,7 @@ async def test_at_the_start_the_rewards_mi_is_the_gates(
         SCORERS[kind](scoring, wanted),  # type: ignore[index]
     )
     compared = 0
-    for rollout in await rollouts.sample(questions, 0):
+    for rollout in await sampler.sample(questions, 0):
         for description, _ in rollout.descriptions:
             assert (description.index in rollout.scored) != is_invalid(description, wanted)
             if description.index in rollout.scored:

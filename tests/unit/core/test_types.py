@@ -1,4 +1,5 @@
-"""Conversations: the instruction's place in each kind of chat template, and turns without their images."""
+"""Conversations: the instruction's place in each kind of chat template, and turns without their images; which
+descriptions chains may continue."""
 
 from __future__ import annotations
 
@@ -8,7 +9,7 @@ import jinja2
 import pytest
 from PIL import Image
 
-from mirl_core.types import Conversation
+from mirl_core.types import Conversation, Description
 
 # How chat templates join the parts of a message: every one of these is some family's.
 TEMPLATES = {
@@ -102,3 +103,20 @@ def test_other_images_take_the_same_places() -> None:
     kept = conversation([PICTURE, "Text", PICTURE]).with_images(other)
     assert [image.size for image in kept.images] == [(1, 1), (2, 2)]
     assert kept.messages[-1]["content"][1] == "Text"
+
+
+@pytest.mark.parametrize(
+    ("reason", "usable"),
+    [
+        (None, True),
+        ("gate", True),
+        ("duplicate", True),
+        ("truncated", False),
+        ("empty", False),
+        ("unparsable", False),
+        ("stopped", False),
+    ],
+)
+@pytest.mark.parametrize("kept", [True, False])
+def test_a_description_is_usable_unless_it_has_a_fault(reason: str | None, usable: bool, kept: bool) -> None:
+    assert Description(0, "a cat", (1, 2), 1, -1.0, kept=kept, reason=reason).usable == usable

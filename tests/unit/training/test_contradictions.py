@@ -98,6 +98,7 @@ RL: list[tuple[dict[str, Any], str, str]] = [
     ({"optimizer.lora": {"targets": []}}, "optimizer.lora.targets", "name layers"),
     ({"rewards.mi.invalid": NAN}, "rewards.mi.invalid", "no finite number"),
     ({"rewards.answer_floor": INF}, "rewards.answer_floor", "no finite number"),
+    ({"rollout.mi_weight": INF}, "rollout.mi_weight", "finite number"),
     ({"optimizer.updates": 3}, "optimizer.updates", "can't be made"),
     ({"steps": 0}, "steps", "greater than or equal to 1"),
     ({"data.questions": 0}, "data.questions", "greater than or equal to 1"),

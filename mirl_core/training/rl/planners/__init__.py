@@ -3,6 +3,7 @@ torch.
 
     question_source.py  the questions of each step
     base.py             runs the pipeline on every question of a step, and keeps all samples
+    drafting.py         what the planners share
     mirl.py             descriptions rewarded by MI, the reasoning of kept descriptions by its answers
     grpo.py             whole trajectories rewarded by their answers
     advantages.py       rewards of a group → advantages

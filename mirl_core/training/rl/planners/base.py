@@ -155,8 +155,8 @@ class Draft:
 
 
 @dataclass(frozen=True, slots=True)
-class Rollouts:
-    """Sampling of a step's questions.
+class RolloutSampler:
+    """Sampler of the rollouts of a step's questions.
 
     Args:
         options: of every pipeline run; the model's own options in the engine are not used.

@@ -7,15 +7,14 @@ continues.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 
 from mirl_core.config import MIRLOptions, ModelSettings
 from mirl_core.engines.base import Engine
-from mirl_core.tasks.questions import Question
 from mirl_core.training.rl.planners.advantages import group_advantages
-from mirl_core.training.rl.planners.base import Draft, Group, Rollout, Rollouts
-from mirl_core.training.rl.planners.metrics import finished
-from mirl_core.training.rl.planners.rows import Plan, TrainingRow, Trajectory
+from mirl_core.training.rl.planners.base import Draft, Group, Rollout, RolloutSampler
+from mirl_core.training.rl.planners.drafting import DraftingPlanner
+from mirl_core.training.rl.planners.rows import TrainingRow, Trajectory
 from mirl_core.training.rl.recipe.config import RLRecipe
 from mirl_core.training.rl.recipe.contradictions import check_planner
 from mirl_core.training.rl.rewards import Judge
@@ -24,7 +23,7 @@ from mirl_core.training.rl.rewards.mi_scorers import MIScorer
 __all__ = ["GRPOPlanner"]
 
 
-class GRPOPlanner:
+class GRPOPlanner(DraftingPlanner):
     """One row per trajectory; a trajectory without a chain, because its description can't continue, has
     reward 0.
 
@@ -50,14 +49,7 @@ class GRPOPlanner:
             early_stop=False,
             aggregate="best",
         )
-        self._recipe = recipe
-        self._rollouts = Rollouts(engine, settings, recipe, options, judge)
-
-    async def plan(self, questions: Sequence[Question], step: int) -> Plan:
-        """See `Planner.plan`."""
-        rollouts = await self._rollouts.sample(questions, step)
-        drafts = [self._draft(rollout) for rollout in rollouts]
-        return finished(rollouts, drafts, self._recipe.rewards.mi, len(questions) - len(rollouts))
+        super().__init__(RolloutSampler(engine, settings, recipe, options, judge))
 
     def _draft(self, rollout: Rollout) -> Draft:
         rewards = self._recipe.rewards

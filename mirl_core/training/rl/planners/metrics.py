@@ -9,17 +9,11 @@ from mirl_core.training.rl.planners.base import Draft, Group, Rollout
 from mirl_core.training.rl.planners.rows import Plan
 from mirl_core.training.rl.recipe.config import MIReward
 from mirl_core.training.rl.rewards.mi import reward as mi_reward
-from mirl_core.types import Description
 
-__all__ = ["finished", "is_usable"]
-
-
-def is_usable(description: Description) -> bool:
-    """Return whether chains may continue a description, kept or not."""
-    return description.reason in (None, "gate", "duplicate")
+__all__ = ["make_plan"]
 
 
-def finished(rollouts: Sequence[Rollout], drafts: Sequence[Draft], settings: MIReward, refused: int) -> Plan:
+def make_plan(rollouts: Sequence[Rollout], drafts: Sequence[Draft], settings: MIReward, refused: int) -> Plan:
     """Return the plan of a step.
 
     Its metrics are means over the step, except sums: `tokens/…`, `groups/…`, `…/failed`; metrics without an
@@ -105,12 +99,12 @@ def _of_descriptions(rollout: Rollout) -> Iterator[tuple[str, float]]:
     describes = rollout.question.describes
     for description, sample in rollout.descriptions:
         yield "descriptions/tokens", len(description.token_ids)
-        yield "descriptions/valid", float(is_usable(description))
+        yield "descriptions/valid", float(description.usable)
         yield "descriptions/kept", float(description.kept)
         if description.mi_per_token is not None:
             yield "mi/gate", description.mi_per_token
         if describes is not None:
-            right = float(is_usable(description) and describes(description.text))
+            right = float(description.usable and describes(description.text))
             yield "descriptions/right", right
             if description.kept:
                 yield "descriptions/right_kept", right

@@ -11,13 +11,12 @@ import math
 from collections.abc import Iterator, Sequence
 from itertools import groupby
 
-from mirl_core.config import MIRLOptions, ModelSettings
+from mirl_core.config import ModelSettings
 from mirl_core.engines.base import Engine
-from mirl_core.tasks.questions import Question
 from mirl_core.training.rl.planners.advantages import group_advantages
-from mirl_core.training.rl.planners.base import BranchKey, Draft, Group, JudgedChain, Rollout, Rollouts
-from mirl_core.training.rl.planners.metrics import finished, is_usable
-from mirl_core.training.rl.planners.rows import Plan, TrainingRow, Trajectory
+from mirl_core.training.rl.planners.base import BranchKey, Draft, Group, JudgedChain, Rollout, RolloutSampler
+from mirl_core.training.rl.planners.drafting import DraftingPlanner
+from mirl_core.training.rl.planners.rows import TrainingRow, Trajectory
 from mirl_core.training.rl.recipe.config import RLRecipe
 from mirl_core.training.rl.recipe.contradictions import check_planner
 from mirl_core.training.rl.rewards import Judge
@@ -28,7 +27,7 @@ from mirl_core.training.rl.rewards.mi_scorers import MIScorer
 __all__ = ["MIRLPlanner"]
 
 
-class MIRLPlanner:
+class MIRLPlanner(DraftingPlanner):
     """Rows of descriptions and of chains, with separate advantages.
 
     Args:
@@ -49,33 +48,14 @@ class MIRLPlanner:
         judge: Judge,
         scorer: MIScorer | None = None,
     ) -> None:
-        rollout, rewards = recipe.rollout, recipe.rewards
-        wants_mi = rewards.description == "mi"
+        wants_mi = recipe.rewards.description == "mi"
         if wants_mi and scorer is None:
             raise ValueError("descriptions are rewarded by their MI, and there is no scorer")
         check_planner(recipe)
-        options = MIRLOptions(
-            descriptions=rollout.descriptions,
-            keep=rollout.keep,
-            forks=rollout.forks,
-            gate=rollout.gate,
-            mi_weight=rollout.mi_weight,
-            clip=rollout.clip,
-            normalize=rollout.normalize,
-            fork_image=rollout.fork_image,
-            description_tokens=rollout.description_tokens,
-            early_stop=False,
-            # The vote isn't used, and `best` compares no answers.
-            aggregate="best",
+        options = recipe.rollout.gated_options()
+        super().__init__(
+            RolloutSampler(engine, settings, recipe, options, judge, scorer if wants_mi else None)
         )
-        self._recipe = recipe
-        self._rollouts = Rollouts(engine, settings, recipe, options, judge, scorer if wants_mi else None)
-
-    async def plan(self, questions: Sequence[Question], step: int) -> Plan:
-        """See `Planner.plan`."""
-        rollouts = await self._rollouts.sample(questions, step)
-        drafts = [self._draft(rollout) for rollout in rollouts]
-        return finished(rollouts, drafts, self._recipe.rewards.mi, len(questions) - len(rollouts))
 
     def _draft(self, rollout: Rollout) -> Draft:
         described = self._compare_descriptions(rollout)
@@ -190,7 +170,7 @@ class MIRLPlanner:
                 reward=reward,
                 advantage=advantage,
                 parts={} if mi is None else {"mi": mi},
-                right=None if describes is None else is_usable(description) and describes(description.text),
+                right=None if describes is None else description.usable and describes(description.text),
             )
         for chain in rollout.chains:
             reward, advantage = values[_branch_key(chain)]

@@ -20,6 +20,7 @@ from mirl_core.training.rl.planners.question_source import QuestionSource
 from mirl_core.training.rl.recipe.config import RLRecipe, RolloutConfig
 from mirl_core.training.rl.recipe.contradictions import contradictions
 from mirl_core.training.rl.rewards import make_rewards
+from mirl_core.training.rl.rewards.mi_scorers import count_references
 from mirl_core.training.rl.weight_sync.rendezvous import ADDRESS
 from mirl_core.training.state_files import check_writable
 
@@ -133,7 +134,7 @@ def _check_weights(rollout: RolloutConfig) -> None:
     address = rollout.weights_address
     if rollout.weights == "folder":
         if address is not None:
-            raise _wrong("rollout.weights_address", "only rollout.weights: nccl meets anyone; leave it out")
+            raise _wrong("rollout.weights_address", "it is used by rollout.weights: nccl only; leave it out")
         return
     if rollout.engine == "in-process":
         raise _wrong(
@@ -209,8 +210,8 @@ def _check_model(recipe: RLRecipe) -> None:
 
 def _check_references(recipe: RLRecipe, settings: ModelSettings) -> None:
     mi = recipe.rewards.mi
-    scored = recipe.planner == "mirl" and recipe.rewards.description == "mi"
-    pictured = settings.reference_images or recipe.data.sets[0] in WORLDS
+    scored = recipe.description_reward == "mi"
+    pictured = count_references(settings, recipe.data.sets)
     if scored and ESTIMATORS[mi.estimator].needs_references and not pictured:
         raise _wrong(
             "rewards.mi.estimator",

@@ -10,7 +10,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field, model_validator
 
-from mirl_core.config import EstimatorName, GateName, Settings
+from mirl_core.config import EstimatorName, GateName, MIRLOptions, Settings
 
 PositiveInt = Annotated[int, Field(ge=1)]
 Share = Annotated[float, Field(ge=0, le=1)]
@@ -44,7 +44,7 @@ class RolloutConfig(Settings):
     """m: chains per kept description; planner `mirl`."""
     gate: GateName = "mi"
     """Which descriptions are continued: by the policy's own MI (`mi`), `confidence`, `random`, `none`."""
-    mi_weight: NotNegative = 1.0
+    mi_weight: Annotated[float, Field(ge=0, allow_inf_nan=False)] = 1.0
     """λ: weight of the image-free term in the gate."""
     clip: Positive | None = None
     """Bound of a token's log-ratio in the gate; nats."""
@@ -83,6 +83,23 @@ class RolloutConfig(Settings):
     """Where servers meet the first rank for `nccl`: `HOST`, `HOST:PORT` or `:PORT`, an IPv4 address or name
     of the first rank's machine. Default host: the address from which it reaches them; default port: any free
     one."""
+
+    def gated_options(self) -> MIRLOptions:
+        """Return the options of the planner `mirl`'s requests."""
+        return MIRLOptions(
+            descriptions=self.descriptions,
+            keep=self.keep,
+            forks=self.forks,
+            gate=self.gate,
+            mi_weight=self.mi_weight,
+            clip=self.clip,
+            normalize=self.normalize,
+            fork_image=self.fork_image,
+            description_tokens=self.description_tokens,
+            early_stop=False,
+            # The vote isn't used, and `best` compares no answers.
+            aggregate="best",
+        )
 
 
 class MIReward(Settings):
@@ -283,3 +300,8 @@ class RLRecipe(Settings):
     """Logs."""
     assumed_parameters: PositiveInt | None = None
     """Only for the estimate of `--dry-run`: number of parameters of a model that isn't on this machine."""
+
+    @property
+    def description_reward(self) -> Literal["mi", "answer", "none"]:
+        """Reward of a description by itself; the planner `grpo` has none, whatever `rewards` says."""
+        return self.rewards.description if self.planner == "mirl" else "none"

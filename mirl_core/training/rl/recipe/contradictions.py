@@ -9,7 +9,8 @@ import math
 import re
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
-from typing import Any
+from functools import wraps
+from typing import Any, Literal
 
 from mirl_core.algorithm.gates import GATES
 from mirl_core.training.recipe import Problem
@@ -43,8 +44,23 @@ def contradictions(recipe: RLRecipe) -> Problems:
 
 def check_planner(recipe: RLRecipe) -> None:
     """Raise ConfigError where the recipe's planner can't make rows; `param` is the key."""
-    for problem in _planner(recipe):
-        raise problem.error()
+    for rule in (_grpo_prompts, _mirl_prompts):
+        for problem in rule(recipe):
+            raise problem.error()
+
+
+def _of_planner(planner: Literal["mirl", "grpo"]) -> Callable[[Rule], Rule]:
+    """Return a decorator of rules that hold for this planner's recipes alone."""
+
+    def limited(rule: Rule) -> Rule:
+        @wraps(rule)
+        def check(recipe: RLRecipe) -> Problems:
+            if recipe.planner == planner:
+                yield from rule(recipe)
+
+        return check
+
+    return limited
 
 
 def _finite(recipe: RLRecipe) -> Problems:
@@ -66,16 +82,19 @@ def _numbers(values: Any, prefix: str) -> Iterator[tuple[str, float]]:
         yield prefix, values
 
 
-def _planner(recipe: RLRecipe) -> Problems:
+@_of_planner("grpo")
+def _grpo_prompts(recipe: RLRecipe) -> Problems:
+    if recipe.rollout.fork_image == "drop":
+        yield Problem(
+            "rollout.fork_image",
+            "with 'drop' the halves of a trajectory have different prompts, and grpo trains it as one "
+            "completion; keep the image",
+        )
+
+
+@_of_planner("mirl")
+def _mirl_prompts(recipe: RLRecipe) -> Problems:
     rollout, rewards = recipe.rollout, recipe.rewards
-    if recipe.planner == "grpo":
-        if rollout.fork_image == "drop":
-            yield Problem(
-                "rollout.fork_image",
-                "with 'drop' the halves of a trajectory have different prompts, and grpo trains it as one "
-                "completion; keep the image",
-            )
-        return
     if rewards.credit == "shared" and rollout.fork_image == "drop":
         yield Problem(
             "rewards.credit",
@@ -89,10 +108,9 @@ def _planner(recipe: RLRecipe) -> Problems:
         )
 
 
+@_of_planner("grpo")
 def _ignored_by_grpo(recipe: RLRecipe) -> Problems:
     # Ignoring these would mislabel an ablation.
-    if recipe.planner != "grpo":
-        return
     rewards = recipe.rewards
     if rewards.description != "mi":
         yield Problem(
@@ -109,27 +127,31 @@ def _ignored_by_grpo(recipe: RLRecipe) -> Problems:
         )
 
 
-def _groups(recipe: RLRecipe) -> Problems:
+@_of_planner("grpo")
+def _grpo_groups(recipe: RLRecipe) -> Problems:
+    """Groups of one: their advantages are 0."""
+    if recipe.rollout.trajectories < 2:
+        yield Problem(
+            "rollout.trajectories",
+            "a single trajectory has no other to be compared with, so nothing is trained; set at least 2",
+        )
+
+
+@_of_planner("mirl")
+def _mirl_groups(recipe: RLRecipe) -> Problems:
     """Groups of one: their advantages are 0."""
     rollout, rewards = recipe.rollout, recipe.rewards
-    if recipe.planner == "grpo":
-        if rollout.trajectories < 2:
-            yield Problem(
-                "rollout.trajectories",
-                "a single trajectory has no other to be compared with, so nothing is trained; set at least 2",
-            )
-        return
     if rewards.description == "mi" and rollout.descriptions < 2:
         yield Problem(
             "rollout.descriptions",
             "a single description has no other to be compared with; set at least 2, or "
             "rewards.description: none",
         )
-    gated = GATES[rollout.gate].uses_keep
-    kept = min(rollout.keep, rollout.descriptions) if gated else rollout.descriptions
+    gate = GATES[rollout.gate]
+    kept = gate.most_kept(rollout.gated_options())
     if rewards.description == "answer" and kept < 2:
         yield Problem(
-            "rollout.keep" if gated else "rollout.descriptions",
+            "rollout.keep" if gate.uses_keep else "rollout.descriptions",
             "rewards.description: answer compares kept descriptions, and there is a single one; set at least "
             "2, or rewards.description: none",
         )
@@ -141,9 +163,10 @@ def _groups(recipe: RLRecipe) -> Problems:
         )
 
 
+@_of_planner("mirl")
 def _gate(recipe: RLRecipe) -> Problems:
     rollout = recipe.rollout
-    if recipe.planner != "mirl" or not GATES[rollout.gate].uses_keep:
+    if not GATES[rollout.gate].uses_keep:
         return
     if rollout.keep > rollout.descriptions:
         yield Problem(
@@ -188,7 +211,7 @@ def _rewards(recipe: RLRecipe) -> Problems:
 def _losses(recipe: RLRecipe) -> Problems:
     """Weights of the loss that leave nothing, or what is rewarded, untrained."""
     optimizer, rewards = recipe.optimizer, recipe.rewards
-    described = recipe.planner == "mirl" and rewards.credit == "decoupled" and rewards.description != "none"
+    described = rewards.credit == "decoupled" and recipe.description_reward != "none"
     if described and not optimizer.description_weight:
         yield Problem(
             "optimizer.description_weight",
@@ -274,8 +297,10 @@ def _evaluation(recipe: RLRecipe) -> Problems:
 RULES: tuple[Rule, ...] = (
     _finite,
     _ignored_by_grpo,
-    _planner,
-    _groups,
+    _grpo_prompts,
+    _mirl_prompts,
+    _grpo_groups,
+    _mirl_groups,
     _gate,
     _rewards,
     _losses,

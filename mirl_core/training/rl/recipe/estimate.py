@@ -12,9 +12,11 @@ from pathlib import Path
 
 from mirl_core.algorithm.budget import fanout
 from mirl_core.algorithm.gates import GATES
-from mirl_core.config import MIRLOptions
+from mirl_core.algorithm.mi.estimators import ESTIMATORS
+from mirl_core.families import find_settings
 from mirl_core.training.rl.recipe.checks import model_folder
 from mirl_core.training.rl.recipe.config import RLRecipe
+from mirl_core.training.rl.rewards.mi_scorers import count_references
 
 __all__ = ["Estimate", "estimate"]
 
@@ -61,14 +63,7 @@ def estimate(recipe: RLRecipe, world: int = 1) -> Estimate:
         generated = trained = chains * rollout.max_tokens
         scored = 0
     else:
-        options = MIRLOptions(
-            descriptions=rollout.descriptions,
-            keep=rollout.keep,
-            forks=rollout.forks,
-            gate=rollout.gate,
-            description_tokens=rollout.description_tokens,
-        )
-        step = fanout(options, rollout.max_tokens, answers=questions, passes=_passes(recipe))
+        step = fanout(rollout.gated_options(), rollout.max_tokens, answers=questions, passes=_passes(recipe))
         descriptions, chains, scored = step.descriptions, step.chains, step.scored_tokens
         generated = trained = step.tokens
     parameters = _parameters(recipe)
@@ -79,9 +74,14 @@ def estimate(recipe: RLRecipe, world: int = 1) -> Estimate:
 def _passes(recipe: RLRecipe) -> int:
     """Count the scoring passes over every description: the gate's and the reward's."""
     gate = GATES[recipe.rollout.gate].needs_marginal
-    if recipe.rewards.description != "mi":
+    if recipe.description_reward != "mi":
         return int(gate)
-    return int(gate) + (2 if recipe.rewards.mi.scorer == "frozen" else 1)
+    mi = recipe.rewards.mi
+    estimator = ESTIMATORS[mi.estimator]
+    references = 0
+    if estimator.needs_references:
+        references = count_references(find_settings(model_folder(recipe)).settings, recipe.data.sets)
+    return int(gate) + estimator.passes(references) + (mi.scorer == "frozen")
 
 
 def _memory(recipe: RLRecipe, parameters: int, world: int) -> Iterator[tuple[str, float]]:
@@ -95,11 +95,7 @@ def _memory(recipe: RLRecipe, parameters: int, world: int) -> Iterator[tuple[str
             yield "KL reference", 4 * parameters / shards / _GIB
     else:
         yield "trainer (base weights; adapters are small)", (2 if half else 4) * parameters / shards / _GIB
-    if (
-        recipe.planner == "mirl"
-        and recipe.rewards.description == "mi"
-        and recipe.rewards.mi.scorer == "frozen"
-    ):
+    if recipe.description_reward == "mi" and recipe.rewards.mi.scorer == "frozen":
         yield "frozen scorer", (2 if half else 4) * parameters / _GIB
     if recipe.rollout.engine == "in-process":
         yield "rollout engine, weights (float32 on the CPU: twice this)", 2 * parameters / _GIB

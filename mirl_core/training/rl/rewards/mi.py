@@ -18,7 +18,6 @@ NGRAM = 4
 SHORTEST = 8
 """Number of content tokens from which a description can be degenerate: a shorter one has few 4-grams to
 repeat."""
-_UNUSABLE = frozenset({"truncated", "empty", "unparsable"})
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,7 +71,7 @@ def reward(token_mi: Sequence[float], settings: MIReward) -> float | None:
 def is_invalid(description: Description, settings: MIReward) -> bool:
     """Return whether a description gets no MI, whatever its MI is. A description that the gate dropped is
     valid."""
-    if description.reason in _UNUSABLE:
+    if not description.usable:
         return True
     content = description.token_ids[: description.content_tokens]
     return len(content) >= SHORTEST and repetition(content) > settings.max_repetition

@@ -26,7 +26,15 @@ from mirl_core.types import Conversation
 if TYPE_CHECKING:
     from PIL.Image import Image
 
-__all__ = ["SCORERS", "FrozenScorer", "MIScorer", "PolicyScorer", "ScoredMI", "reference_pictures"]
+__all__ = [
+    "SCORERS",
+    "FrozenScorer",
+    "MIScorer",
+    "PolicyScorer",
+    "ScoredMI",
+    "count_references",
+    "reference_pictures",
+]
 
 REFERENCES = 16
 """Pictures of the `reference` estimator where the model's settings name none and the data are a world's."""
@@ -167,6 +175,13 @@ def _estimator(reward: MIReward, references: Sequence[Image]) -> Estimator:
             param="rewards.mi.estimator",
         )
     return make_estimator(reward.estimator, references)
+
+
+def count_references(settings: ModelSettings, sets: Sequence[str] = ()) -> int:
+    """Return how many pictures `reference_pictures` gives, without opening one."""
+    if settings.reference_images:
+        return len(settings.reference_images)
+    return REFERENCES if sets and sets[0] in WORLDS else 0
 
 
 def reference_pictures(settings: ModelSettings, sets: Sequence[str] = (), seed: int = 0) -> tuple[Image, ...]:

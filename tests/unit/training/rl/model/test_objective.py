@@ -370,6 +370,16 @@ def test_diagnostics_are_means_and_maxima_over_trained_tokens() -> None:
     assert not any(name.endswith("/trajectory") for name in metrics)
 
 
+@pytest.mark.parametrize(("advantage", "low", "high"), [(-1.0, 1, 0), (0.0, 0, 0), (1.0, 0, 1)])
+def test_a_bound_stops_tokens_of_its_own_sign_alone(advantage: float, low: int, high: int) -> None:
+    """An advantage of 0 has no gradient that a bound could stop."""
+    rows = [row("reasoning", "...xxx", advantage)]
+    new = torch.full((1, 6), -2.0, dtype=torch.float64)
+    old = new - torch.tensor([[9.0, 9.0, 9.0, 0.5, 1.0, 1.5]], dtype=torch.float64).log()
+    losses = token_losses(new, old, old, None, advantages(rows), masks(rows), OptimizerConfig())
+    assert (int(losses.clipped_low.sum()), int(losses.clipped_high.sum())) == (low, high)
+
+
 def test_diagnostics_of_parts_add_up_to_those_of_the_whole() -> None:
     settings = OptimizerConfig()
     tables = [logprobs(seed) for seed in range(4)]

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import math
+import time
+from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -11,6 +13,8 @@ import torch
 from torch import Tensor
 
 from mirl_core.errors import TrainingError
+from mirl_core.training.rl.model import trainer as trainer_module
+from mirl_core.training.rl.model.encoding import RenderedPrompts
 from mirl_core.training.rl.model.objective import Normalizers, normalized_loss, token_losses
 from mirl_core.training.rl.model.policy import Policy
 from mirl_core.training.rl.model.trainer import Trainer
@@ -220,6 +224,31 @@ def test_it_learns() -> None:
     assert metrics["rows"] == 4
     assert metrics["tokens/trained"] == 28
     assert metrics["tokens/read"] == 32 + sum(len(prompt) for prompt in batch.prompts)
+
+
+def test_a_step_says_how_long_it_took_and_how_much_of_the_device_it_used(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    peak, pause, render = 1e12, 0.05, Policy.render
+
+    def slow(policy: Policy, rows: Sequence[TrainingRow], rendered: RenderedPrompts) -> None:
+        time.sleep(pause)
+        render(policy, rows, rendered)
+
+    monkeypatch.setattr(Policy, "render", slow)
+    monkeypatch.setattr(trainer_module, "peak_flops", lambda device, dtype: peak)
+    trainer = make_trainer(updates=2)
+    language, whole = trainer.policy.model.get_decoder(), trainer.policy.model
+    parameters = sum(parameter.numel() for parameter in language.parameters())
+    assert 0 < parameters < sum(parameter.numel() for parameter in whole.parameters())
+    began = time.perf_counter()
+    metrics = trainer.step(make_rows())
+    assert pause <= metrics["seconds/train"] <= time.perf_counter() - began
+    # Two operations per parameter and token forward, four backward.
+    flops = 6 * parameters * metrics["tokens/read"]
+    assert metrics["mfu"] == pytest.approx(flops / (metrics["seconds/train"] * peak))
+    monkeypatch.undo()
+    assert "mfu" not in trainer.step(make_rows()), "the peak of a CPU is not known"
 
 
 def test_bfloat16_and_activation_checkpointing_train_alike() -> None:

@@ -33,16 +33,19 @@ async def test_a_reward_that_fails_is_counted() -> None:
     assert plan.metrics["reward/answer"] == 0
 
 
-async def test_a_question_that_the_engine_refuses_is_left_out(caplog: pytest.LogCaptureFixture) -> None:
+@pytest.mark.parametrize("name", ["mirl", "grpo"])
+async def test_a_question_that_the_engine_refuses_is_left_out(
+    name: str, caplog: pytest.LogCaptureFixture
+) -> None:
     long = replace(question(1), text="word " * 5000)
     with caplog.at_level(logging.WARNING):
-        plan = await planner(engine(), recipe()).plan((question(0), long), 0)
+        plan = await planner(engine(), recipe(name)).plan((question(0), long), 0)
     assert plan.metrics["questions/failed"] == 1
     assert {row.group.partition("/")[0] for row in plan.rows} == {"q0"}
     assert "q1" in caplog.text
     assert "word" not in caplog.text
     with pytest.raises(RequestError):
-        await planner(engine(), recipe()).plan((long,), 0)
+        await planner(engine(), recipe(name)).plan((long,), 0)
 
 
 @pytest.mark.parametrize("serial", [True, False])

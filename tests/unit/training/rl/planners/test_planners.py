@@ -348,10 +348,12 @@ async def test_only_valid_descriptions_are_scored() -> None:
     config = recipe()
     made_planner = planner(source, config)
     plan = await made_planner.plan(QUESTIONS[:1], 0)
-    scorer = made_planner._rollouts.scorer  # type: ignore[attr-defined]
+    scorer = made_planner._sampler.scorer  # type: ignore[attr-defined]
     assert sorted(text for _, text in scorer.requests) == ["a cat", "a dog"]
-    rewards = [trajectory.reward for trajectory in plan.trajectories if trajectory.segment == "description"]
+    logged = [trajectory for trajectory in plan.trajectories if trajectory.segment == "description"]
+    rewards = [trajectory.reward for trajectory in logged]
     assert rewards == [2.0, 1.0, 1.0, 1.0], "the others are worth what the worst is"
+    assert [trajectory.parts for trajectory in logged] == [{"mi": 2.0}, {"mi": 1.0}, {}, {}]
 
 
 async def test_figures() -> None:

@@ -12,9 +12,10 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from mirl_core.errors import ConfigError
-from mirl_core.tasks.data import WORLDS, open_data
+from mirl_core.tasks.data import WORLDS, DataSet, open_data
 from mirl_core.tasks.questions import Question, is_right
 from mirl_core.tasks.worlds import digits
+from mirl_core.training.rl.planners import question_source
 from mirl_core.training.rl.planners.question_source import (
     FIRST_SCENE,
     DataCursor,
@@ -89,6 +90,8 @@ def test_a_batch_must_be_filled() -> None:
     with pytest.raises(ConfigError, match="hold only 3") as caught:
         QuestionSource([numbered("a", 3)], 4, 0)
     assert caught.value.param == "data.questions"
+    with pytest.raises(ConfigError, match="4 a step, but a, b hold only 2, mixed evenly"):
+        QuestionSource([numbered("a", 3), numbered("b", 1)], 4, 0)
     with pytest.raises(ConfigError, match="named twice"):
         QuestionSource.open(DataConfig(sets=("digits/iid", "digits/iid")), 0)
 
@@ -169,3 +172,17 @@ def test_files(tmp_path: Path) -> None:
     assert sorted(question.answer for question in questions[::2]) == ["0", "1", "2", "3"]
     with pytest.raises(ConfigError, match="mapping"):
         QuestionSource.open(DataConfig(sets=(str(path),), mapping=path), 0)
+
+
+def test_the_mapping_is_for_sets_of_the_hub_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+    mappings: dict[str, Path | None] = {}
+
+    def opened(name: str, part: str, limit: int | None, seed: int, mapping: Path | None) -> DataSet:
+        mappings[name] = mapping
+        return open_data("digits/iid", "dev", 2, seed)
+
+    monkeypatch.setattr(question_source, "open_data", opened)
+    mapping = Path("columns.yaml")
+    sets = ("hf:some/thing", "data.jsonl", "digits/iid")
+    QuestionSource.open(DataConfig(sets=sets, part="dev", questions=3, mapping=mapping), 0)
+    assert mappings == {"hf:some/thing": mapping, "data.jsonl": None, "digits/iid": None}

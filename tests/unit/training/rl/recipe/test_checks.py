@@ -13,7 +13,7 @@ import pytest
 import yaml
 
 import mirl_core.training
-from mirl_core.config import Settings
+from mirl_core.config import ModelSettings, Settings
 from mirl_core.errors import ConfigError
 from mirl_core.training.cli import app
 from mirl_core.training.rl.recipe import config as config_module
@@ -264,6 +264,29 @@ def test_the_estimate_counts_sequences_and_weights(tmp_path: Path) -> None:
     unknown = estimate(recipe(tmp_path, **tokens, model="some/model"))
     assert unknown.parameters is None
     assert "assumed_parameters" in unknown.lines()[-1]
+
+
+@pytest.mark.parametrize(("scorer", "image_passes"), [("frozen", 1), ("policy", 0)])
+@pytest.mark.parametrize(
+    ("estimator", "pictures", "image_free"),
+    [("text", (), 1), ("blank", (), 1), ("reference", (), 16), ("reference", ("a.png", "b.png"), 2)],
+)
+def test_the_estimate_counts_the_passes_of_the_estimator(
+    tmp_path: Path, scorer: str, image_passes: int, estimator: str, pictures: tuple[str, ...], image_free: int
+) -> None:
+    (tmp_path / "mirl.json").write_text(ModelSettings(reference_images=pictures).model_dump_json())
+    bounds = estimate(
+        recipe(
+            tmp_path,
+            model=str(tmp_path),
+            rollout__description_tokens=10,
+            data__questions=4,
+            rewards__mi__scorer=scorer,
+            rewards__mi__estimator=estimator,
+        )
+    )
+    # The gate scores once more.
+    assert bounds.scored_tokens == (1 + image_passes + image_free) * 40 * 10
 
 
 def test_a_folder_without_weights_is_counted_by_its_config(tmp_path: Path) -> None:

@@ -13,7 +13,13 @@ from mirl_core.engines.base import RequestContext
 from mirl_core.engines.fake import FakeEngine
 from mirl_core.errors import ConfigError
 from mirl_core.training.rl.recipe.config import MIReward
-from mirl_core.training.rl.rewards.mi_scorers import SCORERS, FrozenScorer, PolicyScorer, reference_pictures
+from mirl_core.training.rl.rewards.mi_scorers import (
+    SCORERS,
+    FrozenScorer,
+    PolicyScorer,
+    count_references,
+    reference_pictures,
+)
 from mirl_core.types import Conversation
 from tests.unit.pipeline.pipeline_cases import CONVERSATION, IMAGE
 
@@ -95,8 +101,10 @@ def test_references_or_nothing(tmp_path: Path) -> None:
         FrozenScorer(engine(), MIReward(estimator="reference"))
     assert caught.value.param == "rewards.mi.estimator"
     assert reference_pictures(ModelSettings(), ("data.jsonl", "digits/iid")) == ()
+    assert count_references(ModelSettings(), ("data.jsonl", "digits/iid")) == 0
     GREY.save(tmp_path / "grey.png")
     settings = ModelSettings(reference_images=(str(tmp_path / "grey.png"),))
+    assert count_references(settings, ("digits/iid",)) == 1
     (only,) = reference_pictures(settings, ("digits/iid",))
     assert only.getpixel((0, 0)) == (128, 128, 128)
     with pytest.raises(ConfigError, match="absent"):
@@ -108,5 +116,5 @@ def test_references_or_nothing(tmp_path: Path) -> None:
 
 def test_worlds_lend_references() -> None:
     pictures = reference_pictures(ModelSettings(), ("digits/shifted",), 1)
-    assert len(pictures) == 16
+    assert len(pictures) == count_references(ModelSettings(), ("digits/shifted",)) == 16
     assert len({picture.tobytes() for picture in pictures}) == 16
