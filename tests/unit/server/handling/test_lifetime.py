@@ -11,10 +11,12 @@ import httpx
 import pytest
 from fastapi import Request
 from fastapi.responses import JSONResponse, Response, StreamingResponse
+from starlette.types import Message
 
 from mirl_core.engines.fake import FakeEngine, FakeText
 from mirl_core.errors import DrainingError, EngineDeadError
 from mirl_core.pipeline.run import Pipeline
+from mirl_server.handling import lifetime
 from mirl_server.handling.lifetime import Lifetime, patience
 from mirl_server.middleware.error_shapes import ErrorShapes
 from mirl_server.middleware.in_flight import InFlight
@@ -142,6 +144,37 @@ async def test_what_is_left_is_cut_with_an_error(server: Harness, path: str, las
     assert stream.text.startswith("data: {}\n\n")
     assert "shutting down" in stream.text
     assert last in stream.text
+
+
+async def test_what_knows_nothing_of_closing_is_cut_by_itself(
+    server: Harness, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(lifetime, "VOTE_SECONDS", 0.1)
+    life = living(server, seconds=0.1)
+    task = asyncio.create_task(_post(server, "/v1/completions"))
+    await until(lambda: life.running == 1)
+    life.stop()
+    async with asyncio.timeout(15):  # of the 30 s that it would run
+        await life.over()
+        assert (await task).status_code == 503
+    assert life.cutting
+
+
+async def test_a_stopping_server_closes_web_sockets_at_once(server: Harness) -> None:
+    life = Lifetime(30.0)
+    life.stop()
+    sent: list[Message] = []
+
+    async def send(message: Message) -> None:
+        sent.append(message)
+
+    async def receive() -> Message:
+        raise AssertionError("nothing is read")
+
+    await InFlight(server.app, life)({"type": "websocket", "path": "/v1/realtime"}, receive, send)
+    (closed,) = sent
+    assert (closed["type"], closed["code"]) == ("websocket.close", 1013)
+    assert "shutting down" in closed["reason"]
 
 
 async def test_a_second_signal_hurries(server: Harness) -> None:

@@ -4,15 +4,17 @@ from __future__ import annotations
 
 import dataclasses
 import json
+from collections.abc import AsyncIterator
 from typing import Any
 
 import pytest
 from fastapi import Request, Response
-from fastapi.responses import JSONResponse
+from fastapi.responses import JSONResponse, StreamingResponse
 from jsonschema import Draft202012Validator
 
 from mirl_core.engines.fake import FakeEngine
 from mirl_core.errors import RequestError
+from mirl_server.handling.plain import rename_model
 from tests.unit.server.apis.api_cases import SMALL, image_block, messages_body, post, responses_body
 from tests.unit.server.harness import Build, Harness, data_url, question
 
@@ -136,6 +138,37 @@ async def test_tokens_are_counted_in_the_form_in_which_they_are_answered(server:
     assert (await post(server, "/v1/messages/count_tokens", body)).status_code == 200
     fitted = {"type": "image", "source": {"type": "base64", "data": URL[22:]}}
     assert server.handed == [{"model": "m", "messages": [{"role": "user", "content": [fitted]}]}]
+    refused = await post(server, "/v1/messages/count_tokens", {"messages": [{"content": [{"type": 3}]}]})
+    assert (refused.status_code, refused.json()["error"]["type"]) == (400, "invalid_request_error")
+    assert server.metric("mirl_refusals_total", reason="invalid_request") == 1
+
+
+@pytest.mark.parametrize("api", ["chat", "responses"])
+async def test_a_plain_forms_schema_gets_a_name(server: Harness, api: str) -> None:
+    of_all_apis(server)
+    form = {"type": "json_schema", "schema": {"type": "object"}}
+    chat = {"response_format": {"type": "json_schema", "json_schema": {"schema": {"type": "object"}}}}
+    fields = chat if api == "chat" else {"text": {"format": form}}
+    turns = [{"role": "user", "content": "hi"}]
+    assert (await post(server, PATHS[api], request_body(api, turns, **fields))).status_code == 200
+    (handed,) = server.handed
+    named = handed["response_format"]["json_schema"] if api == "chat" else handed["text"]["format"]
+    assert named["name"] == "answer"
+
+
+async def test_the_models_name_is_replaced_in_every_kind_of_chunk() -> None:
+    async def chunks() -> AsyncIterator[str | bytes | memoryview]:
+        yield 'data: {"model":"m/1","n":1}'
+        yield b'data: {"model":"m/1","n":2}'
+        yield memoryview(b'data: {"model":"other","n":3}')
+
+    response = rename_model(StreamingResponse(chunks()), "alias", ["m/1"])
+    assert isinstance(response, StreamingResponse)
+    assert [chunk async for chunk in response.body_iterator] == [
+        'data: {"model":"alias","n":1}',
+        'data: {"model":"alias","n":2}',
+        'data: {"model":"other","n":3}',
+    ]
 
 
 NOWHERE = {"type": "object", "properties": {"a": {"$ref": "#/$defs/nowhere"}}}

@@ -213,6 +213,20 @@ async def test_what_passes_untouched(path: str, status: int, kind: str, content:
     assert (await shaped(path, status, b"{", kind))[2] == b"{"
 
 
+async def test_an_error_without_a_type_passes_untouched() -> None:
+    sent: list[Any] = []
+
+    async def send(message: Any) -> None:
+        sent.append(message)
+
+    async def app(scope: Any, receive: Any, send: Any) -> None:
+        await send({"type": "http.response.start", "status": 404})
+        await send({"type": "http.response.body", "body": b'{"detail":"no"}'})
+
+    await ErrorShapes(app)({"type": "http", "path": "/v1/messages"}, None, send)  # type: ignore[arg-type]
+    assert [message.get("body") for message in sent] == [None, b'{"detail":"no"}']
+
+
 async def test_a_prefix_is_no_part_of_the_path() -> None:
     body = json.dumps({"detail": "no"}).encode()
     _, _, out, _ = await shaped("/api/v1/messages", 404, body, root_path="/api")

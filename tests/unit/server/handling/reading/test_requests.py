@@ -306,6 +306,12 @@ async def test_malformed_messages_are_named(message: dict[str, Any], param: str)
     assert caught.value.param == param
 
 
+async def test_tool_calls_that_are_no_list_are_named() -> None:
+    with pytest.raises(RequestError, match=r"^messages\[0\].tool_calls must be a list$") as caught:
+        await conversation({"role": "assistant", "tool_calls": {"a": 1}}, question())
+    assert caught.value.param == "messages[0].tool_calls"
+
+
 async def test_a_bad_image_is_named() -> None:
     with pytest.raises(ImageError) as caught:
         await conversation(question(), {"role": "assistant", "content": "7"}, question(url="http://x/y.png"))
