@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import AsyncIterator
 from typing import Any
 
@@ -9,11 +10,14 @@ import anthropic
 import pytest
 from anthropic import AsyncAnthropic
 from anthropic.types import Message, RawMessageStreamEvent
+from fastapi import Request, Response
+from fastapi.responses import JSONResponse
 from pydantic import TypeAdapter
 
 from mirl_client import evidence
 from mirl_core.engines.fake import FakeEngine
 from mirl_core.errors import EngineDeadError, EngineError, MIRLError, RequestError
+from mirl_server.apis.messages.blocks import fit_messages
 from tests.unit.server.apis.api_cases import SMALL, image_block, messages_body, named_events, post, serving
 from tests.unit.server.harness import Build, Harness
 
@@ -138,10 +142,13 @@ async def test_earlier_turns_reach_the_model(server: Harness) -> None:
             {"type": "thinking", "thinking": "think", "signature": ""},
             {"type": "redacted_thinking", "data": "x"},
             {"type": "text", "text": "a word"},
-            {"type": "tool_use", "id": "t1", "name": "look", "input": {"at": 1}},
+            {"type": "tool_use", "id": "t1", "name": "look", "input": {"at": "dort drüben"}},
         ]},
         {"role": "user", "content": [
-            {"type": "tool_result", "tool_use_id": "t1", "content": [{"type": "text", "text": "seen"}]},
+            {"type": "tool_result", "tool_use_id": "t1", "content": [
+                {"type": "text", "text": "seen"}, {"type": "text", "text": None},
+                {"type": "text", "text": "it"},
+            ]},
             {"type": "text", "text": "go on"},
         ]},
         {"role": "assistant", "content": "done"},
@@ -156,9 +163,13 @@ async def test_earlier_turns_reach_the_model(server: Harness) -> None:
     (describe,) = server.engine.of_kind("describe")
     first, _, assistant, tool, user, done, _ = describe.conversation.messages
     assert first == {"role": "system", "content": "Be brief."}
-    call = {"id": "t1", "type": "function", "function": {"name": "look", "arguments": '{"at": 1}'}}
+    call = {
+        "id": "t1",
+        "type": "function",
+        "function": {"name": "look", "arguments": '{"at": "dort drüben"}'},
+    }
     assert assistant == {"role": "assistant", "content": "a word", "tool_calls": [call], "reasoning": "think"}
-    assert tool == {"role": "tool", "tool_call_id": "t1", "content": "seen"}
+    assert tool == {"role": "tool", "tool_call_id": "t1", "content": "seen\nit"}
     assert user == {"role": "user", "content": [{"type": "text", "text": "go on"}]}
     assert done == {"role": "assistant", "content": "done"}
 
@@ -238,6 +249,10 @@ async def test_remedies_are_in_the_apis_own_words(
             "messages[0].content[1]",
         ),
         (
+            {"role": "user", "content": [{"type": "image", "source": {"media_type": 3, "data": "AAAA"}}]},
+            "messages[0].content[0].source.media_type",
+        ),
+        (
             {"role": "user", "content": [image_block("data:image/png;base64,AAAA")]},
             "messages[0].content[0]",
         ),
@@ -314,3 +329,35 @@ async def test_bodies_that_are_not_json_get_the_apis_own_error(server: Harness) 
             "/v1/messages", content=b"{", headers={"content-type": "application/json"}
         )
     assert (response.status_code, response.json()["type"]) == (400, "error")
+
+
+@pytest.mark.parametrize(
+    ("fields", "fitted"),
+    [
+        ({"thinking": {"type": "enabled"}}, {"thinking": {"type": "adaptive"}}),
+        ({"output_config": {"effort": "none"}}, {"output_config": {"effort": "low"}}),
+        ({"output_config": {"effort": "high"}}, {"output_config": {"effort": "high"}}),
+        ({"stop_sequences": "x"}, {"stop_sequences": ["x"]}),
+    ],
+)
+async def test_a_plain_requests_fields_are_as_vllm_takes_them(
+    server: Harness, fields: dict[str, Any], fitted: dict[str, Any]
+) -> None:
+    handed: list[dict[str, Any]] = []
+
+    async def handle(body: dict[str, Any], request: Request) -> Response:
+        handed.append(body)
+        return JSONResponse({})
+
+    server.app.state.mirl = dataclasses.replace(server.service, handlers={"messages": handle})
+    turns = [{"role": "user", "content": "hi"}]
+    assert (await post(server, "/v1/messages", messages_body(messages=turns, **fields))).status_code == 200
+    assert {name: handed[0][name] for name in fitted} == fitted
+
+
+def test_an_assistants_texts_become_one_and_other_blocks_stay() -> None:
+    texts = [{"type": "text", "text": "a"}, {"type": "text", "text": None}, {"type": "text", "text": "b"}]
+    others: list[Any] = [{"type": "tool_use", "id": "t"}, {"type": "text", "text": 3}, "no block"]
+    messages = [{"role": "assistant", "content": [*texts, *others]}]
+    fit_messages(messages)
+    assert messages == [{"role": "assistant", "content": [{"type": "text", "text": "ab"}, *others]}]

@@ -15,6 +15,7 @@ from pydantic import TypeAdapter
 from mirl_client import evidence
 from mirl_core.engines.fake import FakeEngine
 from mirl_core.errors import EngineError
+from mirl_server.apis.responses.items import fit_items
 from mirl_server.apis.responses.response import _usage
 from tests.unit.server.apis.api_cases import SMALL, input_image, named_events, post, responses_body, serving
 from tests.unit.server.apis.result_cases import CHAIN, RESULT
@@ -111,6 +112,9 @@ async def test_events_are_the_apis_own_and_in_order(server: Harness) -> None:
     assert [event["sequence_number"] for event in events] == list(range(len(events)))
     kinds = [event["type"] for event in events]
     assert kinds[0] == "response.created"
+    assert events[0]["response"]["status"] == "in_progress"
+    added = next(event["item"] for event in events if event["type"] == "response.output_item.added")
+    assert (added["type"], added["summary"], added["status"]) == ("reasoning", [], "in_progress")
     stages = [event["mirl"]["event"] for event in events if "mirl" in event]
     assert stages[:4] == ["started", "described", "described", "gated"]
     assert set(kinds[1 : 1 + len(stages)]) == {"response.in_progress"}
@@ -285,3 +289,20 @@ async def test_malformed_items_are_named_as_they_were_sent(server: Harness, item
 )
 async def test_what_asks_for_nothing_passes(server: Harness, fields: dict[str, Any]) -> None:
     assert (await post(server, "/v1/responses", responses_body(**fields))).status_code == 200
+
+
+def test_items_are_fitted_by_their_type() -> None:
+    call = {"type": "function_call", "call_id": "c", "name": "look", "arguments": "{}"}
+    items = [
+        {"role": "user", "content": "hi"},
+        {"type": "reasoning", "summary": []},
+        {"type": "reasoning", "summary": [{"type": "summary_text", "text": "so"}]},
+        {**call, "id": "fc_1", "status": "completed"},
+        {"type": "function_call_output", "call_id": "c", "output": "seen", "status": "completed"},
+    ]
+    assert fit_items(items) == [
+        {"role": "user", "content": "hi"},
+        {"type": "reasoning", "summary": [], "content": [{"type": "reasoning_text", "text": "so"}]},
+        call,
+        {"type": "function_call_output", "call_id": "c", "output": "seen"},
+    ]
