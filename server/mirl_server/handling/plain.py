@@ -22,6 +22,7 @@ from mirl_server.handling.api import Api
 from mirl_server.handling.context import add_salt
 from mirl_server.handling.cost import plain_cost
 from mirl_server.handling.reading.body_schemas import hold_schemas
+from mirl_server.handling.reading.request import check_penalty
 from mirl_server.handling.reading.response_format import check_sizes
 from mirl_server.handling.service import BackendHandler, Service
 from mirl_server.handling.streaming import HeldResponse, unless_gone
@@ -116,11 +117,12 @@ def check_plain(body: Mapping[str, Any], limits: Limits) -> None:
 
     Raises:
         RequestError, RequestTooLargeError: the answers' form or the images' processed size is over the
-            limits, or the type of a content part is not text.
+            limits, the type of a content part is not text, or the repetition penalty is beyond its bounds.
     """
     check_sizes(body)
     _check_part_types(body.get("messages"))
     check_processing(body.get("mm_processor_kwargs"), limits)
+    check_penalty(body.get("repetition_penalty"))
 
 
 def _check_part_types(messages: object) -> None:

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import math
 from typing import Annotated, Any, TypeVar
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationInfo, WithJsonSchema, field_validator
 from pydantic_core import PydanticCustomError
 
 from mirl_core.engines.base import Sampling
+from mirl_core.errors import RequestError
 from mirl_server.handling.reading.effort import Effort
 from mirl_server.handling.reading.json_schema import (
     content_schema,
@@ -22,6 +24,9 @@ from mirl_server.handling.reading.tools import Tool, ToolChoice
 ROLES = ("system", "developer", "user", "assistant", "tool", "function")
 MAX_TOP_LOGPROBS = 20
 """OpenAI's limit, and the default of vLLM's `--max-logprobs`."""
+LEAST_PENALTY, MOST_PENALTY = 1e-30, 1e30
+"""Bounds of `repetition_penalty`: vLLM divides or multiplies logits by it in float32. Beyond the bounds
+logits are infinite, and a request with a form ends in a 500."""
 Number = TypeVar("Number", int, float)
 
 _CONTENT = content_schema(
@@ -71,7 +76,7 @@ class ChatRequest(BaseModel):
     top_k: Annotated[int, Field(ge=-1)] | None = None
     """0 or -1: all tokens."""
     min_p: Annotated[float, Field(ge=0, le=1)] | None = None
-    repetition_penalty: Annotated[float, Field(gt=0)] | None = None
+    repetition_penalty: Annotated[float, Field(ge=LEAST_PENALTY, le=MOST_PENALTY)] | None = None
     presence_penalty: Annotated[float, Field(ge=-2, le=2)] | None = None
     frequency_penalty: Annotated[float, Field(ge=-2, le=2)] | None = None
     stop: str | list[str] | None = None
@@ -144,3 +149,21 @@ def _strings(stop: str | list[str] | None) -> tuple[str, ...]:
 
 def _or(value: Number | None, default: Number) -> Number:
     return default if value is None else value
+
+
+def check_penalty(penalty: object) -> None:
+    """Raise RequestError where a plain request's `repetition_penalty` is beyond the bounds.
+
+    What is no number, or not above 0, is the backend's to refuse.
+    """
+    try:
+        number = float(penalty)  # type: ignore[arg-type]
+    except OverflowError:
+        number = math.inf
+    except (TypeError, ValueError):
+        return
+    if number > 0 and not LEAST_PENALTY <= number <= MOST_PENALTY:
+        raise RequestError(
+            f"repetition_penalty must be from {LEAST_PENALTY:g} to {MOST_PENALTY:g}",
+            param="repetition_penalty",
+        )

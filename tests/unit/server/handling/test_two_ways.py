@@ -335,3 +335,31 @@ def _schemas(node: Any) -> list[dict[str, Any]]:
         if isinstance(node, dict)
         else []
     )
+
+
+@pytest.mark.parametrize("api", PATHS)
+@pytest.mark.parametrize(
+    ("penalty", "status"),
+    [
+        (1e-30, 200),
+        (1e30, 200),
+        (0, 200),
+        ("x", 200),
+        (5e-324, 400),
+        ("9e-31", 400),
+        pytest.param(10**400, 400, id="a number that no float holds"),
+    ],
+)
+async def test_a_penalty_of_a_plain_request_keeps_logits_finite(
+    server: Harness, api: str, penalty: object, status: int
+) -> None:
+    of_all_apis(server)
+    turns = [{"role": "user", "content": "hi"}]
+    body = request_body(api, turns, repetition_penalty=penalty)
+    response = await post(server, PATHS[api], body)
+    assert response.status_code == status
+    if status == 400:
+        assert "repetition_penalty must be from 1e-30 to 1e+30" in response.json()["error"]["message"]
+        assert not server.handed
+    else:
+        assert server.handed[0]["repetition_penalty"] == penalty

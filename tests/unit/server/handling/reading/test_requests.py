@@ -160,6 +160,8 @@ def test_nulls_are_as_good_as_nothing() -> None:
         ("max_completion_tokens", -1, "max_completion_tokens"),
         ("presence_penalty", 3, "presence_penalty"),
         ("repetition_penalty", 0, "repetition_penalty"),
+        ("repetition_penalty", 5e-324, "repetition_penalty"),
+        ("repetition_penalty", 1e31, "repetition_penalty"),
         ("seed", 2**63, "seed"),
         ("stop", "", "stop"),
         ("stop", ["a"] * 17, "stop"),
