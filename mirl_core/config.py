@@ -35,6 +35,8 @@ from mirl_core.presets import PRESETS, PresetName
 GateName = Literal["mi", "confidence", "random", "none"]
 EstimatorName = Literal["text", "blank", "reference"]
 Aggregation = Literal["auto", "majority", "mi_weighted", "best"]
+DIRECT = ":direct"
+"""The suffix of a served name that stands for the same model without the gate."""
 
 
 def _weight(value: object, validate: ValidatorFunctionWrapHandler) -> Any:

@@ -13,7 +13,8 @@ from dataclasses import dataclass
 from typing import Any, Literal, NamedTuple
 
 from mirl_core.engines.base import Rendered, RequestContext, Sample, Sampling
-from mirl_core.engines.common.branches import Branches, likeliest_first, token_confidence
+from mirl_core.engines.common.branches import Branches
+from mirl_core.engines.common.samples import likeliest_first, token_confidence
 from mirl_core.errors import ContextLengthError, MIRLError
 from mirl_core.types import Conversation, FinishReason
 

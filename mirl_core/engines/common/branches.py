@@ -1,12 +1,9 @@
-"""The branches of one `generate` call: a task each, and none of them outlives the call.
-
-Also what samples have in every engine: confidence, likeliest tokens and the reason for their end.
-"""
+"""The branches of one `generate` call: a task each, and none of them outlives the call."""
 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Coroutine, Iterator, Mapping, Sequence
+from collections.abc import Callable, Coroutine, Iterator
 from contextlib import contextmanager
 from types import TracebackType
 from typing import Any, TypeVar
@@ -14,16 +11,8 @@ from typing import Any, TypeVar
 from mirl_core.engines.base import Sample
 from mirl_core.engines.common.concurrency import cancel_and_wait
 from mirl_core.errors import EngineError
-from mirl_core.types import FinishReason
 
-__all__ = [
-    "Branches",
-    "checked_finish_reason",
-    "empty_sample",
-    "likeliest_first",
-    "registered",
-    "token_confidence",
-]
+__all__ = ["Branches", "registered"]
 
 T = TypeVar("T")
 
@@ -69,38 +58,3 @@ def registered(calls: dict[str, T], request_id: str, call: T) -> Iterator[T]:
         yield call
     finally:
         del calls[request_id]
-
-
-def empty_sample(index: int, reason: FinishReason) -> Sample:
-    """Return the sample of a branch that ended before its first token."""
-    return Sample(index, (), (), "", reason)
-
-
-def likeliest_first(logprobs: Mapping[int, float]) -> tuple[tuple[int, float], ...]:
-    """Return tokens and their log p, the likeliest first."""
-    return tuple(sorted(logprobs.items(), key=lambda item: -item[1]))
-
-
-def token_confidence(likeliest: Sequence[float]) -> float:
-    """Return a token's confidence from log p of the likeliest tokens at its position, nats; see `Sample`.
-
-    Raises:
-        ValueError: there are none.
-    """
-    if not likeliest:
-        raise ValueError("a position without likeliest tokens has no confidence")
-    return -sum(likeliest) / len(likeliest)
-
-
-def checked_finish_reason(reason: object, where: str = "vLLM") -> FinishReason:
-    """Return the reason for a sample's end.
-
-    Args:
-        where: what ended the sample, for the message.
-
-    Raises:
-        EngineError: it is a failure, or unknown.
-    """
-    if reason in ("stop", "length", "abort"):
-        return reason
-    raise EngineError(f"{where} ended a request with {reason!r}")

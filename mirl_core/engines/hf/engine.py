@@ -26,8 +26,8 @@ from mirl_core.engines.base import (
 )
 from mirl_core.engines.common.branches import registered
 from mirl_core.engines.common.placeholders import placeholder_ids
+from mirl_core.engines.common.samples import stop_string_end
 from mirl_core.engines.common.scoring import distinct_suffixes, scores_in_order
-from mirl_core.engines.common.stop_strings import stop_string_end
 from mirl_core.engines.common.text import TextCodec
 from mirl_core.engines.hf.render import render_conversation, transformers_errors_translated
 from mirl_core.engines.hf.token_chooser import TokenChooser

@@ -9,6 +9,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from typing import Any
 
+from mirl_core.config import DIRECT
 from mirl_core.engines.common.placeholders import placeholder_ids
 from mirl_core.engines.remote.prompt import render_request
 from mirl_core.engines.remote.server import Server
@@ -19,8 +20,6 @@ from mirl_core.types import Conversation
 
 UNKNOWN_LENGTH = 1 << 20
 """Tokens of a prompt plus completion that are assumed of a server that doesn't list its limit."""
-DIRECT = ":direct"
-"""What the name of a MIRL server's model without the gate ends with."""
 PROBE = "<description>Two red 7s,\n née</description> <think>a + b</think>"
 CHECK_SECONDS = 120.0
 """Longest wait for the first tokens, which may need the server's compiler."""

@@ -46,7 +46,8 @@ from mirl_core.engines.base import (
     checked_rendering,
     too_long_to_score,
 )
-from mirl_core.engines.common.branches import Branches, empty_sample, registered
+from mirl_core.engines.common.branches import Branches, registered
+from mirl_core.engines.common.samples import empty_sample
 from mirl_core.engines.common.scoring import (
     Positions,
     distinct_suffixes,

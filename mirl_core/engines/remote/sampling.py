@@ -7,8 +7,13 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from mirl_core.engines.base import RequestContext, Sample, Sampling
-from mirl_core.engines.common.branches import checked_finish_reason, likeliest_first, token_confidence
-from mirl_core.engines.common.stop_strings import cut_at_stop_string, stop_by_token
+from mirl_core.engines.common.samples import (
+    checked_finish_reason,
+    cut_at_stop_string,
+    likeliest_first,
+    stop_by_token,
+    token_confidence,
+)
 from mirl_core.errors import EngineError
 
 

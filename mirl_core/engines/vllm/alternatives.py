@@ -5,14 +5,14 @@ tokens, with that token again if it is among them. The lists are read directly b
 object per entry.
 
 vLLM decodes every alternative at every position, which takes longer than sampling from a small model, unless
-the request switches detokenization off. Such a request stops by token (`engines.common.stop_strings`).
+the request switches detokenization off. Such a request stops by token (`engines.common.samples`).
 """
 
 from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from mirl_core.engines.common.branches import token_confidence
+from mirl_core.engines.common.samples import token_confidence
 
 if TYPE_CHECKING:
     from vllm.logprobs import FlatLogprobs

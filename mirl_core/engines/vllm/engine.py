@@ -29,15 +29,20 @@ from mirl_core.engines.base import (
     checked_rendering,
     too_long_to_score,
 )
-from mirl_core.engines.common.branches import Branches, checked_finish_reason, empty_sample, registered
+from mirl_core.engines.common.branches import Branches, registered
 from mirl_core.engines.common.placeholders import placeholder_ids
+from mirl_core.engines.common.samples import (
+    checked_finish_reason,
+    cut_at_stop_string,
+    empty_sample,
+    stop_by_token,
+)
 from mirl_core.engines.common.scoring import (
     Positions,
     distinct_suffixes,
     score_suffixes,
     scores_in_order,
 )
-from mirl_core.engines.common.stop_strings import cut_at_stop_string, stop_by_token
 from mirl_core.engines.common.text import TextCodec
 from mirl_core.engines.system_libraries import check_libnuma
 from mirl_core.engines.vllm.alternatives import likeliest_tokens, token_logprobs

@@ -17,7 +17,7 @@ from typing import NamedTuple
 from mirl_core.algorithm import voting
 from mirl_core.algorithm.aggregators import Outcome
 from mirl_core.config import MIRLOptions
-from mirl_core.engines.common.branches import empty_sample
+from mirl_core.engines.common.samples import empty_sample
 from mirl_core.evaluation.bank.records import BankedChain
 from mirl_core.evaluation.methods.replay_chains import trace
 from mirl_core.pipeline.steered.ballot import Ballot

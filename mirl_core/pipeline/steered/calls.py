@@ -9,7 +9,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import aclosing, contextmanager
 
 from mirl_core.engines.base import Rendered, RequestContext, Sample, Sampling
-from mirl_core.engines.common.branches import empty_sample
+from mirl_core.engines.common.samples import empty_sample
 from mirl_core.pipeline.request import Request
 from mirl_core.types import Stage, StageUsage
 

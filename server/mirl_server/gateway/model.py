@@ -11,10 +11,9 @@ from typing import Any
 import httpx
 
 from mirl_core.bundled import MODELS, resolve
-from mirl_core.config import ModelSettings
+from mirl_core.config import DIRECT, ModelSettings
 from mirl_core.errors import ConfigError
 from mirl_core.families import find_settings, of_family
-from mirl_server.handling.service import DIRECT
 from mirl_server.settings.server import load_calibration
 
 logger = logging.getLogger(__name__)

@@ -1,7 +1,7 @@
 """Plain requests, passed on to an engine over HTTP: choice of the engine, headers, and the streamed response.
 
 The engine with the fewest running requests is chosen. A request goes to another engine only if the first
-received nothing of it: the connection was refused, or the engine said that it takes no requests (503). A
+did no work on it: the connection was refused, or the engine said that it takes no requests (503). A
 client that leaves closes the connection to its engine, whereupon vLLM ends the request.
 """
 

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from fastapi import Request, Response
 
-from mirl_core.config import MIRLOptions
+from mirl_core.config import DIRECT, MIRLOptions
 from mirl_core.engines.base import Engine
 from mirl_core.errors import EngineDeadError, RequestError
 from mirl_core.pipeline.run import Pipeline
@@ -27,8 +27,6 @@ if TYPE_CHECKING:
 
 BackendHandler = Callable[[dict[str, Any], Request], Awaitable[Response]]
 """Answers a request's body plainly, as the backend's own route would."""
-DIRECT = ":direct"
-"""The suffix of a served name that asks for the plain model."""
 
 
 @dataclass(frozen=True, slots=True)

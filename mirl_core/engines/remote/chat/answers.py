@@ -7,8 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from mirl_core.engines.base import Sample, Sampling
-from mirl_core.engines.common.branches import checked_finish_reason
-from mirl_core.engines.common.stop_strings import cut_at_stop_string, stop_string_end
+from mirl_core.engines.common.samples import checked_finish_reason, cut_at_stop_string, stop_string_end
 from mirl_core.engines.common.text import TextCodec
 from mirl_core.engines.remote.chat.alignment import ends, spread
 from mirl_core.engines.remote.sampling import ranked_values

@@ -7,9 +7,10 @@ from typing import Any
 from fastapi import APIRouter, Request, Response
 from fastapi.responses import JSONResponse
 
+from mirl_core.config import DIRECT
 from mirl_core.errors import MIRLError, ModelNotFoundError
 from mirl_server.apis.openapi import GET_ERRORS, MODEL_ERRORS, ServedModel, ServedModels, documented
-from mirl_server.handling.service import DIRECT, Service, service_of
+from mirl_server.handling.service import Service, service_of
 from mirl_server.http.errors import error_response
 from mirl_server.observability.request_observer import refuse
 

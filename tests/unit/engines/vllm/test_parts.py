@@ -17,8 +17,8 @@ from vllm.v1.engine.exceptions import EngineGenerateError
 
 from mirl_core.engines.base import Sample, Sampling
 from mirl_core.engines.common.placeholders import placeholder_ids
+from mirl_core.engines.common.samples import cut_at_stop_string, stop_by_token
 from mirl_core.engines.common.scoring import batches
-from mirl_core.engines.common.stop_strings import cut_at_stop_string, stop_by_token
 from mirl_core.engines.vllm import arguments as _vllm_args
 from mirl_core.engines.vllm.alternatives import last_positions, likeliest_tokens, token_logprobs
 from mirl_core.engines.vllm.engine import VLLMEngine
